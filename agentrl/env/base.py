@@ -1,0 +1,223 @@
+"""The environment contract: a Gymnasium environment whose native face is asynchronous.
+
+Owns seeding, task choice, limits' vocabulary, state and forking, and the bridge between the two faces.
+Tools and scoring belong to `agentrl.env.tool_env`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dis
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Self, TypeVar
+
+import gymnasium
+
+from agentrl.env.spaces import ActionSpace, MessagesSpace
+from agentrl.env.tasks import Tasks
+from agentrl.errors import TaskError
+from agentrl.messages import Action, Message
+from agentrl.trajectory import Task
+
+T = TypeVar("T")
+Observation = tuple[Message, ...]
+StepResult = tuple[Observation, float, bool, bool, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When an episode is cut off (`truncated`); None means no such limit.
+
+    Attributes:
+        max_turns: model turns.
+        max_tokens: sampled tokens over the episode, where the policy reports them.
+        max_wall_s: wall seconds since reset.
+    """
+
+    max_turns: int | None = 10
+    max_tokens: int | None = None
+    max_wall_s: float | None = None
+
+
+class Env(gymnasium.Env[Observation, Any]):
+    """A multi-turn environment: observations are the NEW messages only, actions are assistant turns.
+
+    Subclasses implement `areset` and `astep`; `reset` and `step` drive them. Randomness comes from
+    `self.np_random` alone. `oracle(messages)` may return the right next action: it solves the
+    environment for demonstrations and checks.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    observation_space = MessagesSpace()
+    action_space = ActionSpace()
+    tasks: ClassVar[Tasks] = Tasks.of(train=[{}])
+    limits: Limits = Limits()
+    demonstrators: ClassVar[tuple[str, ...]] = ("oracle",)
+    # Attributes that are not part of an episode's state: never copied by get_state.
+    not_state: ClassVar[tuple[str, ...]] = ()
+    _not_state: ClassVar[frozenset[str]] = frozenset(
+        {"_init_arguments", "_runner", "spec", "render_mode", "observation_space", "action_space", "limits"}
+    )
+
+    task: Task
+    render_mode: str | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self._init_arguments = (args, kwargs)
+        self._runner = None
+        return self
+
+    _init_arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    _runner: asyncio.Runner | None
+
+    def __init__(self, *, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    @property
+    def tool_schemas(self) -> Sequence[Mapping[str, Any]]:
+        """OpenAI definitions of the tools that the model may call; none by default."""
+        return ()
+
+    # The native face.
+
+    async def areset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: of `self.np_random`; the same seed and task give the same episode.
+            options: `task` (a Task or its id) or `split` (a name, from which a task is drawn).
+        Returns: the first messages, and info.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement areset")
+
+    async def astep(self, action: Any) -> StepResult:
+        """Take one assistant turn: an `Action`, plain text, or an OpenAI assistant message."""
+        raise NotImplementedError(f"{type(self).__name__} must implement astep")
+
+    async def aclose(self) -> None:
+        """Free what the environment holds; safe to call twice."""
+
+    def _begin(self, seed: int | None, options: Mapping[str, Any] | None) -> Task:
+        """Seed the generator and choose the task; the first thing that `areset` does."""
+        super().reset(seed=seed)
+        options = options or {}
+        task = options.get("task")
+        if isinstance(task, str):
+            task = self.tasks[task]
+        elif task is None:
+            tasks = self.tasks.split(options.get("split", self.tasks.splits[0]))
+            if not tasks:
+                raise TaskError(f"split {options.get('split')!r} of {type(self).__name__} is empty")
+            task = tasks[int(self.np_random.integers(len(tasks)))]
+        self.task = task
+        return task
+
+    # The synchronous face.
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        return self._drive(self.areset(seed=seed, options=options))
+
+    def step(self, action: Any) -> StepResult:  # type: ignore[override]
+        return self._drive(self.astep(action))
+
+    def close(self) -> None:
+        self._drive(self.aclose())
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def _waits(self) -> bool:
+        """Whether `areset`, `astep` or `aclose` may really wait, so that a loop must drive them."""
+        return any(contains_await(getattr(type(self), name)) for name in ("areset", "astep", "aclose"))
+
+    def _drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if not self._waits():
+            return run_without_loop(coroutine)
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        try:
+            return self._runner.run(coroutine)
+        except RuntimeError as error:
+            if "running event loop" not in str(error):
+                raise
+            coroutine.close()
+            raise RuntimeError(
+                f"{type(self).__name__} waits inside a step, and an event loop is running here: "
+                "use `await env.areset()` and `await env.astep(action)` instead"
+            ) from None
+
+    # State.
+
+    def get_state(self) -> dict[str, Any]:
+        """A copy of the episode so far; `set_state` on an instance of this class continues from it.
+
+        An attribute that cannot be deep-copied (a connection, a file) belongs in `not_state`, and
+        its content in `save_extra`/`load_extra`.
+        """
+        skip = self._not_state.union(*(c.__dict__.get("not_state", ()) for c in type(self).__mro__))
+        state = {name: value for name, value in self.__dict__.items() if name not in skip}
+        return {"attributes": copy.deepcopy(state, {id(self): self}), "extra": self.save_extra()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `get_state` returned; the state may be used again."""
+        self.__dict__.update(copy.deepcopy(state["attributes"]))
+        self.load_extra(state["extra"])
+
+    def save_extra(self) -> Any:
+        """What `get_state` must add for attributes in `not_state`."""
+        return None
+
+    def load_extra(self, extra: Any) -> None:
+        """Restore what `save_extra` returned."""
+
+    def fork(self) -> Self:
+        """A new instance that continues this episode independently."""
+        args, kwargs = self._init_arguments
+        twin = type(self)(*args, **kwargs)
+        twin.limits = self.limits
+        twin.set_state(self.get_state())
+        return twin
+
+    def state_key(self) -> str | None:
+        """A name of the current state for step-level baselines (GiGPO); None where there is none."""
+        return None
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The task as text, for `render_mode="ansi"`."""
+        return str(getattr(self, "task", None)) if self.render_mode == "ansi" else None
+
+
+def run_without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits, without an event loop.
+
+    Raises: RuntimeError if it waits after all.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("this coroutine waits; await it in an event loop")
+
+
+@lru_cache(maxsize=None)
+def contains_await(function: Callable[..., Any]) -> bool:
+    """Whether a function is `async def` and its body has an `await` (or `async for`/`async with`)."""
+    if not inspect.iscoroutinefunction(function):
+        return False
+    return any(step.opname == "GET_AWAITABLE" for step in dis.get_instructions(function))
+
+
+def as_action(action: Any) -> Action:
+    """`Action.of`, for the hot path."""
+    return action if type(action) is Action else Action.of(action)

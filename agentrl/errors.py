@@ -1,0 +1,73 @@
+"""The errors of AgentRL: one class per boundary. Owns their names; formats no reports.
+
+Bad input is a `ValueError`/`TypeError` or a subclass of `AgentRLError` that says what to do.
+A failed rollout is data (`EnvFault`, `PolicyFault`); a bug of ours propagates.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AgentRLError(Exception):
+    """Base of every error that AgentRL raises on purpose."""
+
+
+class EnvNotFound(AgentRLError, LookupError):
+    """No environment is registered under the given id."""
+
+
+class ToolSchemaError(AgentRLError, TypeError):
+    """A function cannot become a tool: a hint is missing or has no JSON schema."""
+
+
+class ToolError(AgentRLError):
+    """Raised by a tool to tell the model what it did wrong; becomes a tool message."""
+
+
+class EnvFault(AgentRLError):
+    """The environment's infrastructure failed: the episode is void and tried again, never scored."""
+
+
+class PolicyFault(AgentRLError):
+    """The policy's infrastructure failed (server gone, rate limit spent): the episode is void."""
+
+
+class TaskError(AgentRLError, ValueError):
+    """A task or split does not exist, or the splits are not disjoint."""
+
+
+class ConfigError(AgentRLError, ValueError):
+    """A configuration key or value is not accepted."""
+
+
+class ModelError(AgentRLError):
+    """A model folder cannot be used: files or the chat template are missing."""
+
+
+class CheckpointError(AgentRLError):
+    """A checkpoint is corrupt, incomplete, or from another configuration."""
+
+
+class StoreError(AgentRLError):
+    """The trajectory store cannot be read or written (full disk, broken line in the middle)."""
+
+
+class ReplayError(AgentRLError):
+    """Recorded actions cannot be executed again."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known word, or lists the known ones.
+
+    Args:
+        given: the word that was not found.
+        known: the words that exist.
+    Returns: ` Did you mean 'x'?`, or ` Known: a, b.`, or an empty string where nothing is known.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known: {', '.join(names)}." if names else ""

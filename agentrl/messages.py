@@ -1,0 +1,156 @@
+"""The conversation vocabulary: messages, tool calls and actions. Owns the OpenAI chat form.
+
+Rendering messages to token ids belongs to the policy (`agentrl.policy.chat_format`), not here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call that the model asks for.
+
+    `error` is set where the model's text could not be read as a call; such a call is never run, and
+    the model is told the reason. `name` and `arguments` are then what could be read.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    id: str = "call_0"
+    error: str | None = None
+
+    def to_openai(self) -> dict[str, Any]:
+        """The call in OpenAI chat form; `arguments` is a JSON string there."""
+        arguments = json.dumps(dict(self.arguments), ensure_ascii=False)
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
+
+    @classmethod
+    def from_openai(cls, call: Mapping[str, Any], index: int = 0) -> ToolCall:
+        """Read one entry of `message.tool_calls`; unreadable arguments set `error`."""
+        function = call.get("function") or {}
+        name, raw = str(function.get("name") or ""), function.get("arguments")
+        call_id = str(call.get("id") or f"call_{index}")
+        if raw is None or raw == "":
+            return cls(name, {}, call_id)
+        try:
+            arguments = json.loads(raw) if isinstance(raw, str) else raw
+        except ValueError as error:
+            return cls(name, {}, call_id, f"arguments are not valid JSON: {error}")
+        if not isinstance(arguments, Mapping):
+            return cls(name, {}, call_id, f"arguments must be a JSON object, got {type(arguments).__name__}")
+        return cls(name, dict(arguments), call_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation, in OpenAI chat terms.
+
+    `tool_call_id` and `name` are set on `tool` messages alone. `reasoning` is the assistant's
+    thinking, kept apart from `content`.
+    """
+
+    role: Role
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
+
+    def to_openai(self) -> dict[str, Any]:
+        """The message as an OpenAI chat dictionary, without empty fields."""
+        message: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = [call.to_openai() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            message["name"] = self.name
+        if self.reasoning is not None:
+            message["reasoning_content"] = self.reasoning
+        return message
+
+    @classmethod
+    def from_openai(cls, message: Mapping[str, Any]) -> Message:
+        """Read an OpenAI chat dictionary.
+
+        Raises: ValueError if the role is not one of system, user, assistant, tool.
+        """
+        role = message.get("role")
+        if role not in ("system", "user", "assistant", "tool"):
+            raise ValueError(f"message role must be system, user, assistant or tool, got {role!r}")
+        calls = tuple(ToolCall.from_openai(call, i) for i, call in enumerate(message.get("tool_calls") or ()))
+        content = message.get("content")
+        return cls(
+            role=role,
+            content=content if isinstance(content, str) else _text_of_parts(content),
+            tool_calls=calls,
+            tool_call_id=message.get("tool_call_id"),
+            name=message.get("name"),
+            reasoning=message.get("reasoning_content"),
+        )
+
+
+def _text_of_parts(content: Any) -> str:
+    """The text of OpenAI content parts; other parts are refused rather than dropped."""
+    if content is None:
+        return ""
+    texts = []
+    for part in content:
+        if part.get("type") != "text":
+            raise ValueError(f"only text content is supported, got a part of type {part.get('type')!r}")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One assistant turn, as a policy returns it and an environment receives it.
+
+    Attributes:
+        text: what the model said, without tool calls and thinking.
+        tool_calls: the calls it asks for, in order.
+        reasoning: its thinking, if the format keeps one.
+        prompt_ids: (P,) ids of the whole context the model saw; None where the policy has no tokens.
+        token_ids: (T,) sampled ids, stop token included; immutable, never re-tokenised.
+        logprobs: (T,) log-probability in nats of each sampled id under the sampling distribution.
+        policy_version: number of the weights that sampled it.
+        finish_reason: `length` where the token limit cut the turn off.
+        usage: tokens as the policy counts them: `prompt_tokens`, `completion_tokens`, `cached_tokens`.
+    """
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    policy_version: int = 0
+    finish_reason: FinishReason = "stop"
+    usage: Mapping[str, int] | None = None
+
+    @classmethod
+    def of(cls, action: Action | str | Mapping[str, Any]) -> Action:
+        """Accept what users write: an `Action`, plain text, or an OpenAI assistant message."""
+        if isinstance(action, Action):
+            return action
+        if isinstance(action, str):
+            return cls(text=action)
+        if isinstance(action, Mapping):
+            message = Message.from_openai({"role": "assistant", **action})
+            return cls(text=message.content, tool_calls=message.tool_calls, reasoning=message.reasoning)
+        raise TypeError(f"an action is an Action, a str or an OpenAI assistant message, got {type(action).__name__}")
+
+    def to_message(self) -> Message:
+        """The assistant message that stands for this action in the conversation."""
+        return Message("assistant", self.text, self.tool_calls, reasoning=self.reasoning)
+
+
+Conversation = Sequence[Message]
