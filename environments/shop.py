@@ -1,0 +1,182 @@
+"""A shop API over a per-episode SQLite store: several dependent calls, and a habit that fails.
+
+The cheapest offer is often short of stock, and an order cannot be undone: an agent that buys without
+looking into the stock fails on most tasks. `hasty` demonstrates just that habit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from agentrl.env.registry import register
+from agentrl.env.rubric import Rubric
+from agentrl.env.tasks import Tasks
+from agentrl.env.tool_env import ToolEnv, call
+from agentrl.errors import ToolError
+from agentrl.messages import Action, Message
+from agentrl.tool import tool
+from agentrl.trajectory import Task
+
+KINDS = ("tea", "mug", "pen", "bag", "cap", "jar")
+OFFERS_PER_KIND = 3
+KINDS_IN_STORE = 2
+# Chance that an offer falls short of the quantity wanted, cheapest first; the last offer never does.
+_SHORT = (0.75, 0.3, 0.0)
+
+
+def make_task(rng: np.random.Generator) -> dict[str, Any]:
+    """Draw a store and an order: offers are `[id, kind, price, stock]`."""
+    kinds = [str(kind) for kind in rng.choice(KINDS, KINDS_IN_STORE, replace=False)]
+    ids = iter(rng.choice(np.arange(100, 1000), KINDS_IN_STORE * OFFERS_PER_KIND, replace=False).tolist())
+    quantity = int(rng.integers(2, 7))
+    offers = [offer for kind in kinds for offer in _offers(rng, kind, quantity, ids)]
+    return {"want": kinds[0], "quantity": quantity, "offers": offers}
+
+
+def _offers(rng: np.random.Generator, kind: str, quantity: int, ids: Iterator[int]) -> list[list[Any]]:
+    prices = sorted(rng.choice(np.arange(10, 100), OFFERS_PER_KIND, replace=False).tolist())
+    offers = []
+    for price, short in zip(prices, _SHORT, strict=True):
+        stock = rng.integers(0, quantity) if rng.random() < short else rng.integers(quantity, 10)
+        offers.append([next(ids), kind, int(price), int(stock)])
+    return [offers[index] for index in rng.permutation(OFFERS_PER_KIND)]
+
+
+@register("agentrl/Shop-v0", max_turns=8)
+class Shop(ToolEnv):
+    """Buy the cheapest offer that has enough stock, and report the order number.
+
+    Reward: 1 if exactly one order was placed, for the right offer and quantity, and its number is the
+    answer; otherwise 0.
+    """
+
+    tasks = Tasks.generate(make_task, seed=20_251, train=4000, eval=400)
+    rubric = Rubric({"correct": 1.0})
+    demonstrators = ("oracle", "hasty")
+    not_state = ("_db",)
+    _db: sqlite3.Connection | None = None
+
+    async def start(self, task: Task) -> str:
+        self._open_store()
+        self.db.executemany("INSERT INTO offers VALUES (?, ?, ?, ?)", task.data["offers"])
+        return f"Buy {task.data['quantity']} {task.data['want']}."
+
+    @tool
+    def search(self, kind: str) -> str:
+        """Offers of a kind of product: id and price in euros.
+
+        Args:
+            kind: what to look for, for example tea.
+        """
+        rows = self.db.execute("SELECT id, price FROM offers WHERE kind = ?", (kind,)).fetchall()
+        if not rows:
+            raise ToolError(f"no offers of {kind}")
+        return "\n".join(f"{offer} costs {price}" for offer, price in rows)
+
+    @tool
+    def stock(self, id: int) -> str:
+        """How many pieces of an offer are left.
+
+        Args:
+            id: number of the offer.
+        """
+        return f"{self._stock_of(id)} left"
+
+    @tool
+    def buy(self, id: int, quantity: int) -> str:
+        """Place an order; it cannot be undone.
+
+        Args:
+            id: number of the offer.
+            quantity: pieces, at least 1.
+        """
+        if quantity < 1:
+            raise ToolError("quantity must be at least 1")
+        sent = min(quantity, self._stock_of(id))
+        number = int(self.np_random.integers(100, 1000))
+        self.db.execute("UPDATE offers SET stock = stock - ? WHERE id = ?", (sent, id))
+        self.db.execute("INSERT INTO orders VALUES (?, ?, ?)", (number, id, sent))
+        return f"order {number}"
+
+    async def score(self, answer: str | None) -> dict[str, float]:
+        orders = self.db.execute("SELECT number, offer, quantity FROM orders").fetchall()
+        if len(orders) != 1 or answer is None:
+            return {"correct": 0.0}
+        number, offer, sent = orders[0]
+        right = offer == self._best() and sent == self.task.data["quantity"]
+        return {"correct": float(right and answer.strip() == f"order {number}")}
+
+    def oracle(self, messages: Sequence[Message]) -> Action:
+        """Look into the stock of the cheapest offers in turn; buy the first that has enough."""
+        return self._demonstrate(messages, check=True)
+
+    def hasty(self, messages: Sequence[Message]) -> Action:
+        """The wrong habit: buy the cheapest offer without a look into its stock."""
+        return self._demonstrate(messages, check=False)
+
+    def _demonstrate(self, messages: Sequence[Message], *, check: bool) -> Action:
+        want, quantity = self.task.data["want"], self.task.data["quantity"]
+        last = messages[-1]
+        if last.role == "user":
+            return call("search", kind=want)
+        if last.name == "buy":
+            return Action(text=last.content)
+        cheapest = sorted((price, offer) for offer, kind, price, _ in self.task.data["offers"] if kind == want)
+        checked = sum(message.name == "stock" for message in messages)
+        if not check:
+            return call("buy", id=cheapest[0][1], quantity=quantity)
+        if last.name == "stock" and int(last.content.split()[0]) >= quantity:
+            return call("buy", id=cheapest[checked - 1][1], quantity=quantity)
+        return call("stock", id=cheapest[checked][1])
+
+    def state_key(self) -> str:
+        seen = ",".join(f"{name}:{stats['calls']}" for name, stats in sorted(self.tool_stats.items()))
+        return f"{self.task.id}|{seen}|{self.db.execute('SELECT offer, quantity FROM orders').fetchall()}"
+
+    def save_extra(self) -> bytes | None:
+        return None if self._db is None else self._db.serialize()
+
+    def load_extra(self, extra: bytes | None) -> None:
+        self._close_store()
+        if extra is not None:
+            self._db = sqlite3.connect(":memory:", isolation_level=None)
+            self._db.deserialize(extra)
+
+    async def aclose(self) -> None:
+        self._close_store()
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise RuntimeError("the store is not open: call reset first")
+        return self._db
+
+    def _open_store(self) -> None:
+        self._close_store()
+        self._db = sqlite3.connect(":memory:", isolation_level=None)
+        self._db.execute("CREATE TABLE offers (id INTEGER PRIMARY KEY, kind TEXT, price INTEGER, stock INTEGER)")
+        self._db.execute("CREATE TABLE orders (number INTEGER, offer INTEGER, quantity INTEGER)")
+
+    def _close_store(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _stock_of(self, offer: int) -> int:
+        row = self.db.execute("SELECT stock FROM offers WHERE id = ?", (offer,)).fetchone()
+        if row is None:
+            raise ToolError(f"no offer {offer}")
+        return int(row[0])
+
+    def _best(self) -> int:
+        """The cheapest offer of the wanted kind that had enough stock when the episode began."""
+        enough = [
+            (price, offer)
+            for offer, kind, price, stock in self.task.data["offers"]
+            if kind == self.task.data["want"] and stock >= self.task.data["quantity"]
+        ]
+        return int(min(enough)[1])
