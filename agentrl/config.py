@@ -1,0 +1,300 @@
+"""TOML files and `key=value` overrides into validated dataclasses, and back. Owns no setting itself.
+
+A configuration is a (nested, frozen) dataclass. TOML has no null: where a field admits `None`, the
+word "none" stands for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from datetime import date, time
+from enum import Enum
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, to_json
+
+from agentrl.errors import ConfigError, did_you_mean
+
+C = TypeVar("C")
+Keys = tuple[str | int, ...]
+_NONE = "none"
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_NOT_SET: Any = object()
+
+
+def load_config(cls: type[C], path: str | Path | None = None, overrides: Iterable[str] = ()) -> C:
+    """Read a configuration: the dataclass's defaults, then the file, then the overrides.
+
+    Args:
+        cls: a dataclass; its fields are plain types, dataclasses, or containers of them.
+        path: a TOML file; None takes the defaults.
+        overrides: `section.key=value`; the value is TOML, or bare words taken as text.
+    Raises: ConfigError naming the file (or `--set`), the key, what was given and what was expected.
+    """
+    data = _read_toml(Path(path)) if path is not None else {}
+    parsed = tuple(_Override.parse(cls, text) for text in overrides)
+    for override in parsed:
+        override.apply(data)
+    source = _Source(str(path) if path is not None else "configuration", parsed)
+    prepared = _prepare(cls, data, (), source)
+    try:
+        # JSON mode keeps types strict (no "3" for 3) and still reads lists as tuples, text as paths.
+        return TypeAdapter(cls).validate_json(to_json(prepared, inf_nan_mode="constants"), strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain_all(error, prepared, source))) from None
+
+
+def dump_config(config: Any) -> str:
+    """The TOML text of a configuration; `load_config` reads it back to an equal object.
+
+    Raises: ConfigError if a value has no TOML form.
+    """
+    lines = _table_lines(_as_table(config, ()), ())
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+# Reading.
+
+
+@dataclass(frozen=True)
+class _Override:
+    """One `--set section.key=value`."""
+
+    text: str
+    keys: tuple[str, ...]
+    value: Any
+
+    @classmethod
+    def parse(cls, config_class: type[Any], text: str) -> _Override:
+        name, equals, raw = text.partition("=")
+        keys = tuple(part.strip() for part in name.split("."))
+        if not equals or not all(keys):
+            raise ConfigError(f"--set {text}: expected KEY=VALUE, such as train.lr=1e-4")
+        raw = raw.strip()
+        try:
+            value = tomllib.loads(f"value = {raw}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = raw
+        wants_text = str in _options(_hint_at(config_class, keys))
+        return cls(text, keys, raw if wants_text and isinstance(value, (bool, int, float, date, time)) else value)
+
+    def apply(self, data: dict[str, Any]) -> None:
+        table = data
+        for index, key in enumerate(self.keys[:-1]):
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {self.text}: {'.'.join(self.keys[: index + 1])} is a value, not a section")
+        table[self.keys[-1]] = self.value
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a key's value came from, for messages."""
+
+    origin: str
+    overrides: tuple[_Override, ...]
+
+    def of(self, keys: Keys) -> str:
+        for override in reversed(self.overrides):
+            if keys[: len(override.keys)] == override.keys or override.keys[: len(keys)] == keys != ():
+                return f"--set {override.text}"
+        return self.origin
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the path of a TOML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _prepare(hint: Any, value: Any, keys: Keys, source: _Source) -> Any:
+    """Refuse unknown keys and turn "none" into None, all the way down."""
+    options = _options(hint)
+    if value == _NONE and NoneType in options:
+        return None
+    if isinstance(value, Mapping):
+        section = next((option for option in options if is_dataclass(option)), None)
+        if section is not None:
+            return _prepare_section(section, value, keys, source)
+        inner = _argument(options, 1)
+        return {key: _prepare(inner, item, (*keys, key), source) for key, item in value.items()}
+    if isinstance(value, list):
+        inner = _argument(options, 0)
+        return [_prepare(inner, item, (*keys, index), source) for index, item in enumerate(value)]
+    return value
+
+
+def _prepare_section(section: Any, value: Mapping[str, Any], keys: Keys, source: _Source) -> dict[str, Any]:
+    hints = _field_hints(section)
+    for key in value:
+        if key not in hints:
+            where = f"[{_dotted(keys)}]" if keys else "the top level"
+            origin, name = source.of((*keys, key)), _dotted((*keys, key))
+            raise ConfigError(f"{origin}: unknown key {name!r} in {where}.{did_you_mean(key, hints)}")
+    return {key: _prepare(hints[key], item, (*keys, key), source) for key, item in value.items()}
+
+
+def _field_hints(section: Any) -> dict[str, Any]:
+    hints = get_type_hints(section, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(section) if field.init}
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself; `Annotated` is looked through."""
+    if get_origin(hint) is Annotated:
+        return _options(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(option for member in get_args(hint) for option in _options(member))
+    return (hint,)
+
+
+def _argument(options: tuple[Any, ...], index: int) -> Any:
+    """The type of a container's items: `int` for `list[int]` (index 0) and `dict[str, int]` (index 1)."""
+    for option in options:
+        arguments = get_args(option)
+        if len(arguments) > index:
+            return arguments[index]
+    return Any
+
+
+def _hint_at(hint: Any, keys: tuple[str, ...]) -> Any:
+    """The type at a dotted key, or Any where the key is not known."""
+    for key in keys:
+        options = _options(hint)
+        section = next((option for option in options if is_dataclass(option)), None)
+        hint = _field_hints(section).get(key, Any) if section is not None else _argument(options, 1)
+    return hint
+
+
+# Explaining.
+
+
+def _explain_all(error: ValidationError, data: Any, source: _Source) -> list[str]:
+    """One line a wrong key; a union's several complaints become one."""
+    expected: dict[Keys, list[str]] = {}
+    details: dict[Keys, ErrorDetails] = {}
+    for item in error.errors(include_url=False):
+        keys = _keys_of(item, data)
+        details.setdefault(keys, item)
+        expected.setdefault(keys, []).append(_expectation(item))
+    return [_explain(source, keys, details[keys], " or ".join(dict.fromkeys(expected[keys]))) for keys in details]
+
+
+def _keys_of(item: ErrorDetails, data: Any) -> Keys:
+    """The part of pydantic's location that is keys; it adds the names of union members."""
+    keys: list[str | int] = []
+    for part in item["loc"]:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            missing = item["type"] == "missing" and part == item["loc"][-1]
+            return (*keys, part) if missing else tuple(keys)
+        keys.append(part)
+    return tuple(keys)
+
+
+def _explain(source: _Source, keys: Keys, item: ErrorDetails, expected: str) -> str:
+    if item["type"] == "missing":
+        return f"{source.origin}: {_dotted(keys)} is required; set it in the file or with --set {_dotted(keys)}=..."
+    where, given = source.of(keys), _shown(item["input"])
+    if item["type"] == "value_error":
+        return f"{where}: {_dotted(keys) or 'configuration'}: {expected}"
+    return f"{where}: {_dotted(keys)} = {given}: expected {expected}"
+
+
+def _expectation(item: ErrorDetails) -> str:
+    if item["type"] == "value_error":
+        return item["msg"].removeprefix("Value error, ")
+    if item["type"] == "dataclass_type":
+        return "a section"
+    if item["type"] == "none_required":
+        return f'"{_NONE}"'
+    return item["msg"].removeprefix("Input should be ").removeprefix("Input should have ")
+
+
+def _shown(value: Any, limit: int = 80) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _dotted(keys: Keys) -> str:
+    return ".".join(str(key) for key in keys)
+
+
+# Writing.
+
+
+def _as_table(value: Any, keys: Keys) -> dict[str, Any]:
+    """Fields of a dataclass, or items of a mapping, without those that are None by default."""
+    if not is_dataclass(value):
+        return dict(value)
+    table = {}
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if field.init and not (item is None and _default(field) is None):
+            table[field.name] = _NONE if item is None else item
+    return table
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default is not MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not MISSING else _NOT_SET
+
+
+def _table_lines(table: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
+    """Plain values first, then each section under its own header, as TOML demands."""
+    plain = {key: item for key, item in table.items() if not _is_table(item)}
+    sections = {key: item for key, item in table.items() if _is_table(item)}
+    lines = [f"{_key(key)} = {_value(item, (*keys, key))}" for key, item in plain.items()]
+    for key, item in sections.items():
+        path = (*keys, key)
+        lines += ["", f"[{'.'.join(_key(part) for part in path)}]", *_table_lines(_as_table(item, path), path)]
+    return lines
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) or (is_dataclass(value) and not isinstance(value, type))
+
+
+def _key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else _text(key)
+
+
+def _value(value: Any, keys: Keys) -> str:
+    if isinstance(value, Enum):
+        return _value(value.value, keys)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (str, Path)):
+        return _text(str(value))
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if _is_table(value):
+        table = _as_table(value, keys)
+        return "{" + ", ".join(f"{_key(k)} = {_value(item, (*keys, k))}" for k, item in table.items()) + "}"
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return "[" + ", ".join(_value(item, (*keys, index)) for index, item in enumerate(value)) + "]"
+    raise ConfigError(f"{_dotted(keys)} = {value!r}: a {type(value).__name__} has no TOML form")
+
+
+def _text(text: str) -> str:
+    # JSON escapes what TOML does, but for DEL.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,199 @@
+"""Configuration: defaults, file, overrides; what is refused and in which words; the round trip."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentrl.config import dump_config, load_config
+from agentrl.errors import ConfigError
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True)
+class Rule:
+    name: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Train:
+    lr: float = 3e-4
+    steps: int = 100
+    anneal: bool = True
+    clip: tuple[float, float] = (0.2, 0.28)
+    loss: Literal["grpo", "cispo"] = "grpo"
+    seed: int | None = None
+    stop_at: float | None = 0.9
+    folder: Path | None = None
+    colour: Colour = Colour.RED
+    rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be 1 or more, got {self.steps}")
+
+
+@dataclass(frozen=True)
+class Run:
+    env_id: str = "agentrl/Shop-v0"
+    train: Train = field(default_factory=Train)
+    env: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Needs:
+    env_id: str
+    seed: int = 0
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def refusal(cls: type[Any], path: Path | None = None, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(cls, path, overrides)
+    return str(caught.value)
+
+
+def test_defaults_then_file_then_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, 'env_id = "my/Env-v0"\n[train]\nlr = 1\nsteps = 5\nclip = [0.1, 0.2]\nfolder = "x/y"\n')
+    run = load_config(Run, path, ["train.lr=1e-4", "train.seed=7", "train.loss=cispo", "env.size=3"])
+    train = Train(lr=1e-4, steps=5, clip=(0.1, 0.2), folder=Path("x/y"), seed=7, loss="cispo")
+    assert run == Run("my/Env-v0", train, {"size": 3})
+    assert load_config(Run) == Run()
+
+
+def test_the_later_override_wins_and_overrides_may_be_an_iterator() -> None:
+    assert load_config(Run, None, iter(["train.lr=1", "train.lr=2"])).train.lr == 2.0
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("env.a=true", True),
+        ("env.a=[1, 2]", [1, 2]),
+        ("env.a=plain words", "plain words"),
+        ('env.a="4"', "4"),
+        ("env.a=", ""),
+        ("env.a=x=y", "x=y"),
+        ("env.a={b = 1}", {"b": 1}),
+        ("env.a=1e-4", 1e-4),
+    ],
+)
+def test_override_values_are_toml_or_bare_words(override: str, value: object) -> None:
+    assert load_config(Run, None, [override]).env == {"a": value}
+
+
+def test_a_text_field_takes_a_number_from_an_override_as_text() -> None:
+    assert load_config(Run, None, ["env_id=7"]).env_id == "7"
+
+
+def test_none_is_a_word_where_the_field_admits_it() -> None:
+    assert load_config(Run, None, ["train.stop_at=none"]).train.stop_at is None
+    assert load_config(Run, None, ["env_id=none"]).env_id == "none"
+
+
+def test_unknown_key_names_file_key_and_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path, "[train]\nlearning = 1\nsteps = 3\n")
+    assert refusal(Run, path).startswith(f"{path}: unknown key 'train.learning' in [train].")
+    path = write(tmp_path, "[train]\nstep = 3\n")
+    assert refusal(Run, path) == f"{path}: unknown key 'train.step' in [train]. Did you mean 'steps'?"
+    assert refusal(Run, None, "trian.lr=1") == (
+        "--set trian.lr=1: unknown key 'trian' in the top level. Did you mean 'train'?"
+    )
+
+
+def test_unknown_key_inside_a_list_of_sections(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[train.rules]]\nname = "a"\nwieght = 2.0\n')
+    assert "'train.rules.0.wieght'" in refusal(Run, path)
+    assert "Did you mean 'weight'?" in refusal(Run, path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lr=fast", '--set train.lr=fast: train.lr = "fast": expected a valid number'),
+        ('train.steps="3"', '--set train.steps="3": train.steps = "3": expected a valid integer'),
+        ("train.steps=1.5", "--set train.steps=1.5: train.steps = 1.5: expected a valid integer"),
+        ("train.steps=true", "--set train.steps=true: train.steps = true: expected a valid integer"),
+        ("train.anneal=1", "--set train.anneal=1: train.anneal = 1: expected a valid boolean"),
+        ("train.loss=ppo", "--set train.loss=ppo: train.loss = \"ppo\": expected 'grpo' or 'cispo'"),
+        ("train.colour=green", "--set train.colour=green: train.colour = \"green\": expected 'red' or 'blue'"),
+        ("train=3", "--set train=3: train = 3: expected a section"),
+        ("train.steps=0", "--set train.steps=0: train: steps must be 1 or more, got 0"),
+        ("train.lr", "--set train.lr: expected KEY=VALUE, such as train.lr=1e-4"),
+        (".lr=3", "--set .lr=3: expected KEY=VALUE, such as train.lr=1e-4"),
+    ],
+)
+def test_wrong_values_say_what_was_expected(override: str, message: str) -> None:
+    assert refusal(Run, None, override) == message
+
+
+def test_each_wrong_value_has_a_line_and_its_source(tmp_path: Path) -> None:
+    path = write(tmp_path, '[train]\nlr = "x"\nclip = [1]\n')
+    lines = refusal(Run, path, "train.steps=no").splitlines()
+    assert lines[0] == f'{path}: train.lr = "x": expected a valid number'
+    assert lines[1].startswith("--set train.steps=no: train.steps")
+    assert len(lines) == 3
+
+
+def test_override_into_a_value_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, 'env_id = "a"\n')
+    assert refusal(Run, path, "env_id.x=1") == "--set env_id.x=1: env_id is a value, not a section"
+
+
+def test_missing_required_key() -> None:
+    assert refusal(Needs) == "configuration: env_id is required; set it in the file or with --set env_id=..."
+
+
+def test_file_errors(tmp_path: Path) -> None:
+    assert "no such file" in refusal(Run, tmp_path / "absent.toml")
+    assert "cannot be read" in refusal(Run, tmp_path)
+    assert "not valid TOML" in refusal(Run, write(tmp_path, "a = = 3"))
+
+
+def test_dump_round_trips_every_kind_of_value(tmp_path: Path) -> None:
+    train = Train(
+        lr=1e-7,
+        seed=3,
+        stop_at=None,
+        folder=Path('a b/"c"'),
+        colour=Colour.BLUE,
+        rules=(Rule("x", -math.inf), Rule("y")),
+    )
+    extra = {"nested": {"deep key": [1, 2.5, "three"], "é": 'q"\\\n\x7f\x01😀'}, "flag": False, "many": [{"a": 1}]}
+    run = Run("a/B-v1", train, extra)
+    assert load_config(Run, write(tmp_path, dump_config(run))) == run
+    assert load_config(Run, write(tmp_path, dump_config(Run()))) == Run()
+
+
+@given(
+    text=st.text(), key=st.text(min_size=1), number=st.floats(allow_nan=False), whole=st.integers(-(2**63), 2**63 - 1)
+)
+def test_dump_round_trips_any_text_and_number(
+    tmp_path_factory: pytest.TempPathFactory, text: str, key: str, number: float, whole: int
+) -> None:
+    run = Run(text, Train(lr=number), {key: {"x": text, "y": whole}})
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(dump_config(run).encode())
+    assert load_config(Run, path) == run
+
+
+def test_dump_refuses_what_toml_cannot_say() -> None:
+    with pytest.raises(ConfigError, match=r"env\.a\.1 = None"):
+        dump_config(Run(env={"a": [1, None]}))
