@@ -1,0 +1,192 @@
+"""Evaluation of one policy on given tasks: what the trainer calls, and what a benchmark is made of.
+
+Owns which episodes are played (task, trial, seed) and what is counted; running them belongs to `agentrl.rollout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from agentrl.bench.statistics import Estimate, clustered_mean, clustered_proportion
+from agentrl.env.base import Env
+from agentrl.env.registry import make
+from agentrl.policy.base import Policy, SamplingParams
+from agentrl.rollout import GroupRequest, Rollouts, TrajectoryStore
+from agentrl.trajectory import Task, Trajectory
+
+EnvMaker = Callable[[], Env]
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Success rate and mean reward over tasks, with 95% intervals; faults are counted apart, never scored.
+
+    Attributes:
+        success, reward: over tasks, trials of a task averaged first.
+        n_faults: episodes that infrastructure voided on every attempt.
+        wall_s: seconds for the whole evaluation.
+        trajectories: all episodes in the order of tasks and trials, faults included.
+    """
+
+    success: Estimate
+    reward: Estimate
+    n_tasks: int
+    n_episodes: int
+    n_faults: int
+    wall_s: float
+    trajectories: Sequence[Trajectory] = field(repr=False)
+
+    @property
+    def mean(self) -> float:
+        """The success rate; nan where every episode was a fault."""
+        return self.success.mean
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        return self.success.ci95
+
+    @property
+    def reward_mean(self) -> float:
+        return self.reward.mean
+
+    def to_json(self) -> dict[str, Any]:
+        """`{mean, ci95, reward_mean, reward_ci95, n_tasks, n_episodes, n_faults, wall_s}`, without trajectories."""
+        success, reward = self.success.to_json(), self.reward.to_json()
+        return {
+            "mean": success["mean"],
+            "ci95": success["ci95"],
+            "reward_mean": reward["mean"],
+            "reward_ci95": reward["ci95"],
+            "n_tasks": self.n_tasks,
+            "n_episodes": self.n_episodes,
+            "n_faults": self.n_faults,
+            "wall_s": round(self.wall_s, 3),
+        }
+
+
+def summarize(trajectories: Sequence[Trajectory], *, wall_s: float = 0.0) -> EvalResult:
+    """Score recorded episodes: faults are set aside, the others grouped by task."""
+    scored = [t for t in trajectories if t.status != "fault"]
+    return EvalResult(
+        success=clustered_proportion(by_task(scored, lambda t: float(t.success))),
+        reward=clustered_mean(by_task(scored, lambda t: t.reward)),
+        n_tasks=len({t.task.id for t in scored}),
+        n_episodes=len(scored),
+        n_faults=len(trajectories) - len(scored),
+        wall_s=wall_s,
+        trajectories=trajectories,
+    )
+
+
+def by_task(trajectories: Sequence[Trajectory], value: Callable[[Trajectory], float]) -> list[list[float]]:
+    """The values of each task's episodes, tasks in order of first appearance."""
+    values: dict[str, list[float]] = {}
+    for trajectory in trajectories:
+        values.setdefault(trajectory.task.id, []).append(value(trajectory))
+    return list(values.values())
+
+
+def episode_seed(seed: int, task_id: str, trial: int) -> int:
+    """The environment seed of a task's trial: the same for every policy, whatever else is played beside it."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(task_id.encode()), trial]).generate_state(1)[0])
+
+
+def trial_key(task_id: str, trial: int) -> str:
+    """The group id under which a trial of a task is recorded."""
+    return f"{task_id}#{trial}"
+
+
+def requests_of(tasks: Sequence[Task], trials: int, seed: int) -> list[GroupRequest]:
+    """One request per task and trial, trials of a task next to each other."""
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, got {trials}")
+    return [
+        GroupRequest(task, episode_seed(seed, task.id, trial), 1, trial_key(task.id, trial))
+        for task in tasks
+        for trial in range(trials)
+    ]
+
+
+async def aevaluate(
+    policy: Policy,
+    env: str | EnvMaker,
+    tasks: Sequence[Task],
+    *,
+    trials: int = 1,
+    sampling: SamplingParams | None = None,
+    seed: int = 0,
+    env_id: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_concurrency: int = 64,
+    store: TrajectoryStore | None = None,
+    on_trajectory: Callable[[Trajectory], None] | None = None,
+) -> EvalResult:
+    """Play `trials` episodes of each task and score them.
+
+    Args:
+        policy: stays open; the caller closes it.
+        env: a registered id, or a function that makes one environment.
+        tasks: for example `env.tasks.split("eval")`.
+        trials: episodes per task, each with an environment seed of its own.
+        sampling: overrides the policy's default; `SamplingParams(temperature=0)` is greedy.
+        seed: of the environments; the same seed gives every policy the same episodes.
+        env_id: the name to record, where `env` is a function.
+        env_kwargs: given to the environment's constructor, where `env` is an id.
+        store: where every episode is appended as it ends.
+        on_trajectory: called as each episode ends.
+    """
+    make_env, name = env_maker(env, env_id, env_kwargs)
+    requests = requests_of(tasks, trials, seed)
+    started, played = time.perf_counter(), {}
+    rollouts = Rollouts(
+        make_env,
+        policy,
+        env_id=name,
+        max_concurrency=max_concurrency,
+        sampling=sampling,
+        store=store,
+        on_trajectory=on_trajectory,
+    )
+    async with rollouts, aclosing(rollouts.stream(requests)) as groups:
+        async for group in groups:
+            played[group.group_id] = group.trajectories
+    ordered = [t for request in requests for t in played.get(request.group_id, ())]
+    return summarize(ordered, wall_s=time.perf_counter() - started)
+
+
+def evaluate(policy: Policy, env: str | EnvMaker, tasks: Sequence[Task], **options: Any) -> EvalResult:
+    """`aevaluate` for code without an event loop; the same arguments.
+
+    Raises: RuntimeError inside a running event loop, where `await aevaluate(...)` is the way.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(aevaluate(policy, env, tasks, **options))
+    raise RuntimeError("an event loop is running here: use `await aevaluate(...)` with the same arguments")
+
+
+def env_maker(
+    env: str | EnvMaker, env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
+) -> tuple[EnvMaker, str]:
+    """A function that makes the environment, and the name to record it under."""
+    if isinstance(env, str):
+        kwargs = dict(env_kwargs or {})
+        return (lambda: make(env, **kwargs)), env_id or env
+    if env_kwargs:
+        raise ValueError("env_kwargs go with a registered id; a function that makes environments sets its own")
+    return env, env_id or getattr(env, "__name__", type(env).__name__)
+
+
+def finite(value: float) -> float | None:
+    """The value as JSON can hold it: null where it is not finite."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,231 @@
+"""Error bars of a benchmark: pure numpy, each formula with its source. Owns no records and no tables.
+
+Trials of one task are correlated, so tasks are the unit: every function takes `values_by_task`, a sequence
+with the values of each task's trials, and weights tasks equally however many trials each has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ValuesByTask = Sequence[Sequence[float]]
+_LARGE_DF = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and its confidence interval; an interval that cannot be known is infinite."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def to_json(self) -> dict[str, Any]:
+        """`{mean, ci95, n}`; a bound (or mean) that is not finite is null."""
+        mean, low, high = (x if math.isfinite(x) else None for x in (self.mean, self.low, self.high))
+        return {"mean": mean, "ci95": [low, high], "n": self.n}
+
+
+def wilson_interval(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a proportion from `n` independent trials; never empty, never outside [0, 1].
+
+    Args:
+        successes: number of successes; may be fractional where `n` is an effective sample size.
+        n: number of trials, above 0.
+    Source: Wilson 1927, JASA 22(158), eq. for the score interval.
+    """
+    if n <= 0 or not 0 <= successes <= n * (1 + 1e-12):
+        raise ValueError(f"successes must be in [0, n] and n above 0, got {successes} of {n}")
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    p = min(successes / n, 1.0)
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # At 0 and 1 the bound is exact, which rounding would miss by 1e-17.
+    return (0.0 if p == 0 else centre - half), (1.0 if p == 1 else centre + half)
+
+
+def t_cdf_two_sided(t: float, df: int) -> float:
+    """P(|T| < t) of Student's distribution with an integer number of degrees of freedom.
+
+    Source: Abramowitz and Stegun 1964, 26.7.3 (odd) and 26.7.4 (even): finite sums, exact.
+    """
+    theta = math.atan2(t, math.sqrt(df))
+    sin, cos = math.sin(theta), math.cos(theta)
+    term, total = (cos if df % 2 else 1.0), 0.0
+    for k in range(1 if df % 2 else 0, df - 1, 2):
+        total += term
+        term *= cos * cos * (k + 1) / (k + 2)
+    return 2 / math.pi * (theta + sin * total) if df % 2 else sin * total
+
+
+@lru_cache(maxsize=256)
+def t_quantile(df: int, level: float = 0.95) -> float:
+    """The t with P(|T| < t) = level; beyond 2,000 degrees of freedom the expansion in 1/df.
+
+    Source: Abramowitz and Stegun 1964, 26.7.3 to 26.7.5.
+    """
+    if df < 1:
+        return math.inf
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    if df > _LARGE_DF:
+        return z + (z**3 + z) / (4 * df)
+    low, high = 0.0, z
+    while t_cdf_two_sided(high, df) < level:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_cdf_two_sided(middle, df) < level else (low, middle)
+    return (low + high) / 2
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Estimate:
+    """Mean of independent values (one per seed, or per task) with Student's t-interval.
+
+    One value has an infinite interval; none has a mean of nan.
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, -math.inf, math.inf, 0)
+    mean = float(np.mean(values))
+    if n == 1:
+        return Estimate(mean, -math.inf, math.inf, 1)
+    half = t_quantile(n - 1, level) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def task_means(values_by_task: ValuesByTask) -> NDArray[np.float64]:
+    """(C,) mean over the trials of each task; tasks without a trial are left out."""
+    return np.array([float(np.mean(values)) for values in values_by_task if len(values)], dtype=np.float64)
+
+
+def clustered_standard_error(values_by_task: ValuesByTask) -> float:
+    """Standard error of the mean over tasks, trials of a task correlated however they like.
+
+    With equally many trials everywhere this is the clustered standard error of the mean over trials
+    times sqrt(C / (C - 1)), its small-sample correction for C tasks. One task gives nan.
+    Source: Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640, section 2.2.
+    """
+    means = task_means(values_by_task)
+    return float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+
+
+def clustered_mean(values_by_task: ValuesByTask, level: float = 0.95) -> Estimate:
+    """Mean over tasks with a t-interval from the clustered standard error (C - 1 degrees of freedom)."""
+    return mean_interval(task_means(values_by_task).tolist(), level)
+
+
+def clustered_proportion(values_by_task: ValuesByTask, level: float = 0.95) -> Estimate:
+    """Mean over tasks of values in [0, 1], with Wilson's interval at the effective sample size.
+
+    The effective size n* = p (1 - p) / SE^2 lies between the tasks (trials of a task all alike) and the
+    trials (independent); where p is 0 or 1 it is the number of tasks. So the interval stays inside [0, 1]
+    and never has width 0, and with one trial per task it is Wilson's own.
+    Source: Korn and Graubard 1998, Survey Methodology 24(2) (effective sample size); compared with others in
+    Dean and Pagano 2015, J. Survey Statistics and Methodology 3(4).
+    """
+    means = task_means(values_by_task)
+    n_tasks = len(means)
+    if n_tasks == 0:
+        return Estimate(math.nan, 0.0, 1.0, 0)
+    if means.min() < 0 or means.max() > 1:
+        raise ValueError(f"proportions must be in [0, 1], got values from {means.min()} to {means.max()}")
+    p = float(means.mean())
+    variance = float(means.var()) / n_tasks
+    trials = sum(len(values) for values in values_by_task)
+    effective = p * (1 - p) / variance if variance > 0 else (trials if 0 < p < 1 else n_tasks)
+    effective = min(max(effective, n_tasks), trials)
+    return Estimate(p, *wilson_interval(p * effective, effective, level), n_tasks)
+
+
+def cluster_bootstrap(
+    values_by_task: Sequence[Any],
+    statistic: Callable[[Sequence[Any]], float],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """Percentile bootstrap over whole tasks, for statistics without a formula.
+
+    Args:
+        values_by_task: one entry per task, of any kind that `statistic` reads.
+        statistic: of a resampled list of entries; resamples where it is not finite are left out.
+    Source: Efron and Tibshirani 1993, chapter 13; resampling clusters: Field and Welsh 2007, JRSS B 69(3).
+    """
+    n = len(values_by_task)
+    if n == 0:
+        return Estimate(math.nan, -math.inf, math.inf, 0)
+    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    values = np.array([statistic([values_by_task[i] for i in draw]) for draw in draws], dtype=np.float64)
+    values = values[np.isfinite(values)]
+    mean = float(statistic(values_by_task))
+    if n == 1 or len(values) == 0:
+        return Estimate(mean, -math.inf, math.inf, n)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(mean, float(low), float(high), n)
+
+
+def pass_at_k_of_task(n: int, c: int, k: int) -> float:
+    """Chance that at least one of k trials succeeds, unbiased, from c successes in n trials: 1 - C(n-c, k)/C(n, k).
+
+    Source: Chen et al. 2021, arXiv:2107.03374, eq. 1.
+    """
+    _check_counts(n, c, k)
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def pass_hat_k_of_task(n: int, c: int, k: int) -> float:
+    """Chance that all of k trials succeed, unbiased, from c successes in n trials: C(c, k)/C(n, k).
+
+    Source: Yao et al. 2024 (tau-bench), arXiv:2406.12045, section 4.
+    """
+    _check_counts(n, c, k)
+    return math.comb(c, k) / math.comb(n, k)
+
+
+def _check_counts(n: int, c: int, k: int) -> None:
+    if not (1 <= k <= n and 0 <= c <= n):
+        raise ValueError(f"needs 1 <= k <= n and 0 <= c <= n, got n={n} trials, c={c} successes, k={k}")
+
+
+def pass_at_k(successes_by_task: Sequence[Sequence[bool]], k: int, level: float = 0.95) -> Estimate:
+    """pass@k over tasks; tasks with fewer than k trials are left out (`n` says how many counted)."""
+    return _over_tasks(successes_by_task, k, pass_at_k_of_task, level)
+
+
+def pass_hat_k(successes_by_task: Sequence[Sequence[bool]], k: int, level: float = 0.95) -> Estimate:
+    """pass^k over tasks; tasks with fewer than k trials are left out (`n` says how many counted)."""
+    return _over_tasks(successes_by_task, k, pass_hat_k_of_task, level)
+
+
+def _over_tasks(
+    successes_by_task: Sequence[Sequence[bool]], k: int, of_task: Callable[[int, int, int], float], level: float
+) -> Estimate:
+    # The trials of a task became one number, so the effective size is capped by trials // k as independent looks.
+    entries = [(of_task(len(s), sum(s), k), len(s) // k) for s in map(list, successes_by_task) if len(s) >= k]
+    return clustered_proportion([[value] * looks for value, looks in entries], level)
+
+
+def paired_difference(
+    first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]], level: float = 0.95
+) -> Estimate:
+    """Mean of `first - second` over the tasks that both have, with a t-interval over tasks.
+
+    Pairing removes the variance that tasks share: hard tasks are hard for both agents.
+    Source: Miller 2024, arXiv:2411.00640, section 4.2.
+    """
+    shared = [task for task in first if task in second and len(first[task]) and len(second[task])]
+    return mean_interval([float(np.mean(first[task]) - np.mean(second[task])) for task in shared], level)

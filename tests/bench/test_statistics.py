@@ -1,0 +1,261 @@
+"""Hand-computed values, independent formulas, and coverage by simulation."""
+
+import itertools
+import math
+from math import inf, isnan, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentrl.bench.statistics import (
+    Estimate,
+    cluster_bootstrap,
+    clustered_mean,
+    clustered_proportion,
+    clustered_standard_error,
+    mean_interval,
+    paired_difference,
+    pass_at_k,
+    pass_at_k_of_task,
+    pass_hat_k,
+    pass_hat_k_of_task,
+    t_cdf_two_sided,
+    t_quantile,
+    wilson_interval,
+)
+
+
+def test_wilson_against_published_values() -> None:
+    # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+def test_wilson_touches_zero_and_one_exactly_and_never_has_width_zero() -> None:
+    assert wilson_interval(0, 7)[0] == 0.0
+    assert wilson_interval(7, 7)[1] == 1.0
+    assert wilson_interval(7, 7)[0] == pytest.approx(7 / (7 + 1.959964**2), abs=1e-6)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_impossible_counts(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match=f"got {successes} of {n}"):
+        wilson_interval(successes, n)
+
+
+@pytest.mark.parametrize(
+    ("df", "level", "t"),
+    # A standard printed table of Student's t.
+    [
+        (1, 0.95, 12.7062),
+        (2, 0.95, 4.3027),
+        (3, 0.99, 5.8409),
+        (7, 0.95, 2.3646),
+        (10, 0.95, 2.2281),
+        (30, 0.90, 1.6973),
+        (100, 0.95, 1.9840),
+        (5000, 0.95, 1.9604),
+    ],
+)
+def test_t_quantile_matches_the_printed_table(df: int, level: float, t: float) -> None:
+    assert t_quantile(df, level) == pytest.approx(t, abs=6e-5)
+
+
+@pytest.mark.parametrize("df", [1, 2, 5, 8, 41])
+def test_t_cdf_is_the_integral_of_the_density(df: int) -> None:
+    x = np.linspace(-1.7, 1.7, 20001)
+    log_scale = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
+    density = np.exp(log_scale - (df + 1) / 2 * np.log1p(x * x / df))
+    assert t_cdf_two_sided(1.7, df) == pytest.approx(float(np.trapezoid(density, x)), abs=1e-8)
+
+
+def test_t_quantile_is_continuous_where_the_formula_changes() -> None:
+    assert t_quantile(2000) == pytest.approx(t_quantile(2001), abs=2e-6)
+
+
+def test_mean_interval_by_hand() -> None:
+    # Mean 2, sample standard deviation 1, so half = 4.302653 / sqrt(3).
+    estimate = mean_interval([1, 2, 3])
+    assert (estimate.mean, estimate.n) == (2.0, 3)
+    assert estimate.ci95 == pytest.approx((2 - 4.302653 / sqrt(3), 2 + 4.302653 / sqrt(3)), abs=1e-5)
+
+
+def test_one_value_or_none_claims_no_precision() -> None:
+    assert mean_interval([0.5]) == Estimate(0.5, -inf, inf, 1)
+    assert isnan(mean_interval([]).mean)
+    assert mean_interval([]).to_json() == {"mean": None, "ci95": [None, None], "n": 0}
+
+
+def test_clustered_standard_error_is_the_published_double_sum() -> None:
+    values = np.random.default_rng(3).integers(0, 2, size=(7, 4)).astype(float)
+    mean, n = values.mean(), values.size
+    double_sum = sum(
+        (values[c, i] - mean) * (values[c, j] - mean) for c, i, j in itertools.product(range(7), range(4), range(4))
+    )
+    published = sqrt(double_sum) / n
+    assert clustered_standard_error(values.tolist()) == pytest.approx(published * sqrt(7 / 6), rel=1e-12)
+
+
+def test_repeating_every_trial_adds_no_precision() -> None:
+    once = [[1.0], [0.0], [1.0], [1.0], [0.0]]
+    often = [values * 10 for values in once]
+    assert clustered_mean(often) == clustered_mean(once)
+    assert clustered_proportion(often).ci95 == pytest.approx(clustered_proportion(once).ci95)
+
+
+def test_one_trial_per_task_is_plain_wilson() -> None:
+    estimate = clustered_proportion([[1.0]] * 8 + [[0.0]] * 12)
+    assert estimate.mean == pytest.approx(0.4)
+    assert estimate.ci95 == pytest.approx(wilson_interval(8, 20))
+
+
+def test_equal_tasks_count_every_trial() -> None:
+    # No variance between tasks: the trials are as good as independent.
+    assert clustered_proportion([[1.0, 0.0]] * 10).ci95 == pytest.approx(wilson_interval(10, 20))
+
+
+def test_all_solved_is_as_sure_as_the_number_of_tasks() -> None:
+    assert clustered_proportion([[1.0] * 8] * 20).ci95 == pytest.approx(wilson_interval(20, 20))
+
+
+def test_tasks_weigh_alike_when_faults_took_trials_away() -> None:
+    estimate = clustered_proportion([[1.0], [0.0, 0.0, 0.0], []])
+    assert (estimate.mean, estimate.n) == (0.5, 2)
+
+
+def test_proportions_outside_the_unit_interval_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[0, 1\], got values from 0.0 to 2.0"):
+        clustered_proportion([[0.0], [2.0]])
+    assert clustered_proportion([]).ci95 == (0.0, 1.0)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=12))
+def test_proportion_interval_holds_its_mean_and_stays_inside(outcomes: list[list[bool]]) -> None:
+    estimate = clustered_proportion(outcomes)
+    assert 0 <= estimate.low <= estimate.mean + 1e-12
+    assert estimate.mean - 1e-12 <= estimate.high <= 1
+    assert estimate.high - estimate.low > 0.01
+
+
+def simulate_coverage(n_tasks: int, trials: int, a: float, b: float, rounds: int = 1500) -> tuple[float, float]:
+    """Coverage of the clustered interval, and of Wilson's as if trials were independent."""
+    rng, truth = np.random.default_rng(n_tasks), a / (a + b)
+    clustered = naive = 0
+    for _ in range(rounds):
+        p = rng.beta(a, b, size=n_tasks)
+        outcomes = (rng.random((n_tasks, trials)) < p[:, None]).astype(float)
+        low, high = clustered_proportion(outcomes.tolist()).ci95
+        clustered += low <= truth <= high
+        low, high = wilson_interval(float(outcomes.sum()), outcomes.size)
+        naive += low <= truth <= high
+    return clustered / rounds, naive / rounds
+
+
+@pytest.mark.parametrize(("n_tasks", "a", "b"), [(25, 0.6, 0.6), (50, 0.5, 0.25), (50, 2.0, 2.0), (30, 1.0, 9.0)])
+def test_clustered_proportion_covers_the_truth(n_tasks: int, a: float, b: float) -> None:
+    clustered, _ = simulate_coverage(n_tasks, 4, a, b)
+    assert 0.93 <= clustered <= 0.985
+
+
+def test_ignoring_clusters_would_claim_too_much() -> None:
+    clustered, naive = simulate_coverage(40, 8, 0.5, 0.5)
+    assert naive < 0.75
+    assert clustered > 0.93
+
+
+def test_clustered_mean_covers_the_truth() -> None:
+    rng, covered, rounds = np.random.default_rng(0), 0, 2000
+    for _ in range(rounds):
+        values = rng.normal(size=(6, 1)) + rng.normal(size=(6, 3))
+        low, high = clustered_mean(values.tolist()).ci95
+        covered += low <= 0 <= high
+    assert covered / rounds == pytest.approx(0.95, abs=0.015)
+
+
+def test_bootstrap_of_a_mean_agrees_with_the_formula() -> None:
+    values = np.random.default_rng(5).normal(size=(60, 2)).tolist()
+    formula = clustered_mean(values)
+    bootstrap = cluster_bootstrap(values, lambda tasks: float(np.mean([np.mean(v) for v in tasks])))
+    assert bootstrap.mean == pytest.approx(formula.mean)
+    assert bootstrap.high - bootstrap.low == pytest.approx(formula.high - formula.low, rel=0.1)
+    assert bootstrap == cluster_bootstrap(values, lambda tasks: float(np.mean([np.mean(v) for v in tasks])))
+
+
+def test_bootstrap_leaves_out_resamples_without_a_value() -> None:
+    entries = [(10.0, 0), (20.0, 1)]  # (tokens, successes)
+
+    def tokens_per_success(tasks: list[tuple[float, int]]) -> float:
+        successes = sum(s for _, s in tasks)
+        return sum(t for t, _ in tasks) / successes if successes else inf
+
+    estimate = cluster_bootstrap(entries, tokens_per_success)
+    assert (estimate.mean, estimate.low, estimate.high) == (30.0, 20.0, 30.0)
+    assert cluster_bootstrap(entries[:1], tokens_per_success).ci95 == (-inf, inf)
+    assert isnan(cluster_bootstrap([], tokens_per_success).mean)
+
+
+def test_pass_at_k_and_pass_hat_k_by_hand() -> None:
+    # Two successes in four trials: 1 - C(2,2)/C(4,2) = 5/6, and C(2,2)/C(4,2) = 1/6.
+    assert pass_at_k_of_task(4, 2, 2) == pytest.approx(5 / 6)
+    assert pass_hat_k_of_task(4, 2, 2) == pytest.approx(1 / 6)
+    assert pass_at_k_of_task(4, 3, 2) == 1.0
+    assert pass_hat_k_of_task(4, 1, 2) == 0.0
+
+
+@given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+def test_pass_rates_are_averages_over_all_subsets(nck: tuple[int, int, int]) -> None:
+    n, c, k = nck
+    subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
+    assert pass_at_k_of_task(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+    assert pass_hat_k_of_task(n, c, k) == pytest.approx(sum(map(all, subsets)) / len(subsets))
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_pass_at_k_needs_k_trials(k: int) -> None:
+    with pytest.raises(ValueError, match="1 <= k <= n"):
+        pass_at_k_of_task(4, 2, k)
+
+
+def test_pass_rates_over_tasks() -> None:
+    outcomes = [[True, True], [True, False], [False, False], [True]]
+    assert pass_at_k(outcomes, 2).mean == pytest.approx(2 / 3)
+    assert pass_hat_k(outcomes, 2).mean == pytest.approx(1 / 3)
+    assert pass_hat_k(outcomes, 2).n == 3  # the task with one trial is left out
+    assert pass_at_k(outcomes, 1).mean == pass_hat_k(outcomes, 1).mean == pytest.approx(2.5 / 4)
+    assert pass_at_k(outcomes, 1).ci95 == pytest.approx(clustered_proportion(outcomes).ci95)
+    assert pass_at_k(outcomes, 3).n == 0
+
+
+def test_pass_hat_k_covers_the_truth() -> None:
+    # p uniform: E[p^3] = 1/4.
+    rng, covered, rounds = np.random.default_rng(1), 0, 1000
+    for _ in range(rounds):
+        outcomes = rng.random((50, 6)) < rng.random((50, 1))
+        low, high = pass_hat_k(outcomes.tolist(), 3).ci95
+        covered += low <= 0.25 <= high
+    assert 0.93 <= covered / rounds <= 0.985
+
+
+def test_paired_difference_by_hand() -> None:
+    first = {"a": [1.0, 1.0], "b": [1.0, 0.0], "c": [0.0], "only-first": [1.0]}
+    second = {"a": [1.0, 0.0], "b": [0.0, 0.0], "c": [0.0], "only-second": [1.0]}
+    estimate = paired_difference(first, second)  # differences 0.5, 0.5, 0
+    assert estimate.mean == pytest.approx(1 / 3)
+    half = 4.302653 * sqrt(1 / 12) / sqrt(3)
+    assert estimate.ci95 == pytest.approx((1 / 3 - half, 1 / 3 + half), abs=1e-6)
+
+
+def test_pairing_removes_what_tasks_share() -> None:
+    rng = np.random.default_rng(2)
+    difficulty = rng.normal(size=100)
+    first = {str(i): [float(d + 0.3 + 0.1 * rng.normal())] for i, d in enumerate(difficulty)}
+    second = {str(i): [float(d + 0.1 * rng.normal())] for i, d in enumerate(difficulty)}
+    paired = paired_difference(first, second)
+    assert paired.low > 0.25
+    assert paired.high < 0.35
+    one, two = mean_interval([v[0] for v in first.values()]), mean_interval([v[0] for v in second.values()])
+    assert one.low < two.high  # the separate intervals overlap and would have shown nothing
