@@ -1,0 +1,73 @@
+# `make quickstart` and `make test` set up everything they need in .venv, then run.
+#   make quickstart [SEED=7] [FRESH=1]   train the example; a second call resumes an interrupted run
+#   make test                            lint, types, tests
+#   make help                            the other targets
+# PYTHON names another interpreter; PIP_ARGS goes to pip (an index of CPU or CUDA builds, say).
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+SEED ?=
+FRESH ?=
+OUT ?= runs/quickstart
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+TRAIN := $(VENV)/.installed-train
+DEV := $(VENV)/.installed-dev
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+ARGUMENTS := $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh,--continue)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format types tests clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+	@echo "  make lint | types | tests            the parts of make test"
+	@echo "  make format                          rewrite the code as ruff wants it"
+	@echo "  make clean                           remove $(VENV) and caches; runs/ stays"
+
+quickstart: $(TRAIN)
+	$(BIN)/agentrl train quickstart.toml --out $(OUT) $(ARGUMENTS)
+
+test: lint types tests
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV)
+	$(BIN)/mypy
+
+tests: $(DEV)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build agentrl.egg-info
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no '$(PYTHON)' here. Install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "AgentRL needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq python3-venv; \
+	  else \
+	    echo "'$(PYTHON)' cannot make virtual environments. On Debian: sudo apt-get install python3-venv" >&2; exit 1; \
+	  fi; }
+	$(PYTHON) -m venv $(VENV)
+
+$(TRAIN): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) (a few minutes the first time)"
+	$(INSTALL) -e '.[train]'
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) (a few minutes the first time)"
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(TRAIN)
