@@ -54,6 +54,10 @@ class StoreError(AgentRLError):
     """The trajectory store cannot be read or written (full disk, broken line in the middle)."""
 
 
+class RolloutError(AgentRLError):
+    """Too many episodes are void: something is broken that retries do not mend."""
+
+
 class ReplayError(AgentRLError):
     """Recorded actions cannot be executed again."""
 

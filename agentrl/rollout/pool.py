@@ -1,0 +1,73 @@
+"""Environment instances for re-use: one episode at a time each. Owns their opening and closing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from agentrl.env.base import Env
+
+logger = logging.getLogger(__name__)
+_CLOSE_TIMEOUT_S = 10.0
+
+
+class EnvPool:
+    """Lends environment instances; what faulted or was cancelled is closed, never lent again.
+
+    An instance never outlives the event loop it was made in: what an author's `start` opened there
+    (a client, a socket) would be dead in the next one.
+    """
+
+    def __init__(self, make_env: Callable[[], Env]) -> None:
+        self._make_env = make_env
+        self._idle: list[Env] = []
+        self._lent: dict[int, Env] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def num_open(self) -> int:
+        """Instances that are open, lent or idle."""
+        return len(self._idle) + len(self._lent)
+
+    async def lend(self) -> Env:
+        """An idle instance, or a new one. Raises: whatever the constructor raises."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            stale, self._idle = self._idle, []
+            for env in stale:
+                await _close(env)
+        env = self._idle.pop() if self._idle else self._make_env()
+        self._lent[id(env)] = env
+        return env
+
+    def give_back(self, env: Env) -> None:
+        """Take back an instance whose episode ended well."""
+        self._lent.pop(id(env), None)
+        self._idle.append(env)
+
+    async def discard(self, env: Env) -> None:
+        """Close an instance that may be in any state."""
+        try:
+            await _close(env)
+        finally:
+            self._lent.pop(id(env), None)
+
+    async def aclose(self) -> None:
+        """Close every instance; lent ones too. The pool can be used again."""
+        envs = [*self._idle, *self._lent.values()]
+        self._idle, self._lent = [], {}
+        for env in envs:
+            await _close(env)
+
+
+async def _close(env: Env) -> None:
+    """Close one instance; the author's failure to close is logged, and costs no episode."""
+    try:
+        if env._waits():
+            await asyncio.wait_for(env.aclose(), _CLOSE_TIMEOUT_S)
+        else:
+            await env.aclose()
+    except Exception as error:
+        logger.warning("closing %s failed: %s: %s", type(env).__name__, type(error).__name__, error)

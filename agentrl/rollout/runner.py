@@ -1,0 +1,370 @@
+"""Many episodes at once: groups, retries of faults, cancellation. The only owner of concurrency.
+
+One episode belongs to `agentrl.rollout.episode`, writing to `agentrl.rollout.store`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from agentrl.env import registry
+from agentrl.env.base import Env
+from agentrl.errors import EnvFault, RolloutError
+from agentrl.policy.base import Policy, SamplingParams
+from agentrl.rollout.episode import mark_fault, run_episode
+from agentrl.rollout.pool import EnvPool
+from agentrl.rollout.store import TrajectoryStore
+from agentrl.trajectory import Task, Trajectory, TrajectoryGroup
+
+logger = logging.getLogger(__name__)
+_MAX_BACKOFF_S = 30.0
+# What a run, not an environment, writes into a trajectory's info; replay leaves these out.
+RUN_KEYS = frozenset({"phase", "step", "retried"})
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRequest:
+    """Episodes of one task and one seed, to be compared with each other.
+
+    Attributes:
+        task: what every episode starts from.
+        seed: of the environment, the same for all; each episode samples from its own stream.
+        size: number of episodes, at least 1.
+        group_id: unique within a run; `TASK@SEED` where empty.
+        tags: written into each trajectory's info: `phase` and `step`.
+    """
+
+    task: Task
+    seed: int
+    size: int = 1
+    group_id: str = ""
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.seed < 0:
+            raise ValueError(f"size must be >= 1 and seed >= 0, got {self.size} and {self.seed}")
+        if not RUN_KEYS.issuperset(self.tags):
+            raise ValueError(f"tags may be {sorted(RUN_KEYS)}, got {sorted(self.tags)}")
+        if not self.group_id:
+            object.__setattr__(self, "group_id", f"{self.task.id}@{self.seed}")
+
+
+def sampling_seed(request: GroupRequest, index: int) -> int:
+    """Seed of an episode's sampling stream: a function of task, seed and index, never of the attempt."""
+    entropy = (request.seed, index, zlib.crc32(request.task.id.encode()))
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+class _Group:
+    """A request with the places of its trajectories."""
+
+    def __init__(self, number: int, request: GroupRequest) -> None:
+        self.number, self.request = number, request
+        self.places: list[Trajectory | None] = [None] * request.size
+        self.missing = request.size
+
+    def settle(self, index: int, trajectory: Trajectory) -> bool:
+        """Put a trajectory in its place; whether the group is complete now."""
+        self.places[index] = trajectory
+        self.missing -= 1
+        return not self.missing
+
+    def finished(self) -> TrajectoryGroup:
+        return TrajectoryGroup(self.request.group_id, [place for place in self.places if place is not None])
+
+
+class _Tally:
+    """Counts faults, so that a run in which nothing works ends with the reason."""
+
+    def __init__(self, max_fraction: float, patience: int) -> None:
+        self.max_fraction, self.patience = max_fraction, patience
+        self.episodes, self.in_a_row = 0, 0
+        self.causes: Counter[str] = Counter()
+
+    def add(self, trajectory: Trajectory) -> None:
+        self.episodes += 1
+        if trajectory.status != "fault":
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        self.causes[trajectory.error or "unknown"] += 1
+        if self.in_a_row >= self.patience and self.max_fraction < 1:
+            raise self._error(f"{self.in_a_row} episodes in a row")
+
+    def finish(self) -> None:
+        """Raises: RolloutError if more than the accepted fraction of all episodes are void."""
+        faults = self.causes.total()
+        if faults > self.max_fraction * self.episodes:
+            raise self._error(f"{faults} of {self.episodes} episodes")
+
+    def _error(self, what: str) -> RolloutError:
+        cause, times = self.causes.most_common(1)[0]
+        return RolloutError(
+            f"{what} failed for reasons that are not the model's, after every retry; most often ({times}x): {cause}. "
+            "Mend the cause, or raise max_fault_fraction (1 accepts everything)"
+        )
+
+
+class Rollouts:
+    """Runs episodes of one environment with one policy, `max_concurrency` at a time in each stream.
+
+    Episodes start in the order of the requests and end when they end: a straggler holds its own
+    slot and no other. Environment instances are re-used between episodes; a fault or a cancellation
+    costs the instance. Use it under `async with`, or call `aclose`.
+
+    Args:
+        make_env: makes one instance; an `EnvFault` from it voids the episode, any other exception propagates.
+        policy: serves all episodes; stays open.
+        env_id: recorded on the trajectories.
+        max_concurrency: episodes alive at the same time.
+        max_attempts: tries of an episode that ends in a fault, all with the same seeds.
+        sampling: of every turn; by default the policy's own `sampling`, if it has one. Each episode
+            gets its own `seed`.
+        store: receives every trajectory, void attempts too (with `info.retried` where another try follows).
+        on_trajectory: called with each final trajectory, as it ends.
+        backoff_s: wait before the second attempt; doubles each time, at most 30.
+        max_fault_fraction: a stream with a greater share of void episodes ends with RolloutError.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], Env],
+        policy: Policy,
+        *,
+        env_id: str,
+        max_concurrency: int = 64,
+        max_attempts: int = 3,
+        sampling: SamplingParams | None = None,
+        store: TrajectoryStore | None = None,
+        on_trajectory: Callable[[Trajectory], None] | None = None,
+        backoff_s: float = 0.5,
+        max_fault_fraction: float = 0.9,
+    ) -> None:
+        if max_concurrency < 1 or max_attempts < 1:
+            raise ValueError(f"max_concurrency and max_attempts must be >= 1, got {max_concurrency} and {max_attempts}")
+        self.policy, self.env_id = policy, env_id
+        self.max_concurrency, self.max_attempts = max_concurrency, max_attempts
+        self.sampling, self.store, self.on_trajectory = sampling, store, on_trajectory
+        self.backoff_s, self.max_fault_fraction = backoff_s, max_fault_fraction
+        self.envs = EnvPool(make_env)
+        self._workers: set[asyncio.Task[None]] = set()
+
+    async def stream(self, requests: Iterable[GroupRequest]) -> AsyncIterator[TrajectoryGroup]:
+        """Run groups and yield each as it completes.
+
+        Requests are taken lazily, as slots come free. Leave an unfinished stream through
+        `contextlib.aclosing`, or close the runner: either stops what is running.
+
+        Raises: RolloutError if (almost) nothing but faults comes back; StoreError if the store cannot be written.
+        """
+        async with aclosing(self._complete(requests)) as groups:
+            async for group in groups:
+                yield group.finished()
+
+    async def run(self, requests: Iterable[GroupRequest]) -> list[TrajectoryGroup]:
+        """Run groups and return them in the order of the requests. Raises: as `stream`."""
+        async with aclosing(self._complete(requests)) as groups:
+            complete = [group async for group in groups]
+        return [group.finished() for group in sorted(complete, key=lambda group: group.number)]
+
+    async def aclose(self) -> None:
+        """Stop whatever is running and close the environments; the policy stays open."""
+        await _stop(set(self._workers))
+        await self.envs.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _complete(self, requests: Iterable[GroupRequest]) -> AsyncGenerator[_Group]:
+        tally = _Tally(self.max_fault_fraction, 2 * self.max_concurrency)
+        outcomes: asyncio.Queue[_Group | BaseException | None] = asyncio.Queue()
+        jobs = _jobs(requests)
+        workers = {asyncio.create_task(self._work(jobs, outcomes, tally)) for _ in range(self.max_concurrency)}
+        self._workers |= workers
+        running = len(workers)
+
+        def ended(worker: asyncio.Task[None]) -> None:
+            nonlocal running
+            running -= 1
+            self._workers.discard(worker)
+            if worker.cancelled():
+                outcomes.put_nowait(asyncio.CancelledError("the runner was closed"))
+            elif (error := worker.exception()) is not None:
+                outcomes.put_nowait(error)
+            elif not running:
+                outcomes.put_nowait(None)
+
+        for worker in workers:
+            worker.add_done_callback(ended)
+        try:
+            while (outcome := await outcomes.get()) is not None:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
+            tally.finish()
+        finally:
+            await _stop(workers)
+
+    async def _work(self, jobs: Iterator[_Job], outcomes: asyncio.Queue[Any], tally: _Tally) -> None:
+        """One slot: takes the next episode until none is left."""
+        for group, index in jobs:
+            trajectory = await self._attempts(group.request, index)
+            tally.add(trajectory)
+            if self.on_trajectory is not None:
+                self.on_trajectory(trajectory)
+            if group.settle(index, trajectory):
+                outcomes.put_nowait(group)
+            # An episode that never waited has not let anyone else run.
+            await asyncio.sleep(0)
+
+    async def _attempts(self, request: GroupRequest, index: int) -> Trajectory:
+        """Play an episode, again from the same seeds while it faults; store every attempt."""
+        attempt = 0
+        while True:
+            trajectory = await self._episode(request, index, attempt)
+            attempt += 1
+            again = trajectory.status == "fault" and attempt < self.max_attempts
+            if again:
+                trajectory.info = {**trajectory.info, "retried": True}
+            if self.store is not None:
+                self.store.append(trajectory)
+            if not again:
+                return trajectory
+            await asyncio.sleep(min(self.backoff_s * 2 ** (attempt - 1), _MAX_BACKOFF_S))
+
+    async def _episode(self, request: GroupRequest, index: int, attempt: int) -> Trajectory:
+        episode_id = f"{request.group_id}/{index}"
+        try:
+            env = await self.envs.lend()
+        except EnvFault as fault:
+            return self._never_began(request, episode_id, attempt, fault)
+        well = False
+        try:
+            trajectory = await run_episode(
+                env,
+                self.policy,
+                request.task,
+                request.seed,
+                env_id=self.env_id,
+                sampling=self._sampling_of(request, index),
+                group_id=request.group_id,
+                episode_id=episode_id,
+                attempt=attempt,
+                info=request.tags,
+            )
+            well = trajectory.status != "fault"
+            return trajectory
+        finally:
+            if well:
+                self.envs.give_back(env)
+            else:
+                await self.envs.discard(env)
+
+    def _never_began(self, request: GroupRequest, episode_id: str, attempt: int, fault: EnvFault) -> Trajectory:
+        trajectory = Trajectory(
+            self.env_id, request.task, request.seed, group_id=request.group_id, episode_id=episode_id, attempt=attempt
+        )
+        trajectory.info = {"task_id": request.task.id, **request.tags}
+        mark_fault(trajectory, fault)
+        return trajectory
+
+    def _sampling_of(self, request: GroupRequest, index: int) -> SamplingParams | None:
+        base = self.sampling or getattr(self.policy, "sampling", None)
+        if not isinstance(base, SamplingParams):
+            return None
+        return replace(base, seed=sampling_seed(request, index))
+
+
+_Job = tuple[_Group, int]
+
+
+def _jobs(requests: Iterable[GroupRequest]) -> Iterator[_Job]:
+    """Episodes in the order of their start; shared by all slots."""
+    for number, request in enumerate(requests):
+        group = _Group(number, request)
+        for index in range(request.size):
+            yield group, index
+
+
+async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their end, even if the waiting is itself cancelled."""
+    pending = {task for task in tasks if not task.done()}
+    for task in pending:
+        task.cancel()
+    cancelled: asyncio.CancelledError | None = None
+    while pending:
+        try:
+            _, pending = await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+            pending = {task for task in pending if not task.done()}
+    if cancelled is not None:
+        raise cancelled
+
+
+async def arollout(
+    env: str | Callable[[], Env],
+    policy: Policy,
+    tasks: str | Sequence[Task | str] = "train",
+    *,
+    seeds: Sequence[int] = (0,),
+    group_size: int = 1,
+    **options: Any,
+) -> list[TrajectoryGroup]:
+    """Run every task with every seed.
+
+    Args:
+        env: a registered id, or a function that makes an instance.
+        policy: plays; stays open.
+        tasks: a split's name, or tasks or their ids.
+        seeds: one group per task and seed.
+        group_size: episodes per group.
+        options: of `Rollouts` (`env_id` where `env` is no id).
+    Returns: the groups, task by task.
+    Raises: EnvNotFound, TaskError, RolloutError.
+    """
+    make_env: Callable[[], Env] = partial(registry.make, env) if isinstance(env, str) else env
+    options.setdefault("env_id", env if isinstance(env, str) else getattr(env, "__name__", "env"))
+    async with Rollouts(make_env, policy, **options) as rollouts:
+        instance = await rollouts.envs.lend()
+        table = instance.tasks
+        rollouts.envs.give_back(instance)
+        named = table.split(tasks) if isinstance(tasks, str) else tasks
+        chosen = [table[task] if isinstance(task, str) else task for task in named]
+        return await rollouts.run(GroupRequest(task, seed, group_size) for task in chosen for seed in seeds)
+
+
+def rollout(
+    env: str | Callable[[], Env],
+    policy: Policy,
+    tasks: str | Sequence[Task | str] = "train",
+    *,
+    seeds: Sequence[int] = (0,),
+    group_size: int = 1,
+    **options: Any,
+) -> list[TrajectoryGroup]:
+    """`arollout` for programs without an event loop.
+
+    Raises: RuntimeError inside a running loop (a notebook): await `arollout` there.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(arollout(env, policy, tasks, seeds=seeds, group_size=group_size, **options))
+    raise RuntimeError("an event loop is running here: use `await arollout(...)` with the same arguments")

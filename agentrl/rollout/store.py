@@ -1,0 +1,221 @@
+"""The trajectory store: an append-only JSONL file, and a run's `summary.json`.
+
+Owns files and their failures; the JSON form of a trajectory belongs to `agentrl.trajectory`.
+One process writes, any number may read meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from agentrl.errors import StoreError
+from agentrl.rollout.json_lines import decode_line, encode_line
+from agentrl.trajectory import Status, Trajectory, trajectory_from_json, trajectory_to_json
+
+_BLOCK_BYTES = 1 << 16
+
+
+class TrajectoryStore:
+    """Trajectories on disk, one a line, in the order in which they ended.
+
+    The file is opened for writing at the first `append`. A line that a crash left half-written is
+    cut off then, and is not seen by readers before. Every line is with the operating system when
+    `append` returns: it outlives this process; `sync` makes it outlive the machine's power.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: int | None = None
+        self._size = 0
+
+    @property
+    def position(self) -> int:
+        """Bytes of whole lines; `rewind` goes back to it."""
+        if self._file is None and self.path.exists():
+            with self.path.open("rb") as file:
+                return _whole_bytes(file)
+        return self._size
+
+    def append(self, trajectory: Trajectory) -> None:
+        """Add one trajectory.
+
+        Raises: StoreError if the disk is full or the file cannot be written (what was there before
+            stays whole), or if the environment's info has no JSON form.
+        """
+        try:
+            line = encode_line(trajectory_to_json(trajectory))
+        except TypeError as error:
+            raise StoreError(
+                f"episode {trajectory.episode_id!r} of {trajectory.env_id} cannot be stored: {error}. "
+                "Put only JSON values (numbers, text, lists, dictionaries) into info, task data and arguments"
+            ) from error
+        self._write(line)
+
+    def rewind(self, position: int) -> None:
+        """Cut off what was appended after `position`: a resumed run repeats those episodes.
+
+        Raises: StoreError if the store is shorter than that.
+        """
+        file = self._open()
+        if position > self._size:
+            raise StoreError(
+                f"{self.path} ends at byte {self._size}, but the checkpoint was made at byte {position}: "
+                "the store was cut or replaced; restore it, or resume with a new folder"
+            )
+        os.ftruncate(file, position)
+        self._size = position
+
+    def read(
+        self, *, phase: str | None = None, group_id: str | None = None, status: Status | None = None
+    ) -> Iterator[Trajectory]:
+        """The stored trajectories, lazily, void attempts too.
+
+        Args:
+            phase: only those with this `info["phase"]`.
+            group_id, status: only those.
+        Raises: StoreError that names the line, if one in the middle is broken.
+        """
+        for number, record in self.records():
+            if status is not None and record.get("status") != status:
+                continue
+            if group_id is not None and record.get("group_id") != group_id:
+                continue
+            if phase is not None and record.get("info", {}).get("phase") != phase:
+                continue
+            try:
+                yield trajectory_from_json(record)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise self._broken(number, f"is no trajectory: {type(error).__name__}: {error}") from error
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return self.read()
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Line numbers (from 1) and raw records, lazily. Raises: StoreError on a broken line in the middle."""
+        try:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    record = _decode(line)
+                    if record is not None:
+                        yield number, record
+                    elif line.endswith(b"\n"):
+                        raise self._broken(number, "is not a JSON object")
+        except FileNotFoundError:
+            raise StoreError(f"there is no store at {self.path}; give the path of a trajectories.jsonl") from None
+
+    def _broken(self, number: int, what: str) -> StoreError:
+        return StoreError(f"{self.path}, line {number}: {what}. Delete that line to read the others")
+
+    def sync(self) -> None:
+        """Force everything appended so far to the disk."""
+        if self._file is not None:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """Stop writing; reading and further appends still work."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> int:
+        if self._file is not None:
+            return self._file
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path}: {error.strerror}; give a folder you may write to") from error
+        with self.path.open("rb") as file:
+            self._size = _whole_bytes(file)
+        if os.fstat(self._file).st_size > self._size:
+            self._mend_tail()
+        return self._file
+
+    def _mend_tail(self) -> None:
+        """Close a last line that lacks only its newline; cut off one that is torn."""
+        assert self._file is not None
+        with self.path.open("rb") as file:
+            file.seek(self._size)
+            tail = file.read()
+        if _decode(tail) is not None:
+            self._size += len(tail)
+            self._write(b"\n")
+        else:
+            os.ftruncate(self._file, self._size)
+
+    def _write(self, line: bytes) -> None:
+        """Write a whole line or nothing."""
+        file = self._open()
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[os.write(file, rest) :]
+        except OSError as error:
+            os.ftruncate(file, self._size)
+            raise StoreError(_cannot_write(self.path, error)) from error
+        self._size += len(line)
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"the disk is full: cannot write {path} ({error.strerror}). What was written before is whole; "
+            "free space on that disk, then resume the run"
+        )
+    return f"cannot write {path}: {error.strerror}. What was written before is whole; mend that, then resume the run"
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, or None if it is not a JSON object."""
+    try:
+        record = decode_line(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _whole_bytes(file: BinaryIO) -> int:
+    """Bytes up to the last newline, found from the end."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
+    """Replace a JSON file at once: a reader, or a crash, sees the old one or the new one.
+
+    Raises: StoreError if the disk is full; the old file stays.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    text = json.dumps(dict(summary), indent=2, ensure_ascii=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(_cannot_write(path, error)) from error
