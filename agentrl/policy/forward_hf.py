@@ -1,0 +1,102 @@
+"""The forward pass of any `transformers` causal LM over key/value slots. Works for all, fastest for none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from agentrl.policy.kv import KvSlots
+
+
+class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """One layer of the slots, as the model's attention sees it during one forward."""
+
+    is_sliding = False
+
+    def __init__(self, owner: _SlotCache, index: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.owner, self.index = owner, index
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        keys, values = self.owner.kv.layer(self.index, key_states)
+        at = self.owner
+        keys[at.rows[:, None], :, at.write_to] = key_states.transpose(1, 2)
+        values[at.rows[:, None], :, at.write_to] = value_states.transpose(1, 2)
+        return at.view(keys), at.view(values)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.owner.span, 0
+
+    def get_seq_length(self) -> int:
+        return self.owner.span
+
+    def get_max_length(self) -> int:
+        return self.owner.kv.context
+
+
+class _SlotCache(Cache):
+    def __init__(self, kv: KvSlots, layers: int) -> None:
+        super().__init__(layers=[_SlotLayer(self, i) for i in range(layers)])
+        self.kv = kv
+        self.rows = self.write_to = torch.empty(0, dtype=torch.long)
+        self.span = 0
+        self.dense = False
+
+    def view(self, tensor: Tensor) -> Tensor:
+        """(B, H, span, D) of the rows in this forward; a view where they are the first B slots."""
+        if self.dense:
+            return tensor[: len(self.rows), :, : self.span]
+        return tensor[self.rows, :, : self.span]
+
+
+class HfForward:
+    """Runs `model(...)` with a cache that reads and writes slots.
+
+    Raises: ModelError at the first forward if the model's attention keeps other state than keys and values.
+    """
+
+    def __init__(self, model: Any, kv: KvSlots) -> None:
+        self.model, self.kv = model, kv
+        self.cache = _SlotCache(kv, model.config.get_text_config().num_hidden_layers)
+
+    @torch.no_grad()
+    def __call__(self, rows: NDArray[np.int64], tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> Tensor:
+        """Feed new tokens to slots.
+
+        Args:
+            rows: (B,) slots.
+            tokens: (B, M) new tokens, padded on the LEFT.
+            counts: (B,) how many of each row are real; they follow what the slot holds.
+        Returns: (B, V) logits after each row's last token.
+        """
+        start = self.kv.length[rows]
+        positions = start[:, None] + np.arange(tokens.shape[1])[None, :] - (tokens.shape[1] - counts)[:, None]
+        real = positions >= start[:, None]
+        span = int((start + counts).max())
+        device = self.model.device
+        cache = self.cache
+        cache.rows = torch.from_numpy(rows).to(device)
+        cache.write_to = torch.from_numpy(np.where(real, positions, self.kv.context)).to(device)
+        cache.span, cache.dense = span, bool((rows == np.arange(len(rows))).all())
+        positions_BM = torch.from_numpy(np.maximum(positions, 0)).to(device)
+        seen = torch.arange(span, device=device)[None, None, None, :] <= positions_BM[:, None, :, None]
+        low = torch.finfo(self.model.dtype).min
+        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device).masked_fill_(~seen, low)
+        output = self.model(
+            input_ids=torch.from_numpy(tokens).to(device),
+            attention_mask=mask,
+            position_ids=positions_BM,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits

@@ -1,0 +1,150 @@
+"""`LocalPolicy`: a local causal LM as a policy. Owns each episode's token context.
+
+An episode's ids only ever grow: sampled ids stay as they were sampled, and only new messages are
+encoded. Where the conversation is not a continuation of what was seen, the whole is rendered anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agentrl.messages import Action, Message
+from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.chat_format import ChatFormat, chat_format
+from agentrl.policy.engine import Completion, Engine, EngineOptions
+from agentrl.policy.model_folder import load
+
+
+@dataclass(slots=True)
+class _Episode:
+    """What one episode's model has seen.
+
+    Attributes:
+        messages: the conversation up to and including the last sampled turn.
+        tools: definitions shown at the start.
+        ids: prompt and sampled ids of that conversation.
+        closed: the last turn ended with a stop token.
+        turns: turns sampled so far.
+    """
+
+    messages: tuple[Message, ...]
+    tools: Sequence[Mapping[str, Any]]
+    ids: tuple[int, ...]
+    closed: bool
+    turns: int
+
+
+class LocalPolicy(Policy):
+    """Samples turns from a local model.
+
+    Args:
+        model: a `transformers` causal LM; a learner may train the same object, and calls `weights_changed`.
+        tokenizer: its tokenizer, with a chat template.
+        chat_format: a `ChatFormat`, its name, or `auto`.
+        chat_template: Jinja text that replaces the tokenizer's.
+        sampling: the default of `act`.
+        slots: episodes whose keys and values are kept at once.
+        max_context: most tokens of an episode; the model's own limit by default.
+        seed: mixed with the episode's id where `sampling.seed` is None.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        chat_format: ChatFormat | str = "auto",
+        chat_template: str | None = None,
+        sampling: SamplingParams = SamplingParams(),  # noqa: B008 (frozen)
+        slots: int = 64,
+        max_context: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.tokenizer, self.sampling, self.seed = model, tokenizer, sampling, seed
+        self.format = _format_of(tokenizer, chat_format, chat_template)
+        limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
+        options = EngineOptions(slots=slots, context=min(max_context or 2048, limit))
+        self.engine = Engine(model, stop_ids=self.format.stop_ids, decode=self.format.decode, options=options)
+        self._episodes: dict[str, _Episode] = {}
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, **options: Any) -> LocalPolicy:
+        """The policy of a model folder; options as for the class, and `device`.
+
+        Raises: ModelError if the folder lacks files or a chat template.
+        """
+        model, tokenizer = load(folder, device=options.pop("device", "cpu"))
+        return cls(model, tokenizer, **options)
+
+    @property
+    def version(self) -> int:
+        """Number of the current weights."""
+        return self.engine.version
+
+    def weights_changed(self) -> None:
+        """Call after an update of `model`: counts a version and drops what was computed with the old weights."""
+        self.engine.weights_changed()
+
+    async def act(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        episode_id: str,
+        sampling: SamplingParams | None = None,
+    ) -> Action:
+        sampling = sampling or self.sampling
+        episode = self._episodes.get(episode_id)
+        prompt = self._prompt(episode, messages, tools)
+        turn = episode.turns if episode else 0
+        seed = _turn_seed(self.seed if sampling.seed is None else sampling.seed, episode_id, turn)
+        done = await self.engine.sample(episode_id, prompt, sampling, seed)
+        action = self._action(prompt, done)
+        closed = bool(done.ids) and done.ids[-1] in self.format.stop_ids
+        seen = (*messages, action.to_message())
+        self._episodes[episode_id] = _Episode(seen, tools, (*prompt, *done.ids), closed, turn + 1)
+        return action
+
+    async def release(self, episode_id: str) -> None:
+        self._episodes.pop(episode_id, None)
+        self.engine.release(episode_id)
+
+    def _prompt(
+        self, episode: _Episode | None, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, ...]:
+        """Ids of the conversation: what was seen plus what is new, or all of it anew."""
+        if episode is not None and episode.tools == tools:
+            seen = len(episode.messages)
+            if len(messages) > seen and tuple(messages[:seen]) == episode.messages:
+                return (*episode.ids, *self.format.render_more(messages[seen:], closed=episode.closed))
+        return tuple(self.format.render_first(messages, tools))
+
+    def _action(self, prompt: tuple[int, ...], done: Completion) -> Action:
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(done.ids), "cached_tokens": done.cached}
+        action = self.format.parse(done.ids)
+        finish = "tool_calls" if done.finish == "stop" and action.tool_calls else done.finish
+        return replace(
+            action,
+            prompt_ids=prompt,
+            token_ids=done.ids,
+            logprobs=done.logprobs,
+            policy_version=done.version,
+            finish_reason=finish,
+            usage=usage,
+        )
+
+
+def _format_of(tokenizer: Any, given: ChatFormat | str, template: str | None) -> ChatFormat:
+    return given if isinstance(given, ChatFormat) else chat_format(tokenizer, given, chat_template=template)
+
+
+def _turn_seed(seed: int, episode_id: str, turn: int) -> int:
+    """A seed for one turn: episodes that share `seed` (a group) still differ from each other."""
+    text = f"{seed}/{episode_id}/{turn}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest())

@@ -1,0 +1,45 @@
+"""Loading a local model folder: any `transformers` causal LM with its tokenizer. Never downloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agentrl.errors import ModelError
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Load a model and its tokenizer.
+
+    Args:
+        folder: with `config.json`, weights and tokenizer files, as `save_pretrained` writes them.
+        device: where the model goes.
+        dtype: float32 by default, so that sampling and training agree to 1e-4.
+    Returns: the model in evaluation mode, and the tokenizer.
+    Raises: ModelError that names what is missing or broken.
+    """
+    path = Path(folder)
+    check_files(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=dtype)
+    except Exception as error:  # whatever a broken file makes the loaders raise
+        raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    return model.to(device).eval(), tokenizer
+
+
+def check_files(path: Path) -> None:
+    """Raises: ModelError if the folder lacks what a model needs."""
+    if not path.is_dir():
+        raise ModelError(f"{path} is not a folder; give a local model folder (config.json, weights, tokenizer)")
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} has no config.json: it is not a model folder; save one with save_pretrained")
+    if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
+        raise ModelError(f"{path} has no weights (*.safetensors); download or save the whole model")
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        raise ModelError(f"{path} has no tokenizer files (tokenizer.json); save the tokenizer into the same folder")

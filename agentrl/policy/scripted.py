@@ -1,0 +1,246 @@
+"""Policies without a model: scripts, oracles, doing nothing, chance, and a person."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from agentrl.messages import Action, Message, ToolCall
+from agentrl.policy.base import Policy, SamplingParams
+
+Answer = Action | str | Mapping[str, Any]
+Script = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], Answer]
+Prompt = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], Awaitable[Answer]]
+
+
+class ScriptedPolicy(Policy):
+    """Plays a list of actions in order in every episode, or asks a function.
+
+    Args:
+        script: actions (or text, or OpenAI assistant messages), or `script(messages, tools) -> action`.
+            After the last action of a list, the last one is repeated.
+    Raises: ValueError if the list is empty.
+    """
+
+    name = "scripted"
+
+    def __init__(self, script: Sequence[Answer] | Script) -> None:
+        if not callable(script) and not script:
+            raise ValueError("a script needs at least one action")
+        self.script = script
+
+    async def act(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        episode_id: str,
+        sampling: SamplingParams | None = None,
+    ) -> Action:
+        if callable(self.script):
+            return Action.of(self.script(messages, tools))
+        turn = sum(message.role == "assistant" for message in messages)
+        return Action.of(self.script[min(turn, len(self.script) - 1)])
+
+
+class NullPolicy(ScriptedPolicy):
+    """Answers with nothing: what an environment must not reward."""
+
+    name = "null"
+
+    def __init__(self) -> None:
+        super().__init__([Action()])
+
+
+class OraclePolicy(Policy):
+    """Asks the environment what to do: `env.oracle(messages)`, or a mixture of its demonstrators.
+
+    Each episode keeps to one demonstrator, chosen from a hash of the seed and the episode's id, so the
+    choice does not depend on order or concurrency.
+
+    Args:
+        mixture: demonstrator methods of the environment and their weights, for example
+            `{"oracle": 0.35, "hasty": 0.65}`.
+        seed: of the choice.
+    Raises: ValueError if the weights are not positive.
+    """
+
+    name = "oracle"
+
+    def __init__(self, mixture: Mapping[str, float] | None = None, *, seed: int = 0) -> None:
+        self.mixture = dict(mixture or {"oracle": 1.0})
+        if any(weight < 0 for weight in self.mixture.values()) or sum(self.mixture.values()) <= 0:
+            raise ValueError(f"demonstrator weights must be 0 or more and not all 0, got {self.mixture}")
+        self.seed = seed
+        self._env: Any = None
+
+    def bind(self, env: Any) -> OraclePolicy:
+        """This policy, looking into `env`. Raises: ValueError if a demonstrator is missing there."""
+        missing = [name for name in self.mixture if not callable(getattr(env, name, None))]
+        if missing:
+            raise ValueError(
+                f"{type(env).__name__} has no method {missing[0]}(messages) to demonstrate with: "
+                "write one that returns the right next action, or choose another policy"
+            )
+        bound = OraclePolicy(self.mixture, seed=self.seed)
+        bound._env = env
+        return bound
+
+    def demonstrator_of(self, episode_id: str) -> str:
+        """The demonstrator that an episode keeps to."""
+        names = sorted(self.mixture)
+        cumulative = np.cumsum([self.mixture[name] for name in names])
+        draw = _fraction(f"{self.seed}/{episode_id}") * cumulative[-1]
+        return names[min(int(np.searchsorted(cumulative, draw, side="right")), len(names) - 1)]
+
+    async def act(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        episode_id: str,
+        sampling: SamplingParams | None = None,
+    ) -> Action:
+        if self._env is None:
+            raise ValueError("an oracle looks inside its environment: call bind(env) and use what it returns")
+        answer = getattr(self._env, self.demonstrator_of(episode_id))(messages)
+        return Action.of(await answer if inspect.isawaitable(answer) else answer)
+
+
+class RandomPolicy(Policy):
+    """Calls random tools with arguments that fit their schemas, and sometimes answers.
+
+    Args:
+        answer_rate: probability that a turn is a plain answer; it is one where there are no tools.
+        seed: with the episode's id and the turn it fixes every choice.
+    """
+
+    name = "random"
+
+    def __init__(self, *, answer_rate: float = 0.2, seed: int = 0) -> None:
+        self.answer_rate, self.seed = answer_rate, seed
+
+    async def act(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        episode_id: str,
+        sampling: SamplingParams | None = None,
+    ) -> Action:
+        seed = self.seed if sampling is None or sampling.seed is None else sampling.seed
+        rng = np.random.default_rng(_digest(f"{seed}/{episode_id}/{len(messages)}"))
+        if not tools or rng.random() < self.answer_rate:
+            return Action(text=_random_text(rng, messages))
+        tool = tools[int(rng.integers(len(tools)))]["function"]
+        arguments = random_value(tool.get("parameters") or {"type": "object"}, rng)
+        return Action(tool_calls=(ToolCall(tool["name"], arguments),))
+
+
+class HumanPolicy(Policy):
+    """A person decides: `prompt(messages, tools)` shows the conversation and returns what they typed."""
+
+    name = "human"
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+
+    async def act(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        episode_id: str,
+        sampling: SamplingParams | None = None,
+    ) -> Action:
+        return Action.of(await self.prompt(messages, tools))
+
+
+def random_value(schema: Mapping[str, Any], rng: np.random.Generator, root: Mapping[str, Any] | None = None) -> Any:
+    """A value that a JSON schema accepts, as far as types, enums, bounds and required fields say.
+
+    Args:
+        schema: the JSON schema.
+        rng: the only source of chance.
+        root: the schema that `$ref` points into; `schema` itself by default.
+    """
+    root = root if root is not None else schema
+    if "$ref" in schema:
+        return random_value(_resolve(schema["$ref"], root), rng, root)
+    for choices in (schema.get("enum"), [schema["const"]] if "const" in schema else None):
+        if choices:
+            return choices[int(rng.integers(len(choices)))]
+    for union in ("anyOf", "oneOf"):
+        if union in schema:
+            options = schema[union]
+            return random_value(options[int(rng.integers(len(options)))], rng, root)
+    return _random_of_type(schema, rng, root)
+
+
+def _random_of_type(schema: Mapping[str, Any], rng: np.random.Generator, root: Mapping[str, Any]) -> Any:
+    kind = schema.get("type", "object" if "properties" in schema else "string")
+    if kind == "object":
+        return _random_object(schema, rng, root)
+    if kind == "array":
+        least = int(schema.get("minItems", 0))
+        count = int(rng.integers(least, int(schema.get("maxItems", least + 2)) + 1))
+        return [random_value(schema.get("items") or {}, rng, root) for _ in range(count)]
+    if kind == "boolean":
+        return bool(rng.integers(2))
+    if kind == "null":
+        return None
+    if kind in ("integer", "number"):
+        return _random_number(schema, rng, kind == "integer")
+    text = str(rng.choice(_WORDS))
+    return text.ljust(int(schema.get("minLength", 0)), "x")[: int(schema.get("maxLength", len(text) + 64))]
+
+
+def _random_object(schema: Mapping[str, Any], rng: np.random.Generator, root: Mapping[str, Any]) -> dict[str, Any]:
+    required = schema.get("required", ())
+    properties = schema.get("properties", {})
+    return {
+        name: random_value(part, rng, root)
+        for name, part in properties.items()
+        if name in required or rng.random() < 0.5
+    }
+
+
+def _random_number(schema: Mapping[str, Any], rng: np.random.Generator, whole: bool) -> int | float:
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    low = (0 if high is None else high - 100) if low is None else low
+    high = low + 100 if high is None else high
+    if whole:
+        first = int(np.ceil(low)) + ("exclusiveMinimum" in schema)
+        last = int(np.floor(high)) - ("exclusiveMaximum" in schema)
+        return int(rng.integers(first, max(first, last) + 1))
+    return float(rng.uniform(low, high)) if high > low else float(low)
+
+
+_WORDS = ("tea", "blue", "42", "alpha", "select 1", "1 + 1", "the", "north", "")
+
+
+def _random_text(rng: np.random.Generator, messages: Sequence[Message]) -> str:
+    """A word of the conversation or of a fixed list, so that a random answer has some chance."""
+    words = [word for message in messages[-2:] for word in message.content.split()] or list(_WORDS)
+    return words[int(rng.integers(len(words)))]
+
+
+def _resolve(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Any = root
+    for part in reference.removeprefix("#/").split("/"):
+        found = found[part]
+    return found  # type: ignore[no-any-return]
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _fraction(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return _digest(text) / 2**64
