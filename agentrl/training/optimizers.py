@@ -1,0 +1,110 @@
+"""Optimisers and learning-rate schedules. Owns which parameter is updated by which rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+OptimizerName = Literal["adamw", "muon"]
+ScheduleName = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Learning rate over the steps of a phase, as a fraction of its peak.
+
+    Attributes:
+        name: what follows the warm-up: `constant`, or an anneal along a line or half a cosine.
+        warmup_steps: steps over which the rate rises from 0 to its peak, in a line.
+        total_steps: steps of the phase, warm-up included; needed to anneal.
+        final: fraction of the peak at the end of the anneal.
+    """
+
+    name: ScheduleName = "constant"
+    warmup_steps: int = 0
+    total_steps: int | None = None
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in ("constant", "linear", "cosine"):
+            raise ValueError(f"schedule must be 'constant', 'linear' or 'cosine', got {self.name!r}")
+        if self.name != "constant" and not self.total_steps:
+            raise ValueError(f"schedule {self.name!r} needs total_steps, got {self.total_steps}")
+
+    def fraction(self, step: int) -> float:
+        """The fraction for the step numbered `step`, from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.name == "constant" or not self.total_steps:
+            return 1.0
+        span = max(1, self.total_steps - self.warmup_steps)
+        done = min(1.0, (step - self.warmup_steps) / span)
+        left = 1.0 - done if self.name == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+        return self.final + (1.0 - self.final) * left
+
+
+def make_optimizers(
+    model: nn.Module,
+    name: OptimizerName,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    adamw_lr: float,
+) -> list[torch.optim.Optimizer]:
+    """The optimisers of a model; together they own every trainable parameter once.
+
+    Args:
+        name: `adamw`, or `muon` for the matrices inside the layers with AdamW for the rest.
+        lr: peak rate of the named optimiser.
+        adamw_lr: peak rate of AdamW beside Muon.
+    Source: Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; AdamW: Loshchilov and
+        Hutter 2019, arXiv:1711.05101.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("the model has no parameter that requires a gradient: nothing can train")
+    if name == "adamw":
+        return [_adamw(parameters, lr, betas, weight_decay)]
+    if name != "muon":
+        raise ValueError(f"optimizer must be 'adamw' or 'muon', got {name!r}")
+    outer = {id(p) for p in _embedding_parameters(model)}
+    matrices = [p for p in parameters if p.ndim == 2 and id(p) not in outer]
+    rest = [p for p in parameters if p.ndim != 2 or id(p) in outer]
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay))
+    if rest:
+        optimizers.append(_adamw(rest, adamw_lr, betas, weight_decay))
+    return optimizers
+
+
+def _embedding_parameters(model: Any) -> list[nn.Parameter]:
+    """Weights of embeddings and of the head: two-dimensional, but look-ups rather than maps."""
+    modules = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return [p for module in (*modules, *([head] if head is not None else [])) for p in module.parameters()]
+
+
+def _adamw(
+    parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW that decays matrices and leaves gains and biases alone."""
+    parameters = list(parameters)
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, foreach=True)
+
+
+def set_lr(optimizers: Iterable[torch.optim.Optimizer], fraction: float) -> None:
+    """Set every group to `fraction` of its peak, which is kept in the group."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("peak_lr", group["lr"]) * fraction
