@@ -1,0 +1,361 @@
+"""`report.html` of a training run: one file that opens anywhere, without network.
+
+Owns what the report says, read from the run folder alone; drawing is `report_charts`, layout the template.
+An unfinished or partly missing run still gives a report.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from agentrl.errors import StoreError
+from agentrl.rollout.store import TrajectoryStore
+from agentrl.training.report_charts import Series, line_chart, short_number
+
+Metrics = Mapping[str, Any]
+Record = Mapping[str, Any]
+_WINDOW_STEPS = 5
+# Two-sided 95% quantiles of Student's t for 1 to 4 degrees of freedom: a window has 2 to 5 steps.
+_T95 = (12.706, 4.303, 3.182, 2.776)
+_MAX_TRANSCRIPTS = 6
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write `report.html` into a run folder.
+
+    Args:
+        run_dir: holds metrics.jsonl, and as far as they exist trajectories.jsonl, summary.json, config.toml.
+    Returns: the report's path.
+    Raises: StoreError if there is no metrics.jsonl, or a file cannot be read or written.
+    """
+    folder = Path(run_dir)
+    metrics = _read_metrics(folder / "metrics.jsonl")
+    summary = _read_summary(folder / "summary.json")
+    tally = _Tally.of(folder / "trajectories.jsonl")
+    config = folder / "config.toml"
+    environment = Environment(loader=PackageLoader("agentrl.training", "."), autoescape=True, trim_blocks=True)
+    environment.filters["short"] = short_number
+    html = environment.get_template("report.html.jinja").render(
+        name=folder.resolve().name,
+        summary=summary,
+        facts=_facts(summary, metrics),
+        table=_table(summary),
+        charts=_main_charts(metrics),
+        small=_small_charts(metrics),
+        transcripts=tally.transcripts(),
+        tools=tally.tool_rows(),
+        shares=_time_shares(metrics, summary),
+        config=config.read_text(encoding="utf-8") if config.exists() else "",
+        warnings=_warnings(metrics, summary, tally),
+    )
+    path = folder / "report.html"
+    try:
+        path.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}; free space, then write the report again") from error
+    return path
+
+
+# Reading.
+
+
+def _read_metrics(path: Path) -> list[Metrics]:
+    if not path.exists():
+        raise StoreError(f"there is no {path}: give the folder of a training run")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows: list[Metrics] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise StoreError(f"{path}, line {number}: not JSON. Delete that line to read the others") from None
+    return rows
+
+
+def _read_summary(path: Path) -> Mapping[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        summary: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path}: not JSON: {error}") from None
+    return summary
+
+
+@dataclass
+class _Tally:
+    """What the report needs of the trajectories, gathered in one pass."""
+
+    tools: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    causes: dict[str, int] = field(default_factory=dict)
+    evaluations: dict[tuple[str, str], dict[str, Record]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: Path) -> _Tally:
+        tally = cls()
+        if path.exists():
+            for _, record in TrajectoryStore(path).records():
+                tally.add(record)
+        return tally
+
+    def add(self, record: Record) -> None:
+        info = record.get("info") or {}
+        phase, status = str(info.get("phase", "train")), str(record.get("status"))
+        counts = self.counts.setdefault(phase, {})
+        counts[status] = counts.get(status, 0) + 1
+        if status == "fault":
+            cause = str(record.get("error") or "unknown").splitlines()[0]
+            self.causes[cause] = self.causes.get(cause, 0) + 1
+            return
+        for name, stats in (info.get("tool_stats") or {}).items():
+            total = self.tools.setdefault(name, {}).setdefault(phase, [0, 0])
+            total[0] += stats.get("calls", 0)
+            total[1] += stats.get("errors", 0)
+        if phase in ("eval_before", "eval_after"):
+            key = (str(info.get("mode", "sampled")), str(record["task"]["id"]))
+            self.evaluations.setdefault(key, {}).setdefault(phase, record)
+
+    def transcripts(self) -> list[dict[str, Any]]:
+        """Before and after on the same held-out tasks: first those that were learnt, then the others."""
+        pairs = [
+            (mode, task, pair["eval_before"], pair["eval_after"])
+            for (mode, task), pair in self.evaluations.items()
+            if len(pair) == 2
+        ]
+        modes = {pair[0] for pair in pairs}
+        mode = "greedy" if "greedy" in modes else next(iter(sorted(modes)), "")
+        chosen = _varied([pair for pair in pairs if pair[0] == mode])
+        return [
+            {"task": task, "mode": mode, "sides": [_side("before", before), _side("after", after)]}
+            for mode, task, before, after in chosen
+        ]
+
+    def tool_rows(self) -> list[dict[str, Any]]:
+        """One row per tool: calls and errors before, in training, and after."""
+        phases = ("eval_before", "train", "eval_after")
+        return [
+            {"name": name, "cells": [by_phase.get(phase) for phase in phases]}
+            for name, by_phase in sorted(self.tools.items())
+        ]
+
+
+def _varied(pairs: Sequence[tuple[str, str, Record, Record]]) -> list[tuple[str, str, Record, Record]]:
+    """Mostly tasks that were learnt, but a failure that stayed and a success that was there too."""
+    kinds: dict[tuple[bool, bool], list[tuple[str, str, Record, Record]]] = {}
+    for pair in pairs:
+        kinds.setdefault((bool(pair[2].get("success")), bool(pair[3].get("success"))), []).append(pair)
+    learnt, stayed, had, lost = (kinds.get(k, []) for k in ((False, True), (False, False), (True, True), (True, False)))
+    return [*learnt[:3], *stayed[:1], *lost[:1], *had[:1], *learnt[3:]][:_MAX_TRANSCRIPTS]
+
+
+def _side(label: str, record: Record) -> dict[str, Any]:
+    return {
+        "label": label,
+        "success": bool(record.get("success")),
+        "reward": float(record.get("reward", 0.0)),
+        "status": record.get("status"),
+        "messages": list(_messages(record)),
+    }
+
+
+def _messages(record: Record) -> Iterable[dict[str, Any]]:
+    for turn in record["turns"]:
+        yield from (_shown(message) for message in turn["observation"])
+        yield _shown({"role": "assistant", "content": turn["action"]["text"], **_calls_of(turn["action"])})
+    yield from (_shown(message) for message in record.get("final_observation", ()))
+
+
+def _calls_of(action: Record) -> dict[str, Any]:
+    return {"tool_calls": action.get("tool_calls", ()), "reasoning": action.get("reasoning")}
+
+
+def _shown(message: Record) -> dict[str, Any]:
+    calls = []
+    for call in message.get("tool_calls") or ():
+        arguments = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call["arguments"].items())
+        calls.append({"text": f"{call['name']}({arguments})", "error": call.get("error")})
+    return {
+        "role": message["role"],
+        "content": message.get("content", ""),
+        "reasoning": message.get("reasoning"),
+        "name": message.get("name"),
+        "calls": calls,
+    }
+
+
+# Numbers.
+
+
+def _column(metrics: Sequence[Metrics], phase: str, name: str) -> tuple[list[float], list[float]]:
+    """Steps and finite values of one metric in one phase."""
+    rows = [(row["step"], row.get(name)) for row in metrics if row.get("phase") == phase]
+    kept = [(step, value) for step, value in rows if isinstance(value, (int, float)) and math.isfinite(value)]
+    return [float(step) for step, _ in kept], [float(value) for _, value in kept]
+
+
+def smoothed(values: Sequence[float], window: int = _WINDOW_STEPS) -> tuple[list[float], list[float], list[float]]:
+    """Mean over the last `window` steps, with a 95% t-interval of that mean.
+
+    Returns: means, lows, highs; the first point, a window of one, has no interval (nan).
+    """
+    means, lows, highs = [], [], []
+    for end in range(1, len(values) + 1):
+        part = values[max(0, end - window) : end]
+        mean = fmean(part)
+        half = _T95[len(part) - 2] * stdev(part) / math.sqrt(len(part)) if len(part) > 1 else math.nan
+        means.append(mean)
+        lows.append(mean - half)
+        highs.append(mean + half)
+    return means, lows, highs
+
+
+def _main_charts(metrics: Sequence[Metrics]) -> list[dict[str, str]]:
+    success = _curve(metrics, "rollout/success", "eval/success", (-0.02, 1.02), "Success rate")
+    reward = _curve(metrics, "rollout/reward_mean", "eval/reward_mean", None, "Mean reward")
+    return [chart for chart in (success, reward) if chart["svg"]]
+
+
+def _curve(
+    metrics: Sequence[Metrics], train: str, evaluation: str, y_range: tuple[float, float] | None, title: str
+) -> dict[str, str]:
+    steps, values = _column(metrics, "rl", train)
+    means, lows, highs = smoothed(values)
+    if y_range is not None:
+        lows, highs = [max(0.0, low) for low in lows], [min(1.0, high) for high in highs]
+    series = [Series(f"training, mean of {_WINDOW_STEPS} steps", "train", steps, means, lows, highs)]
+    steps, values = _column(metrics, "eval", evaluation)
+    bounds = "eval/" if evaluation == "eval/success" else f"{evaluation}_"
+    _, low_values = _column(metrics, "eval", f"{bounds}ci95_low")
+    _, high_values = _column(metrics, "eval", f"{bounds}ci95_high")
+    if not len(low_values) == len(high_values) == len(values):
+        low_values, high_values = [], []
+    series.append(Series("held-out tasks", "eval", steps, values, low_values, high_values, "points"))
+    return {"title": title, "svg": line_chart(series, title=title, y_range=y_range, wide=True)}
+
+
+_SHOWN_ABOVE = {"rollout/success", "rollout/reward_mean", "eval/success", "eval/reward_mean"}
+
+
+def _small_charts(metrics: Sequence[Metrics]) -> list[dict[str, str]]:
+    """One small chart per remaining metric, warm start first."""
+    names = dict.fromkeys((str(row.get("phase")), name) for row in metrics for name in row if "/" in name)
+    charts = []
+    for phase, name in names:
+        if name in _SHOWN_ABOVE or "ci95" in name or phase == "eval":
+            continue
+        steps, values = _column(metrics, phase, name)
+        if len(values) > 1 and (max(values) > min(values) or values[0] != 0):
+            tone = "plain" if phase == "warm_start" else "train"
+            svg = line_chart([Series(name, tone, steps, values)], title=name)
+            charts.append({"title": f"{phase.replace('_', ' ')}: {name}", "svg": svg})
+    return charts
+
+
+def _time_shares(metrics: Sequence[Metrics], summary: Metrics) -> list[dict[str, Any]]:
+    """Wall seconds by what they were spent on; the rest is set-up, demonstrations and bookkeeping."""
+    seconds: dict[str, float] = {}
+    warm = [float(row["time_s"]) for row in metrics if row.get("phase") == "warm_start"]
+    if warm:
+        seconds["warm start"] = max(warm)
+    for row in metrics:
+        for name, value in row.items():
+            if name.startswith("time/") and name.endswith("_s") and row.get("phase") != "warm_start":
+                label = name.removeprefix("time/").removesuffix("_s")
+                seconds[label] = seconds.get(label, 0.0) + float(value)
+    last = max((float(row["time_s"]) for row in metrics), default=0.0)
+    total = max(float(summary.get("wall_s") or 0.0), last, sum(seconds.values()))
+    seconds["other"] = total - sum(seconds.values())
+    if total <= 0:
+        return []
+    return [{"name": n, "seconds": s, "share": s / total} for n, s in seconds.items() if s / total >= 0.001]
+
+
+def _table(summary: Metrics) -> list[dict[str, Any]]:
+    before, after = summary.get("before") or {}, summary.get("after") or {}
+    rows = []
+    for mode, label in (("greedy", "greedy"), ("sampled", "sampled, temperature 1")):
+        cells = [side.get(mode) for side in (before, after)]
+        if any(cells):
+            rows.append({"label": label, "before": cells[0], "after": cells[1]})
+    return rows
+
+
+def _facts(summary: Metrics, metrics: Sequence[Metrics]) -> list[tuple[str, str]]:
+    tables = [summary.get("after") or {}, summary.get("before") or {}]
+    n_tasks = next((table["n_tasks"] for table in tables if "n_tasks" in table), None)
+    steps = max((row["step"] for row in metrics if row.get("phase") == "rl"), default=0)
+    facts = [
+        ("environment", summary.get("env_id")),
+        ("seed", summary.get("seed")),
+        ("RL steps", steps),
+        ("held-out tasks", n_tasks),
+        ("wall time", _duration(summary.get("wall_s"))),
+        ("CPU time", _duration(summary.get("cpu_s"))),
+    ]
+    return [(name, str(value)) for name, value in facts if value is not None]
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+# What a reader should not overlook.
+
+
+def _warnings(metrics: Sequence[Metrics], summary: Metrics, tally: _Tally) -> list[str]:
+    warnings = []
+    if not summary:
+        warnings.append("The run is not finished: there is no summary yet. Go on with `agentrl train --resume`.")
+    warnings += _fault_warnings(tally)
+    warnings += _interval_warnings(summary)
+    bad = sorted({name for row in metrics for name, value in row.items() if _is_bad(value)})
+    if bad:
+        warnings.append(f"Not finite at some step: {', '.join(bad)}.")
+    _, truncated = _column(metrics, "rl", "rollout/truncated")
+    if truncated and fmean(truncated[-10:]) > 0.2:
+        warnings.append(
+            f"{fmean(truncated[-10:]):.0%} of the last episodes were cut off by a limit: raise max_turns or "
+            "train.max_tokens, or look at the transcripts."
+        )
+    _, equal = _column(metrics, "rl", "rollout/groups_equal")
+    if equal and fmean(equal[-10:]) > 0.8:
+        warnings.append(
+            f"{fmean(equal[-10:]):.0%} of the last groups had equal rewards and taught nothing: the tasks are "
+            "solved, or too hard; larger groups or dynamic sampling help."
+        )
+    return warnings
+
+
+def _is_bad(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _fault_warnings(tally: _Tally) -> list[str]:
+    faults = sum(tally.causes.values())
+    if not faults:
+        return []
+    episodes = sum(sum(counts.values()) for counts in tally.counts.values())
+    cause, times = max(tally.causes.items(), key=lambda item: item[1])
+    return [f"{faults} of {episodes} episodes were void (infrastructure), none scored; most often ({times}x): {cause}"]
+
+
+def _interval_warnings(summary: Metrics) -> list[str]:
+    warnings = []
+    for row in _table(summary):
+        before, after = row["before"], row["after"]
+        if before and after and None not in (*before["ci95"], *after["ci95"]) and after["ci95"][0] <= before["ci95"][1]:
+            warnings.append(f"The intervals before and after overlap ({row['label']}): this run shows no clear gain.")
+    return warnings

@@ -1,0 +1,275 @@
+"""The report: charts in numbers, a fake run folder rendered whole, damaged and unfinished runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentrl.errors import StoreError
+from agentrl.messages import Action, Message, ToolCall
+from agentrl.training.report import smoothed, write_report
+from agentrl.training.report_charts import Series, line_chart, nice_ticks, short_number
+from agentrl.trajectory import Task, Trajectory, Turn, trajectory_to_json
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Tags must balance; text and attributes are gathered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
+
+
+def outline(path: Path) -> Outline:
+    parser = Outline()
+    parser.feed(path.read_text())
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def episode(task: str, phase: str, success: bool, **changes: Any) -> dict[str, Any]:
+    look = Action("", (ToolCall("search", {"kind": "tea"}, "c0"),), reasoning="look first")
+    found = Message("tool", "812 costs 14\n377 costs 21", tool_call_id="c0", name="search")
+    buy = Action("", (ToolCall("order", {"offer": 812 if success else 377, "quantity": 3}, "c1"),))
+    bought = Message("tool", "order 4711", tool_call_id="c1", name="order")
+    turns = [
+        Turn((Message("user", "Buy 3 <tea> & </script>."),), look, policy_s=0.2, env_s=0.01),
+        Turn((found,), buy, policy_s=0.2, env_s=0.01),
+        Turn((bought,), Action("4711"), float(success), {"correct": float(success)}),
+    ]
+    info = {
+        "phase": phase,
+        "mode": "greedy" if phase != "train" else "sampled",
+        "tool_stats": {"search": {"calls": 1, "errors": 0}, "order": {"calls": 2, "errors": 1}},
+        "success": success,
+    }
+    trajectory = Trajectory("agentrl/Shop-v0", Task(task, "eval"), 0, turns, info=info, **changes)
+    return trajectory_to_json(trajectory)
+
+
+def table(greedy: float, sampled: float) -> dict[str, Any]:
+    cells = {
+        name: {"mean": mean, "ci95": [mean - 0.06, min(1.0, mean + 0.06)]}
+        for name, mean in (("greedy", greedy), ("sampled", sampled))
+    }
+    return {**cells, "n_tasks": 200}
+
+
+def fake_metrics() -> list[dict[str, Any]]:
+    rng = np.random.default_rng(3)
+    rows: list[dict[str, Any]] = []
+    for step in range(1, 61):
+        loss = 2.4 * math.exp(-step / 12) + 0.15 + 0.03 * rng.random()
+        rows.append({"step": step, "time_s": 0.9 * step, "phase": "warm_start", "loss/supervised": loss})
+    clock = 60.0
+    for step in range(61):
+        clock += 2.5
+        level = 0.4 + 0.55 / (1 + math.exp(-(step - 18) / 5))
+        if step:
+            success = min(1.0, max(0.0, level + 0.05 * rng.standard_normal()))
+            rows.append(
+                {
+                    "step": step,
+                    "time_s": clock,
+                    "phase": "rl",
+                    "rollout/reward_mean": success,
+                    "rollout/success": success,
+                    "rollout/turns_mean": 3 + success,
+                    "rollout/truncated": 0.02 * rng.random(),
+                    "rollout/groups_equal": min(1.0, success * 0.8),
+                    "loss/policy": 0.01 * rng.standard_normal(),
+                    "policy/entropy": 0.5 * math.exp(-step / 20),
+                    "time/sample_s": 1.4,
+                    "time/learn_s": 0.9,
+                    "time/record_s": 0.05,
+                }
+            )
+        if step % 10 == 0:
+            bounds = {"eval/ci95_low": level - 0.08, "eval/ci95_high": min(1.0, level + 0.07)}
+            row = {"step": step, "time_s": clock, "phase": "eval", "eval/success": level, "time/eval_s": 1.0}
+            rows.append({**row, **bounds, "eval/reward_mean": level})
+    return rows
+
+
+def fake_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in fake_metrics()))
+    episodes = [episode(f"eval-{i}", "eval_before", i == 3) for i in range(4)]
+    episodes += [episode(f"eval-{i}", "eval_after", i != 1) for i in range(4)]
+    episodes += [episode(f"train-{i}", "train", True) for i in range(5)]
+    episodes += [episode("train-9", "train", False, status="fault", error="EnvFault: the store went away\nlong")]
+    (folder / "trajectories.jsonl").write_text("".join(json.dumps(record) + "\n" for record in episodes))
+    summary = {"env_id": "agentrl/Shop-v0", "seed": 7, "wall_s": 231.4, "cpu_s": 240.0}
+    summary |= {"before": table(0.41, 0.38), "after": table(0.97, 0.945)}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.toml").write_text('seed = 7\n\n[env]\nid = "agentrl/Shop-v0"\n')
+    return folder
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    path = write_report(fake_run(tmp_path / "runs" / "quickstart"))
+    assert path == tmp_path / "runs" / "quickstart" / "report.html"
+    page = outline(path)
+    text = re.sub(r"\s+", " ", page.text)
+    for words in (
+        "41.0%→ 97.0%",
+        "38.0%→ 94.5%",
+        "35.0 to 47.0%",
+        "3 min 51 s",
+        "200",
+        "not solved",
+        'id = "agentrl',
+    ):
+        assert words in text
+    assert "search(kind=" in text
+    assert "look first" in text
+
+
+def test_nothing_is_fetched(tmp_path: Path) -> None:
+    page = outline(write_report(fake_run(tmp_path / "run")))
+    assert not [value for name, value in page.attributes if name in ("src", "href", "srcset", "action")]
+    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttp", (tmp_path / "run" / "report.html").read_text())
+
+
+def test_what_a_model_says_is_escaped(tmp_path: Path) -> None:
+    page = outline(write_report(fake_run(tmp_path / "run")))
+    assert "Buy 3 <tea> & </script>." in page.text
+
+
+def test_learnt_tasks_come_first_and_failures_are_shown_too(tmp_path: Path) -> None:
+    html = write_report(fake_run(tmp_path / "run")).read_text()
+    tabs = re.findall(r'data-pair="\d">(eval-\d)\s*<span class="(\w+)">.</span>\s*<span class="(\w+)">', html)
+    assert tabs == [
+        ("eval-0", "bad", "good"),
+        ("eval-2", "bad", "good"),
+        ("eval-1", "bad", "bad"),
+        ("eval-3", "good", "good"),
+    ]
+
+
+def test_tool_table_counts_by_phase_without_faults(tmp_path: Path) -> None:
+    html = write_report(fake_run(tmp_path / "run")).read_text()
+    row = re.search(r"<tr><td><code>order</code></td>(.*?)</tr>", html)
+    assert row is not None
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", row.group(1)) == ["8", "50.0%", "10", "50.0%", "8", "50.0%"]
+
+
+def test_time_shares_add_up_to_the_wall_time(tmp_path: Path) -> None:
+    html = write_report(fake_run(tmp_path / "run")).read_text()
+    seconds = {
+        name: float(s) for name, s in re.findall(r'</i>([\w ]+) <b>\d+%</b> <span class="soft">([\d.]+) s', html)
+    }
+    assert seconds["sample"] == pytest.approx(60 * 1.4)
+    assert seconds["warm start"] == pytest.approx(54.0)
+    assert seconds["eval"] == pytest.approx(7.0)
+    assert sum(seconds.values()) == pytest.approx(231.4, abs=0.2)
+
+
+def test_warnings_name_faults_and_overlap(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["after"] = table(0.45, 0.9)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    text = outline(write_report(folder)).text
+    assert "1 of 14 episodes were void" in text
+    assert "(1x): EnvFault: the store went away\n" in text
+    assert "before and after overlap (greedy)" in text
+    assert "overlap (sampled" not in text
+
+
+def test_an_unfinished_run_with_torn_lines_and_nan(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    rows = [{"step": 1, "time_s": 1.0, "phase": "rl", "rollout/success": 0.5, "loss/policy": math.nan}]
+    (folder / "metrics.jsonl").write_text(json.dumps(rows[0]) + '\n{"step": 2, "ti')
+    (folder / "trajectories.jsonl").write_text(json.dumps(episode("t", "train", True)) + '\n{"env')
+    text = outline(write_report(folder)).text
+    assert "The run is not finished" in text
+    assert "Not finite at some step: loss/policy" in text
+
+
+def test_an_empty_run_and_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert outline(write_report(tmp_path)).text
+    with pytest.raises(StoreError, match="give the folder of a training run"):
+        write_report(tmp_path / "absent")
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time_s": 0, "phase": "rl"}\nnot json\n{}\n')
+    with pytest.raises(StoreError, match=r"metrics\.jsonl, line 2"):
+        write_report(tmp_path)
+
+
+def test_smoothed_is_a_t_interval_of_the_last_steps() -> None:
+    means, lows, highs = smoothed([1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0], window=3)
+    assert means == pytest.approx([1, 1.5, 7 / 3, 10 / 3, 4, 4, 4])
+    assert math.isnan(lows[0])
+    # Two values: 1.5 +- 12.706 * 0.7071 / sqrt(2); three equal values: no width.
+    assert (lows[1], highs[1]) == pytest.approx((1.5 - 6.353, 1.5 + 6.353))
+    assert highs[2] - means[2] == pytest.approx(4.303 * 1.527525 / math.sqrt(3), rel=1e-4)
+    assert (lows[-1], highs[-1]) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "count", "ticks"),
+    [
+        (0, 1, 5, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (-0.02, 1.02, 5, [0, 0.5, 1.0]),
+        (0, 60, 8, [0, 10, 20, 30, 40, 50, 60]),
+        (1, 3, 4, [1, 1.5, 2, 2.5, 3]),
+        (-3e-5, 3e-5, 3, [-2e-5, 0, 2e-5]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, count: int, ticks: list[float]) -> None:
+    assert nice_ticks(low, high, count) == pytest.approx(ticks)
+
+
+def test_short_numbers() -> None:
+    assert [short_number(x) for x in (0, 0.25, 1200.0, 1.5e-5, 123456.0)] == [
+        "0",
+        "0.25",
+        "1200",
+        "1.5e-05",
+        "1.23e+05",
+    ]
+
+
+def test_chart_maps_data_to_pixels() -> None:
+    svg = line_chart([Series("a", "train", [0, 10], [0.0, 1.0], [0.0, 0.5], [0.5, 1.0])], title="t", y_range=(0, 1))
+    # 310 x 170 with margins 44, 14, 12, 28: the area is x 44..296, y 142 (0) .. 12 (1).
+    assert '<polyline points="44.0,142.0 296.0,12.0"/>' in svg
+    assert '<polygon class="band" points="44.0,77.0 296.0,12.0 296.0,77.0 44.0,142.0"/>' in svg
+
+
+def test_chart_leaves_out_what_is_not_finite() -> None:
+    assert line_chart([Series("a", "train", [0, 1], [math.nan, math.inf])], title="t") == ""
+    svg = line_chart([Series("a", "eval", [3, 4], [1.0, math.nan], style="points")], title="t")
+    assert svg.count("<circle") == 1
