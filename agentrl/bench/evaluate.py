@@ -6,21 +6,21 @@ Owns which episodes are played (task, trial, seed) and what is counted; running 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from agentrl.bench.statistics import Estimate, clustered_mean, clustered_proportion
+from agentrl.env import registry
 from agentrl.env.base import Env
-from agentrl.env.registry import make
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.rollout import GroupRequest, Rollouts, TrajectoryStore
+from agentrl.rollout.runner import GroupRequest, Rollouts
+from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Task, Trajectory
 
 EnvMaker = Callable[[], Env]
@@ -105,12 +105,14 @@ def trial_key(task_id: str, trial: int) -> str:
     return f"{task_id}#{trial}"
 
 
-def requests_of(tasks: Sequence[Task], trials: int, seed: int) -> list[GroupRequest]:
+def requests_of(
+    tasks: Sequence[Task], trials: int, seed: int, tags: Mapping[str, Any] | None = None
+) -> list[GroupRequest]:
     """One request per task and trial, trials of a task next to each other."""
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
     return [
-        GroupRequest(task, episode_seed(seed, task.id, trial), 1, trial_key(task.id, trial))
+        GroupRequest(task, episode_seed(seed, task.id, trial), 1, trial_key(task.id, trial), tags or {})
         for task in tasks
         for trial in range(trials)
     ]
@@ -125,7 +127,7 @@ async def aevaluate(
     sampling: SamplingParams | None = None,
     seed: int = 0,
     env_id: str | None = None,
-    env_kwargs: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
     max_concurrency: int = 64,
     store: TrajectoryStore | None = None,
     on_trajectory: Callable[[Trajectory], None] | None = None,
@@ -136,31 +138,30 @@ async def aevaluate(
         policy: stays open; the caller closes it.
         env: a registered id, or a function that makes one environment.
         tasks: for example `env.tasks.split("eval")`.
-        trials: episodes per task, each with an environment seed of its own.
+        trials: episodes per task, each with seeds of its own.
         sampling: overrides the policy's default; `SamplingParams(temperature=0)` is greedy.
-        seed: of the environments; the same seed gives every policy the same episodes.
+        seed: of environments and sampling; the same seed gives every policy the same episodes.
         env_id: the name to record, where `env` is a function.
-        env_kwargs: given to the environment's constructor, where `env` is an id.
-        store: where every episode is appended as it ends.
+        tags: written into each trajectory's info (`phase`, `step`).
+        store: receives every episode as it ends, void attempts too.
         on_trajectory: called as each episode ends.
+    Raises: RolloutError if (almost) nothing but faults comes back.
     """
-    make_env, name = env_maker(env, env_id, env_kwargs)
-    requests = requests_of(tasks, trials, seed)
-    started, played = time.perf_counter(), {}
+    requests = requests_of(tasks, trials, seed, tags)
+    started = time.perf_counter()
     rollouts = Rollouts(
-        make_env,
+        env_maker(env),
         policy,
-        env_id=name,
-        max_concurrency=max_concurrency,
+        env_id=env_id or env_name(env),
+        max_concurrency=min(max_concurrency, max(1, len(requests))),
         sampling=sampling,
         store=store,
         on_trajectory=on_trajectory,
     )
-    async with rollouts, aclosing(rollouts.stream(requests)) as groups:
-        async for group in groups:
-            played[group.group_id] = group.trajectories
-    ordered = [t for request in requests for t in played.get(request.group_id, ())]
-    return summarize(ordered, wall_s=time.perf_counter() - started)
+    async with rollouts:
+        groups = await rollouts.run(requests)
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    return summarize(trajectories, wall_s=time.perf_counter() - started)
 
 
 def evaluate(policy: Policy, env: str | EnvMaker, tasks: Sequence[Task], **options: Any) -> EvalResult:
@@ -175,18 +176,11 @@ def evaluate(policy: Policy, env: str | EnvMaker, tasks: Sequence[Task], **optio
     raise RuntimeError("an event loop is running here: use `await aevaluate(...)` with the same arguments")
 
 
-def env_maker(
-    env: str | EnvMaker, env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
-) -> tuple[EnvMaker, str]:
-    """A function that makes the environment, and the name to record it under."""
-    if isinstance(env, str):
-        kwargs = dict(env_kwargs or {})
-        return (lambda: make(env, **kwargs)), env_id or env
-    if env_kwargs:
-        raise ValueError("env_kwargs go with a registered id; a function that makes environments sets its own")
-    return env, env_id or getattr(env, "__name__", type(env).__name__)
+def env_maker(env: str | EnvMaker) -> EnvMaker:
+    """A function that makes one environment of a registered id, or the given function."""
+    return partial(registry.make, env) if isinstance(env, str) else env
 
 
-def finite(value: float) -> float | None:
-    """The value as JSON can hold it: null where it is not finite."""
-    return value if math.isfinite(value) else None
+def env_name(env: str | EnvMaker) -> str:
+    """The name to record: an id as it is, else the class's or function's name."""
+    return env if isinstance(env, str) else getattr(env, "__name__", "env")
