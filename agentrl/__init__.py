@@ -1,3 +1,77 @@
-"""AgentRL: train and benchmark tool-using language-model agents from environment reward."""
+"""AgentRL: train and benchmark tool-using language-model agents from environment reward.
+
+The public names are looked up when they are first used, so that `import agentrl` loads neither torch
+nor numpy, Gymnasium or pydantic.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from agentrl.env.base import Env as Env
+    from agentrl.env.base import Limits as Limits
+    from agentrl.env.check import CheckReport as CheckReport
+    from agentrl.env.check import check_env as check_env
+    from agentrl.env.registry import env_ids as env_ids
+    from agentrl.env.registry import make as make
+    from agentrl.env.registry import register as register
+    from agentrl.env.rubric import Rubric as Rubric
+    from agentrl.env.tasks import Tasks as Tasks
+    from agentrl.env.tool_env import ToolEnv as ToolEnv
+    from agentrl.env.tool_env import call as call
+    from agentrl.errors import AgentRLError as AgentRLError
+    from agentrl.errors import EnvFault as EnvFault
+    from agentrl.errors import PolicyFault as PolicyFault
+    from agentrl.errors import ToolError as ToolError
+    from agentrl.messages import Action as Action
+    from agentrl.messages import Message as Message
+    from agentrl.messages import ToolCall as ToolCall
+    from agentrl.policy.base import Policy as Policy
+    from agentrl.policy.base import SamplingParams as SamplingParams
+    from agentrl.tool import Tool as Tool
+    from agentrl.tool import tool as tool
+    from agentrl.trajectory import Task as Task
+    from agentrl.trajectory import Trajectory as Trajectory
+
+_MODULE_OF = {
+    "Action": "agentrl.messages",
+    "AgentRLError": "agentrl.errors",
+    "CheckReport": "agentrl.env.check",
+    "Env": "agentrl.env.base",
+    "EnvFault": "agentrl.errors",
+    "Limits": "agentrl.env.base",
+    "Message": "agentrl.messages",
+    "Policy": "agentrl.policy.base",
+    "PolicyFault": "agentrl.errors",
+    "Rubric": "agentrl.env.rubric",
+    "SamplingParams": "agentrl.policy.base",
+    "Task": "agentrl.trajectory",
+    "Tasks": "agentrl.env.tasks",
+    "Tool": "agentrl.tool",
+    "ToolCall": "agentrl.messages",
+    "ToolEnv": "agentrl.env.tool_env",
+    "ToolError": "agentrl.errors",
+    "Trajectory": "agentrl.trajectory",
+    "call": "agentrl.env.tool_env",
+    "check_env": "agentrl.env.check",
+    "env_ids": "agentrl.env.registry",
+    "make": "agentrl.env.registry",
+    "register": "agentrl.env.registry",
+    "tool": "agentrl.tool",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'agentrl' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

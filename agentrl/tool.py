@@ -1,24 +1,36 @@
 """Functions as tools: type hints and a docstring become a JSON schema, arguments are validated.
 
-Owns the schema and the validation of one call; running calls belongs to `agentrl.env.tool_env`.
+Owns the schema and the validation of one call; running calls belongs to `agentrl.env.execution`.
+
+The schema is the plain subset that small models, chat templates and OpenAI-compatible servers all read:
+no `$ref` (definitions are written out where they are used; only a recursive type keeps its `$defs`), no
+titles, and every object closed with `additionalProperties: false`. It is what OpenAI's strict mode asks
+for, but for one point: a parameter with a default stays optional.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import ModuleType
 from typing import Any, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
 
-from agentrl.errors import ToolError, ToolSchemaError
+from agentrl.errors import ToolError, ToolSchemaError, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "__agentrl_tool__"
+_DEFS = "#/$defs/"
+_CONFIG = ConfigDict(extra="forbid", protected_namespaces=())
+_UNION_BRANCHES = frozenset({"str", "int", "float", "bool", "none", "list", "dict", "tuple", "set"})
 _SECTION = re.compile(r"^(Args|Arguments|Returns|Raises|Yields|Source|Example|Examples|Note|Notes):(.*)$")
 
 
@@ -91,18 +103,27 @@ class Tool:
     blocking: bool = False
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> Tool:
+    def of(cls, function: Callable[..., Any], *, owner: str = "") -> Tool:
         """Build a tool from a function or method with type hints.
 
+        Args:
+            function: the function; its docstring describes it and its parameters.
+            owner: name of the class it is a method of, for messages.
         Raises: ToolSchemaError if a parameter has no hint or a hint has no JSON schema.
         """
         options = getattr(function, _MARK, ToolOptions())
+        if isinstance(function, (staticmethod, classmethod)):
+            raise ToolSchemaError(
+                f"tool {owner}.{function.__name__}: a static or class method cannot be a tool; "
+                "make it a method, or put Tool.of(function) into `extra_tools`"
+            )
         name = options.name or function.__name__
         summary, parameter_docs = parse_docstring(inspect.getdoc(function) or "")
+        where = f"{owner}.{name}" if owner else name
         return cls(
             name=name,
             description=summary,
-            arguments=_arguments_model(name, function, parameter_docs),
+            arguments=_arguments_model(name, where, function, parameter_docs),
             function=function,
             timeout_s=options.timeout_s,
             blocking=bool(options.blocking) and not inspect.iscoroutinefunction(function),
@@ -117,9 +138,14 @@ class Tool:
         return inspect.iscoroutinefunction(self.function)
 
     @cached_property
+    def is_inline(self) -> bool:
+        """Whether a call runs in place and cannot wait: a plain function that is not `blocking`."""
+        return not self.blocking and not self.is_async
+
+    @cached_property
     def schema(self) -> dict[str, Any]:
         """The tool in OpenAI form: `{"type": "function", "function": {name, description, parameters}}`."""
-        parameters = _without_titles(self.arguments.model_json_schema())
+        parameters = plain_schema(self.arguments.model_json_schema())
         parameters.pop("description", None)
         function = {"name": self.name, "description": self.description, "parameters": parameters}
         return {"type": "function", "function": function}
@@ -130,63 +156,164 @@ class Tool:
         Returns: keyword arguments for `function`, nested models and dataclasses built.
         Raises: ToolError that names each wrong argument and what was expected.
         """
+        given = arguments if type(arguments) is dict else dict(arguments)
         try:
-            model = self.arguments.__pydantic_validator__.validate_python(dict(arguments))
+            return self._validator.validate_python(given).__dict__  # type: ignore[no-any-return]
         except ValidationError as error:
-            raise ToolError(_explain(self.name, error)) from None
-        return {name: getattr(model, name) for name in self.arguments.model_fields}
+            raise ToolError(_explain(self, error)) from None
+
+    @cached_property
+    def _validator(self) -> Any:
+        return self.arguments.__pydantic_validator__
 
 
 def _arguments_model(
-    name: str, function: Callable[..., Any], parameter_docs: Mapping[str, str]
+    name: str, where: str, function: Callable[..., Any], parameter_docs: Mapping[str, str]
 ) -> type[BaseModel]:
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise ToolSchemaError(f"tool {name!r}: a type hint cannot be resolved: {error}") from error
+    hints = _hints(where, function)
     fields: dict[str, Any] = {}
     for index, parameter in enumerate(inspect.signature(function).parameters.values()):
         if index == 0 and parameter.name == "self":
             continue
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ToolSchemaError(f"tool {name!r}: *{parameter.name} has no JSON schema; name each parameter")
-        if parameter.name not in hints:
-            raise ToolSchemaError(
-                f"tool {name!r}: parameter {parameter.name!r} has no type hint; "
-                f"write `{parameter.name}: str` (or int, float, bool, Literal[...], list[...], a dataclass)"
-            )
+        _check_parameter(where, parameter, hints)
+        hint = hints[parameter.name]
+        text = None if _describes(hint) else parameter_docs.get(parameter.name)
         default = ... if parameter.default is parameter.empty else parameter.default
-        text = parameter_docs.get(parameter.name)
-        fields[parameter.name] = (hints[parameter.name], Field(default, description=text))
+        fields[parameter.name] = (hint, Field(default, description=text) if text else Field(default))
     try:
-        return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
-    except (PydanticSchemaGenerationError, TypeError, NameError) as error:
-        raise ToolSchemaError(f"tool {name!r}: a type hint has no JSON schema: {error}") from error
+        with warnings.catch_warnings():
+            # A parameter named `json` or `copy` hides a method of the model that nobody calls.
+            warnings.filterwarnings("ignore", message=".*shadows an attribute in parent.*")
+            model: type[BaseModel] = create_model(name, __config__=_CONFIG, **fields)
+            model.model_json_schema()
+    except (PydanticUserError, TypeError, NameError) as error:
+        raise ToolSchemaError(f"tool {where}: a type hint has no JSON schema: {_first_line(error)}") from error
+    return model
 
 
-def _explain(name: str, error: ValidationError) -> str:
-    reasons = []
+def _hints(where: str, function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise ToolSchemaError(
+            f"tool {where}: a type hint cannot be resolved: {error}; import or define that type at module level"
+        ) from error
+
+
+def _check_parameter(where: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> None:
+    name = parameter.name
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        raise ToolSchemaError(f"tool {where}: *{name} has no JSON schema; name each parameter")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise ToolSchemaError(f"tool {where}: parameter {name!r} is positional-only; a model names its arguments")
+    if name not in hints:
+        raise ToolSchemaError(
+            f"tool {where}: parameter {name!r} has no type hint; "
+            f"write `{name}: str` (or int, float, bool, Literal[...], list[...], a dataclass)"
+        )
+    if name.startswith("_") or name == "model_config":
+        raise ToolSchemaError(f"tool {where}: {name!r} cannot be the name of a parameter; choose another")
+
+
+def _describes(hint: Any) -> bool:
+    """Whether `Annotated[..., Field(description=...)]` already describes the parameter."""
+    return any(isinstance(item, FieldInfo) and item.description for item in getattr(hint, "__metadata__", ()))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
+
+
+def _explain(tool: Tool, error: ValidationError) -> str:
+    """What is wrong with each argument, in words that a small model can act on; at most five reasons."""
+    reasons: dict[str, list[str]] = {}
     for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"]) or "arguments"
-        given = "" if item["type"] == "missing" else f", got {item['input']!r}"
-        reasons.append(f"{where}: {item['msg']}{given}")
-    return f"wrong arguments for {name}: " + "; ".join(reasons)
+        location = item["loc"] or ("arguments",)
+        reasons.setdefault(_place(location), []).append(_reason(tool, item))
+    lines = [f"{place} {' or '.join(dict.fromkeys(texts))}" for place, texts in reasons.items()]
+    return f"wrong arguments for {tool.name}: " + "; ".join(lines[:5])
 
 
-def _without_titles(schema: Any) -> Any:
-    """Drop the `title` that pydantic adds to every field; models read names, not titles."""
+def _place(location: Sequence[int | str]) -> str:
+    """`items[0].price`; the names pydantic adds for the branches of a union are left out."""
+    text = str(location[0])
+    for part in location[1:]:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.isidentifier() and part not in _UNION_BRANCHES:
+            text += f".{part}"
+    return text
+
+
+def _reason(tool: Tool, item: Mapping[str, Any]) -> str:
+    if item["type"] == "missing":
+        return "is missing"
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = tool.arguments.model_fields if len(item["loc"]) == 1 else ()
+        return f"is not an argument.{did_you_mean(str(item['loc'][-1]), known)}"
+    message = str(item["msg"]).replace("Input should", "should").replace("Value error, ", "")
+    given = repr(item["input"])
+    return f"{message}, got {given if len(given) <= 80 else given[:77] + '...'}"
+
+
+def plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON schema without titles and, where no type refers to itself, without `$ref`.
+
+    Args:
+        schema: what pydantic (or an API description) gives, definitions under `$defs`.
+    """
+    definitions = schema.get("$defs", {})
+    recursive = {name for name in definitions if name in _reachable(definitions[name], definitions)}
+    body = {key: value for key, value in schema.items() if key != "$defs"}
+    plain: dict[str, Any] = _plain(body, definitions, recursive)
+    if recursive:
+        plain["$defs"] = {name: _plain(definitions[name], definitions, recursive) for name in sorted(recursive)}
+    return plain
+
+
+def _references(schema: Any) -> set[str]:
+    """Names of the definitions that a schema refers to directly."""
     if isinstance(schema, list):
-        return [_without_titles(item) for item in schema]
-    if not isinstance(schema, dict):
+        return set().union(*map(_references, schema))
+    if not isinstance(schema, Mapping):
+        return set()
+    own = {schema["$ref"].removeprefix(_DEFS)} if isinstance(schema.get("$ref"), str) else set()
+    return own.union(*map(_references, schema.values()))
+
+
+def _reachable(schema: Any, definitions: Mapping[str, Any]) -> set[str]:
+    """Names of the definitions that a schema refers to, directly or through others."""
+    found: set[str] = set()
+    waiting = _references(schema)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name in definitions:
+            found.add(name)
+            waiting |= _references(definitions[name])
+    return found
+
+
+def _plain(schema: Any, definitions: Mapping[str, Any], recursive: Set[str]) -> Any:
+    if isinstance(schema, list):
+        return [_plain(item, definitions, recursive) for item in schema]
+    if not isinstance(schema, Mapping):
         return schema
-    cleaned = {}
+    name = str(schema.get("$ref", "")).removeprefix(_DEFS)
+    if name in definitions and name not in recursive:
+        beside = {key: value for key, value in schema.items() if key != "$ref"}
+        return _plain({**definitions[name], **beside}, definitions, recursive)
+    cleaned: dict[str, Any] = {}
     for key, value in schema.items():
         if key == "title" and isinstance(value, str):
             continue
         if key == "properties":
-            cleaned[key] = {name: _without_titles(item) for name, item in value.items()}
+            cleaned[key] = {name: _plain(item, definitions, recursive) for name, item in value.items()}
+        elif key in ("default", "enum", "const", "examples", "required"):
+            cleaned[key] = value
         else:
-            cleaned[key] = _without_titles(value)
+            cleaned[key] = _plain(value, definitions, recursive)
+    if "properties" in cleaned:
+        cleaned.setdefault("additionalProperties", False)
     return cleaned
 
 
@@ -217,3 +344,16 @@ def parse_docstring(text: str) -> tuple[str, dict[str, str]]:
         elif current and line.strip():
             parameters[current] += " " + line.strip()
     return "\n".join(summary).strip(), parameters
+
+
+class _CallableModule(ModuleType):
+    """Lets `from agentrl import tool` be the decorator whether or not this module was imported before.
+
+    Importing a submodule binds its name in the package, over whatever stood there.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return tool(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -200,7 +200,8 @@ def context_after(action: Action) -> tuple[int, ...]:
 
 def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
     """The JSON form of a trajectory: prompt ids that extend the context exactly are stored once."""
-    turns, context = [], ()
+    turns: list[dict[str, Any]] = []
+    context: tuple[int, ...] = ()
     for turn in trajectory.turns:
         record: dict[str, Any] = {
             "observation": [_message_to_json(m) for m in turn.observation],

@@ -12,7 +12,7 @@ import dis
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, ClassVar, Self, TypeVar
 
 import gymnasium
@@ -51,7 +51,8 @@ class Env(gymnasium.Env[Observation, Any]):
     environment for demonstrations and checks.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    # Gymnasium asks every environment that renders for a frame rate; text has none to speak of.
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
     observation_space = MessagesSpace()
     action_space = ActionSpace()
     tasks: ClassVar[Tasks] = Tasks.of(train=[{}])
@@ -70,6 +71,8 @@ class Env(gymnasium.Env[Observation, Any]):
         self = super().__new__(cls)
         self._init_arguments = (args, kwargs)
         self._runner = None
+        self.observation_space = cls.observation_space.for_instance()
+        self.action_space = cls.action_space.for_instance()
         return self
 
     _init_arguments: tuple[tuple[Any, ...], dict[str, Any]]
@@ -126,7 +129,7 @@ class Env(gymnasium.Env[Observation, Any]):
     ) -> tuple[Observation, dict[str, Any]]:
         return self._drive(self.areset(seed=seed, options=options))
 
-    def step(self, action: Any) -> StepResult:  # type: ignore[override]
+    def step(self, action: Any) -> StepResult:
         return self._drive(self.astep(action))
 
     def close(self) -> None:
@@ -142,18 +145,15 @@ class Env(gymnasium.Env[Observation, Any]):
     def _drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if not self._waits():
             return run_without_loop(coroutine)
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        try:
-            return self._runner.run(coroutine)
-        except RuntimeError as error:
-            if "running event loop" not in str(error):
-                raise
+        if loop_is_running():
             coroutine.close()
             raise RuntimeError(
                 f"{type(self).__name__} waits inside a step, and an event loop is running here: "
-                "use `await env.areset()` and `await env.astep(action)` instead"
-            ) from None
+                "use `await env.areset()`, `await env.astep(action)` and `await env.aclose()` instead"
+            )
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(coroutine)
 
     # State.
 
@@ -162,15 +162,37 @@ class Env(gymnasium.Env[Observation, Any]):
 
         An attribute that cannot be deep-copied (a connection, a file) belongs in `not_state`, and
         its content in `save_extra`/`load_extra`.
+
+        Raises: TypeError that names an attribute which cannot be copied.
         """
-        skip = self._not_state.union(*(c.__dict__.get("not_state", ()) for c in type(self).__mro__))
-        state = {name: value for name, value in self.__dict__.items() if name not in skip}
-        return {"attributes": copy.deepcopy(state, {id(self): self}), "extra": self.save_extra()}
+        skip = self._skipped()
+        # A reference back to this instance becomes one to the instance that continues.
+        memo: dict[int, Any] = {id(self): _SELF}
+        state = {name: self._copied(name, value, memo) for name, value in self.__dict__.items() if name not in skip}
+        return {"attributes": state, "extra": self.save_extra()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what `get_state` returned; the state may be used again."""
-        self.__dict__.update(copy.deepcopy(state["attributes"]))
+        skip = self._skipped()
+        for name in [name for name in self.__dict__ if name not in skip]:
+            del self.__dict__[name]
+        memo: dict[int, Any] = {id(_SELF): self}
+        self.__dict__.update({name: copy.deepcopy(value, memo) for name, value in state["attributes"].items()})
         self.load_extra(state["extra"])
+
+    @classmethod
+    @cache
+    def _skipped(cls) -> frozenset[str]:
+        return cls._not_state.union(*(c.__dict__.get("not_state", ()) for c in cls.__mro__))
+
+    def _copied(self, name: str, value: Any, memo: dict[int, Any]) -> Any:
+        try:
+            return copy.deepcopy(value, memo)
+        except Exception as error:
+            raise TypeError(
+                f"{type(self).__name__}.{name} cannot be copied ({error}): list it in `not_state`, and keep "
+                "its content with save_extra/load_extra"
+            ) from error
 
     def save_extra(self) -> Any:
         """What `get_state` must add for attributes in `not_state`."""
@@ -183,7 +205,7 @@ class Env(gymnasium.Env[Observation, Any]):
         """A new instance that continues this episode independently."""
         args, kwargs = self._init_arguments
         twin = type(self)(*args, **kwargs)
-        twin.limits = self.limits
+        twin.limits, twin.spec = self.limits, self.spec
         twin.set_state(self.get_state())
         return twin
 
@@ -191,9 +213,28 @@ class Env(gymnasium.Env[Observation, Any]):
         """A name of the current state for step-level baselines (GiGPO); None where there is none."""
         return None
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The task as text, for `render_mode="ansi"`."""
         return str(getattr(self, "task", None)) if self.render_mode == "ansi" else None
+
+
+class _SelfReference:
+    """Stands for the environment itself in a saved state; there is one, also after pickling."""
+
+    def __reduce__(self) -> str:
+        return "_SELF"
+
+
+_SELF = _SelfReference()
+
+
+def loop_is_running() -> bool:
+    """Whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def run_without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -210,7 +251,7 @@ def run_without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("this coroutine waits; await it in an event loop")
 
 
-@lru_cache(maxsize=None)
+@cache
 def contains_await(function: Callable[..., Any]) -> bool:
     """Whether a function is `async def` and its body has an `await` (or `async for`/`async with`)."""
     if not inspect.iscoroutinefunction(function):

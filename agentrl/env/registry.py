@@ -1,25 +1,36 @@
 """The registry of environments: ids, `make`, and entry points. Imports an environment only when asked.
 
 Built-in and third-party environments come through one door: the entry-point group
-`agentrl.environments`, whose names are ids and whose values are `module:Class`.
+`agentrl.environments`, whose names are ids and whose values are `module:Class`. Importing this
+module makes every such id known to Gymnasium too, still without importing an environment.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import importlib.util
+import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from agentrl.env.base import Env
 from agentrl.errors import EnvNotFound, did_you_mean
 
+logger = logging.getLogger(__name__)
 E = TypeVar("E", bound=type[Env])
 GROUP = "agentrl.environments"
 _REGISTERED: dict[str, EnvSpec] = {}
+_CREATOR = "agentrl.env.registry:make_for_gymnasium"
 
 
 @dataclass(frozen=True)
@@ -40,56 +51,76 @@ class EnvSpec:
 def register(id: str, *, max_turns: int | None = None, **kwargs: Any) -> Callable[[E], E]:
     """Class decorator that registers an environment here and with Gymnasium.
 
+    Registering an id again replaces what it named, so that a notebook cell may run twice.
+
     Args:
         id: `namespace/Name-v0`.
         max_turns: turns after which an episode is truncated; the class's `limits` by default.
         kwargs: given to the constructor.
+    Raises: ValueError if Gymnasium would not accept the id.
     """
+    _announce(id)
 
     def add(env_class: E) -> E:
+        if not (isinstance(env_class, type) and issubclass(env_class, Env)):
+            raise TypeError(f"@register({id!r}) goes on a subclass of agentrl.Env, got {env_class!r}")
         _REGISTERED[id] = EnvSpec(id, env_class, max_turns, kwargs)
-        if id not in gymnasium.registry:
-            gymnasium.register(id=id, entry_point=_GymnasiumEntry(id))
         return env_class
 
     return add
-
-
-class _GymnasiumEntry:
-    """What `gymnasium.make` calls; picklable, for AsyncVectorEnv."""
-
-    def __init__(self, id: str) -> None:
-        self.id = id
-
-    def __call__(self, **kwargs: Any) -> Env:
-        return make(self.id, **kwargs)
 
 
 def make(id: str, **kwargs: Any) -> Env:
     """Create an environment.
 
     Args:
-        id: a registered id.
+        id: a registered id, `package.module:Class`, or a file `./my_env.py:Class`.
         kwargs: override what was registered; `max_turns` sets the limit.
     Raises: EnvNotFound that names the nearest id.
     """
+    env = _create(id, kwargs)
+    env.spec = _gymnasium_spec(id, kwargs)
+    return env
+
+
+def _create(id: str, given: Mapping[str, Any]) -> Env:
     found = spec(id)
+    kwargs = {**found.kwargs, **given}
     max_turns = kwargs.pop("max_turns", found.max_turns)
-    env = found.env_class(**{**found.kwargs, **kwargs})
+    env = found.env_class(**kwargs)
     if max_turns is not None:
         env.limits = replace(env.limits, max_turns=max_turns)
     return env
 
 
+def make_for_gymnasium(env_id: str, **kwargs: Any) -> Env:
+    """What `gymnasium.make` calls; named by a string there, so that its spec can be saved as JSON."""
+    return _create(env_id, kwargs)
+
+
+def _gymnasium_spec(id: str, kwargs: Mapping[str, Any]) -> GymnasiumSpec:
+    """The spec that Gymnasium's own `make` would set, from which it can create the environment again."""
+    name = id.rsplit(":", 1)[-1]
+    return GymnasiumSpec(
+        id=name, entry_point=_CREATOR, order_enforce=False, disable_env_checker=True, kwargs={"env_id": id, **kwargs}
+    )
+
+
 def spec(id: str) -> EnvSpec:
-    """The registration of an id, importing its module if it comes from an entry point."""
+    """The registration of an id, importing its module if it comes from an entry point.
+
+    Raises: EnvNotFound if there is none, or if its module does not register it.
+    """
+    if id in _REGISTERED:
+        return _REGISTERED[id]
+    if ":" in id:
+        return _spec_of_reference(id)
+    entry = _entries().get(id)
+    if entry is None:
+        raise EnvNotFound(f"{id!r}.{did_you_mean(id, env_ids())}")
+    env_class = _load_entry(entry)
     if id not in _REGISTERED:
-        entry = _entries().get(id)
-        if entry is None:
-            raise EnvNotFound(f"{id!r}.{did_you_mean(id, env_ids())}")
-        entry.load()
-        if id not in _REGISTERED:
-            raise EnvNotFound(f"entry point {entry.value!r} does not register {id!r}: use @register({id!r})")
+        register(id)(env_class)
     return _REGISTERED[id]
 
 
@@ -101,3 +132,85 @@ def env_ids() -> list[str]:
 @lru_cache(maxsize=1)
 def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _load_entry(entry: EntryPoint) -> type[Env]:
+    try:
+        env_class = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise EnvNotFound(
+            f"{entry.name!r} is declared by an installed package, but {entry.value!r} cannot be loaded: {error}"
+        ) from error
+    return _checked_class(env_class, entry.value)
+
+
+def _spec_of_reference(reference: str) -> EnvSpec:
+    """The registration of a class given as `package.module:Class` or `path/to/file.py:Class`."""
+    place, _, name = reference.rpartition(":")
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place, reference)
+    if not hasattr(module, name):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Env)]
+        raise EnvNotFound(f"{reference!r}: {place} has no {name!r}.{did_you_mean(name, classes)}")
+    env_class = _checked_class(getattr(module, name), reference)
+    registered = next((found for found in _REGISTERED.values() if found.env_class is env_class), None)
+    return replace(registered, id=reference) if registered else EnvSpec(reference, env_class)
+
+
+def _checked_class(value: Any, where: str) -> type[Env]:
+    if isinstance(value, type) and issubclass(value, Env):
+        return value
+    raise EnvNotFound(f"{where!r} is {value!r}, not a subclass of agentrl.Env")
+
+
+def _load_module(name: str, reference: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not name.startswith(error.name):
+            raise
+        raise EnvNotFound(
+            f"{reference!r}: no module {name!r}. Give an id (`agentrl envs` lists them), an importable "
+            "`package.module:Class`, or a file as `./my_env.py:Class`"
+        ) from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Import a file by its path, once per path; its folder is not put on `sys.path`."""
+    path = path.resolve()
+    if not path.is_file():
+        raise EnvNotFound(f"there is no file {str(path)!r}")
+    name = f"agentrl_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise EnvNotFound(f"{str(path)!r} cannot be imported as Python")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _announce(id: str) -> None:
+    """Tell Gymnasium of an id, by a string that loads nothing. Raises: ValueError if it is refused."""
+    if id in gymnasium.registry:
+        return
+    try:
+        gymnasium.register(id=id, entry_point=_CREATOR, kwargs={"env_id": id})
+    except gymnasium.error.Error as error:
+        raise ValueError(f"Gymnasium refuses the id {id!r}; write it as `namespace/Name-v0`: {error}") from error
+
+
+def _announce_entries() -> None:
+    for id in _entries():
+        try:
+            _announce(id)
+        except ValueError as error:  # another package's mistake must not break ours
+            logger.warning("%s", error)
+
+
+_announce_entries()

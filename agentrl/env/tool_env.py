@@ -1,35 +1,39 @@
 """`ToolEnv`: an environment whose actions are tool calls, ended by an answer, a tool or a limit.
 
-Owns running the calls, their statistics and the reward's assembly. Schemas and argument checks
-belong to `agentrl.tool`; parsing a model's text into calls belongs to the policy.
+Owns an episode's course, tool statistics and the reward's assembly. Schemas and argument checks belong
+to `agentrl.tool`, running a call to `agentrl.env.execution`, parsing a model's text to the policy.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import json
-import logging
-import threading
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ClassVar
-
-from pydantic_core import to_jsonable_python
+from numbers import Real
+from typing import Any, ClassVar, TypeVar, cast
 
 from agentrl.env.base import Env, Observation, StepResult, as_action, contains_await
+from agentrl.env.execution import execute, in_thread, to_text
 from agentrl.env.rubric import Rubric
-from agentrl.errors import EnvFault, ToolError, did_you_mean
+from agentrl.errors import AgentRLError, EnvFault, ToolError, ToolSchemaError, did_you_mean
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.tool import Tool, is_tool
 from agentrl.trajectory import Task
 
-logger = logging.getLogger(__name__)
-_SLOW_INLINE_S = 1.0
+__all__ = ["ToolEnv", "call", "in_thread", "to_text"]
+
+T = TypeVar("T")
+First = str | Message | Sequence[Message]
+Score = float | Mapping[str, float]
 
 
 class ToolEnv(Env):
     """Write `tasks`, `start`, tools and `score`; the rest is here.
+
+    `start`, `respond`, `score` and the tools may each be `def` or `async def`. What they raise is an
+    `EnvFault` (the episode is void), except for a tool's `ToolError`, which the model reads.
 
     Class attributes:
         system_prompt: a first system message, if any.
@@ -48,19 +52,14 @@ class ToolEnv(Env):
     _class_tools: ClassVar[dict[str, Tool]] = {}
     _class_schemas: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     _class_waits: ClassVar[bool] = False
+    _over = True
+    success: bool | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        tools = {t.name: t for t in cls.extra_tools}
-        for name in dir(cls):
-            function = inspect.getattr_static(cls, name)
-            if is_tool(function):
-                made = Tool.of(function)
-                tools[made.name] = made
-        cls._class_tools = tools
-        cls._class_schemas = tuple(t.schema for t in tools.values())
-        hooks = (cls.start, cls.score, cls.respond, cls.aclose)
-        cls._class_waits = any(t.is_async or t.blocking for t in tools.values()) or any(map(contains_await, hooks))
+        cls._class_tools = _collect_tools(cls)
+        cls._class_schemas = tuple(t.schema for t in cls._class_tools.values())
+        cls._class_waits = any(not t.is_inline for t in cls._class_tools.values()) or _hooks_wait(cls)
 
     def __init__(self, *, render_mode: str | None = None) -> None:
         super().__init__(render_mode=render_mode)
@@ -69,15 +68,15 @@ class ToolEnv(Env):
 
     # What an author writes.
 
-    async def start(self, task: Task) -> str | Message | Sequence[Message]:
+    def start(self, task: Task) -> First | Awaitable[First]:
         """Set up the episode; return the first user message (or messages)."""
         raise NotImplementedError(f"{type(self).__name__} must implement start(self, task)")
 
-    async def score(self, answer: str | None) -> float | Mapping[str, float]:
+    def score(self, answer: str | None) -> Score | Awaitable[Score]:
         """The final reward, or its named components. `answer` is None where a tool or a limit ended it."""
         raise NotImplementedError(f"{type(self).__name__} must implement score(self, answer)")
 
-    async def respond(self, text: str) -> str | None:
+    def respond(self, text: str) -> str | Awaitable[str | None] | None:
         """What the user says to a turn without tool calls; None (the default) takes it as the answer."""
         return None
 
@@ -100,37 +99,36 @@ class ToolEnv(Env):
     async def areset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
+        self._over = True
         task = self._begin(seed, options)
-        self._turn, self._tokens, self._ending, self._over = 0, 0, False, False
+        self._turn, self._tokens, self._ending = 0, 0, False
         self._components: dict[str, float] = {}
-        self.success: bool | None = None
+        self.success = None
         self.tool_stats: dict[str, dict[str, int]] = {}
         self._started_s = time.monotonic()
-        first = await self.start(task)
-        messages = _as_messages(first)
+        messages = _as_messages(await _result("start", self.start, task))
         if self.system_prompt is not None:
             messages = (Message("system", self.system_prompt), *messages)
+        self._over = False
         return messages, {"task_id": task.id}
 
     async def astep(self, action: Any) -> StepResult:
-        if getattr(self, "_over", True):
+        if self._over:
             raise RuntimeError("the episode is over (or never began): call reset before step")
         action = as_action(action)
         self._turn += 1
         self._tokens += len(action.token_ids or ()) or (action.usage or {}).get("completion_tokens", 0)
         if action.tool_calls:
             observation = await self._run_calls(action.tool_calls)
-            if self._ending:
-                return await self._finish(None, observation)
         elif action.finish_reason == "length":
             return await self._truncate("turn_tokens", ())
         else:
-            reply = None if self._ending else await self.respond(action.text)
+            reply = await _result("respond", self.respond, action.text)
             if reply is None:
                 return await self._finish(action.text, ())
             observation = (Message("user", reply),)
-            if self._ending:
-                return await self._finish(None, observation)
+        if self._ending:
+            return await self._finish(None, observation)
         limit = self._limit_reached()
         if limit is not None:
             return await self._truncate(limit, observation)
@@ -143,20 +141,22 @@ class ToolEnv(Env):
     # Ending an episode.
 
     async def _finish(self, answer: str | None, observation: Observation) -> StepResult:
-        self._add_score(await self.score(answer))
+        self._add_score(await _result("score", self.score, answer))
         return self._last(observation, terminated=True)
 
     async def _truncate(self, limit: str, observation: Observation) -> StepResult:
         if self.score_truncated:
-            self._add_score(await self.score(None))
+            self._add_score(await _result("score", self.score, None))
         obs, reward, terminated, truncated, info = self._last(observation, terminated=False)
         info["truncated_by"] = limit
         return obs, reward, terminated, truncated, info
 
-    def _add_score(self, score: float | Mapping[str, float]) -> None:
+    def _add_score(self, score: Score) -> None:
         parts = score if isinstance(score, Mapping) else {"reward": score}
         for name, value in parts.items():
-            self.add_reward(name, value)
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise EnvFault(f"score must return a finite number (or a dict of them), got {name}={value!r}")
+            self.add_reward(name, float(value))
 
     def _last(self, observation: Observation, *, terminated: bool) -> StepResult:
         self._over = True
@@ -167,9 +167,10 @@ class ToolEnv(Env):
         return observation, reward, terminated, not terminated, info
 
     def _take_reward(self) -> tuple[float, dict[str, Any]]:
-        components, self._components = self._components, {}
+        components = self._components
         if not components:
             return 0.0, {"task_id": self.task.id}
+        self._components = {}
         return self.rubric.total(components), {"task_id": self.task.id, "reward_components": components}
 
     def _limit_reached(self) -> str | None:
@@ -185,110 +186,124 @@ class ToolEnv(Env):
     # Running calls.
 
     async def _run_calls(self, calls: Sequence[ToolCall]) -> Observation:
-        waiting = len(calls) > 1 and any(self._is_async(call.name) for call in calls)
-        if not waiting:
+        if len(calls) == 1:
+            return (await self._run_call(calls[0]),)
+        if not any(self._may_wait(call.name) for call in calls):
             return tuple([await self._run_call(call) for call in calls])
-        results = await asyncio.gather(*(self._run_call(call) for call in calls), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return tuple(results)  # type: ignore[arg-type]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._run_call(call)) for call in calls]
+        except BaseExceptionGroup as failures:
+            first = failures.exceptions[0]
+            raise first from first.__cause__
+        return tuple([task.result() for task in tasks])
 
-    def _is_async(self, name: str) -> bool:
+    def _may_wait(self, name: str) -> bool:
         found = self._tools.get(name)
-        return found is not None and (found.is_async or found.blocking)
+        return found is not None and not found.is_inline
 
     async def _run_call(self, call: ToolCall) -> Message:
         found = self._tools.get(call.name)
-        stats = self.tool_stats.setdefault(call.name if found else "(unknown)", {"calls": 0, "errors": 0})
-        stats["calls"] += 1
+        stats = self._count(call.name if found is not None else "(unknown)")
         try:
             if call.error is not None:
                 raise ToolError(f"the call could not be read: {call.error}")
             if found is None:
                 raise ToolError(f"there is no tool {call.name!r}.{did_you_mean(call.name, self._tools)}")
-            content = to_text(await self._execute(found, found.validate(call.arguments)))
+            content = await self._content(found, call.arguments)
         except ToolError as error:
             stats["errors"] += 1
             content = f"Error: {error}"
-        return Message("tool", content, tool_call_id=call.id, name=call.name)
+        return Message("tool", content, (), call.id, call.name)
 
-    async def _execute(self, found: Tool, arguments: Mapping[str, Any]) -> Any:
+    async def _content(self, found: Tool, arguments: Mapping[str, Any]) -> str:
+        checked = found.validate(arguments)
+        result = await execute(found, checked, self.tool_timeout_s)
+        if type(result) is str:
+            return result
         try:
-            if not found.is_async and not found.blocking:
-                return _run_inline(found, arguments)
-            timeout_s = found.timeout_s if found.timeout_s is not None else self.tool_timeout_s
-            work = found.function(**arguments) if found.is_async else in_thread(found.function, arguments)
-            return await _within(work, timeout_s, found.name)
-        except (ToolError, EnvFault):
-            raise
-        except Exception as error:
-            raise EnvFault(f"tool {found.name!r} raised {type(error).__name__}: {error}") from error
+            return to_text(result)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise EnvFault(f"tool {found.name!r}: {error}") from error
+
+    def _count(self, name: str) -> dict[str, int]:
+        stats = self.tool_stats.get(name)
+        if stats is None:
+            stats = self.tool_stats[name] = {"calls": 0, "errors": 0}
+        stats["calls"] += 1
+        return stats
+
+    # State: the wall clock of an episode goes on from where it stood.
+
+    def get_state(self) -> dict[str, Any]:
+        elapsed_s = time.monotonic() - self._started_s if hasattr(self, "_started_s") else 0.0
+        return {**super().get_state(), "elapsed_s": elapsed_s}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        super().set_state(state)
+        self._started_s = time.monotonic() - state["elapsed_s"]
 
 
-def _run_inline(found: Tool, arguments: Mapping[str, Any]) -> Any:
-    started = time.perf_counter()
-    result = found.function(**arguments)
-    seconds = time.perf_counter() - started
-    if seconds > _SLOW_INLINE_S:
-        logger.warning(
-            "tool %r held every episode for %.1f s: make it `async def`, or mark it @tool(blocking=True)",
-            found.name,
-            seconds,
-        )
-    return result
-
-
-async def _within(work: Awaitable[Any], timeout_s: float, name: str) -> Any:
-    task = asyncio.ensure_future(work)
+async def _result(what: str, hook: Callable[..., T | Awaitable[T]], argument: Any) -> T:
+    """Call what an author wrote; whatever it raises is the environment's fault, not the model's."""
     try:
-        finished, _ = await asyncio.wait({task}, timeout=timeout_s)
-        if finished:
-            return task.result()
-        raise EnvFault(f"tool {name!r} did not return within {timeout_s} s")
-    finally:
-        task.cancel()
+        result = hook(argument)
+        if inspect.isawaitable(result):
+            result = await result
+        return cast("T", result)
+    except (EnvFault, NotImplementedError):
+        raise
+    except AgentRLError as error:
+        if isinstance(error, ToolError):
+            raise EnvFault(f"{what} raised ToolError, which only a tool may raise: {error}") from error
+        raise
+    except Exception as error:
+        raise EnvFault(f"{what} raised {type(error).__name__}: {error}") from error
 
 
-def in_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> asyncio.Future[Any]:
-    """Run a blocking function in a daemon thread of its own, which never holds up the exit."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is None:
-            future.set_result(result)
+def _collect_tools(cls: type[ToolEnv]) -> dict[str, Tool]:
+    tools: dict[str, Tool] = {}
+    for extra in cls.extra_tools:
+        _add_tool(cls, tools, extra)
+    for name in dir(cls):
+        function = inspect.getattr_static(cls, name)
+        if not is_tool(function):
+            _check_override(cls, name, function)
         else:
-            future.set_exception(error)
-
-    def work() -> None:
-        result, failure = None, None
-        try:
-            result = function(**arguments)
-        except BaseException as error:
-            failure = error
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=work, daemon=True, name=f"tool-{getattr(function, '__name__', '')}").start()
-    return future
+            _add_tool(cls, tools, Tool.of(function, owner=cls.__qualname__))
+    return tools
 
 
-def to_text(value: Any) -> str:
-    """A tool's result as the model reads it: text as it is, anything else as JSON."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return "ok"
-    return json.dumps(value if isinstance(value, (int, float)) else to_jsonable_python(value), ensure_ascii=False)
+def _add_tool(cls: type[ToolEnv], tools: dict[str, Tool], made: Tool) -> None:
+    if made.name in tools:
+        raise ToolSchemaError(f"{cls.__qualname__} has two tools named {made.name!r}; give one @tool(name=...)")
+    tools[made.name] = made
 
 
-def _as_messages(first: str | Message | Sequence[Message]) -> Observation:
+def _check_override(cls: type[ToolEnv], name: str, value: Any) -> None:
+    """A method that hides an inherited tool must say what it is; None takes the tool away."""
+    if value is not None and any(is_tool(base.__dict__.get(name)) for base in cls.__mro__[1:]):
+        raise ToolSchemaError(
+            f"{cls.__qualname__}.{name} hides an inherited tool: mark it @tool as well, "
+            f"or write `{name} = None` to take the tool away"
+        )
+
+
+def _hooks_wait(cls: type[ToolEnv]) -> bool:
+    """Whether an author's own coroutine may wait; ToolEnv's own areset and astep only await those."""
+    hooks = [cls.start, cls.score, cls.respond, cls.aclose]
+    hooks += [own for own, base in ((cls.areset, ToolEnv.areset), (cls.astep, ToolEnv.astep)) if own is not base]
+    return any(map(contains_await, hooks))
+
+
+def _as_messages(first: First) -> Observation:
     if isinstance(first, str):
         return (Message("user", first),)
-    return (first,) if isinstance(first, Message) else tuple(first)
+    messages = (first,) if isinstance(first, Message) else tuple(first)
+    for message in messages:
+        if not isinstance(message, Message):
+            raise EnvFault(f"start must return a str, a Message or Messages, got {type(message).__name__} in it")
+    return messages
 
 
 def call(name: str, /, **arguments: Any) -> Action:
