@@ -1,0 +1,280 @@
+"""Checkpoints: weights, optimiser, random states and a run's own state. Owns their files.
+
+A checkpoint appears whole or not at all (written aside, flushed, renamed), says of each of its files
+the size and hash, and is itself a model folder that `transformers` loads. It guards against crashes,
+full disks and bit rot, not against someone who writes to the folder on purpose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from agentrl.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+MANIFEST, EXTRA, STATE = "manifest.json", "extra.json", "state.pt"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+class Stateful(Protocol):
+    """What has a state to save: a `Learner`."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files have been verified.
+
+    Attributes:
+        path: its folder; `from_pretrained(path)` loads model and tokenizer.
+        step: the number it was saved under.
+        extra: the run's own state, as given to `save`.
+    """
+
+    path: Path
+    step: int
+    extra: dict[str, Any]
+
+    def restore(self, learner: Stateful | None = None) -> None:
+        """Put back the learner's state and the global random states of python, numpy and torch."""
+        state = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
+        if learner is not None:
+            if state["learner"] is None:
+                raise CheckpointError(f"{self.path} holds no learner state: it was saved without one")
+            learner.load_state_dict(state["learner"])
+        _set_rng_state(state["rng"])
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """A hash of a configuration: equal for equal values, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def save(
+    directory: str | Path,
+    step: int,
+    model: Any,
+    *,
+    learner: Stateful | None = None,
+    tokenizer: Any = None,
+    extra: Mapping[str, Any] | None = None,
+    config_fingerprint: str = "",
+    keep: int = 2,
+) -> Path:
+    """Write the checkpoint `directory/step-NNNNNNNN`, then remove all but the newest `keep`.
+
+    Args:
+        directory: the run's checkpoints; created if missing.
+        step: names the checkpoint; one of the same step is replaced.
+        model: has `save_pretrained`.
+        tokenizer: saved beside the model, chat template included.
+        extra: JSON-able state of the run: data cursor, curriculum, queue, phase.
+        config_fingerprint: of `fingerprint`; `read` refuses another.
+    Returns: the folder.
+    Raises: CheckpointError if it cannot be written (full disk); earlier checkpoints are untouched.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    root = Path(directory)
+    final, aside = root / f"step-{step:08d}", root / f".writing-{step:08d}-{os.getpid()}"
+    extra_text = json.dumps(dict(extra or {}), indent=1)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(root)
+        aside.mkdir()
+        _write_files(aside, model, tokenizer, learner, extra_text)
+        _write_manifest(aside, step, config_fingerprint)
+        _rename(aside, final)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(
+            f"could not write checkpoint {final}: {error}. Earlier checkpoints are untouched: "
+            "free disk space (or lower run.keep_checkpoints) and resume"
+        ) from error
+    for old in _folders(root)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def latest(directory: str | Path) -> Path | None:
+    """The newest checkpoint whose files are all intact; None where there is no checkpoint at all.
+
+    Raises: CheckpointError if there are checkpoints but each is damaged: starting afresh would hide it.
+    """
+    root = Path(directory)
+    if root.is_dir():
+        _clear_leftovers(root)
+    problems = []
+    for folder in _folders(root):
+        try:
+            _verify(folder)
+        except CheckpointError as error:
+            logger.warning("skipping a damaged checkpoint: %s", error)
+            problems.append(str(error))
+        else:
+            return folder
+    if problems:
+        raise CheckpointError(
+            f"no checkpoint in {directory} is intact: {'; '.join(problems)}. Restore one from a backup, "
+            "or remove the folder to start afresh"
+        )
+    return None
+
+
+def read(path: str | Path, *, config_fingerprint: str | None = None) -> Checkpoint:
+    """Verify a checkpoint and read the run's own state.
+
+    Args: config_fingerprint: refuse a checkpoint of another configuration; None accepts any.
+    Raises: CheckpointError naming the damaged file, and the checkpoint to fall back to.
+    """
+    folder = Path(path)
+    try:
+        manifest = _verify(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}.{_fallback_hint(folder)}") from error
+    if config_fingerprint is not None and manifest["config_fingerprint"] != config_fingerprint:
+        raise CheckpointError(
+            f"{folder} was written by a run with another configuration: resume with the config.toml of its run folder"
+        )
+    return Checkpoint(folder, int(manifest["step"]), json.loads((folder / EXTRA).read_text()))
+
+
+def _folders(root: Path) -> list[Path]:
+    """Checkpoint folders, newest step first."""
+    if not root.is_dir():
+        return []
+    found = [(int(match[1]), p) for p in root.iterdir() if (match := _NAME.fullmatch(p.name)) and p.is_dir()]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _fallback_hint(folder: Path) -> str:
+    for other in _folders(folder.parent):
+        if other != folder:
+            try:
+                _verify(other)
+            except CheckpointError:
+                continue
+            return f" Fall back to {other}, which is intact"
+    return " No other checkpoint beside it is intact"
+
+
+def _write_files(folder: Path, model: Any, tokenizer: Any, learner: Stateful | None, extra_text: str) -> None:
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    state = {"learner": learner.state_dict() if learner is not None else None, "rng": _rng_state()}
+    torch.save(state, folder / STATE)
+    (folder / EXTRA).write_text(extra_text)
+
+
+def _write_manifest(folder: Path, step: int, config_fingerprint: str) -> None:
+    """Describe every file of the folder, and flush them all to the disk."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        _flush(path)
+    manifest = {"format": FORMAT, "step": step, "config_fingerprint": config_fingerprint, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _flush(folder / MANIFEST)
+    _flush(folder)
+
+
+def _rename(aside: Path, final: Path) -> None:
+    """Put the finished folder in its place; one of the same name moves away first."""
+    if final.exists():
+        old = final.with_name(f".replaced-{final.name}-{os.getpid()}")
+        final.rename(old)
+        aside.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        aside.rename(final)
+    _flush(final.parent)
+
+
+def _clear_leftovers(root: Path) -> None:
+    """Undo what a killed process left: half-written folders, and a replacement cut off half-way."""
+    for moved in root.glob(".replaced-*"):
+        name = moved.name.removeprefix(".replaced-").rsplit("-", 1)[0]
+        if not (root / name).exists():
+            moved.rename(root / name)
+    for path in [*root.glob(".writing-*"), *root.glob(".replaced-*")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _verify(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files all have the size and hash it says."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: the checkpoint is incomplete")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        format_number, files = manifest["format"], dict(manifest["files"])
+        _ = manifest["step"], manifest["config_fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is corrupt: {error}") from error
+    if format_number != FORMAT:
+        raise CheckpointError(f"{folder} has checkpoint format {format_number}, this version reads {FORMAT}")
+    for name, expected in files.items():
+        _verify_file(folder / name, expected)
+    return manifest
+
+
+def _verify_file(path: Path, expected: Mapping[str, Any]) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: the checkpoint is incomplete")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise CheckpointError(f"{path} is corrupt: it has {size} bytes, expected {expected['bytes']}")
+    if _sha256(path) != expected["sha256"]:
+        raise CheckpointError(f"{path} is corrupt: its contents do not match the hash in {MANIFEST}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rng_state() -> dict[str, Any]:
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, np.asarray(keys).tolist(), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_rng_state(state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.asarray(keys, np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
