@@ -1,0 +1,345 @@
+"""A policy behind any OpenAI-compatible `/chat/completions` server, over httpx.
+
+Owns sockets, retries, waiting and keys; the wire's fields belong to `agentrl.policy.chat_wire`. The API key
+is read from the environment when a client is made and is never kept in errors, representations or records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import httpx
+
+from agentrl.errors import ConfigError, PolicyFault
+from agentrl.messages import Action, Message
+from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.chat_wire import (
+    REASONING_FIELDS,
+    ResponseError,
+    ServerError,
+    action_of,
+    error_inside,
+    error_of,
+    reasoning_field_of,
+    request_body,
+    shorten,
+)
+
+logger = logging.getLogger(__name__)
+OPENAI_URL = "https://api.openai.com/v1"
+_FIRST_BACKOFF_S = 0.5
+_CONNECT_TIMEOUT_S = 10.0
+_JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How to reach and treat a server.
+
+    Attributes:
+        timeout_s: for one try, from sending to the last byte.
+        max_retries: tries after the first, on 408/409/425/429/5xx, lost connections and timeouts.
+        max_backoff_s: longest pause between tries; doubling from 0.5 s, with jitter.
+        max_wait_s: a server that asks for a longer pause (`Retry-After`) is a fault at once.
+        max_concurrency: requests in flight at the same time.
+        requests_per_minute: requests are spaced to stay below it; None does not limit.
+        tool_choice, parallel_tool_calls: sent where tools are; None leaves the server's default.
+        max_tokens_field: `max_completion_tokens` for OpenAI's reasoning models.
+        send_reasoning: send the model's earlier thinking back, under the name the server gave it.
+        return_token_ids: ask for ids and logprobs (vLLM), to train on what this policy samples.
+        extra_body: further fields of every request; None as a value removes a field.
+        headers: further HTTP headers; treated as secrets.
+    """
+
+    timeout_s: float = 120.0
+    max_retries: int = 6
+    max_backoff_s: float = 30.0
+    max_wait_s: float = 300.0
+    max_concurrency: int = 64
+    requests_per_minute: float | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    max_tokens_field: str = "max_tokens"
+    send_reasoning: bool = True
+    return_token_ids: bool = False
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0 or self.max_retries < 0 or self.max_concurrency < 1:
+            raise ConfigError(
+                "timeout_s must be above 0, max_retries 0 or more and max_concurrency 1 or more, "
+                f"got {self.timeout_s}, {self.max_retries} and {self.max_concurrency}"
+            )
+        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
+            raise ConfigError(f"requests_per_minute must be above 0, got {self.requests_per_minute}")
+
+
+class _Gate:
+    """Lets requests through: at most so many at once, spaced, and none while the server asks for a pause."""
+
+    def __init__(self, max_concurrency: int, requests_per_minute: float | None) -> None:
+        self._slots = asyncio.Semaphore(max_concurrency)
+        self._spacing_s = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._next_s = 0.0
+        self._closed_until_s = 0.0
+
+    def pause(self, seconds: float) -> None:
+        self._closed_until_s = max(self._closed_until_s, monotonic() + seconds)
+
+    async def __aenter__(self) -> None:
+        await self._slots.acquire()
+        try:
+            while (wait_s := self._closed_until_s - monotonic()) > 0:  # noqa: ASYNC110 - a 429 may move the end
+                await asyncio.sleep(wait_s)
+            if self._spacing_s:
+                at_s = max(monotonic(), self._next_s)
+                self._next_s = at_s + self._spacing_s
+                await asyncio.sleep(at_s - monotonic())
+        except BaseException:
+            self._slots.release()
+            raise
+
+    async def __aexit__(self, *error: object) -> None:
+        self._slots.release()
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What belongs to one event loop: sockets and waiting never cross loops."""
+
+    client: httpx.AsyncClient
+    gate: _Gate
+    owned: bool = True
+
+
+class ChatPolicy(Policy):
+    """Asks a server for each turn. Open it under `async with`, or call `aclose`.
+
+    Args:
+        model: name as the server knows it.
+        base_url: up to and including `/v1`; by default `$OPENAI_BASE_URL`, else OpenAI.
+        api_key_env: environment variable that holds the key; where it is unset, no key is sent.
+        sampling: default for `act`.
+        options: everything else; its fields may also be given directly (`timeout_s=30`).
+        client: used as it is instead of an own client, and never closed; brings its own headers and timeouts.
+    Raises: ConfigError for values that cannot be right.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        sampling: SamplingParams | None = None,
+        options: ChatOptions | None = None,
+        client: httpx.AsyncClient | None = None,
+        **more: Any,
+    ) -> None:
+        self.model, self.name = model, f"openai:{model}"
+        self.api_key_env = api_key_env
+        self.sampling = sampling or SamplingParams(max_tokens=4096)
+        self.options = replace(options or ChatOptions(), **more)
+        self._url = _completions_url(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)
+        self._client = client
+        self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = WeakKeyDictionary()
+        self._random = random.Random()
+        self._reasoning_field = REASONING_FIELDS[0]
+        self._answered = False
+        self._warned_too_long = False
+
+    def __repr__(self) -> str:
+        return f"ChatPolicy({self.model!r}, url={self._shown_url!r})"
+
+    @property
+    def _shown_url(self) -> str:
+        """The address without what may be secret in it."""
+        return str(self._url.copy_with(username=None, password=None, query=None))
+
+    async def act(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        episode_id: str,
+        sampling: SamplingParams | None = None,
+    ) -> Action:
+        """One completion.
+
+        A conversation that does not fit into the server's context gives an empty action with `finish_reason`
+        `length`, which ends the episode as truncated.
+
+        Raises:
+            PolicyFault: retries are spent, or the server refuses this conversation alone.
+            ConfigError: key, model, address or a field of the request is wrong, so nothing can work.
+        """
+        sampling = sampling or self.sampling
+        outcome = await self._ask(self._body(messages, tools, sampling), sampling)
+        if isinstance(outcome, Action):
+            return outcome
+        if outcome.too_long and 0 < outcome.room < sampling.max_tokens:
+            shorter = replace(sampling, max_tokens=outcome.room)
+            outcome = await self._ask(self._body(messages, tools, shorter), sampling)
+            if isinstance(outcome, Action):
+                return outcome
+        if not outcome.too_long:
+            raise self._refused(outcome)
+        if not self._warned_too_long:
+            self._warned_too_long = True
+            logger.warning(
+                "the server's context is too short, such turns count as cut off: %s", self._hide(str(outcome))
+            )
+        return Action(finish_reason="length")
+
+    async def aclose(self) -> None:
+        """Close the sockets of the running event loop; the policy can be used again."""
+        lane = self._lanes.pop(asyncio.get_running_loop(), None)
+        if lane is not None and lane.owned:
+            await lane.client.aclose()
+
+    def _body(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], sampling: SamplingParams
+    ) -> dict[str, Any]:
+        options = self.options
+        about_tools = {"tool_choice": options.tool_choice, "parallel_tool_calls": options.parallel_tool_calls}
+        return request_body(
+            self.model,
+            messages,
+            tools,
+            sampling,
+            max_tokens_field=options.max_tokens_field,
+            reasoning_field=self._reasoning_field if options.send_reasoning else None,
+            return_token_ids=options.return_token_ids,
+            options={**about_tools, **options.extra_body},
+        )
+
+    async def _ask(self, body: Mapping[str, Any], sampling: SamplingParams) -> Action | ServerError:
+        """The action, or the refusal that no retry would change. Raises: PolicyFault when retries are spent."""
+        lane, started = self._lane(), monotonic()
+        for attempt in range(self.options.max_retries + 1):
+            wait_s = None
+            try:
+                async with lane.gate:
+                    reply = await self._send(lane.client, body)
+                outcome = reply if isinstance(reply, ServerError) else self._read(reply, sampling)
+                if isinstance(outcome, Action) or not outcome.retryable:
+                    return outcome
+                failure, wait_s = str(outcome), outcome.retry_after_s
+            except TimeoutError:
+                failure = f"no answer within timeout_s={self.options.timeout_s:g}"
+            except (httpx.RequestError, ResponseError) as error:
+                failure = f"{type(error).__name__}: {error}"
+            if wait_s is not None and wait_s > self.options.max_wait_s:
+                raise self._exhausted(f"{failure} (asks to wait {wait_s:g} s)", attempt + 1, monotonic() - started)
+            if attempt < self.options.max_retries:
+                await self._pause(lane.gate, attempt, wait_s, failure)
+        raise self._exhausted(failure, self.options.max_retries + 1, monotonic() - started)
+
+    async def _send(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> Mapping[str, Any] | ServerError:
+        async with asyncio.timeout(self.options.timeout_s):
+            response = await client.post(self._url, content=json.dumps(body).encode(), headers=_JSON)
+        if response.status_code != 200:
+            return error_of(response.status_code, response.content, response.headers)
+        try:
+            parsed = response.json()
+        except ValueError:
+            raise ResponseError(f"the body is not JSON: {shorten(response.text)}") from None
+        error = error_inside(parsed)
+        if error is None and not isinstance(parsed, Mapping):
+            raise ResponseError(f"the body is no JSON object: {shorten(parsed)}")
+        return error or parsed
+
+    def _read(self, response: Mapping[str, Any], sampling: SamplingParams) -> Action:
+        action = action_of(response, sampling)
+        self._reasoning_field = reasoning_field_of(response) or self._reasoning_field
+        self._answered = True
+        return action
+
+    async def _pause(self, gate: _Gate, attempt: int, wait_s: float | None, failure: str) -> None:
+        """Wait before the next try; what the server asks for holds for every request of this loop."""
+        backoff_s = min(self.options.max_backoff_s, _FIRST_BACKOFF_S * 2**attempt)
+        jittered_s = backoff_s * self._random.uniform(0.5, 1.0)
+        if wait_s is not None:
+            gate.pause(wait_s)
+            # A short spread, so that the waiting requests do not arrive all at once.
+            jittered_s = wait_s + min(wait_s, backoff_s) * self._random.uniform(0.0, 0.25)
+        logger.info("try %d failed, next in %.1f s: %s", attempt + 1, jittered_s, self._hide(failure))
+        await asyncio.sleep(jittered_s)
+
+    def _lane(self) -> _Lane:
+        loop = asyncio.get_running_loop()
+        lane = self._lanes.get(loop)
+        if lane is None:
+            gate = _Gate(self.options.max_concurrency, self.options.requests_per_minute)
+            owned = self._client is None
+            lane = self._lanes[loop] = _Lane(self._client or self._make_client(), gate, owned)
+        return lane
+
+    def _make_client(self) -> httpx.AsyncClient:
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"the key in {self.api_key_env} has characters that no key has: set it again")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        connections = self.options.max_concurrency
+        return httpx.AsyncClient(
+            headers={**headers, **self.options.headers},
+            timeout=httpx.Timeout(self.options.timeout_s, connect=min(_CONNECT_TIMEOUT_S, self.options.timeout_s)),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
+
+    # Errors.
+
+    def _exhausted(self, failure: str, tries: int, seconds: float) -> PolicyFault:
+        return PolicyFault(
+            f"{self._shown_url} gave no completion in {tries} tries over {seconds:.1f} s; the last: "
+            f"{self._hide(failure)}. Check that the server is up and its log; then raise timeout_s or max_retries, "
+            "or lower max_concurrency or requests_per_minute."
+        )
+
+    def _refused(self, error: ServerError) -> ConfigError | PolicyFault:
+        said = f"{self._shown_url} refused the request: {self._hide(str(error))}. "
+        if error.status in (401, 403):
+            state = "is set, but not accepted" if os.environ.get(self.api_key_env) else "is not set"
+            return ConfigError(f"{said}The environment variable {self.api_key_env} {state}: put a valid key there.")
+        if error.status in (404, 405) or 300 <= error.status < 400:
+            return ConfigError(
+                f"{said}Check the model name {self.model!r}, and base_url, which usually ends in /v1 "
+                "(without /chat/completions)."
+            )
+        if error.status in (402, 429):
+            return ConfigError(f"{said}The account's quota is spent: add credit, or use another key or server.")
+        if self._answered:
+            return PolicyFault(f"{said}Other conversations were accepted, so the cause lies in this one.")
+        return ConfigError(
+            f"{said}If a field is not supported by this server, remove it with extra_body={{'FIELD': None}}; "
+            "max_tokens_field, tool_choice and send_reasoning are options too."
+        )
+
+    def _hide(self, text: str) -> str:
+        """The text without the key and the headers' values, which servers like to echo."""
+        secrets = [os.environ.get(self.api_key_env, "").strip(), *self.options.headers.values()]
+        for secret in filter(None, secrets):
+            text = text.replace(secret, "***")
+        return text
+
+
+def _completions_url(base_url: str) -> httpx.URL:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"base_url is not a URL: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigError(
+            f"base_url must begin with http:// or https:// and a host, like http://localhost:8000/v1, got {base_url!r}"
+        )
+    return url.copy_with(path=url.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions")
