@@ -1,0 +1,186 @@
+"""Policies by name, as commands and configurations write them: `oracle`, `local:DIR`, `openai:NAME`.
+
+Owns the grammar and its errors. Torch and httpx are imported only for the kinds that need them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentrl.errors import ConfigError, ModelError, did_you_mean
+from agentrl.policy.base import Policy, SamplingParams
+
+if TYPE_CHECKING:
+    from agentrl.policy.scripted import Prompt
+
+GRAMMAR = "oracle | null | random | human | scripted:NAME | local:DIR | openai:NAME"
+_PLAIN = ("oracle", "null", "random", "human")
+# What the part after the colon is, for the kinds that have one.
+_ARGUMENTS: Mapping[str, str] = {
+    "scripted": "the name of a demonstrator method of the environment",
+    "local": "a folder with a transformers model",
+    "openai": "the model's name as the server knows it",
+}
+_SEARCH_DEPTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """A parsed name: `local:runs/x/model` has kind `local` and argument `runs/x/model`."""
+
+    kind: str
+    argument: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.argument}" if self.argument else self.kind
+
+
+@dataclass(frozen=True)
+class PolicySetup:
+    """What a policy may need beside its name; a kind takes what concerns it.
+
+    Attributes:
+        base_url: address of the server, for `openai:`.
+        api_key_env: environment variable with its key.
+        sampling: default sampling of a model.
+        seed: of a policy's own chance (`random`, `local`).
+        prompt: how `human` is asked.
+        demonstrators: names that `scripted:` may take; None lets the environment decide at its start.
+        chat: further arguments of `ChatPolicy` (`timeout_s`, `max_retries`, `extra_body`, …).
+        local: further arguments of `LocalPolicy.from_folder` (`device`, …).
+    """
+
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    sampling: SamplingParams | None = None
+    seed: int = 0
+    prompt: Prompt | None = None
+    demonstrators: Sequence[str] | None = None
+    chat: Mapping[str, Any] = field(default_factory=dict)
+    local: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_spec(text: str) -> PolicySpec:
+    """Read a policy's name; nothing is looked up.
+
+    Raises: ConfigError that names the nearest kind, or what is missing after the colon.
+    """
+    kind, colon, argument = text.strip().partition(":")
+    if kind in _PLAIN:
+        if colon:
+            raise ConfigError(f"policy {text!r}: {kind!r} takes nothing after it; write {kind!r}")
+        return PolicySpec(kind)
+    if kind not in _ARGUMENTS:
+        raise ConfigError(f"no policy {text!r}.{_nearest(text, kind, argument)} A policy is {GRAMMAR}")
+    if not argument.strip():
+        raise ConfigError(f"policy {text!r}: after '{kind}:' comes {_ARGUMENTS[kind]}")
+    return PolicySpec(kind, argument)
+
+
+def _nearest(text: str, kind: str, argument: str) -> str:
+    if Path(text).is_dir():
+        return f" Did you mean 'local:{text}'?"
+    close = difflib.get_close_matches(kind, (*_PLAIN, *_ARGUMENTS), n=1)
+    if not close:
+        return "" if argument else f" A model behind a server is 'openai:{text}'."
+    return (
+        f" Did you mean '{close[0]}:{argument}'?"
+        if close[0] in _ARGUMENTS and argument
+        else f" Did you mean {close[0]!r}?"
+    )
+
+
+def resolve(spec: str | PolicySpec, setup: PolicySetup | None = None, **more: Any) -> Policy:
+    """The policy that a name stands for.
+
+    Args:
+        spec: for example `oracle`, `scripted:hasty`, `local:runs/quickstart/model`, `openai:gpt-4o`.
+        setup: what it may need; fields can also be given directly (`base_url="http://localhost:8000/v1"`).
+    Raises:
+        ConfigError: the name or the set-up is wrong.
+        ModelError: the folder cannot be used.
+    """
+    setup = setup or PolicySetup(**more)
+    spec = parse_spec(spec) if isinstance(spec, str) else spec
+    if setup.base_url is not None and spec.kind != "openai":
+        raise ConfigError(f"a base URL goes with openai:NAME, not with {str(spec)!r}")
+    policy: Policy = _MAKERS[spec.kind](spec.argument, setup)
+    return policy
+
+
+def _scripted(name: str, setup: PolicySetup) -> Policy:
+    from agentrl.policy.scripted import OraclePolicy
+
+    if setup.demonstrators is not None and name not in setup.demonstrators:
+        raise ConfigError(f"the environment has no demonstrator {name!r}.{did_you_mean(name, setup.demonstrators)}")
+    policy = OraclePolicy({name: 1.0}, seed=setup.seed)
+    policy.name = "oracle" if name == "oracle" else f"scripted:{name}"
+    return policy
+
+
+def _null(_: str, setup: PolicySetup) -> Policy:
+    from agentrl.policy.scripted import NullPolicy
+
+    return NullPolicy()
+
+
+def _random(_: str, setup: PolicySetup) -> Policy:
+    from agentrl.policy.scripted import RandomPolicy
+
+    return RandomPolicy(seed=setup.seed)
+
+
+def _human(_: str, setup: PolicySetup) -> Policy:
+    from agentrl.policy.scripted import HumanPolicy
+
+    if setup.prompt is None:
+        raise ConfigError("policy 'human' needs somebody to ask: use `agentrl play ENV`, or give a prompt function")
+    return HumanPolicy(setup.prompt)
+
+
+def _local(folder: str, setup: PolicySetup) -> Policy:
+    path = Path(folder).expanduser()
+    if not (path / "config.json").is_file():
+        raise ModelError(_no_model(path))
+    # Torch takes seconds to import: only now, when there is a model to load.
+    from agentrl.policy.local import LocalPolicy
+
+    own = {"seed": setup.seed} | ({"sampling": setup.sampling} if setup.sampling is not None else {})
+    policy = LocalPolicy.from_folder(path, **{**own, **setup.local})
+    policy.name = f"local:{folder}"
+    return policy
+
+
+def _no_model(path: Path) -> str:
+    if not path.exists():
+        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        return f"there is no folder {str(path)!r}.{near if near.startswith(' Did') else ''}"
+    if not path.is_dir():
+        return f"{str(path)!r} is a file: give the folder that holds config.json and the weights"
+    patterns = ["/".join(["*"] * depth + ["config.json"]) for depth in range(1, _SEARCH_DEPTH + 1)]
+    inside = sorted((p for pattern in patterns for p in path.glob(pattern)), key=lambda p: p.stat().st_mtime)
+    hint = f" Did you mean 'local:{inside[-1].parent}'?" if inside else ""
+    return f"the folder {str(path)!r} holds no model: config.json is missing.{hint}"
+
+
+def _openai(model: str, setup: PolicySetup) -> Policy:
+    from agentrl.policy.chat import ChatPolicy
+
+    return ChatPolicy(
+        model, base_url=setup.base_url, api_key_env=setup.api_key_env, sampling=setup.sampling, **setup.chat
+    )
+
+
+_MAKERS = {
+    "oracle": lambda _, setup: _scripted("oracle", setup),
+    "null": _null,
+    "random": _random,
+    "human": _human,
+    "scripted": _scripted,
+    "local": _local,
+    "openai": _openai,
+}
