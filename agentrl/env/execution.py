@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 SLOW_INLINE_S = 1.0
 
 
-async def execute(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> Any:
-    """Run a tool with validated arguments.
+async def run(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> str:
+    """Run a tool with validated arguments, and return its result as the model reads it.
 
     Args:
         tool: the tool, bound to its environment.
@@ -32,29 +32,38 @@ async def execute(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) ->
         timeout_s: seconds for tools that do not name a timeout of their own.
     Raises: ToolError as the tool raised it; EnvFault for any other failure, and for a timeout.
     """
+    if tool.is_inline:
+        return run_inline(tool, arguments)
     try:
-        if tool.is_inline:
-            return run_inline(tool, arguments)
-        limit_s = tool.timeout_s if tool.timeout_s is not None else timeout_s
-        return await _within(tool, arguments, limit_s)
+        return to_text(await _within(tool, arguments, tool.timeout_s if tool.timeout_s is not None else timeout_s))
     except (ToolError, EnvFault):
         raise
     except Exception as error:
-        raise EnvFault(f"tool {tool.name!r} raised {type(error).__name__}: {error}") from error
+        raise _fault(tool, error) from error
 
 
-def run_inline(tool: Tool, arguments: Mapping[str, Any]) -> Any:
+def run_inline(tool: Tool, arguments: Mapping[str, Any]) -> str:
     """Run a plain `def` tool in place; one that holds up every other episode is named in the log."""
-    started = time.perf_counter()
-    result = tool.function(**arguments)
-    seconds = time.perf_counter() - started
+    started_s = time.perf_counter()
+    try:
+        result = tool.function(**arguments)
+        text = result if type(result) is str else to_text(result)
+    except (ToolError, EnvFault):
+        raise
+    except Exception as error:
+        raise _fault(tool, error) from error
+    seconds = time.perf_counter() - started_s
     if seconds > SLOW_INLINE_S:
         logger.warning(
             "tool %r held every episode for %.1f s: make it `async def`, or mark it @tool(blocking=True)",
             tool.name,
             seconds,
         )
-    return result
+    return text
+
+
+def _fault(tool: Tool, error: Exception) -> EnvFault:
+    return EnvFault(f"tool {tool.name!r} raised {type(error).__name__}: {error}")
 
 
 async def _within(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> Any:
@@ -109,11 +118,7 @@ def to_text(value: Any) -> str:
         return "ok"
     if isinstance(value, (int, float)):
         return json.dumps(value)
-    return json.dumps(_jsonable(value), ensure_ascii=False)
-
-
-def _jsonable(value: Any) -> Any:
     try:
-        return to_jsonable_python(value)
+        return json.dumps(to_jsonable_python(value), ensure_ascii=False)
     except ValueError as error:  # pydantic's serialisation error is one
-        raise TypeError(f"a tool returned {type(value).__name__}, which has no JSON form: {error}") from error
+        raise TypeError(f"the result, a {type(value).__name__}, has no JSON form: {error}") from error

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from numbers import Real
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 from agentrl.env.base import Env, Observation, StepResult, as_action, contains_await
-from agentrl.env.execution import execute, in_thread, to_text
+from agentrl.env.execution import in_thread, run, run_inline, to_text
 from agentrl.env.rubric import Rubric
-from agentrl.errors import AgentRLError, EnvFault, ToolError, ToolSchemaError, did_you_mean
+from agentrl.errors import ToolError, ToolSchemaError, did_you_mean
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.tool import Tool, is_tool
 from agentrl.trajectory import Task
@@ -32,8 +31,9 @@ Score = float | Mapping[str, float]
 class ToolEnv(Env):
     """Write `tasks`, `start`, tools and `score`; the rest is here.
 
-    `start`, `respond`, `score` and the tools may each be `def` or `async def`. What they raise is an
-    `EnvFault` (the episode is void), except for a tool's `ToolError`, which the model reads.
+    `start`, `respond`, `score` and the tools may each be `def` or `async def`. A tool's `ToolError` is for
+    the model to read; anything else that a tool raises is an `EnvFault`. What the other three raise comes
+    out as it is: a rollout makes a fault of it, so that it is never scored.
 
     Class attributes:
         system_prompt: a first system message, if any.
@@ -106,7 +106,7 @@ class ToolEnv(Env):
         self.success = None
         self.tool_stats: dict[str, dict[str, int]] = {}
         self._started_s = time.monotonic()
-        messages = _as_messages(await _result("start", self.start, task))
+        messages = _as_messages(await _result(self.start(task)))
         if self.system_prompt is not None:
             messages = (Message("system", self.system_prompt), *messages)
         self._over = False
@@ -123,7 +123,7 @@ class ToolEnv(Env):
         elif action.finish_reason == "length":
             return await self._truncate("turn_tokens", ())
         else:
-            reply = await _result("respond", self.respond, action.text)
+            reply = await _result(self.respond(action.text))
             if reply is None:
                 return await self._finish(action.text, ())
             observation = (Message("user", reply),)
@@ -141,12 +141,12 @@ class ToolEnv(Env):
     # Ending an episode.
 
     async def _finish(self, answer: str | None, observation: Observation) -> StepResult:
-        self._add_score(await _result("score", self.score, answer))
+        self._add_score(await _result(self.score(answer)))
         return self._last(observation, terminated=True)
 
     async def _truncate(self, limit: str, observation: Observation) -> StepResult:
         if self.score_truncated:
-            self._add_score(await _result("score", self.score, None))
+            self._add_score(await _result(self.score(None)))
         obs, reward, terminated, truncated, info = self._last(observation, terminated=False)
         info["truncated_by"] = limit
         return obs, reward, terminated, truncated, info
@@ -154,8 +154,8 @@ class ToolEnv(Env):
     def _add_score(self, score: Score) -> None:
         parts = score if isinstance(score, Mapping) else {"reward": score}
         for name, value in parts.items():
-            if not isinstance(value, Real) or not math.isfinite(value):
-                raise EnvFault(f"score must return a finite number (or a dict of them), got {name}={value!r}")
+            if not isinstance(value, Real):
+                raise TypeError(f"score must return a number or a dict of numbers, got {name}={value!r}")
             self.add_reward(name, float(value))
 
     def _last(self, observation: Observation, *, terminated: bool) -> StepResult:
@@ -186,13 +186,14 @@ class ToolEnv(Env):
     # Running calls.
 
     async def _run_calls(self, calls: Sequence[ToolCall]) -> Observation:
-        if len(calls) == 1:
-            return (await self._run_call(calls[0]),)
+        """Plain `def` tools run in order; where one may wait, all calls of the turn run at once."""
         if not any(self._may_wait(call.name) for call in calls):
-            return tuple([await self._run_call(call) for call in calls])
+            return tuple([self._call_inline(call) for call in calls])
+        if len(calls) == 1:
+            return (await self._call_waiting(calls[0]),)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._run_call(call)) for call in calls]
+                tasks = [group.create_task(self._call_waiting(call)) for call in calls]
         except BaseExceptionGroup as failures:
             first = failures.exceptions[0]
             raise first from first.__cause__
@@ -202,31 +203,37 @@ class ToolEnv(Env):
         found = self._tools.get(name)
         return found is not None and not found.is_inline
 
-    async def _run_call(self, call: ToolCall) -> Message:
-        found = self._tools.get(call.name)
-        stats = self._count(call.name if found is not None else "(unknown)")
+    def _call_inline(self, call: ToolCall) -> Message:
+        stats = self._count(call.name)
         try:
-            if call.error is not None:
-                raise ToolError(f"the call could not be read: {call.error}")
-            if found is None:
-                raise ToolError(f"there is no tool {call.name!r}.{did_you_mean(call.name, self._tools)}")
-            content = await self._content(found, call.arguments)
+            found = self._find(call)
+            content = run_inline(found, found.validate(call.arguments))
         except ToolError as error:
             stats["errors"] += 1
             content = f"Error: {error}"
         return Message("tool", content, (), call.id, call.name)
 
-    async def _content(self, found: Tool, arguments: Mapping[str, Any]) -> str:
-        checked = found.validate(arguments)
-        result = await execute(found, checked, self.tool_timeout_s)
-        if type(result) is str:
-            return result
+    async def _call_waiting(self, call: ToolCall) -> Message:
+        stats = self._count(call.name)
         try:
-            return to_text(result)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise EnvFault(f"tool {found.name!r}: {error}") from error
+            found = self._find(call)
+            content = await run(found, found.validate(call.arguments), self.tool_timeout_s)
+        except ToolError as error:
+            stats["errors"] += 1
+            content = f"Error: {error}"
+        return Message("tool", content, (), call.id, call.name)
+
+    def _find(self, call: ToolCall) -> Tool:
+        if call.error is not None:
+            raise ToolError(f"the call could not be read: {call.error}")
+        found = self._tools.get(call.name)
+        if found is None:
+            raise ToolError(f"there is no tool {call.name!r}.{did_you_mean(call.name, self._tools)}")
+        return found
 
     def _count(self, name: str) -> dict[str, int]:
+        if name not in self._tools:
+            name = "(unknown)"
         stats = self.tool_stats.get(name)
         if stats is None:
             stats = self.tool_stats[name] = {"calls": 0, "errors": 0}
@@ -244,21 +251,9 @@ class ToolEnv(Env):
         self._started_s = time.monotonic() - state["elapsed_s"]
 
 
-async def _result(what: str, hook: Callable[..., T | Awaitable[T]], argument: Any) -> T:
-    """Call what an author wrote; whatever it raises is the environment's fault, not the model's."""
-    try:
-        result = hook(argument)
-        if inspect.isawaitable(result):
-            result = await result
-        return cast("T", result)
-    except (EnvFault, NotImplementedError):
-        raise
-    except AgentRLError as error:
-        if isinstance(error, ToolError):
-            raise EnvFault(f"{what} raised ToolError, which only a tool may raise: {error}") from error
-        raise
-    except Exception as error:
-        raise EnvFault(f"{what} raised {type(error).__name__}: {error}") from error
+async def _result(value: T | Awaitable[T]) -> T:
+    """What a hook returned, awaited where its author wrote `async def`."""
+    return await value if inspect.isawaitable(value) else value
 
 
 def _collect_tools(cls: type[ToolEnv]) -> dict[str, Tool]:
@@ -302,7 +297,7 @@ def _as_messages(first: First) -> Observation:
     messages = (first,) if isinstance(first, Message) else tuple(first)
     for message in messages:
         if not isinstance(message, Message):
-            raise EnvFault(f"start must return a str, a Message or Messages, got {type(message).__name__} in it")
+            raise TypeError(f"start must return a str, a Message or Messages, got {type(message).__name__} in it")
     return messages
 
 
