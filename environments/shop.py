@@ -22,6 +22,7 @@ from agentrl.tool import tool
 from agentrl.trajectory import Task
 
 KINDS = ("tea", "mug", "pen", "bag", "cap", "jar")
+SELLERS = ("ada", "bea", "cleo", "dora", "emma", "finn", "gus", "hugo", "ivo", "june", "kim", "leo")
 OFFERS_PER_KIND = 3
 KINDS_IN_STORE = 2
 # Chance that an offer falls short of the quantity wanted, cheapest first; the last offer never does.
@@ -29,20 +30,20 @@ _SHORT = (0.75, 0.3, 0.0)
 
 
 def make_task(rng: np.random.Generator) -> dict[str, Any]:
-    """Draw a store and an order: offers are `[id, kind, price, stock]`."""
+    """Draw a store and an order: offers are `[seller, kind, price, stock]`."""
     kinds = [str(kind) for kind in rng.choice(KINDS, KINDS_IN_STORE, replace=False)]
-    ids = iter(rng.choice(np.arange(100, 1000), KINDS_IN_STORE * OFFERS_PER_KIND, replace=False).tolist())
+    sellers = iter(rng.choice(SELLERS, KINDS_IN_STORE * OFFERS_PER_KIND, replace=False).tolist())
     quantity = int(rng.integers(2, 7))
-    offers = [offer for kind in kinds for offer in _offers(rng, kind, quantity, ids)]
+    offers = [offer for kind in kinds for offer in _offers(rng, kind, quantity, sellers)]
     return {"want": kinds[0], "quantity": quantity, "offers": offers}
 
 
-def _offers(rng: np.random.Generator, kind: str, quantity: int, ids: Iterator[int]) -> list[list[Any]]:
-    prices = sorted(rng.choice(np.arange(10, 100), OFFERS_PER_KIND, replace=False).tolist())
+def _offers(rng: np.random.Generator, kind: str, quantity: int, sellers: Iterator[str]) -> list[list[Any]]:
+    prices = sorted(rng.choice(np.arange(1, 10), OFFERS_PER_KIND, replace=False).tolist())
     offers = []
     for price, short in zip(prices, _SHORT, strict=True):
         stock = rng.integers(0, quantity) if rng.random() < short else rng.integers(quantity, 10)
-        offers.append([next(ids), kind, int(price), int(stock)])
+        offers.append([next(sellers), kind, int(price), int(stock)])
     return [offers[index] for index in rng.permutation(OFFERS_PER_KIND)]
 
 
@@ -67,47 +68,47 @@ class Shop(ToolEnv):
 
     @tool
     def search(self, kind: str) -> str:
-        """Offers of a kind of product: id and price in euros.
+        """Offers of a kind of product: seller and price in euros.
 
         Args:
             kind: what to look for, for example tea.
         """
-        rows = self.db.execute("SELECT id, price FROM offers WHERE kind = ?", (kind,)).fetchall()
+        rows = self.db.execute("SELECT seller, price FROM offers WHERE kind = ? ORDER BY rowid", (kind,)).fetchall()
         if not rows:
             raise ToolError(f"no offers of {kind}")
-        return "\n".join(f"{offer} costs {price}" for offer, price in rows)
+        return "\n".join(f"{seller} {price}" for seller, price in rows)
 
     @tool
-    def stock(self, id: int) -> str:
-        """How many pieces of an offer are left.
+    def stock(self, seller: str) -> str:
+        """How many pieces a seller has left.
 
         Args:
-            id: number of the offer.
+            seller: who sells.
         """
-        return f"{self._stock_of(id)} left"
+        return f"{self._stock_of(seller)} left"
 
     @tool
-    def buy(self, id: int, quantity: int) -> str:
+    def buy(self, seller: str, quantity: int) -> str:
         """Place an order; it cannot be undone.
 
         Args:
-            id: number of the offer.
+            seller: who sells.
             quantity: pieces, at least 1.
         """
         if quantity < 1:
             raise ToolError("quantity must be at least 1")
-        sent = min(quantity, self._stock_of(id))
+        sent = min(quantity, self._stock_of(seller))
         number = int(self.np_random.integers(100, 1000))
-        self.db.execute("UPDATE offers SET stock = stock - ? WHERE id = ?", (sent, id))
-        self.db.execute("INSERT INTO orders VALUES (?, ?, ?)", (number, id, sent))
+        self.db.execute("UPDATE offers SET stock = stock - ? WHERE seller = ?", (sent, seller))
+        self.db.execute("INSERT INTO orders VALUES (?, ?, ?)", (number, seller, sent))
         return f"order {number}"
 
     async def score(self, answer: str | None) -> dict[str, float]:
-        orders = self.db.execute("SELECT number, offer, quantity FROM orders").fetchall()
+        orders = self.db.execute("SELECT number, seller, quantity FROM orders").fetchall()
         if len(orders) != 1 or answer is None:
             return {"correct": 0.0}
-        number, offer, sent = orders[0]
-        right = offer == self._best() and sent == self.task.data["quantity"]
+        number, seller, sent = orders[0]
+        right = seller == self._best() and sent == self.task.data["quantity"]
         return {"correct": float(right and answer.strip() == f"order {number}")}
 
     def oracle(self, messages: Sequence[Message]) -> Action:
@@ -125,17 +126,17 @@ class Shop(ToolEnv):
             return call("search", kind=want)
         if last.name == "buy":
             return Action(text=last.content)
-        cheapest = sorted((price, offer) for offer, kind, price, _ in self.task.data["offers"] if kind == want)
+        cheapest = sorted((price, seller) for seller, kind, price, _ in self.task.data["offers"] if kind == want)
         checked = sum(message.name == "stock" for message in messages)
         if not check:
-            return call("buy", id=cheapest[0][1], quantity=quantity)
+            return call("buy", seller=cheapest[0][1], quantity=quantity)
         if last.name == "stock" and int(last.content.split()[0]) >= quantity:
-            return call("buy", id=cheapest[checked - 1][1], quantity=quantity)
-        return call("stock", id=cheapest[checked][1])
+            return call("buy", seller=cheapest[checked - 1][1], quantity=quantity)
+        return call("stock", seller=cheapest[checked][1])
 
     def state_key(self) -> str:
         seen = ",".join(f"{name}:{stats['calls']}" for name, stats in sorted(self.tool_stats.items()))
-        return f"{self.task.id}|{seen}|{self.db.execute('SELECT offer, quantity FROM orders').fetchall()}"
+        return f"{self.task.id}|{seen}|{self.db.execute('SELECT seller, quantity FROM orders').fetchall()}"
 
     def save_extra(self) -> bytes | None:
         return None if self._db is None else self._db.serialize()
@@ -158,25 +159,25 @@ class Shop(ToolEnv):
     def _open_store(self) -> None:
         self._close_store()
         self._db = sqlite3.connect(":memory:", isolation_level=None)
-        self._db.execute("CREATE TABLE offers (id INTEGER PRIMARY KEY, kind TEXT, price INTEGER, stock INTEGER)")
-        self._db.execute("CREATE TABLE orders (number INTEGER, offer INTEGER, quantity INTEGER)")
+        self._db.execute("CREATE TABLE offers (seller TEXT PRIMARY KEY, kind TEXT, price INTEGER, stock INTEGER)")
+        self._db.execute("CREATE TABLE orders (number INTEGER, seller TEXT, quantity INTEGER)")
 
     def _close_store(self) -> None:
         if self._db is not None:
             self._db.close()
             self._db = None
 
-    def _stock_of(self, offer: int) -> int:
-        row = self.db.execute("SELECT stock FROM offers WHERE id = ?", (offer,)).fetchone()
+    def _stock_of(self, seller: str) -> int:
+        row = self.db.execute("SELECT stock FROM offers WHERE seller = ?", (seller,)).fetchone()
         if row is None:
-            raise ToolError(f"no offer {offer}")
+            raise ToolError(f"no seller {seller}")
         return int(row[0])
 
-    def _best(self) -> int:
+    def _best(self) -> str:
         """The cheapest offer of the wanted kind that had enough stock when the episode began."""
         enough = [
-            (price, offer)
-            for offer, kind, price, stock in self.task.data["offers"]
+            (price, seller)
+            for seller, kind, price, stock in self.task.data["offers"]
             if kind == self.task.data["want"] and stock >= self.task.data["quantity"]
         ]
-        return int(min(enough)[1])
+        return str(min(enough)[1])

@@ -1,0 +1,114 @@
+"""The folder of a training run: configuration, metrics, trajectories, checkpoints, summary.
+
+Owns the files' names and how far each had been written at a checkpoint, so that a resumed run
+continues them without a repeated or missing line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agentrl.config import dump_config, load_config
+from agentrl.errors import CheckpointError, ConfigError, StoreError
+from agentrl.training.config import TrainConfig
+
+
+class RunFolder:
+    """Paths and append-only logs of one run."""
+
+    def __init__(self, path: str | Path, *, tensorboard: bool = False) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.toml"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.trajectories_path = self.path / "trajectories.jsonl"
+        self.checkpoints_path = self.path / "checkpoints"
+        self.summary_path = self.path / "summary.json"
+        self._tensorboard = tensorboard
+        self._writer: Any = None
+
+    @classmethod
+    def create(cls, path: str | Path, config: TrainConfig) -> RunFolder:
+        """Make a new run folder. Raises: ConfigError if it already holds a run."""
+        folder = cls(path, tensorboard=config.run.tensorboard)
+        if folder.config_path.exists():
+            raise ConfigError(
+                f"{folder.path} already holds a run: resume it with `agentrl train --resume {folder.path}`, "
+                "or choose another --out"
+            )
+        try:
+            folder.checkpoints_path.mkdir(parents=True, exist_ok=True)
+            folder.config_path.write_text(dump_config(config), encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"cannot write to {folder.path}: {error}; choose another --out or free space") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> tuple[RunFolder, TrainConfig]:
+        """Open an existing run. Raises: CheckpointError if there is none."""
+        folder = cls(path)
+        if not folder.config_path.exists():
+            raise CheckpointError(f"{path} holds no run (no config.toml); start one with `agentrl train CONFIG --out {path}`")
+        config = load_config(TrainConfig, folder.config_path)
+        folder._tensorboard = config.run.tensorboard
+        return folder, config
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run wrote its summary."""
+        return self.summary_path.exists()
+
+    def log(self, phase: str, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        """Append one line of metrics; the names are `area/name`."""
+        line = json.dumps({"step": step, "time_s": round(time_s, 3), "phase": phase, **metrics})
+        _append(self.metrics_path, line + "\n")
+        writer = self._events()
+        if writer is not None:
+            for name, value in metrics.items():
+                writer.add_scalar(f"{phase}/{name}", value, step)
+
+    def offsets(self) -> dict[str, int]:
+        """Bytes written so far to each log; belongs in a checkpoint."""
+        logs = (self.metrics_path, self.trajectories_path)
+        return {log.name: log.stat().st_size if log.exists() else 0 for log in logs}
+
+    def rewind(self, offsets: Mapping[str, int]) -> None:
+        """Cut each log back to where a checkpoint had seen it."""
+        for log in (self.metrics_path, self.trajectories_path):
+            if log.exists():
+                os.truncate(log, min(offsets.get(log.name, 0), log.stat().st_size))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json atomically; its presence says that the run is finished."""
+        temporary = self.summary_path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.summary_path)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _events(self) -> Any:
+        if self._tensorboard and self._writer is None:
+            # An optional extra, and half a second of import.
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self._tensorboard = False
+                return None
+            self._writer = SummaryWriter(str(self.path / "tensorboard"))
+        return self._writer
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error}; free space and go on with `agentrl train --resume {path.parent}`"
+        ) from error
