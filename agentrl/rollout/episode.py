@@ -10,19 +10,24 @@ import asyncio
 import itertools
 import logging
 import math
+import os
+import sysconfig
 import traceback
 from collections.abc import Mapping
 from time import perf_counter
+from types import TracebackType
 from typing import Any
 
-from agentrl.env.base import Env, Observation, as_action
+from agentrl.env.base import Env, as_action
 from agentrl.errors import EnvFault, PolicyFault, TaskError
 from agentrl.messages import Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.trajectory import Task, Trajectory, Turn
 
 logger = logging.getLogger(__name__)
-_OURS = ("/agentrl/env/", "/agentrl/rollout/", "/agentrl/policy/", "/asyncio/")
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_OURS = tuple(os.path.join(_HERE, floor, "") for floor in ("env", "policy", "rollout"))
+_INSTALLED = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
 _numbers = itertools.count()
 
 
@@ -80,7 +85,8 @@ async def _play(
 ) -> dict[str, Any]:
     """Fill the trajectory's turns and status; return the final info. Raises EnvFault, PolicyFault."""
     started = perf_counter()
-    observation, first_info = await _reset(env, trajectory.task, trajectory.seed)
+    with _RESET:
+        observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
     policy = players[0].bind(env)
     players.append(policy)
     tools = trajectory.tools
@@ -88,7 +94,10 @@ async def _play(
     conversation: list[Message] = list(observation)
     env_s = perf_counter() - started
     while True:
-        anchor = _guarded(state_key) if state_key is not None else None
+        anchor = None
+        if state_key is not None:
+            with _STATE_KEY:
+                anchor = state_key()
         asked = perf_counter()
         action = as_action(await policy.act(conversation, tools, episode_id=key, sampling=sampling))
         answered = perf_counter()
@@ -96,11 +105,9 @@ async def _play(
         trajectory.turns.append(turn)
         if action.finish_reason == "abort":
             raise PolicyFault("the policy aborted the turn")
-        try:
+        with _STEP:
             observation, reward, terminated, truncated, info = await env.astep(action)
             turn.reward = float(reward)
-        except (Exception, asyncio.CancelledError) as error:
-            raise _as_fault(error, "step") from error
         turn.env_s = env_s + perf_counter() - answered
         env_s = 0.0
         components = info.get("reward_components")
@@ -116,30 +123,28 @@ async def _play(
         conversation.extend(observation)
 
 
-async def _reset(env: Env, task: Task, seed: int) -> tuple[Observation, dict[str, Any]]:
-    try:
-        return await env.areset(seed=seed, options={"task": task})
-    except (Exception, asyncio.CancelledError) as error:
-        raise _as_fault(error, "reset") from error
+class _AuthorCode:
+    """Around the environment author's code: what it raises becomes the fault that stands for it."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, (EnvFault, PolicyFault, TaskError)):
+            return
+        if isinstance(error, asyncio.CancelledError):
+            if not _is_cancelled():
+                raise EnvFault(f"{self.where} awaited something that had been cancelled") from error
+        elif isinstance(error, Exception):
+            raise EnvFault(f"{self.where} raised {type(error).__name__}: {error}") from error
 
 
-def _guarded(state_key: Any) -> str | None:
-    try:
-        key: str | None = state_key()
-    except Exception as error:
-        raise _as_fault(error, "state_key") from error
-    return key
-
-
-def _as_fault(error: BaseException, where: str) -> BaseException:
-    """The fault that stands for an exception out of the environment; a real cancellation stays one."""
-    if isinstance(error, (EnvFault, PolicyFault, TaskError)):
-        return error
-    if isinstance(error, asyncio.CancelledError):
-        if _is_cancelled():
-            return error
-        return EnvFault(f"{where} awaited something that had been cancelled")
-    return EnvFault(f"{where} raised {type(error).__name__}: {error}")
+_RESET, _STEP, _STATE_KEY = _AuthorCode("reset"), _AuthorCode("step"), _AuthorCode("state_key")
 
 
 def _is_cancelled() -> bool:
@@ -161,11 +166,10 @@ def mark_fault(trajectory: Trajectory, fault: BaseException) -> None:
 
 
 def _origin(fault: BaseException) -> str:
-    """`file:line in function` of the deepest frame outside this library, from the root cause."""
+    """`file:line in function` of the author's deepest frame, from the root cause."""
     cause = fault
-    while cause.__cause__ is not None and cause.__cause__ is not cause:
+    while cause.__cause__ is not None:
         cause = cause.__cause__
-    for frame in reversed(traceback.extract_tb(cause.__traceback__)):
-        if not any(part in frame.filename for part in _OURS):
-            return f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} in {frame.name}"
-    return ""
+    frames = [f for f in reversed(traceback.extract_tb(cause.__traceback__)) if not f.filename.startswith(_OURS)]
+    own = [f for f in frames if not f.filename.startswith(_INSTALLED)] or frames
+    return f"{os.path.basename(own[0].filename)}:{own[0].lineno} in {own[0].name}" if own else ""

@@ -204,7 +204,7 @@ class Rollouts:
             running -= 1
             self._workers.discard(worker)
             if worker.cancelled():
-                outcomes.put_nowait(asyncio.CancelledError("the runner was closed"))
+                outcomes.put_nowait(RolloutError("the runner was closed while episodes were running"))
             elif (error := worker.exception()) is not None:
                 outcomes.put_nowait(error)
             elif not running:

@@ -1,0 +1,270 @@
+"""Determinism: transcripts byte for byte, alone and in company, recorded and replayed, forked at any turn."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from agentrl.env.tasks import Tasks
+from agentrl.env.tool_env import ToolEnv
+from agentrl.errors import EnvFault, ReplayError, StoreError
+from agentrl.messages import Action, Message
+from agentrl.policy.base import Policy, SamplingParams
+from agentrl.rollout.episode import run_episode
+from agentrl.rollout.json_lines import canonical
+from agentrl.rollout.replay import areplay, replay, replay_store
+from agentrl.rollout.runner import GroupRequest, Rollouts, sampling_seed
+from agentrl.rollout.store import TrajectoryStore
+from agentrl.trajectory import Trajectory, trajectory_to_json
+
+ID = "test/Ledger-v0"
+
+
+def transcript(trajectory: Trajectory) -> bytes:
+    """Everything but names and clocks."""
+    record = trajectory_to_json(trajectory)
+    for turn in record["turns"]:
+        del turn["policy_s"], turn["env_s"]
+    return canonical({k: v for k, v in record.items() if k not in ("group_id", "episode_id", "attempt")})
+
+
+def record(make_env, policy, count: int, path, **options) -> list[Trajectory]:
+    """`count` episodes over train tasks in groups of 4, stored."""
+    tasks = make_env.tasks.split("train")
+    requests = [GroupRequest(tasks[n % 50], n, 4, tags={"phase": "train", "step": n}) for n in range(count // 4)]
+
+    async def main():
+        with TrajectoryStore(path) as store:
+            async with Rollouts(make_env, policy, env_id=ID, store=store, **options) as rollouts:
+                return await rollouts.run(requests)
+
+    return [trajectory for group in asyncio.run(main()) for trajectory in group.trajectories]
+
+
+@pytest.mark.parametrize("kind", ["ledger", "slow_ledger"])
+def test_an_episode_is_the_same_alone_and_beside_63_others(request, kind, walker, tmp_path):
+    make_env = request.getfixturevalue(kind)
+    crowd = record(make_env, walker, 64, tmp_path / "t.jsonl", max_concurrency=64)
+    assert len(crowd) == 64
+    assert len({transcript(t) for t in crowd}) > 40, "the episodes must differ for this to mean anything"
+    for index in range(0, 64, 7):
+        crowded = crowd[index]
+        sampling = SamplingParams(seed=walker_seed(crowded))
+        alone = asyncio.run(
+            run_episode(
+                make_env(), walker, crowded.task, crowded.seed, env_id=ID, sampling=sampling, info=tags(crowded)
+            )
+        )
+        assert transcript(alone) == transcript(crowded)
+
+
+def walker_seed(trajectory: Trajectory) -> int:
+    request = GroupRequest(trajectory.task, trajectory.seed)
+    return sampling_seed(request, int(trajectory.episode_id.rsplit("/", 1)[1]))
+
+
+def tags(trajectory: Trajectory) -> dict:
+    return {key: trajectory.info[key] for key in ("phase", "step")}
+
+
+def test_concurrency_changes_nothing(slow_ledger, walker, tmp_path):
+    runs = [record(slow_ledger, walker, 40, tmp_path / str(bound), max_concurrency=bound) for bound in (1, 7, 64)]
+    assert [transcript(t) for t in runs[0]] == [transcript(t) for t in runs[1]] == [transcript(t) for t in runs[2]]
+
+
+def test_a_thousand_recorded_episodes_replay(ledger, walker, tmp_path):
+    path = tmp_path / "trajectories.jsonl"
+    recorded = record(ledger, walker, 1000, path)
+    statuses = {t.status for t in recorded}
+    assert statuses == {"terminated", "truncated"}
+    assert sum(len(t.turns) for t in recorded) > 2500
+    seen, made = [], []
+
+    def make_env(env_id):
+        made.append(env_id)
+        return ledger()
+
+    result = replay_store(path, make_env, on_report=seen.append)
+    assert result.ok
+    assert str(result) == "1000 same, 0 differs, 0 skipped"
+    assert len(seen) == 1000
+    assert made == [ID]
+
+
+def test_an_environment_that_waits_replays_too(slow_ledger, walker, tmp_path):
+    recorded = record(slow_ledger, walker, 20, tmp_path / "t.jsonl")
+    env = slow_ledger()
+    assert {replay(t, env).outcome for t in recorded} == {"same"}
+    env.close()
+
+    async def inside():
+        with pytest.raises(RuntimeError, match="running"):
+            replay(recorded[0], slow_ledger())
+        return (await areplay(recorded[0], slow_ledger())).outcome
+
+    assert asyncio.run(inside()) == "same"
+
+
+def altered(ledger, name):
+    """The environment with one line changed."""
+
+    class Later(ledger):
+        async def start(self, task):
+            text = await super().start(task)
+            return text.replace("Mood", "mood") if name == "observation at reset" else text
+
+        async def astep(self, action):
+            observation, reward, terminated, truncated, info = await super().astep(action)
+            fourth = len(self.entries) == 4
+            if fourth and name == "observation":
+                observation = tuple(replace(m, content=m.content + " ") for m in observation)
+            if fourth and name == "reward":
+                reward += 1e-12
+            if fourth and name == "reward_components":
+                info = {**info, "reward_components": {**info.get("reward_components", {}), "bonus": 0.0}}
+            if fourth and name == "status":
+                terminated = True
+            if fourth and name == "error":
+                raise EnvFault("gone")
+            if terminated and name == "info":
+                info["success"] = not info["success"]
+            return observation, reward, terminated, truncated, info
+
+        def state_key(self):
+            return super().state_key() + ("!" if name == "state_key" and len(self.entries) == 4 else "")
+
+    return Later
+
+
+PARTS = ["observation", "reward", "reward_components", "status", "error", "state_key"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_change_of_one_line_is_named_at_the_first_step_that_differs(ledger, walker, tmp_path, part):
+    recorded = record(ledger, walker, 200, tmp_path / "t.jsonl")
+    changed = altered(ledger, part)()
+    differing = 0
+    for trajectory in recorded:
+        report = replay(trajectory, changed)
+        last = len(trajectory.turns) - 1
+        first = next((i for i in range(last + 1) if entries_after(trajectory, i) == 4), None)
+        if first == last and (part == "state_key" or (part == "status" and trajectory.status == "terminated")):
+            first = None
+        elif first is not None and part == "state_key":
+            first += 1
+        assert report.outcome == ("same" if first is None else "differs"), trajectory.episode_id
+        if first is not None:
+            differing += 1
+            assert report.difference.turn == first
+            assert report.difference.part == part
+            assert report.difference.recorded != report.difference.replayed
+            assert f"turn {first}: {part} differs" in str(report)
+    assert differing > 20
+
+
+def entries_after(trajectory: Trajectory, index: int) -> int:
+    """Entries drawn up to and including an action, counted from the transcript."""
+    return sum('"entry"' in m.content for turn in trajectory.turns[: index + 1] for m in turn.next_observation)
+
+
+def test_a_change_at_reset_and_one_at_the_end(ledger, walker, tmp_path):
+    recorded = record(ledger, walker, 40, tmp_path / "t.jsonl")
+    report = replay(recorded[0], altered(ledger, "observation at reset")())
+    assert (report.difference.turn, report.difference.part) == (None, "observation")
+    assert "Mood" in report.difference.recorded
+    assert "mood" in report.difference.replayed
+    assert str(report).startswith("train-0@0/0 of test/Ledger-v0: reset: observation differs")
+    ended = next(t for t in recorded if t.status == "terminated")
+    report = replay(ended, altered(ledger, "info")())
+    assert (report.difference.turn, report.difference.part) == (len(ended.turns) - 1, "info")
+
+
+def test_a_long_difference_is_shown_where_it_begins(ledger, walker, tmp_path):
+    trajectory = record(ledger, walker, 4, tmp_path / "t.jsonl")[0]
+    text = trajectory.turns[0].observation[0].content
+    trajectory.turns[0].observation = (Message("user", "long " * 1000 + text),)
+    shown = str(replay(trajectory, ledger()))
+    assert "recorded" in shown
+    assert len(shown) < 1000
+
+
+def test_a_store_with_faults_and_differences_is_counted(ledger, walker, tmp_path):
+    path = tmp_path / "t.jsonl"
+    recorded = record(ledger, walker, 8, path)
+    with TrajectoryStore(path) as store:
+        fault = replace(recorded[0], status="fault", error="EnvFault: gone", episode_id="void")
+        store.append(fault)
+        spoilt = replace(recorded[1], episode_id="spoilt", seed=recorded[1].seed + 1)
+        store.append(spoilt)
+    result = replay_store(path, lambda _: ledger())
+    assert not result.ok
+    assert dict(result.counts) == {"same": 8, "skipped": 1, "differs": 1}
+    assert [report.episode_id for report in result.differing] == ["spoilt"]
+    assert replay_store(path, lambda _: ledger(), limit=3).counts == {"same": 3}
+    assert not replay_store(path, lambda _: ledger(), phase="eval").ok
+    with pytest.raises(StoreError):
+        replay_store(tmp_path / "none.jsonl")
+
+
+def test_a_trajectory_without_turns_is_refused(ledger):
+    with pytest.raises(ReplayError, match="has no turns"):
+        replay(Trajectory(ID, ledger.tasks["train-0"], 0), ledger())
+
+
+class Recorded(Policy):
+    """Plays given actions."""
+
+    def __init__(self, actions: list[Action]) -> None:
+        self.actions = list(actions)
+
+    async def act(self, messages, tools, *, episode_id, sampling=None):
+        return self.actions.pop(0)
+
+
+@pytest.mark.parametrize("kind", ["ledger", "slow_ledger"])
+def test_a_fork_at_any_turn_continues_identically(request, kind, walker, tmp_path):
+    make_env = request.getfixturevalue(kind)
+    recorded = [t for t in record(make_env, walker, 40, tmp_path / "t.jsonl") if len(t.turns) >= 4][:5]
+    assert len(recorded) == 5
+
+    async def results(env, actions):
+        return [await env.astep(action) for action in actions]
+
+    async def main():
+        for trajectory in recorded:
+            actions = [turn.action for turn in trajectory.turns]
+            for at in range(len(actions)):
+                env = make_env()
+                await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
+                await results(env, actions[:at])
+                twin = env.fork()
+                # The twin goes first: what it does must not reach the original.
+                theirs, ours = await results(twin, actions[at:]), await results(env, actions[at:])
+                wanted = [(t.next_observation, t.reward) for t in trajectory.turns[at:]]
+                assert [r[:2] for r in theirs] == [r[:2] for r in ours] == wanted
+                assert theirs[-1][2:] == ours[-1][2:]
+                await env.aclose()
+                await twin.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_clock_in_an_observation_is_caught(walker, tmp_path):
+    ticks = iter(range(10**6))
+
+    class Clock(ToolEnv):
+        tasks = Tasks.of(train=[{}] * 50)
+
+        async def start(self, task):
+            return "What time is it?"
+
+        async def respond(self, text):
+            return f"It is {next(ticks)}."
+
+    trajectory = asyncio.run(
+        run_episode(Clock(), Recorded([Action("now")] * 20), Clock.tasks["train-0"], 0, env_id="c")
+    )
+    report = replay(trajectory, Clock())
+    assert (report.difference.turn, report.difference.part) == (0, "observation")
