@@ -1,0 +1,31 @@
+"""The `agentrl` command. Owns the list of commands; each is imported only when it is called."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from agentrl import __version__
+from agentrl.cli.boundary import Commands, debug_option
+
+COMMANDS = {
+    "train": "Train an agent on an environment.",
+    "bench": "Measure agents on an environment.",
+    "envs": "List the environments.",
+    "check": "Find what is wrong with an environment.",
+    "play": "Be the agent, in this terminal.",
+    "new-env": "Start a package with an environment of your own.",
+    "replay": "Execute recorded episodes again and compare.",
+    "doctor": "Say what works on this machine, and how to get what does not.",
+}
+
+
+@click.group(cls=Commands, summaries=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="agentrl")
+@click.option("-v", "--verbose", is_flag=True, help="Log what happens, on stderr.")
+@debug_option
+def main(verbose: bool) -> None:
+    """Train and benchmark tool-using language-model agents from environment reward."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")

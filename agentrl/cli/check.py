@@ -1,0 +1,29 @@
+"""`agentrl check`: our checks of an environment, as a report."""
+
+from __future__ import annotations
+
+import click
+
+from agentrl.cli.boundary import EXIT_FAILED, json_option, note, print_json
+
+
+@click.command("check")
+@click.argument("env")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, env: str, as_json: bool) -> None:
+    """Find what is wrong with ENV, an id, `module:Class` or `./file.py:Class`.
+
+    Exit code 1 if something is.
+    """
+    from agentrl.env.check import check_env  # imports gymnasium's checker: half a second
+
+    if not as_json:
+        note(f"Checking {env}")
+    report = check_env(env)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        click.echo(report.to_text())
+    if not report.ok:
+        ctx.exit(EXIT_FAILED)

@@ -1,0 +1,170 @@
+"""`agentrl play`: a person is the policy, in a terminal or through a pipe."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from agentrl.cli.boundary import debug_option
+from agentrl.env import registry
+from agentrl.env.base import Env
+from agentrl.messages import Action, Message, ToolCall
+
+HELP = """\
+  tool {"arg": 1}    call a tool with JSON arguments
+  tool arg=1 b=tea   the same, shorter; quote values with spaces
+  any other text     your answer
+  /say TEXT          answer with a text that begins like a tool
+  /tools  /help  /quit"""
+
+
+@click.command("play")
+@click.argument("env")
+@click.option("--task", help="Id of a task.")
+@click.option("--split", help="Draw the task from this split; the first one by default.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@debug_option
+def command(env: str, task: str | None, split: str | None, seed: int) -> None:
+    """Be the agent of ENV: read what a model would read, call tools, answer."""
+    made = registry.make(env)
+    options: dict[str, Any] = {} if split is None else {"split": split}
+    if task is not None:
+        options["task"] = task
+    try:
+        play_episode(made, _lines(), seed=seed, options=options)
+    finally:
+        made.close()
+
+
+def _lines() -> Iterator[str]:
+    """What the person types; stdin may be a pipe."""
+    while True:
+        click.echo("> ", nl=False)
+        line = sys.stdin.readline()
+        if not line:
+            click.echo()
+            return
+        if not sys.stdin.isatty():
+            click.echo(line.rstrip("\n"))
+        yield line.strip()
+
+
+def play_episode(env: Env, lines: Iterable[str], *, seed: int, options: Mapping[str, Any]) -> float | None:
+    """Play one episode with lines from a person.
+
+    Returns: its reward, or None where the lines ended, or `/quit` came, before it did.
+    """
+    observation, info = env.reset(seed=seed, options=dict(options))
+    click.echo(f"Task {info.get('task_id', env.task.id)}. /help says how to play.")
+    show_tools(env.tool_schemas)
+    show(observation)
+    total, turn = 0.0, 0
+    for line in lines:
+        if line == "/quit":
+            break
+        action = read_line(line, env.tool_schemas)
+        if action is None:
+            continue
+        turn += 1
+        observation, reward, terminated, truncated, info = env.step(_numbered(action, turn))
+        total += float(reward)
+        show(observation)
+        if terminated or truncated:
+            _show_end(total, info, truncated)
+            return total
+    click.echo("The episode was left unfinished; no reward.")
+    return None
+
+
+def _numbered(action: Action, turn: int) -> Action:
+    calls = tuple(ToolCall(c.name, c.arguments, f"call_{turn}_{i}") for i, c in enumerate(action.tool_calls))
+    return Action(action.text, calls)
+
+
+def _show_end(total: float, info: Mapping[str, Any], truncated: bool) -> None:
+    parts = info.get("reward_components") or {}
+    named = "".join(f", {name} {value:g}" for name, value in parts.items() if name != "reward")
+    ended = f"cut off ({info.get('truncated_by', 'limit')})" if truncated else "over"
+    click.echo(f"The episode is {ended}. Reward {total:g}{named}")
+
+
+def read_line(line: str, tools: Sequence[Mapping[str, Any]]) -> Action | None:
+    """The action that a line stands for; None where it was a command, nothing, or unreadable (which is said)."""
+    if line == "/help":
+        click.echo(HELP)
+        return None
+    if line == "/tools":
+        show_tools(tools)
+        return None
+    if line.startswith("/say "):
+        return Action(line.removeprefix("/say ").strip())
+    if line.startswith("/"):
+        click.echo(f"There is no {line.split()[0]}. /help lists the commands.")
+        return None
+    name, _, rest = line.partition(" ")
+    schema = next((tool["function"] for tool in tools if tool["function"]["name"] == name), None)
+    if schema is None:
+        return Action(line) if line else None
+    try:
+        return Action(tool_calls=(ToolCall(name, read_arguments(rest.strip(), schema.get("parameters") or {})),))
+    except ValueError as error:
+        click.echo(f"{error}. Write {usage(schema)}, or /say {line}")
+        return None
+
+
+def read_arguments(text: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments from a JSON object or from `name=value` words.
+
+    Raises: ValueError if they are neither.
+    """
+    if text.startswith("{"):
+        arguments = json.loads(text)
+        return dict(arguments)
+    arguments = {}
+    for word in shlex.split(text):
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is not name=value")
+        arguments[name] = _value(value, parameters.get("properties", {}).get(name, {}))
+    return arguments
+
+
+def _value(text: str, schema: Mapping[str, Any]) -> Any:
+    if schema.get("type") == "string":
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def usage(schema: Mapping[str, Any]) -> str:
+    """`price item=<string> [currency=<string>]`."""
+    parameters = schema.get("parameters") or {}
+    required = parameters.get("required", ())
+    words = [
+        f"{name}=<{part.get('type', 'value')}>" if name in required else f"[{name}=<{part.get('type', 'value')}>]"
+        for name, part in parameters.get("properties", {}).items()
+    ]
+    return " ".join([schema["name"], *words])
+
+
+def show_tools(tools: Sequence[Mapping[str, Any]]) -> None:
+    """One line per tool: how to call it, and what it does."""
+    for tool in tools:
+        function = tool["function"]
+        about = (function.get("description") or "").split("\n")[0]
+        click.echo(f"  {usage(function)}    {about}".rstrip())
+
+
+def show(messages: Sequence[Message]) -> None:
+    """Messages as a model would read them."""
+    for message in messages:
+        who = message.name or message.role
+        text = message.content.replace("\n", "\n" + " " * (len(who) + 2))
+        click.echo(f"{click.style(who, bold=True)}: {text}")

@@ -1,0 +1,88 @@
+"""`agentrl replay`: recorded episodes executed again, compared byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from agentrl.cli.boundary import EXIT_FAILED, json_option, print_json
+from agentrl.cli.progress import Counter
+from agentrl.env import registry
+from agentrl.env.base import Env
+from agentrl.errors import StoreError
+from agentrl.rollout.replay import ReplayReport, StoreReplay, replay_store
+
+
+@click.command("replay")
+@click.argument("run_or_file", type=click.Path(path_type=Path))
+@click.option("--env", "env_id", help="Replay on this environment instead of the recorded one.")
+@click.option("--phase", help="Only episodes of this phase: train, eval, eval_before, eval_after.")
+@click.option("--limit", type=click.IntRange(1), help="Stop after this many episodes.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context, run_or_file: Path, env_id: str | None, phase: str | None, limit: int | None, as_json: bool
+) -> None:
+    """Execute the episodes of RUN_OR_FILE again and name the first step that differs.
+
+    RUN_OR_FILE is a run folder or a trajectories.jsonl. Exit code 1 if an episode differs, or none could
+    be replayed.
+    """
+    store = find_store(run_or_file)
+    with Counter("replayed") as counter:
+
+        def count(_: ReplayReport) -> None:
+            counter.add()
+
+        result = replay_store(store, _env_maker(store.parent, env_id), phase=phase, limit=limit, on_report=count)
+    if as_json:
+        print_json(_to_json(result))
+    else:
+        click.echo(str(result))
+    if not result.ok:
+        ctx.exit(EXIT_FAILED)
+
+
+def find_store(run_or_file: Path) -> Path:
+    """The trajectories of a run folder, or the file itself. Raises: StoreError if there are none."""
+    store = run_or_file / "trajectories.jsonl" if run_or_file.is_dir() else run_or_file
+    if not store.is_file():
+        raise StoreError(f"there is no {store}; give a run folder or a trajectories.jsonl")
+    return store
+
+
+def _env_maker(folder: Path, env_id: str | None) -> Callable[[str], Env]:
+    """Makes an environment as the run made it: with its constructor arguments and limit."""
+    if env_id is not None:
+        return lambda recorded: registry.make(env_id)
+    if not (folder / "config.toml").is_file():
+        return registry.make
+    from agentrl.config import load_config
+    from agentrl.training.config import TrainConfig  # only where a training run is replayed
+
+    settings = load_config(TrainConfig, folder / "config.toml").env
+    limit = {} if settings.max_turns is None else {"max_turns": settings.max_turns}
+
+    def make(recorded: str) -> Env:
+        return registry.make(recorded, **({**settings.kwargs, **limit} if recorded == settings.id else {}))
+
+    return make
+
+
+def _to_json(result: StoreReplay) -> dict[str, object]:
+    differing = [
+        {
+            "episode_id": report.episode_id,
+            "env_id": report.env_id,
+            "turn": report.difference.turn,
+            "part": report.difference.part,
+            "recorded": report.difference.recorded,
+            "replayed": report.difference.replayed,
+        }
+        for report in result.differing
+        if report.difference is not None
+    ]
+    counts = {name: result.counts[name] for name in ("same", "differs", "skipped")}
+    return {"ok": result.ok, **counts, "differing": differing}

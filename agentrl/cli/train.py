@@ -1,0 +1,211 @@
+"""`agentrl train`: start, continue or resume a training run. Owns which folder and configuration; the run is
+`agentrl.training.loop`.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agentrl.cli.boundary import json_option, note, print_json
+from agentrl.cli.progress import TrainProgress
+from agentrl.config import load_config
+from agentrl.env import registry
+from agentrl.errors import AgentRLError
+from agentrl.training.config import TrainConfig
+from agentrl.training.run_folder import RunFolder
+
+
+@click.command("train")
+@click.argument("config_or_env", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as train.lr=1e-4.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder; runs/NAME by default.")
+@click.option("--seed", type=click.IntRange(0), help="Short for --set seed=N.")
+@click.option("--resume", "resume_dir", type=click.Path(path_type=Path), help="Go on with an interrupted run.")
+@click.option(
+    "--continue", "go_on", is_flag=True, help="Resume if --out holds this run unfinished; start it if not there."
+)
+@click.option("--fresh", is_flag=True, help="Start anew; a run already at --out is moved aside.")
+@json_option
+def command(
+    config_or_env: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    seed: int | None,
+    resume_dir: Path | None,
+    go_on: bool,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Train an agent as CONFIG (a TOML file) says, or on an environment with the default settings.
+
+    \b
+    agentrl train quickstart.toml --set train.steps=30 --seed 7
+    agentrl train agentrl/Shop-v0 --out runs/shop
+    agentrl train --resume runs/shop
+    """
+    if resume_dir is not None:
+        _only_resume(config_or_env, overrides, out, seed, go_on or fresh)
+        summary = _resume(resume_dir)
+        out = resume_dir
+    else:
+        if config_or_env is None:
+            raise click.UsageError("give a CONFIG file or an environment, or --resume RUN")
+        given = (*overrides, *([f"seed={seed}"] if seed is not None else []))
+        config = read_config(config_or_env, given)
+        out = out or _free_folder(Path("runs") / _run_name(config_or_env))
+        if go_on and _holds_run(out):
+            summary = _continue(out, config, seed_given=any(item.split("=")[0].strip() == "seed" for item in given))
+        else:
+            if fresh and _holds_run(out):
+                _move_aside(out)
+            summary = _train(config, out)
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo(summary_text(summary, out))
+
+
+def _only_resume(
+    config: str | None, overrides: tuple[str, ...], out: Path | None, seed: int | None, mode: bool
+) -> None:
+    if config is not None or overrides or out is not None or seed is not None or mode:
+        raise click.UsageError("--resume takes everything from the run itself: give nothing else with it")
+
+
+def read_config(config_or_env: str, overrides: tuple[str, ...]) -> TrainConfig:
+    """The configuration of a file, or of an environment with defaults; its environment must load.
+
+    Raises: ConfigError, EnvNotFound.
+    """
+    if config_or_env.endswith(".toml") or (Path(config_or_env).is_file() and ".py" not in config_or_env):
+        config = load_config(TrainConfig, config_or_env, overrides)
+        registry.spec(config.env.id)
+        return config
+    found = registry.spec(config_or_env)
+    text = config_or_env.replace("\\", "\\\\").replace('"', '\\"')
+    base = [f'env.id="{text}"', *overrides]
+    config = load_config(TrainConfig, None, base)
+    if config.model.path is None and not config.warm_start.demonstrators:
+        if not callable(getattr(found.env_class, "oracle", None)):
+            note("A tiny model from scratch knows nothing, and this environment has no oracle to learn from:")
+            note("set model.path to a model of yours, or give the environment an oracle(messages) method.")
+        elif not any(item.startswith("warm_start.demonstrators") for item in overrides):
+            note("Warm start: a tiny model from scratch first learns from the environment's oracle.")
+            config = load_config(TrainConfig, None, [*base, "warm_start.demonstrators.oracle=1.0"])
+    return config
+
+
+# Which folder.
+
+
+def _run_name(config_or_env: str) -> str:
+    name = config_or_env.rpartition(":")[2] if ".py:" in config_or_env else config_or_env
+    return Path(name).stem.lower()
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / "config.toml").exists()
+
+
+def _free_folder(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3, … that holds no run."""
+    number, free = 2, folder
+    while free.exists():
+        free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    return free
+
+
+def _move_aside(folder: Path) -> None:
+    aside = _free_folder(folder.with_name(f"{folder.name}-old"))
+    folder.rename(aside)
+    note(f"The run that was in {folder} is now in {aside}")
+
+
+def _continue(out: Path, config: TrainConfig, *, seed_given: bool) -> dict[str, Any]:
+    """Resume, show, or start anew, by what the folder holds."""
+    folder, recorded = RunFolder.open(out)
+    if not seed_given:
+        config = replace(config, seed=recorded.seed)
+    if recorded != config:
+        note(f"{out} holds a run with another configuration")
+        _move_aside(out)
+        return _train(config, out)
+    if folder.is_finished:
+        note(f"{out} holds this run, finished. Use --fresh (make: FRESH=1) or another seed to run again.")
+        return _read_summary(folder)
+    return _resume(out)
+
+
+def _read_summary(folder: RunFolder) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads(folder.summary_path.read_text(encoding="utf-8"))
+    return summary
+
+
+# Running. The loop imports torch: only now.
+
+
+def _train(config: TrainConfig, out: Path) -> dict[str, Any]:
+    from agentrl.training.loop import train
+
+    note(f"Training on {config.env.id}, seed {config.seed}, in {out}")
+    with TrainProgress() as progress, _Rescue(out):
+        return train(config, out, on_progress=progress)
+
+
+def _resume(out: Path) -> dict[str, Any]:
+    folder, _ = RunFolder.open(out)
+    if folder.is_finished:
+        note(f"{out} is finished already")
+        return _read_summary(folder)
+    from agentrl.training.loop import resume
+
+    note(f"Resuming {out}")
+    with TrainProgress() as progress, _Rescue(out):
+        return resume(out, on_progress=progress)
+
+
+class _Rescue:
+    """When a run is cut short: a report of what there is, and how to go on."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or not _holds_run(self.out):
+            return
+        from agentrl.training.report import write_report
+
+        # A report that fails must not hide the error that ended the run.
+        with suppress(AgentRLError, OSError):
+            write_report(self.out)
+        note(f"\nEverything up to the last checkpoint is kept. Go on with: agentrl train --resume {self.out}")
+
+
+def summary_text(summary: dict[str, Any], out: Path) -> str:
+    """The before/after table, and where the report is."""
+    lines = ["", f"{summary['env_id']}, seed {summary['seed']}: success on held-out tasks, with 95% intervals", ""]
+    lines.append(f"{'':<10}{'before':<26}{'after':<26}")
+    before, after = summary.get("before") or {}, summary.get("after") or {}
+    for mode in ("greedy", "sampled"):
+        lines.append(f"{mode:<10}{_cell(before.get(mode)):<26}{_cell(after.get(mode)):<26}".rstrip())
+    n_tasks = (after or before).get("n_tasks", 0)
+    lines += ["", f"{n_tasks} tasks, {summary['wall_s']:.0f} s wall, {summary['cpu_s']:.0f} s CPU"]
+    lines.append(f"Report: {out / 'report.html'}")
+    return "\n".join(lines)
+
+
+def _cell(cell: dict[str, Any] | None) -> str:
+    if not cell or cell.get("mean") is None:
+        return "-"
+    low, high = cell["ci95"]
+    interval = "" if low is None or high is None else f"  [{low:.3f}, {high:.3f}]"
+    return f"{cell['mean']:.3f}{interval}"
