@@ -1,0 +1,1 @@
+"""One module per framework, all with the same task; `benchmarks/overhead.py` runs and compares them."""
