@@ -23,8 +23,8 @@ from agentrl.training.report_charts import Series, line_chart, short_number
 Metrics = Mapping[str, Any]
 Record = Mapping[str, Any]
 _WINDOW_STEPS = 5
-# Two-sided 95% quantiles of Student's t for 1 to 4 degrees of freedom: a window has 2 to 5 steps.
-_T95 = (12.706, 4.303, 3.182, 2.776)
+# Two-sided 95% quantiles of Student's t for 2 to 4 degrees of freedom: a window has 3 to 5 steps.
+_T95 = (4.303, 3.182, 2.776)
 _MAX_TRANSCRIPTS = 6
 
 
@@ -206,13 +206,13 @@ def _column(metrics: Sequence[Metrics], phase: str, name: str) -> tuple[list[flo
 def smoothed(values: Sequence[float], window: int = _WINDOW_STEPS) -> tuple[list[float], list[float], list[float]]:
     """Mean over the last `window` steps, with a 95% t-interval of that mean.
 
-    Returns: means, lows, highs; the first point, a window of one, has no interval (nan).
+    Returns: means, lows, highs; a window of one or two values has no interval worth drawing (nan).
     """
     means, lows, highs = [], [], []
     for end in range(1, len(values) + 1):
         part = values[max(0, end - window) : end]
         mean = fmean(part)
-        half = _T95[len(part) - 2] * stdev(part) / math.sqrt(len(part)) if len(part) > 1 else math.nan
+        half = _T95[len(part) - 3] * stdev(part) / math.sqrt(len(part)) if len(part) > 2 else math.nan
         means.append(mean)
         lows.append(mean - half)
         highs.append(mean + half)
@@ -220,7 +220,7 @@ def smoothed(values: Sequence[float], window: int = _WINDOW_STEPS) -> tuple[list
 
 
 def _main_charts(metrics: Sequence[Metrics]) -> list[dict[str, str]]:
-    success = _curve(metrics, "rollout/success", "eval/success", (-0.02, 1.02), "Success rate")
+    success = _curve(metrics, "rollout/success", "eval/success", (0.0, 1.0), "Success rate")
     reward = _curve(metrics, "rollout/reward_mean", "eval/reward_mean", None, "Mean reward")
     return [chart for chart in (success, reward) if chart["svg"]]
 
@@ -232,7 +232,7 @@ def _curve(
     means, lows, highs = smoothed(values)
     if y_range is not None:
         lows, highs = [max(0.0, low) for low in lows], [min(1.0, high) for high in highs]
-    series = [Series(f"training, mean of {_WINDOW_STEPS} steps", "train", steps, means, lows, highs)]
+    series = [Series(f"training, {_WINDOW_STEPS}-step mean", "train", steps, means, lows, highs)]
     steps, values = _column(metrics, "eval", evaluation)
     bounds = "eval/" if evaluation == "eval/success" else f"{evaluation}_"
     _, low_values = _column(metrics, "eval", f"{bounds}ci95_low")

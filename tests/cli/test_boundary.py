@@ -1,0 +1,102 @@
+"""Errors, exit codes, JSON and speed of the `agentrl` command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from agentrl.cli import COMMANDS, main
+from agentrl.cli.boundary import Commands, json_option, print_json
+from agentrl.errors import EnvFault
+
+
+def group(error: BaseException | None) -> Commands:
+    """A group like `main` with one command that raises, or prints."""
+
+    class Toy(Commands):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+            @click.command("do")
+            @json_option
+            def do(as_json: bool) -> None:
+                if error is not None:
+                    raise error
+                print_json({"fine": True}) if as_json else click.echo("fine")
+
+            return do
+
+    return Toy(summaries={"do": "Do it."})
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (EnvFault("the store went away"), 1, "EnvFault: the store went away\n"),
+        (ValueError("n must be 1 or more, got 0"), 1, "Error: n must be 1 or more, got 0\n"),
+        (OSError(28, "No space left on device"), 1, "Error: [Errno 28] No space left on device\n"),
+        (KeyboardInterrupt(), 130, "Interrupted: stopped by Ctrl-C\n"),
+        (
+            ModuleNotFoundError("No module", name="torch.nn"),
+            1,
+            "Missing: torch.nn is not installed: pip install 'agent",
+        ),
+    ],
+)
+def test_errors_are_one_message_and_an_exit_code(error: BaseException, code: int, message: str) -> None:
+    result = CliRunner().invoke(group(error), ["do"])
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+
+
+def test_bugs_are_not_hidden() -> None:
+    assert isinstance(CliRunner().invoke(group(AssertionError("ours")), ["do"]).exception, AssertionError)
+    foreign = ModuleNotFoundError("No module named 'numqy'", name="numqy")
+    assert CliRunner().invoke(group(foreign), ["do"]).exception is foreign
+
+
+def test_debug_shows_the_traceback() -> None:
+    error = EnvFault("x")
+    assert CliRunner().invoke(group(error), ["do", "--debug"]).exception is error
+
+
+def test_json_is_one_document_also_on_failure() -> None:
+    good = CliRunner().invoke(group(None), ["do", "--json"])
+    assert (good.exit_code, json.loads(good.stdout)) == (0, {"fine": True})
+    bad = CliRunner().invoke(group(EnvFault("gone")), ["do", "--json"])
+    assert (bad.exit_code, json.loads(bad.stdout)) == (1, {"error": {"type": "EnvFault", "message": "gone"}})
+    assert bad.stderr == "EnvFault: gone\n"
+
+
+def test_usage_errors_exit_with_2_and_suggest() -> None:
+    result = CliRunner().invoke(main, ["tran"])
+    assert result.exit_code == 2
+    assert "Did you mean 'train'?" in result.stderr
+    assert CliRunner().invoke(main, ["envs", "--jsn"]).exit_code == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"Usage: main {name}")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from agentrl.cli import main; main(['--help'], standalone_mode=False); "
+        "print(sorted({'torch', 'transformers', 'numpy', 'gymnasium', 'pydantic', 'rich'} & set(sys.modules)))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert output.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_module_imports_torch(name: str) -> None:
+    code = f"import sys, agentrl.cli.{name.replace('-', '_')}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

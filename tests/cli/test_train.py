@@ -1,0 +1,192 @@
+"""`agentrl train`: which configuration and folder a call means. The loop is a stand-in that records calls."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from agentrl.cli import main
+from agentrl.cli.progress import TrainProgress, shown_metrics
+from agentrl.cli.train import summary_text
+from agentrl.config import load_config
+from agentrl.training.config import TrainConfig
+from agentrl.training.run_folder import RunFolder
+
+TABLE = {"greedy": {"mean": 0.4, "ci95": [0.3, 0.5]}, "sampled": {"mean": 0.38, "ci95": [0.3, 0.46]}, "n_tasks": 9}
+
+
+class FakeLoop:
+    """`train` and `resume` as the real ones are called; `end` decides how a run ends."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, int]] = []
+        self.end: Callable[[], None] = lambda: None
+
+    def train(self, config: TrainConfig, out_dir: Path, *, on_progress: Callable[[Any], None]) -> dict[str, Any]:
+        return self._run("train", RunFolder.create(out_dir, config), config)
+
+    def resume(self, out_dir: Path, *, on_progress: Callable[[Any], None]) -> dict[str, Any]:
+        return self._run("resume", *RunFolder.open(out_dir))
+
+    def _run(self, verb: str, folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
+        self.calls.append((verb, folder.path.name, config.seed))
+        folder.log("rl", 1, 0.5, {"rollout/success": 0.5})
+        self.end()
+        summary = {"env_id": config.env.id, "seed": config.seed, "before": TABLE, "after": TABLE}
+        summary |= {"wall_s": 1.0, "cpu_s": 1.0}
+        folder.write_summary(summary)
+        return summary
+
+
+@pytest.fixture
+def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLoop:
+    fake = FakeLoop()
+    monkeypatch.setitem(sys.modules, "agentrl.training.loop", SimpleNamespace(train=fake.train, resume=fake.resume))
+    monkeypatch.chdir(tmp_path)
+    Path("quick.toml").write_text('[env]\nid = "agentrl/Guess-v0"\n[run]\ntensorboard = false\n')
+    return fake
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["train", *arguments])
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_file_with_overrides(loop: FakeLoop) -> None:
+    result = run("quick.toml", "--set", "train.steps=3", "--seed", "5", "--out", "runs/a", "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["seed"], summary["env_id"]) == (5, "agentrl/Guess-v0")
+    config = load_config(TrainConfig, "runs/a/config.toml")
+    assert (config.train.steps, config.seed) == (3, 5)
+
+
+def test_an_environment_with_an_oracle_gets_a_warm_start(loop: FakeLoop) -> None:
+    assert run("agentrl/Guess-v0").exit_code == 0
+    config = load_config(TrainConfig, "runs/guess-v0/config.toml")
+    assert dict(config.warm_start.demonstrators) == {"oracle": 1.0}
+    assert run("agentrl/Guess-v0", "--set", 'model.path="m"').exit_code == 0
+    config = load_config(TrainConfig, "runs/guess-v0-2/config.toml")
+    assert dict(config.warm_start.demonstrators) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("agentrl/Gess-v0",), 1, "Did you mean 'agentrl/Guess-v0'?"),
+        (("absent.toml",), 1, "absent.toml: no such file"),
+        (("quick.toml", "--set", "train.step=3"), 1, "Did you mean 'steps'?"),
+        (("quick.toml", "--set", "env.id=agentrl/Gess-v0"), 1, "Did you mean 'agentrl/Guess-v0'?"),
+        ((), 2, "give a CONFIG file or an environment"),
+        (("quick.toml", "--resume", "runs/a"), 2, "--resume takes everything from the run itself"),
+        (("--resume", "runs/absent"), 1, "holds no run"),
+    ],
+)
+def test_wrong_calls_leave_no_folder(loop: FakeLoop, arguments: tuple[str, ...], code: int, message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert not Path("runs").exists()
+    assert loop.calls == []
+
+
+def test_a_run_is_never_written_over(loop: FakeLoop) -> None:
+    assert run("quick.toml", "--out", "runs/a").exit_code == 0
+    again = run("quick.toml", "--out", "runs/a")
+    assert again.exit_code == 1
+    assert "already holds a run" in again.stderr
+
+
+def test_continue_resumes_what_was_interrupted_and_shows_what_is_finished(loop: FakeLoop) -> None:
+    loop.end = interrupt
+    first = run("quick.toml", "--out", "runs/q", "--continue", "--seed", "7")
+    assert first.exit_code == 130
+    assert "agentrl train --resume runs/q" in first.stderr
+    assert Path("runs/q/report.html").exists()
+    loop.end = lambda: None
+    # Without a seed, the interrupted run is meant, whatever its seed.
+    assert run("quick.toml", "--out", "runs/q", "--continue").exit_code == 0
+    finished = run("quick.toml", "--out", "runs/q", "--continue", "--seed", "7", "--json")
+    assert json.loads(finished.stdout)["seed"] == 7
+    assert "finished" in finished.stderr
+    assert loop.calls == [("train", "q", 7), ("resume", "q", 7)]
+
+
+@pytest.mark.parametrize("arguments", [("--continue", "--seed", "8"), ("--fresh",)])
+def test_another_seed_or_fresh_moves_the_old_run_aside(loop: FakeLoop, arguments: tuple[str, ...]) -> None:
+    assert run("quick.toml", "--out", "runs/q", "--seed", "0").exit_code == 0
+    assert run("quick.toml", "--out", "runs/q", *arguments).exit_code == 0
+    assert len(loop.calls) == 2
+    assert load_config(TrainConfig, "runs/q-old/config.toml").seed == 0
+    assert Path("runs/q/summary.json").exists()
+    assert Path("runs/q-old/summary.json").exists()
+
+
+def test_resume(loop: FakeLoop) -> None:
+    loop.end = interrupt
+    run("quick.toml", "--out", "runs/a")
+    loop.end = lambda: None
+    assert run("--resume", "runs/a").exit_code == 0
+    done = run("--resume", "runs/a")
+    assert "finished already" in done.stderr
+    assert loop.calls == [("train", "a", 0), ("resume", "a", 0)]
+
+
+def test_the_table() -> None:
+    after = {**TABLE, "greedy": {"mean": 0.95, "ci95": [None, None]}}
+    summary = {"env_id": "e", "seed": 1, "before": TABLE, "after": after, "wall_s": 61.4, "cpu_s": 60.0}
+    lines = summary_text(summary, Path("runs/x")).splitlines()
+    assert lines[4] == "greedy    0.400  [0.300, 0.500]     0.950"
+    assert lines[5] == "sampled   0.380  [0.300, 0.460]     0.380  [0.300, 0.460]"
+    assert lines[-1] == "Report: runs/x/report.html"
+    assert "-" in summary_text({**summary, "before": None}, Path("x")).splitlines()[4]
+
+
+def step(phase: str, number: int, total: int, **metrics: float) -> SimpleNamespace:
+    return SimpleNamespace(phase=phase, step=number, total=total, metrics=metrics)
+
+
+def test_progress_in_a_pipe_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainProgress() as progress:
+        for number in range(1, 101):
+            progress(step("warm_start", number, 100))
+        progress(step("eval", 0, 9, **{"eval/success": 0.5, "eval/ci95_low": 0.4, "eval/ci95_high": 0.6}))
+        progress(step("rl", 1, 9, **{"rollout/success": 0.25, "time/sample_s": 1.0, "time/learn_s": 0.5}))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "warm start 1/100",
+        "warm start 100/100",
+        "evaluation 0/9  held-out success 0.500  [0.400 to 0.600]",
+        "training 1/9  success 0.250  1.5 s",
+    ]
+
+
+def test_progress_in_a_terminal_is_a_bar() -> None:
+    console = Console(force_terminal=True, width=120, record=True, file=sys.stderr)
+    with TrainProgress(console) as progress:
+        progress(step("warm_start", 1, 2))
+        progress(step("warm_start", 2, 2))
+        progress(step("rl", 1, 4, **{"rollout/success": 0.25}))
+        progress(step("eval", 1, 4, **{"eval/success": 0.5}))
+    text = console.export_text()
+    assert "warm start" in text
+    assert "2/2" in text
+    assert "success 0.250" in text
+    assert "held-out success 0.500" in text
+
+
+def test_shown_metrics_names_what_is_there() -> None:
+    assert shown_metrics({}) == ""
+    assert shown_metrics({"loss/policy": 0.12345, "grad/norm": 3.0}) == "loss 0.123"
