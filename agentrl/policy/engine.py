@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from agentrl.messages import FinishReason
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.draw import Draw, draw
 from agentrl.policy.forward_hf import HfForward
+from agentrl.policy.forward_lean import LeanForward, supports
 from agentrl.policy.kv import Ids, KvSlots
 
 
@@ -95,7 +98,7 @@ class Engine:
         self.model, self.stop_ids, self.decode, self.options = model, stop_ids, decode, options
         self.version = 0
         self.kv = KvSlots(options.slots, options.context)
-        self.forward = HfForward(model, self.kv)
+        self.forward = LeanForward(model, self.kv) if supports(model) else HfForward(model, self.kv)
         self._queue: deque[_Request] = deque()
         self._active: dict[int, _Request] = {}
         self._owner: dict[int, str] = {}
@@ -157,19 +160,22 @@ class Engine:
             while self.busy:
                 self.step()
                 await asyncio.sleep(0)
-        except BaseException as error:
-            self._fail(error)
+        except Exception as error:
+            self._fail(error)  # it reaches every caller through their futures
+        except BaseException:
+            self._fail(None)
             raise
 
+    @torch.inference_mode()
     def step(self) -> None:
         """One round: admit what fits, prefill it, then one token for every active turn."""
         self._drop_cancelled()
-        decoding = sorted(self._active)
+        if self.model.training:
+            self.model.eval()  # dropout would make the logprobs another model's
+        decoding = [self._active[slot] for slot in sorted(self._active)]
         admitted = self._admit()
-        if admitted:
-            self._prefill(admitted)
-        if decoding:
-            self._decode([slot for slot in decoding if slot in self._active])
+        if decoding or admitted:
+            self._take([*decoding, *admitted], self._run_forward(decoding, admitted))
 
     def _drop_cancelled(self) -> None:
         if any(request.future.done() for request in self._queue):
@@ -177,13 +183,14 @@ class Engine:
         for slot in [slot for slot, request in self._active.items() if request.future.done()]:
             del self._active[slot]
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: Exception | None) -> None:
         for request in (*self._queue, *self._active.values()):
-            if not request.future.done():
-                if isinstance(error, Exception):
-                    request.future.set_exception(error)
-                else:
-                    request.future.cancel()
+            if request.future.done() or request.future.get_loop().is_closed():
+                continue
+            if error is None:
+                request.future.cancel()
+            else:
+                request.future.set_exception(error)
         self._queue.clear()
         self._active.clear()
 
@@ -244,28 +251,19 @@ class Engine:
             del self._slot_of[owner]
         return slot
 
-    def _prefill(self, requests: list[_Request]) -> None:
-        rows = np.array([request.slot for request in requests])
-        new = [_context(request)[self.kv.length[request.slot] :] for request in requests]
-        counts = np.array([len(ids) for ids in new])
-        tokens = np.zeros((len(new), int(counts.max())), np.int64)
-        for row, ids in zip(tokens, new, strict=True):
-            row[len(row) - len(ids) :] = ids
-        logits = self.forward(rows, tokens, counts)
-        for slot, ids in zip(rows, new, strict=True):
-            self.kv.write_ids(slot, int(self.kv.length[slot]), ids)
-        self._take(requests, logits)
-
-    def _decode(self, slots: list[int]) -> None:
-        requests = [self._active[slot] for slot in slots]
-        rows = np.array(slots)
-        tokens = np.array([[request.ids[-1]] for request in requests])
-        logits = self.forward(rows, tokens, np.ones(len(rows), np.int64))
-        self.kv.ids[rows, self.kv.length[rows]] = tokens[:, 0]
+    def _run_forward(self, decoding: list[_Request], admitted: list[_Request]) -> Tensor:
+        """Logits after each request's last token; the slots then hold that token too."""
+        rows = np.array([request.slot for request in decoding], np.int64)
+        last = np.array([request.ids[-1] for request in decoding], np.int64)
+        new = [(request.slot, _context(request)[self.kv.length[request.slot] :]) for request in admitted]
+        logits = self.forward(rows, last, new)
+        self.kv.ids[rows, self.kv.length[rows]] = last
         self.kv.length[rows] += 1
-        self._take(requests, logits)
+        for slot, ids in new:
+            self.kv.write_ids(slot, int(self.kv.length[slot]), ids)
+        return logits
 
-    def _take(self, requests: list[_Request], logits: Any) -> None:
+    def _take(self, requests: list[_Request], logits: Tensor) -> None:
         """Draw the next token of each request, and finish those that end."""
         self._clock += 1
         how = Draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from agentrl.policy.kv import KvSlots
+from agentrl.policy.kv import Ids, KvSlots
 
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -67,22 +68,34 @@ class HfForward:
         self.model, self.kv = model, kv
         self.cache = _SlotCache(kv, model.config.get_text_config().num_hidden_layers)
 
-    @torch.no_grad()
-    def __call__(self, rows: NDArray[np.int64], tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> Tensor:
-        """Feed new tokens to slots.
+    @torch.inference_mode()
+    def __call__(self, rows: NDArray[np.int64], last: NDArray[np.int64], prefills: Sequence[tuple[int, Ids]]) -> Tensor:
+        """Feed one token to each decoding slot, and new tokens to others.
 
         Args:
-            rows: (B,) slots.
-            tokens: (B, M) new tokens, padded on the LEFT.
-            counts: (B,) how many of each row are real; they follow what the slot holds.
-        Returns: (B, V) logits after each row's last token.
+            rows: (B,) decoding slots.
+            last: (B,) the token each of them is fed.
+            prefills: (slot, new ids) of others; the ids follow what the slot holds.
+        Returns: (B + P, V) float32 logits after each row's last token, decoding rows first.
         """
+        parts = []
+        if len(rows):
+            parts.append(self._padded(rows, last[:, None], np.ones(len(rows), np.int64)))
+        if prefills:
+            counts = np.array([len(ids) for _, ids in prefills])
+            tokens = np.zeros((len(prefills), int(counts.max())), np.int64)
+            for row, (_, ids) in zip(tokens, prefills, strict=True):
+                row[len(row) - len(ids) :] = ids
+            parts.append(self._padded(np.array([slot for slot, _ in prefills]), tokens, counts))
+        return torch.cat(parts)
+
+    def _padded(self, rows: NDArray[np.int64], tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> Tensor:
+        """(B, V) logits after (B, M) new tokens, padded on the LEFT, of which `counts` are real."""
         start = self.kv.length[rows]
         positions = start[:, None] + np.arange(tokens.shape[1])[None, :] - (tokens.shape[1] - counts)[:, None]
         real = positions >= start[:, None]
         span = int((start + counts).max())
-        device = self.model.device
-        cache = self.cache
+        device, cache = self.model.device, self.cache
         cache.rows = torch.from_numpy(rows).to(device)
         cache.write_to = torch.from_numpy(np.where(real, positions, self.kv.context)).to(device)
         cache.span, cache.dense = span, bool((rows == np.arange(len(rows))).all())

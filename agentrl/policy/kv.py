@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -42,6 +43,7 @@ class KvSlots:
         first_other = np.where(same.all(axis=1), n, same.argmin(axis=1))
         return np.minimum(first_other, self.length)
 
+    @torch.inference_mode()
     def copy(self, source: int, target: int, count: int) -> None:
         """Give `target` the first `count` tokens of `source`."""
         for keys, values in self.layers:

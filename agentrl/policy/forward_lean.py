@@ -1,0 +1,200 @@
+"""A lean forward pass for the Llama family (Llama, Mistral, Qwen2, Qwen3) over key/value slots.
+
+Reads the model's own parameters at every call and copies none, so a learner's update is seen at once.
+All new tokens of a round, decoded and prefilled, go through the linear layers as one flat batch; only
+attention looks at rows. `supports` says for which models this equals the model's own forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from agentrl.policy.kv import Ids, KvSlots
+
+_FAMILY = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
+_FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+
+# Decoding a contiguous range of slots reads keys in place; decoding scattered ones copies them first,
+# which costs about as much again. So idle slots inside the range are computed too, up to this factor.
+_DENSE_UP_TO = 2.0
+
+
+def supports(model: Any) -> bool:
+    """Whether the lean forward equals `model.forward`: known class, plain layers, full attention."""
+    kind = type(model)
+    if kind.__name__ not in _FAMILY or not kind.__module__.startswith("transformers."):
+        return False
+    config = model.config
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    full = all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ())
+    plain = all(type(m) is nn.Linear for name, m in model.named_modules() if name.endswith(("_proj", "lm_head")))
+    window = getattr(config, "sliding_window", None) if not getattr(config, "layer_types", None) else None
+    return config.hidden_act == "silu" and rope in _FIXED_ROPE and full and plain and window is None
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the tokens of one round stand.
+
+    N flat tokens: first one per decoding row, then each prefill's in turn.
+
+    Attributes:
+        rows, positions: (N,) slot and position of each token.
+        decode: number of decoding rows.
+        dense: slots [0, dense) are attended in place; 0 where rows are gathered.
+        seen: mask of the decoding rows, additive, (rows, 1, 1, span).
+        prefills: (slot, first flat index, end index, end position, mask) of each prefill.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    decode: int
+    dense: int
+    seen: Tensor | None
+    prefills: tuple[tuple[int, int, int, int, Tensor], ...]
+
+
+class LeanForward:
+    """The forward pass of a supported model over slots."""
+
+    def __init__(self, model: Any, kv: KvSlots) -> None:
+        self.model, self.kv = model, kv
+        config = model.config
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.eps = config.rms_norm_eps
+        self.cos_TD, self.sin_TD = self._rope_tables()
+
+    def _rope_tables(self) -> tuple[Tensor, Tensor]:
+        """(T, 1, D) cosines, and sines whose first half carries the sign of the rotation."""
+        weight = self.model.model.embed_tokens.weight
+        positions = torch.arange(self.kv.context, device=weight.device)[None]
+        with torch.no_grad():
+            cos, sin = self.model.model.rotary_emb(weight, positions)
+        half = self.head_dim // 2
+        sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
+        return cos[0][:, None], sin[:, None]
+
+    @torch.inference_mode()
+    def __call__(self, rows: NDArray[np.int64], last: NDArray[np.int64], prefills: Sequence[tuple[int, Ids]]) -> Tensor:
+        """Feed one token to each decoding slot, and new tokens to others.
+
+        Args:
+            rows: (B,) decoding slots.
+            last: (B,) the token each of them is fed.
+            prefills: (slot, new ids) of others; the ids follow what the slot holds.
+        Returns: (B + P, V) float32 logits after each row's last token, decoding rows first.
+        """
+        at = self._layout(rows, prefills)
+        tokens = np.concatenate([last, *(ids for _, ids in prefills)])
+        model = self.model.model
+        x_ND = F.embedding(torch.from_numpy(tokens).to(at.rows.device), model.embed_tokens.weight)
+        cos, sin = self.cos_TD[at.positions], self.sin_TD[at.positions]
+        for index, layer in enumerate(model.layers):
+            x_ND = self._layer(index, layer, x_ND, cos, sin, at)
+        ends = [*range(at.decode), *(end - 1 for _, _, end, _, _ in at.prefills)]
+        if len(ends) < len(x_ND):
+            x_ND = x_ND[torch.tensor(ends, device=x_ND.device)]
+        logits: Tensor = F.linear(self._norm(x_ND, model.norm), self.model.lm_head.weight)
+        return logits.float()
+
+    def _layer(self, index: int, layer: Any, x_ND: Tensor, cos: Tensor, sin: Tensor, at: _Layout) -> Tensor:
+        attention, mlp = layer.self_attn, layer.mlp
+        h_ND = self._norm(x_ND, layer.input_layernorm)
+        mixed = self._attend(index, attention, h_ND, cos, sin, at)
+        x_ND = x_ND + _linear(attention.o_proj, mixed)
+        h_ND = self._norm(x_ND, layer.post_attention_layernorm)
+        return x_ND + _linear(mlp.down_proj, F.silu(_linear(mlp.gate_proj, h_ND)) * _linear(mlp.up_proj, h_ND))
+
+    def _attend(self, index: int, attention: Any, h_ND: Tensor, cos: Tensor, sin: Tensor, at: _Layout) -> Tensor:
+        """(N, H * D) what each token's heads read."""
+        n = len(h_ND)
+        query = _linear(attention.q_proj, h_ND).view(n, self.heads, self.head_dim)
+        key = _linear(attention.k_proj, h_ND).view(n, self.kv_heads, self.head_dim)
+        value = _linear(attention.v_proj, h_ND).view(n, self.kv_heads, self.head_dim)
+        if hasattr(attention, "q_norm"):
+            query, key = self._norm(query, attention.q_norm), self._norm(key, attention.k_norm)
+        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+        keys, values = self.kv.layer(index, key[:, :, None])
+        keys[at.rows, :, at.positions] = key
+        values[at.rows, :, at.positions] = value
+        parts = [self._decode_attention(query[: at.decode], keys, values, at)] if at.decode else []
+        for slot, start, end, span, mask in at.prefills:
+            parts.append(self._prefill_attention(query[start:end], keys[slot, :, :span], values[slot, :, :span], mask))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _decode_attention(self, query: Tensor, keys: Tensor, values: Tensor, at: _Layout) -> Tensor:
+        """(B, H * D). The query heads that share a key head attend as if they were further positions."""
+        assert at.seen is not None
+        rows, span = at.rows[: at.decode], at.seen.shape[-1]
+        group = self.heads // self.kv_heads
+        query = query.view(at.decode, self.kv_heads, group, self.head_dim)
+        if at.dense:
+            if at.decode < at.dense:
+                query = query.new_zeros((at.dense, *query.shape[1:])).index_copy_(0, rows, query)
+            keys, values = keys[: at.dense, :, :span], values[: at.dense, :, :span]
+        else:
+            keys, values = keys[rows, :, :span], values[rows, :, :span]
+        mask = at.seen.expand(-1, 1, group, -1)
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        if at.dense and at.decode < at.dense:
+            mixed = mixed[rows]
+        return mixed.reshape(at.decode, -1)
+
+    def _prefill_attention(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """(M, H * D) of one row's M new tokens."""
+        m, group = len(query), self.heads // self.kv_heads
+        grouped = query.view(m, self.kv_heads, group, self.head_dim).permute(1, 2, 0, 3)
+        flat = grouped.reshape(1, self.kv_heads, group * m, self.head_dim)
+        mixed = F.scaled_dot_product_attention(flat, keys[None], values[None], attn_mask=mask.repeat(group, 1))
+        mixed = mixed.view(self.kv_heads, group, m, self.head_dim).permute(2, 0, 1, 3)
+        return mixed.reshape(m, -1)
+
+    def _norm(self, x: Tensor, norm: Any) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), norm.weight, self.eps)
+
+    def _layout(self, rows: NDArray[np.int64], prefills: Sequence[tuple[int, Ids]]) -> _Layout:
+        length = self.kv.length
+        row_parts, position_parts, spans = [rows], [length[rows]], []
+        flat = len(rows)
+        device, dtype = self.cos_TD.device, self.cos_TD.dtype
+        for slot, ids in prefills:
+            start, count = int(length[slot]), len(ids)
+            row_parts.append(np.full(count, slot))
+            position_parts.append(np.arange(start, start + count))
+            seen = torch.ones((count, start + count), dtype=torch.bool, device=device).tril_(start)
+            spans.append((slot, flat, flat + count, start + count, seen))
+            flat += count
+        dense, mask = 0, None
+        if len(rows):
+            reach = int(rows.max()) + 1
+            dense = reach if reach <= _DENSE_UP_TO * len(rows) else 0
+            last_seen = length[:dense] if dense else length[rows]
+            span = int(length[rows].max()) + 1
+            hidden = np.arange(span)[None] > last_seen[:, None]
+            mask = torch.from_numpy(np.where(hidden, -np.inf, 0.0)).to(device, dtype)[:, None, None]
+        return _Layout(
+            torch.from_numpy(np.concatenate(row_parts)).to(device),
+            torch.from_numpy(np.concatenate(position_parts)).to(device),
+            len(rows),
+            dense,
+            mask,
+            tuple(spans),
+        )
+
+
+def _linear(layer: Any, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: x * cos + rotate_half(x) * sin, the sign of the half being in `sin`."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
