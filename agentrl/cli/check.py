@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from agentrl.cli.boundary import EXIT_FAILED, json_option, note, print_json
+from agentrl.cli.boundary import EXIT_FAILED, json_option, note
 
 
 @click.command("check")
@@ -21,9 +21,6 @@ def command(ctx: click.Context, env: str, as_json: bool) -> None:
     if not as_json:
         note(f"Checking {env}")
     report = check_env(env)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        click.echo(report.to_text())
+    click.echo(report.to_json() if as_json else report.to_text())
     if not report.ok:
         ctx.exit(EXIT_FAILED)

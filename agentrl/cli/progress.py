@@ -95,23 +95,23 @@ class TrainProgress:
 
 
 class Counter:
-    """Counts finished things of an unknown or known number."""
+    """Counts finished things, of a known or an unknown number."""
 
-    def __init__(self, what: str, total: int | None = None, console: Console | None = None) -> None:
+    def __init__(self, what: str, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
-        self.what, self.total, self.count = what, total, 0
+        self.what, self.count = what, 0
         self._bar = _bar(self.console) if self.console.is_terminal else None
-        self._row = self._bar.add_task(what, total=total, metrics="") if self._bar is not None else None
+        self._row = self._bar.add_task(what, total=None, metrics="") if self._bar is not None else None
         self._printed_s = time.monotonic()
 
-    def add(self, amount: int = 1) -> None:
-        self.count += amount
+    def show(self, count: int, total: int | None = None) -> None:
+        """Say that so many are finished."""
+        self.count = count
         if self._bar is not None and self._row is not None:
-            self._bar.update(self._row, completed=self.count)
+            self._bar.update(self._row, completed=count, total=total)
         elif time.monotonic() - self._printed_s >= _EVERY_S:
             self._printed_s = time.monotonic()
-            of = "" if self.total is None else f" of {self.total}"
-            self.console.print(f"{self.what}: {self.count}{of}", soft_wrap=True)
+            self.console.print(f"{self.what}: {count}{'' if total is None else f' of {total}'}", soft_wrap=True)
 
     def __enter__(self) -> Self:
         if self._bar is not None:

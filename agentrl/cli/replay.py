@@ -34,7 +34,7 @@ def command(
     with Counter("replayed") as counter:
 
         def count(_: ReplayReport) -> None:
-            counter.add()
+            counter.show(counter.count + 1)
 
         result = replay_store(store, _env_maker(store.parent, env_id), phase=phase, limit=limit, on_report=count)
     if as_json:

@@ -1,0 +1,137 @@
+"""`agentrl bench`: one agent on an environment's held-out tasks, beside doing nothing and the oracle.
+
+Owns the options and the table; what is played and what it adds up to is `agentrl.bench`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agentrl.bench.result import BenchConfig, BenchResult, Score
+from agentrl.bench.runner import default_out, run_bench
+from agentrl.bench.statistics import Estimate
+from agentrl.cli.boundary import EXIT_INTERRUPTED, json_option, note, print_json
+from agentrl.cli.progress import Counter
+from agentrl.env import registry
+from agentrl.policy.base import SamplingParams
+from agentrl.policy.spec import GRAMMAR, PolicySetup, parse_spec
+from agentrl.trajectory import Trajectory
+
+
+@click.command("bench")
+@click.argument("env")
+@click.option("--policy", default="oracle", show_default=True, help=GRAMMAR)
+@click.option("--base-url", help="Address of the server for openai:NAME, such as http://localhost:8000/v1.")
+@click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable that holds its key.")
+@click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Episodes per task.")
+@click.option("--tasks", type=click.IntRange(1), help="So many tasks of the split; all by default.")
+@click.option("--split", default="eval", show_default=True, help="Which tasks.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), help="0 is greedy; the policy's own by default.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of one turn; the policy's own by default.")
+@click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Episodes at a time.")
+@click.option("--references/--no-references", default=True, show_default=True, help="Play null and oracle too.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the records.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    env: str,
+    policy: str,
+    trials: int,
+    tasks: int | None,
+    split: str,
+    seed: int,
+    concurrency: int,
+    references: bool,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure an agent on ENV: success with an interval, pass@k and pass^k, tools, null and oracle beside it.
+
+    \b
+    agentrl bench agentrl/Shop-v0 --policy local:runs/quickstart/model --trials 4
+    agentrl bench agentrl/Shop-v0 --policy openai:my-model --base-url http://localhost:8000/v1
+    """
+    parse_spec(policy)
+    registry.spec(env)
+    sampling = _sampling(options["temperature"], options["max_tokens"])
+    config = BenchConfig(split, tasks, trials, seed, sampling, concurrency, references)
+    setup = PolicySetup(options["base_url"], options["api_key_env"], sampling, seed)
+    result = _run(env, policy, config, out or default_out(env, policy), setup)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        click.echo(result_text(result))
+    if result.status == "interrupted":
+        note(f"Interrupted. The same command with --out {result.out} plays what is missing.")
+        ctx.exit(EXIT_INTERRUPTED)
+
+
+def _sampling(temperature: float | None, max_tokens: int | None) -> SamplingParams | None:
+    """None where nothing was asked for, so that the policy keeps its own."""
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return SamplingParams(**known) if known else None
+
+
+def _run(env: str, policy: str, config: BenchConfig, out: Path, setup: PolicySetup) -> BenchResult:
+    note(f"Playing {policy} on {env}, records in {out}")
+    with Counter("episodes") as counter:
+
+        def count(done: int, total: int, _: Trajectory) -> None:
+            counter.show(done, total)
+
+        return run_bench(env, policy, config=config, out=out, setup=setup, on_progress=count)
+
+
+def result_text(result: BenchResult) -> str:
+    """The table: the policy first, then what doing nothing and knowing everything would score."""
+    lines = ["", f"{'':<24}{'success':<28}{'reward':<28}{'turns':>7}"]
+    for name, score in ((result.policy, result.score), *result.references.items()):
+        cells = f"{_shown(score.success):<28}{_shown(score.reward):<28}{_number(score.effort.turns):>7}"
+        lines.append(f"{name[:23]:<24}{cells}")
+    lines += ["", *_details(result.score)]
+    score = result.score
+    lines.append(f"{score.n_tasks} tasks, {score.n_episodes} episodes, {result.wall_s:.1f} s")
+    if result.out is not None:
+        lines.append(f"Records: {result.out}")
+    return "\n".join(lines)
+
+
+def _details(score: Score) -> Iterator[str]:
+    if len(score.pass_at) > 1:
+        for label, estimates in (("pass@k", score.pass_at), ("pass^k", score.pass_hat)):
+            yield f"{label:<12}" + "   ".join(f"k={k} {estimate.mean:.3f}" for k, estimate in estimates.items())
+    for name, tool in score.tools.items():
+        share = tool.errors / tool.calls if tool.calls else 0.0
+        yield f"{name:<24}{tool.calls} calls, {share:.1%} errors, in {tool.episodes} episodes"
+    if not math.isnan(score.effort.completion_tokens):
+        per_success = _number(score.effort.tokens_per_success.mean)
+        yield f"tokens: {score.effort.completion_tokens:.0f} sampled per episode, {per_success} per success"
+    for limit, count in score.truncated.items():
+        yield f"{count} episodes were cut off by {limit}"
+    if score.malformed_calls:
+        yield f"{score.malformed_calls} tool calls could not be read"
+    for cause, count in score.faults.items():
+        yield f"{count} episodes were void, not scored: {cause}"
+    if score.n_planned > score.n_episodes + score.n_faults:
+        yield f"{score.n_planned - score.n_episodes - score.n_faults} of {score.n_planned} episodes were not played"
+
+
+def _shown(estimate: Estimate) -> str:
+    if math.isnan(estimate.mean):
+        return "-"
+    interval = f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.mean:.3f}{interval if math.isfinite(estimate.low + estimate.high) else ''}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "-"
