@@ -1,0 +1,136 @@
+"""A benchmark's result as tables for a terminal. Owns their look; numbers come from `agentrl.bench.result`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from agentrl.bench.result import BenchResult, Effort, Score
+from agentrl.bench.statistics import Estimate
+
+
+def render(result: BenchResult) -> RenderableType:
+    """Everything a person wants to see first; print it with a rich console."""
+    parts: list[RenderableType] = [_scores(result)]
+    if len(result.score.pass_at) > 1:
+        parts.append(_pass_rates(result.score))
+    if result.score.components.keys() - {"reward"}:
+        parts.append(_components(result.score))
+    if result.score.tools:
+        parts.append(_tools(result.score))
+    parts.append(_effort(result.score.effort))
+    parts.extend(Text(note, style="yellow") for note in notes(result))
+    if result.out is not None:
+        parts.append(Text(f"records: {result.out}", style="dim"))
+    return Group(*parts)
+
+
+def notes(result: BenchResult) -> Iterator[str]:
+    """What a reader must know before quoting the score."""
+    score, references = result.score, result.references
+    played = score.n_episodes + score.n_faults
+    if played < score.n_planned:
+        yield f"{result.status}: {played} of {score.n_planned} episodes were played; the same --out goes on from here"
+    if score.n_faults:
+        cause = next(iter(score.faults))
+        yield f"{score.n_faults} episodes are void and not scored; most often: {cause}"
+    if score.malformed_calls:
+        yield f"{score.malformed_calls} tool calls could not be read"
+    null, oracle = references.get("null"), references.get("oracle")
+    if null is not None and null.success.mean > 0:
+        yield f"doing nothing solves {null.success.mean:.1%} of the tasks: the score contains that much for free"
+    if oracle is not None and oracle.success.mean < 1:
+        yield f"the oracle solves only {oracle.success.mean:.1%}: some tasks or the scoring are broken"
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _scores(result: BenchResult) -> Table:
+    config = result.config
+    title = f"{result.env_id} · {config.split} · {result.score.n_tasks} tasks x {config.trials}"
+    table = _table(title)
+    table.add_column("policy", overflow="fold", min_width=8)
+    for name in ("success", "reward", "episodes", "cut off", "void"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row(*_score_row(result.policy, result.score), style="bold")
+    for name, score in result.references.items():
+        table.add_row(*_score_row(name, score), style="dim")
+    table.caption, table.caption_justify = "95% intervals over tasks", "left"
+    return table
+
+
+def _score_row(name: str, score: Score) -> tuple[str, ...]:
+    cut_off = sum(score.truncated.values())
+    return name, percent(score.success), number(score.reward), str(score.n_episodes), str(cut_off), str(score.n_faults)
+
+
+def _pass_rates(score: Score) -> Table:
+    table = _table("of k trials", "k")
+    table.add_column("pass@k (one succeeds)", justify="right")
+    table.add_column("pass^k (all succeed)", justify="right")
+    for k, estimate in score.pass_at.items():
+        table.add_row(str(k), percent(estimate), percent(score.pass_hat[k]))
+    return table
+
+
+def _components(score: Score) -> Table:
+    table = _table("reward", "component")
+    table.add_column("mean", justify="right")
+    for name, estimate in score.components.items():
+        table.add_row(name, number(estimate))
+    return table
+
+
+def _tools(score: Score) -> Table:
+    table = _table("tools", "tool")
+    for name in ("calls", "per episode", "errors", "episodes"):
+        table.add_column(name, justify="right")
+    for name, tool in score.tools.items():
+        table.add_row(
+            name,
+            str(tool.calls),
+            f"{tool.calls / score.n_episodes:.2f}",
+            f"{tool.errors / tool.calls:.1%}" if tool.calls else "-",
+            f"{tool.episodes / score.n_episodes:.1%}",
+        )
+    return table
+
+
+def _effort(effort: Effort) -> Text:
+    parts = [
+        (effort.turns, "{:.1f} turns"),
+        (effort.completion_tokens, "{:,.0f} tokens sampled"),
+        (effort.prompt_tokens, "{:,.0f} tokens read"),
+        (effort.cached_tokens, "{:,.0f} of them cached"),
+        (effort.policy_s, "{:.2f} s policy"),
+        (effort.env_s, "{:.3f} s environment"),
+    ]
+    per_episode = ", ".join(form.format(value) for value, form in parts if not math.isnan(value))
+    if not per_episode:
+        return Text("no episode was scored")
+    each = effort.tokens_per_success
+    known = not math.isnan(each.mean)
+    per_success = f"\nper success: {each.mean:,.0f} [{each.low:,.0f}, {each.high:,.0f}] tokens sampled" if known else ""
+    return Text(f"per episode: {per_episode}{per_success}")
+
+
+def percent(estimate: Estimate) -> str:
+    """A share and its interval: `61.0% [51.2, 70.0]`."""
+    if math.isnan(estimate.mean):
+        return "-"
+    return f"{100 * estimate.mean:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def number(estimate: Estimate) -> str:
+    """A mean and its interval: `0.610 [0.512, 0.700]`; no interval where none is known."""
+    if math.isnan(estimate.mean):
+        return "-"
+    known = math.isfinite(estimate.low) and math.isfinite(estimate.high)
+    return f"{estimate.mean:.3f}" + (f" [{estimate.low:.3f}, {estimate.high:.3f}]" if known else "")

@@ -1,0 +1,71 @@
+"""What a person reads: numbers, intervals, and warnings before a score is quoted."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from agentrl.bench.runner import run_bench
+from agentrl.bench.statistics import Estimate
+from agentrl.bench.table import notes, number, percent, render
+from agentrl.messages import Action, Message
+from tests.bench.toys import Adder, Some
+
+
+def text_of(result: object, width: int = 100) -> str:
+    console = Console(width=width, force_terminal=False)
+    with console.capture() as capture:
+        console.print(render(result))  # type: ignore[arg-type]
+    return capture.get()
+
+
+def test_everything_is_on_the_page() -> None:
+    shown = text_of(run_bench(Adder, Some(right=4), trials=2))
+    for part in (
+        "Adder · eval · 8 tasks x 2",
+        "50.0% [21.5, 78.5]",
+        "0.500 [0.053, 0.947]",
+        "pass@k",
+        "pass^k",
+        "oracle",
+        "100.0% [67.6, 100.0]",
+        "add",
+        "2.0 turns, 10 tokens sampled, 14 tokens read",
+        "per success: 20 [",
+    ):
+        assert part in shown, part
+
+
+def test_a_terminal_of_80_columns_is_enough() -> None:
+    result = run_bench(Adder, Some(right=4), trials=2)
+    shown = text_of(result, width=80)
+    assert all(part in shown for part in ("50.0% [21.5, 78.5]", "100.0% [67.6, 100.0]", "0.500 [0.053, 0.947]"))
+
+
+def test_void_episodes_are_named() -> None:
+    (note,) = notes(run_bench(Adder, Some(broken=[5])))
+    assert note.startswith("1 episodes are void and not scored; most often: PolicyFault: the server is gone")
+    assert list(notes(run_bench(Adder, Some()))) == []
+
+
+class Generous(Adder):
+    """Rewards doing nothing, and its oracle is wrong at times."""
+
+    async def score(self, answer: str | None) -> float:
+        return float(answer == "") or await super().score(answer)
+
+    def oracle(self, messages: Sequence[Message]) -> Action | str:
+        return super().oracle(messages) if self.task.data["a"] else "wrong"
+
+
+def test_a_broken_environment_is_pointed_out() -> None:
+    result = run_bench(Generous, Some())
+    assert list(notes(result)) == [
+        "doing nothing solves 100.0% of the tasks: the score contains that much for free",
+        "the oracle solves only 87.5%: some tasks or the scoring are broken",
+    ]
+
+
+def test_numbers_that_are_not_known() -> None:
+    nothing = Estimate(float("nan"), 0.0, 1.0, 0)
+    assert (percent(nothing), number(nothing)) == ("-", "-")
+    assert number(Estimate(0.5, -float("inf"), float("inf"), 1)) == "0.500"
