@@ -92,6 +92,19 @@ class ChatFormat(ABC):
         """
         return list(self._encode(self._after_turn(new_messages, closed)))
 
+    def render_action(self, action: Action) -> list[int]:
+        """Ids of a turn as the model would sample it, stop token included: for demonstrations."""
+        before = (Message("user", "x"),)
+        prompt = self._render(before, (), generation_prompt=True)
+        text = self._render((*before, action.to_message()), ())
+        if not text.startswith(prompt):
+            raise ModelError("the chat template renders an assistant turn differently from its generation prompt")
+        ids = self._encode(text[len(prompt) :])
+        end = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
+        if end is None:
+            raise ModelError("the chat template does not close an assistant turn with a stop token")
+        return list(ids[: end + 1])
+
     def _after_turn(self, new_messages: Sequence[Message], closed: bool) -> str:
         before = (Message("user", "x"), Message("assistant", _MARK))
         text = self._render((*before, *new_messages), (), generation_prompt=True)

@@ -50,6 +50,7 @@ class LocalPolicy(Policy):
         slots: episodes whose keys and values are kept at once.
         max_context: most tokens of an episode; the model's own limit by default.
         seed: mixed with the episode's id where `sampling.seed` is None.
+        version: number of the weights to begin with, where a run goes on.
     """
 
     name = "local"
@@ -65,12 +66,14 @@ class LocalPolicy(Policy):
         slots: int = 64,
         max_context: int | None = None,
         seed: int = 0,
+        version: int = 0,
     ) -> None:
         self.model, self.tokenizer, self.sampling, self.seed = model, tokenizer, sampling, seed
         self.format = _format_of(tokenizer, chat_format, chat_template)
         limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
         options = EngineOptions(slots=slots, context=min(max_context or 2048, limit))
         self.engine = Engine(model, stop_ids=self.format.stop_ids, decode=self.format.decode, options=options)
+        self.engine.version = version
         self._episodes: dict[str, _Episode] = {}
 
     @classmethod
@@ -103,7 +106,8 @@ class LocalPolicy(Policy):
         episode = self._episodes.get(episode_id)
         prompt = self._prompt(episode, messages, tools)
         turn = episode.turns if episode else 0
-        seed = _turn_seed(self.seed if sampling.seed is None else sampling.seed, episode_id, turn)
+        stream = f"{self.seed}/{episode_id}" if sampling.seed is None else str(sampling.seed)
+        seed = _turn_seed(stream, turn)
         done = await self.engine.sample(episode_id, prompt, sampling, seed)
         action = self._action(prompt, done)
         closed = bool(done.ids) and done.ids[-1] in self.format.stop_ids
@@ -144,7 +148,7 @@ def _format_of(tokenizer: Any, given: ChatFormat | str, template: str | None) ->
     return given if isinstance(given, ChatFormat) else chat_format(tokenizer, given, chat_template=template)
 
 
-def _turn_seed(seed: int, episode_id: str, turn: int) -> int:
-    """A seed for one turn: episodes that share `seed` (a group) still differ from each other."""
-    text = f"{seed}/{episode_id}/{turn}".encode()
+def _turn_seed(stream: str, turn: int) -> int:
+    """A seed for one turn of an episode's sampling stream; `sampling.seed` alone names the stream where given."""
+    text = f"{stream}/{turn}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest())

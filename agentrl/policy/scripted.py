@@ -59,8 +59,8 @@ class NullPolicy(ScriptedPolicy):
 class OraclePolicy(Policy):
     """Asks the environment what to do: `env.oracle(messages)`, or a mixture of its demonstrators.
 
-    Each episode keeps to one demonstrator, chosen from a hash of the seed and the episode's id, so the
-    choice does not depend on order or concurrency.
+    Each episode keeps to one demonstrator, chosen from a hash of the seed and the episode's sampling seed
+    (its id where there is none), so the choice does not depend on order or concurrency.
 
     Args:
         mixture: demonstrator methods of the environment and their weights, for example
@@ -107,7 +107,7 @@ class OraclePolicy(Policy):
     ) -> Action:
         if self._env is None:
             raise ValueError("an oracle looks inside its environment: call bind(env) and use what it returns")
-        answer = getattr(self._env, self.demonstrator_of(episode_id))(messages)
+        answer = getattr(self._env, self.demonstrator_of(_stream(episode_id, sampling)))(messages)
         return Action.of(await answer if inspect.isawaitable(answer) else answer)
 
 
@@ -133,7 +133,7 @@ class RandomPolicy(Policy):
         sampling: SamplingParams | None = None,
     ) -> Action:
         seed = self.seed if sampling is None or sampling.seed is None else sampling.seed
-        rng = np.random.default_rng(_digest(f"{seed}/{episode_id}/{len(messages)}"))
+        rng = np.random.default_rng(_digest(f"{seed}/{_stream(episode_id, sampling)}/{len(messages)}"))
         if not tools or rng.random() < self.answer_rate:
             return Action(text=_random_text(rng, messages))
         tool = tools[int(rng.integers(len(tools)))]["function"]
@@ -235,6 +235,11 @@ def _resolve(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
     for part in reference.removeprefix("#/").split("/"):
         found = found[part]
     return found  # type: ignore[no-any-return]
+
+
+def _stream(episode_id: str, sampling: SamplingParams | None) -> str:
+    """What names an episode's random choices: its sampling seed where given, else its id."""
+    return episode_id if sampling is None or sampling.seed is None else str(sampling.seed)
 
 
 def _digest(text: str) -> int:
