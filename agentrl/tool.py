@@ -14,7 +14,7 @@ import inspect
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
@@ -93,6 +93,7 @@ class Tool:
         function: what runs; it may be a coroutine function.
         timeout_s: seconds before a call fails; None takes the environment's.
         blocking: run a plain function in a thread.
+        aclose: frees what the tool holds in the running event loop; an environment that closes calls it.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Tool:
     function: Callable[..., Any]
     timeout_s: float | None = None
     blocking: bool = False
+    aclose: Callable[[], Awaitable[None]] | None = None
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, owner: str = "") -> Tool:

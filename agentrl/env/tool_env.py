@@ -135,6 +135,11 @@ class ToolEnv(Env):
         reward, info = self._take_reward()
         return observation, reward, False, False, info
 
+    async def aclose(self) -> None:
+        """Free what the tools hold; an override calls `await super().aclose()`."""
+        for close in {tool.aclose for tool in self._class_tools.values() if tool.aclose is not None}:
+            await close()
+
     def _waits(self) -> bool:
         return self._class_waits
 
@@ -286,8 +291,9 @@ def _check_override(cls: type[ToolEnv], name: str, value: Any) -> None:
 
 def _hooks_wait(cls: type[ToolEnv]) -> bool:
     """Whether an author's own coroutine may wait; ToolEnv's own areset and astep only await those."""
-    hooks = [cls.start, cls.score, cls.respond, cls.aclose]
-    hooks += [own for own, base in ((cls.areset, ToolEnv.areset), (cls.astep, ToolEnv.astep)) if own is not base]
+    hooks = [cls.start, cls.score, cls.respond]
+    own = ((cls.areset, ToolEnv.areset), (cls.astep, ToolEnv.astep), (cls.aclose, ToolEnv.aclose))
+    hooks += [hook for hook, base in own if hook is not base]
     return any(map(contains_await, hooks))
 
 
