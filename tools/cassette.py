@@ -1,0 +1,231 @@
+"""Record-and-replay for httpx: a JSON-lines file stands in for a server.
+
+Owns matching and the file. Secrets are taken out before anything is compared or written: those that
+`HttpApi` names on the request, and query parameters that are secret by name. Requests match by method,
+address and body; headers play no part.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from agentrl.errors import ConfigError, EnvFault
+from agentrl.tools.http_api import RETRIED, SECRETS_EXTENSION
+from agentrl.tools.per_loop import PerLoop
+from agentrl.tools.redaction import REDACTED, Redactor
+
+Mode = Literal["record", "replay", "auto"]
+SECRET_PARAMETERS = frozenset({"api_key", "apikey", "api-key", "access_token", "token", "key", "signature", "secret"})
+_KEPT_HEADERS = ("content-type", "location", "link")
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Cassette(httpx.AsyncBaseTransport):
+    """An httpx transport that records real answers and plays them back.
+
+    Without episodes a cassette is a cache: each different request has one answer. After
+    `start_episode(key)` it is a tape: the n-th equal request of an episode gets the n-th answer that
+    was recorded under that key, whatever other episodes do meanwhile. Answers that are retried (408,
+    429, 5xx) are never recorded.
+
+    Args:
+        path: the JSON-lines file; `record` and `auto` add to it, and the last line for a request wins.
+        mode: `replay` never reaches the network; `record` always does; `auto` only for what is not
+            recorded yet, which is right for services that do not change.
+        inner: what makes real requests; httpx's transport by default.
+        secret_parameters: names of query parameters whose values are never written.
+    Raises: ConfigError if the file cannot be read, or is missing in `replay`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        mode: Mode = "replay",
+        *,
+        inner: httpx.AsyncBaseTransport | None = None,
+        secret_parameters: Iterable[str] = SECRET_PARAMETERS,
+    ) -> None:
+        if mode not in ("record", "replay", "auto"):
+            raise ConfigError(f"cassette mode must be record, replay or auto, got {mode!r}")
+        self.path, self.mode = Path(path), mode
+        self._inner = PerLoop(lambda: inner or httpx.AsyncHTTPTransport())
+        self._secret_parameters = frozenset(name.lower() for name in secret_parameters)
+        self._answers = _load(self.path, mode)
+        self._episode: ContextVar[_Episode | None] = ContextVar("agentrl_cassette_episode", default=None)
+
+    @property
+    def offline(self) -> bool:
+        """Whether no request can reach the network, so that credentials are not needed."""
+        return self.mode == "replay"
+
+    def start_episode(self, key: str) -> None:
+        """Begin an episode's tape in the current task; call it in `start`, with the task's id."""
+        self._episode.set(_Episode(key))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        redactor = Redactor(request.extensions.get(SECRETS_EXTENSION, ()))
+        entry = self._describe(request, redactor)
+        recorded = None if self.mode == "record" else self._answers.get(_key(entry))
+        if recorded is None and self.mode != "record":
+            recorded = self._beyond_the_end(entry)
+        if recorded is not None:
+            self._number(entry, count=True)
+            return _response(recorded, request)
+        return await self._record(request, entry, redactor)
+
+    async def aclose(self) -> None:
+        transport = self._inner.peek()
+        if transport is not None:
+            self._inner.forget()
+            await transport.aclose()
+
+    def _describe(self, request: httpx.Request, redactor: Redactor) -> dict[str, Any]:
+        episode = self._episode.get()
+        entry: dict[str, Any] = {
+            "episode": episode.key if episode else "",
+            "method": request.method,
+            "url": redactor.text(str(self._plain_url(request.url))),
+            "body": redactor.text(_canonical(request.content)),
+        }
+        entry["n"] = self._number(entry)
+        return entry
+
+    def _number(self, entry: dict[str, Any], *, count: bool = False) -> int:
+        """Which of its equal requests in this episode an answer belongs to, from 0."""
+        episode = self._episode.get()
+        if episode is None:
+            return 0
+        number = episode.counts[_base_key(entry)]
+        episode.counts[_base_key(entry)] += count
+        return number
+
+    def _plain_url(self, url: httpx.URL) -> httpx.URL:
+        """Secret parameters redacted, parameters in a fixed order, no user information."""
+        pairs = sorted(
+            (name, REDACTED if name.lower() in self._secret_parameters else value)
+            for name, value in url.params.multi_items()
+        )
+        plain = url.copy_with(userinfo=b"", fragment=None, query=None)
+        return plain.copy_merge_params(pairs) if pairs else plain
+
+    def _beyond_the_end(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """In a replay, reading once more than was recorded gives the last answer again."""
+        if self.mode == "auto":
+            return None
+        if entry["method"] in _REPEATABLE:
+            for n in range(entry["n"] - 1, -1, -1):
+                if (found := self._answers.get(_key({**entry, "n": n}))) is not None:
+                    return found
+        times = f" ({entry['n'] + 1} times in episode {entry['episode']!r})" if entry["episode"] else ""
+        raise EnvFault(
+            f"{self.path} has no answer to {entry['method']} {entry['url']}{times}; record it with "
+            f"Cassette({str(self.path)!r}, mode='auto'), or mode='record' to record everything anew"
+        )
+
+    async def _record(self, request: httpx.Request, entry: dict[str, Any], redactor: Redactor) -> httpx.Response:
+        response = await self._inner.get().handle_async_request(request)
+        try:
+            content = await response.aread()
+        finally:
+            await response.aclose()
+        entry |= {"status": response.status_code, **_content_fields(redactor.content(content))}
+        entry["headers"] = {h: redactor.text(response.headers[h]) for h in _KEPT_HEADERS if h in response.headers}
+        if response.status_code in RETRIED:
+            return httpx.Response(
+                response.status_code, headers=_without_encoding(response.headers), content=content, request=request
+            )
+        # Numbered as answers come in, so that equal requests sent at once are both kept.
+        entry["n"] = self._number(entry, count=True)
+        self._answers[_key(entry)] = entry
+        _append(self.path, entry)
+        return _response(entry, request)
+
+
+class _Episode:
+    """How often each request was made in an episode."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.counts: defaultdict[str, int] = defaultdict(int)
+
+
+def _base_key(entry: dict[str, Any]) -> str:
+    return json.dumps([entry["episode"], entry["method"], entry["url"], entry["body"]])
+
+
+def _key(entry: dict[str, Any]) -> tuple[str, int]:
+    return _base_key(entry), entry["n"]
+
+
+def _canonical(content: bytes) -> str:
+    """A body that compares equal where its JSON is equal; bytes that are no text as base64."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return "base64:" + base64.b64encode(content).decode()
+    try:
+        return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False) if text else ""
+    except ValueError:
+        return text
+
+
+def _content_fields(content: bytes) -> dict[str, str]:
+    try:
+        return {"text": content.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(content).decode()}
+
+
+def _response(entry: dict[str, Any], request: httpx.Request) -> httpx.Response:
+    content = base64.b64decode(entry["base64"]) if "base64" in entry else entry["text"].encode()
+    return httpx.Response(entry["status"], headers=entry["headers"], content=content, request=request)
+
+
+def _without_encoding(headers: httpx.Headers) -> list[tuple[str, str]]:
+    dropped = ("content-encoding", "content-length", "transfer-encoding")
+    return [(name, value) for name, value in headers.multi_items() if name.lower() not in dropped]
+
+
+def _append(path: Path, entry: dict[str, Any]) -> None:
+    """One write of one line, so that processes that share the file do not mix lines."""
+    line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, line)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise EnvFault(f"cassette {path} cannot be written: {error}") from error
+
+
+def _load(path: Path, mode: Mode) -> dict[tuple[str, int], dict[str, Any]]:
+    if not path.exists():
+        if mode == "replay":
+            raise ConfigError(f"cassette {path} does not exist; record one with mode='record' or 'auto'")
+        return {}
+    whole, _, tail = path.read_bytes().rpartition(b"\n")
+    answers = {}
+    for number, line in enumerate(whole.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            answers[_key(entry)] = entry
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"cassette {path}, line {number}, cannot be read: {error}; delete that line") from error
+    if tail and mode != "replay":
+        # A line that a crash tore off: what is added must not be glued to it.
+        os.truncate(path, len(whole) + 1 if whole else 0)
+    return answers

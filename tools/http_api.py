@@ -1,0 +1,393 @@
+"""A careful HTTP client for tools: auth from the environment, allowed hosts, retries, limits.
+
+Owns one request from arguments to a reply or an error. Which requests there are belongs to
+`agentrl.tools.openapi`; recording them to `agentrl.tools.cassette`. A 4xx answer is a `ToolError`,
+which the model reads; whatever the model cannot mend (network, 5xx, credentials) is an `EnvFault`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Literal
+
+import httpx
+
+from agentrl.errors import EnvFault, ToolError
+from agentrl.tools.per_loop import PerLoop
+from agentrl.tools.redaction import REDACTED, Redactor
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+# Refused before any work was done, so that even a POST may be sent again.
+NOT_PROCESSED = frozenset({429, 503})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MAX_REDIRECTS = 5
+ERROR_CHARS = 500
+SECRETS_EXTENSION = "agentrl_secrets"
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """Credentials by the names of environment variables; the values are read at each request.
+
+    Make one with `bearer`, `api_key` or `basic`.
+    """
+
+    kind: Literal["bearer", "header", "query", "basic"]
+    variables: tuple[str, ...]
+    name: str = ""
+
+
+def bearer(variable: str) -> Auth:
+    """`Authorization: Bearer ...` with the token in an environment variable."""
+    return Auth("bearer", (variable,), "Authorization")
+
+
+def api_key(name: str, variable: str, *, where: Literal["header", "query"] = "header") -> Auth:
+    """An API key in a header or a query parameter."""
+    return Auth(where, (variable,), name)
+
+
+def basic(user_variable: str, password_variable: str) -> Auth:
+    """HTTP basic authentication."""
+    return Auth("basic", (user_variable, password_variable), "Authorization")
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Exponential backoff with full jitter, for 408, 429, 5xx and connection errors.
+
+    A POST or PATCH is sent again only where it cannot have been carried out (no connection, 429, 503),
+    unless `unsafe_methods`.
+
+    Attributes:
+        attempts: requests in all; 1 never retries.
+        base_s: most seconds before the second attempt; it doubles from there.
+        max_wait_s: most seconds of one wait; a `Retry-After` beyond it is a fault at once.
+        unsafe_methods: send POST and PATCH again after any failure.
+    """
+
+    attempts: int = 4
+    base_s: float = 0.5
+    max_wait_s: float = 20.0
+    unsafe_methods: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be at least 1, got {self.attempts}")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """How requests are made.
+
+    Attributes:
+        timeout_s: of one attempt, from connecting to the last byte.
+        retry: when to try again.
+        max_response_bytes: where a body is cut off; the model is told.
+        follow_redirects: off by default; allowed hosts hold after redirects too.
+        headers: sent with every request; no secrets here, they would be recorded nowhere but in code.
+    """
+
+    timeout_s: float = 10.0
+    retry: Retry = field(default_factory=Retry)
+    max_response_bytes: int = 64_000
+    follow_redirects: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def total_s(self) -> float:
+        """Seconds that a call may take at most, all attempts and waits included."""
+        return self.retry.attempts * (self.timeout_s + self.retry.max_wait_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer: `text` is redacted, and cut off at the limit where `cut_off`."""
+
+    status: int
+    text: str
+    content_type: str = ""
+    cut_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request of a tool, before credentials."""
+
+    method: str
+    url: httpx.URL
+    headers: Mapping[str, str]
+    json: Any = None
+    form: Mapping[str, str] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url.copy_with(query=None, userinfo=b'')}"
+
+
+@dataclass(slots=True, eq=False)
+class _SharedClient:
+    """A client that many requests use at once, and that closes after the last of them."""
+
+    client: httpx.AsyncClient
+    under_way: int = 0
+    closing: bool = False
+
+
+class HttpApi:
+    """A client of one API, shared by every environment that uses it.
+
+    Connections belong to an event loop: each loop gets a client of its own, and `aclose` closes the
+    running loop's, after the requests that are still under way. It may be used again afterwards, so
+    one environment may close it while others go on.
+
+    Args:
+        base_url: prefix of every path.
+        allow_hosts: hosts that may be reached, `host` (ports 80 and 443) or `host:port`; only the
+            base URL's by default.
+        auth: credentials, sent to the base URL's origin alone.
+        settings: timeouts, retries and limits.
+        transport: an httpx transport that works in any event loop, such as a `Cassette`.
+        rng: of the jitter.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        allow_hosts: Sequence[str] | None = None,
+        auth: Auth | Sequence[Auth] | None = None,
+        settings: HttpSettings | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.base_url = httpx.URL(base_url)
+        if self.base_url.scheme not in ("http", "https") or not self.base_url.host:
+            raise ValueError(f"base_url must be a http or https address, got {base_url!r}")
+        self.settings = settings or HttpSettings()
+        self.auth = (auth,) if isinstance(auth, Auth) else tuple(auth or ())
+        self._allowed = frozenset(allow_hosts) if allow_hosts is not None else frozenset({_host(self.base_url)})
+        self._transport = transport
+        self._rng = rng or random.Random()
+        self._clients = PerLoop(self._open)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        form: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Send a request, again where it makes sense.
+
+        Args:
+            path: appended to the base URL; already percent-encoded.
+            params: query parameters in order.
+            json: a JSON body; None sends none.
+            form: a urlencoded body.
+        Returns: an answer below 400.
+        Raises: ToolError for a 4xx answer or a redirect; EnvFault when retries are spent.
+        """
+        url = httpx.URL(str(self.base_url).rstrip("/") + "/" + path.lstrip("/"))
+        call = _Call(method.upper(), url.copy_merge_params(list(params)) if params else url, headers or {}, json, form)
+        async with self._client() as client:
+            return self._judge(call, await self._retried(client, call))
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections, once no request is under way; safe to call twice."""
+        shared = self._clients.peek()
+        if shared is not None:
+            shared.closing = True
+            await self._close_if_idle(shared)
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
+        shared = self._clients.get()
+        shared.under_way += 1
+        try:
+            yield shared.client
+        finally:
+            shared.under_way -= 1
+            await self._close_if_idle(shared)
+
+    async def _close_if_idle(self, shared: _SharedClient) -> None:
+        if shared.closing and shared.under_way == 0 and self._clients.peek() is shared:
+            self._clients.forget()
+            await shared.client.aclose()
+
+    def _open(self) -> _SharedClient:
+        # No limits of httpx's own: each attempt has a deadline, and waiting for a connection counts.
+        # No cookies either: they would carry one episode's session into another.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        return _SharedClient(httpx.AsyncClient(transport=self._transport, cookies=cookies, timeout=None))
+
+    async def _retried(self, client: httpx.AsyncClient, call: _Call) -> Reply:
+        retry, redactor = self.settings.retry, Redactor(self._secrets())
+        for attempt in range(1, retry.attempts + 1):
+            wait_for_s: float | None = None
+            try:
+                response, reply = await self._attempt(client, call, redactor)
+                if reply.status not in RETRIED:
+                    return reply
+                failure = f"status {reply.status}"
+                again = reply.status in NOT_PROCESSED
+                wait_for_s = _retry_after(response.headers.get("retry-after"))
+            except (httpx.TransportError, TimeoutError) as error:
+                failure = f"{type(error).__name__} {redactor.text(str(error))}".strip()
+                again = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+            if not (again or retry.unsafe_methods or call.method in IDEMPOTENT):
+                raise EnvFault(f"{call} failed: {failure}; it may have been carried out, so it is not sent again")
+            if attempt < retry.attempts:
+                await asyncio.sleep(self._wait_s(call, attempt, wait_for_s))
+        raise EnvFault(f"{call} failed {retry.attempts} times, last with {failure}")
+
+    def _wait_s(self, call: _Call, attempt: int, asked_s: float | None) -> float:
+        retry = self.settings.retry
+        if asked_s is not None and asked_s > retry.max_wait_s:
+            raise EnvFault(f"{call}: the server asks to wait {asked_s:.0f} s, more than max_wait_s={retry.max_wait_s}")
+        backoff_s = self._rng.uniform(0, min(retry.max_wait_s, retry.base_s * 2 ** (attempt - 1)))
+        return max(backoff_s, asked_s or 0.0)
+
+    async def _attempt(
+        self, client: httpx.AsyncClient, call: _Call, redactor: Redactor
+    ) -> tuple[httpx.Response, Reply]:
+        async with asyncio.timeout(self.settings.timeout_s):
+            for _ in range(MAX_REDIRECTS + 1):
+                self._check_host(call)
+                response, reply = await self._send(client, call, redactor)
+                if reply.status not in REDIRECTS or "location" not in response.headers:
+                    return response, reply
+                call = self._redirected(call, response)
+        raise ToolError(f"more than {MAX_REDIRECTS} redirects")
+
+    async def _send(self, client: httpx.AsyncClient, call: _Call, redactor: Redactor) -> tuple[httpx.Response, Reply]:
+        request = self._authorized(client, call)
+        response = await client.send(request, stream=True)
+        content, most = b"", self.settings.max_response_bytes
+        try:
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > most:
+                    break
+        finally:
+            await response.aclose()
+        content_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
+        text = redactor.text(_decode(content, content_type, response.charset_encoding))
+        cut_off = len(content) > most
+        return response, Reply(response.status_code, text[:most] if cut_off else text, content_type, cut_off)
+
+    def _redirected(self, call: _Call, response: httpx.Response) -> _Call:
+        target = call.url.join(response.headers["location"])
+        if not self.settings.follow_redirects:
+            raise ToolError(f"answered with a redirect to {target.host}, and redirects are off")
+        if response.status_code in (307, 308) or call.method in ("GET", "HEAD"):
+            return _Call(call.method, target, call.headers, call.json, call.form)
+        return _Call("GET", target, call.headers)
+
+    def _check_host(self, call: _Call) -> None:
+        host = _host(call.url)
+        if host in self._allowed or (call.url.port is None and call.url.host in self._allowed):
+            return
+        raise ToolError(f"host {host!r} is not allowed; allowed: {', '.join(sorted(self._allowed))}")
+
+    # Credentials.
+
+    def _authorized(self, client: httpx.AsyncClient, call: _Call) -> httpx.Request:
+        url, headers = call.url, {"Accept-Encoding": "identity", **self.settings.headers, **call.headers}
+        same_origin = (url.scheme, _host(url)) == (self.base_url.scheme, _host(self.base_url))
+        secrets = self._secrets() if same_origin else ()
+        for auth in self.auth if same_origin else ():
+            if auth.kind == "query":
+                url = url.copy_set_param(auth.name, self._value(auth.variables[0]))
+            else:
+                headers[auth.name] = self._header(auth)
+        return client.build_request(
+            call.method, url, headers=headers, json=call.json, data=call.form, extensions={SECRETS_EXTENSION: secrets}
+        )
+
+    def _header(self, auth: Auth) -> str:
+        values = [self._value(variable) for variable in auth.variables]
+        if auth.kind == "bearer":
+            return f"Bearer {values[0]}"
+        if auth.kind == "basic":
+            return "Basic " + base64.b64encode(":".join(values).encode()).decode()
+        return values[0]
+
+    def _secrets(self) -> tuple[str, ...]:
+        values = [tuple(self._value(variable) for variable in auth.variables) for auth in self.auth]
+        joined = [":".join(pair) for pair in values if len(pair) > 1]
+        # A user name is no secret; the password, and both joined, are.
+        return tuple(value for value in [*(pair[-1] for pair in values), *joined] if value != REDACTED)
+
+    def _value(self, variable: str) -> str:
+        value = os.environ.get(variable, "")
+        if value:
+            return value
+        if getattr(self._transport, "offline", False):
+            return str(REDACTED)  # a replay needs no credentials
+        raise EnvFault(f"environment variable {variable} is not set: it holds the credentials of {self.base_url.host}")
+
+    def _judge(self, call: _Call, reply: Reply) -> Reply:
+        if reply.status < 400:
+            return reply
+        if reply.status == 401 and self.auth:
+            variables = ", ".join(variable for auth in self.auth for variable in auth.variables)
+            raise EnvFault(f"{call}: the server refused the credentials (401); check {variables}")
+        raise ToolError(f"status {reply.status}: {reply.text[:ERROR_CHARS] or 'no reason given'}")
+
+
+def reply_text(reply: Reply) -> str:
+    """An answer as the model reads it: compact JSON, or the text as it is."""
+    if reply.cut_off:
+        return f"{reply.text} [cut off]"
+    if not reply.text:
+        return "ok"
+    if reply.content_type == "application/json" or reply.content_type.endswith("+json"):
+        try:
+            return json.dumps(json.loads(reply.text), ensure_ascii=False, separators=(",", ":"))
+        except ValueError:
+            return reply.text
+    return reply.text
+
+
+def _host(url: httpx.URL) -> str:
+    """`host`, or `host:port` where the port is not the scheme's own."""
+    return url.host if url.port is None else f"{url.host}:{url.port}"
+
+
+def _decode(content: bytes, content_type: str, charset: str | None) -> str:
+    kind = content_type.split("/")[0]
+    if kind in ("image", "audio", "video") or content_type in ("application/octet-stream", "application/pdf"):
+        return f"<{content_type}, {len(content)} bytes>"
+    try:
+        return content.decode(charset or "utf-8", errors="replace")
+    except LookupError:
+        return content.decode("utf-8", errors="replace")
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds from now, from a number or an HTTP date; None where it cannot be read."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())

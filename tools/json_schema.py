@@ -1,0 +1,181 @@
+"""JSON schemas as Python types that pydantic can check: the way from an API document to a tool.
+
+Owns `$ref` resolution within one document and the types. A keyword without a counterpart (format,
+`not`, conditional schemas) is shown to the model but not checked; the server then has the last word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic_core import SchemaError
+
+from agentrl.errors import ToolSchemaError
+
+Schema = Mapping[str, Any]
+_NOISE = frozenset({"example", "examples", "xml", "externalDocs", "discriminator", "deprecated", "$schema", "$comment"})
+_SIMPLE: dict[str, Any] = {"string": str, "integer": int, "number": int | float, "boolean": bool, "null": type(None)}
+# Keyword of JSON schema, and argument of pydantic's Field, for one type.
+_CONSTRAINTS = {
+    "string": {"minLength": "min_length", "maxLength": "max_length", "pattern": "pattern"},
+    "integer": {"minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt"},
+    "number": {"minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt"},
+    "array": {"minItems": "min_length", "maxItems": "max_length"},
+}
+
+
+def resolve(schema: Any, document: Schema, *, open_refs: tuple[str, ...] = ()) -> Any:
+    """A schema with every `$ref` replaced by what it names, in JSON-schema 2020 form.
+
+    A schema that contains itself is cut at the second meeting and stands as any object there.
+    `nullable` and boolean `exclusiveMinimum` of OpenAPI 3.0 become their modern forms.
+
+    Raises: ToolSchemaError if a reference leaves the document or names nothing.
+    """
+    if isinstance(schema, list):
+        return [resolve(item, document, open_refs=open_refs) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        if reference in open_refs:
+            return {"type": "object", "description": f"as {reference.rsplit('/', 1)[-1]} above"}
+        target = resolve(look_up(reference, document), document, open_refs=(*open_refs, reference))
+        beside = {key: value for key, value in schema.items() if key == "description"}
+        return {**target, **beside} if isinstance(target, Mapping) else target
+    resolved = {key: _resolve_value(key, value, document, open_refs) for key, value in schema.items()}
+    return _modern({key: value for key, value in resolved.items() if key not in _NOISE})
+
+
+def _resolve_value(key: str, value: Any, document: Schema, open_refs: tuple[str, ...]) -> Any:
+    if key in ("enum", "const", "default", "required"):
+        return value
+    if key == "properties":  # a property may be called like a keyword
+        return {name: resolve(item, document, open_refs=open_refs) for name, item in value.items()}
+    return resolve(value, document, open_refs=open_refs)
+
+
+def look_up(reference: str, document: Schema) -> Any:
+    """What a local reference (`#/components/schemas/Pet`) names. Raises: ToolSchemaError."""
+    if not reference.startswith("#/"):
+        raise ToolSchemaError(f"reference {reference!r} leaves the document: bundle the document into one file first")
+    found: Any = document
+    for part in reference[2:].split("/"):
+        name = part.replace("~1", "/").replace("~0", "~")
+        if not isinstance(found, Mapping) or name not in found:
+            raise ToolSchemaError(f"reference {reference!r} names nothing in the document")
+        found = found[name]
+    if isinstance(found, Mapping) and isinstance(found.get("$ref"), str) and found["$ref"] != reference:
+        return look_up(found["$ref"], document)
+    return found
+
+
+def _modern(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.pop("nullable", False) and isinstance(schema.get("type"), str):
+        schema["type"] = [schema["type"], "null"]
+        if "enum" in schema and None not in schema["enum"]:
+            schema["enum"] = [*schema["enum"], None]
+    for exclusive, plain in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if schema.get(exclusive) is True and plain in schema:
+            schema[exclusive] = schema.pop(plain)
+        elif isinstance(schema.get(exclusive), bool):
+            del schema[exclusive]
+    return schema
+
+
+def python_type(schema: Any, name: str = "value") -> Any:
+    """The type whose validation stands for a resolved schema.
+
+    Args:
+        schema: what `resolve` returned.
+        name: of the pydantic model, where the schema is an object with properties.
+    """
+    if not isinstance(schema, Mapping):
+        return Any
+    if "const" in schema:
+        return _literal([schema["const"]])
+    if "enum" in schema:
+        return _literal(schema["enum"])
+    if "allOf" in schema:
+        return python_type(merged(schema), name)
+    for union in ("oneOf", "anyOf"):
+        if union in schema:
+            return Union[tuple(python_type(choice, f"{name}_{i}") for i, choice in enumerate(schema[union]))]  # noqa: UP007
+    kinds = schema.get("type", "object" if "properties" in schema else None)
+    if isinstance(kinds, str):
+        return _of_kind(kinds, schema, name)
+    if isinstance(kinds, Sequence) and kinds:
+        return Union[tuple(_of_kind(kind, schema, name) for kind in kinds)]  # noqa: UP007
+    return Any
+
+
+def merged(schema: Schema) -> dict[str, Any]:
+    """`allOf` folded into its schema: properties and required names join, other keywords override."""
+    own = {key: value for key, value in schema.items() if key != "allOf"}
+    parts = [merged(part) if "allOf" in part else dict(part) for part in schema.get("allOf", ())]
+    return reduce(_merge_two, [*parts, own], {})
+
+
+def _merge_two(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    joined = {**first, **second}
+    if "properties" in first or "properties" in second:
+        joined["properties"] = {**first.get("properties", {}), **second.get("properties", {})}
+        joined["required"] = [*first.get("required", ()), *second.get("required", ())]
+    return joined
+
+
+def _literal(values: Sequence[Any]) -> Any:
+    if all(isinstance(value, (str, int, bool)) or value is None for value in values):
+        return Literal[tuple(values)]
+    return Any
+
+
+def _of_kind(kind: str, schema: Schema, name: str) -> Any:
+    if kind == "object":
+        return _object(schema, name)
+    if kind == "array":
+        base: Any = list[python_type(schema.get("items"), f"{name}_item")]  # type: ignore[misc]
+    elif kind in _SIMPLE:
+        base = _SIMPLE[kind]
+    else:
+        return Any
+    options = {field: schema[word] for word, field in _CONSTRAINTS.get(kind, {}).items() if word in schema}
+    return _constrained(base, options) if options else base
+
+
+def _constrained(base: Any, options: dict[str, Any]) -> Any:
+    try:
+        TypeAdapter(Annotated[base, Field(**options)])
+    except SchemaError:  # a pattern in another dialect of regular expressions: the server checks it
+        options.pop("pattern", None)
+    return Annotated[base, Field(**options)]
+
+
+def _object(schema: Schema, name: str) -> Any:
+    properties = schema.get("properties")
+    more = schema.get("additionalProperties")
+    if not properties:
+        return dict[str, python_type(more, name)] if isinstance(more, Mapping) else dict[str, Any]  # type: ignore[misc]
+    required = set(schema.get("required", ()))
+    fields: dict[str, Any] = {}
+    for index, (key, item) in enumerate(properties.items()):
+        options: dict[str, Any] = {"alias": key} if key in required else {"alias": key, "default": None}
+        # Optional members are left out where they are not given: see `exclude_unset` where they are sent.
+        fields[f"p{index}"] = (python_type(item, f"{name}_{_word(key)}"), Field(**options))
+    return create_model(_word(name), __base__=_OpenObject if more else _Object, **fields)
+
+
+class _Object(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _OpenObject(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+def _word(text: str) -> str:
+    return re.sub(r"\W+", "_", text) or "value"

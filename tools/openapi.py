@@ -1,0 +1,412 @@
+"""Tools from an OpenAPI document: each operation becomes a tool with a checked argument schema.
+
+Owns reading the document (OpenAPI 3.0 and 3.1) and turning arguments into a request; sending it belongs
+to `agentrl.tools.http_api`. Security schemes of the document are not read: credentials are given by name.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, create_model
+
+from agentrl.errors import ToolError, ToolSchemaError, did_you_mean
+from agentrl.tool import Tool
+from agentrl.tools.http_api import Auth, HttpApi, HttpSettings, reply_text
+from agentrl.tools.json_schema import look_up, merged, python_type, resolve
+
+METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
+MAX_DESCRIPTION_CHARS = 300
+DOCUMENT_TIMEOUT_S = 20.0
+_IGNORED_HEADERS = frozenset({"accept", "content-type", "authorization"})
+_FORM = "application/x-www-form-urlencoded"
+_NOT_GIVEN = object()
+
+Place = Literal["path", "query", "header", "json", "json_body", "form"]
+
+
+class ApiTools(list[Tool]):
+    """The tools of an API; `aclose` closes its connections in the running event loop."""
+
+    def __init__(self, tools: Sequence[Tool], api: HttpApi) -> None:
+        super().__init__(tools)
+        self.api = api
+
+    async def aclose(self) -> None:
+        await self.api.aclose()
+
+
+def api_tools(
+    document: Mapping[str, Any] | str | Path,
+    *,
+    base_url: str | None = None,
+    allow_hosts: Sequence[str] | None = None,
+    auth: Auth | Sequence[Auth] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    settings: HttpSettings | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    rng: random.Random | None = None,
+) -> ApiTools:
+    """Make a tool of each operation of an OpenAPI document, for `ToolEnv.extra_tools`.
+
+    Args:
+        document: the document, or the path or http(s) address of its JSON or YAML file.
+        base_url: where the API is; the document's first server by default.
+        allow_hosts: hosts that may be reached; only the base URL's by default.
+        auth: `bearer(...)`, `api_key(...)` or `basic(...)`, which name environment variables.
+        include: operation ids, tool names or `"GET /path"`; all by default.
+        exclude: as `include`, taken away.
+        settings: timeouts, retries and limits of requests.
+        transport: an httpx transport, such as `Cassette(...)`.
+        rng: of the jitter between retries.
+    Raises: ToolSchemaError if the document cannot be read or an operation has no tool form.
+    """
+    content, address = load_document(document)
+    api = HttpApi(
+        base_url or _server(content, address),
+        allow_hosts=allow_hosts,
+        auth=auth,
+        settings=settings,
+        transport=transport,
+        rng=rng,
+    )
+    chosen = _choose(list(operations(content)), include, exclude)
+    hidden = frozenset(part.name.lower() for part in api.auth)
+    return ApiTools([_tool(operation, content, api, hidden) for operation in chosen], api)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path, as the document has it."""
+
+    name: str
+    method: str
+    path: str
+    content: Mapping[str, Any]
+    parameters: tuple[Mapping[str, Any], ...]
+
+    @property
+    def known_as(self) -> frozenset[str]:
+        """Every name by which `include` and `exclude` may call it."""
+        return frozenset({self.name, f"{self.method.upper()} {self.path}", self.content.get("operationId", self.name)})
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a tool: where in the request it goes, and its name there."""
+
+    name: str
+    place: Place
+    wire_name: str
+    schema: Mapping[str, Any]
+    required: bool
+    explode: bool = True
+    deep: bool = False
+
+
+def load_document(document: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], str | None]:
+    """Read an OpenAPI document; also its address, where it has one."""
+    address = None
+    if isinstance(document, Mapping):
+        content: Any = document
+    elif isinstance(document, str) and document.startswith(("http://", "https://")):
+        address = document
+        answer = httpx.get(document, timeout=DOCUMENT_TIMEOUT_S)
+        answer.raise_for_status()
+        content = _parse(answer.text, document)
+    else:
+        content = _parse(Path(document).read_text(encoding="utf-8"), str(document))
+    version = content.get("openapi") if isinstance(content, Mapping) else None
+    if not str(version).startswith("3."):
+        given = f"swagger {content['swagger']}" if isinstance(content, Mapping) and "swagger" in content else version
+        raise ToolSchemaError(f"an OpenAPI 3.0 or 3.1 document is wanted, got version {given!r}; convert it first")
+    return content, address
+
+
+def _parse(text: str, name: str) -> Any:
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ToolSchemaError(f"{name} is not valid JSON: {error}") from error
+    try:
+        import yaml  # type: ignore[import-untyped]  # an optional extra: JSON documents need none
+    except ImportError:
+        raise ToolSchemaError(f"{name} is not JSON; to read YAML: pip install pyyaml") from None
+    return yaml.safe_load(text)
+
+
+def _server(document: Mapping[str, Any], address: str | None) -> str:
+    servers = document.get("servers") or [{}]
+    url = str(servers[0].get("url", ""))
+    for name, variable in (servers[0].get("variables") or {}).items():
+        url = url.replace("{" + name + "}", str(variable["default"]))
+    if address is not None:
+        return str(httpx.URL(address).join(url))
+    if not url.startswith(("http://", "https://")):
+        raise ToolSchemaError(f"the document names no full server address (its server is {url!r}): give base_url=...")
+    return url
+
+
+def operations(document: Mapping[str, Any]) -> Iterator[Operation]:
+    """The operations of a document, in its order, with unique tool names."""
+    taken: set[str] = set()
+    for path, item in (document.get("paths") or {}).items():
+        item = look_up(item["$ref"], document) if "$ref" in item else item
+        for method in METHODS:
+            if method in item:
+                content = item[method]
+                name = _unique(_tool_name(content.get("operationId") or f"{method}_{path}"), taken)
+                shared, own = item.get("parameters", ()), content.get("parameters", ())
+                yield Operation(name, method, path, content, _parameters(shared, own, document))
+
+
+def _parameters(shared: Any, own: Any, document: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Parameters of the path and of the operation; the operation's override."""
+    found = [look_up(p["$ref"], document) if "$ref" in p else p for p in (*shared, *own)]
+    return tuple({(p["in"], p["name"]): p for p in found}.values())
+
+
+def _tool_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")[:60] or "call"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    taken.add(free)
+    return free
+
+
+def _choose(found: list[Operation], include: Sequence[str] | None, exclude: Sequence[str]) -> list[Operation]:
+    known = {word for operation in found for word in operation.known_as}
+    for word in (*(include or ()), *exclude):
+        if word not in known:
+            raise ToolSchemaError(f"no operation {word!r} in the document.{did_you_mean(word, known)}")
+    wanted = [o for o in found if include is None or o.known_as & set(include)]
+    return [o for o in wanted if not o.known_as & set(exclude)]
+
+
+# From an operation to a tool.
+
+
+def _tool(operation: Operation, document: Mapping[str, Any], api: HttpApi, hidden: frozenset[str]) -> Tool:
+    arguments = _arguments(operation, document, hidden)
+    types = {a.name: python_type(a.schema, a.name) for a in arguments}
+    adapters = {f"p{i}": (a, TypeAdapter(types[a.name])) for i, a in enumerate(arguments)}
+
+    # A body that must be sent is sent, even where no member of it is given.
+    empty_body: dict[str, Any] | None = {} if _needs_object(operation, document) and any(a.place == "json" for a in arguments) else None
+
+    async def function(**values: Any) -> str:
+        request = _Request(operation, empty_body)
+        for field, (argument, adapter) in adapters.items():
+            if values[field] is not _NOT_GIVEN:
+                plain = adapter.dump_python(values[field], mode="json", by_alias=True, exclude_unset=True)
+                request.put(argument, plain)
+        return await request.send(api)
+
+    function.__name__ = operation.name
+    return Tool(
+        name=operation.name,
+        description=_description(operation),
+        arguments=_model(operation.name, arguments, types),
+        function=function,
+        timeout_s=api.settings.total_s,
+        aclose=api.aclose,
+    )
+
+
+def _model(name: str, arguments: Sequence[Argument], types: Mapping[str, Any]) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for index, argument in enumerate(arguments):
+        checked: Any = types[argument.name]
+        options: dict[str, Any] = {} if argument.required else {"default_factory": lambda: _NOT_GIVEN}
+        shown: Any = Annotated[checked, WithJsonSchema(dict(argument.schema))]
+        fields[f"p{index}"] = (shown, Field(alias=argument.name, **options))
+    return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _description(operation: Operation) -> str:
+    parts = [str(operation.content.get(key) or "").strip() for key in ("summary", "description")]
+    text = next((part.split("\n\n")[0] for part in parts if part), f"{operation.method.upper()} {operation.path}")
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_DESCRIPTION_CHARS else text[: MAX_DESCRIPTION_CHARS - 3] + "..."
+
+
+def _arguments(operation: Operation, document: Mapping[str, Any], hidden: frozenset[str]) -> list[Argument]:
+    taken: set[str] = set()
+    found = []
+    for parameter in operation.parameters:
+        if _is_hidden(operation, parameter, hidden):
+            continue
+        name = _unique(re.sub(r"[^A-Za-z0-9_.-]+", "_", parameter["name"]).strip("_") or "value", taken)
+        found.append(_argument(name, parameter, document))
+    found += _body_arguments(operation, document, taken)
+    return found
+
+
+def _is_hidden(operation: Operation, parameter: Mapping[str, Any], hidden: frozenset[str]) -> bool:
+    name, place = parameter["name"].lower(), parameter["in"]
+    if place == "cookie" and parameter.get("required") and name not in hidden:
+        raise ToolSchemaError(f"{operation.name} needs the cookie {name!r}, which has no tool form: exclude it")
+    return place == "cookie" or name in hidden or (place == "header" and name in _IGNORED_HEADERS)
+
+
+def _argument(name: str, parameter: Mapping[str, Any], document: Mapping[str, Any]) -> Argument:
+    content = parameter.get("content")
+    raw = next(iter(content.values())).get("schema", {}) if content else parameter.get("schema", {})
+    schema = dict(resolve(raw, document)) if isinstance(raw, Mapping) else {}
+    if parameter.get("description"):
+        schema["description"] = " ".join(str(parameter["description"]).split())
+    return Argument(
+        name=name,
+        place=parameter["in"],
+        wire_name=parameter["name"],
+        schema=schema,
+        required=bool(parameter.get("required")) or parameter["in"] == "path",
+        explode=bool(parameter.get("explode", parameter["in"] == "query" and parameter.get("style", "form") == "form")),
+        deep=parameter.get("style") == "deepObject",
+    )
+
+
+def _body_arguments(operation: Operation, document: Mapping[str, Any], taken: set[str]) -> list[Argument]:
+    """A body's members as arguments of their own; as one argument `body` where that is not possible."""
+    body = _request_body(operation, document)
+    if body is None:
+        return []
+    place, raw = _body_schema(operation, body.get("content") or {})
+    schema = resolve(raw, document)
+    whole = merged(schema) if isinstance(schema, Mapping) and "allOf" in schema else schema
+    required = bool(body.get("required"))
+    if not _can_be_flat(whole, taken):
+        if place == "form":
+            raise ToolSchemaError(f"{operation.name}: a form must be an object of named fields; exclude the operation")
+        return [Argument(_unique("body", taken), "json_body", "", whole or {}, required)]
+    needed = set(whole.get("required", ())) if required else set()
+    items = [(key, item) for key, item in whole["properties"].items() if not _is_read_only(item)]
+    return [Argument(_unique(key, taken), place, key, _as_schema(item), key in needed) for key, item in items]
+
+
+def _request_body(operation: Operation, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    body: Mapping[str, Any] | None = operation.content.get("requestBody")
+    return look_up(body["$ref"], document) if body and "$ref" in body else body
+
+
+def _needs_object(operation: Operation, document: Mapping[str, Any]) -> bool:
+    return bool((_request_body(operation, document) or {}).get("required"))
+
+
+def _body_schema(operation: Operation, content: Mapping[str, Any]) -> tuple[Place, Any]:
+    for kind, media in content.items():
+        if kind.split(";")[0].strip() == "application/json" or kind.split(";")[0].strip().endswith("+json"):
+            return "json", media.get("schema", {})
+    if _FORM in content:
+        return "form", content[_FORM].get("schema", {})
+    raise ToolSchemaError(
+        f"{operation.name} takes a body of {', '.join(content) or 'no known type'}, which has no tool form: "
+        f"leave it out with exclude=[{operation.name!r}]"
+    )
+
+
+def _can_be_flat(schema: Any, taken: set[str]) -> bool:
+    if not isinstance(schema, Mapping) or not schema.get("properties"):
+        return False
+    if schema.get("additionalProperties") or any(word in schema for word in ("oneOf", "anyOf")):
+        return False
+    names = schema["properties"]
+    return not set(names) & taken and all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
+
+
+def _is_read_only(schema: Any) -> bool:
+    return isinstance(schema, Mapping) and bool(schema.get("readOnly"))
+
+
+def _as_schema(schema: Any) -> Mapping[str, Any]:
+    return schema if isinstance(schema, Mapping) else {}
+
+
+# From arguments to a request.
+
+
+class _Request:
+    """Collects the parts of one request."""
+
+    def __init__(self, operation: Operation, empty_body: dict[str, Any] | None) -> None:
+        self._operation = operation
+        self._path = operation.path
+        self._params: list[tuple[str, str]] = []
+        self._headers: dict[str, str] = {}
+        self._json: Any = empty_body
+        self._form: dict[str, str] | None = None
+
+    def put(self, argument: Argument, value: Any) -> None:
+        name = argument.wire_name
+        match argument.place:
+            case "path":
+                self._path = self._path.replace("{" + name + "}", _segment(argument.name, value))
+            case "query":
+                self._params += _query_pairs(argument, value)
+            case "header":
+                self._headers[name] = _header_text(argument.name, value)
+            case "json":
+                self._json = {**(self._json or {}), name: value}
+            case "json_body":
+                self._json = value
+            case "form":
+                self._form = {**(self._form or {}), name: _plain(value)}
+
+    async def send(self, api: HttpApi) -> str:
+        reply = await api.request(
+            self._operation.method,
+            self._path,
+            params=self._params,
+            headers=self._headers,
+            json=self._json,
+            form=self._form,
+        )
+        return str(reply_text(reply))
+
+
+def _segment(name: str, value: Any) -> str:
+    """A value as one path segment: it cannot leave its place in the path."""
+    text = ",".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
+    if text in ("", ".", ".."):
+        raise ToolError(f"{name}: {text!r} cannot be part of an address")
+    return quote(text, safe=",")
+
+
+def _query_pairs(argument: Argument, value: Any) -> list[tuple[str, str]]:
+    name = argument.wire_name
+    if isinstance(value, Mapping):
+        if argument.deep:
+            return [(f"{name}[{key}]", _plain(item)) for key, item in value.items()]
+        return [(key, _plain(item)) for key, item in value.items()] if argument.explode else [(name, _plain(value))]
+    if isinstance(value, list):
+        return [(name, _plain(item)) for item in value] if argument.explode else [(name, ",".join(map(_plain, value)))]
+    return [(name, _plain(value))]
+
+
+def _header_text(name: str, value: Any) -> str:
+    text = ",".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
+    if not text.isascii() or not text.isprintable():
+        raise ToolError(f"{name}: a header takes printable ASCII characters only")
+    return text
+
+
+def _plain(value: Any) -> str:
+    """A value outside JSON: text as it is, `true`, `false`, empty for null, else JSON."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
