@@ -1,4 +1,4 @@
-"""How a conversation becomes token ids, and ids become an `Action`. Owns rendering and tool-call syntax.
+"""How a conversation becomes token ids, and ids become an `Action`. Owns what is encoded, and when.
 
 The text comes from the tokenizer's own chat template. What was sampled is never rendered again:
 `render_more` encodes only what follows the sampled turn.
@@ -6,56 +6,23 @@ The text comes from the tokenizer's own chat template. What was sampled is never
 
 from __future__ import annotations
 
-import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from agentrl.errors import ModelError, did_you_mean
 from agentrl.messages import Action, Message, ToolCall
+from agentrl.policy.call_syntax import hermes_calls, llama3_calls, split_reasoning
+from agentrl.policy.chat_template import render_template, template_of, token_variables
 
-# Stands for a sampled turn in a rendered template; it must survive any template unchanged.
-_MARK = "4f1c9a7e sampled turn"
+# Stands for a sampled turn in a rendered template; any template must keep it.
+_MARK = "4f1c9a7e-sampled-turn"
+_USER = Message("user", "x")
+_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>")
 
-
-def message_for_template(message: Message) -> dict[str, Any]:
-    """A message as chat templates expect it: arguments are objects there, not JSON strings."""
-    item = message.to_openai()
-    for call, source in zip(item.get("tool_calls", ()), message.tool_calls, strict=True):
-        call["function"]["arguments"] = dict(source.arguments)
-    return item
-
-
-def render_template(
-    template: str,
-    messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]] = (),
-    *,
-    generation_prompt: bool = False,
-    **variables: Any,
-) -> str:
-    """The text of a conversation under a Jinja chat template.
-
-    Raises: ModelError if the template refuses the conversation.
-    """
-    try:
-        rendered = render_jinja_template(
-            conversations=[[message_for_template(m) for m in messages]],
-            tools=[dict(tool) for tool in tools] or None,
-            chat_template=template,
-            add_generation_prompt=generation_prompt,
-            **variables,
-        )
-    except Exception as error:  # a template is a program of the model's folder: it may raise anything
-        raise ModelError(
-            f"the chat template cannot render this conversation: {type(error).__name__}: {error}"
-        ) from error
-    text: str = rendered[0][0]
-    return text
+# A template with this comment says: a message's content is inserted as it is, and nothing depends on it.
+VERBATIM = "{#- contents are verbatim -#}"
 
 
 class ChatFormat(ABC):
@@ -64,18 +31,25 @@ class ChatFormat(ABC):
     Args:
         tokenizer: a `transformers` tokenizer.
         chat_template: Jinja text that replaces the tokenizer's own.
-        variables: extra template variables, for example `enable_thinking=False`.
-    Raises: ModelError if there is no chat template.
+        variables: extra template variables, for example `{"enable_thinking": False}`.
+    Raises: ModelError if there is no chat template, or it cannot render a plain conversation.
     """
 
     name = ""
 
-    def __init__(self, tokenizer: Any, *, chat_template: str | None = None, variables: Mapping[str, Any] | None = None):
+    def __init__(
+        self, tokenizer: Any, *, chat_template: str | None = None, variables: Mapping[str, Any] | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.template = chat_template or template_of(tokenizer)
-        self.variables = {**_token_variables(tokenizer), **(variables or {})}
-        self.stop_ids: frozenset[int] = frozenset(_stop_ids(tokenizer))
+        self.variables = {**token_variables(tokenizer), **(variables or {})}
         self._encode = lru_cache(maxsize=1024)(self._encode_text)
+        self._pieces: dict[tuple[str, ...], list[str]] = {}
+        self._prompt = self._render([_USER], (), generation_prompt=True)
+        self._opens_thinking = self._prompt.rstrip().endswith("<think>")
+        self.closer = self._find_closer()
+        self.stop_ids: frozenset[int] = frozenset(self._find_stop_ids())
+        self._stop_texts = [str(text) for text in tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))]
 
     # Messages to ids.
 
@@ -90,39 +64,66 @@ class ChatFormat(ABC):
             new_messages: what came after the turn; not the turn itself.
             closed: the turn ended with a stop token; without it the template's closing token is added.
         """
-        return list(self._encode(self._after_turn(new_messages, closed)))
+        text = self._after_turn(new_messages)
+        return list(self._encode(self._without_closer(text) if closed else text))
 
     def render_action(self, action: Action) -> list[int]:
-        """Ids of a turn as the model would sample it, stop token included: for demonstrations."""
-        before = (Message("user", "x"),)
-        prompt = self._render(before, (), generation_prompt=True)
-        text = self._render((*before, action.to_message()), ())
-        if not text.startswith(prompt):
-            raise ModelError("the chat template renders an assistant turn differently from its generation prompt")
-        ids = self._encode(text[len(prompt) :])
-        end = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
-        if end is None:
-            raise ModelError("the chat template does not close an assistant turn with a stop token")
-        return list(ids[: end + 1])
+        """Ids of a turn that was not sampled (a demonstration), stop token included.
 
-    def _after_turn(self, new_messages: Sequence[Message], closed: bool) -> str:
-        before = (Message("user", "x"), Message("assistant", _MARK))
-        text = self._render((*before, *new_messages), (), generation_prompt=True)
+        Raises: ModelError if the template renders the turn differently from where the model would begin it.
+        """
+        text = self._render([_USER, action.to_message()], ())
+        if not text.startswith(self._prompt):
+            raise ModelError(
+                "the chat template begins an assistant turn differently from its generation prompt, so a "
+                f"demonstration has no ids: {self._prompt!r} against {text!r}; adjust the template"
+            )
+        body = text[len(self._prompt) :]
+        end = body.rfind(self.closer) + len(self.closer) if self.closer else len(body)
+        return list(self._encode(body[:end]))
+
+    def _after_turn(self, new_messages: Sequence[Message]) -> str:
+        """The text after an assistant turn, its closing token included."""
+        if VERBATIM in self.template and all(m.role in ("user", "tool") for m in new_messages):
+            return self._join(new_messages)
+        text = self._render((_USER, Message("assistant", _MARK), *new_messages), (), generation_prompt=True)
+        return self._after_mark(text)
+
+    def _join(self, new_messages: Sequence[Message]) -> str:
+        """`_after_turn` without Jinja: the text between contents depends on the roles alone."""
+        roles = tuple(message.role for message in new_messages)
+        pieces = self._pieces.get(roles)
+        if pieces is None:
+            blanks = [Message(message.role, _MARK) for message in new_messages]
+            text = self._render((_USER, Message("assistant", _MARK), *blanks), (), generation_prompt=True)
+            pieces = self._pieces[roles] = text.split(_MARK)[1:]
+        return pieces[0] + "".join(m.content + piece for m, piece in zip(new_messages, pieces[1:], strict=True))
+
+    def _after_mark(self, text: str) -> str:
         _, found, after = text.partition(_MARK)
         if not found:
             raise ModelError("the chat template drops assistant turns; give another one with chat_template=")
-        return self._without_closer(after) if closed else after
+        return after
 
     def _without_closer(self, text: str) -> str:
-        """`text` without the stop token that ends the turn before it."""
-        for token in self._closers:
-            if text.startswith(token):
-                return text[len(token) :]
+        """`text` without the stop token (and blanks before it) that ends the turn before it."""
+        start = text.lstrip()
+        for token in self._stop_texts:
+            if start.startswith(token):
+                return start[len(token) :]
         return text
 
-    @property
-    def _closers(self) -> list[str]:
-        return [self.tokenizer.convert_ids_to_tokens(i) for i in self.stop_ids]
+    def _find_closer(self) -> str:
+        """The special token that the template puts after an assistant turn; empty if there is none."""
+        after = self._after_mark(self._render([_USER, Message("assistant", _MARK), _USER], ())).lstrip()
+        known = {*self.tokenizer.get_added_vocab(), str(self.tokenizer.eos_token or "")} - {""}
+        return max((token for token in known if after.startswith(token)), key=len, default="")
+
+    def _find_stop_ids(self) -> list[int]:
+        """Ids that end a turn: the template's closer, the tokenizer's eos, and the usual names."""
+        known = self.tokenizer.get_added_vocab()
+        ids = [known[name] for name in (*_END_OF_TURN, self.closer) if name in known]
+        return ids if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id), *ids]
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], **options: Any) -> str:
         return render_template(self.template, messages, tools, **options, **self.variables)
@@ -140,8 +141,7 @@ class ChatFormat(ABC):
     def parse(self, ids: Sequence[int]) -> Action:
         """Read a sampled turn; never raises. A call that cannot be read has `ToolCall.error`."""
         end = len(ids) - 1 if ids and ids[-1] in self.stop_ids else len(ids)
-        text = self.decode(ids[:end])
-        reasoning, text = split_reasoning(text)
+        reasoning, text = split_reasoning(self.decode(ids[:end]), opened=self._opens_thinking)
         text, calls = self.parse_calls(text)
         return Action(text=text, tool_calls=tuple(calls), reasoning=reasoning)
 
@@ -154,73 +154,18 @@ class HermesFormat(ChatFormat):
     """Calls as `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (Hermes, Qwen)."""
 
     name = "hermes"
-    _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
 
     def parse_calls(self, text: str) -> tuple[str, list[ToolCall]]:
-        bodies = self._CALL.findall(text)
-        calls = [read_call(body, index, "arguments") for index, body in enumerate(bodies)]
-        return self._CALL.sub("", text).strip() if bodies else text.strip(), calls
+        return hermes_calls(text)
 
 
 class Llama3Format(ChatFormat):
     """Calls as bare JSON, `{"name": ..., "parameters": {...}}`, several joined by `;` (Llama 3)."""
 
-    name = "llama3"
-    _TAG = "<|python_tag|>"
+    name = "llama3_json"
 
     def parse_calls(self, text: str) -> tuple[str, list[ToolCall]]:
-        said, tagged, body = text.partition(self._TAG)
-        if not tagged:
-            said, body = "", text
-            if not re.match(r'\s*\{\s*"(?:type|name)"', body):
-                return text.strip(), []
-        return said.strip(), [read_call(part, i, "parameters") for i, part in enumerate(_json_parts(body))]
-
-
-def read_call(body: str, index: int, arguments_key: str) -> ToolCall:
-    """Read one call's JSON; what is wrong with it goes to `ToolCall.error`."""
-    call_id = f"call_{index}"
-    try:
-        call = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        return ToolCall(_name_in(body), {}, call_id, f"not valid JSON: {error}")
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return ToolCall("", {}, call_id, f'expected {{"name": ..., "{arguments_key}": {{...}}}}')
-    arguments = call.get(arguments_key, {})
-    if not isinstance(arguments, dict):
-        kind = type(arguments).__name__
-        return ToolCall(call["name"], {}, call_id, f"{arguments_key} must be a JSON object, got {kind}")
-    return ToolCall(call["name"], arguments, call_id)
-
-
-def _name_in(body: str) -> str:
-    found = re.search(r'"name"\s*:\s*"([^"\\]*)"', body)
-    return found.group(1) if found else ""
-
-
-def _json_parts(body: str) -> list[str]:
-    """Split `{...}; {...}` at the semicolons between objects; the rest of a broken text is one part."""
-    parts: list[str] = []
-    rest, decoder = body.strip(), json.JSONDecoder()
-    while rest:
-        try:
-            _, end = decoder.raw_decode(rest)
-        except (ValueError, RecursionError):
-            return [*parts, rest]
-        parts.append(rest[:end])
-        rest = rest[end:].lstrip().removeprefix(";").lstrip()
-    return parts or [""]
-
-
-def split_reasoning(text: str) -> tuple[str | None, str]:
-    """Split `<think>...</think>` from the front; a thought that was cut off has no text after it."""
-    thought, closed, rest = text.partition("</think>")
-    if closed:
-        return thought.replace("<think>", "", 1).strip(), rest
-    opened = text.lstrip()
-    if opened.startswith("<think>"):
-        return opened.removeprefix("<think>").strip(), ""
-    return None, text
+        return llama3_calls(text)
 
 
 FORMATS: dict[str, type[ChatFormat]] = {f.name: f for f in (HermesFormat, Llama3Format)}
@@ -238,7 +183,7 @@ def chat_format(
     Raises: ModelError if there is no template, or none of the known call syntaxes is in it.
     """
     if name != "auto" and name not in FORMATS:
-        raise ModelError(f"unknown chat format {name!r}.{did_you_mean(name, FORMATS)}")
+        raise ModelError(f"unknown chat format {name!r}.{did_you_mean(name, ['auto', *FORMATS])}")
     kind = FORMATS[name] if name != "auto" else _detect(chat_template or template_of(tokenizer))
     return kind(tokenizer, chat_template=chat_template, variables=variables)
 
@@ -252,30 +197,3 @@ def _detect(template: str) -> type[ChatFormat]:
         "the chat template shows no tool-call syntax that is known here: "
         f"choose one with chat_format= (--chat-format), one of {', '.join(sorted(FORMATS))}"
     )
-
-
-def template_of(tokenizer: Any) -> str:
-    """The tokenizer's chat template. Raises: ModelError that says how to give one."""
-    template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):
-        template = template.get("tool_use") or template.get("default")
-    if not template:
-        where = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
-        raise ModelError(
-            f"{where} has no chat template, so its conversation format is unknown: put a chat_template.jinja "
-            "into the folder, or give one with chat_template=; a base model needs one of its instruct version"
-        )
-    return str(template)
-
-
-def _token_variables(tokenizer: Any) -> dict[str, str]:
-    names = ("bos_token", "eos_token", "pad_token", "unk_token")
-    return {name: str(getattr(tokenizer, name)) for name in names if getattr(tokenizer, name, None) is not None}
-
-
-def _stop_ids(tokenizer: Any) -> list[int]:
-    """Ids that end a turn: the tokenizer's eos and the end-of-turn tokens of the known formats."""
-    known = tokenizer.get_added_vocab()
-    names = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>")
-    ids = [known[name] for name in names if name in known]
-    return ids if tokenizer.eos_token_id is None else [tokenizer.eos_token_id, *ids]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from agentrl.errors import ModelError
 
@@ -26,8 +29,9 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     path = Path(folder)
     check_files(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=dtype)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=dtype)
     except Exception as error:  # whatever a broken file makes the loaders raise
         raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     return model.to(device).eval(), tokenizer
@@ -43,3 +47,15 @@ def check_files(path: Path) -> None:
         raise ModelError(f"{path} has no weights (*.safetensors); download or save the whole model")
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
         raise ModelError(f"{path} has no tokenizer files (tokenizer.json); save the tokenizer into the same folder")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of `transformers`, which would write over ours."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -87,7 +87,7 @@ class OraclePolicy(Policy):
                 "write one that returns the right next action, or choose another policy"
             )
         bound = OraclePolicy(self.mixture, seed=self.seed)
-        bound._env = env
+        bound._env, bound.name = env, self.name
         return bound
 
     def demonstrator_of(self, episode_id: str) -> str:

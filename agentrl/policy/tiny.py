@@ -14,7 +14,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from agentrl.policy.chat_format import render_template
+from agentrl.messages import Message
+from agentrl.policy.chat_format import VERBATIM
+from agentrl.policy.chat_template import render_template
+from agentrl.policy.model_folder import quiet
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -36,7 +39,9 @@ _PIECES = Regex(r"\p{L}+|\p{N}|[^\p{L}\p{N}]+")
 # These bytes never occur in UTF-8.
 _NEVER = frozenset([0xC0, 0xC1, *range(0xF5, 0x100)])
 
-_TEMPLATE = """\
+_TEMPLATE = (
+    VERBATIM
+    + """\
 {%- set show_tools = SHOW_TOOLS -%}
 {%- set called = namespace(tools=false) -%}
 {%- if show_tools and tools -%}
@@ -69,6 +74,7 @@ _TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
+)
 
 
 def chat_template(*, show_tools: bool = True) -> str:
@@ -171,16 +177,19 @@ def tiny_config(vocab_size: int, tokenizer: Any, **overrides: Any) -> Qwen3Confi
 def save(folder: str | Path, model: Any, tokenizer: Any) -> Path:
     """Write a model folder that `model_folder.load` and any `transformers` program can read."""
     path = Path(folder)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    with quiet():
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
     return path
 
 
-def conversation_texts(conversations: Iterable[Sequence[Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+def conversation_texts(
+    conversations: Iterable[Sequence[Message]], tools: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
     """Conversations as the tiny template renders them, to train the tokenizer on.
 
     Args:
-        conversations: sequences of `Message`.
+        conversations: the messages of each.
         tools: OpenAI definitions shown in the system turn.
     """
     template = chat_template(show_tools=bool(tools))
