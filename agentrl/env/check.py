@@ -1,0 +1,173 @@
+"""`check_env`: whether an environment may be trained on, and what to mend if not. Owns the order of checks.
+
+Each family of checks has a module of its own, `agentrl.env.check_*`. The checks play episodes with random
+calls, empty turns and the environment's oracle; they find what those show and prove nothing more.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from agentrl.env.base import Env
+from agentrl.env.check_contract import check_gymnasium, check_render, check_spaces, check_tasks
+from agentrl.env.check_course import check_ends, check_faults, check_nothing, check_oracle, check_storable
+from agentrl.env.check_determinism import check_determinism, check_fork
+from agentrl.env.check_inputs import check_inputs
+from agentrl.env.check_prompt import check_prompt
+from agentrl.env.check_report import CheckReport, Finding, worst_first
+from agentrl.env.check_subject import HangError, Start, Subject, nothing
+from agentrl.env.check_tools import check_tools
+from agentrl.env.registry import make
+from agentrl.env.registry import spec as spec_of
+from agentrl.errors import TaskError
+
+__all__ = ["CheckReport", "Finding", "check_env"]
+
+Check = Callable[[Subject], Iterator[Finding]]
+CHECKS: tuple[Check, ...] = (
+    check_gymnasium,
+    check_tasks,
+    check_spaces,
+    check_faults,
+    check_storable,
+    check_determinism,
+    check_inputs,
+    check_fork,
+    check_nothing,
+    check_prompt,
+    check_oracle,
+    check_ends,
+    check_render,
+    check_tools,
+)
+
+
+def check_env(env: str | type[Env] | Env, *, tasks: int = 8, timeout_s: float = 10.0, **kwargs: Any) -> CheckReport:
+    """Check an environment and say what is wrong and how to mend it.
+
+    Takes some seconds. Code that hangs is left behind in a daemon thread.
+
+    Args:
+        env: a registered id, `package.module:Class`, `./file.py:Class`, a class, or an instance (whose
+            class is made anew with the same arguments; the instance itself is not touched).
+        tasks: how many tasks of each split to try.
+        timeout_s: seconds that one episode, or one tool call, may take.
+        kwargs: given to the constructor.
+    Returns: the findings, worst first; `report.ok` is whether none is an error.
+    Raises: EnvNotFound if there is no such id.
+    """
+    if tasks < 1 or timeout_s <= 0:
+        raise ValueError(f"tasks must be 1 or more and timeout_s more than 0, got {tasks} and {timeout_s}")
+    name, env_class, create, reference = _source(env, kwargs)
+    try:
+        starts = _starts(create(), tasks)
+    except Exception as error:
+        return _stillborn(name, error)
+    subject = Subject(name, env_class, create, starts, timeout_s, reference, kwargs)
+    problem = _first_reset(subject)
+    if problem is not None:
+        return CheckReport(name, (problem,), ("reset",))
+    findings: list[Finding] = []
+    for check in CHECKS:
+        findings += _run(check, subject)
+    return CheckReport(name, worst_first(findings), tuple(_name(check) for check in CHECKS))
+
+
+def _source(
+    env: str | type[Env] | Env, kwargs: Mapping[str, Any]
+) -> tuple[str, type[Env], Callable[..., Env], str | None]:
+    """Name, class, how to make a fresh instance, and what another process would call it."""
+    if isinstance(env, str):
+        return env, spec_of(env).env_class, lambda **more: make(env, **{**kwargs, **more}), env
+    if isinstance(env, type):
+        return env.__qualname__, env, _creator(env, (), kwargs, None), _reference(env)
+    env_class, (arguments, given) = type(env), env._init_arguments
+    create = _creator(env_class, arguments, {**given, **kwargs}, env)
+    plain = not arguments and not given and env.limits == env_class.limits
+    return env_class.__qualname__, env_class, create, _reference(env_class) if plain else None
+
+
+def _creator(
+    env_class: type[Env], arguments: tuple[Any, ...], kwargs: Mapping[str, Any], like: Env | None
+) -> Callable[..., Env]:
+    def create(**more: Any) -> Env:
+        env = env_class(*arguments, **{**kwargs, **more})
+        if like is not None:
+            env.limits = like.limits
+        env.spec = gymnasium.envs.registration.EnvSpec(
+            id=env_class.__name__, entry_point=create, order_enforce=False, disable_env_checker=True
+        )
+        return env
+
+    return create
+
+
+def _reference(env_class: type[Env]) -> str | None:
+    """`module:Class`, where another process can import it."""
+    if env_class.__module__ == "__main__" or "." in env_class.__qualname__:
+        return None
+    return f"{env_class.__module__}:{env_class.__qualname__}" if env_class.__module__ in sys.modules else None
+
+
+def _starts(env: Env, count: int) -> tuple[Start, ...]:
+    """Seeds and tasks to begin from: `count` of each split, evenly spread over it."""
+    starts = []
+    seeds = iter(np.random.SeedSequence(20_261_122).generate_state(count * len(env.tasks.splits)).tolist())
+    for name in env.tasks.splits:
+        tasks = env.tasks.split(name)
+        for place in np.linspace(0, len(tasks) - 1, min(count, len(tasks))).astype(int):
+            starts.append(Start(int(next(seeds)), tasks[int(place)]))
+    # A few tasks give few episodes: begin each of them from more seeds.
+    while starts and len(starts) < count:
+        starts.append(Start(int(next(seeds)), starts[len(starts) % len(env.tasks.splits)].task))
+    if not starts:
+        raise TaskError("no split has a task")
+    return tuple(starts)
+
+
+def _stillborn(name: str, error: Exception) -> CheckReport:
+    if isinstance(error, TaskError):
+        found = Finding("tasks", "error", str(error), "make the splits disjoint, ids unique and no split empty")
+    else:
+        mend = "a constructor must work without arguments, or with those given to `register`"
+        found = Finding("cannot-make", "error", f"making it raised {type(error).__name__}: {error}", mend)
+    return CheckReport(name, (found,), ("make",))
+
+
+def _first_reset(subject: Subject) -> Finding | None:
+    """Without a reset that works, no other check means anything."""
+    try:
+        for start in subject.starts[:2]:
+            fault = subject.play(nothing, start, max_steps=0).fault
+            if fault is not None:
+                problem = f"reset raised {type(fault).__name__}: {fault} (task {start.task.id!r})"
+                return Finding("reset-fails", "error", problem, "mend `start`: it must work for every task")
+    except HangError as error:
+        return _hung(str(error))
+    return None
+
+
+def _run(check: Check, subject: Subject) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        found.extend(check(subject))
+    except HangError as error:
+        found.append(_hung(str(error)))
+    except Exception as error:
+        problem = f"{_name(check)} met {type(error).__name__}: {error}"
+        found.append(Finding("raises", "error", problem, "see the traceback by playing the episode yourself"))
+    return found
+
+
+def _hung(text: str) -> Finding:
+    mend = "give every wait a timeout; check_env(timeout_s=...) if the environment is meant to be slow"
+    return Finding("hangs", "error", text, mend)
+
+
+def _name(check: Check) -> str:
+    return check.__name__.removeprefix("check_")

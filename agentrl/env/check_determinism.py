@@ -1,0 +1,181 @@
+"""Checks that an episode is a function of its seed, its task and its actions, and of nothing else.
+
+Another run, another instance, another process and a fork must all tell the same story. What an episode
+must not look at belongs to `agentrl.env.check_inputs`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from agentrl.env.base import Env
+from agentrl.env.check_process import transcripts_elsewhere
+from agentrl.env.check_report import Finding
+from agentrl.env.check_subject import (
+    Episode,
+    Start,
+    Subject,
+    advance,
+    begin,
+    chance,
+    first_difference,
+    oracle,
+    play_on,
+    replay,
+)
+from agentrl.env.tool_env import ToolEnv
+from agentrl.messages import Action
+
+SEED_MEND = "draw every random number from `self.np_random`, and sort sets before their order shows"
+_SHARE_MEND = "create it in `start` or `__init__`, on `self`, never on the class or the module"
+
+
+def check_determinism(subject: Subject) -> Iterator[Finding]:
+    """Two instances, two processes, two neighbours: the same actions give the same transcript."""
+    scripts = [(start, episode) for start, episode in _recorded(subject)]
+    for start, first in scripts:
+        again = subject.play(replay(first.actions), start, max_steps=len(first.actions))
+        difference = first_difference(first.steps, again.steps)
+        if difference is not None:
+            yield _divergence(subject, start, first, difference)
+            return
+    yield from _interleaved(subject, scripts)
+    yield from _elsewhere(subject, scripts)
+
+
+def _recorded(subject: Subject) -> Iterator[tuple[Start, Episode]]:
+    """Episodes to repeat: random calls, and the oracle's way, which goes deeper."""
+    for index, start in enumerate(subject.starts):
+        yield start, subject.play(chance(index), start)
+    if hasattr(subject.env_class, "oracle"):
+        for start in subject.starts[:3]:
+            yield start, subject.play(oracle, start)
+
+
+def _divergence(subject: Subject, start: Start, first: Episode, difference: str) -> Finding:
+    """Name the cause: state that instances share, where one can be seen to change; chance otherwise."""
+    where = f"seed {start.seed}, task {start.task.id!r}: {difference}"
+    changed = _changed_by(subject, start, first.actions)
+    if changed:
+        return _shared(f"an earlier episode changes a later one ({where}); {', '.join(changed)} changed meanwhile")
+    problem = f"the same seed, task and actions gave another episode ({where})"
+    return Finding("nondeterministic", "error", problem, SEED_MEND)
+
+
+def _shared(problem: str) -> Finding:
+    return Finding("shared-state", "error", problem, _SHARE_MEND)
+
+
+def _changed_by(subject: Subject, start: Start, actions: Sequence[Action]) -> list[str]:
+    """Attributes of the class and globals of its module that an episode changes."""
+    before = _common_values(subject.env_class)
+    subject.play(replay(actions), start, max_steps=len(actions))
+    after = _common_values(subject.env_class)
+    return sorted(name for name, value in after.items() if before.get(name) != value)
+
+
+def _common_values(env_class: type[Env]) -> dict[str, str]:
+    """What instances have in common, as text: plain attributes of classes, plain globals of modules."""
+    values = {}
+    for base in env_class.__mro__:
+        if base in ToolEnv.__mro__:
+            continue
+        places = {f"{base.__name__}.": vars(base), f"{base.__module__}.": vars(sys.modules[base.__module__])}
+        for prefix, names in places.items():
+            for name, value in names.items():
+                if not name.startswith("__") and isinstance(value, (int, float, str, list, dict, set, bytearray)):
+                    values[prefix + name] = repr(value)
+                elif type(value).__module__ == "itertools" or isinstance(value, (random.Random, np.random.Generator)):
+                    values[prefix + name] = repr(getattr(value, "bit_generator", value)) + str(_position(value))
+    return values
+
+
+def _position(value: Any) -> Any:
+    """Where a counter or generator stands."""
+    if isinstance(value, random.Random):
+        return hash(value.getstate())
+    return value.bit_generator.state if isinstance(value, np.random.Generator) else repr(value)
+
+
+def _interleaved(subject: Subject, scripts: Sequence[tuple[Start, Episode]]) -> Iterator[Finding]:
+    """An episode played step by step beside another must read as it does alone."""
+    for (start, alone), (other_start, other) in itertools.pairwise(scripts):
+        beside = subject.run(_beside(subject, start, alone, other_start, other), "two interleaved episodes")
+        difference = first_difference(alone.steps, beside.steps)
+        if difference is not None:
+            where = f"seed {start.seed}, task {start.task.id!r}: {difference}"
+            yield _shared(f"an episode reads otherwise beside another instance ({where})")
+            return
+
+
+async def _beside(subject: Subject, start: Start, alone: Episode, other_start: Start, other: Episode) -> Episode:
+    env, neighbour = subject.create(), subject.create()
+    mine, theirs = Episode(), Episode()
+    await begin(env, mine, start)
+    await begin(neighbour, theirs, other_start)
+    for index in range(max(len(alone.actions), len(other.actions))):
+        if index < len(other.actions) and not theirs.ended:
+            await advance(neighbour, theirs, other.actions[index])
+        if index < len(alone.actions) and not mine.ended:
+            await advance(env, mine, alone.actions[index])
+    await env.aclose()
+    await neighbour.aclose()
+    return mine
+
+
+def _elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episode]]) -> Iterator[Finding]:
+    """Another process, with another order of sets and hashes, must tell the same story."""
+    for told in transcripts_elsewhere(subject, scripts):
+        for (start, episode), steps in zip(scripts, told, strict=True):
+            difference = first_difference(json.loads(json.dumps(episode.steps)), steps)
+            if difference is not None:
+                where = f"seed {start.seed}, task {start.task.id!r}: {difference}"
+                problem = f"another process, with another PYTHONHASHSEED, gave another episode ({where})"
+                yield Finding("nondeterministic", "error", problem, SEED_MEND)
+                return
+
+
+def check_fork(subject: Subject) -> Iterator[Finding]:
+    """At any turn, a fork and its origin go on alike, and neither disturbs the other."""
+    for start, episode in list(_recorded(subject))[-4:]:
+        for turn in range(min(len(episode.actions), 5)):
+            try:
+                tails = subject.run(_forked(subject, start, episode, turn), "a fork")
+            except (TypeError, AttributeError, ValueError, RuntimeError, NotImplementedError) as error:
+                mend = "list what cannot be copied in `not_state`, and give its content in save_extra/load_extra"
+                yield Finding("fork-fails", "error", f"fork at turn {turn} raised {error!r}", mend)
+                return
+            for name, steps in tails.items():
+                difference = first_difference(episode.steps[turn + 1 :], steps)
+                if difference is not None:
+                    problem = (
+                        f"the {name} goes on otherwise from turn {turn} "
+                        f"(seed {start.seed}, task {start.task.id!r}, {difference} from there)"
+                    )
+                    mend = "keep all of an episode's state on `self`, or in save_extra/load_extra"
+                    yield Finding("fork-diverges", "error", problem, mend)
+                    return
+
+
+async def _forked(subject: Subject, start: Start, episode: Episode, turn: int) -> dict[str, list[Any]]:
+    env = subject.create()
+    played = await play_on(env, replay(episode.actions), start, max_steps=turn)
+    state, twin = env.get_state(), env.fork()
+    loaded = subject.create()
+    loaded.set_state(state)
+    tails: dict[str, list[Any]] = {}
+    for name, instance in (("fork", twin), ("origin of a fork", env), ("instance after set_state", loaded)):
+        tail = Episode(ended=played.ended)
+        for action in episode.actions[turn:]:
+            if not tail.ended:
+                await advance(instance, tail, action)
+        tails[name] = list(tail.steps)
+        await instance.aclose()
+    return tails

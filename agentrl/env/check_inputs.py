@@ -1,0 +1,115 @@
+"""Checks that an episode looks at nothing hidden: the clock, the system's entropy, a global generator."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import numpy as np
+
+from agentrl.env.base import Env
+from agentrl.env.check_determinism import SEED_MEND
+from agentrl.env.check_report import Finding
+from agentrl.env.check_subject import Behaviour, Start, Subject, chance, oracle, play_on
+
+_CLOCK_MEND = "make time part of the task's data, or count turns; `time.perf_counter` may measure, not decide"
+_CLOCKS = {
+    "time": {"time", "time_ns", "localtime", "gmtime", "ctime", "strftime"},
+    "datetime": {"now", "utcnow", "today"},
+}
+_ENTROPY = {"urandom", "uuid1", "uuid4", "token_hex", "token_bytes", "token_urlsafe", "randbelow"}
+
+
+def check_inputs(subject: Subject) -> Iterator[Finding]:
+    """Neither the clock, nor the operating system's entropy, nor a global generator is looked at."""
+    watch = _Watch(subject.env_class)
+    globals_used: set[str] = set()
+    plays: list[tuple[Behaviour, Start]] = [(chance(i), start) for i, start in enumerate(subject.starts[:4])]
+    if hasattr(subject.env_class, "oracle"):
+        plays.append((oracle, subject.starts[0]))
+    for behaviour, start in plays:
+        subject.run(_watched(subject, behaviour, start, watch, globals_used), "an episode")
+    for name, place in sorted(watch.seen.items()):
+        if name.split(".")[-1] in _ENTROPY:
+            yield Finding("global-rng", "error", f"{name} is called at {place}", SEED_MEND)
+        else:
+            yield Finding("clock", "error", f"{name} is called at {place}", _CLOCK_MEND)
+    for name in sorted(globals_used):
+        yield Finding("global-rng", "error", f"an episode draws from (or seeds) the generator of `{name}`", SEED_MEND)
+
+
+async def _watched(subject: Subject, behaviour: Behaviour, start: Start, watch: _Watch, globals_used: set[str]) -> None:
+    env = subject.create()
+    before = _global_generators()
+    threading.setprofile(watch)
+    sys.setprofile(watch)
+    try:
+        await play_on(env, behaviour, start)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+        await env.aclose()
+    globals_used.update(name for name, state in _global_generators().items() if state != before[name])
+
+
+def _global_generators() -> dict[str, Any]:
+    name, keys, position, *gauss = np.random.get_state()
+    return {"random": random.getstate(), "numpy.random": (name, np.asarray(keys).tobytes(), position, gauss)}
+
+
+class _Watch:
+    """A profile function that notes where an author's own code asks for the time or for entropy."""
+
+    def __init__(self, env_class: type[Env]) -> None:
+        self.seen: dict[str, str] = {}
+        self.home = _home_of(env_class)
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "c_call":
+            name = _clock_name(argument)
+            if name is not None and self._is_authors(frame.f_code):
+                self._note(name, frame)
+        elif event == "call" and frame.f_code.co_name in _ENTROPY and frame.f_back is not None:
+            module = frame.f_globals.get("__name__", "")
+            if module in ("uuid", "secrets", "random") and self._is_authors(frame.f_back.f_code):
+                self._note(f"{module}.{frame.f_code.co_name}", frame.f_back)
+
+    def _is_authors(self, code: CodeType) -> bool:
+        """Whether code is the environment author's, not a library's, and not that of AgentRL itself."""
+        name = code.co_filename
+        if name.startswith((_OURS, "<frozen")):
+            return False
+        return name.startswith(self.home) or not name.startswith(("<", *_LIBRARIES))
+
+    def _note(self, name: str, frame: FrameType) -> None:
+        self.seen.setdefault(name, f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
+
+
+def _clock_name(function: Any) -> str | None:
+    """`time.time` and the like; None for functions that do not look at the clock or at entropy."""
+    name = getattr(function, "__name__", "")
+    owner = getattr(function, "__self__", None)
+    module = getattr(function, "__module__", None) or getattr(owner, "__module__", None) or ""
+    if module == "posix" and name == "urandom":
+        return "os.urandom"
+    return f"{module}.{name}" if name in _CLOCKS.get(module, ()) else None
+
+
+_LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+_OURS = str(Path(__file__).resolve().parent.parent)
+
+
+def _home_of(env_class: type[Env]) -> str:
+    """The author's folder, or the author's file where it lies loose among installed packages."""
+    try:
+        path = Path(inspect.getfile(env_class)).resolve()
+    except (TypeError, OSError):  # a class of a notebook
+        return "<"
+    return str(path) if str(path.parent) in _LIBRARIES else str(path.parent)

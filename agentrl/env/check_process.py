@@ -1,0 +1,110 @@
+"""Plays recorded actions in fresh processes, each with its own PYTHONHASHSEED. Judges nothing.
+
+Run as `python -m agentrl.env.check_process`: the request comes as JSON on standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from agentrl.env.check_subject import Episode, Start, Subject, as_data, play_on, replay
+from agentrl.env.registry import make
+from agentrl.messages import Action, ToolCall
+from agentrl.trajectory import Task
+
+logger = logging.getLogger(__name__)
+_HASH_SEEDS = ("1", "2718")
+_START_S = 30.0
+
+
+def transcripts_elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episode]]) -> list[list[list[Any]]]:
+    """The steps of each script as other processes see them.
+
+    Returns: per process, per script, its steps; empty where another process cannot make the environment
+        (a class of a notebook or a test), which is then not checked.
+    """
+    if subject.reference is None:
+        return []
+    request = json.dumps(
+        {
+            "reference": subject.reference,
+            "kwargs": as_data(subject.kwargs),
+            "scripts": [{"start": _start_to_json(start), "actions": _to_json(episode)} for start, episode in scripts],
+        }
+    )
+    limit_s = _START_S + subject.timeout_s * len(scripts)
+    started = [(_launch(seed), request) for seed in _HASH_SEEDS]
+    told = [_collect(process, text, limit_s) for process, text in started]
+    return [steps for steps in told if steps is not None]
+
+
+def _launch(hash_seed: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "agentrl.env.check_process"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def _collect(process: subprocess.Popen[str], request: str, limit_s: float) -> list[list[Any]] | None:
+    with process:
+        try:
+            output, errors = process.communicate(request, timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return None
+    if process.returncode != 0:
+        logger.info("another process cannot make the environment: %s", errors.strip().split("\n")[-1])
+        return None
+    steps: list[list[Any]] = json.loads(output.rsplit("\n", 1)[-1])
+    return steps
+
+
+def _start_to_json(start: Start) -> dict[str, Any]:
+    task = start.task
+    return {"seed": start.seed, "task": {"id": task.id, "split": task.split, "data": as_data(task.data)}}
+
+
+def _to_json(episode: Episode) -> list[dict[str, Any]]:
+    return [
+        {
+            "text": action.text,
+            "calls": [[call.name, as_data(call.arguments), call.id] for call in action.tool_calls],
+            "usage": dict(action.usage or {}),
+        }
+        for action in episode.actions
+    ]
+
+
+def _from_json(record: dict[str, Any]) -> Action:
+    calls = tuple(ToolCall(name, arguments, id) for name, arguments, id in record["calls"])
+    return Action(record["text"], calls, usage=record["usage"])
+
+
+async def _tell(request: dict[str, Any]) -> list[list[Any]]:
+    told = []
+    for script in request["scripts"]:
+        env = make(request["reference"], **request["kwargs"])
+        start = Start(script["start"]["seed"], Task(**script["start"]["task"]))
+        actions = [_from_json(record) for record in script["actions"]]
+        episode = await play_on(env, replay(actions), start, max_steps=len(actions))
+        told.append(list(episode.steps))
+        await env.aclose()
+    return told
+
+
+def main() -> None:
+    """Read a request, play it, and write the steps as the last line of the output."""
+    request = json.load(sys.stdin)
+    sys.stdout.write("\n" + json.dumps(asyncio.run(_tell(request))))
+
+
+if __name__ == "__main__":
+    main()

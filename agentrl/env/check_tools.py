@@ -1,0 +1,110 @@
+"""Checks on tools: none raises or hangs on arguments that fit its schema, none holds up other episodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agentrl.env.check_arguments import draw_arguments
+from agentrl.env.check_report import Finding
+from agentrl.env.check_subject import HangError, Start, Subject
+from agentrl.env.tool_env import ToolEnv, call
+from agentrl.errors import EnvFault
+from agentrl.messages import Action
+
+_DRAWS = 24
+SLOW_INLINE_S = 0.05
+_SLOW_CALLS = 3
+
+
+def check_tools(subject: Subject) -> Iterator[Finding]:
+    """Every tool, called with drawn arguments on fresh episodes."""
+    env = subject.create()
+    if not isinstance(env, ToolEnv):
+        return
+    if not env.tool_schemas and not _answers_turns(subject):
+        yield Finding("no-tools", "advice", "there are no tools and no `respond`", "mark methods with @tool")
+    for schema in env.tool_schemas:
+        yield from _check_tool(subject, schema["function"])
+
+
+def _answers_turns(subject: Subject) -> bool:
+    return getattr(subject.env_class, "respond", None) is not ToolEnv.respond
+
+
+def _check_tool(subject: Subject, function: Mapping[str, Any]) -> Iterator[Finding]:
+    name = function["name"]
+    if not function.get("description"):
+        mend = "write a docstring: it is all that the model knows about the tool"
+        yield Finding("tool-undocumented", "warning", f"tool {name!r} has no description", mend)
+    rng = np.random.default_rng(len(name))
+    slow = 0
+    for index in range(_DRAWS):
+        arguments = draw_arguments(function["parameters"], rng)
+        start = subject.starts[index % len(subject.starts)]
+        try:
+            outcome = subject.run(_call(subject, start, call(name, **arguments)), f"tool {name!r}")
+        except HangError as error:
+            yield _hang(name, arguments, str(error))
+            return
+        if outcome.fault is not None:
+            yield _raised(name, arguments, outcome.fault)
+            return
+        slow += outcome.seconds > SLOW_INLINE_S and outcome.inline
+    if slow >= _SLOW_CALLS:
+        problem = f"tool {name!r} took more than {SLOW_INLINE_S * 1000:.0f} ms in {slow} of {_DRAWS} calls, in place"
+        mend = "every other episode waits meanwhile: make it `async def`, or mark it @tool(blocking=True)"
+        yield Finding("tool-slow", "advice", problem, mend)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one call did: how long it ran, whether in place, and what it raised."""
+
+    seconds: float
+    inline: bool
+    fault: Exception | None
+
+
+async def _call(subject: Subject, start: Start, action: Action) -> _Outcome:
+    env = subject.create()
+    assert isinstance(env, ToolEnv)
+    # Shorter than the limit of the thread around it, so that an awaiting tool is cancelled in time.
+    env.tool_timeout_s = 0.8 * subject.timeout_s  # type: ignore[misc]
+    inline = env._class_tools[action.tool_calls[0].name].is_inline
+    try:
+        await env.areset(seed=start.seed, options={"task": start.task})
+        began = time.perf_counter()
+        try:
+            await env.astep(action)
+        except Exception as error:
+            return _Outcome(time.perf_counter() - began, inline, error)
+        return _Outcome(time.perf_counter() - began, inline, None)
+    finally:
+        await env.aclose()
+
+
+def _raised(name: str, arguments: Mapping[str, Any], fault: Exception) -> Finding:
+    cause = fault.__cause__ or fault
+    if isinstance(cause, TimeoutError) and "did not return within" in str(fault):
+        return _hang(name, arguments, str(fault))
+    given = f"tool {name!r} with arguments {_short(arguments)}"
+    if cause is fault and isinstance(fault, EnvFault):
+        mend = "if a model's arguments can cause it, raise ToolError instead; EnvFault is for broken infrastructure"
+        return Finding("tool-faults", "warning", f"{given} raised EnvFault: {fault}", mend)
+    mend = "raise ToolError with words for the model, or narrow the hint: Literal[...], Annotated[int, Field(ge=1)]"
+    return Finding("tool-raises", "error", f"{given} raised {type(cause).__name__}: {cause}", mend)
+
+
+def _hang(name: str, arguments: Mapping[str, Any], text: str) -> Finding:
+    mend = "give every wait inside it a timeout; bound its loops; check_env(timeout_s=...) if it is meant to be slow"
+    return Finding("tool-hangs", "error", f"{text}, with arguments {_short(arguments)}", mend)
+
+
+def _short(arguments: Mapping[str, Any]) -> str:
+    text = str(dict(arguments))
+    return text if len(text) <= 120 else text[:117] + "..."
