@@ -1,26 +1,27 @@
 """`agentrl bench`: one agent on an environment's held-out tasks, beside doing nothing and the oracle.
 
-Owns the options and the table; what is played and what it adds up to is `agentrl.bench`.
+Owns the options; what is played, what it adds up to and how it looks is `agentrl.bench`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
-from agentrl.bench.result import BenchConfig, BenchResult, Score
+from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import default_out, run_bench
-from agentrl.bench.statistics import Estimate
+from agentrl.bench.table import render
 from agentrl.cli.boundary import EXIT_INTERRUPTED, json_option, note, print_json
 from agentrl.cli.progress import Counter
 from agentrl.env import registry
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.spec import GRAMMAR, PolicySetup, parse_spec
 from agentrl.trajectory import Trajectory
+
+_PIPE_WIDTH = 120
 
 
 @click.command("bench")
@@ -69,7 +70,9 @@ def command(
     if as_json:
         print_json(result.to_json())
     else:
-        click.echo(result_text(result))
+        console = Console(highlight=False)
+        console.width = console.width if console.is_terminal else _PIPE_WIDTH
+        console.print(render(result))
     if result.status == "interrupted":
         note(f"Interrupted. The same command with --out {result.out} plays what is missing.")
         ctx.exit(EXIT_INTERRUPTED)
@@ -90,48 +93,3 @@ def _run(env: str, policy: str, config: BenchConfig, out: Path, setup: PolicySet
             counter.show(done, total)
 
         return run_bench(env, policy, config=config, out=out, setup=setup, on_progress=count)
-
-
-def result_text(result: BenchResult) -> str:
-    """The table: the policy first, then what doing nothing and knowing everything would score."""
-    lines = ["", f"{'':<24}{'success':<28}{'reward':<28}{'turns':>7}"]
-    for name, score in ((result.policy, result.score), *result.references.items()):
-        cells = f"{_shown(score.success):<28}{_shown(score.reward):<28}{_number(score.effort.turns):>7}"
-        lines.append(f"{name[:23]:<24}{cells}")
-    lines += ["", *_details(result.score)]
-    score = result.score
-    lines.append(f"{score.n_tasks} tasks, {score.n_episodes} episodes, {result.wall_s:.1f} s")
-    if result.out is not None:
-        lines.append(f"Records: {result.out}")
-    return "\n".join(lines)
-
-
-def _details(score: Score) -> Iterator[str]:
-    if len(score.pass_at) > 1:
-        for label, estimates in (("pass@k", score.pass_at), ("pass^k", score.pass_hat)):
-            yield f"{label:<12}" + "   ".join(f"k={k} {estimate.mean:.3f}" for k, estimate in estimates.items())
-    for name, tool in score.tools.items():
-        share = tool.errors / tool.calls if tool.calls else 0.0
-        yield f"{name:<24}{tool.calls} calls, {share:.1%} errors, in {tool.episodes} episodes"
-    if not math.isnan(score.effort.completion_tokens):
-        per_success = _number(score.effort.tokens_per_success.mean)
-        yield f"tokens: {score.effort.completion_tokens:.0f} sampled per episode, {per_success} per success"
-    for limit, count in score.truncated.items():
-        yield f"{count} episodes were cut off by {limit}"
-    if score.malformed_calls:
-        yield f"{score.malformed_calls} tool calls could not be read"
-    for cause, count in score.faults.items():
-        yield f"{count} episodes were void, not scored: {cause}"
-    if score.n_planned > score.n_episodes + score.n_faults:
-        yield f"{score.n_planned - score.n_episodes - score.n_faults} of {score.n_planned} episodes were not played"
-
-
-def _shown(estimate: Estimate) -> str:
-    if math.isnan(estimate.mean):
-        return "-"
-    interval = f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.mean:.3f}{interval if math.isfinite(estimate.low + estimate.high) else ''}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else "-"
