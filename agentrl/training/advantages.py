@@ -98,3 +98,93 @@ def group_advantages(groups: Sequence[TrajectoryGroup], method: str = "grpo") ->
     for target, ids, values in zip(advantages, kept, GROUP_METHODS[method](returns), strict=True):
         target[ids] = values
     return advantages
+
+
+def remax(returns: Ragged, greedy_returns: Sequence[float]) -> list[Values]:
+    """Return minus the return of the greedy episode of the same task.
+
+    Args:
+        returns: per group, one return per trajectory.
+        greedy_returns: per group, the return of one episode sampled at temperature 0.
+    Source: Li et al. 2023, arXiv:2310.10505 (ReMax).
+    """
+    if len(returns) != len(greedy_returns):
+        raise ValueError(f"got {len(returns)} groups but {len(greedy_returns)} greedy returns")
+    return [np.asarray(group, np.float64) - greedy for group, greedy in zip(returns, greedy_returns, strict=True)]
+
+
+def gae(
+    rewards: Sequence[float] | Values,
+    values: Sequence[float] | Values,
+    *,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    bootstrap: float = 0.0,
+) -> tuple[Values, Values]:
+    """Generalised advantage estimation over the turns of one trajectory.
+
+    Args:
+        rewards: (turns,) reward of each turn.
+        values: (turns,) predicted return before each turn.
+        gamma, lam: discount per turn, and the weight between one step (0) and the whole return (1).
+        bootstrap: predicted return after the last turn: 0 if the episode terminated.
+    Returns: (turns,) advantages, and (turns,) targets for the value function.
+    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16.
+    """
+    rewards, values = np.asarray(rewards, np.float64), np.asarray(values, np.float64)
+    if rewards.shape != values.shape or rewards.ndim != 1:
+        raise ValueError(f"rewards and values must be (turns,) alike, got {rewards.shape} and {values.shape}")
+    deltas = rewards + gamma * np.append(values[1:], bootstrap) - values if len(values) else rewards
+    advantages = _discounted_sums(deltas, gamma * lam)
+    return advantages, advantages + values
+
+
+def gigpo(
+    rewards: Sequence[Sequence[float] | Values],
+    state_keys: Sequence[Sequence[str | None]],
+    *,
+    gamma: float = 0.95,
+    step_weight: float = 1.0,
+    normalize_std: bool = True,
+) -> list[Values]:
+    """Group advantage of the episode, plus one among all turns that began in the same state.
+
+    Args:
+        rewards: of ONE group: per trajectory, (turns,) rewards.
+        state_keys: per trajectory, the `Turn.state_key` of each turn; None belongs to no state group.
+        gamma: discount per turn of the return that turns are compared by.
+        step_weight: weight of the second advantage.
+        normalize_std: divide both by the standard deviation of their group.
+    Returns: per trajectory, (turns,) float64. A state seen once adds 0.
+    Source: Feng et al. 2025, arXiv:2505.10978, section 4 (GiGPO).
+    """
+    steps = [np.asarray(turns, np.float64) for turns in rewards]
+    if [len(turns) for turns in steps] != [len(keys) for keys in state_keys]:
+        raise ValueError("rewards and state_keys must have the same number of turns in each trajectory")
+    episode = _standardized([turns.sum() for turns in steps], normalize_std)
+    advantages = [np.full(len(turns), value) for turns, value in zip(steps, episode, strict=True)]
+    returns = [_discounted_sums(turns, gamma) for turns in steps]
+    for members in _anchor_groups(state_keys):
+        relative = _standardized([returns[i][t] for i, t in members], normalize_std)
+        for (i, t), value in zip(members, relative, strict=True):
+            advantages[i][t] += step_weight * value
+    return advantages
+
+
+def _anchor_groups(state_keys: Sequence[Sequence[str | None]]) -> list[list[tuple[int, int]]]:
+    """(trajectory, turn) of the turns that share a state, one list per state."""
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for i, keys in enumerate(state_keys):
+        for t, key in enumerate(keys):
+            if key is not None:
+                groups.setdefault(key, []).append((i, t))
+    return list(groups.values())
+
+
+def _discounted_sums(rewards: Values, discount: float) -> Values:
+    """Each turn's reward plus the discounted rewards after it."""
+    sums = np.zeros(len(rewards))
+    following = 0.0
+    for t in range(len(rewards) - 1, -1, -1):
+        following = sums[t] = rewards[t] + discount * following
+    return sums
