@@ -121,10 +121,12 @@ def _message_to_json(message: Message) -> dict[str, Any]:
     record: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         record["tool_calls"] = [_call_to_json(call) for call in message.tool_calls]
-    for name in ("tool_call_id", "name", "reasoning"):
-        value = getattr(message, name)
-        if value is not None:
-            record[name] = value
+    if message.tool_call_id is not None:
+        record["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        record["name"] = message.name
+    if message.reasoning is not None:
+        record["reasoning"] = message.reasoning
     return record
 
 
@@ -150,13 +152,18 @@ def _message_from_json(record: Mapping[str, Any]) -> Message:
     )
 
 
-def _shared_prefix(context: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many leading ids of `prompt` are exactly the context so far: all of the context, or 0."""
-    size = len(context)
-    return size if size <= len(prompt) and tuple(prompt[:size]) == tuple(context) else 0
+def _shared_prefix(before: Action | None, prompt: Sequence[int]) -> int:
+    """How many leading ids of `prompt` are exactly the context after `before`: all of that context, or 0."""
+    if before is None:
+        return 0
+    seen, sampled = before.prompt_ids or (), before.token_ids or ()
+    middle, size = len(seen), len(seen) + len(sampled)
+    if size > len(prompt) or tuple(prompt[:middle]) != tuple(seen) or tuple(prompt[middle:size]) != tuple(sampled):
+        return 0
+    return size
 
 
-def _action_to_json(action: Action, context: Sequence[int]) -> dict[str, Any]:
+def _action_to_json(action: Action, before: Action | None) -> dict[str, Any]:
     record: dict[str, Any] = {"text": action.text, "policy_version": action.policy_version}
     record["finish_reason"] = action.finish_reason
     if action.tool_calls:
@@ -166,7 +173,7 @@ def _action_to_json(action: Action, context: Sequence[int]) -> dict[str, Any]:
     if action.usage is not None:
         record["usage"] = dict(action.usage)
     if action.prompt_ids is not None:
-        prefix = _shared_prefix(context, action.prompt_ids)
+        prefix = _shared_prefix(before, action.prompt_ids)
         record["prompt_prefix"] = prefix
         record["prompt_ids"] = list(action.prompt_ids[prefix:])
     if action.token_ids is not None:
@@ -201,11 +208,11 @@ def context_after(action: Action) -> tuple[int, ...]:
 def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
     """The JSON form of a trajectory: prompt ids that extend the context exactly are stored once."""
     turns: list[dict[str, Any]] = []
-    context: tuple[int, ...] = ()
+    before: Action | None = None
     for turn in trajectory.turns:
         record: dict[str, Any] = {
             "observation": [_message_to_json(m) for m in turn.observation],
-            "action": _action_to_json(turn.action, context),
+            "action": _action_to_json(turn.action, before),
             "reward": turn.reward,
             "reward_components": dict(turn.reward_components),
             "policy_s": round(turn.policy_s, 6),
@@ -214,7 +221,7 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
         if turn.state_key is not None:
             record["state_key"] = turn.state_key
         turns.append(record)
-        context = context_after(turn.action)
+        before = turn.action
     last = trajectory.turns[-1].next_observation if trajectory.turns else ()
     return {
         "env_id": trajectory.env_id,
