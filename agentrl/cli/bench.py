@@ -5,6 +5,7 @@ Owns the options; what is played, what it adds up to and how it looks is `agentr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from agentrl.cli.boundary import EXIT_INTERRUPTED, json_option, note, print_json
 from agentrl.cli.progress import Counter
 from agentrl.env import registry
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.spec import GRAMMAR, PolicySetup, parse_spec
+from agentrl.policy.spec import GRAMMAR, PolicySetup, default_sampling, parse_spec
 from agentrl.trajectory import Trajectory
 
 _PIPE_WIDTH = 120
@@ -63,7 +64,7 @@ def command(
     """
     parse_spec(policy)
     registry.spec(env)
-    sampling = _sampling(options["temperature"], options["max_tokens"])
+    sampling = _sampling(policy, options["temperature"], options["max_tokens"])
     config = BenchConfig(split, tasks, trials, seed, sampling, concurrency, references)
     setup = PolicySetup(options["base_url"], options["api_key_env"], sampling, seed)
     result = _run(env, policy, config, out or default_out(env, policy), setup)
@@ -78,11 +79,11 @@ def command(
         ctx.exit(EXIT_INTERRUPTED)
 
 
-def _sampling(temperature: float | None, max_tokens: int | None) -> SamplingParams | None:
+def _sampling(policy: str, temperature: float | None, max_tokens: int | None) -> SamplingParams | None:
     """None where nothing was asked for, so that the policy keeps its own."""
     given = {"temperature": temperature, "max_tokens": max_tokens}
     known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return SamplingParams(**known) if known else None
+    return replace(default_sampling(policy), **known) if known else None
 
 
 def _run(env: str, policy: str, config: BenchConfig, out: Path, setup: PolicySetup) -> BenchResult:

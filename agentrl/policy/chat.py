@@ -35,6 +35,8 @@ from agentrl.policy.chat_wire import (
 )
 
 logger = logging.getLogger(__name__)
+# Answers of reasoning models are long; the completion ends by itself long before this in most episodes.
+DEFAULT_SAMPLING = SamplingParams(max_tokens=4096)
 OPENAI_URL = "https://api.openai.com/v1"
 _FIRST_BACKOFF_S = 0.5
 _CONNECT_TIMEOUT_S = 10.0
@@ -148,7 +150,7 @@ class ChatPolicy(Policy):
     ) -> None:
         self.model, self.name = model, f"openai:{model}"
         self.api_key_env = api_key_env
-        self.sampling = sampling or SamplingParams(max_tokens=4096)
+        self.sampling = sampling or DEFAULT_SAMPLING
         self.options = replace(options or ChatOptions(), **more)
         self._url = _completions_url(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)
         self._client = client
@@ -321,8 +323,8 @@ class ChatPolicy(Policy):
         if self._answered:
             return PolicyFault(f"{said}Other conversations were accepted, so the cause lies in this one.")
         return ConfigError(
-            f"{said}If a field is not supported by this server, remove it with extra_body={{'FIELD': None}}; "
-            "max_tokens_field, tool_choice and send_reasoning are options too."
+            f"{said}Check the model name {self.model!r}. If a field is not supported by this server, remove it with "
+            "extra_body={'FIELD': None}; max_tokens_field, tool_choice and send_reasoning are options too."
         )
 
     def _hide(self, text: str) -> str:

@@ -94,6 +94,15 @@ def _nearest(text: str, kind: str, argument: str) -> str:
     )
 
 
+def default_sampling(spec: str | PolicySpec) -> SamplingParams:
+    """How a policy samples where nothing else is said, to change single values of."""
+    if (parse_spec(spec) if isinstance(spec, str) else spec).kind == "openai":
+        from agentrl.policy.chat import DEFAULT_SAMPLING
+
+        return DEFAULT_SAMPLING
+    return SamplingParams()
+
+
 def resolve(spec: str | PolicySpec, setup: PolicySetup | None = None, **more: Any) -> Policy:
     """The policy that a name stands for.
 

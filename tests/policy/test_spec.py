@@ -12,7 +12,7 @@ from agentrl.messages import Action, Message
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.chat import ChatPolicy
 from agentrl.policy.scripted import HumanPolicy, NullPolicy, OraclePolicy, RandomPolicy
-from agentrl.policy.spec import PolicySetup, PolicySpec, parse_spec, resolve
+from agentrl.policy.spec import PolicySetup, PolicySpec, default_sampling, parse_spec, resolve
 
 
 @pytest.mark.parametrize(
@@ -135,3 +135,10 @@ def test_a_local_model_folder_becomes_a_policy(tmp_path: Path) -> None:
     action = asyncio.run(policy.act([Message("user", "1+2")], (), episode_id="e"))
     assert action.token_ids
     assert len(action.token_ids) <= 4
+
+
+def test_default_sampling_is_what_the_policy_would_use() -> None:
+    chat = resolve("openai:m", base_url="http://localhost/v1")
+    assert isinstance(chat, ChatPolicy)
+    assert default_sampling("openai:m") == chat.sampling
+    assert default_sampling("local:x") == SamplingParams()
