@@ -65,9 +65,7 @@ class EnvPool:
 async def _close(env: Env) -> None:
     """Close one instance; the author's failure to close is logged, and costs no episode."""
     try:
-        if env._waits():
-            await asyncio.wait_for(env.aclose(), _CLOSE_TIMEOUT_S)
-        else:
+        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await env.aclose()
     except Exception as error:
         logger.warning("closing %s failed: %s: %s", type(env).__name__, type(error).__name__, error)

@@ -416,3 +416,27 @@ def test_sampling_seeds_depend_on_task_seed_and_index_alone():
     seeds = {sampling_seed(request, index) for request in grid for index in range(8)}
     assert len(seeds) == 48
     assert sampling_seed(GroupRequest(a, 1, 5, "x"), 2) == sampling_seed(GroupRequest(a, 1, 9, "y"), 2)
+
+
+@pytest.mark.parametrize("close", ["raises", "hangs"])
+def test_an_environment_that_will_not_close_costs_no_episode(close, monkeypatch, caplog):
+    monkeypatch.setattr("agentrl.rollout.pool._CLOSE_TIMEOUT_S", 0.01)
+    world = Gate.fresh()
+    world.faults["train-1"] = 1
+
+    async def aclose(self):
+        if close == "raises":
+            raise OSError("socket already closed")
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world, "aclose", aclose)
+
+    async def main():
+        async with Rollouts(world, Visitor(), env_id="t", backoff_s=0) as rollouts:
+            groups = await rollouts.run(requests(0, 1, 2))
+        assert rollouts.envs.num_open == 0
+        assert only_this_task_runs()
+        return groups
+
+    assert [group.rewards for group in asyncio.run(main())] == [[1.0]] * 3
+    assert "closing World failed: " + ("OSError" if close == "raises" else "TimeoutError") in caplog.text
