@@ -9,6 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agentrl.policy.base import SamplingParams
+
+# The largest uniform number: times any float32 total it stays below that total.
+_BELOW_ONE = 1.0 - 2.0**-23
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -26,12 +31,34 @@ class Draw:
     uniform: NDArray[np.float64]
 
 
+class DrawTable:
+    """The sampling parameters and random numbers of each slot."""
+
+    def __init__(self, slots: int, context: int) -> None:
+        self._temperature = np.ones(slots)
+        self._top_p = np.ones(slots)
+        self._top_k = np.zeros(slots, np.int64)
+        self._uniform = np.zeros((slots, context))
+
+    def set(self, slot: int, sampling: SamplingParams, uniform: NDArray[np.float64]) -> None:
+        """Use these from now on; `uniform` has one number per token of the turn."""
+        self._temperature[slot] = sampling.temperature
+        self._top_p[slot], self._top_k[slot] = sampling.top_p, sampling.top_k
+        self._uniform[slot, : len(uniform)] = uniform
+
+    def rows(self, slots: list[int], step: list[int]) -> Draw:
+        """What the `step`-th token of each of these slots is drawn with."""
+        uniform = self._uniform[slots, step]
+        return Draw(self._temperature[slots], self._top_p[slots], self._top_k[slots], uniform)
+
+
 def draw(logits_BV: Tensor, how: Draw) -> tuple[list[int], list[float]]:
     """Draw a token for each row by inverting its cumulative distribution.
 
     The log-probability is that of the distribution drawn from: `log_softmax(logits / temperature)`,
-    renormalised over the kept tokens where top-p or top-k truncate. A greedy row reports the model's
-    own log-probability (temperature 1), since a point mass would say 0 for every token.
+    renormalised over the kept tokens where top-p or top-k truncate. At temperature 1 without
+    truncation it is the model's own. A greedy row reports the model's own too, since a point mass would
+    say 0 for every token.
 
     Args:
         logits_BV: (B, V) float32.
@@ -46,34 +73,35 @@ def draw(logits_BV: Tensor, how: Draw) -> tuple[list[int], list[float]]:
     if truncated.any():
         logits_BV = _truncate(logits_BV, how, truncated)
     logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
-    chosen_B1 = _invert(logprobs_BV, how.uniform)
-    if greedy.any():
-        best = logprobs_BV.argmax(dim=-1, keepdim=True)
-        chosen_B1 = torch.where(torch.from_numpy(greedy)[:, None].to(best.device), best, chosen_B1)
+    if greedy.all():
+        chosen_B1 = logprobs_BV.argmax(dim=-1, keepdim=True)
+    else:
+        chosen_B1 = _invert(logprobs_BV, how.uniform)
+        if greedy.any():
+            best = logprobs_BV.argmax(dim=-1, keepdim=True)
+            chosen_B1 = torch.where(torch.from_numpy(greedy)[:, None].to(best.device), best, chosen_B1)
     logprobs = logprobs_BV.gather(1, chosen_B1)
     return chosen_B1[:, 0].tolist(), logprobs[:, 0].tolist()
 
 
 def _invert(logprobs_BV: Tensor, uniform: NDArray[np.float64]) -> Tensor:
     """(B, 1) the first token whose cumulative probability exceeds u; its own probability is never 0."""
-    cumulative = logprobs_BV.exp().cumsum(dim=-1)
-    target = _column(uniform, cumulative) * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True)
-    last = (logprobs_BV > -torch.inf).long().cumsum(-1).argmax(dim=-1, keepdim=True)
-    return torch.minimum(chosen, last)
+    cumulative = logprobs_BV.exp().cumsum_(dim=-1)
+    target = _column(np.minimum(uniform, _BELOW_ONE), cumulative) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True)
 
 
 def _truncate(logits_BV: Tensor, how: Draw, rows: NDArray[np.bool_]) -> Tensor:
-    """Set to -inf what top-k or top-p drop; at least the most likely token stays."""
+    """Set to -inf what top-k, and then top-p among the rest, drop; the most likely token always stays."""
     size = logits_BV.shape[1]
-    ordered, order = logits_BV.sort(dim=-1, descending=True)
-    mass_before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    keep_p = mass_before < _column(np.where(rows, how.top_p, 1.0), logits_BV)
+    ordered, order = logits_BV.sort(dim=-1, descending=True, stable=True)
     top_k = np.where(rows & (how.top_k > 0), how.top_k, size)
-    keep = keep_p & (torch.arange(size, device=logits_BV.device)[None, :] < _column(top_k, logits_BV))
-    keep |= torch.from_numpy(~rows).to(logits_BV.device)[:, None]
-    keep[:, 0] = True
-    return logits_BV.masked_fill(~keep.gather(1, order.argsort(dim=-1)), -torch.inf)
+    beyond_k = torch.arange(size, device=logits_BV.device)[None, :] >= _column(top_k, logits_BV)
+    probabilities = ordered.masked_fill(beyond_k, -torch.inf).softmax(-1)
+    mass_before = probabilities.cumsum(-1) - probabilities
+    dropped = beyond_k | (mass_before >= _column(np.where(rows, how.top_p, 2.0), logits_BV))
+    dropped[:, 0] = False
+    return logits_BV.masked_fill(torch.empty_like(dropped).scatter_(1, order, dropped), -torch.inf)
 
 
 def _column(values: NDArray[np.float64] | NDArray[np.int64], like: Tensor) -> Tensor:

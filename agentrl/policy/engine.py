@@ -2,6 +2,10 @@
 
 Owns the schedule: which request holds which slot, what is prefilled and when, when a turn ends.
 Rendering and parsing belong to the policy; the arithmetic of a forward to `forward_hf`/`forward_lean`.
+
+Every round takes in the requests that fit, and feeds the model the new tokens of those together with
+one token of every turn that is being sampled. A turn that ends frees its place in the same round; its
+slot keeps its keys and values for the episode's next turn, until another request needs the slot.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ from torch import Tensor
 
 from agentrl.messages import FinishReason
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.draw import Draw, draw
+from agentrl.policy.draw import DrawTable, draw
 from agentrl.policy.forward_hf import HfForward
 from agentrl.policy.forward_lean import LeanForward, supports
-from agentrl.policy.kv import Ids, KvSlots
+from agentrl.policy.kv import Ids, KvSlots, SlotOwners
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,20 @@ class EngineOptions:
     """Size of the engine.
 
     Attributes:
-        slots: episodes whose keys and values are kept at once.
+        slots: episodes whose keys and values are kept at once, and most turns sampled at once.
         context: most tokens of one episode.
-        prefill_tokens: most tokens, padding included, of one prefill forward.
+        prefill_tokens: most tokens, padding included, that are prefilled in one round.
+        lean: use the lean forward where the model's class is known; the model's own otherwise.
     """
 
     slots: int = 64
     context: int = 2048
     prefill_tokens: int = 16384
+    lean: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.slots, self.context, self.prefill_tokens) < 1:
+            raise ValueError(f"slots, context and prefill_tokens must be at least 1, got {self}")
 
 
 @dataclass(frozen=True)
@@ -66,25 +76,32 @@ class _Request:
     sampling: SamplingParams
     uniform: NDArray[np.float64]
     future: asyncio.Future[Completion]
-    version: int
     slot: int = -1
     cached: int = 0
+    version: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
+    @property
+    def context(self) -> Ids:
+        """(P + T,) prompt and what was sampled so far."""
+        return np.concatenate([self.prompt, np.asarray(self.ids, np.int32)]) if self.ids else self.prompt
 
-# Waiting one step for another request's prefill pays off only if it saves more than this many tokens.
+
+# Waiting one round for another request's prefill pays off only if it saves more than this many tokens.
 _WORTH_SHARING = 8
 
 
 class Engine:
-    """Samples turns for many episodes at once.
+    """Samples turns for many episodes at once, on one event loop.
 
     Args:
-        model: a `transformers` causal LM; the learner may train the very same object.
+        model: a `transformers` causal LM; the learner may train the very same object. It is put into
+            evaluation mode while it samples.
         stop_ids: ids that end a turn.
         decode: ids to text, for stop strings.
         options: sizes.
+    Raises: ModelError if the model keeps other state than keys and values.
     """
 
     def __init__(
@@ -98,54 +115,58 @@ class Engine:
         self.model, self.stop_ids, self.decode, self.options = model, stop_ids, decode, options
         self.version = 0
         self.kv = KvSlots(options.slots, options.context)
-        self.forward = LeanForward(model, self.kv) if supports(model) else HfForward(model, self.kv)
+        lean = options.lean and supports(model)
+        self.forward = LeanForward(model, self.kv) if lean else HfForward(model, self.kv)
+        self.owners = SlotOwners(options.slots)
+        self._draws = DrawTable(options.slots, options.context)
         self._queue: deque[_Request] = deque()
         self._active: dict[int, _Request] = {}
-        self._owner: dict[int, str] = {}
-        self._slot_of: dict[str, int] = {}
-        self._used_at = np.zeros(options.slots, np.int64)
-        self._clock = 0
         self._pump: asyncio.Task[None] | None = None
 
     # What a policy calls.
 
     async def sample(self, owner: str, prompt: Sequence[int], sampling: SamplingParams, seed: int) -> Completion:
-        """Sample one turn of an episode.
+        """Sample one turn of an episode. Cancelling it frees its place.
 
         Args:
             owner: the episode; its slot is kept for its next turn.
             prompt: (P,) ids of the whole context.
             sampling: temperature, limits, stop strings.
-            seed: of this turn's random numbers; the result does not depend on what else is running.
+            seed: of this turn's random numbers; the result does not depend on what else is running,
+                up to the rounding of float32.
         Returns: the turn; empty with `finish="length"` if the prompt leaves no room.
+        Raises: ValueError if the prompt is empty.
         """
-        room = self.options.context - len(prompt)
-        count = min(sampling.max_tokens, room)
+        if not len(prompt):
+            raise ValueError("a prompt needs at least one token")
+        count = min(sampling.max_tokens, self.options.context - len(prompt))
         if count < 1:
             return Completion((), (), "length", 0, self.version)
         loop = asyncio.get_running_loop()
         uniform = np.random.Generator(np.random.Philox(seed)).random(count)
-        request = _Request(owner, np.asarray(prompt, np.int32), sampling, uniform, loop.create_future(), self.version)
+        request = _Request(owner, np.asarray(prompt, np.int32), sampling, uniform, loop.create_future())
         self._queue.append(request)
         if self._pump is None or self._pump.done() or self._pump.get_loop() is not loop:
             self._pump = loop.create_task(self._run())
         return await request.future
 
     def release(self, owner: str) -> None:
-        """Give up an episode's slot; its content still serves others as a prefix."""
-        slot = self._slot_of.pop(owner, None)
-        if slot is not None:
-            del self._owner[slot]
+        """Give up an episode's slot; its content may still serve others as a prefix."""
+        self.owners.release(owner)
 
-    def weights_changed(self) -> None:
-        """The model's weights changed: count a version and drop all keys and values.
+    def weights_changed(self, *, drop_cache: bool = True) -> None:
+        """The model's weights changed: count a version.
 
-        A turn being sampled goes on with the new weights after its context is computed again.
+        Args:
+            drop_cache: forget all keys and values; turns being sampled then go on after their context
+                is computed again. False keeps what the old weights computed: cheaper in asynchronous
+                training, but logprobs are then those of neither version.
         """
         self.version += 1
+        if not drop_cache:
+            return
         self.kv.clear()
-        for request in list(self._active.values()):
-            self._queue.appendleft(request)
+        self._queue.extendleft(reversed(self._active.values()))
         self._active.clear()
 
     @property
@@ -168,14 +189,14 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One round: admit what fits, prefill it, then one token for every active turn."""
+        """One round: admit what fits, feed the model, draw one token for every active turn."""
         self._drop_cancelled()
         if self.model.training:
             self.model.eval()  # dropout would make the logprobs another model's
         decoding = [self._active[slot] for slot in sorted(self._active)]
         admitted = self._admit()
         if decoding or admitted:
-            self._take([*decoding, *admitted], self._run_forward(decoding, admitted))
+            self._take([*decoding, *admitted], self._feed(decoding, admitted))
 
     def _drop_cancelled(self) -> None:
         if any(request.future.done() for request in self._queue):
@@ -193,85 +214,62 @@ class Engine:
                 request.future.set_exception(error)
         self._queue.clear()
         self._active.clear()
+        self.kv.clear()  # a forward may have stopped half-way
 
     def _admit(self) -> list[_Request]:
-        """Give slots to waiting requests; one that could share a prefill of this round waits for it."""
+        """Give slots to waiting requests, in order; one that can share a prefill of this round waits for it."""
         admitted: list[_Request] = []
-        waiting: deque[_Request] = deque()
-        width = 0
-        while self._queue:
+        waiting: list[_Request] = []
+        contexts: list[Ids] = []
+        widest = 0
+        while self._queue and len(self._active) < self.options.slots:
             request = self._queue.popleft()
-            context = _context(request)
+            context = request.context
             shared = self.kv.shared_prefix(context[:-1])
             new = len(context) - int(shared.max())
-            widest = max(width, new)
-            if widest * (len(admitted) + 1) > self.options.prefill_tokens and admitted:
+            too_much = max(widest, new) * (len(admitted) + 1) > self.options.prefill_tokens
+            worth = len(context) - new + _WORTH_SHARING
+            if admitted and (too_much or any(_common(context, other) > worth for other in contexts)):
                 waiting.append(request)
                 continue
-            if any(_common(context, _context(a)) > len(context) - new + _WORTH_SHARING for a in admitted):
-                waiting.append(request)
-                continue
-            if not self._place(request, shared):
-                waiting.append(request)
-                break
-            width = widest
+            self._place(request, shared)
+            widest = max(widest, new)
             admitted.append(request)
+            contexts.append(context)
         self._queue.extendleft(reversed(waiting))
         return admitted
 
-    def _place(self, request: _Request, shared: NDArray[np.int64]) -> bool:
-        """Find a slot, and the best prefix for it."""
-        slot = self._slot_of.get(request.owner, -1)
+    def _place(self, request: _Request, shared: NDArray[np.int64]) -> None:
+        """Give the request a slot, and that slot the longest prefix that any slot holds."""
+        slot = self.owners.slot_of(request.owner)
         if slot < 0 or slot in self._active:
-            slot = self._free_slot()
-            if slot < 0:
-                return False
-            self._slot_of[request.owner] = slot
-            self._owner[slot] = request.owner
+            slot = self.owners.take(request.owner, self._active)
         donor = int(shared.argmax())
-        count = int(shared[donor])
-        if shared[slot] < count:
-            self.kv.copy(donor, slot, count)
+        if shared[slot] < shared[donor]:
+            self.kv.copy(donor, slot, int(shared[donor]))
         else:
             self.kv.length[slot] = shared[slot]
         request.slot = slot
         if not request.ids:
-            request.cached = count
+            request.cached, request.version = int(shared[donor]), self.version
+        self._draws.set(slot, request.sampling, request.uniform)
         self._active[slot] = request
-        return True
 
-    def _free_slot(self) -> int:
-        """A slot that nobody owns, else the idle one unused for longest (its owner prefills again)."""
-        idle = [slot for slot in range(self.options.slots) if slot not in self._active]
-        if not idle:
-            return -1
-        slot = min(idle, key=lambda s: (s in self._owner, self._used_at[s]))
-        owner = self._owner.pop(slot, None)
-        if owner is not None:
-            del self._slot_of[owner]
-        return slot
-
-    def _run_forward(self, decoding: list[_Request], admitted: list[_Request]) -> Tensor:
+    def _feed(self, decoding: list[_Request], admitted: list[_Request]) -> Tensor:
         """Logits after each request's last token; the slots then hold that token too."""
         rows = np.array([request.slot for request in decoding], np.int64)
         last = np.array([request.ids[-1] for request in decoding], np.int64)
-        new = [(request.slot, _context(request)[self.kv.length[request.slot] :]) for request in admitted]
+        new = [(request.slot, request.context[self.kv.length[request.slot] :]) for request in admitted]
         logits = self.forward(rows, last, new)
         self.kv.ids[rows, self.kv.length[rows]] = last
         self.kv.length[rows] += 1
         for slot, ids in new:
-            self.kv.write_ids(slot, int(self.kv.length[slot]), ids)
+            self.kv.write_ids(slot, ids)
         return logits
 
     def _take(self, requests: list[_Request], logits: Tensor) -> None:
         """Draw the next token of each request, and finish those that end."""
-        self._clock += 1
-        how = Draw(
-            np.array([r.sampling.temperature for r in requests]),
-            np.array([r.sampling.top_p for r in requests]),
-            np.array([r.sampling.top_k for r in requests]),
-            np.array([r.uniform[len(r.ids)] for r in requests]),
-        )
+        how = self._draws.rows([r.slot for r in requests], [len(r.ids) for r in requests])
         for request, token, logprob in zip(requests, *draw(logits, how), strict=True):
             request.ids.append(token)
             request.logprobs.append(logprob)
@@ -282,27 +280,24 @@ class Engine:
     def _finish_of(self, request: _Request, token: int) -> FinishReason | None:
         if token in self.stop_ids:
             return "stop"
-        if request.sampling.stop:
-            tail = self.decode(request.ids[-32:])
-            if any(stop in tail for stop in request.sampling.stop):
+        stops = request.sampling.stop
+        if stops:
+            # Every token is at least a byte, so no stop string that ends here began before this.
+            tail = self.decode(request.ids[-max(len(stop.encode()) for stop in stops) :])
+            if any(stop in tail for stop in stops):
                 return "stop"
         return "length" if len(request.ids) == len(request.uniform) else None
 
     def _finish(self, request: _Request, finish: FinishReason) -> None:
         del self._active[request.slot]
-        self._used_at[request.slot] = self._clock
+        self.owners.touch(request.slot)
         if not request.future.done():
             done = Completion(tuple(request.ids), tuple(request.logprobs), finish, request.cached, request.version)
             request.future.set_result(done)
 
 
-def _context(request: _Request) -> Ids:
-    if not request.ids:
-        return request.prompt
-    return np.concatenate([request.prompt, np.asarray(request.ids, np.int32)])
-
-
 def _common(a: Ids, b: Ids) -> int:
+    """Length of the common prefix."""
     n = min(len(a), len(b))
     same = a[:n] == b[:n]
     return n if same.all() else int(same.argmin())

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from agentrl.errors import ModelError
 from agentrl.policy.kv import Ids, KvSlots
+
+_KINDS = frozenset({"full_attention", "sliding_attention"})
 
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -44,6 +47,8 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
 
 class _SlotCache(Cache):
+    """The slots as a `transformers` cache; `rows`, `write_to` and `span` are set before each forward."""
+
     def __init__(self, kv: KvSlots, layers: int) -> None:
         super().__init__(layers=[_SlotLayer(self, i) for i in range(layers)])
         self.kv = kv
@@ -61,12 +66,22 @@ class _SlotCache(Cache):
 class HfForward:
     """Runs `model(...)` with a cache that reads and writes slots.
 
-    Raises: ModelError at the first forward if the model's attention keeps other state than keys and values.
+    Raises: ModelError if the model keeps other state than keys and values.
     """
 
     def __init__(self, model: Any, kv: KvSlots) -> None:
         self.model, self.kv = model, kv
-        self.cache = _SlotCache(kv, model.config.get_text_config().num_hidden_layers)
+        config = model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if not kinds <= _KINDS:
+            raise ModelError(
+                f"{type(model).__name__} has layers of kind {sorted(kinds - _KINDS)}, which keep state that the "
+                "engine has no slots for; serve it with another program and use an `openai:` policy"
+            )
+        window = getattr(config, "sliding_window", None)
+        self.window: int | None = window if window and (not kinds or "sliding_attention" in kinds) else None
+        self.by_kind = bool(kinds) and self.window is not None
+        self.cache = _SlotCache(kv, config.num_hidden_layers)
 
     @torch.inference_mode()
     def __call__(self, rows: NDArray[np.int64], last: NDArray[np.int64], prefills: Sequence[tuple[int, Ids]]) -> Tensor:
@@ -80,7 +95,7 @@ class HfForward:
         """
         parts = []
         if len(rows):
-            parts.append(self._padded(rows, last[:, None], np.ones(len(rows), np.int64)))
+            parts.append(self._decode(rows, last))
         if prefills:
             counts = np.array([len(ids) for _, ids in prefills])
             tokens = np.zeros((len(prefills), int(counts.max())), np.int64)
@@ -89,23 +104,29 @@ class HfForward:
             parts.append(self._padded(np.array([slot for slot, _ in prefills]), tokens, counts))
         return torch.cat(parts)
 
+    def _decode(self, rows: NDArray[np.int64], last: NDArray[np.int64]) -> Tensor:
+        """One token a row. Idle slots in between are computed too where that saves copying keys."""
+        reach = int(rows.max()) + 1
+        if reach > 2 * len(rows):
+            return self._padded(rows, last[:, None], np.ones(len(rows), np.int64))
+        tokens, counts = np.zeros((reach, 1), np.int64), np.zeros(reach, np.int64)
+        tokens[rows, 0], counts[rows] = last, 1
+        return self._padded(np.arange(reach), tokens, counts)[torch.from_numpy(rows)]
+
     def _padded(self, rows: NDArray[np.int64], tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> Tensor:
         """(B, V) logits after (B, M) new tokens, padded on the LEFT, of which `counts` are real."""
         start = self.kv.length[rows]
         positions = start[:, None] + np.arange(tokens.shape[1])[None, :] - (tokens.shape[1] - counts)[:, None]
         real = positions >= start[:, None]
-        span = int((start + counts).max())
         device, cache = self.model.device, self.cache
         cache.rows = torch.from_numpy(rows).to(device)
         cache.write_to = torch.from_numpy(np.where(real, positions, self.kv.context)).to(device)
-        cache.span, cache.dense = span, bool((rows == np.arange(len(rows))).all())
+        cache.span = int((start + counts)[counts > 0].max())
+        cache.dense = bool((rows == np.arange(len(rows))).all())
         positions_BM = torch.from_numpy(np.maximum(positions, 0)).to(device)
-        seen = torch.arange(span, device=device)[None, None, None, :] <= positions_BM[:, None, :, None]
-        low = torch.finfo(self.model.dtype).min
-        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device).masked_fill_(~seen, low)
         output = self.model(
             input_ids=torch.from_numpy(tokens).to(device),
-            attention_mask=mask,
+            attention_mask=self._masks(positions_BM),
             position_ids=positions_BM,
             past_key_values=cache,
             use_cache=True,
@@ -113,3 +134,17 @@ class HfForward:
         )
         logits: Tensor = output.logits[:, -1].float()
         return logits
+
+    def _masks(self, positions_BM: Tensor) -> Tensor | dict[str, Tensor]:
+        """Additive masks (B, 1, M, span), one per kind of layer where the model has several."""
+        columns = torch.arange(self.cache.span, device=positions_BM.device)[None, None, :]
+        seen = columns <= positions_BM[:, :, None]
+        if self.window is None:
+            return self._additive(seen)
+        near = self._additive(seen & (columns > positions_BM[:, :, None] - self.window))
+        return {"full_attention": self._additive(seen), "sliding_attention": near} if self.by_kind else near
+
+    def _additive(self, seen_BMT: Tensor) -> Tensor:
+        dtype = self.model.dtype
+        mask = torch.zeros(seen_BMT.shape, dtype=dtype, device=seen_BMT.device)
+        return mask.masked_fill_(~seen_BMT, torch.finfo(dtype).min)[:, None]
