@@ -207,7 +207,7 @@ def _tool(operation: Operation, document: Mapping[str, Any], api: HttpApi, hidde
     adapters = {f"p{i}": (a, TypeAdapter(types[a.name])) for i, a in enumerate(arguments)}
 
     # A body that must be sent is sent, even where no member of it is given.
-    empty_body: dict[str, Any] | None = {} if _needs_object(operation, document) and any(a.place == "json" for a in arguments) else None
+    empty_body: dict[str, Any] | None = {} if _needs_object(operation, document, arguments) else None
 
     async def function(**values: Any) -> str:
         request = _Request(operation, empty_body)
@@ -304,8 +304,9 @@ def _request_body(operation: Operation, document: Mapping[str, Any]) -> Mapping[
     return look_up(body["$ref"], document) if body and "$ref" in body else body
 
 
-def _needs_object(operation: Operation, document: Mapping[str, Any]) -> bool:
-    return bool((_request_body(operation, document) or {}).get("required"))
+def _needs_object(operation: Operation, document: Mapping[str, Any], arguments: Sequence[Argument]) -> bool:
+    required = bool((_request_body(operation, document) or {}).get("required"))
+    return required and any(argument.place == "json" for argument in arguments)
 
 
 def _body_schema(operation: Operation, content: Mapping[str, Any]) -> tuple[Place, Any]:
