@@ -150,9 +150,17 @@ def _read_summary(folder: RunFolder) -> dict[str, Any]:
 # Running. The loop imports torch: only now.
 
 
+def _silence_foreign_bars() -> None:
+    """A progress bar of transformers for every checkpoint would break ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def _train(config: TrainConfig, out: Path) -> dict[str, Any]:
     from agentrl.training.loop import train
 
+    _silence_foreign_bars()
     note(f"Training on {config.env.id}, seed {config.seed}, in {out}")
     with TrainProgress() as progress, _Rescue(out):
         return train(config, out, on_progress=progress)
@@ -165,6 +173,7 @@ def _resume(out: Path) -> dict[str, Any]:
         return _read_summary(folder)
     from agentrl.training.loop import resume
 
+    _silence_foreign_bars()
     note(f"Resuming {out}")
     with TrainProgress() as progress, _Rescue(out):
         return resume(out, on_progress=progress)
@@ -193,7 +202,7 @@ class _Rescue:
 def summary_text(summary: dict[str, Any], out: Path) -> str:
     """The before/after table, and where the report is."""
     lines = ["", f"{summary['env_id']}, seed {summary['seed']}: success on held-out tasks, with 95% intervals", ""]
-    lines.append(f"{'':<10}{'before':<26}{'after':<26}")
+    lines.append(f"{'':<10}{'before':<26}after")
     before, after = summary.get("before") or {}, summary.get("after") or {}
     for mode in ("greedy", "sampled"):
         lines.append(f"{mode:<10}{_cell(before.get(mode)):<26}{_cell(after.get(mode)):<26}".rstrip())
