@@ -7,7 +7,7 @@ The text comes from the tokenizer's own chat template. What was sampled is never
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -32,13 +32,19 @@ class ChatFormat(ABC):
         tokenizer: a `transformers` tokenizer.
         chat_template: Jinja text that replaces the tokenizer's own.
         variables: extra template variables, for example `{"enable_thinking": False}`.
+        stop_ids: further ids that end a turn, for example the model's own.
     Raises: ModelError if there is no chat template, or it cannot render a plain conversation.
     """
 
     name = ""
 
     def __init__(
-        self, tokenizer: Any, *, chat_template: str | None = None, variables: Mapping[str, Any] | None = None
+        self,
+        tokenizer: Any,
+        *,
+        chat_template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        stop_ids: Iterable[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.template = chat_template or template_of(tokenizer)
@@ -48,7 +54,7 @@ class ChatFormat(ABC):
         self._prompt = self._render([_USER], (), generation_prompt=True)
         self._opens_thinking = self._prompt.rstrip().endswith("<think>")
         self.closer = self._find_closer()
-        self.stop_ids: frozenset[int] = frozenset(self._find_stop_ids())
+        self.stop_ids: frozenset[int] = frozenset([*self._find_stop_ids(), *stop_ids])
         self._stop_texts = [str(text) for text in tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))]
 
     # Messages to ids.
@@ -79,8 +85,10 @@ class ChatFormat(ABC):
                 f"demonstration has no ids: {self._prompt!r} against {text!r}; adjust the template"
             )
         body = text[len(self._prompt) :]
-        end = body.rfind(self.closer) + len(self.closer) if self.closer else len(body)
-        return list(self._encode(body[:end]))
+        end = body.rfind(self.closer) if self.closer else -1
+        if end < 0:
+            raise ModelError("the chat template does not close an assistant turn, so a demonstration would never stop")
+        return list(self._encode(body[: end + len(self.closer)]))
 
     def _after_turn(self, new_messages: Sequence[Message]) -> str:
         """The text after an assistant turn, its closing token included."""
@@ -177,15 +185,16 @@ def chat_format(
     *,
     chat_template: str | None = None,
     variables: Mapping[str, Any] | None = None,
+    stop_ids: Iterable[int] = (),
 ) -> ChatFormat:
-    """The chat format of a tokenizer, by name or as its template shows.
+    """The chat format of a tokenizer, by name or as its template shows; arguments as for `ChatFormat`.
 
     Raises: ModelError if there is no template, or none of the known call syntaxes is in it.
     """
     if name != "auto" and name not in FORMATS:
         raise ModelError(f"unknown chat format {name!r}.{did_you_mean(name, ['auto', *FORMATS])}")
     kind = FORMATS[name] if name != "auto" else _detect(chat_template or template_of(tokenizer))
-    return kind(tokenizer, chat_template=chat_template, variables=variables)
+    return kind(tokenizer, chat_template=chat_template, variables=variables, stop_ids=stop_ids)
 
 
 def _detect(template: str) -> type[ChatFormat]:

@@ -48,7 +48,8 @@ class LocalPolicy(Policy):
         chat_template: Jinja text that replaces the tokenizer's.
         sampling: the default of `act`.
         slots: episodes whose keys and values are kept at once.
-        max_context: most tokens of an episode; the model's own limit by default.
+        max_context: most tokens of an episode, 2048 by default, and never more than the model's own limit. A
+            turn that would pass it is cut off (`finish_reason="length"`), with no tokens where none fit.
         seed: mixed with the episode's id where `sampling.seed` is None.
         version: number of the weights to begin with, where a run goes on.
     """
@@ -69,7 +70,7 @@ class LocalPolicy(Policy):
         version: int = 0,
     ) -> None:
         self.model, self.tokenizer, self.sampling, self.seed = model, tokenizer, sampling, seed
-        self.format = _format_of(tokenizer, chat_format, chat_template)
+        self.format = _format_of(chat_format, model, tokenizer, chat_template)
         limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
         options = EngineOptions(slots=slots, context=min(max_context or 2048, limit))
         self.engine = Engine(model, stop_ids=self.format.stop_ids, decode=self.format.decode, options=options)
@@ -90,9 +91,9 @@ class LocalPolicy(Policy):
         """Number of the current weights."""
         return self.engine.version
 
-    def weights_changed(self) -> None:
-        """Call after an update of `model`: counts a version and drops what was computed with the old weights."""
-        self.engine.weights_changed()
+    def weights_changed(self, *, drop_cache: bool = True) -> None:
+        """Call after an update of `model`: counts a version and drops what the old weights computed."""
+        self.engine.weights_changed(drop_cache=drop_cache)
 
     async def act(
         self,
@@ -119,6 +120,10 @@ class LocalPolicy(Policy):
         self._episodes.pop(episode_id, None)
         self.engine.release(episode_id)
 
+    async def aclose(self) -> None:
+        for episode_id in list(self._episodes):
+            await self.release(episode_id)
+
     def _prompt(
         self, episode: _Episode | None, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> tuple[int, ...]:
@@ -144,8 +149,12 @@ class LocalPolicy(Policy):
         )
 
 
-def _format_of(tokenizer: Any, given: ChatFormat | str, template: str | None) -> ChatFormat:
-    return given if isinstance(given, ChatFormat) else chat_format(tokenizer, given, chat_template=template)
+def _format_of(given: ChatFormat | str, model: Any, tokenizer: Any, template: str | None) -> ChatFormat:
+    if isinstance(given, ChatFormat):
+        return given
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    stops = eos if isinstance(eos, list) else [eos] if isinstance(eos, int) else []
+    return chat_format(tokenizer, given, chat_template=template, stop_ids=stops)
 
 
 def _turn_seed(stream: str, turn: int) -> int:
