@@ -30,8 +30,9 @@ __all__ = ["CheckReport", "Finding", "check_env"]
 
 Check = Callable[[Subject], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
-    check_gymnasium,
     check_tasks,
+    check_tools,
+    check_gymnasium,
     check_spaces,
     check_faults,
     check_storable,
@@ -43,11 +44,12 @@ CHECKS: tuple[Check, ...] = (
     check_oracle,
     check_ends,
     check_render,
-    check_tools,
 )
 
 
-def check_env(env: str | type[Env] | Env, *, tasks: int = 8, timeout_s: float = 10.0, **kwargs: Any) -> CheckReport:
+def check_env(
+    env: str | type[Env] | Env, *, tasks: int = 8, timeout_s: float = 10.0, processes: bool = True, **kwargs: Any
+) -> CheckReport:
     """Check an environment and say what is wrong and how to mend it.
 
     Takes some seconds. Code that hangs is left behind in a daemon thread.
@@ -57,6 +59,7 @@ def check_env(env: str | type[Env] | Env, *, tasks: int = 8, timeout_s: float = 
             class is made anew with the same arguments; the instance itself is not touched).
         tasks: how many tasks of each split to try.
         timeout_s: seconds that one episode, or one tool call, may take.
+        processes: also play in two fresh processes, which takes a second or two.
         kwargs: given to the constructor.
     Returns: the findings, worst first; `report.ok` is whether none is an error.
     Raises: EnvNotFound if there is no such id.
@@ -68,14 +71,18 @@ def check_env(env: str | type[Env] | Env, *, tasks: int = 8, timeout_s: float = 
         starts = _starts(create(), tasks)
     except Exception as error:
         return _stillborn(name, error)
-    subject = Subject(name, env_class, create, starts, timeout_s, reference, kwargs)
+    subject = Subject(name, env_class, create, starts, timeout_s, reference if processes else None, kwargs)
     problem = _first_reset(subject)
     if problem is not None:
         return CheckReport(name, (problem,), ("reset",))
     findings: list[Finding] = []
+    ran: list[str] = []
     for check in CHECKS:
         findings += _run(check, subject)
-    return CheckReport(name, worst_first(findings), tuple(_name(check) for check in CHECKS))
+        ran.append(_name(check))
+        if any(finding.code in ("hangs", "tool-hangs") for finding in findings):
+            break  # every other check would hang in the same place
+    return CheckReport(name, worst_first(findings), tuple(ran))
 
 
 def _source(

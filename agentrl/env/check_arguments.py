@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 _TEXTS = ("", "tea", "42", "O'Brien", 'a "quoted" one', "naïve ☕", "two\nlines", "100%", "; DROP TABLE x", "x" * 300)
-_INTEGERS = (0, 1, -1, 2, 7, 100, -1000, 999_999, 10**12)
+_INTEGERS = (0, 1, -1, 2, 7, 100, -1000, 999_999, 10**12, 10**20)
 _NUMBERS = (0.0, 1.0, -1.0, 0.5, 3.14159, 1e9, -2.5)
 _OPTIONAL_GIVEN = 0.7
 _MAX_DEPTH = 4

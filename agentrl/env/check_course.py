@@ -98,14 +98,14 @@ def check_storable(subject: Subject) -> Iterator[Finding]:
     for index, start in enumerate(subject.starts[:4]):
         for behaviour in (nothing, chance(index)):
             for where, info, reward in subject.run(_returned(subject, behaviour, start), "an episode"):
+                if not isinstance(reward, (int, float)) or not math.isfinite(reward):
+                    mend = "return a finite Python float"
+                    yield Finding("bad-reward", "error", f"reward of {where} is {reward!r}", mend)
+                    return
                 unfit = _not_json(info)
                 if unfit:
                     mend = "put plain numbers, text, lists and dicts into info; `array.tolist()`, `float(x)`"
                     yield Finding("info-not-json", "error", f"info of {where}: {unfit}", mend)
-                    return
-                if not isinstance(reward, (int, float)) or not math.isfinite(reward):
-                    mend = "return a finite Python float"
-                    yield Finding("bad-reward", "error", f"reward of {where} is {reward!r}", mend)
                     return
 
 

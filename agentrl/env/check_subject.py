@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import math
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,14 +154,14 @@ async def advance(env: Env, episode: Episode, action: Any) -> None:
     try:
         observation, reward, terminated, truncated, info = await env.astep(action)
         ends = {"terminated": bool(terminated), "truncated": bool(truncated)}
-        record = {"observation": as_data(observation), "reward": float(reward), **ends, "info": as_data(info)}
+        record = {"observation": as_data(observation), "reward": as_data(float(reward)), **ends, "info": as_data(info)}
         episode.messages.extend((action.to_message(), *observation))
         success = info.get("success")
     except Exception as error:
         _void(episode, error)
         return
     episode.steps.append(record)
-    episode.reward += record["reward"]
+    episode.reward += float(reward)
     episode.ended, episode.terminated = terminated or truncated, terminated
     episode.success = bool(success) if success is not None else episode.success
 
@@ -180,7 +181,9 @@ def as_data(value: Any) -> Any:
         return [as_data(item) for item in value]
     if isinstance(value, np.ndarray):
         return value.tolist()
-    return value if value is None or isinstance(value, (str, int, float, bool)) else repr(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    return value if value is None or isinstance(value, (str, int)) else repr(value)
 
 
 def first_difference(one: Sequence[Any], other: Sequence[Any]) -> str | None:

@@ -16,7 +16,8 @@ from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault
 from agentrl.messages import Action
 
-_DRAWS = 24
+_DRAWS = 64
+_DRAWS_AT_LEAST = 8
 SLOW_INLINE_S = 0.05
 _SLOW_CALLS = 3
 
@@ -42,8 +43,12 @@ def _check_tool(subject: Subject, function: Mapping[str, Any]) -> Iterator[Findi
         mend = "write a docstring: it is all that the model knows about the tool"
         yield Finding("tool-undocumented", "warning", f"tool {name!r} has no description", mend)
     rng = np.random.default_rng(len(name))
-    slow = 0
-    for index in range(_DRAWS):
+    slow, calls, began = 0, 0, time.perf_counter()
+    draws = _DRAWS if function["parameters"].get("properties") else _DRAWS_AT_LEAST
+    for index in range(draws):
+        if index >= _DRAWS_AT_LEAST and time.perf_counter() - began > subject.timeout_s / 2:
+            break
+        calls += 1
         arguments = draw_arguments(function["parameters"], rng)
         start = subject.starts[index % len(subject.starts)]
         try:
@@ -56,7 +61,7 @@ def _check_tool(subject: Subject, function: Mapping[str, Any]) -> Iterator[Findi
             return
         slow += outcome.seconds > SLOW_INLINE_S and outcome.inline
     if slow >= _SLOW_CALLS:
-        problem = f"tool {name!r} took more than {SLOW_INLINE_S * 1000:.0f} ms in {slow} of {_DRAWS} calls, in place"
+        problem = f"tool {name!r} took more than {SLOW_INLINE_S * 1000:.0f} ms in {slow} of {calls} calls, in place"
         mend = "every other episode waits meanwhile: make it `async def`, or mark it @tool(blocking=True)"
         yield Finding("tool-slow", "advice", problem, mend)
 

@@ -76,12 +76,14 @@ def _number(split: str, items: Sequence[Mapping[str, Any]]) -> list[Task]:
 
 
 def _fingerprint(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, sort_keys=True)
+    try:
+        return json.dumps(data, sort_keys=True)
+    except TypeError as error:
+        raise TaskError(f"a task's data must be plain JSON (numbers, text, lists, dicts): {error}") from error
 
 
 def _generate(make: TaskMaker, seed: int, sizes: Mapping[str, int]) -> dict[str, list[Task]]:
-    # All splits draw from one stream, largest-risk split last would bias none: a task seen before
-    # is drawn again, so held-out tasks are new by construction.
+    # One stream for all splits, and a task seen before is drawn again: held-out tasks are new by construction.
     rng = np.random.default_rng(seed)
     seen: set[str] = set()
     splits: dict[str, list[Task]] = {}
