@@ -177,7 +177,7 @@ def _parameters(shared: Any, own: Any, document: Mapping[str, Any]) -> tuple[Map
 
 
 def _tool_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")[:60] or "call"
+    return re.sub(r"[^A-Za-z0-9-]+", "_", text).strip("_")[:60] or "call"
 
 
 def _unique(name: str, taken: set[str]) -> str:
