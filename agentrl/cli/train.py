@@ -154,7 +154,7 @@ def _silence_foreign_bars() -> None:
     """A progress bar of transformers for every checkpoint would break ours."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _train(config: TrainConfig, out: Path) -> dict[str, Any]:
