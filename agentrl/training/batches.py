@@ -27,6 +27,7 @@ class MicroBatch:
         old_logprobs, advantages, coefficients: (N,) float32, as in `Row`.
         versions: (N,) int32, as in `Row`.
         rows: (N,) int64 number of the row in this micro-batch that the token belongs to.
+        sources: index of each of those rows among the rows that were laid out.
     """
 
     ids: Ints
@@ -38,6 +39,7 @@ class MicroBatch:
     coefficients: Floats
     versions: npt.NDArray[np.int32]
     rows: Ints
+    sources: tuple[int, ...]
 
     @property
     def num_tokens(self) -> int:
@@ -45,37 +47,38 @@ class MicroBatch:
         return int(self.ids.size)
 
 
-def _flatten(ids: Ints, positions: Ints | None, rows: Sequence[Row], starts: Sequence[int]) -> MicroBatch:
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A row on its way into a micro-batch, cut after its last trained token: the rest cannot reach the loss."""
+
+    row: Row
+    source: int
+    size: int
+
+
+def _pieces(rows: Sequence[Row]) -> list[_Piece]:
+    """Rows with a token to train, longest first."""
+    ends = [int(np.flatnonzero(row.mask)[-1]) + 1 if row.mask.any() else 0 for row in rows]
+    pieces = [_Piece(row, i, end) for i, (row, end) in enumerate(zip(rows, ends, strict=True)) if end]
+    return sorted(pieces, key=lambda piece: -piece.size)
+
+
+def _flatten(ids: Ints, positions: Ints | None, pieces: Sequence[_Piece], starts: Sequence[int]) -> MicroBatch:
     """Gather the trained tokens of rows that begin at the flat indices `starts`."""
-
-    def gather(name: str) -> npt.NDArray[np.generic]:
-        return np.concatenate([getattr(row, name)[row.mask] for row in rows])
-
+    rows = [piece.row for piece in pieces]
+    places = [start + np.flatnonzero(row.mask) for row, start in zip(rows, starts, strict=True)]
     return MicroBatch(
         ids=ids,
         positions=positions,
-        index=np.concatenate([start + np.flatnonzero(row.mask) - 1 for row, start in zip(rows, starts, strict=True)]),
-        targets=gather("ids").astype(np.int64),
-        old_logprobs=gather("old_logprobs").astype(np.float32),
-        advantages=gather("advantages").astype(np.float32),
-        coefficients=gather("coefficients").astype(np.float32),
-        versions=gather("versions").astype(np.int32),
-        rows=np.repeat(np.arange(len(rows)), [row.num_trained for row in rows]),
+        index=np.concatenate(places) - 1,
+        targets=np.concatenate([row.ids[row.mask] for row in rows]),
+        old_logprobs=np.concatenate([row.old_logprobs[row.mask] for row in rows]),
+        advantages=np.concatenate([row.advantages[row.mask] for row in rows]),
+        coefficients=np.concatenate([row.coefficients[row.mask] for row in rows]),
+        versions=np.concatenate([row.versions[row.mask] for row in rows]),
+        rows=np.repeat(np.arange(len(rows)), [len(place) for place in places]),
+        sources=tuple(piece.source for piece in pieces),
     )
-
-
-def _trainable(rows: Sequence[Row]) -> list[Row]:
-    """Rows with a token to train, cut after their last one: what follows cannot reach the loss."""
-    return [_cut(row, int(np.flatnonzero(row.mask)[-1]) + 1) for row in rows if row.mask.any()]
-
-
-def _cut(row: Row, size: int) -> Row:
-    """The first `size` tokens of a row."""
-    if size == len(row):
-        return row
-    names = ("ids", "mask", "old_logprobs", "advantages", "coefficients", "versions", "turns")
-    parts = {name: getattr(row, name)[:size] for name in names}
-    return Row(**parts, trajectory=row.trajectory, group_id=row.group_id)
 
 
 def pad(rows: Sequence[Row], max_tokens: int) -> list[MicroBatch]:
@@ -88,23 +91,23 @@ def pad(rows: Sequence[Row], max_tokens: int) -> list[MicroBatch]:
         max_tokens: most tokens of a micro-batch, padding included; a longer row gets its own.
     """
     batches: list[MicroBatch] = []
-    pending: list[Row] = []
-    for row in sorted(_trainable(rows), key=len, reverse=True):
-        if pending and len(pending[0]) * (len(pending) + 1) > max_tokens:
+    pending: list[_Piece] = []
+    for piece in _pieces(rows):
+        if pending and pending[0].size * (len(pending) + 1) > max_tokens:
             batches.append(_padded(pending))
             pending = []
-        pending.append(row)
+        pending.append(piece)
     if pending:
         batches.append(_padded(pending))
     return batches
 
 
-def _padded(rows: Sequence[Row]) -> MicroBatch:
-    width = max(len(row) for row in rows)
-    ids = np.zeros((len(rows), width), np.int64)
-    for line, row in zip(ids, rows, strict=True):
-        line[: len(row)] = row.ids
-    return _flatten(ids, None, rows, [width * i for i in range(len(rows))])
+def _padded(pieces: Sequence[_Piece]) -> MicroBatch:
+    width = max(piece.size for piece in pieces)
+    ids = np.zeros((len(pieces), width), np.int64)
+    for line, piece in zip(ids, pieces, strict=True):
+        line[: piece.size] = piece.row.ids[: piece.size]
+    return _flatten(ids, None, pieces, [width * i for i in range(len(pieces))])
 
 
 def pack(rows: Sequence[Row], max_tokens: int) -> list[MicroBatch]:
@@ -117,22 +120,22 @@ def pack(rows: Sequence[Row], max_tokens: int) -> list[MicroBatch]:
         rows: rows of any length.
         max_tokens: most tokens of a micro-batch; a longer row gets its own.
     """
-    bins: list[list[Row]] = []
+    bins: list[list[_Piece]] = []
     room: list[int] = []
-    for row in sorted(_trainable(rows), key=len, reverse=True):
-        fit = next((i for i, free in enumerate(room) if len(row) <= free), None)
+    for piece in _pieces(rows):
+        fit = next((i for i, free in enumerate(room) if piece.size <= free), None)
         if fit is None:
-            bins.append([row])
-            room.append(max_tokens - len(row))
+            bins.append([piece])
+            room.append(max_tokens - piece.size)
         else:
-            bins[fit].append(row)
-            room[fit] -= len(row)
-    return [_packed(rows_of_bin) for rows_of_bin in bins]
+            bins[fit].append(piece)
+            room[fit] -= piece.size
+    return [_packed(pieces) for pieces in bins]
 
 
-def _packed(rows: Sequence[Row]) -> MicroBatch:
-    sizes = [len(row) for row in rows]
-    ids = np.concatenate([row.ids for row in rows])[None]
+def _packed(pieces: Sequence[_Piece]) -> MicroBatch:
+    sizes = [piece.size for piece in pieces]
+    ids = np.concatenate([piece.row.ids[: piece.size] for piece in pieces])[None]
     positions = np.concatenate([np.arange(size) for size in sizes])[None]
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist()
-    return _flatten(ids, positions, rows, starts)
+    return _flatten(ids, positions, pieces, starts)

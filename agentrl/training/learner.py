@@ -1,4 +1,4 @@
-"""The learner: rows in, one update of the model out. Owns optimiser, schedule and reference model.
+"""The learner: rows in, updates of the model out. Owns optimiser, schedule and reference model.
 
 It knows nothing of environments, policies or files. Coefficients are fixed in the rows, so neither
 micro-batch size nor packing changes a gradient.
@@ -8,75 +8,25 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agentrl.training import losses
 from agentrl.training.batches import MicroBatch, pack, pad
-from agentrl.training.forward import TokenScorer, TokenTensors, token_logprobs
-from agentrl.training.optimizers import OptimizerName, Schedule, make_optimizers, set_lr
+from agentrl.training.forward import TokenScorer
+from agentrl.training.learner_config import LearnerConfig
+from agentrl.training.objectives import Objective, PolicyObjective, Sums, SupervisedObjective, recompute_old_logprobs
+from agentrl.training.optimizers import make_optimizers, set_lr
 from agentrl.training.rows import Row
 
+__all__ = ["Learner", "LearnerConfig", "Metrics"]
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LearnerConfig:
-    """How rows become an update.
-
-    Attributes:
-        lr, betas, weight_decay: of the optimiser; `adamw_lr` is AdamW's beside Muon (None: 0.3 lr).
-        max_grad_norm: the gradient is scaled down to this norm; 0 leaves it alone.
-        schedule: of the learning rate, over calls of `step` or `supervised_step`.
-        clip_low, clip_high: bounds of the probability ratio.
-        kl_coef: weight of the KL to a frozen copy of the model; 0 keeps no copy.
-        entropy_coef: weight of the entropy bonus.
-        temperature: the sampling temperature of the rows.
-        num_epochs: passes over the rows of a step.
-        num_minibatches: updates per pass; the rows are shuffled into them, by trajectory.
-        micro_batch_tokens: most tokens of a forward pass.
-        layout: `pad` (rows of like length side by side) or `pack` (one behind the other).
-        attention: attention implementation during the update; None leaves the model's own.
-        matmul_precision: float32 matrix products during the update: `highest`, `high`, `medium`.
-        autocast: bfloat16 autocast.
-        seed: of the shuffling into minibatches.
-    """
-
-    lr: float = 3e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    optimizer: OptimizerName = "adamw"
-    adamw_lr: float | None = None
-    max_grad_norm: float = 1.0
-    schedule: Schedule = field(default_factory=Schedule)
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    kl_coef: float = 0.0
-    entropy_coef: float = 0.0
-    temperature: float = 1.0
-    num_epochs: int = 1
-    num_minibatches: int = 1
-    micro_batch_tokens: int = 8192
-    layout: Literal["pad", "pack"] = "pad"
-    attention: str | None = None
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    autocast: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("num_epochs", "num_minibatches", "micro_batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
 Metrics = dict[str, float]
-Loss = Callable[[MicroBatch, dict[str, Tensor]], Tensor]
 
 
 class Learner:
@@ -102,141 +52,93 @@ class Learner:
         self.num_steps = 0
         self._rng = np.random.default_rng(self.config.seed)
         self._scorer = TokenScorer(model, self.config.temperature)
-        self.reference = _frozen_copy(model) if self.config.kl_coef > 0 else None
-        self._reference_scorer = TokenScorer(self.reference, self.config.temperature) if self.reference else None
+        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if self.config.kl_coef > 0 else None
+        reference = None if self.reference is None else TokenScorer(self.reference, self.config.temperature)
+        self._policy_objective = PolicyObjective(self.config, self._scorer, reference)
+        self._supervised_objective = SupervisedObjective(self._scorer)
 
     def step(self, rows: Sequence[Row]) -> Metrics:
         """One step of policy optimisation: `num_epochs` x `num_minibatches` updates.
 
+        Rows whose advantages are all 0 are left out where they cannot change the gradient.
+
         Args: rows: of `build_rows`, with advantages and coefficients set.
-        Returns: metrics, averaged over trained tokens; losses with the rows' coefficients.
+        Returns: `loss/...` sums with the rows' coefficients, `policy/...` means over the tokens
+            that took part, `grad/norm` before clipping, `train/...` counts.
         Raises: ValueError if no token of the rows was sampled.
         """
-        return self._train(rows, self._policy_loss)
+        if self.config.recompute_old_logprobs:
+            with self._update_mode():
+                batches = self._lay_out(rows)
+                rows = recompute_old_logprobs(rows, batches, self._scorer, self.config.importance)
+        return self._train(rows, self._policy_objective, self.config.num_epochs, self.config.num_minibatches)
 
     def supervised_step(self, rows: Sequence[Row]) -> Metrics:
         """One update of cross-entropy on the masked tokens, weighed by their coefficients.
 
         Raises: ValueError if no token of the rows is masked as trained.
         """
-        return self._train(rows, self._supervised_loss)
+        return self._train(rows, self._supervised_objective, 1, 1)
 
-    def _train(self, rows: Sequence[Row], loss: Loss) -> Metrics:
+    def _train(self, rows: Sequence[Row], objective: Objective, num_epochs: int, num_minibatches: int) -> Metrics:
         if not any(row.num_trained for row in rows):
             raise ValueError(f"none of the {len(rows)} rows has a sampled token: there is nothing to train on")
-        sums: dict[str, Tensor] = {}
+        sums: Sums = {}
         set_lr(self.optimizers, self.config.schedule.fraction(self.num_steps))
         with self._update_mode():
-            for _ in range(self.config.num_epochs):
-                for part in self._minibatches(rows):
-                    self._update(part, loss, sums)
+            for _ in range(num_epochs):
+                for part, scale in self._minibatches(rows, num_minibatches):
+                    self._update([row for row in part if objective.needs(row)], scale, objective, sums)
         self.num_steps += 1
-        return self._metrics(sums, rows)
+        return self._metrics(sums, rows, num_epochs)
 
-    def _minibatches(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-        """Split rows by trajectory into minibatches of the step."""
-        if self.config.num_minibatches == 1:
-            yield rows
+    def _minibatches(self, rows: Sequence[Row], count: int) -> Iterator[tuple[Sequence[Row], float]]:
+        """Rows shuffled by trajectory into minibatches, with the scale that makes each stand for the whole step."""
+        if count == 1:
+            yield rows, 1.0
             return
+        total = sum(float(row.coefficients.sum()) for row in rows)
         numbers = self._rng.permutation(sorted({row.trajectory for row in rows}))
-        for part in np.array_split(numbers, self.config.num_minibatches):
-            chosen = set(part.tolist())
-            if picked := [row for row in rows if row.trajectory in chosen and row.num_trained]:
-                yield picked
+        for chosen in np.array_split(numbers, count):
+            part = [row for row in rows if row.trajectory in set(chosen.tolist())]
+            if share := sum(float(row.coefficients.sum()) for row in part):
+                yield part, total / share
 
-    def _update(self, rows: Sequence[Row], loss: Loss, sums: dict[str, Tensor]) -> None:
-        """Gradient of the rows, clipped, and one optimiser step."""
+    def _update(self, rows: Sequence[Row], scale: float, objective: Objective, sums: Sums) -> None:
+        """Gradient of the rows, clipped, and one optimiser step; nothing happens without a gradient."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        for batch in self._lay_out(rows):
-            with self._autocast():
-                value = loss(batch, sums)
-            value.backward()  # type: ignore[no-untyped-call]
+        batches = self._lay_out(rows)
+        for batch in batches:
+            with torch.autocast(self._scorer.device.type, torch.bfloat16, enabled=self.config.autocast):
+                loss, terms = objective(batch)
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
+            _add(sums, terms)
         norm = self._clip_gradient()
-        _add(sums, {"grad/norm": norm, "updates": torch.ones(())})
-        if not torch.isfinite(norm):
+        finite = bool(torch.isfinite(norm))
+        if not finite:
             logger.warning("the gradient is not finite: this update is left out")
-            _add(sums, {"grad/skipped": torch.ones(())})
-            return
-        for optimizer in self.optimizers:
-            optimizer.step()
+        elif batches:
+            for optimizer in self.optimizers:
+                optimizer.step()
+        skipped = torch.tensor(0.0 if batches and finite else 1.0)
+        _add(sums, {"grad/norm": norm, "grad/skipped": skipped, "updates": torch.ones(())})
 
     def _lay_out(self, rows: Sequence[Row]) -> list[MicroBatch]:
         layout = pack if self.config.layout == "pack" else pad
         return layout(rows, self.config.micro_batch_tokens)
 
     def _clip_gradient(self) -> Tensor:
+        """Scale the gradient down to `max_grad_norm`. Returns: its norm before."""
         parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
         limit = self.config.max_grad_norm or float("inf")
         return torch.nn.utils.clip_grad_norm_(parameters, limit).detach()
 
-    def _policy_loss(self, batch: MicroBatch, sums: dict[str, Tensor]) -> Tensor:
-        config, tokens = self.config, TokenTensors.of(batch, self._scorer.device)
-        logits = self._scorer.logits(batch)
-        logprobs = token_logprobs(logits, tokens.targets)
-        loss_N = losses.ppo_clip(
-            logprobs,
-            tokens.old_logprobs,
-            tokens.advantages,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-        )
-        total = policy = (loss_N * tokens.coefficients).sum()
-        with torch.set_grad_enabled(config.entropy_coef != 0):
-            entropy_N = losses.entropy_of_logits(logits)
-        if config.entropy_coef:
-            total = total - config.entropy_coef * (entropy_N * tokens.coefficients).sum()
-        if self._reference_scorer is not None:
-            kl = self._kl_loss(self._reference_scorer, batch, logprobs, tokens)
-            total = total + config.kl_coef * kl
-            _add(sums, {"loss/kl": kl.detach()})
-        log_ratio = (logprobs - tokens.old_logprobs).detach()
-        ratio = log_ratio.exp()
-        clipped = ((ratio > 1 + config.clip_high) & (tokens.advantages > 0)) | (
-            (ratio < 1 - config.clip_low) & (tokens.advantages < 0)
-        )
-        _add(
-            sums,
-            {
-                "loss/policy": policy.detach(),
-                "policy/entropy": entropy_N.detach().sum(),
-                "policy/clip_fraction": clipped.sum(),
-                "policy/approx_kl": losses.kl_k3(tokens.old_logprobs + log_ratio, tokens.old_logprobs).sum(),
-                "policy/ratio_mean": ratio.sum(),
-                "tokens": torch.tensor(len(batch.index)),
-            },
-        )
-        return total
-
-    def _kl_loss(self, scorer: TokenScorer, batch: MicroBatch, logprobs: Tensor, tokens: TokenTensors) -> Tensor:
-        with torch.no_grad():
-            reference = scorer.logprobs(batch, tokens.targets)
-        return (losses.kl_k3(logprobs, reference) * tokens.coefficients).sum()
-
-    def _supervised_loss(self, batch: MicroBatch, sums: dict[str, Tensor]) -> Tensor:
-        tokens = TokenTensors.of(batch, self._scorer.device)
-        logits = self._scorer.logits(batch)
-        logprobs = token_logprobs(logits, tokens.targets)
-        loss = -(logprobs * tokens.coefficients).sum()
-        _add(
-            sums,
-            {
-                "loss/supervised": loss.detach(),
-                "supervised/nll": -logprobs.detach().sum(),
-                "supervised/accuracy": (logits.detach().argmax(-1) == tokens.targets).sum(),
-                "tokens": torch.tensor(len(batch.index)),
-            },
-        )
-        return loss
-
-    def _metrics(self, sums: dict[str, Tensor], rows: Sequence[Row]) -> Metrics:
-        """Sums to means: losses per pass over the rows, norms per update, the rest per token."""
-        tokens, updates = float(sums.pop("tokens")), float(sums.pop("updates"))
-        metrics: Metrics = {}
-        for name, value in sums.items():
-            area = name.split("/")[0]
-            divisor = {"loss": self.config.num_epochs, "grad": updates}.get(area, tokens)
-            metrics[name] = float(value) / divisor
+    def _metrics(self, sums: Sums, rows: Sequence[Row], num_epochs: int) -> Metrics:
+        """Sums to means: losses per pass over the rows, `grad` per update, the rest per token."""
+        tokens = float(sums.pop("tokens", torch.ones(())))
+        divisors = {"loss": float(num_epochs), "grad": float(sums.pop("updates"))}
+        metrics = {name: float(value) / divisors.get(name.split("/")[0], tokens) for name, value in sums.items()}
         metrics["train/lr"] = float(self.optimizers[0].param_groups[0]["lr"])
         metrics["train/tokens"] = float(sum(row.num_trained for row in rows))
         metrics["train/context_tokens"] = float(sum(len(row) for row in rows))
@@ -249,7 +151,7 @@ class Learner:
         precision, training = torch.get_float32_matmul_precision(), self.model.training
         attention = self.model.config._attn_implementation
         torch.set_float32_matmul_precision(self.config.matmul_precision)
-        self.model.train(any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules()))
+        self.model.train(self._scorer.is_checkpointing())
         if self.config.attention is not None:
             self.model.set_attn_implementation(self.config.attention)
         try:
@@ -259,9 +161,6 @@ class Learner:
             self.model.train(training)
             if self.config.attention is not None:
                 self.model.set_attn_implementation(attention)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._scorer.device.type, torch.bfloat16, enabled=self.config.autocast)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the model's weights: optimisers, counters, shuffling, reference weights."""
@@ -275,7 +174,7 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`; the model's weights are loaded by the caller.
 
-        Raises: ValueError if the state is of another optimiser or lacks the reference model.
+        Raises: ValueError if the state is of another optimiser, or only one side has a reference model.
         """
         if len(state["optimizers"]) != len(self.optimizers):
             raise ValueError(
@@ -283,9 +182,7 @@ class Learner:
                 "resume with the same LearnerConfig.optimizer"
             )
         if (state["reference"] is None) != (self.reference is None):
-            raise ValueError(
-                "the state and this learner differ in having a reference model: keep kl_coef on 0 or off it"
-            )
+            raise ValueError("only one of state and learner has a reference model: resume with the same kl_coef")
         self.num_steps = state["num_steps"]
         self._rng.bit_generator.state = state["rng"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -294,12 +191,6 @@ class Learner:
             self.reference.load_state_dict(state["reference"])
 
 
-def _frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy that never trains."""
-    frozen = copy.deepcopy(model).eval()
-    return frozen.requires_grad_(False)
-
-
-def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    for name, value in values.items():
+def _add(sums: Sums, terms: Sums) -> None:
+    for name, value in terms.items():
         sums[name] = sums[name] + value if name in sums else value

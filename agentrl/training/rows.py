@@ -255,7 +255,7 @@ def _weights(tokens: Mapping[int, int], aggregation: Aggregation, max_tokens: in
     empty = dict.fromkeys(tokens, 0.0)
     if aggregation == "token":
         total = sum(trained.values())
-        return empty | dict.fromkeys(trained, 1.0 / total)
+        return empty | dict.fromkeys(trained, 1.0 / max(1, total))
     if aggregation == "sequence":
         return empty | {number: 1.0 / (len(trained) * count) for number, count in trained.items()}
     if aggregation == "constant":

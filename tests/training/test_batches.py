@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentrl.training.batches import pack, pad
+from agentrl.training.rows import Row
+
+
+def draw_rows(rng):
+    """Rows whose sampled tokens each have a coefficient of their own; some rows train nothing."""
+    rows, serial = [], 0
+    for number in range(rng.integers(1, 9)):
+        mask = np.r_[False, rng.random(rng.integers(0, 13)) < 0.5]
+        old = -np.arange(serial + 1, serial + 1 + len(mask)) / 64
+        serial += len(mask)
+        rows.append(Row.of(rng.integers(1, 99, len(mask)), mask, old_logprobs=old, trajectory=number))
+    return rows
+
+
+row_lists = st.integers(0, 2**40).map(lambda seed: draw_rows(np.random.default_rng(seed)))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(row_lists, st.integers(1, 40), st.sampled_from([pad, pack]))
+def test_a_layout_keeps_every_trained_token_with_exactly_its_context(rows, max_tokens, layout):
+    seen = []
+    for batch in layout(rows, max_tokens):
+        flat, width = batch.ids.reshape(-1), batch.ids.shape[1]
+        assert batch.ids.size <= max_tokens or len(batch.sources) == 1
+        assert len(set(batch.index.tolist())) == len(batch.index)
+        for n, place in enumerate(batch.index):
+            row = rows[batch.sources[batch.rows[n]]]
+            position = place % width if batch.positions is None else batch.positions.reshape(-1)[place]
+            assert flat[place - position : place + 1].tolist() == row.ids[: position + 1].tolist()
+            assert row.mask[position + 1]
+            assert batch.targets[n] == row.ids[position + 1]
+            assert batch.old_logprobs[n] == row.old_logprobs[position + 1]
+            seen.append(float(batch.old_logprobs[n]))
+    expected = [float(value) for row in rows for value in row.old_logprobs[row.mask]]
+    assert sorted(seen) == sorted(expected)
+
+
+@pytest.mark.parametrize("layout", [pad, pack])
+def test_nothing_to_train_gives_no_batches(layout):
+    assert layout([], 10) == []
+    assert layout([Row.of([1, 2], [False, False])], 10) == []
+
+
+def test_padding_groups_rows_of_like_length_and_cuts_their_tails():
+    sizes = [10, 3, 9, 4]
+    rows = [Row.of(range(n), [False, *[True] * (n - 2), False]) for n in sizes]
+    batches = pad(rows, 20)
+    assert [batch.ids.shape for batch in batches] == [(2, 9), (2, 3)]
+    assert [batch.sources for batch in batches] == [(0, 2), (3, 1)]
+
+
+def test_packing_fills_lines_first_fit():
+    rows = [Row.of(range(n), [False, *[True] * (n - 1)]) for n in (6, 5, 4, 3)]
+    batches = pack(rows, 10)
+    assert [batch.sources for batch in batches] == [(0, 2), (1, 3)]
+    assert batches[0].positions is not None
+    assert batches[0].positions.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3]]
