@@ -1,0 +1,73 @@
+"""Reading calls and thinking: each malformed shape has an error that says what was wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentrl.policy.call_syntax import hermes_calls, llama3_calls, read_call, split_reasoning
+
+
+def test_hermes_parallel_calls_and_text_around() -> None:
+    text = 'Let me see. <tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><tool_call>{"name": "g"}</tool_call> ok'
+    said, calls = hermes_calls(text)
+    assert said == "Let me see.  ok"
+    assert [(c.name, c.arguments, c.id, c.error) for c in calls] == [
+        ("f", {"x": 1}, "call_0", None),
+        ("g", {}, "call_1", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "error"),
+    [
+        ('{"name": "f", "arguments": {"x": 1}', "f", "not valid JSON"),
+        ('{"name": "f", "arguments": [1]}', "f", "must be a JSON object, got list"),
+        ('{"name": 3}', "", "expected"),
+        ("[1, 2]", "", "expected"),
+        ("", "", "not valid JSON"),
+        ("[" * 100_000, "", "not valid JSON"),
+    ],
+)
+def test_malformed_calls_carry_an_error(body: str, name: str, error: str) -> None:
+    call = read_call(body, 2, "arguments")
+    assert call.name == name
+    assert call.id == "call_2"
+    assert call.arguments == {}
+    assert call.error is not None
+    assert error in call.error
+
+
+def test_a_call_cut_off_counts_only_if_its_json_is_whole() -> None:
+    _, whole = hermes_calls('<tool_call>{"name": "f", "arguments": {}}')
+    _, cut = hermes_calls('<tool_call>{"name": "f", "argum')
+    _, lost = hermes_calls('<tool_call>{"name": "f"<tool_call>{"name": "g"}</tool_call>')
+    assert whole[0].error is None
+    assert cut[0].error is not None
+    assert [(c.name, c.error is None) for c in lost] == [("f", False), ("g", True)]
+
+
+def test_llama_calls() -> None:
+    assert llama3_calls("It is {4}.") == ("It is {4}.", [])
+    said, calls = llama3_calls('{"name": "f", "parameters": {"x": "a; b"}}; {"name": "g", "arguments": {"y": 2}}')
+    assert said == ""
+    assert [(c.name, c.arguments) for c in calls] == [("f", {"x": "a; b"}), ("g", {"y": 2})]
+    said, calls = llama3_calls('Wait.<|python_tag|>{"name": "f", "parameters": {')
+    assert said == "Wait."
+    assert calls[0].name == "f"
+    assert calls[0].error is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "expected"),
+    [
+        ("<think>a b</think>c", False, ("a b", "c")),
+        ("c", False, (None, "c")),
+        ("<think>a", False, ("a", "")),
+        ("a</think>c", True, ("a", "c")),
+        ("a</think>c", False, (None, "a</think>c")),
+        ("a", True, ("a", "")),
+        ("<think></think>c", False, ("", "c")),
+    ],
+)
+def test_reasoning(text: str, opened: bool, expected: tuple[str | None, str]) -> None:
+    assert split_reasoning(text, opened=opened) == expected
