@@ -1,0 +1,173 @@
+"""State: an episode can be saved, loaded and forked at any turn. Also limits and random streams."""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import threading
+
+import pytest
+
+from agentrl.env.base import Env, Limits, contains_await, run_without_loop
+from agentrl.env.tasks import Tasks
+from agentrl.env.tool_env import ToolEnv, call
+from agentrl.errors import TaskError
+from agentrl.messages import Action, Message
+from agentrl.tool import tool
+
+
+class Line:
+    """A helper object that knows its environment."""
+
+    def __init__(self, env: Shop) -> None:
+        self.env = env
+
+
+class Shop(ToolEnv):
+    """An episode with a database, chance, and an object that points back."""
+
+    tasks = Tasks.of(train=[{"n": 1}, {"n": 2}], eval=[{"n": 3}])
+    limits = Limits(max_turns=8)
+    not_state = ("db",)
+
+    def start(self, task):
+        self.db = sqlite3.connect(":memory:")
+        self.db.execute("create table log (n integer)")
+        self.line = Line(self)
+        return "Draw."
+
+    @tool
+    def draw(self) -> list[int]:
+        """Draw a number and store it."""
+        self.line.env.db.execute("insert into log values (?)", (int(self.np_random.integers(10**6)),))
+        return [n for (n,) in self.db.execute("select n from log")]
+
+    def score(self, answer):
+        return float(answer == "done")
+
+    def save_extra(self):
+        return self.db.serialize() if hasattr(self, "db") else None
+
+    def load_extra(self, extra):
+        if extra is not None:
+            self.db = sqlite3.connect(":memory:")
+            self.db.deserialize(extra)
+
+
+SCRIPT = [call("draw")] * 4 + [Action("done")]
+
+
+@pytest.mark.parametrize("turn", range(5))
+def test_a_fork_at_any_turn_goes_on_identically_and_apart(turn):
+    env = Shop()
+    env.reset(seed=11)
+    for action in SCRIPT[:turn]:
+        env.step(action)
+    twin = env.fork()
+    tail = [twin.step(action) for action in SCRIPT[turn:]]
+    assert [env.step(action) for action in SCRIPT[turn:]] == tail
+    assert twin.line.env is twin
+    assert env.line.env is env
+
+
+def test_a_state_survives_pickle_and_can_be_used_twice():
+    env = Shop()
+    env.reset(seed=11)
+    env.step(call("draw"))
+    state = pickle.loads(pickle.dumps(env.get_state()))
+    ahead = [env.step(action) for action in SCRIPT[1:]]
+    for _ in range(2):
+        other = Shop()
+        other.reset(seed=5)
+        other.leftover = "of another episode"
+        other.set_state(state)
+        assert not hasattr(other, "leftover")
+        assert [other.step(action) for action in SCRIPT[1:]] == ahead
+
+
+def test_the_wall_clock_goes_on_in_a_fork():
+    env = Shop()
+    env.limits = Limits(max_turns=None, max_wall_s=1000.0)
+    env.reset(seed=1)
+    env._started_s -= 999.0
+    twin = env.fork()
+    assert twin.limits == env.limits
+    assert twin.step(call("draw"))[3] is False
+    env._started_s -= 2.0
+    assert env.fork().step(call("draw"))[4]["truncated_by"] == "max_wall_s"
+
+
+def test_a_fork_before_reset_is_a_fresh_instance():
+    twin = Shop().fork()
+    with pytest.raises(RuntimeError, match="call reset before step"):
+        twin.step("done")
+    assert twin.reset(seed=1)[0] == (Message("user", "Draw."),)
+
+
+def test_what_cannot_be_copied_is_named():
+    env = Shop()
+    env.reset(seed=1)
+    env.guard = threading.Lock()
+    with pytest.raises(TypeError, match=r"Shop.guard cannot be copied .*list it in `not_state`"):
+        env.get_state()
+
+
+def test_a_fork_keeps_constructor_arguments():
+    class Sized(Shop):
+        def __init__(self, size, *, deep=False, render_mode=None):
+            super().__init__(render_mode=render_mode)
+            self.size, self.deep = size, deep
+
+    env = Sized(3, deep=True, render_mode="ansi")
+    env.reset(seed=1)
+    twin = env.fork()
+    assert (twin.size, twin.deep, twin.render_mode) == (3, True, "ansi")
+
+
+def test_the_task_is_chosen_by_task_id_or_split():
+    env = Shop()
+    assert env.reset(seed=1, options={"split": "eval"})[1] == {"task_id": "eval-0"}
+    assert env.reset(seed=1, options={"task": "train-1"})[1] == {"task_id": "train-1"}
+    assert env.reset(seed=1, options={"task": Shop.tasks["eval-0"]})[1] == {"task_id": "eval-0"}
+    drawn = {env.reset(seed=seed)[1]["task_id"] for seed in range(20)}
+    assert drawn == {"train-0", "train-1"}
+    with pytest.raises(TaskError, match=r"no split 'evil'. Did you mean 'eval'"):
+        env.reset(options={"split": "evil"})
+    with pytest.raises(TaskError, match="no task 'train-7'"):
+        env.reset(options={"task": "train-7"})
+
+
+def test_instances_share_no_random_stream():
+    one, other = Shop(), Shop()
+    one.action_space.seed(3)
+    expected = [one.action_space.sample() for _ in range(5)]
+    one.action_space.seed(3)
+    other.action_space.seed(4)
+    got = []
+    for _ in range(5):
+        got.append(one.action_space.sample())
+        other.action_space.sample()
+    assert got == expected
+    assert one.action_space is not other.action_space
+
+
+def test_an_environment_without_areset_says_what_to_write():
+    with pytest.raises(NotImplementedError, match="Bare must implement areset"):
+        type("Bare", (Env,), {})().reset()
+
+
+def test_driving_without_a_loop():
+    async def waits():
+        import asyncio
+
+        await asyncio.sleep(0)
+
+    async def never_waits():
+        return 3
+
+    assert run_without_loop(never_waits()) == 3
+    with pytest.raises(RuntimeError, match="this coroutine waits"):
+        run_without_loop(waits())
+    assert contains_await(waits)
+    assert not contains_await(never_waits)
+    assert not contains_await(len)
