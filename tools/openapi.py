@@ -1,7 +1,8 @@
 """Tools from an OpenAPI document: each operation becomes a tool with a checked argument schema.
 
-Owns reading the document (OpenAPI 3.0 and 3.1) and turning arguments into a request; sending it belongs
-to `agentrl.tools.http_api`. Security schemes of the document are not read: credentials are given by name.
+Owns the arguments and how they become a request. Reading the document (OpenAPI 3.0 and 3.1) belongs to
+`agentrl.tools.openapi_document`, sending a request to `agentrl.tools.http_api`. Security schemes of the
+document are not read: credentials are given by name.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,14 +19,13 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, create_model
 
-from agentrl.errors import ToolError, ToolSchemaError, did_you_mean
+from agentrl.errors import ToolError, ToolSchemaError
 from agentrl.tool import Tool
 from agentrl.tools.http_api import Auth, HttpApi, HttpSettings, reply_text
 from agentrl.tools.json_schema import look_up, merged, python_type, resolve
+from agentrl.tools.openapi_document import Operation, choose, load_document, operations, server_url, unique
 
-METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 MAX_DESCRIPTION_CHARS = 300
-DOCUMENT_TIMEOUT_S = 20.0
 _IGNORED_HEADERS = frozenset({"accept", "content-type", "authorization"})
 _FORM = "application/x-www-form-urlencoded"
 _NOT_GIVEN = object()
@@ -72,32 +72,16 @@ def api_tools(
     """
     content, address = load_document(document)
     api = HttpApi(
-        base_url or _server(content, address),
+        base_url or server_url(content, address),
         allow_hosts=allow_hosts,
         auth=auth,
         settings=settings,
         transport=transport,
         rng=rng,
     )
-    chosen = _choose(list(operations(content)), include, exclude)
+    chosen = choose(list(operations(content)), include, exclude)
     hidden = frozenset(part.name.lower() for part in api.auth)
     return ApiTools([_tool(operation, content, api, hidden) for operation in chosen], api)
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of one path, as the document has it."""
-
-    name: str
-    method: str
-    path: str
-    content: Mapping[str, Any]
-    parameters: tuple[Mapping[str, Any], ...]
-
-    @property
-    def known_as(self) -> frozenset[str]:
-        """Every name by which `include` and `exclude` may call it."""
-        return frozenset({self.name, f"{self.method.upper()} {self.path}", self.content.get("operationId", self.name)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,91 +95,6 @@ class Argument:
     required: bool
     explode: bool = True
     deep: bool = False
-
-
-def load_document(document: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], str | None]:
-    """Read an OpenAPI document; also its address, where it has one."""
-    address = None
-    if isinstance(document, Mapping):
-        content: Any = document
-    elif isinstance(document, str) and document.startswith(("http://", "https://")):
-        address = document
-        answer = httpx.get(document, timeout=DOCUMENT_TIMEOUT_S)
-        answer.raise_for_status()
-        content = _parse(answer.text, document)
-    else:
-        content = _parse(Path(document).read_text(encoding="utf-8"), str(document))
-    version = content.get("openapi") if isinstance(content, Mapping) else None
-    if not str(version).startswith("3."):
-        given = f"swagger {content['swagger']}" if isinstance(content, Mapping) and "swagger" in content else version
-        raise ToolSchemaError(f"an OpenAPI 3.0 or 3.1 document is wanted, got version {given!r}; convert it first")
-    return content, address
-
-
-def _parse(text: str, name: str) -> Any:
-    if text.lstrip().startswith("{"):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise ToolSchemaError(f"{name} is not valid JSON: {error}") from error
-    try:
-        import yaml  # type: ignore[import-untyped]  # an optional extra: JSON documents need none
-    except ImportError:
-        raise ToolSchemaError(f"{name} is not JSON; to read YAML: pip install pyyaml") from None
-    return yaml.safe_load(text)
-
-
-def _server(document: Mapping[str, Any], address: str | None) -> str:
-    servers = document.get("servers") or [{}]
-    url = str(servers[0].get("url", ""))
-    for name, variable in (servers[0].get("variables") or {}).items():
-        url = url.replace("{" + name + "}", str(variable["default"]))
-    if address is not None:
-        return str(httpx.URL(address).join(url))
-    if not url.startswith(("http://", "https://")):
-        raise ToolSchemaError(f"the document names no full server address (its server is {url!r}): give base_url=...")
-    return url
-
-
-def operations(document: Mapping[str, Any]) -> Iterator[Operation]:
-    """The operations of a document, in its order, with unique tool names."""
-    taken: set[str] = set()
-    for path, item in (document.get("paths") or {}).items():
-        item = look_up(item["$ref"], document) if "$ref" in item else item
-        for method in METHODS:
-            if method in item:
-                content = item[method]
-                name = _unique(_tool_name(content.get("operationId") or f"{method}_{path}"), taken)
-                shared, own = item.get("parameters", ()), content.get("parameters", ())
-                yield Operation(name, method, path, content, _parameters(shared, own, document))
-
-
-def _parameters(shared: Any, own: Any, document: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """Parameters of the path and of the operation; the operation's override."""
-    found = [look_up(p["$ref"], document) if "$ref" in p else p for p in (*shared, *own)]
-    return tuple({(p["in"], p["name"]): p for p in found}.values())
-
-
-def _tool_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9-]+", "_", text).strip("_")[:60] or "call"
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    taken.add(free)
-    return free
-
-
-def _choose(found: list[Operation], include: Sequence[str] | None, exclude: Sequence[str]) -> list[Operation]:
-    known = {word for operation in found for word in operation.known_as}
-    for word in (*(include or ()), *exclude):
-        if word not in known:
-            raise ToolSchemaError(f"no operation {word!r} in the document.{did_you_mean(word, known)}")
-    wanted = [o for o in found if include is None or o.known_as & set(include)]
-    return [o for o in wanted if not o.known_as & set(exclude)]
 
 
 # From an operation to a tool.
@@ -251,7 +150,7 @@ def _arguments(operation: Operation, document: Mapping[str, Any], hidden: frozen
     for parameter in operation.parameters:
         if _is_hidden(operation, parameter, hidden):
             continue
-        name = _unique(re.sub(r"[^A-Za-z0-9_.-]+", "_", parameter["name"]).strip("_") or "value", taken)
+        name = unique(re.sub(r"[^A-Za-z0-9_.-]+", "_", parameter["name"]).strip("_") or "value", taken)
         found.append(_argument(name, parameter, document))
     found += _body_arguments(operation, document, taken)
     return found
@@ -293,10 +192,10 @@ def _body_arguments(operation: Operation, document: Mapping[str, Any], taken: se
     if not _can_be_flat(whole, taken):
         if place == "form":
             raise ToolSchemaError(f"{operation.name}: a form must be an object of named fields; exclude the operation")
-        return [Argument(_unique("body", taken), "json_body", "", whole or {}, required)]
+        return [Argument(unique("body", taken), "json_body", "", whole or {}, required)]
     needed = set(whole.get("required", ())) if required else set()
     items = [(key, item) for key, item in whole["properties"].items() if not _is_read_only(item)]
-    return [Argument(_unique(key, taken), place, key, _as_schema(item), key in needed) for key, item in items]
+    return [Argument(unique(key, taken), place, key, _as_schema(item), key in needed) for key, item in items]
 
 
 def _request_body(operation: Operation, document: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -34,6 +34,9 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is part of the tests."""
+
 
 class Server:
     """`script` answers the next requests in order; after it every request is echoed as JSON."""

@@ -18,9 +18,10 @@ def run(api, *requests):
     """Make requests in order in a fresh event loop; the replies' texts."""
 
     async def work():
-        texts = [(await api.request(method, path, **more)).text for method, path, more in requests]
-        await api.aclose()
-        return texts
+        try:
+            return [(await api.request(method, path, **more)).text for method, path, more in requests]
+        finally:
+            await api.aclose()
 
     return asyncio.run(work())
 

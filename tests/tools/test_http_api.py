@@ -351,7 +351,8 @@ def test_a_cancelled_request_leaves_the_client_usable(server, canned):
 
     async def work():
         slow = asyncio.create_task(api.request("GET", "/slow"))
-        await asyncio.sleep(0.05)
+        while not server.seen:
+            await asyncio.sleep(0.005)
         slow.cancel()
         with pytest.raises(asyncio.CancelledError):
             await slow

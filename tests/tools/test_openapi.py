@@ -15,7 +15,8 @@ from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault, ToolError, ToolSchemaError
 from agentrl.tools.cassette import Cassette
 from agentrl.tools.http_api import HttpSettings, Retry, api_key
-from agentrl.tools.openapi import api_tools, load_document
+from agentrl.tools.openapi import api_tools
+from agentrl.tools.openapi_document import load_document
 
 DOCUMENT = json.loads(Path(__file__).with_name("shop.openapi.json").read_text())
 
