@@ -8,8 +8,8 @@ from agentrl.policy.call_syntax import hermes_calls, llama3_calls, read_call, sp
 
 
 def test_hermes_parallel_calls_and_text_around() -> None:
-    text = 'Let me see. <tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><tool_call>{"name": "g"}</tool_call> ok'
-    said, calls = hermes_calls(text)
+    first = 'Let me see. <tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+    said, calls = hermes_calls(first + '<tool_call>{"name": "g"}</tool_call> ok')
     assert said == "Let me see.  ok"
     assert [(c.name, c.arguments, c.id, c.error) for c in calls] == [
         ("f", {"x": 1}, "call_0", None),
