@@ -2,7 +2,9 @@
 
 Built-in and third-party environments come through one door: the entry-point group
 `agentrl.environments`, whose names are ids and whose values are `module:Class`. Importing this
-module makes every such id known to Gymnasium too, still without importing an environment.
+module makes every such id known to Gymnasium too, still without importing an environment, so that
+`gymnasium.make("agentrl.env.registry:agentrl/Shop-v0")` needs no import before it. (Gymnasium itself has
+no entry points any more.)
 """
 
 from __future__ import annotations

@@ -1,0 +1,130 @@
+"""Ids, references and files: what `make` accepts, and what it says when it finds nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import gymnasium
+import pytest
+
+from agentrl.env import registry
+from agentrl.env.base import Limits
+from agentrl.env.registry import env_ids, make, register, spec
+from agentrl.env.tool_env import ToolEnv
+from agentrl.errors import EnvNotFound
+
+FILE = '''
+from agentrl.env.registry import register
+from agentrl.env.tool_env import ToolEnv
+
+@register("{id}", max_turns=4, size=7)
+class Mine(ToolEnv):
+    """My own.
+
+    More.
+    """
+
+    def __init__(self, size=1, *, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        self.size = size
+
+    def start(self, task):
+        return "Hello."
+
+    def score(self, answer):
+        return 1.0
+
+class Plain(Mine):
+    """Not registered."""
+
+NUMBER = 3
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(FILE.format(id=f"test/{tmp_path.name.replace('_', '')}-v0"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_file_and_class_without_packaging(folder):
+    env = make("./mine.py:Mine")
+    assert (env.size, env.limits.max_turns) == (7, 4)
+    assert env.reset(seed=1)[0][0].content == "Hello."
+    assert type(make(f"{folder}/mine.py:Mine")) is type(env)
+    assert make("mine.py:Plain", size=2).size == 2
+    assert spec("./mine.py:Mine").description == "My own."
+    with pytest.raises(EnvNotFound, match=r"mine.py has no 'Mime'. Did you mean 'Mine'"):
+        make("./mine.py:Mime")
+    with pytest.raises(EnvNotFound, match=r"is 3, not a subclass of agentrl.Env"):
+        make("./mine.py:NUMBER")
+    with pytest.raises(EnvNotFound, match=r"there is no file .*other.py"):
+        make("./other.py:Mine")
+
+
+def test_an_importable_class(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert make("mine:Plain").reset()[0][0].content == "Hello."
+    with pytest.raises(EnvNotFound, match=r"no module 'mime'. Give an id .*`./my_env.py:Class`"):
+        make("mime:Plain")
+
+
+def test_an_import_error_inside_the_authors_module_is_not_hidden(folder):
+    (folder / "broken.py").write_text("import a_package_that_nobody_has\n")
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_nobody_has"):
+        make("./broken.py:X")
+    (folder / "broken.py").write_text("class X: pass\n")
+    with pytest.raises(EnvNotFound, match="not a subclass"):
+        make("./broken.py:X")
+
+
+def test_arguments_override_what_was_registered(folder):
+    make("./mine.py:Mine")
+    id = f"test/{folder.name.replace('_', '')}-v0"
+    assert id in env_ids()
+    assert make(id).size == 7
+    assert make(id, size=9, max_turns=2).limits == Limits(max_turns=2)
+    assert make(id, size=9).size == 9
+    assert gymnasium.make(id, size=5).unwrapped.size == 5
+
+
+def test_an_unknown_id_suggests_the_near_one():
+    with pytest.raises(EnvNotFound, match=r"'agentrl/Shopp-v0'. Did you mean 'agentrl/Shop-v0'\?"):
+        make("agentrl/Shopp-v0")
+    with pytest.raises(EnvNotFound, match=r"Known: .*agentrl/Guess-v0"):
+        make("zzz")
+
+
+def test_register_refuses_what_cannot_work_and_replaces_what_is_there():
+    with pytest.raises(ValueError, match="Gymnasium refuses the id 'a b c'"):
+        register("a b c")
+    with pytest.raises(TypeError, match=r"goes on a subclass of agentrl.Env"):
+        register("test/NotAnEnv-v0")(int)
+
+    class One(ToolEnv):
+        """One."""
+
+    class Two(ToolEnv):
+        """Two."""
+
+    register("test/Replaced-v0")(One)
+    register("test/Replaced-v0")(Two)
+    assert spec("test/Replaced-v0").env_class is Two
+
+
+def test_a_broken_entry_point_names_the_package_value(monkeypatch):
+    entry = registry.EntryPoint("other/Gone-v0", "a_module_that_is_gone:Env", registry.GROUP)
+    monkeypatch.setattr(registry, "_entries", lambda: {"other/Gone-v0": entry})
+    with pytest.raises(EnvNotFound, match="'a_module_that_is_gone:Env' cannot be loaded"):
+        make("other/Gone-v0")
+
+
+def test_listing_imports_no_environment():
+    code = (
+        "import sys, agentrl; ids = agentrl.env_ids(); assert 'agentrl/Shop-v0' in ids\n"
+        "assert not any(name.startswith('agentrl.environments') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
