@@ -163,7 +163,8 @@ def entropy_of_logits(logits: Tensor) -> Tensor:
     Returns: (N,).
     """
     logprobs = torch.log_softmax(logits, -1)
-    return -torch.where(logprobs > -torch.inf, logprobs.exp() * logprobs, 0.0).sum(-1)
+    logprobs = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)  # 0 * -inf is nan, here and in the gradient
+    return -(logprobs.exp() * logprobs).sum(-1)
 
 
 def value_loss(

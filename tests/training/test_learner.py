@@ -1,0 +1,317 @@
+"""Gradients against a loop that runs one row at a time through the whole model, with no code of ours."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from agentrl.training.learner import Learner, LearnerConfig
+from agentrl.training.optimizers import Schedule
+from agentrl.training.rows import Row, with_coefficients
+
+STILL = {"lr": 0.0, "max_grad_norm": 0.0}  # an update that only leaves its gradient behind
+
+
+def gradients(model, rows, method="step", **settings):
+    """The gradient that one update accumulates, by parameter name."""
+    learner = Learner(model, LearnerConfig(**STILL, **settings))
+    getattr(learner, method)(rows)
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def plain_logprobs(model, row, temperature=1.0):
+    logits = model(input_ids=torch.from_numpy(row.ids)[None]).logits[0, :-1] / temperature
+    return torch.log_softmax(logits, -1)
+
+
+def plain_gradients(model, rows, *, low=0.2, high=0.28, temperature=1.0, entropy_coef=0.0, kl_coef=0.0, reference=None):
+    model.zero_grad()
+    total = torch.zeros((), dtype=torch.float64)
+    for row in rows:
+        every = plain_logprobs(model, row, temperature)
+        for t in np.flatnonzero(row.mask):
+            logprob, advantage = every[t - 1, row.ids[t]], float(row.advantages[t])
+            ratio = torch.exp(logprob - float(row.old_logprobs[t]))
+            clipped = min(max(ratio.item(), 1 - low), 1 + high)
+            surrogate = ratio * advantage if ratio.item() * advantage <= clipped * advantage else clipped * advantage
+            loss = -surrogate + entropy_coef * (every[t - 1].exp() * every[t - 1]).sum()
+            if kl_coef:
+                with torch.no_grad():
+                    other = plain_logprobs(reference, row, temperature)[t - 1, row.ids[t]]
+                loss = loss + kl_coef * (torch.exp(other - logprob) - 1 - (other - logprob))
+            total = total + float(row.coefficients[t]) * loss
+    total.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def largest_difference(left, right):
+    """Largest difference of any gradient entry, over the largest entry of all."""
+    scale = max(float(g.abs().max()) for g in right.values())
+    return max(float((left[name] - right[name]).abs().max()) for name in right) / scale
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("layout", ["pad", "pack"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_gradient_is_that_of_one_row_at_a_time(make_model, make_rows, kind, layout, attention):
+    model, rows = make_model(kind), make_rows()
+    expected = plain_gradients(model, rows)
+    for tokens in (1, 30, 10_000):
+        actual = gradients(model, rows, layout=layout, attention=attention, micro_batch_tokens=tokens)
+        # transformers' eager attention takes its softmax in float32 even for a float64 model.
+        assert largest_difference(actual, expected) < (1e-6 if attention == "sdpa" else 1e-5)
+
+
+def test_entropy_kl_and_temperature_in_the_gradient(make_model, make_rows):
+    model, rows = make_model(), make_rows()
+    learner = Learner(model, LearnerConfig(**STILL, kl_coef=0.3, entropy_coef=0.05, temperature=0.7))
+    reference = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.02 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(1)))
+    expected = plain_gradients(model, rows, temperature=0.7, entropy_coef=0.05, kl_coef=0.3, reference=reference)
+    metrics = learner.step(rows)
+    actual = {name: p.grad for name, p in model.named_parameters()}
+    assert largest_difference(actual, expected) < 1e-6
+    assert metrics["loss/kl"] > 0
+
+
+@pytest.mark.parametrize("loss", ["ppo_clip", "gspo", "cispo", "policy_gradient"])
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+def test_no_gradient_depends_on_micro_batches_or_layout(make_model, make_rows, loss, aggregation):
+    model, rows = make_model(), make_rows(aggregation=aggregation)
+    whole = gradients(model, rows, loss=loss, micro_batch_tokens=10_000)
+    for layout in ("pad", "pack"):
+        for tokens in (1, 45, 90):
+            other = gradients(model, rows, loss=loss, layout=layout, micro_batch_tokens=tokens)
+            assert largest_difference(other, whole) < 1e-6
+
+
+def test_no_gradient_depends_on_the_number_of_ranks(make_model, make_rows):
+    model, rows = make_model(), make_rows()
+    whole = gradients(model, rows)
+    for ranks in (2, 3):
+        parts = [gradients(model, rows[rank::ranks]) for rank in range(ranks)]
+        total = {name: sum(part[name] for part in parts) for name in whole}
+        assert largest_difference(total, whole) < 1e-6
+
+
+def test_forking_a_trajectory_does_not_change_the_weight_of_its_tokens(make_model):
+    """One trajectory in one row, or its first turn as a row of its own: the same loss."""
+    model, ids = make_model(), np.arange(1, 9)
+    first, second = ids < 4, ids >= 6
+    first[0] = False
+    whole = Row.of(ids, first | second)
+    forks = [Row.of(ids[:3], first[:3]), Row.of(ids, second)]
+    expected = gradients(model, with_coefficients([whole], "sequence"))
+    assert largest_difference(gradients(model, with_coefficients(forks, "sequence")), expected) < 1e-6
+
+
+def test_float32_gradients_hardly_depend_on_the_layout(make_model, make_rows):
+    model, rows = make_model(dtype=torch.float32), make_rows()
+    whole = gradients(model, rows)
+    for layout in ("pad", "pack"):
+        assert largest_difference(gradients(model, rows, layout=layout, micro_batch_tokens=45), whole) < 1e-5
+
+
+def test_supervised_gradient_is_cross_entropy(make_model, make_rows):
+    model, rows = make_model("llama"), make_rows()
+    actual = gradients(model, rows, "supervised_step")
+    model.zero_grad()
+    loss = sum(
+        -float(row.coefficients[t]) * plain_logprobs(model, row)[t - 1, row.ids[t]]
+        for row in rows
+        for t in np.flatnonzero(row.mask)
+    )
+    loss.backward()
+    assert largest_difference(actual, {name: p.grad for name, p in model.named_parameters()}) < 1e-6
+
+
+def test_context_after_and_ids_without_mask_never_reach_the_gradient(make_model):
+    model = make_model()
+    row = Row.of([5, 6, 7, 8, 9], [False, True, True, False, False])
+    longer = Row.of([5, 6, 7, 50, 51], [False, True, True, False, False])
+    assert largest_difference(gradients(model, [longer]), gradients(model, [row])) == 0
+
+
+def on_policy(model, rows):
+    """The rows with the model's own logprobs as old ones."""
+    made = []
+    for row in rows:
+        old = np.zeros(len(row), np.float32)
+        with torch.no_grad():
+            every = plain_logprobs(model, row)
+        for t in np.flatnonzero(row.mask):
+            old[t] = float(every[t - 1, row.ids[t]])
+        made.append(replace(row, old_logprobs=old))
+    return made
+
+
+def test_metrics_by_hand(make_model, make_rows):
+    model = make_model()
+    rows = on_policy(model, make_rows())
+    metrics = Learner(model, LearnerConfig(**STILL)).step(rows)
+    expected_loss = -sum(float((row.coefficients * row.advantages).sum()) for row in rows)
+    assert metrics["loss/policy"] == pytest.approx(expected_loss, abs=1e-5)
+    assert metrics["policy/ratio_mean"] == pytest.approx(1, abs=1e-6)
+    assert metrics["policy/approx_kl"] == pytest.approx(0, abs=1e-10)
+    assert metrics["policy/clip_fraction"] == 0
+    assert metrics["train/tokens"] == sum(row.mask.sum() for row in rows)
+    assert metrics["train/context_tokens"] == sum(len(row) for row in rows)
+    entropies = [
+        -(lp.exp() * lp).sum().item()
+        for row in rows
+        for lp in plain_logprobs(model, row)[np.flatnonzero(row.mask) - 1].detach()
+    ]
+    assert metrics["policy/entropy"] == pytest.approx(np.mean(entropies), rel=1e-6)
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    norm = sum(float((g**2).sum()) for g in grads.values()) ** 0.5
+    assert metrics["grad/norm"] == pytest.approx(norm)
+
+
+def test_clip_fraction_counts_tokens_whose_gradient_the_clip_took(make_model):
+    model = make_model()
+    (row,) = on_policy(model, [Row.of([1, 2, 3, 4, 5], [False, True, True, True, True])])
+    shift = np.array([0, -0.5, -0.5, 0.5, 0.5], np.float32)  # ratios e^.5, e^.5, e^-.5, e^-.5
+    row = replace(row, old_logprobs=row.old_logprobs + shift, advantages=np.array([0, 1, -1, 1, -1], np.float32))
+    metrics = Learner(model, LearnerConfig(**STILL)).step([row])
+    assert metrics["policy/clip_fraction"] == 0.5
+    ratios = np.exp(-shift[1:].astype(np.float64))
+    assert metrics["policy/approx_kl"] == pytest.approx(np.mean(ratios - 1 - np.log(ratios)), rel=1e-5)
+
+
+def test_rows_of_zero_advantage_change_nothing(make_model, make_rows):
+    model, rows = make_model(), make_rows()
+    idle = [replace(rows[2], advantages=np.zeros(len(rows[2]), np.float32))]
+    expected = gradients(model, rows)
+    assert largest_difference(gradients(model, rows + idle), expected) < 1e-12
+    with_entropy = gradients(model, rows, entropy_coef=0.1)
+    assert largest_difference(gradients(model, rows + idle, entropy_coef=0.1), with_entropy) > 1e-3
+
+
+def test_a_step_without_any_gradient_leaves_the_model_alone(make_model, make_rows):
+    model = make_model()
+    before = copy.deepcopy(model.state_dict())
+    rows = [replace(row, advantages=np.zeros(len(row), np.float32)) for row in make_rows()]
+    metrics = Learner(model, LearnerConfig(weight_decay=0.1)).step(rows)
+    assert metrics["grad/skipped"] == 1
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_non_finite_gradient_is_left_out_and_said(make_model, make_rows, caplog):
+    model, rows = make_model(), make_rows()
+    before = copy.deepcopy(model.state_dict())
+    rows[0] = replace(rows[0], coefficients=np.where(rows[0].mask, np.inf, 0).astype(np.float32))
+    assert Learner(model, LearnerConfig()).step(rows)["grad/skipped"] == 1
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert "not finite" in caplog.text
+
+
+def test_the_gradient_is_clipped_to_its_norm(make_model, make_rows):
+    model, rows = make_model(), make_rows()
+    norm = Learner(model, LearnerConfig(lr=0.0, max_grad_norm=0.01)).step(rows)["grad/norm"]
+    after = sum(float((p.grad**2).sum()) for p in model.parameters()) ** 0.5
+    assert norm > 0.01
+    assert after == pytest.approx(0.01, rel=1e-3)
+
+
+def test_minibatches_visit_every_trajectory_once_per_epoch(make_model, make_rows, monkeypatch):
+    model, rows = make_model(), make_rows()
+    learner = Learner(model, LearnerConfig(num_epochs=2, num_minibatches=3, lr=1e-4))
+    seen = []
+    monkeypatch.setattr(learner, "_update", lambda part, scale, objective, sums: seen.append((part, scale)))
+    monkeypatch.setattr(learner, "_metrics", lambda *args: {})
+    learner.step(rows)
+    assert len(seen) == 6
+    for epoch in (seen[:3], seen[3:]):
+        assert sorted(row.trajectory for part, _ in epoch for row in part) == list(range(len(rows)))
+    for part, scale in seen:
+        assert scale * sum(row.coefficients.sum() for row in part) == pytest.approx(1.0, rel=1e-5)
+    assert [r.trajectory for p, _ in seen[:3] for r in p] != [r.trajectory for p, _ in seen[3:] for r in p]
+
+
+def test_recomputed_logprobs_and_importance_weights(make_model, make_rows, monkeypatch):
+    """The ratio is 1 on recomputation; the sampler's difference becomes a weight on the advantage."""
+    model = make_model()
+    rows = on_policy(model, make_rows())
+    shift = np.log([1.0, 1.5, 4.0, 0.25, 1.1, 0.9, 10.0])
+    noisy = [
+        replace(r, old_logprobs=np.where(r.mask, r.old_logprobs - s, 0).astype(np.float32))
+        for r, s in zip(rows, shift, strict=True)
+    ]
+    for importance, weights in (
+        ("none", [1.0] * 7),
+        ("tis", [1.0, 1.5, 2.0, 0.25, 1.1, 0.9, 2.0]),
+        ("icepop", [1.0, 1.5, 4.0, 0.0, 1.1, 0.9, 0.0]),
+    ):
+        weighted = [replace(r, advantages=r.advantages * np.float32(w)) for r, w in zip(rows, weights, strict=True)]
+        expected = gradients(model, weighted)
+        for layout in ("pad", "pack"):
+            actual = gradients(
+                model, noisy, recompute_old_logprobs=True, importance=importance, layout=layout, micro_batch_tokens=45
+            )
+            assert largest_difference(actual, expected) < 1e-5
+
+
+def test_supervision_learns_and_reward_overturns_it(make_model):
+    """Warm-started on one answer, rewarded for another: the loop in small."""
+    model = make_model(dtype=torch.float32)
+    rows = with_coefficients([Row.of([1, 2, answer], [False, False, True]) for answer in (3, 3, 3, 4)], "token")
+    teacher = Learner(model, LearnerConfig(lr=0.02, optimizer="muon"))
+    for _ in range(30):
+        metrics = teacher.supervised_step(rows)
+    by_hand = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert metrics["supervised/nll"] == pytest.approx(by_hand, abs=0.02)
+    learner = Learner(model, LearnerConfig(lr=6e-3, schedule=Schedule("linear", total_steps=30, final=0.1)))
+    for _ in range(30):
+        choices = [Row.of([1, 2, 3], [False, False, True], advantage=-1.0), Row.of([1, 2, 4], [False, False, True])]
+        learner.step(with_coefficients(on_policy(model, choices), "token"))
+    probability = plain_logprobs(model, choices[0])[1].exp()
+    assert probability[4] > 0.95
+    assert learner.optimizers[0].param_groups[0]["lr"] == pytest.approx(6e-3 * (0.1 + 0.9 / 30))
+
+
+def test_the_update_restores_what_it_changes(make_model, make_rows):
+    model = make_model(dtype=torch.float32).train()
+    model.set_attn_implementation("sdpa")
+    precision = torch.get_float32_matmul_precision()
+    Learner(model, LearnerConfig(attention="eager", matmul_precision="medium")).step(make_rows())
+    assert model.training
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.get_float32_matmul_precision() == precision
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_gradient_checkpointing_gives_the_same_gradient(make_model, make_rows):
+    model, rows = make_model(), make_rows()
+    expected = gradients(model, rows)
+    model.train()  # checkpointing is on in training mode alone
+    model.activation_checkpointing_enable()
+    assert Learner(model)._scorer.is_checkpointing()
+    assert largest_difference(gradients(model, rows), expected) < 1e-6
+
+
+@pytest.mark.parametrize("method", ["step", "supervised_step"])
+def test_rows_without_a_sampled_token_are_refused(make_model, method):
+    learner = Learner(make_model())
+    for rows in ([], [Row.of([1, 2], [False, False])]):
+        with pytest.raises(ValueError, match="nothing to train on"):
+            getattr(learner, method)(rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_epochs": 0}, "num_epochs must be at least 1"),
+        ({"lr": -1.0}, "lr must not be negative"),
+        ({"layout": "stack"}, "'pad' or 'pack'"),
+        ({"importance": "tis"}, "needs recompute_old_logprobs"),
+        ({"loss": "ppo_clop"}, "Did you mean 'ppo_clip'"),
+        ({"temperature": 0.0}, "above 0 to train"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make_model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        Learner(make_model(), LearnerConfig(**settings))

@@ -1,0 +1,196 @@
+"""Values against numbers worked out by hand, gradients against finite differences and exact formulas."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from agentrl.training import losses
+from agentrl.training.losses import (
+    bradley_terry,
+    cispo,
+    dpo,
+    entropy_of_logits,
+    gspo,
+    icepop_importance,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    policy_gradient,
+    ppo_clip,
+    truncated_importance,
+    value_loss,
+)
+
+LOG2 = math.log(2.0)
+
+
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def leaf(*values):
+    return f64(*values).requires_grad_()
+
+
+def gradient(loss, inputs):
+    return torch.autograd.grad(loss.sum(), inputs, retain_graph=True)[0].tolist()
+
+
+def test_policy_gradient_value_and_gradient():
+    logprobs = leaf(-1.0, -1.0 + LOG2)
+    loss = policy_gradient(logprobs, f64(-1.0, -1.0), f64(3.0, -2.0))
+    assert loss.tolist() == pytest.approx([-3.0, 4.0])
+    assert gradient(loss, logprobs) == pytest.approx([-3.0, 4.0])
+
+
+# ratio, advantage -> loss, gradient with bounds 0.2 below and 0.28 above
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "grad"),
+    [
+        (1.0, 2.0, -2.0, -2.0),
+        (1.27, 1.0, -1.27, -1.27),
+        (1.5, 1.0, -1.28, 0.0),
+        (1.5, -1.0, 1.5, 1.5),
+        (0.5, 1.0, -0.5, -0.5),
+        (0.5, -1.0, 0.8, 0.0),
+        (0.81, -1.0, 0.81, 0.81),
+        (4.0, 0.0, 0.0, 0.0),
+    ],
+)
+def test_ppo_clip_by_hand(ratio, advantage, loss, grad):
+    logprobs = leaf(math.log(ratio) - 3.0)
+    value = ppo_clip(logprobs, f64(-3.0), f64(advantage), clip_low=0.2, clip_high=0.28)
+    assert value.item() == pytest.approx(loss)
+    assert gradient(value, logprobs) == pytest.approx([grad])
+
+
+def test_dual_clip_bounds_the_loss_of_bad_tokens_alone():
+    logprobs = leaf(math.log(10.0), math.log(10.0), math.log(2.0))
+    value = ppo_clip(logprobs, f64(0, 0, 0), f64(-1.0, 1.0, -1.0), clip_high=0.2, dual_clip=3.0)
+    assert value.tolist() == pytest.approx([3.0, -1.2, 2.0])
+    assert gradient(value, logprobs) == pytest.approx([0.0, 0.0, 2.0])
+    with pytest.raises(ValueError, match="above 1"):
+        ppo_clip(logprobs, f64(0, 0, 0), f64(1, 1, 1), dual_clip=1.0)
+
+
+def test_gspo_uses_the_geometric_mean_ratio_of_each_sequence():
+    # sequence 0: log ratios 0.1 and 0.3, mean 0.2; sequence 1: -0.5 alone.
+    logprobs = leaf(-0.9, -1.5, -0.7)
+    old, rows = f64(-1.0, -1.0, -1.0), torch.tensor([0, 1, 0])
+    value = gspo(logprobs, old, f64(2.0, -1.0, 2.0), rows, clip_low=0.3, clip_high=0.3)
+    assert value.tolist() == pytest.approx([-2 * math.exp(0.2), 0.7, -2 * math.exp(0.2)])
+    # d/dlogp of the sum over two equal tokens: 2 tokens * (-2 s) / 2 tokens; sequence 1 is clipped.
+    assert gradient(value, logprobs) == pytest.approx([-2 * math.exp(0.2), 0.0, -2 * math.exp(0.2)])
+
+
+def test_gspo_of_single_tokens_is_ppo():
+    logprobs, old, advantages = f64(-1.0, -2.0, -0.3), f64(-1.4, -1.0, -0.3), f64(1.0, -1.0, 0.5)
+    expected = ppo_clip(logprobs, old, advantages, clip_low=0.2, clip_high=0.3)
+    assert torch.equal(gspo(logprobs, old, advantages, torch.arange(3), clip_low=0.2, clip_high=0.3), expected)
+
+
+def test_cispo_never_drops_a_gradient():
+    logprobs = leaf(-1.0, -1.0)
+    value = cispo(logprobs, f64(-1.0 - math.log(5.0), -1.0 + math.log(4.0)), f64(2.0, 3.0), clip_high=0.5)
+    assert value.tolist() == pytest.approx([1.5 * 2.0, 0.25 * 3.0])
+    assert gradient(value, logprobs) == pytest.approx([-1.5 * 2.0, -0.25 * 3.0])
+
+
+def test_importance_weights():
+    log_ratio = f64(math.log(0.4), 0.0, math.log(3.0), math.log(6.0)).requires_grad_()
+    assert truncated_importance(log_ratio, cap=2.0).tolist() == pytest.approx([0.4, 1.0, 2.0, 2.0])
+    assert icepop_importance(log_ratio).tolist() == pytest.approx([0.0, 1.0, 3.0, 0.0])
+    assert not truncated_importance(log_ratio).requires_grad
+    assert not icepop_importance(log_ratio).requires_grad
+
+
+def test_kl_estimators_by_hand():
+    logprobs, reference = f64(math.log(0.5)), f64(math.log(0.25))
+    assert kl_k1(logprobs, reference).item() == pytest.approx(LOG2)
+    assert kl_k2(logprobs, reference).item() == pytest.approx(LOG2**2 / 2)
+    assert kl_k3(logprobs, reference).item() == pytest.approx(0.5 - 1 + LOG2)
+    assert kl_k3(logprobs, logprobs).item() == 0.0
+
+
+def test_kl_estimators_against_the_exact_kl_of_a_distribution():
+    logits, other = leaf(0.3, -1.2, 0.7, 0.1), f64(-0.4, 0.9, 0.2, 0.0)
+    log_p, log_q = torch.log_softmax(logits, 0), torch.log_softmax(other, 0)
+    p = log_p.exp().detach()
+    exact = (log_p.exp() * (log_p - log_q)).sum()
+    reverse = (log_q.exp() * (log_q - log_p)).sum()
+    assert (p * kl_k1(log_p, log_q)).sum().item() == pytest.approx(exact.item())
+    assert (p * kl_k3(log_p, log_q)).sum().item() == pytest.approx(exact.item())
+    # As losses, in expectation over the policy's own samples:
+    assert gradient(p * kl_k1(log_p, log_q), logits) == pytest.approx([0.0] * 4, abs=1e-12)
+    assert gradient(p * kl_k2(log_p, log_q), logits) == pytest.approx(gradient(exact, logits))
+    assert gradient(p * kl_k3(log_p, log_q), logits) == pytest.approx(gradient(reverse, logits))
+
+
+def test_entropy_by_hand():
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [math.log(3.0), 0.0, -math.inf, -math.inf]], dtype=torch.float64)
+    by_hand = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert entropy_of_logits(logits).tolist() == pytest.approx([math.log(4.0), by_hand])
+
+
+def test_entropy_gradient_is_finite_where_tokens_are_ruled_out():
+    logits = torch.tensor([[1.0, 0.0, -math.inf]], dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(entropy_of_logits(logits).sum(), logits)
+    p = torch.softmax(logits[0, :2], 0).detach()
+    entropy = -(p * p.log()).sum()
+    assert grad[0, :2].tolist() == pytest.approx((-p * (p.log() + entropy)).tolist())
+    assert grad[0, 2] == 0
+
+
+def test_value_loss_takes_the_worse_of_clipped_and_not():
+    values, old, returns = leaf(2.0, 2.0, 0.1), f64(1.0, 1.0, 0.0), f64(3.0, 0.0, 1.0)
+    assert value_loss(values, returns).tolist() == pytest.approx([0.5, 2.0, 0.405])
+    clipped = value_loss(values, returns, old_values=old, clip=0.2)
+    assert clipped.tolist() == pytest.approx([0.5 * 1.8**2, 2.0, 0.405])
+    assert gradient(clipped, values) == pytest.approx([0.0, 2.0, -0.9])
+    with pytest.raises(ValueError, match="old_values"):
+        value_loss(values, returns, clip=0.2)
+
+
+def test_dpo_by_hand():
+    chosen, rejected = leaf(-2.0), leaf(-3.0)
+    value = dpo(chosen, rejected, f64(-2.5), f64(-2.0), beta=0.4)
+    assert value.item() == pytest.approx(math.log(1 + math.exp(-0.6)))
+    share = 0.4 / (1 + math.exp(0.6))
+    grads = torch.autograd.grad(value.sum(), [chosen, rejected])
+    assert [g.item() for g in grads] == pytest.approx([-share, share])
+
+
+def test_bradley_terry_by_hand():
+    assert bradley_terry(f64(1.0, 0.0), f64(1.0, 3.0)).tolist() == pytest.approx([LOG2, math.log(1 + math.exp(3))])
+
+
+SMOOTH = f64(-0.71, -1.32, -2.05, -0.4), f64(-0.6, -1.5, -2.0, -1.1), f64(1.3, -0.7, 0.4, -2.0)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: policy_gradient(x, SMOOTH[1], SMOOTH[2]),
+        lambda x: ppo_clip(x, SMOOTH[1], SMOOTH[2], clip_low=0.1, clip_high=0.15, dual_clip=1.5),
+        lambda x: gspo(x, SMOOTH[1], SMOOTH[2], torch.tensor([0, 1, 0, 1]), clip_low=0.5, clip_high=0.5),
+        lambda x: kl_k1(x, SMOOTH[1]),
+        lambda x: kl_k2(x, SMOOTH[1]),
+        lambda x: kl_k3(x, SMOOTH[1]),
+        lambda x: entropy_of_logits(x.reshape(2, 2)),
+        lambda x: value_loss(x, SMOOTH[2], old_values=SMOOTH[1], clip=0.05),
+        lambda x: dpo(x[:2], x[2:], SMOOTH[1][:2], SMOOTH[1][2:], beta=0.7),
+        lambda x: bradley_terry(x[:2], x[2:]),
+    ],
+)
+def test_gradients_agree_with_finite_differences(loss):
+    assert gradcheck(loss, (SMOOTH[0].clone().requires_grad_(),), eps=1e-7, atol=1e-6)
+
+
+def test_every_public_loss_names_its_source():
+    names = [
+        n for n in vars(losses) if callable(getattr(losses, n)) and getattr(losses, n).__module__ == losses.__name__
+    ]
+    assert len(names) == 13
+    assert [n for n in names if n != "entropy_of_logits" and "Source:" not in (getattr(losses, n).__doc__ or "")] == []

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from torch import nn
+
+from agentrl.training.optimizers import Schedule, make_optimizers, set_lr
+
+
+def fractions(schedule, steps):
+    return [schedule.fraction(step) for step in range(steps)]
+
+
+def test_constant_with_warmup():
+    assert fractions(Schedule(warmup_steps=4), 6) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_linear_anneal_by_hand():
+    schedule = Schedule("linear", warmup_steps=2, total_steps=6, final=0.2)
+    assert fractions(schedule, 8) == pytest.approx([0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
+
+
+def test_cosine_anneal_by_hand():
+    schedule = Schedule("cosine", total_steps=4, final=0.1)
+    half = 0.5**0.5
+    expected = [1.0, 0.1 + 0.45 * (1 + half), 0.55, 0.1 + 0.45 * (1 - half), 0.1]
+    assert fractions(schedule, 5) == pytest.approx(expected)
+
+
+def test_an_anneal_needs_its_length():
+    with pytest.raises(ValueError, match="needs total_steps"):
+        Schedule("cosine")
+    with pytest.raises(ValueError, match="'constant', 'linear' or 'cosine'"):
+        Schedule("sine", total_steps=3)
+
+
+def make(model, name="muon", **overrides):
+    settings = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.5, "adamw_lr": 0.01} | overrides
+    return make_optimizers(model, name, **settings)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_every_parameter_has_exactly_one_owner(make_model, kind, name):
+    model = make_model(kind)
+    owned = [id(p) for o in make(model, name) for g in o.param_groups for p in g["params"]]
+    assert sorted(owned) == sorted(id(p) for p in model.parameters())
+
+
+def test_muon_owns_matrices_of_layers_and_neither_embeddings_nor_head(make_model):
+    model = make_model("llama")
+    muon, adamw = make(model)
+    names = {id(p): n for n, p in model.named_parameters()}
+    muon_names = {names[id(p)] for g in muon.param_groups for p in g["params"]}
+    assert all(".layers." in n and n.endswith("_proj.weight") for n in muon_names)
+    assert len(muon_names) == 2 * 7
+    decayed = {names[id(p)] for g in adamw.param_groups if g["weight_decay"] for p in g["params"]}
+    assert decayed == {"model.embed_tokens.weight", "lm_head.weight"}
+
+
+def test_rates_follow_their_own_peaks(make_model):
+    optimizers = make(make_model())
+    for fraction in (0.5, 0.25):
+        set_lr(optimizers, fraction)
+        assert [g["lr"] for o in optimizers for g in o.param_groups] == [0.1 * fraction, *[0.01 * fraction] * 2]
+
+
+def test_adamw_first_step_by_hand():
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    (optimizer,) = make(model, "adamw", lr=0.1, weight_decay=0.5)
+    model.weight.grad = torch.tensor([[3.0, -0.2]])
+    optimizer.step()
+    # Decay multiplies by 1 - lr * decay; the first bias-corrected step has size lr.
+    assert model.weight.flatten().tolist() == pytest.approx([0.95 - 0.1, -1.9 + 0.1], abs=1e-6)
+
+
+def test_a_frozen_model_is_refused():
+    with pytest.raises(ValueError, match="nothing can train"):
+        make(nn.Linear(2, 2).requires_grad_(False))
+    with pytest.raises(ValueError, match="'adamw' or 'muon'"):
+        make(nn.Linear(2, 2), "sgd")
