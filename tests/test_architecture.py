@@ -30,6 +30,10 @@ FLOORS = {
     "agentrl.policy": (2, "policy"),
     "agentrl.sandbox": (2, "sandbox"),
     "agentrl.training.learner": (2, "training maths"),
+    "agentrl.training.batches": (2, "training maths"),
+    "agentrl.training.forward": (2, "training maths"),
+    "agentrl.training.objectives": (2, "training maths"),
+    "agentrl.training.optimizers": (2, "training maths"),
     "agentrl.training.rows": (2, "training maths"),
     "agentrl.training.losses": (2, "training maths"),
     "agentrl.training.advantages": (2, "training maths"),
@@ -47,8 +51,9 @@ FLOORS = {
     # The package itself only looks names up, lazily.
     "agentrl": (7, "package"),
 }
-# Both stand on the third floor, but bundled environments are made of bundled tools; neither knows rollout.
-MAY_IMPORT_BESIDE = {("environments", "tools")}
+# Neighbours of one floor that may know each other, in this direction: bundled environments are made of
+# bundled tools; training evaluates on held-out tasks with the benchmark's own code.
+MAY_IMPORT_BESIDE = {("environments", "tools"), ("training", "bench")}
 # Reached over HTTP, or never.
 NEVER = ("vllm", "sglang", "nest_asyncio")
 # Code that may load torch or an optional extra inside a function: (module prefix, imported package) -> reason.
@@ -60,7 +65,9 @@ LATE_IMPORTS = {
     ("", "agentrl.policy.tiny"): "the torch-free door",
     ("", "agentrl.policy.engine"): "the torch-free door",
     ("", "agentrl.training.learner"): "the torch-free door",
+    ("agentrl.policy.spec", "agentrl.policy"): "a name stands for a policy; only the one asked for is loaded",
     ("", "tensorboard"): "an optional extra",
+    ("", "yaml"): "an optional extra",
 }
 
 
