@@ -210,7 +210,8 @@ def main() -> None:
     if options.json:
         print(json.dumps({"options": vars(options), "sampled_tokens": plan.sampled, "results": times}))
         return
-    print(f"{plan.sampled} sampled tokens, {options.episodes} episodes x {options.turns} turns, hidden {options.hidden}")
+    size = f"{options.episodes} episodes x {options.turns} turns, hidden {options.hidden}"
+    print(f"{plan.sampled} sampled tokens, {size}")
     print(f"{'':12} {'CPU s':>8} {'wall s':>8} {'tok/CPU s':>10} {'engine is':>10} {'same ids':>9}")
     for name, row in times.items():
         print(

@@ -231,7 +231,8 @@ def _curve(
     steps, values = _column(metrics, "rl", train)
     means, lows, highs = smoothed(values)
     if y_range is not None:
-        lows, highs = [max(0.0, low) for low in lows], [min(1.0, high) for high in highs]
+        # In this order a missing bound (nan) stays missing: max and min keep their first argument then.
+        lows, highs = [max(low, y_range[0]) for low in lows], [min(high, y_range[1]) for high in highs]
     series = [Series(f"training, {_WINDOW_STEPS}-step mean", "train", steps, means, lows, highs)]
     steps, values = _column(metrics, "eval", evaluation)
     bounds = "eval/" if evaluation == "eval/success" else f"{evaluation}_"

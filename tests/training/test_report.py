@@ -261,6 +261,16 @@ def test_short_numbers() -> None:
     ]
 
 
+def test_an_interval_that_is_not_known_is_not_drawn(tmp_path: Path) -> None:
+    rows = [{"step": n, "time_s": n, "phase": "rl", "rollout/success": y} for n, y in ((1, 0.5), (2, 1.0))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (chart,) = re.findall(r'<svg class="chart".*?</svg>', write_report(tmp_path).read_text())
+    hover = re.search(r'data-hover="([^"]*)"', chart)
+    assert hover is not None
+    points = json.loads(hover.group(1).replace("&quot;", '"'))[0]["points"]
+    assert [point[:4] for point in points] == [[1, 0.5, 0.5, 0.5], [2, 0.75, 0.75, 0.75]]
+
+
 def test_chart_maps_data_to_pixels() -> None:
     svg = line_chart([Series("a", "train", [0, 10], [0.0, 1.0], [0.0, 0.5], [0.5, 1.0])], title="t", y_range=(0, 1))
     # 310 x 170 with margins 44, 14, 12, 28: the area is x 44..296, y 142 (0) .. 12 (1).
