@@ -51,6 +51,7 @@ def _offers(rng: np.random.Generator, kind: str, quantity: int, sellers: Iterato
 class Shop(ToolEnv):
     """Buy the cheapest offer that has enough stock, and report the order number.
 
+    `cheapest_first=False` lists the offers in no order, so that prices must be compared as well.
     Reward: 1 if exactly one order was placed, for the right offer and quantity, and its number is the
     answer; otherwise 0.
     """
@@ -61,6 +62,10 @@ class Shop(ToolEnv):
     not_state = ("_db",)
     _db: sqlite3.Connection | None = None
 
+    def __init__(self, *, cheapest_first: bool = True, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
+        self.cheapest_first = cheapest_first
+
     async def start(self, task: Task) -> str:
         self._open_store()
         self.db.executemany("INSERT INTO offers VALUES (?, ?, ?, ?)", task.data["offers"])
@@ -68,12 +73,13 @@ class Shop(ToolEnv):
 
     @tool
     def search(self, kind: str) -> str:
-        """Offers of a kind of product: seller and price in euros.
+        """Offers of a kind of product, seller and price in euros, cheapest first.
 
         Args:
             kind: what to look for, for example tea.
         """
-        rows = self.db.execute("SELECT seller, price FROM offers WHERE kind = ? ORDER BY rowid", (kind,)).fetchall()
+        order = "price" if self.cheapest_first else "rowid"
+        rows = self.db.execute(f"SELECT seller, price FROM offers WHERE kind = ? ORDER BY {order}", (kind,)).fetchall()
         if not rows:
             raise ToolError(f"no offers of {kind}")
         return "\n".join(f"{seller} {price}" for seller, price in rows)

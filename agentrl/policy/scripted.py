@@ -70,6 +70,7 @@ class OraclePolicy(Policy):
     """
 
     name = "oracle"
+    sampling = SamplingParams()  # so that a rollout gives each episode a seed
 
     def __init__(self, mixture: Mapping[str, float] | None = None, *, seed: int = 0) -> None:
         self.mixture = dict(mixture or {"oracle": 1.0})
@@ -120,6 +121,7 @@ class RandomPolicy(Policy):
     """
 
     name = "random"
+    sampling = SamplingParams()  # so that a rollout gives each episode a seed
 
     def __init__(self, *, answer_rate: float = 0.2, seed: int = 0) -> None:
         self.answer_rate, self.seed = answer_rate, seed

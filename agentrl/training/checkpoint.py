@@ -14,7 +14,8 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from agentrl.errors import CheckpointError
 
@@ -176,8 +178,21 @@ def _fallback_hint(folder: Path) -> str:
     return " No other checkpoint beside it is intact"
 
 
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """A checkpoint is written often: a bar each time would drown the run's own progress."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
 def _write_files(folder: Path, model: Any, tokenizer: Any, learner: Stateful | None, extra_text: str) -> None:
-    model.save_pretrained(folder)
+    with _without_progress_bars():
+        model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     state = {"learner": learner.state_dict() if learner is not None else None, "rng": _rng_state()}

@@ -388,6 +388,9 @@ def warm_start_learner(settings: WarmStartConfig, num_demos: int) -> LearnerConf
     return LearnerConfig(
         lr=settings.lr,
         optimizer=settings.optimizer,
+        attention="eager",
+        matmul_precision="medium",
+        micro_batch_tokens=2048,
         schedule=Schedule("linear", warmup_steps=min(10, total), total_steps=total),
     )
 
@@ -400,6 +403,9 @@ def rl_learner(settings: RLConfig) -> LearnerConfig:
             "linear", warmup_steps=settings.warmup_steps, total_steps=max(1, settings.steps), final=settings.lr_final
         ),
         max_grad_norm=settings.max_grad_norm,
+        attention="eager",
+        matmul_precision="medium",
+        micro_batch_tokens=2048,
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
         kl_coef=settings.kl_coef,

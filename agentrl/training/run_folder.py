@@ -51,7 +51,9 @@ class RunFolder:
         """Open an existing run. Raises: CheckpointError if there is none."""
         folder = cls(path)
         if not folder.config_path.exists():
-            raise CheckpointError(f"{path} holds no run (no config.toml); start one with `agentrl train CONFIG --out {path}`")
+            raise CheckpointError(
+                f"{path} holds no run (no config.toml); start one with `agentrl train CONFIG --out {path}`"
+            )
         config = load_config(TrainConfig, folder.config_path)
         folder._tensorboard = config.run.tensorboard
         return folder, config

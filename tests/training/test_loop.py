@@ -1,0 +1,172 @@
+"""The training program as a user runs it: phases, records, exact resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from agentrl.config import dump_config
+from agentrl.errors import ConfigError, StoreError
+from agentrl.messages import Action
+from agentrl.rollout.store import TrajectoryStore
+from agentrl.training.config import (
+    EnvConfig,
+    EvalConfig,
+    ModelConfig,
+    RLConfig,
+    RunConfig,
+    TrainConfig,
+    WarmStartConfig,
+)
+from agentrl.training.loop import differs, resume, train, without_faults
+from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
+
+CONFIG = TrainConfig(
+    env=EnvConfig("agentrl/Shop-v0", max_turns=4),
+    model=ModelConfig(hidden_size=32, num_layers=1),
+    warm_start=WarmStartConfig(
+        {"oracle": 0.5, "hasty": 0.5}, num_episodes=96, epochs=2, batch_episodes=16, lr=0.03, checkpoint_every=5
+    ),
+    train=RLConfig(steps=5, prompts_per_step=4, group_size=4, max_tokens=24, skip_zero_advantage=False),
+    eval=EvalConfig(every=2, num_tasks=4, final_num_tasks=6),
+    run=RunConfig(checkpoint_every=2, tensorboard=False),
+)
+# What two runs of one configuration may differ in.
+_TIMED = ("time_s",)
+
+
+def _metrics(run: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in _TIMED and not k.startswith("time/")} for line in lines]
+
+
+def _weights(run: Path) -> dict[str, bytes]:
+    newest = max((run / "checkpoints").glob("step-*"))
+    return {name: tensor.tobytes() for name, tensor in load_file(newest / "model.safetensors").items()}
+
+
+def _episodes(run: Path) -> list[tuple[object, ...]]:
+    return [
+        (t.info["phase"], t.group_id, t.episode_id, t.reward, tuple(turn.action.token_ids or () for turn in t.turns))
+        for t in TrajectoryStore(run / "trajectories.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(CONFIG, run)
+    return run
+
+
+def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
+    summary = json.loads((whole_run / "summary.json").read_text())
+    assert summary["env_id"] == "agentrl/Shop-v0"
+    assert summary["seed"] == 0
+    assert summary["wall_s"] > 0
+    assert summary["cpu_s"] > 0
+    for when in ("before", "after"):
+        assert summary[when]["n_tasks"] == 6
+        for mode in ("greedy", "sampled"):
+            low, high = summary[when][mode]["ci95"]
+            assert 0 <= low <= summary[when][mode]["mean"] <= high <= 1
+    assert (whole_run / "report.html").stat().st_size > 1000
+    phases = [line["phase"] for line in _metrics(whole_run)]
+    # 2 epochs of 96 demonstrations by 16; before, 5 steps with 2 evaluations between them, after.
+    assert phases == ["warm_start"] * 12 + ["eval", "rl", "rl", "eval", "rl", "rl", "eval", "rl", "eval"]
+
+
+def test_training_and_evaluation_tasks_are_disjoint_in_the_records(whole_run: Path) -> None:
+    splits: dict[str, set[str]] = {}
+    for trajectory in TrajectoryStore(whole_run / "trajectories.jsonl"):
+        splits.setdefault(str(trajectory.info["phase"]), set()).add(trajectory.task.split)
+    assert splits == {"train": {"train"}, "eval": {"eval"}, "eval_before": {"eval"}, "eval_after": {"eval"}}
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(whole_run: Path, tmp_path: Path) -> None:
+    train(CONFIG, tmp_path / "same")
+    assert _weights(tmp_path / "same") == _weights(whole_run)
+    assert _metrics(tmp_path / "same") == _metrics(whole_run)
+    assert _episodes(tmp_path / "same") == _episodes(whole_run)
+    train(replace(CONFIG, seed=1), tmp_path / "other")
+    assert _weights(tmp_path / "other") != _weights(whole_run)
+
+
+@pytest.mark.parametrize(("phase", "lines"), [("warm_start", 7), ("rl", 3)])
+def test_kill_9_and_resume_is_bit_identical(whole_run: Path, tmp_path: Path, phase: str, lines: int) -> None:
+    run, config = tmp_path / "killed", tmp_path / "config.toml"
+    config.write_text(dump_config(CONFIG))
+    command = [sys.executable, "-m", "agentrl", "train", str(config), "--out", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        _wait_for(run / "metrics.jsonl", phase, lines, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (run / "summary.json").exists()
+    with (run / "trajectories.jsonl").open("ab") as log:
+        log.write(b'{"torn')
+    resume(run)
+    assert _weights(run) == _weights(whole_run)
+    assert _metrics(run) == _metrics(whole_run)
+    assert _episodes(run) == _episodes(whole_run)
+
+
+def _wait_for(path: Path, phase: str, lines: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        text = path.read_text() if path.exists() else ""
+        if text.count(f'"phase": "{phase}"') >= lines:
+            return
+        assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
+        time.sleep(0.005)
+    raise AssertionError(f"the run never reached {lines} lines of {phase}")
+
+
+def test_a_folder_that_holds_a_run_is_refused(whole_run: Path) -> None:
+    with pytest.raises(ConfigError, match="--resume"):
+        train(CONFIG, whole_run)
+
+
+def test_nothing_to_begin_from_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.path"):
+        train(replace(CONFIG, warm_start=WarmStartConfig()), tmp_path / "run")
+
+
+def test_a_misspelt_demonstrator_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'oracle'"):
+        train(replace(CONFIG, warm_start=WarmStartConfig({"oracel": 1.0})), tmp_path / "run")
+
+
+def test_a_full_disk_says_what_to_do_and_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    real = Path.open
+
+    def full(self: Path, mode: str = "r", *args: object, **kwargs: object) -> object:
+        if self.name == "metrics.jsonl" and "a" in mode and self.exists() and self.stat().st_size > 2000:
+            raise OSError(28, "No space left on device")
+        return real(self, mode, *args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(StoreError, match="--resume"):
+            train(CONFIG, run)
+    assert resume(run)["after"]["n_tasks"] == 6
+
+
+def test_faults_leave_a_group_before_its_baseline() -> None:
+    def episode(reward: float, status: str = "terminated") -> Trajectory:
+        return Trajectory("e", Task("t"), 0, [Turn((), Action(), reward)], status=status)  # type: ignore[arg-type]
+
+    group = TrajectoryGroup("g", [episode(1.0), episode(0.0, "fault"), episode(1.0)])
+    assert without_faults(group).rewards == [1.0, 1.0]
+    assert differs(group)
+    assert not differs(without_faults(group))
