@@ -43,6 +43,8 @@ class Cassette(httpx.AsyncBaseTransport):
             recorded yet, which is right for services that do not change.
         inner: what makes real requests; httpx's transport by default.
         secret_parameters: names of query parameters whose values are never written.
+        match_host: whether the server's name and port count; without, a tape from a test server
+            stands in for any other.
     Raises: ConfigError if the file cannot be read, or is missing in `replay`.
     """
 
@@ -53,12 +55,14 @@ class Cassette(httpx.AsyncBaseTransport):
         *,
         inner: httpx.AsyncBaseTransport | None = None,
         secret_parameters: Iterable[str] = SECRET_PARAMETERS,
+        match_host: bool = True,
     ) -> None:
         if mode not in ("record", "replay", "auto"):
             raise ConfigError(f"cassette mode must be record, replay or auto, got {mode!r}")
         self.path, self.mode = Path(path), mode
         self._inner = PerLoop(lambda: inner or httpx.AsyncHTTPTransport())
         self._secret_parameters = frozenset(name.lower() for name in secret_parameters)
+        self._match_host = match_host
         self._answers = _load(self.path, mode)
         self._episode: ContextVar[_Episode | None] = ContextVar("agentrl_cassette_episode", default=None)
 
@@ -116,6 +120,8 @@ class Cassette(httpx.AsyncBaseTransport):
             for name, value in url.params.multi_items()
         )
         plain = url.copy_with(userinfo=b"", fragment=None, query=None)
+        if not self._match_host:
+            plain = plain.copy_with(scheme="http", host="any", port=None)
         return plain.copy_merge_params(pairs) if pairs else plain
 
     def _beyond_the_end(self, entry: dict[str, Any]) -> dict[str, Any] | None:

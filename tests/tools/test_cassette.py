@@ -69,6 +69,20 @@ def test_a_body_matches_as_json_and_not_as_bytes(server, tmp_path):
         run(api_on(server.url, tape, "replay"), ("POST", "/a", {"json": {"x": 1, "y": 3}}))
 
 
+def test_the_host_counts_unless_told_otherwise(server, tmp_path):
+    for match, mode in ((True, "record"), (False, "record")):
+        tape = tmp_path / f"{match}.jsonl"
+        api = HttpApi(server.url, transport=Cassette(tape, mode, match_host=match))
+        recorded = run(api, ("GET", "/a", {"params": [("q", "1")]}))
+        other = HttpApi("https://elsewhere.test", transport=Cassette(tape, "replay", match_host=match))
+        if match:
+            with pytest.raises(EnvFault, match="has no answer"):
+                run(other, ("GET", "/a", {"params": [("q", "1")]}))
+        else:
+            assert run(other, ("GET", "/a", {"params": [("q", "1")]})) == recorded
+            assert str(server.port) not in tape.read_text()
+
+
 def test_query_order_and_headers_play_no_part(server, tmp_path):
     tape = tmp_path / "tape.jsonl"
     first = run(api_on(server.url, tape, "record"), ("GET", "/a", {"params": [("b", "1"), ("a", "2")]}))
