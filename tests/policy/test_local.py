@@ -3,80 +3,259 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from agentrl.messages import Action, Message, ToolCall
+from agentrl.errors import ModelError
+from agentrl.messages import Action, Message
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
-from agentrl.policy.tiny import build_tiny, conversation_texts, save
+from agentrl.policy.tiny import save
 
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "add",
-            "description": "",
-            "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
-        },
-    }
-]
-DEMO = [
-    Message("system", "Use the tool."),
-    Message("user", "What is 12 + 34?"),
-    Message("assistant", "", (ToolCall("add", {"a": 12, "b": 34}),)),
-    Message("tool", "46", tool_call_id="call_0", name="add"),
-    Message("assistant", "46"),
-]
+SHORT = SamplingParams(max_tokens=12)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
+REPLIES = st.lists(
+    st.lists(
+        st.one_of(
+            TEXT.map(lambda text: Message("tool", text, tool_call_id="call_0", name="add")),
+            TEXT.map(lambda text: Message("user", text)),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    min_size=1,
+    max_size=4,
+)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    model, tokenizer = build_tiny(conversation_texts([DEMO] * 20, TOOLS), hidden_size=32)
-    return str(save(tmp_path_factory.mktemp("tiny"), model, tokenizer))
+@pytest.fixture(params=["tiny", "llama"])
+def policy(request: pytest.FixtureRequest) -> LocalPolicy:
+    return LocalPolicy.from_folder(request.getfixturevalue(f"{request.param}_folder"), sampling=SHORT, slots=5)
 
 
-def policy(folder: str, **options: object) -> LocalPolicy:
-    torch.set_num_threads(1)
-    return LocalPolicy.from_folder(folder, **{"sampling": SamplingParams(max_tokens=12), **options})
+def first(question: str = "What is 1 + 2?") -> list[Message]:
+    return [Message("system", "Use the tool."), Message("user", question)]
 
 
-async def episode(p: LocalPolicy, name: str, question: str, turns: int = 4) -> list[Action]:
-    messages = [Message("system", "Use the tool."), Message("user", question)]
-    actions = []
-    for turn in range(turns):
-        actions.append(await p.act(messages, TOOLS, episode_id=name))
-        reply = Message("tool", "4" * (turn + 1), tool_call_id="call_0", name="add")
-        messages = [*messages, actions[-1].to_message(), reply]
+async def episode(
+    p: LocalPolicy,
+    name: str,
+    tools: Any,
+    replies: list[list[Message]],
+    question: str = "What is 1 + 2?",
+    **options: Any,
+) -> list[Action]:
+    messages, actions = first(question), []
+    for reply in replies:
+        actions.append(await p.act(messages, tools, episode_id=name, **options))
+        messages = [*messages, actions[-1].to_message(), *reply]
     await p.release(name)
     return actions
 
 
-def reference_logprobs(p: LocalPolicy, action: Action) -> list[float]:
-    assert action.prompt_ids is not None
-    assert action.token_ids is not None
-    ids = torch.tensor([action.prompt_ids + action.token_ids])
-    with torch.no_grad():
-        logprobs = torch.log_softmax(p.model(ids).logits[0].float(), -1)
-    start = len(action.prompt_ids) - 1
-    return [logprobs[start + i, token].item() for i, token in enumerate(action.token_ids)]
+def check_tokens(p: LocalPolicy, actions: list[Action], replies: list[list[Message]]) -> None:
+    """Contexts grow by exactly the sampled ids and the rendered reply; logprobs are a full forward's."""
+    context: list[int] = []
+    for turn, action in enumerate(actions):
+        assert action.prompt_ids is not None
+        assert action.token_ids is not None
+        if turn:
+            closed = context[-1] in p.format.stop_ids
+            context += p.format.render_more(replies[turn - 1], closed=closed)
+            assert list(action.prompt_ids) == context
+        context = [*action.prompt_ids, *action.token_ids]
+        with torch.no_grad():
+            logprobs = torch.log_softmax(p.model(torch.tensor([context])).logits[0].float(), -1)
+        start = len(action.prompt_ids) - 1
+        expected = [logprobs[start + i, token].item() for i, token in enumerate(action.token_ids)]
+        assert list(action.logprobs or ()) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("slots", [3, 16])
-def test_context_only_grows_and_logprobs_match_a_full_forward(folder: str, slots: int) -> None:
-    p = policy(folder, slots=slots)
+def test_contexts_only_grow_in_a_crowd(policy: LocalPolicy, tools: Any) -> None:
+    replies = [[Message("tool", "4" * n, tool_call_id="call_0", name="add")] for n in (1, 2, 3)]
 
     async def main() -> list[list[Action]]:
-        names = [(f"g{i // 4}-{i}", f"What is {i // 4} + {'9' * (i // 4 + 1)}?") for i in range(12)]
-        return await asyncio.gather(*(episode(p, name, question) for name, question in names))
+        return await asyncio.gather(
+            *(episode(policy, f"g{i // 4}-{i}", tools, replies, f"What is {i // 4} + 9?") for i in range(12))
+        )
 
     for actions in asyncio.run(main()):
-        context: tuple[int, ...] = ()
-        for action in actions:
-            assert action.prompt_ids is not None
-            assert action.token_ids is not None
-            assert action.prompt_ids[: len(context)] == context
-            assert reference_logprobs(p, action) == pytest.approx(list(action.logprobs or ()), abs=1e-4)
-            context = action.prompt_ids + action.token_ids
+        check_tokens(policy, actions, replies)
+    assert policy.engine.busy == 0
+    assert len(policy.engine.owners) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(replies=REPLIES, seed=st.integers(0, 10**6))
+def test_contexts_only_grow_whatever_is_said(
+    replies: list[list[Message]], seed: int, tiny: tuple[Any, Any], tools: Any
+) -> None:
+    p = LocalPolicy(*tiny, sampling=SamplingParams(max_tokens=12, temperature=1.5, seed=seed), max_context=400)
+    actions = asyncio.run(episode(p, "e", tools, replies))
+    context: tuple[int, ...] = ()
+    for action in actions:
+        assert action.prompt_ids is not None
+        assert action.token_ids is not None
+        assert action.prompt_ids[: len(context)] == context
+        context = action.prompt_ids + action.token_ids
+        assert p.format.parse(action.token_ids).tool_calls == action.tool_calls
+
+
+def test_a_stopped_turn_goes_on_after_its_stop_token(tiny: tuple[Any, Any], tools: Any) -> None:
+    p = LocalPolicy(*tiny, sampling=SamplingParams(max_tokens=200, temperature=2.0))
+    replies = [[Message("user", "go on")]] * 4
+    for number in range(20):
+        actions = asyncio.run(episode(p, str(number), tools, replies))
+        if any(a.finish_reason == "stop" for a in actions[:-1]):
+            break
+    else:
+        pytest.fail("no turn stopped in 80 turns at temperature 2")
+    end = p.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for action, later in pairwise(actions):
+        context = [*(action.prompt_ids or ()), *(action.token_ids or ())]
+        between = list(later.prompt_ids or ())[len(context) :]
+        assert (end in between[:1]) == (action.finish_reason == "length")
+
+
+def test_changed_history_is_rendered_anew(tiny: tuple[Any, Any], tools: Any) -> None:
+    p = LocalPolicy(*tiny, sampling=SHORT)
+
+    async def main() -> tuple[Action, Action, Action]:
+        start = first()
+        one = await p.act(start, tools, episode_id="e")
+        forgotten = [*start, Message("assistant", "something else"), Message("user", "and?")]
+        two = await p.act(forgotten, tools, episode_id="e")
+        again = [*forgotten, two.to_message(), Message("user", "so?")]
+        return one, two, await p.act(again, tools, episode_id="e")
+
+    one, two, three = asyncio.run(main())
+    assert one.prompt_ids is not None
+    assert two.prompt_ids is not None
+    fork = [*first(), Message("assistant", "something else"), Message("user", "and?")]
+    assert list(two.prompt_ids) == p.format.render_first(fork, tools)
+    assert two.usage is not None
+    assert two.usage["cached_tokens"] >= len(one.prompt_ids) - 1  # the unchanged beginning is not computed again
+    context = two.prompt_ids + (two.token_ids or ())
+    assert three.prompt_ids is not None
+    assert three.prompt_ids[: len(context)] == context
+
+
+def test_dropped_thinking_forks(tiny: tuple[Any, Any], tools: Any) -> None:
+    p = LocalPolicy(*tiny, sampling=SHORT)
+    thought = p.tokenizer.encode("<think>hm</think>4")
+
+    async def main(keep: bool) -> Action:
+        start = first()
+        prompt = tuple(p.format.render_first(start, tools))
+        action = p.format.parse(thought)
+        name = f"e{keep}"
+        await p.act(start, tools, episode_id=name)
+        p._episodes[name].ids = (*prompt, *thought)
+        p._episodes[name].messages = (*start, action.to_message())
+        message = action.to_message() if keep else Message("assistant", "4")
+        return await p.act([*start, message, Message("user", "sure?")], tools, episode_id=name)
+
+    kept, dropped = asyncio.run(main(True)), asyncio.run(main(False))
+    assert "<think>hm</think>" in p.format.decode(kept.prompt_ids or ())
+    assert "<think>" not in p.format.decode(dropped.prompt_ids or ())
+
+
+def test_a_group_shares_its_seed_rule_and_runs_repeat(tiny: tuple[Any, Any], tools: Any) -> None:
+    replies = [[Message("user", "more")]] * 3
+
+    def run(slots: int, names: list[str], seed: int = 0) -> dict[str, list[Any]]:
+        p = LocalPolicy(*tiny, sampling=SHORT, slots=slots, seed=seed)
+
+        async def main() -> list[list[Action]]:
+            return await asyncio.gather(*(episode(p, name, tools, replies) for name in names))
+
+        return {n: [a.token_ids for a in actions] for n, actions in zip(names, asyncio.run(main()), strict=True)}
+
+    names = [f"e{i}" for i in range(6)]
+    together = run(6, names)
+    assert run(2, names[::-1]) == together
+    assert run(1, ["e3"]) == {"e3": together["e3"]}
+    assert len({str(ids) for ids in together.values()}) == 6  # members of a group differ
+    assert len({str(turn) for turn in together["e0"]}) == 3  # and so do the turns of an episode
+    assert run(6, names, seed=1) != together
+
+
+def test_an_explicit_seed_names_the_stream(tiny: tuple[Any, Any], tools: Any) -> None:
+    p = LocalPolicy(*tiny, sampling=SHORT)
+    seeded = SamplingParams(max_tokens=12, seed=7)
+    a, b = (asyncio.run(episode(p, n, tools, [[Message("user", "x")]], sampling=seeded)) for n in ("a", "b"))
+    assert [x.token_ids for x in a] == [x.token_ids for x in b]
+
+
+def test_usage_and_versions(tiny: tuple[Any, Any], tools: Any) -> None:
+    p = LocalPolicy(*tiny, sampling=SHORT, version=4)
+    before = asyncio.run(episode(p, "a", tools, [[Message("user", "x")]] * 2))
+    p.weights_changed()
+    after = asyncio.run(episode(p, "b", tools, [[Message("user", "x")]]))
+    assert [a.policy_version for a in (*before, *after)] == [4, 4, 5]
+    for action in (*before, *after):
+        assert action.usage is not None
+        assert action.usage["prompt_tokens"] == len(action.prompt_ids or ())
+        assert action.usage["completion_tokens"] == len(action.token_ids or ())
+    assert before[1].usage is not None
+    assert before[1].usage["cached_tokens"] == len(before[0].prompt_ids or ()) + len(before[0].token_ids or ()) - 1
+    assert after[0].usage is not None
+    assert after[0].usage["cached_tokens"] == 0
+
+
+def test_a_full_context_ends_the_turn_without_tokens(tiny: tuple[Any, Any], tools: Any) -> None:
+    p = LocalPolicy(*tiny, sampling=SHORT, max_context=60)
+    replies = [[Message("user", "word " * 8)]] * 3
+    actions = asyncio.run(episode(p, "e", tools, replies))
+    assert actions[-1].token_ids == ()
+    assert actions[-1].finish_reason == "length"
+    assert actions[-1].text == ""
+
+
+def test_cancelled_act_can_be_released_and_repeated(tiny: tuple[Any, Any], tools: Any) -> None:
+    p = LocalPolicy(*tiny, sampling=SamplingParams(max_tokens=300), slots=1)
+
+    async def main() -> Action:
+        task = asyncio.create_task(p.act(first(), tools, episode_id="e"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await p.release("e")
+        await p.release("e")
+        action = await p.act(first(), tools, episode_id="f", sampling=SHORT)
+        await p.aclose()
+        return action
+
+    assert len(asyncio.run(main()).token_ids or ()) > 0
     assert p.engine.busy == 0
+    assert len(p.engine.owners) == 0
+
+
+def test_a_folder_without_template(tiny: tuple[Any, Any], tmp_path: Path) -> None:
+    model, tokenizer = tiny
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    try:
+        save(tmp_path, model, tokenizer)
+    finally:
+        tokenizer.chat_template = template
+    with pytest.raises(ModelError, match="no chat template"):
+        LocalPolicy.from_folder(tmp_path)
+    given_one = LocalPolicy.from_folder(tmp_path, chat_template=template)
+    assert given_one.format.name == "hermes"
+
+
+def test_the_models_own_stop_ids_count(tiny: tuple[Any, Any]) -> None:
+    model, tokenizer = tiny
+    before, model.generation_config.eos_token_id = model.generation_config.eos_token_id, [2, 77]
+    try:
+        assert {2, 77} <= LocalPolicy(model, tokenizer).engine.stop_ids
+    finally:
+        model.generation_config.eos_token_id = before
