@@ -58,16 +58,17 @@ class WarmStartConfig:
         demonstrators: share of each of the environment's demonstrator methods; empty for no warm start.
         num_episodes: demonstrations, on the train split.
         epochs: passes over them.
-        batch_tokens: sampled (trained) tokens of one update, about.
+        batch_episodes: demonstrations of one update.
         lr: peak learning rate.
         optimizer: `muon` (Jordan et al. 2024) or `adamw`.
+        checkpoint_every: updates between checkpoints.
     """
 
     demonstrators: Mapping[str, float] = field(default_factory=dict)
     num_episodes: int = 4000
-    epochs: int = 4
-    batch_episodes: int = 64
-    lr: float = 0.01
+    epochs: int = 3
+    batch_episodes: int = 32
+    lr: float = 0.02
     optimizer: Literal["muon", "adamw"] = "muon"
     checkpoint_every: int = 50
 
@@ -91,10 +92,10 @@ class RLConfig:
         max_concurrency: episodes under way at once.
     """
 
-    steps: int = 60
+    steps: int = 80
     prompts_per_step: int = 16
     group_size: int = 8
-    lr: float = 3e-4
+    lr: float = 7e-4
     lr_final: float = 0.1
     warmup_steps: int = 0
     clip_low: float = 0.2
