@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from agentrl.bench.evaluate import evaluate as evaluate
     from agentrl.env.base import Env as Env
     from agentrl.env.base import Limits as Limits
     from agentrl.env.check import CheckReport as CheckReport
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from agentrl.env.tool_env import call as call
     from agentrl.errors import AgentRLError as AgentRLError
     from agentrl.errors import EnvFault as EnvFault
+    from agentrl.errors import EnvNotFound as EnvNotFound
     from agentrl.errors import PolicyFault as PolicyFault
     from agentrl.errors import ToolError as ToolError
     from agentrl.messages import Action as Action
@@ -32,23 +34,46 @@ if TYPE_CHECKING:
     from agentrl.messages import ToolCall as ToolCall
     from agentrl.policy.base import Policy as Policy
     from agentrl.policy.base import SamplingParams as SamplingParams
+    from agentrl.policy.chat import ChatPolicy as ChatPolicy
+    from agentrl.policy.local import LocalPolicy as LocalPolicy
+    from agentrl.policy.scripted import HumanPolicy as HumanPolicy
+    from agentrl.policy.scripted import NullPolicy as NullPolicy
+    from agentrl.policy.scripted import OraclePolicy as OraclePolicy
+    from agentrl.policy.scripted import RandomPolicy as RandomPolicy
+    from agentrl.policy.scripted import ScriptedPolicy as ScriptedPolicy
+    from agentrl.rollout.episode import run_episode as run_episode
+    from agentrl.rollout.runner import GroupRequest as GroupRequest
+    from agentrl.rollout.runner import Rollouts as Rollouts
+    from agentrl.rollout.store import TrajectoryStore as TrajectoryStore
     from agentrl.tool import Tool as Tool
     from agentrl.tool import tool as tool
     from agentrl.trajectory import Task as Task
     from agentrl.trajectory import Trajectory as Trajectory
+    from agentrl.trajectory import TrajectoryGroup as TrajectoryGroup
+    from agentrl.trajectory import Turn as Turn
 
 _MODULE_OF = {
     "Action": "agentrl.messages",
     "AgentRLError": "agentrl.errors",
+    "ChatPolicy": "agentrl.policy.chat",
     "CheckReport": "agentrl.env.check",
     "Env": "agentrl.env.base",
     "EnvFault": "agentrl.errors",
+    "EnvNotFound": "agentrl.errors",
+    "GroupRequest": "agentrl.rollout.runner",
+    "HumanPolicy": "agentrl.policy.scripted",
     "Limits": "agentrl.env.base",
+    "LocalPolicy": "agentrl.policy.local",
     "Message": "agentrl.messages",
+    "NullPolicy": "agentrl.policy.scripted",
+    "OraclePolicy": "agentrl.policy.scripted",
     "Policy": "agentrl.policy.base",
     "PolicyFault": "agentrl.errors",
+    "RandomPolicy": "agentrl.policy.scripted",
+    "Rollouts": "agentrl.rollout.runner",
     "Rubric": "agentrl.env.rubric",
     "SamplingParams": "agentrl.policy.base",
+    "ScriptedPolicy": "agentrl.policy.scripted",
     "Task": "agentrl.trajectory",
     "Tasks": "agentrl.env.tasks",
     "Tool": "agentrl.tool",
@@ -56,11 +81,16 @@ _MODULE_OF = {
     "ToolEnv": "agentrl.env.tool_env",
     "ToolError": "agentrl.errors",
     "Trajectory": "agentrl.trajectory",
+    "TrajectoryGroup": "agentrl.trajectory",
+    "TrajectoryStore": "agentrl.rollout.store",
+    "Turn": "agentrl.trajectory",
     "call": "agentrl.env.tool_env",
     "check_env": "agentrl.env.check",
     "env_ids": "agentrl.env.registry",
+    "evaluate": "agentrl.bench.evaluate",
     "make": "agentrl.env.registry",
     "register": "agentrl.env.registry",
+    "run_episode": "agentrl.rollout.episode",
     "tool": "agentrl.tool",
 }
 

@@ -1,0 +1,99 @@
+"""The OpenAI chat form, both ways, and what users may give as an action."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentrl.messages import Action, Message, ToolCall
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+CALLS = st.builds(ToolCall, st.text(min_size=1), st.dictionaries(st.text(), PLAIN, max_size=3), st.text(min_size=1))
+MESSAGES = st.builds(
+    Message,
+    st.sampled_from(["system", "user", "assistant", "tool"]),
+    st.text(),
+    st.lists(CALLS, max_size=2).map(tuple),
+    st.none() | st.text(),
+    st.none() | st.text(),
+    st.none() | st.text(),
+)
+
+
+@given(MESSAGES)
+def test_a_message_survives_the_openai_form_and_json(message):
+    assert Message.from_openai(json.loads(json.dumps(message.to_openai()))) == message
+
+
+def test_the_openai_form_leaves_out_what_is_empty():
+    assert Message("user", "hi").to_openai() == {"role": "user", "content": "hi"}
+    called = Message("assistant", "", (ToolCall("price", {"item": "Müsli"}, "c1"),), reasoning="hm")
+    assert called.to_openai() == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "price", "arguments": '{"item": "Müsli"}'}}
+        ],
+        "reasoning_content": "hm",
+    }
+    answer = Message("tool", "3", tool_call_id="c1", name="price")
+    assert answer.to_openai() == {"role": "tool", "content": "3", "tool_call_id": "c1", "name": "price"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read", "error"),
+    [
+        ('{"a": 1}', {"a": 1}, None),
+        ({"a": 1}, {"a": 1}, None),
+        ("", {}, None),
+        (None, {}, None),
+        ("{'a': 1}", {}, "arguments are not valid JSON: "),
+        ("[1]", {}, "arguments must be a JSON object, got list"),
+        ("3", {}, "arguments must be a JSON object, got int"),
+    ],
+)
+def test_arguments_that_cannot_be_read_set_the_error(arguments, read, error):
+    call = ToolCall.from_openai({"function": {"name": "f", "arguments": arguments}}, index=4)
+    assert (call.name, call.arguments, call.id) == ("f", read, "call_4")
+    assert call.error is None if error is None else call.error.startswith(error)
+
+
+def test_a_call_without_a_function_has_no_name():
+    assert ToolCall.from_openai({"id": "x"}) == ToolCall("", {}, "x")
+
+
+def test_content_parts_are_joined_and_others_refused():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert Message.from_openai({"role": "user", "content": parts}).content == "ab"
+    assert Message.from_openai({"role": "assistant", "content": None}).content == ""
+    with pytest.raises(ValueError, match="a part of type 'image_url'"):
+        Message.from_openai({"role": "user", "content": [{"type": "image_url"}]})
+
+
+@pytest.mark.parametrize("role", [None, "developer", 3])
+def test_an_unknown_role_is_refused(role):
+    with pytest.raises(ValueError, match="message role must be system, user, assistant or tool"):
+        Message.from_openai({"role": role, "content": ""})
+
+
+def test_what_may_stand_for_an_action():
+    action = Action("hi", token_ids=(1,))
+    assert Action.of(action) is action
+    assert Action.of("hi") == Action("hi")
+    given_message = {"content": None, "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}
+    assert Action.of(given_message) == Action("", (ToolCall("f", {}, "c"),))
+    assert Action.of({"role": "assistant", "content": "x", "reasoning_content": "hm"}) == Action("x", reasoning="hm")
+    with pytest.raises(TypeError, match="an action is an Action, a str or an OpenAI assistant message, got int"):
+        Action.of(3)  # type: ignore[arg-type]
+
+
+def test_an_action_as_a_message():
+    calls = (ToolCall("f", {"x": 1}, "c"),)
+    assert Action("hi", calls, "hm", token_ids=(1,)).to_message() == Message("assistant", "hi", calls, reasoning="hm")
