@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from agentrl.bench.evaluate import evaluate as evaluate
+    from agentrl.bench.runner import run_bench as run_bench
+    from agentrl.config import load_config as load_config
     from agentrl.env.base import Env as Env
     from agentrl.env.base import Limits as Limits
     from agentrl.env.check import CheckReport as CheckReport
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
     from agentrl.rollout.store import TrajectoryStore as TrajectoryStore
     from agentrl.tool import Tool as Tool
     from agentrl.tool import tool as tool
+    from agentrl.training.config import TrainConfig as TrainConfig
+    from agentrl.training.loop import resume as resume
+    from agentrl.training.loop import train as train
     from agentrl.trajectory import Task as Task
     from agentrl.trajectory import Trajectory as Trajectory
     from agentrl.trajectory import TrajectoryGroup as TrajectoryGroup
@@ -80,6 +85,7 @@ _MODULE_OF = {
     "ToolCall": "agentrl.messages",
     "ToolEnv": "agentrl.env.tool_env",
     "ToolError": "agentrl.errors",
+    "TrainConfig": "agentrl.training.config",
     "Trajectory": "agentrl.trajectory",
     "TrajectoryGroup": "agentrl.trajectory",
     "TrajectoryStore": "agentrl.rollout.store",
@@ -88,10 +94,14 @@ _MODULE_OF = {
     "check_env": "agentrl.env.check",
     "env_ids": "agentrl.env.registry",
     "evaluate": "agentrl.bench.evaluate",
+    "load_config": "agentrl.config",
     "make": "agentrl.env.registry",
     "register": "agentrl.env.registry",
+    "resume": "agentrl.training.loop",
+    "run_bench": "agentrl.bench.runner",
     "run_episode": "agentrl.rollout.episode",
     "tool": "agentrl.tool",
+    "train": "agentrl.training.loop",
 }
 
 

@@ -208,9 +208,8 @@ def summary_text(summary: dict[str, Any], out: Path) -> str:
         lines.append(f"{mode:<10}{_cell(before.get(mode)):<26}{_cell(after.get(mode)):<26}".rstrip())
     n_tasks = (after or before).get("n_tasks", 0)
     lines += ["", f"{n_tasks} tasks, {summary['wall_s']:.0f} s wall, {summary['cpu_s']:.0f} s CPU"]
-    checkpoints = sorted((out / "checkpoints").glob("step-*"))
-    if checkpoints:
-        lines.append(f"Model:  {checkpoints[-1]}  (agentrl bench {summary['env_id']} --policy local:{checkpoints[-1]})")
+    if (out / "model").is_dir():
+        lines.append(f"Model:  {out / 'model'}  (agentrl bench {summary['env_id']} --policy local:{out / 'model'})")
     lines.append(f"Report: {out / 'report.html'}")
     return "\n".join(lines)
 

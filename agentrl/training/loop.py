@@ -279,21 +279,16 @@ class Trainer:
         return result
 
     async def _evaluate_in_between(self) -> None:
-        started = time.perf_counter()
         result = await self._evaluate("eval", self.config.train.temperature, self.config.eval.num_tasks, 1)
-        low, high = result.ci95
-        metrics = {"eval/success": result.mean, "eval/ci95_low": low, "eval/ci95_high": high}
-        metrics |= {"eval/reward_mean": result.reward_mean, "time/eval_s": time.perf_counter() - started}
-        self._log("eval", self.state.step, self.config.train.steps, metrics)
+        self._log("eval", self.state.step, self.config.train.steps, eval_metrics(result))
 
     async def _table(self, phase: str) -> dict[str, Any]:
         """Greedy and sampled success on the held-out tasks, as the summary has it."""
         settings = self.config.eval
         greedy = await self._evaluate(phase, 0.0, settings.final_num_tasks, 1)
         sampled = await self._evaluate(phase, 1.0, settings.final_num_tasks, settings.final_trials)
-        low, high = sampled.ci95
-        metrics = {"eval/success": sampled.mean, "eval/ci95_low": low, "eval/ci95_high": high}
-        metrics["eval/greedy_success"] = greedy.mean
+        metrics = {**eval_metrics(sampled), "eval/greedy_success": greedy.mean}
+        metrics["time/eval_s"] += greedy.wall_s
         self._log("eval", self.state.step, self.config.train.steps, metrics)
         return {
             "greedy": {"mean": greedy.mean, "ci95": list(greedy.ci95)},
@@ -343,9 +338,15 @@ class Trainer:
             "wall_s": round(self._wall_s(), 1),
             "cpu_s": round(self._cpu_s(), 1),
         }
+        self._save_model()
         self.folder.write_summary(summary)
         write_report(self.folder.path)
         return summary
+
+    def _save_model(self) -> None:
+        """The trained model as an ordinary folder, for `local:RUN/model`."""
+        self.model.save_pretrained(self.folder.model_path)
+        self.tokenizer.save_pretrained(self.folder.model_path)
 
     def _wall_s(self) -> float:
         return self.state.wall_s + time.perf_counter() - self._began_wall_s
@@ -414,6 +415,20 @@ def rl_learner(settings: RLConfig) -> LearnerConfig:
         num_epochs=settings.num_epochs,
         num_minibatches=settings.num_minibatches,
     )
+
+
+def eval_metrics(result: EvalResult) -> dict[str, float]:
+    """Success and reward of an evaluation with their 95% intervals, and its wall seconds."""
+    (low, high), (reward_low, reward_high) = result.ci95, result.reward.ci95
+    return {
+        "eval/success": result.mean,
+        "eval/ci95_low": low,
+        "eval/ci95_high": high,
+        "eval/reward_mean": result.reward_mean,
+        "eval/reward_mean_ci95_low": reward_low,
+        "eval/reward_mean_ci95_high": reward_high,
+        "time/eval_s": result.wall_s,
+    }
 
 
 def differs(group: TrajectoryGroup) -> bool:

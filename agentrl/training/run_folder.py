@@ -26,6 +26,7 @@ class RunFolder:
         self.metrics_path = self.path / "metrics.jsonl"
         self.trajectories_path = self.path / "trajectories.jsonl"
         self.checkpoints_path = self.path / "checkpoints"
+        self.model_path = self.path / "model"
         self.summary_path = self.path / "summary.json"
         self._tensorboard = tensorboard
         self._writer: Any = None
