@@ -182,12 +182,12 @@ def _fallback_hint(folder: Path) -> str:
 def _without_progress_bars() -> Iterator[None]:
     """A checkpoint is written often: a bar each time would drown the run's own progress."""
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _write_files(folder: Path, model: Any, tokenizer: Any, learner: Stateful | None, extra_text: str) -> None:

@@ -25,9 +25,10 @@ from agentrl.rollout.runner import GroupRequest, Rollouts
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training import checkpoint, model_setup, warm_start
 from agentrl.training.advantages import group_advantages
-from agentrl.training.config import RLConfig, TrainConfig, WarmStartConfig
-from agentrl.training.learner import Learner, LearnerConfig
-from agentrl.training.optimizers import Schedule
+from agentrl.training.config import TrainConfig
+from agentrl.training.groups import differs, eval_metrics, rollout_metrics, without_faults
+from agentrl.training.learner import Learner
+from agentrl.training.learners import rl_learner, warm_start_learner
 from agentrl.training.report import write_report
 from agentrl.training.rows import build_rows, rows_of_trajectory, with_coefficients
 from agentrl.training.run_folder import RunFolder
@@ -381,77 +382,3 @@ class Trainer:
         settings = self.config.train
         top_p = settings.top_p if temperature > 0 else 1.0
         return SamplingParams(temperature=temperature, top_p=top_p, max_tokens=settings.max_tokens)
-
-
-def warm_start_learner(settings: WarmStartConfig, num_demos: int) -> LearnerConfig:
-    """Muon or AdamW, annealed to zero over all updates of the warm start."""
-    total = max(1, settings.epochs * num_demos // settings.batch_episodes)
-    return LearnerConfig(
-        lr=settings.lr,
-        optimizer=settings.optimizer,
-        attention="eager",
-        matmul_precision="medium",
-        micro_batch_tokens=2048,
-        schedule=Schedule("linear", warmup_steps=min(10, total), total_steps=total),
-    )
-
-
-def rl_learner(settings: RLConfig) -> LearnerConfig:
-    """AdamW, annealed to `lr * lr_final` over the steps of RL."""
-    return LearnerConfig(
-        lr=settings.lr,
-        schedule=Schedule(
-            "linear", warmup_steps=settings.warmup_steps, total_steps=max(1, settings.steps), final=settings.lr_final
-        ),
-        max_grad_norm=settings.max_grad_norm,
-        attention="eager",
-        matmul_precision="medium",
-        micro_batch_tokens=2048,
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
-        kl_coef=settings.kl_coef,
-        entropy_coef=settings.entropy_coef,
-        temperature=settings.temperature,
-        num_epochs=settings.num_epochs,
-        num_minibatches=settings.num_minibatches,
-    )
-
-
-def eval_metrics(result: EvalResult) -> dict[str, float]:
-    """Success and reward of an evaluation with their 95% intervals, and its wall seconds."""
-    (low, high), (reward_low, reward_high) = result.ci95, result.reward.ci95
-    return {
-        "eval/success": result.mean,
-        "eval/ci95_low": low,
-        "eval/ci95_high": high,
-        "eval/reward_mean": result.reward_mean,
-        "eval/reward_mean_ci95_low": reward_low,
-        "eval/reward_mean_ci95_high": reward_high,
-        "time/eval_s": result.wall_s,
-    }
-
-
-def differs(group: TrajectoryGroup) -> bool:
-    """Whether the group's rewards are not all equal, so that comparing them teaches something."""
-    return len(set(group.rewards)) > 1
-
-
-def without_faults(group: TrajectoryGroup) -> TrajectoryGroup:
-    """The group's scored trajectories; a fault never enters a baseline."""
-    return TrajectoryGroup(group.group_id, [t for t in group.trajectories if t.status != "fault"])
-
-
-def rollout_metrics(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
-    """Means over the sampled episodes of a step, faults counted apart."""
-    episodes = [t for group in groups for t in group.trajectories]
-    scored = [t for t in episodes if t.status != "fault"]
-    count = max(len(scored), 1)
-    return {
-        "rollout/reward_mean": sum(t.reward for t in scored) / count,
-        "rollout/success": sum(t.success for t in scored) / count,
-        "rollout/turns_mean": sum(len(t.turns) for t in scored) / count,
-        "rollout/tokens_mean": sum(t.num_sampled_tokens for t in scored) / count,
-        "rollout/truncated": sum(t.status == "truncated" for t in scored) / count,
-        "rollout/faults": float(len(episodes) - len(scored)),
-        "rollout/groups_equal": float(sum(not differs(g) for g in groups)) / max(len(groups), 1),
-    }

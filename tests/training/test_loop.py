@@ -27,7 +27,8 @@ from agentrl.training.config import (
     TrainConfig,
     WarmStartConfig,
 )
-from agentrl.training.loop import differs, resume, train, without_faults
+from agentrl.training.groups import differs, without_faults
+from agentrl.training.loop import resume, train
 from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
 
 CONFIG = TrainConfig(

@@ -1,0 +1,49 @@
+"""From a run's configuration to the learners of its two phases. Owns the choice, not the update."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agentrl.training.config import RLConfig, WarmStartConfig
+from agentrl.training.learner import LearnerConfig
+from agentrl.training.optimizers import Schedule
+
+# Measured on CPU at hidden 128: eager attention in medium precision, and micro-batches that stay in
+# the cache, cost about a third less than sdpa in full precision over all rows at once.
+_ATTENTION: Final = "eager"
+_PRECISION: Final = "medium"
+_MICRO_BATCH_TOKENS: Final = 2048
+
+
+def warm_start_learner(settings: WarmStartConfig, num_demos: int) -> LearnerConfig:
+    """Muon or AdamW, annealed to zero over all updates of the warm start."""
+    total = max(1, settings.epochs * num_demos // settings.batch_episodes)
+    return LearnerConfig(
+        lr=settings.lr,
+        optimizer=settings.optimizer,
+        attention=_ATTENTION,
+        matmul_precision=_PRECISION,
+        micro_batch_tokens=_MICRO_BATCH_TOKENS,
+        schedule=Schedule("linear", warmup_steps=min(10, total), total_steps=total),
+    )
+
+
+def rl_learner(settings: RLConfig) -> LearnerConfig:
+    """AdamW, annealed to `lr * lr_final` over the steps of RL."""
+    return LearnerConfig(
+        lr=settings.lr,
+        schedule=Schedule(
+            "linear", warmup_steps=settings.warmup_steps, total_steps=max(1, settings.steps), final=settings.lr_final
+        ),
+        max_grad_norm=settings.max_grad_norm,
+        attention=_ATTENTION,
+        matmul_precision=_PRECISION,
+        micro_batch_tokens=_MICRO_BATCH_TOKENS,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        kl_coef=settings.kl_coef,
+        entropy_coef=settings.entropy_coef,
+        temperature=settings.temperature,
+        num_epochs=settings.num_epochs,
+        num_minibatches=settings.num_minibatches,
+    )
