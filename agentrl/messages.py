@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "abort"]
+_ROLES = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class ToolCall:
             arguments = json.loads(raw) if isinstance(raw, str) else raw
         except ValueError as error:
             return cls(name, {}, call_id, f"arguments are not valid JSON: {error}")
+        if type(arguments) is dict:
+            return cls(name, arguments if isinstance(raw, str) else dict(arguments), call_id)
         if not isinstance(arguments, Mapping):
             return cls(name, {}, call_id, f"arguments must be a JSON object, got {type(arguments).__name__}")
         return cls(name, dict(arguments), call_id)
@@ -83,23 +86,29 @@ class Message:
 
         Raises: ValueError if the role is not one of system, user, assistant, tool.
         """
-        role = message.get("role")
-        if role not in ("system", "user", "assistant", "tool"):
+        role: Any = message.get("role")
+        if role not in _ROLES:
             raise ValueError(f"message role must be system, user, assistant or tool, got {role!r}")
-        calls = tuple(ToolCall.from_openai(call, i) for i, call in enumerate(message.get("tool_calls") or ()))
-        content = message.get("content")
         return cls(
             role=role,
-            content=content if isinstance(content, str) else _text_of_parts(content),
-            tool_calls=calls,
+            content=_text(message.get("content")),
+            tool_calls=_calls(message.get("tool_calls")),
             tool_call_id=message.get("tool_call_id"),
             name=message.get("name"),
             reasoning=message.get("reasoning_content"),
         )
 
 
-def _text_of_parts(content: Any) -> str:
-    """The text of OpenAI content parts; other parts are refused rather than dropped."""
+def _calls(entries: Sequence[Mapping[str, Any]] | None) -> tuple[ToolCall, ...]:
+    if not entries:
+        return ()
+    return tuple([ToolCall.from_openai(entry, index) for index, entry in enumerate(entries)])
+
+
+def _text(content: Any) -> str:
+    """The text of an OpenAI message or of its parts; parts of another type are refused rather than dropped."""
+    if isinstance(content, str):
+        return content
     if content is None:
         return ""
     texts = []
@@ -144,8 +153,11 @@ class Action:
         if isinstance(action, str):
             return cls(text=action)
         if isinstance(action, Mapping):
-            message = Message.from_openai({"role": "assistant", **action})
-            return cls(text=message.content, tool_calls=message.tool_calls, reasoning=message.reasoning)
+            role = action.get("role", "assistant")
+            if role not in _ROLES:
+                raise ValueError(f"message role must be system, user, assistant or tool, got {role!r}")
+            text, calls = _text(action.get("content")), _calls(action.get("tool_calls"))
+            return cls(text, calls, action.get("reasoning_content"))
         raise TypeError(f"an action is an Action, a str or an OpenAI assistant message, got {type(action).__name__}")
 
     def to_message(self) -> Message:
