@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from agentrl.rollout.runner import GroupRequest as GroupRequest
     from agentrl.rollout.runner import Rollouts as Rollouts
     from agentrl.rollout.store import TrajectoryStore as TrajectoryStore
-    from agentrl.tool import Tool as Tool
-    from agentrl.tool import tool as tool
+    from agentrl.tool_schema import Tool as Tool
+    from agentrl.tool_schema import tool as tool
     from agentrl.training.config import TrainConfig as TrainConfig
     from agentrl.training.loop import resume as resume
     from agentrl.training.loop import train as train
@@ -81,7 +81,7 @@ _MODULE_OF = {
     "ScriptedPolicy": "agentrl.policy.scripted",
     "Task": "agentrl.trajectory",
     "Tasks": "agentrl.env.tasks",
-    "Tool": "agentrl.tool",
+    "Tool": "agentrl.tool_schema",
     "ToolCall": "agentrl.messages",
     "ToolEnv": "agentrl.env.tool_env",
     "ToolError": "agentrl.errors",
@@ -100,7 +100,7 @@ _MODULE_OF = {
     "resume": "agentrl.training.loop",
     "run_bench": "agentrl.bench.runner",
     "run_episode": "agentrl.rollout.episode",
-    "tool": "agentrl.tool",
+    "tool": "agentrl.tool_schema",
     "train": "agentrl.training.loop",
 }
 

@@ -31,7 +31,7 @@ from agentrl.messages import Action
 from agentrl.policy.base import Policy
 from agentrl.rollout.runner import GroupRequest, Rollouts
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
 
 SLOTS, EPISODES, CALLS = 64, 256, 4

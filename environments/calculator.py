@@ -14,7 +14,7 @@ from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.messages import Action, Message
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 from agentrl.tools.calculator import evaluate, format_number
 from agentrl.trajectory import Task
 

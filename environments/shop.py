@@ -18,7 +18,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import ToolError
 from agentrl.messages import Action, Message
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
 
 KINDS = ("tea", "mug", "pen", "bag", "cap", "jar")

@@ -23,7 +23,7 @@ FOLDERS = {"agentrl": "agentrl", "environments": "agentrl.environments", "tools"
 FLOORS = {
     "agentrl.errors": (1, "vocabulary"),
     "agentrl.messages": (1, "vocabulary"),
-    "agentrl.tool": (1, "vocabulary"),
+    "agentrl.tool_schema": (1, "vocabulary"),
     "agentrl.trajectory": (1, "vocabulary"),
     "agentrl.config": (1, "vocabulary"),
     "agentrl.env": (2, "env"),

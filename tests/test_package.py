@@ -15,8 +15,7 @@ import agentrl
 def test_a_public_name_is_its_modules_object(name):
     module = importlib.import_module(agentrl._MODULE_OF[name])
     value = getattr(agentrl, name)
-    # The module `agentrl.tool` stands in for the decorator of its name once it was imported.
-    assert value is getattr(module, name) or (name == "tool" and value is module)
+    assert value is getattr(module, name)
     assert name in dir(agentrl)
 
 

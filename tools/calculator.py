@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agentrl.errors import ToolError
-from agentrl.tool import Tool, tool
+from agentrl.tool_schema import Tool, tool
 
 Number = int | float
 

@@ -20,7 +20,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, create_model
 
 from agentrl.errors import ToolError, ToolSchemaError
-from agentrl.tool import Tool
+from agentrl.tool_schema import Tool
 from agentrl.tools.http_api import Auth, HttpApi, HttpSettings, reply_text
 from agentrl.tools.json_schema import look_up, merged, python_type, resolve
 from agentrl.tools.openapi_document import Operation, choose, load_document, operations, server_url, unique

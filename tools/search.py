@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from agentrl.errors import ToolError
-from agentrl.tool import Tool, tool
+from agentrl.tool_schema import Tool, tool
 
 _WORD = re.compile(r"\w+")
 MAX_QUERY_WORDS = 32

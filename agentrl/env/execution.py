@@ -17,7 +17,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from agentrl.errors import EnvFault, ToolError
-from agentrl.tool import Tool
+from agentrl.tool_schema import Tool
 
 logger = logging.getLogger(__name__)
 SLOW_INLINE_S = 1.0

@@ -1,7 +1,7 @@
 """`ToolEnv`: an environment whose actions are tool calls, ended by an answer, a tool or a limit.
 
 Owns an episode's course, tool statistics and the reward's assembly. Schemas and argument checks belong
-to `agentrl.tool`, running a call to `agentrl.env.execution`, parsing a model's text to the policy.
+to `agentrl.tool_schema`, running a call to `agentrl.env.execution`, parsing a model's text to the policy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agentrl.env.execution import in_thread, run, run_inline, to_text
 from agentrl.env.rubric import Rubric
 from agentrl.errors import ToolError, ToolSchemaError, did_you_mean
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.tool import Tool, is_tool
+from agentrl.tool_schema import Tool, is_tool
 from agentrl.trajectory import Task
 
 __all__ = ["ToolEnv", "call", "in_thread", "to_text"]

@@ -13,7 +13,7 @@ from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.runner import GroupRequest, Rollouts
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
 from overhead_cases import task as ledger
 from overhead_cases.lockstep import run_lockstep
@@ -99,7 +99,8 @@ async def _run(problems: Sequence[Problem], path: Path, policy: Policy) -> None:
         async with Rollouts(
             Ledger, policy, env_id="overhead/Ledger-v0", max_concurrency=CONCURRENCY, store=store
         ) as rollouts:
-            await rollouts.run(requests)
+            async for _ in rollouts.stream(requests):
+                pass
 
 
 def read(path: Path) -> dict[int, Outcome]:

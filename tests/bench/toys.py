@@ -12,7 +12,7 @@ from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
 
 

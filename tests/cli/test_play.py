@@ -12,7 +12,7 @@ from agentrl.cli.play import play_episode, read_line, usage
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import ToolError
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
 
 

@@ -18,7 +18,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault
 from agentrl.messages import Action, Message
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 
 COUNTER = itertools.count()
 CURRENT: dict[str, int] = {}

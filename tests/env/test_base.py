@@ -13,7 +13,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import TaskError
 from agentrl.messages import Action, Message
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 
 
 class Line:

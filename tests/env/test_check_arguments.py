@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from agentrl.env.check_arguments import draw_arguments
-from agentrl.tool import Tool
+from agentrl.tool_schema import Tool
 
 
 class Node(BaseModel):

@@ -18,7 +18,7 @@ from agentrl.env.spaces import ActionSpace, MessagesSpace, SharedObservations
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.messages import Message
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -15,7 +15,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call, to_text
 from agentrl.errors import EnvFault, ToolError, ToolSchemaError
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.tool import Tool, tool
+from agentrl.tool_schema import Tool, tool
 
 
 def double(n: int) -> int:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.scripted import HumanPolicy, NullPolicy, OraclePolicy, RandomPolicy, ScriptedPolicy, random_value
-from agentrl.tool import Tool
+from agentrl.tool_schema import Tool
 
 START = [Message("user", "What is 1 + 2?")]
 

@@ -15,7 +15,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
 
 

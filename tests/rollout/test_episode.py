@@ -15,7 +15,7 @@ from agentrl.errors import EnvFault, PolicyFault, TaskError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.episode import run_episode
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
 
 

@@ -15,7 +15,7 @@ from agentrl.messages import Action
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.runner import GroupRequest, Rollouts, arollout, rollout, sampling_seed
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.tool import tool
+from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
 
 

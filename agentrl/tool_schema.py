@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import ModuleType
 from typing import Any, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -346,16 +344,3 @@ def parse_docstring(text: str) -> tuple[str, dict[str, str]]:
         elif current and line.strip():
             parameters[current] += " " + line.strip()
     return "\n".join(summary).strip(), parameters
-
-
-class _CallableModule(ModuleType):
-    """Lets `from agentrl import tool` be the decorator whether or not this module was imported before.
-
-    Importing a submodule binds its name in the package, over whatever stood there.
-    """
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return tool(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from agentrl.errors import ToolError, ToolSchemaError
-from agentrl.tool import Tool, is_tool, parse_docstring, plain_schema, tool
+from agentrl.tool_schema import Tool, is_tool, parse_docstring, plain_schema, tool
 
 
 class Colour(enum.Enum):
@@ -236,10 +236,10 @@ def test_an_async_tool_is_never_moved_to_a_thread():
     assert (made.is_async, made.blocking, made.is_inline) == (True, False, False)
 
 
-@pytest.mark.parametrize("first", ["", "import agentrl.tool;", "import agentrl.env.tool_env;"])
+@pytest.mark.parametrize("first", ["", "import agentrl.tool_schema;", "import agentrl.env.tool_env;"])
 def test_tool_from_the_package_is_the_decorator_whatever_was_imported_before(first):
     code = f"{first}\nfrom agentrl import tool\n@tool\ndef f(x: int): 'doc'\n@tool(name='g')\ndef g(x: int): 'doc'\n"
-    code += "from agentrl.tool import Tool; print(Tool.of(f).name, Tool.of(g).name)"
+    code += "from agentrl.tool_schema import Tool; print(Tool.of(f).name, Tool.of(g).name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "f g\n"
 
