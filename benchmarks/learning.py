@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agentrl.bench.statistics import mean_interval
+from agentrl.bench.estimates import mean_interval
 
 CELLS = [(when, mode) for when in ("before", "after") for mode in ("greedy", "sampled")]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from agentrl.bench.statistics import Estimate, clustered_mean, clustered_proportion
+from agentrl.bench.estimates import Estimate, clustered_mean, clustered_proportion
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.policy.base import Policy, SamplingParams

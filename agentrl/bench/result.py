@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from agentrl.bench.evaluate import by_task
-from agentrl.bench.statistics import (
+from agentrl.bench.estimates import (
     Estimate,
     cluster_bootstrap,
     clustered_mean,
@@ -21,6 +20,7 @@ from agentrl.bench.statistics import (
     pass_at_k,
     pass_hat_k,
 )
+from agentrl.bench.evaluate import by_task
 from agentrl.policy.base import SamplingParams
 from agentrl.trajectory import Trajectory, Turn
 

@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agentrl.bench.estimates import Estimate
 from agentrl.bench.result import BenchResult, Effort, Score
-from agentrl.bench.statistics import Estimate
 
 
 def render(result: BenchResult) -> RenderableType:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from agentrl.bench.estimates import wilson_interval
 from agentrl.bench.evaluate import aevaluate, episode_seed, evaluate, requests_of
-from agentrl.bench.statistics import wilson_interval
 from agentrl.errors import RolloutError
 from agentrl.policy.base import SamplingParams
 from agentrl.rollout.store import TrajectoryStore

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from agentrl.bench.estimates import wilson_interval
 from agentrl.bench.result import compare, score_of, tool_statistics
 from agentrl.bench.runner import BenchConfig, arun_bench, choose_tasks, default_out, run_bench
-from agentrl.bench.statistics import wilson_interval
 from agentrl.errors import ConfigError, RolloutError, TaskError
 from agentrl.messages import Action, ToolCall
 from agentrl.policy.base import SamplingParams

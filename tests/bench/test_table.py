@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from agentrl.bench.estimates import Estimate
 from agentrl.bench.runner import run_bench
-from agentrl.bench.statistics import Estimate
 from agentrl.bench.table import notes, number, percent, render
 from agentrl.messages import Action, Message
 from tests.bench.toys import Adder, Some

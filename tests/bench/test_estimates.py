@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrl.bench.statistics import (
+from agentrl.bench.estimates import (
     Estimate,
     cluster_bootstrap,
     clustered_mean,
