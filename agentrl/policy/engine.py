@@ -34,8 +34,8 @@ class EngineOptions:
     """Size of the engine.
 
     Attributes:
-        slots: episodes whose keys and values are kept at once, and most turns sampled at once.
-        context: most tokens of one episode.
+        slots: most episodes whose keys and values are kept at once, and most turns sampled at once.
+        context: most tokens of one episode. Memory grows up to slots x context, as it is needed.
         prefill_tokens: most tokens, padding included, that are prefilled in one round.
         lean: use the lean forward where the model's class is known; the model's own otherwise.
     """
@@ -222,21 +222,23 @@ class Engine:
         waiting: list[_Request] = []
         contexts: list[Ids] = []
         widest = 0
-        while self._queue and len(self._active) < self.options.slots:
-            request = self._queue.popleft()
-            context = request.context
-            shared = self.kv.shared_prefix(context[:-1])
-            new = len(context) - int(shared.max())
-            too_much = max(widest, new) * (len(admitted) + 1) > self.options.prefill_tokens
-            worth = len(context) - new + _WORTH_SHARING
-            if admitted and (too_much or any(_common(context, other) > worth for other in contexts)):
-                waiting.append(request)
-                continue
-            self._place(request, shared)
-            widest = max(widest, new)
-            admitted.append(request)
-            contexts.append(context)
-        self._queue.extendleft(reversed(waiting))
+        try:
+            while self._queue and len(self._active) < self.options.slots:
+                request = self._queue.popleft()
+                context = request.context
+                shared = self.kv.shared_prefix(context[:-1])
+                new = len(context) - int(shared.max())
+                too_much = max(widest, new) * (len(admitted) + 1) > self.options.prefill_tokens
+                worth = len(context) - new + _WORTH_SHARING
+                if admitted and (too_much or any(_common(context, other) > worth for other in contexts)):
+                    waiting.append(request)
+                    continue
+                self._place(request, shared)
+                widest = max(widest, new)
+                admitted.append(request)
+                contexts.append(context)
+        finally:
+            self._queue.extendleft(reversed(waiting))
         return admitted
 
     def _place(self, request: _Request, shared: NDArray[np.int64]) -> None:
@@ -244,16 +246,15 @@ class Engine:
         slot = self.owners.slot_of(request.owner)
         if slot < 0 or slot in self._active:
             slot = self.owners.take(request.owner, self._active)
+        request.slot, self._active[slot] = slot, request  # before memory is asked for, which may fail
         donor = int(shared.argmax())
         if shared[slot] < shared[donor]:
             self.kv.copy(donor, slot, int(shared[donor]))
         else:
             self.kv.length[slot] = shared[slot]
-        request.slot = slot
         if not request.ids:
             request.cached, request.version = int(shared[donor]), self.version
         self._draws.set(slot, request.sampling, request.uniform)
-        self._active[slot] = request
 
     def _feed(self, decoding: list[_Request], admitted: list[_Request]) -> Tensor:
         """Logits after each request's last token; the slots then hold that token too."""

@@ -119,8 +119,9 @@ class HfForward:
         positions = start[:, None] + np.arange(tokens.shape[1])[None, :] - (tokens.shape[1] - counts)[:, None]
         real = positions >= start[:, None]
         device, cache = self.model.device, self.cache
+        self.kv.reserve(int(rows.max()) + 1, int((start + counts).max()))
         cache.rows = torch.from_numpy(rows).to(device)
-        cache.write_to = torch.from_numpy(np.where(real, positions, self.kv.context)).to(device)
+        cache.write_to = torch.from_numpy(np.where(real, positions, self.kv.positions)).to(device)
         cache.span = int((start + counts)[counts > 0].max())
         cache.dense = bool((rows == np.arange(len(rows))).all())
         positions_BM = torch.from_numpy(np.maximum(positions, 0)).to(device)

@@ -173,6 +173,8 @@ class LeanForward:
             seen = torch.ones((count, start + count), dtype=torch.bool, device=device).tril_(start)
             spans.append((slot, flat, flat + count, start + count, seen))
             flat += count
+        all_rows, all_positions = np.concatenate(row_parts), np.concatenate(position_parts)
+        self.kv.reserve(int(all_rows.max()) + 1, int(all_positions.max()) + 1)
         dense, mask = 0, None
         if len(rows):
             reach = int(rows.max()) + 1
@@ -182,8 +184,8 @@ class LeanForward:
             hidden = np.arange(span)[None] > last_seen[:, None]
             mask = torch.from_numpy(np.where(hidden, -np.inf, 0.0)).to(device, dtype)[:, None, None]
         return _Layout(
-            torch.from_numpy(np.concatenate(row_parts)).to(device),
-            torch.from_numpy(np.concatenate(position_parts)).to(device),
+            torch.from_numpy(all_rows).to(device),
+            torch.from_numpy(all_positions).to(device),
             len(rows),
             dense,
             mask,

@@ -1,4 +1,4 @@
-"""Preallocated key/value slots: which token ids each one holds, and who owns it. Owns no model and no schedule."""
+"""Key/value slots: which token ids each one holds, and who owns it. Owns no model and no schedule."""
 
 from __future__ import annotations
 
@@ -10,26 +10,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agentrl.errors import ModelError
+from agentrl.policy.memory import available_bytes
 
 Ids = NDArray[np.int32]
 
+# Positions of each slot to begin with; most turns of most tools fit.
+_FIRST_POSITIONS = 256
+
 
 class KvSlots:
-    """Key/value storage of every layer for a fixed number of sequences.
+    """Key/value storage of every layer for many sequences, no larger than they need.
 
-    Each layer is two tensors (S, H, T + 1, D): S slots, H key/value heads, T positions, D width of a
-    head. The last position is scratch: whatever padding writes goes there.
+    Each layer is two tensors (R, H, P + 1, D): R slots and P positions so far, H key/value heads, D width
+    of a head. R and P double when one more is needed, up to `slots` and `context`. The last position is
+    scratch: whatever padding writes goes there.
 
     Attributes:
+        slots, context: most slots, and most tokens of each.
+        rows, positions: what there is memory for so far.
         length: (S,) tokens whose keys and values a slot holds.
         ids: (S, T) those tokens.
     """
 
     def __init__(self, slots: int, context: int) -> None:
         self.slots, self.context = slots, context
+        self.rows, self.positions = 0, 0
+        self.layers: list[tuple[Tensor, Tensor]] = []
         self.length = np.zeros(slots, np.int64)
         self.ids: Ids = np.full((slots, context), -1, np.int32)
-        self.layers: list[tuple[Tensor, Tensor]] = []
+        self.drop()
 
     def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """The storage of a layer, made at its first use in the shape of `like` (B, H, T, D).
@@ -37,16 +46,59 @@ class KvSlots:
         Raises: ModelError if there is no memory for it.
         """
         while len(self.layers) <= index:
-            shape = (self.slots, like.shape[1], self.context + 1, like.shape[3])
             try:
-                self.layers.append((like.new_zeros(shape), like.new_zeros(shape)))
-            except RuntimeError as error:
-                needed = 2 * np.prod(shape) * like.element_size() / 2**30
-                raise ModelError(
-                    f"no memory for the keys and values of {self.slots} slots x {self.context} tokens "
-                    f"({needed:.2f} GiB a layer): use fewer slots= or a smaller max_context="
-                ) from error
+                self.layers.append((self._zeros(like), self._zeros(like)))
+            except ModelError:
+                self.drop()
+                raise
         return self.layers[index]
+
+    def reserve(self, rows: int, positions: int) -> None:
+        """Make room for at least this many slots and positions.
+
+        Raises: ModelError if there is no memory for them; everything held is then forgotten.
+        """
+        if rows <= self.rows and positions <= self.positions:
+            return
+        held = self.rows, self.positions
+        self.rows = _grown(self.rows, rows, self.slots)
+        self.positions = _grown(self.positions, positions, self.context)
+        try:
+            for index, (keys, values) in enumerate(self.layers):
+                self.layers[index] = self._moved(keys, *held), self._moved(values, *held)
+        except ModelError:
+            self.drop()
+            raise
+
+    def drop(self) -> None:
+        """Give all memory back, and forget what was in it."""
+        self.rows, self.positions = 0, min(_FIRST_POSITIONS, self.context)
+        self.layers = []
+        self.clear()
+
+    def _moved(self, old: Tensor, rows: int, positions: int) -> Tensor:
+        new = self._zeros(old)
+        new[:rows, :, :positions] = old[:, :, :positions]
+        return new
+
+    def _zeros(self, like: Tensor) -> Tensor:
+        """(R, H, P + 1, D) zeros. Never unset memory: a NaN behind a mask would still spoil attention."""
+        shape = (self.rows, like.shape[1], self.positions + 1, like.shape[3])
+        needed = int(np.prod(shape)) * like.element_size()
+        free = available_bytes() if like.device.type == "cpu" else None
+        if free is not None and needed > free:
+            raise self._no_memory(needed)
+        try:
+            return like.new_zeros(shape)
+        except RuntimeError as error:
+            raise self._no_memory(needed) from error
+
+    def _no_memory(self, needed: int) -> ModelError:
+        return ModelError(
+            f"no memory for the keys and values of {self.rows} slots x {self.positions} tokens: "
+            f"{2 * needed / 2**30:.2f} GiB for each of the model's layers. Set fewer model.slots or a smaller "
+            "model.max_context (slots= and max_context= of LocalPolicy), or lower train.max_concurrency"
+        )
 
     def shared_prefix(self, ids: Ids) -> NDArray[np.int64]:
         """(S,) how many leading tokens of `ids` each slot already holds."""
@@ -58,6 +110,7 @@ class KvSlots:
     @torch.inference_mode()
     def copy(self, source: int, target: int, count: int) -> None:
         """Give `target` the first `count` tokens of `source`."""
+        self.reserve(target + 1, count)
         for keys, values in self.layers:
             keys[target, :, :count] = keys[source, :, :count]
             values[target, :, :count] = values[source, :, :count]
@@ -94,14 +147,15 @@ class SlotOwners:
         return self._slot.get(owner, -1)
 
     def take(self, owner: str, busy: Container[int]) -> int:
-        """Give `owner` a slot that is not busy: one nobody owns, else the one unused for longest.
+        """Give `owner` a slot that is not busy: one that nobody owns, a used one first (its memory is
+        there already), else the one unused for longest.
 
         Returns: the slot, or -1 if all are busy. A former owner prefills again when it comes back.
         """
         idle = [slot for slot in range(len(self._owner)) if slot not in busy]
         if not idle:
             return -1
-        slot = min(idle, key=lambda s: (self._owner[s] is not None, self._used_at[s]))
+        slot = min(idle, key=lambda s: (self._owner[s] is not None, not self._used_at[s], self._used_at[s]))
         former = self._owner[slot]
         if former is not None:
             del self._slot[former]
@@ -119,3 +173,8 @@ class SlotOwners:
         """Note that the slot was used just now."""
         self._clock += 1
         self._used_at[slot] = self._clock
+
+
+def _grown(have: int, needed: int, most: int) -> int:
+    """Twice what there is, or what is needed if that is more; `most` at the most."""
+    return have if needed <= have else min(most, max(needed, 2 * have))

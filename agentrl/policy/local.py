@@ -18,6 +18,8 @@ from agentrl.policy.chat_format import ChatFormat, chat_format
 from agentrl.policy.engine import Completion, Engine, EngineOptions
 from agentrl.policy.model_folder import load
 
+_MAX_CONTEXT = 4096
+
 
 @dataclass(slots=True)
 class _Episode:
@@ -47,10 +49,11 @@ class LocalPolicy(Policy):
         chat_format: a `ChatFormat`, its name, or `auto`.
         chat_template: Jinja text that replaces the tokenizer's.
         sampling: the default of `act`.
-        slots: episodes whose keys and values are kept at once.
-        max_context: most tokens of an episode, 2048 by default, and never more than the model's own limit. A
+        slots: most episodes whose keys and values are kept at once; memory grows with what is used.
+        max_context: most tokens of an episode, 4096 by default, and never more than the model's own limit. A
             turn that would pass it is cut off (`finish_reason="length"`), with no tokens where none fit.
-        seed: mixed with the episode's id where `sampling.seed` is None.
+        seed: mixed with the episode's id where `sampling.seed` is None. A `sampling.seed` names the stream
+            alone: episodes sampled with the same one draw the same random numbers.
         version: number of the weights to begin with, where a run goes on.
     """
 
@@ -71,8 +74,8 @@ class LocalPolicy(Policy):
     ) -> None:
         self.model, self.tokenizer, self.sampling, self.seed = model, tokenizer, sampling, seed
         self.format = _format_of(chat_format, model, tokenizer, chat_template)
-        limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
-        options = EngineOptions(slots=slots, context=min(max_context or 2048, limit))
+        limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or _MAX_CONTEXT)
+        options = EngineOptions(slots=slots, context=min(max_context or _MAX_CONTEXT, limit))
         self.engine = Engine(model, stop_ids=self.format.stop_ids, decode=self.format.decode, options=options)
         self.engine.version = version
         self._episodes: dict[str, _Episode] = {}

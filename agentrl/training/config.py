@@ -39,6 +39,8 @@ class ModelConfig:
         hidden_size, num_layers, vocab_size: of the tiny model.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: `float32` or `bfloat16`.
+        max_context: most tokens of an episode; None is the model's limit, up to 4096.
+        slots: most episodes whose keys and values are kept at once; None is `train.max_concurrency`.
     """
 
     path: str | None = None
@@ -48,6 +50,8 @@ class ModelConfig:
     vocab_size: int = 512
     device: str = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    max_context: int | None = None
+    slots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class WarmStartConfig:
     """
 
     demonstrators: Mapping[str, float] = field(default_factory=dict)
-    num_episodes: int = 4000
-    epochs: int = 3
+    num_episodes: int = 8000
+    epochs: int = 2
     batch_episodes: int = 32
     lr: float = 0.02
     optimizer: Literal["muon", "adamw"] = "muon"

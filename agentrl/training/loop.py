@@ -368,7 +368,7 @@ class Trainer:
             self.tokenizer,
             chat_format=self.config.model.chat_format,
             sampling=self._sampling(self.config.train.temperature),
-            slots=self.config.train.max_concurrency,
+            **model_setup.kv_limits(self.config),
             version=self.state.version,
         )
 

@@ -47,6 +47,19 @@ def prepare(config: TrainConfig, folder: str | Path | None, demos: Sequence[Traj
     return model.to(torch.device(device)), tokenizer  # type: ignore[arg-type]
 
 
+def kv_limits(config: TrainConfig) -> dict[str, Any]:
+    """Most slots and tokens of a policy's keys and values, as `LocalPolicy` takes them.
+
+    Raises: ConfigError if there is no room for anything.
+    """
+    slots = config.train.max_concurrency if config.model.slots is None else config.model.slots
+    limits = {"slots": slots, "max_context": config.model.max_context}
+    for name, value in limits.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"model.{name} must be at least 1, got {value}; leave it out for its default")
+    return limits
+
+
 def device_of(name: str) -> str:
     """`auto` is the first GPU where there is one. Raises: ConfigError if torch does not know the device."""
     if name == "auto":

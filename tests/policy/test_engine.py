@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from agentrl.errors import ModelError
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.engine import Completion, Engine, EngineOptions
 
@@ -253,6 +254,37 @@ def test_a_failing_forward_reaches_every_caller_and_the_engine_recovers(tiny: tu
     broken = False
     done = asyncio.run(engine.sample("0", questions[0], FREE, 0))
     assert list(done.logprobs) == pytest.approx(full_logprobs(tiny[0], questions[0], done.ids), abs=1e-4)
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_memory_follows_the_longest_context(tiny: tuple[Any, Any], lean: bool) -> None:
+    engine = engine_of(tiny, slots=64, context=1500, lean=lean)
+    kv, questions = engine.kv, prompts(3, low=240, high=250)
+
+    async def main() -> list[list[Any]]:
+        short = await asyncio.gather(*(turns(engine, f"s{i}", p[:9], 1, FREE) for i, p in enumerate(questions)))
+        assert (kv.rows, kv.positions) == (3, 256)
+        long = await asyncio.gather(*(turns(engine, f"l{i}", p, 3, FREE) for i, p in enumerate(questions)))
+        assert (kv.rows, kv.positions) == (3, 512)
+        return [*short, *long]
+
+    for episode in asyncio.run(main()):
+        for prompt, done in episode:
+            assert list(done.logprobs) == pytest.approx(full_logprobs(tiny[0], prompt, done.ids), abs=1e-4)
+
+
+def test_too_little_memory_reaches_every_caller(tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(tiny, slots=64)
+    prompt = prompts(1)[0]
+    monkeypatch.setattr("agentrl.policy.kv.available_bytes", lambda: 5 * 257 * 32 * 4)
+
+    async def main() -> list[Any]:
+        work = [engine.sample(str(i), [*prompt, *([i] * (i % 2))], FREE, i) for i in range(9)]
+        return await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), 30)
+
+    assert all(isinstance(result, ModelError) and "model.slots" in str(result) for result in asyncio.run(main()))
+    done = asyncio.run(engine.sample("0", prompt, FREE, 0))
+    assert list(done.logprobs) == pytest.approx(full_logprobs(tiny[0], prompt, done.ids), abs=1e-4)
 
 
 def test_new_weights_in_the_middle_of_a_turn(tiny: tuple[Any, Any]) -> None:

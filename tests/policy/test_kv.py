@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from agentrl.errors import ModelError
+from agentrl.policy import memory
 from agentrl.policy.kv import KvSlots, SlotOwners
 
 
@@ -24,6 +27,7 @@ def test_shared_prefix_counts_only_what_a_slot_holds() -> None:
 
 def test_copy_takes_keys_values_and_ids() -> None:
     kv = KvSlots(2, 4)
+    kv.reserve(2, 4)
     keys, values = kv.layer(0, torch.zeros(1, 2, 1, 3))
     keys[0], values[0] = 1.0, 2.0
     kv.write_ids(0, [5, 6, 7])
@@ -35,11 +39,63 @@ def test_copy_takes_keys_values_and_ids() -> None:
     assert kv.length.tolist() == [3, 2]
 
 
-def test_no_memory_says_what_to_reduce() -> None:
-    kv = KvSlots(1 << 20, 1)
-    kv.context = 1 << 40
-    with pytest.raises(ModelError, match="fewer slots"):
-        kv.layer(0, torch.zeros(1, 8, 1, 128))
+def test_storage_grows_with_what_it_holds_and_no_further() -> None:
+    kv = KvSlots(10, 1000)
+    like = torch.zeros(1, 2, 1, 3)
+    kv.reserve(1, 5)
+    keys, values = kv.layer(0, like)
+    assert keys.shape == (1, 2, 257, 3)
+    keys.copy_(torch.arange(keys.numel()).view(keys.shape))
+    values.copy_(-keys)
+    before = keys[0, :, :256].clone()
+    for wanted, rows, positions in [((3, 256), 3, 256), ((4, 257), 6, 512), ((7, 100), 10, 512), ((10, 900), 10, 1000)]:
+        kv.reserve(*wanted)
+        keys, values = kv.layer(0, like)
+        assert keys.shape == values.shape == (rows, 2, positions + 1, 3)
+        assert keys[0, :, :256].equal(before)
+        assert values[0, :, :256].equal(-before)
+        assert keys[1:].eq(0).all()
+        assert keys[0, :, 257:].eq(0).all()  # the old scratch position may keep anything finite
+    kv.reserve(2, 2)
+    assert kv.layer(0, like)[0] is keys
+
+
+def test_no_memory_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    kv = KvSlots(64, 4096)
+    kv.reserve(2, 10)
+    kv.layer(0, torch.zeros(1, 8, 1, 64))
+    kv.write_ids(0, [1, 2])
+    monkeypatch.setattr("agentrl.policy.kv.available_bytes", lambda: 40 * 2**20)
+    kv.reserve(8, 1000)  # 8 x 1000 x 8 x 64 floats are 16 MiB
+    with pytest.raises(ModelError, match=r"16 slots x 4096 tokens: .*GiB.*model\.slots.*model\.max_context"):
+        kv.reserve(16, 4096)
+    assert kv.layers == []
+    assert kv.shared_prefix(np.array([1, 2], np.int32)).max() == 0
+    kv.reserve(2, 300)  # less fits again, as twice the first 256
+    assert kv.layer(0, torch.zeros(1, 8, 1, 64))[0].shape == (2, 8, 513, 64)
+
+
+def test_an_allocator_that_refuses_says_the_same() -> None:
+    kv = KvSlots(1, 8)
+    kv.reserve(1, 1)
+    with pytest.raises(ModelError, match=r"model\.slots"):
+        kv.layer(0, torch.zeros(1, 1, 1, 1).expand(1, 1 << 40, 1, 1 << 20))
+
+
+def test_memory_is_read_from_host_and_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 900 kB\nMemAvailable: 500 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.available_bytes() == 500 * 1024
+    for name, text in [("max", "max"), ("current", "300000"), ("stat", "anon 9\ninactive_file 1000\nactive_file 24\n")]:
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert memory.available_bytes() == 500 * 1024
+    (tmp_path / "memory.max").write_text("400000\n")
+    assert memory.available_bytes() == 101024
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "none")
+    assert memory.available_bytes() is None
 
 
 def test_owners_prefer_free_slots_then_the_longest_unused() -> None:
@@ -54,6 +110,16 @@ def test_owners_prefer_free_slots_then_the_longest_unused() -> None:
     assert owners.take("e", ()) == slots["b"]
     assert owners.slot_of("b") == -1
     assert owners.slot_of("a") == slots["a"]
+
+
+def test_a_used_slot_comes_before_one_without_memory() -> None:
+    owners = SlotOwners(4)
+    for name in "aab":
+        slot = owners.take(name, ())
+        owners.touch(slot)
+        owners.release(name)
+        assert slot == 0
+    assert [owners.take(name, ()) for name in "cdef"] == [0, 1, 2, 3]
 
 
 def test_busy_slots_are_never_taken() -> None:
