@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, get_args
+
+from agentrl.frozen import frozen
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "abort"]
 _ROLES = get_args(Role)
+_decode = json.JSONDecoder().decode
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToolCall:
     """One call that the model asks for.
 
@@ -42,7 +45,7 @@ class ToolCall:
         if raw is None or raw == "":
             return cls(name, {}, call_id)
         try:
-            arguments = json.loads(raw) if isinstance(raw, str) else raw
+            arguments = _decode(raw) if isinstance(raw, str) else raw
         except ValueError as error:
             return cls(name, {}, call_id, f"arguments are not valid JSON: {error}")
         if type(arguments) is dict:
@@ -52,7 +55,7 @@ class ToolCall:
         return cls(name, dict(arguments), call_id)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """One message of a conversation, in OpenAI chat terms.
 
@@ -119,7 +122,7 @@ def _text(content: Any) -> str:
     return "".join(texts)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Action:
     """One assistant turn, as a policy returns it and an environment receives it.
 
@@ -152,7 +155,7 @@ class Action:
             return action
         if isinstance(action, str):
             return cls(text=action)
-        if isinstance(action, Mapping):
+        if type(action) is dict or isinstance(action, Mapping):
             role = action.get("role", "assistant")
             if role not in _ROLES:
                 raise ValueError(f"message role must be system, user, assistant or tool, got {role!r}")

@@ -200,6 +200,11 @@ def _action_from_json(record: Mapping[str, Any], context: Sequence[int]) -> Acti
     )
 
 
+def _microseconds(seconds: float) -> float:
+    """A duration to the microsecond; `round` takes three times as long."""
+    return int(seconds * 1e6 + 0.5) / 1e6
+
+
 def context_after(action: Action) -> tuple[int, ...]:
     """Ids the model has seen or sampled up to the end of this action."""
     return (*(action.prompt_ids or ()), *(action.token_ids or ()))
@@ -215,8 +220,8 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
             "action": _action_to_json(turn.action, before),
             "reward": turn.reward,
             "reward_components": dict(turn.reward_components),
-            "policy_s": round(turn.policy_s, 6),
-            "env_s": round(turn.env_s, 6),
+            "policy_s": _microseconds(turn.policy_s),
+            "env_s": _microseconds(turn.env_s),
         }
         if turn.state_key is not None:
             record["state_key"] = turn.state_key

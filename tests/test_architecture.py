@@ -22,6 +22,7 @@ FOLDERS = {"agentrl": "agentrl", "environments": "agentrl.environments", "tools"
 # Longest prefix wins; the name in brackets keeps siblings of one floor apart.
 FLOORS = {
     "agentrl.errors": (1, "vocabulary"),
+    "agentrl.frozen": (1, "vocabulary"),
     "agentrl.messages": (1, "vocabulary"),
     "agentrl.tool_schema": (1, "vocabulary"),
     "agentrl.trajectory": (1, "vocabulary"),

@@ -16,6 +16,8 @@ from functools import cache
 from typing import Any, ClassVar, Self, TypeVar
 
 import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
 
 from agentrl.env.spaces import ActionSpace, MessagesSpace
 from agentrl.env.tasks import Tasks
@@ -109,7 +111,10 @@ class Env(gymnasium.Env[Observation, Any]):
 
     def _begin(self, seed: int | None, options: Mapping[str, Any] | None) -> Task:
         """Seed the generator and choose the task; the first thing that `areset` does."""
-        super().reset(seed=seed)
+        if type(seed) is int and seed >= 0:
+            self._seeded_generator, self._np_random_seed, self._unused_seed = None, seed, seed
+        else:
+            super().reset(seed=seed)
         options = options or {}
         task = options.get("task")
         if isinstance(task, str):
@@ -121,6 +126,23 @@ class Env(gymnasium.Env[Observation, Any]):
             task = tasks[int(self.np_random.integers(len(tasks)))]
         self.task = task
         return task
+
+    # Making a generator costs as much as several steps, and most episodes are given their task and draw
+    # nothing: the generator of a seed is made when it is first asked for.
+
+    _seeded_generator: np.random.Generator | None = None
+    _unused_seed: int | None = None
+
+    @property
+    def _np_random(self) -> np.random.Generator | None:
+        if self._unused_seed is not None:
+            self._seeded_generator, _ = seeding.np_random(self._unused_seed)
+            self._unused_seed = None
+        return self._seeded_generator
+
+    @_np_random.setter
+    def _np_random(self, generator: np.random.Generator | None) -> None:
+        self._seeded_generator, self._unused_seed = generator, None
 
     # The synchronous face.
 

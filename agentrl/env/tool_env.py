@@ -51,6 +51,7 @@ class ToolEnv(Env):
     not_state: ClassVar[tuple[str, ...]] = ("_tools", "_started_s")
     _class_tools: ClassVar[dict[str, Tool]] = {}
     _class_schemas: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    _class_inline: ClassVar[bool] = True
     _class_waits: ClassVar[bool] = False
     _over = True
     success: bool | None
@@ -59,7 +60,8 @@ class ToolEnv(Env):
         super().__init_subclass__(**kwargs)
         cls._class_tools = _collect_tools(cls)
         cls._class_schemas = tuple(t.schema for t in cls._class_tools.values())
-        cls._class_waits = any(not t.is_inline for t in cls._class_tools.values()) or _hooks_wait(cls)
+        cls._class_inline = all(t.is_inline for t in cls._class_tools.values())
+        cls._class_waits = not cls._class_inline or _hooks_wait(cls)
 
     def __init__(self, *, render_mode: str | None = None) -> None:
         super().__init__(render_mode=render_mode)
@@ -192,7 +194,7 @@ class ToolEnv(Env):
 
     async def _run_calls(self, calls: Sequence[ToolCall]) -> Observation:
         """Plain `def` tools run in order; where one may wait, all calls of the turn run at once."""
-        if not any(self._may_wait(call.name) for call in calls):
+        if self._class_inline or not any(self._may_wait(call.name) for call in calls):
             return tuple([self._call_inline(call) for call in calls])
         if len(calls) == 1:
             return (await self._call_waiting(calls[0]),)

@@ -6,6 +6,8 @@ import pickle
 import sqlite3
 import threading
 
+import gymnasium
+import numpy as np
 import pytest
 
 from agentrl.env.base import Env, Limits, contains_await, run_without_loop
@@ -171,3 +173,60 @@ def test_driving_without_a_loop():
     assert contains_await(waits)
     assert not contains_await(never_waits)
     assert not contains_await(len)
+
+
+class Dice(Env):
+    """Draws when it is stepped; nothing before."""
+
+    tasks = Tasks.of(train=[{"n": 1}])
+
+    async def areset(self, *, seed=None, options=None):
+        self._begin(seed, {"task": self.tasks.split("train")[0]})
+        return (Message("user", "Roll."),), {}
+
+    async def astep(self, action):
+        rolled = str(int(self.np_random.integers(10**9)))
+        return (Message("user", rolled),), 0.0, False, False, {}
+
+    def rolls(self, count: int) -> list[str]:
+        return [self.step("roll")[0][0].content for _ in range(count)]
+
+
+def test_a_generator_made_at_its_first_use_is_gymnasiums():
+    env = Dice()
+    env.reset(seed=11)
+    generator, seed = gymnasium.utils.seeding.np_random(11)
+    assert env.np_random_seed == seed == 11
+    assert env.rolls(3) == [str(int(generator.integers(10**9))) for _ in range(3)]
+
+
+def test_a_seed_not_drawn_from_yet_survives_saving_and_forking():
+    env = Dice()
+    env.reset(seed=11)
+    twin, state = env.fork(), env.get_state()
+    expected = env.rolls(3)
+    assert twin.rolls(3) == expected
+    env.reset(seed=12)
+    assert env.rolls(3) != expected
+    env.set_state(state)
+    assert env.rolls(3) == expected
+
+
+def test_reset_without_seed_goes_on_with_the_stream_and_a_given_generator_stays():
+    env = Dice()
+    env.reset(seed=11)
+    first = env.rolls(2)
+    env.reset()
+    env_again = Dice()
+    env_again.reset(seed=11)
+    assert [*first, *env.rolls(2)] == env_again.rolls(4)
+    env.reset(seed=5)
+    env.np_random = np.random.default_rng(7)
+    assert env.rolls(1) == [str(int(np.random.default_rng(7).integers(10**9)))]
+    assert env.np_random_seed == -1
+
+
+@pytest.mark.parametrize("seed", [-1, "x"])
+def test_a_wrong_seed_is_refused_at_reset(seed):
+    with pytest.raises(gymnasium.error.Error):
+        Dice().reset(seed=seed)
