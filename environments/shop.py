@@ -33,7 +33,7 @@ def make_task(rng: np.random.Generator) -> dict[str, Any]:
     """Draw a store and an order: offers are `[seller, kind, price, stock]`."""
     kinds = [str(kind) for kind in rng.choice(KINDS, KINDS_IN_STORE, replace=False)]
     sellers = iter(rng.choice(SELLERS, KINDS_IN_STORE * OFFERS_PER_KIND, replace=False).tolist())
-    quantity = int(rng.integers(2, 7))
+    quantity = int(rng.integers(2, 6))
     offers = [offer for kind in kinds for offer in _offers(rng, kind, quantity, sellers)]
     return {"want": kinds[0], "quantity": quantity, "offers": offers}
 
@@ -56,7 +56,7 @@ class Shop(ToolEnv):
     answer; otherwise 0.
     """
 
-    tasks = Tasks.generate(make_task, seed=20_251, train=4000, eval=400)
+    tasks = Tasks.generate(make_task, seed=20_251, train=8000, eval=400)
     rubric = Rubric({"correct": 1.0})
     demonstrators = ("oracle", "hasty")
     not_state = ("_db",)

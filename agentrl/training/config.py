@@ -96,7 +96,7 @@ class RLConfig:
         max_concurrency: episodes under way at once.
     """
 
-    steps: int = 80
+    steps: int = 40
     prompts_per_step: int = 16
     group_size: int = 8
     lr: float = 7e-4
