@@ -1,0 +1,47 @@
+"""Isolated places to run code that nobody trusts. Owns the contract, its checker, its pool and its backends.
+
+backend = make_backend()                      # bubblewrap on Linux
+async with await backend.start(SandboxSpec()) as sandbox:
+    result = await sandbox.run_python("print(6 * 7)")
+"""
+
+from agentrl.sandbox.base import (
+    Backend,
+    CallResult,
+    Check,
+    ExecResult,
+    FileInfo,
+    Limits,
+    Network,
+    Report,
+    Sandbox,
+    SandboxError,
+    SandboxFault,
+    SandboxSpec,
+    Snapshot,
+    Status,
+)
+from agentrl.sandbox.registry import backend_names, make_backend, register_backend
+from agentrl.sandbox.values import Value, same_value
+
+__all__ = [
+    "Backend",
+    "CallResult",
+    "Check",
+    "ExecResult",
+    "FileInfo",
+    "Limits",
+    "Network",
+    "Report",
+    "Sandbox",
+    "SandboxError",
+    "SandboxFault",
+    "SandboxSpec",
+    "Snapshot",
+    "Status",
+    "Value",
+    "backend_names",
+    "make_backend",
+    "register_backend",
+    "same_value",
+]

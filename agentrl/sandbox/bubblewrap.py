@@ -1,0 +1,222 @@
+"""The bubblewrap backend: a warm worker in a namespace sandbox, without daemon and without root. Owns its start.
+
+The worker forks a child per request. Nothing here depends on a thread that lives on (`--die-with-parent` would):
+a worker ends when its socket hangs up or when the pidfd of its owner says that the owner is dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxError, SandboxFault, SandboxSpec
+from agentrl.sandbox.channel import Channel
+from agentrl.sandbox.owner import Owner
+from agentrl.sandbox.remote import RemoteSandbox
+from agentrl.sandbox.source import worker_zip
+
+INSTALL = "sudo apt-get install -y bubblewrap"
+_SYSTEM_PYTHON = "/usr/bin/python3"
+_ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_READABLE = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime")
+_ETC = {
+    "/etc/passwd": b"root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/work:/bin/sh\n",
+    "/etc/group": b"root:x:0:\nuser:x:1000:\n",
+    "/etc/hosts": b"127.0.0.1 localhost\n::1 localhost\n",
+}
+_INSIDE_ID = "1000"
+_END_S = 5.0
+
+
+class BubblewrapProcess:
+    """A running bwrap: the monitor outside, and the worker, first process of its own namespace."""
+
+    def __init__(self, monitor: subprocess.Popen[bytes], info_fd: int, said_fd: int) -> None:
+        self._monitor = monitor
+        self._monitor_fd = os.pidfd_open(monitor.pid)
+        self._info_fd = info_fd
+        self._said_fd = said_fd
+        self._worker_fd = -1
+
+    def worker_pid(self) -> int:
+        """Process id of the worker on the host; 0 where bwrap has not got that far."""
+        try:
+            return int(json.loads(os.read(self._info_fd, 4096))["child-pid"])
+        except (OSError, ValueError, KeyError):
+            return 0
+
+    def adopt(self) -> None:
+        """Take hold of the worker, once it has answered."""
+        pid = self.worker_pid()
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                self._worker_fd = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        for fd in (self._worker_fd, self._monitor_fd):
+            if fd >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+
+    async def ended(self) -> None:
+        for fd in (self._worker_fd, self._monitor_fd):
+            if fd >= 0:
+                await _readable(fd, _END_S)
+        if self._monitor_fd >= 0:
+            self._monitor.wait()
+            for fd in (self._worker_fd, self._monitor_fd, self._info_fd, self._said_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._worker_fd = self._monitor_fd = self._info_fd = self._said_fd = -1
+
+    def why(self) -> str:
+        if self._said_fd < 0:
+            return ""
+        return os.pread(self._said_fd, 2000, 0).decode("utf-8", "replace").strip()
+
+    def out_of_memory(self) -> int:
+        return 0
+
+
+async def _readable(fd: int, wait_s: float) -> None:
+    """Wait until a descriptor is readable; a pidfd is when its process has ended."""
+    loop = asyncio.get_running_loop()
+    seen = asyncio.Event()
+    loop.add_reader(fd, seen.set)
+    try:
+        async with asyncio.timeout(wait_s):
+            await seen.wait()
+    finally:
+        loop.remove_reader(fd)
+
+
+class Bubblewrap(Backend):
+    """Sandboxes by bubblewrap.
+
+    Args:
+        python: the interpreter inside; default: the system's, else the one that runs this.
+    """
+
+    name = "bubblewrap"
+
+    def __init__(self, python: str | None = None) -> None:
+        self._python = python or _default_python()
+        self._owner = Owner.this_process()
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        if not spec.network.off:
+            raise SandboxError(
+                f"this backend cannot let {', '.join(spec.network.allow)} through yet; leave Network() off"
+            )
+        if shutil.which("bwrap") is None:
+            raise SandboxFault(f"bubblewrap is not installed; run: {INSTALL}")
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = self._spawn(spec, theirs)
+        sandbox = RemoteSandbox(spec, Channel(ours), process)
+        try:
+            await sandbox.set_up(b"")
+        except BaseException:
+            await sandbox.close()
+            raise
+        process.adopt()
+        return sandbox
+
+    def _spawn(self, spec: SandboxSpec, control: socket.socket) -> BubblewrapProcess:
+        with contextlib.ExitStack() as stack:
+            owner_fd = os.pidfd_open(os.getpid())
+            stack.callback(os.close, owner_fd)
+            said_fd = os.memfd_create("said")
+            info_read, info_write = os.pipe()
+            stack.callback(os.close, info_write)
+            files = {"/worker.zip": worker_zip(), **_ETC}
+            contents = {path: _memory_file(content, stack) for path, content in files.items()}
+            argv = [*_as_nobody(), "bwrap", "--info-fd", str(info_write), *self._walls(spec)]
+            for path, fd in contents.items():
+                argv += ["--file", str(fd), path]
+            argv += [self._python, "-I", "-B", "/worker.zip", str(control.fileno()), str(owner_fd)]
+            argv.append(self._owner.label)
+            monitor = subprocess.Popen(
+                argv,
+                env={"PATH": os.defpath + ":/usr/sbin"},
+                stdin=subprocess.DEVNULL,
+                stdout=said_fd,
+                stderr=said_fd,
+                pass_fds=[control.fileno(), owner_fd, info_write, *contents.values()],
+                start_new_session=True,
+            )
+        return BubblewrapProcess(monitor, info_read, said_fd)
+
+    def _walls(self, spec: SandboxSpec) -> list[str]:
+        argv = ["--unshare-all", "--unshare-user", "--uid", _INSIDE_ID, "--gid", _INSIDE_ID, "--as-pid-1"]
+        argv += ["--hostname", "sandbox", "--cap-drop", "ALL"]
+        for capability in ("CAP_SYS_ADMIN", "CAP_SETPCAP"):
+            argv += ["--cap-add", capability]
+        argv += ["--ro-bind", "/usr", "/usr"]
+        for name in _ROOT_FOLDERS:
+            path = Path("/") / name
+            if path.is_symlink():
+                argv += ["--symlink", os.readlink(path), str(path)]
+            elif path.is_dir():
+                argv += ["--ro-bind", str(path), str(path)]
+        for text in (*_READABLE, *spec.read_only, *_python_folders(self._python)):
+            if Path(text).exists():
+                argv += ["--ro-bind", text, text]
+        argv += ["--proc", "/proc", "--dev", "/dev"]
+        for folder in ("/work", "/tmp", "/box"):
+            argv += ["--dir", folder]
+        return [*argv, "--chdir", "/"]
+
+    async def doctor(self) -> Report:
+        path = shutil.which("bwrap")
+        if path is None:
+            return Report(self.name, False, (Check("bwrap", False, "not installed", INSTALL),))
+        checks = [Check("bwrap", True, path)]
+        try:
+            async with await self.start(SandboxSpec()) as sandbox:
+                result = await sandbox.run_python("print(1)")
+            checks.append(Check("start", result.ok, result.detail or "a snippet runs"))
+        except SandboxFault as fault:
+            checks.append(Check("start", False, str(fault)))
+        return Report(self.name, checks[-1].ok, tuple(checks))
+
+    async def reap(self) -> int:
+        return 0
+
+
+def _memory_file(content: bytes, stack: contextlib.ExitStack) -> int:
+    fd = os.memfd_create("content")
+    stack.callback(os.close, fd)
+    os.write(fd, content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _default_python() -> str:
+    return _SYSTEM_PYTHON if os.access(_SYSTEM_PYTHON, os.X_OK) else os.path.realpath(sys.executable)
+
+
+def _python_folders(python: str) -> tuple[str, ...]:
+    """What an interpreter outside /usr needs to see of its installation."""
+    if python.startswith("/usr/"):
+        return ()
+    return (str(Path(os.path.realpath(python)).parent.parent),)
+
+
+def _as_nobody() -> list[str]:
+    """Root does not enter: it becomes a user of nobody's first. Otherwise root's rights in /proc would remain."""
+    if os.getuid() != 0:
+        return []
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise SandboxFault("root needs setpriv to start sandboxes; run: apt-get install -y util-linux")
+    user = str(Owner.free_user())
+    return [setpriv, "--reuid", user, "--regid", user, "--clear-groups"]

@@ -1,0 +1,257 @@
+"""A sandbox whose worker is reached over a channel. Owns the requests; how the worker was started is a backend's.
+
+Every wait has an end: a worker that does not answer in time is killed, and the sandbox is of no further use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar
+
+from agentrl.sandbox.base import (
+    CallResult,
+    ExecResult,
+    FileInfo,
+    Limits,
+    Sandbox,
+    SandboxError,
+    SandboxFault,
+    SandboxSpec,
+    Snapshot,
+)
+from agentrl.sandbox.channel import Channel, ChannelClosed
+from agentrl.sandbox.values import Value, ValueFormError, decode, encode
+from agentrl.sandbox.worker.archive import pack_files
+
+BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/work", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
+_GRACE_S = 0.35
+"""What a worker has beyond the wall time to kill and answer, before it is killed itself."""
+_START_S, _FILES_S = 20.0, 20.0
+_MAX_VALUE_BYTES = 8 << 20
+_MARGIN_BYTES = 32 << 20
+_Result = TypeVar("_Result", bound=ExecResult)
+
+
+class WorkerProcess(Protocol):
+    """The process that a worker runs in, as its backend sees it."""
+
+    def kill(self) -> None:
+        """End it and everything in it, now; may be called twice."""
+
+    async def ended(self) -> None:
+        """Return when nothing of it is left."""
+
+    def why(self) -> str:
+        """What it said on its standard error, for messages."""
+
+    def out_of_memory(self) -> int:
+        """How often the host's own accounting has ended something for memory; 0 where there is none."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A worker's answer and the seconds it took."""
+
+    header: dict[str, Any]
+    parts: list[bytes]
+    wall_s: float
+
+
+class RemoteSandbox(Sandbox):
+    """Turns the contract into requests; one at a time, first come, first served."""
+
+    def __init__(self, spec: SandboxSpec, channel: Channel, process: WorkerProcess) -> None:
+        self.spec = spec
+        self._channel = channel
+        self._process = process
+        self._turn = asyncio.Lock()
+        self._broken = ""
+
+    async def set_up(self, seccomp: bytes) -> None:
+        """The first request: limits, environment, filter and files.
+
+        Args:
+            seccomp: the filter program that every child loads.
+        Raises: SandboxFault where the worker cannot make its walls.
+        """
+        limits = self.spec.limits
+        header = {
+            "op": "setup",
+            "disk_bytes": int(limits.disk_bytes),
+            "inodes": int(limits.inodes),
+            "env": {**BASE_ENV, **self.spec.env},
+        }
+        await self._files(header, seccomp, pack_files(self.spec.files), wait_s=_START_S)
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+    ) -> ExecResult:
+        if not argv or any("\0" in word for word in argv):
+            raise SandboxError(f"argv must name a program and hold no NUL, got {list(argv)!r}")
+        if cwd.startswith("/") or ".." in cwd.split("/"):
+            raise SandboxError(f"cwd must stand inside the work folder, got {cwd!r}")
+        body = json.dumps({"argv": list(argv), "cwd": cwd, "env": dict(env or {})}).encode("ascii")
+        return await self._run({"kind": "exec"}, body, stdin, limits)
+
+    async def run_python(
+        self, code: str, *, session: str | None = None, stdin: bytes = b"", limits: Limits | None = None
+    ) -> ExecResult:
+        if session is not None and stdin:
+            raise SandboxError("a session has no stdin; put the text into a file or into the code")
+        return await self._run({"kind": "python", "session": session}, _source(code), stdin, limits)
+
+    async def call(
+        self,
+        source: str,
+        function: str,
+        args: Sequence[Value] = (),
+        kwargs: Mapping[str, Value] | None = None,
+        *,
+        limits: Limits | None = None,
+    ) -> CallResult:
+        try:
+            forms = {"args": encode(list(args)).decode(), "kwargs": encode(dict(kwargs or {})).decode()}
+        except ValueFormError as error:
+            raise SandboxError(f"an argument of {function!r} cannot go in: {error}") from error
+        body = json.dumps({"source": source, "function": function, **forms}).encode("ascii")
+        started_s = time.monotonic()
+        try:
+            reply = await self._request({"kind": "call"}, body, b"", limits)
+        except SandboxFault as fault:
+            return CallResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
+        return _call_result(reply)
+
+    async def _run(self, header: dict[str, Any], body: bytes, stdin: bytes, limits: Limits | None) -> ExecResult:
+        started_s = time.monotonic()
+        try:
+            return _result(ExecResult, await self._request(header, body, stdin, limits))
+        except SandboxFault as fault:
+            return ExecResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
+
+    async def _request(self, header: dict[str, Any], body: bytes, stdin: bytes, limits: Limits | None) -> Reply:
+        limits = (limits or self.spec.limits).within(self.spec.limits)
+        header = {"op": "run", "limits": asdict(limits), **header}
+        max_reply = 2 * int(limits.output_bytes) + _MAX_VALUE_BYTES
+        async with self._turn:
+            killed_before = self._process.out_of_memory()
+            try:
+                reply = await self._ask(header, (body, stdin), max_reply, limits.wall_s + _GRACE_S)
+            except TimeoutError:
+                detail = f"more than {limits.wall_s:g} s; the sandbox did not answer and was ended"
+                return Reply({"status": "timeout", "detail": detail}, [b"", b""], limits.wall_s + _GRACE_S)
+            if self._process.out_of_memory() > killed_before and reply.header.get("status") in ("nonzero", "ok"):
+                reply.header.update(status="oom", detail=f"more than {limits.memory_bytes} bytes of memory")
+            return reply
+
+    async def _ask(self, header: dict[str, Any], parts: Sequence[bytes], max_reply_bytes: int, wait_s: float) -> Reply:
+        """One exchange with the worker. Whatever ends it early ends the sandbox too.
+
+        Raises: SandboxFault for a broken sandbox; SandboxError for what the worker refuses; TimeoutError.
+        """
+        if self._broken:
+            raise SandboxFault(f"this sandbox was ended before: {self._broken}")
+        started_s = time.monotonic()
+        try:
+            async with asyncio.timeout(wait_s):
+                reply, out = await self._channel.ask(header, parts, max_reply_bytes)
+        except ChannelClosed as error:
+            self._break(f"its worker is gone ({error}) {self._process.why()}".strip())
+            raise SandboxFault(self._broken) from error
+        except BaseException as error:
+            self._break(f"{header['op']} was cut short: {type(error).__name__}")
+            raise
+        if "refused" in reply:
+            raise SandboxError(str(reply["refused"]))
+        if "failed" in reply:
+            self._break(str(reply["failed"]))
+            raise SandboxFault(self._broken)
+        return Reply(reply, out, time.monotonic() - started_s)
+
+    def _break(self, why: str) -> None:
+        self._broken = self._broken or why
+        self._channel.close()
+        self._process.kill()
+
+    async def _files(self, header: dict[str, Any], *parts: bytes, wait_s: float = _FILES_S) -> Reply:
+        try:
+            async with self._turn:
+                cap = 2 * int(self.spec.limits.disk_bytes) + _MARGIN_BYTES
+                return await self._ask(header, parts, cap, wait_s)
+        except TimeoutError as error:
+            raise SandboxFault(f"the sandbox did not answer {header['op']!r} within {wait_s} s") from error
+
+    async def write(self, path: str, content: bytes) -> None:
+        if len(content) > self.spec.limits.file_bytes:
+            raise SandboxError(f"{path!r}: {len(content)} bytes, a file may hold {self.spec.limits.file_bytes}")
+        await self._files({"op": "write", "path": path}, content)
+
+    async def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        cap = self.spec.limits.file_bytes if max_bytes is None else max_bytes
+        return (await self._files({"op": "read", "path": path, "max_bytes": int(cap)})).parts[0]
+
+    async def entries(self) -> list[FileInfo]:
+        reply = await self._files({"op": "entries"})
+        return [FileInfo(*row) for row in json.loads(reply.parts[0])]
+
+    async def snapshot(self) -> Snapshot:
+        return Snapshot((await self._files({"op": "save"})).parts[0])
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        await self._files({"op": "load"}, snapshot.content)
+
+    async def reset(self) -> None:
+        await self._files({"op": "load"}, pack_files(self.spec.files))
+
+    async def healthy(self) -> bool:
+        try:
+            await self._files({"op": "ping"}, wait_s=1.0)
+        except (SandboxFault, SandboxError):
+            return False
+        return True
+
+    async def close(self) -> None:
+        self._break("it was closed")
+        await self._process.ended()
+
+
+def _source(code: str) -> bytes:
+    return code.encode("utf-8", "surrogatepass")
+
+
+def _result(kind: type[_Result], reply: Reply, **more: Any) -> _Result:
+    header, parts = reply.header, reply.parts
+    return kind(
+        status=header["status"],
+        exit_code=header.get("exit_code"),
+        stdout=parts[0],
+        stderr=parts[1],
+        truncated=bool(header.get("truncated")),
+        wall_s=reply.wall_s,
+        cpu_s=float(header.get("cpu_s", 0.0)),
+        max_rss_bytes=int(header.get("max_rss_bytes", 0)),
+        detail=str(header.get("detail", "")),
+        **more,
+    )
+
+
+def _call_result(reply: Reply) -> CallResult:
+    claim = reply.parts[2] if len(reply.parts) > 2 else b""
+    if reply.header["status"] == "ok" and claim[:1] == b"R":
+        try:
+            return _result(CallResult, reply, value=decode(claim[1:]), returned=True)
+        except ValueFormError as error:
+            return _result(CallResult, reply, raised=str(error))
+    raised = claim[1:].decode("utf-8", "replace") if claim[:1] == b"E" else ""
+    if reply.header["status"] == "ok":
+        reply.header.update(status="nonzero", detail="it ended without returning a value")
+    return _result(CallResult, reply, raised=raised)

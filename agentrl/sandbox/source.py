@@ -1,0 +1,25 @@
+"""The worker's program as one zip file, which a sandbox's own Python starts. Owns what goes in."""
+
+from __future__ import annotations
+
+import functools
+import io
+import zipfile
+from pathlib import Path
+
+_WORKER = Path(__file__).parent / "worker"
+
+
+@functools.cache
+def worker_zip() -> bytes:
+    """The zip file: `python worker.zip CONTROL_FD OWNER_FD` serves one owner."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for package in ("agentrl", "agentrl/sandbox"):
+            archive.writestr(f"{package}/__init__.py", "")
+        for path in sorted(_WORKER.glob("*.py")):
+            if path.name == "__main__.py":
+                archive.writestr("__main__.py", path.read_bytes())
+            else:
+                archive.writestr(f"agentrl/sandbox/worker/{path.name}", path.read_bytes())
+    return buffer.getvalue()

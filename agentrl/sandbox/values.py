@@ -1,0 +1,63 @@
+"""Plain values in and out of a sandbox, and their comparison. Owns the restricted form; no code is ever loaded.
+
+Only exact built-in types pass: None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict.
+The worker holds the same form (`worker/values.py` imports nothing of the host).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+from agentrl.sandbox.worker.plain import MAX_DEPTH, ValueFormError, decode, encode
+
+__all__ = ["MAX_DEPTH", "Value", "ValueFormError", "decode", "encode", "same_value"]
+
+Value: TypeAlias = Any
+"""None, bool, int, float, str, bytes, or a list, tuple, set, frozenset or dict of such values."""
+
+
+def same_value(value: Value, expected: Value, *, rel_tol: float = 0.0, abs_tol: float = 0.0) -> bool:
+    """Whether two plain values are the same, in value and in type, at every depth.
+
+    `1`, `1.0` and `True` differ; `(1,)` and `[1]` differ; NaN is itself; 0.0 and -0.0 are the same.
+    Order counts in lists and tuples, not in sets and dicts. Tolerances apply to floats that are no keys.
+
+    Args:
+        value: what a sandbox returned.
+        expected: what it should have returned.
+        rel_tol, abs_tol: as for `math.isclose`; both 0 asks for equality.
+    """
+    if type(value) is not type(expected):
+        return False
+    if type(value) is float:
+        if math.isnan(value) or math.isnan(expected):
+            return math.isnan(value) and math.isnan(expected)
+        return value == expected or math.isclose(value, expected, rel_tol=rel_tol, abs_tol=abs_tol)
+    if type(value) in (list, tuple):
+        return len(value) == len(expected) and all(
+            same_value(a, b, rel_tol=rel_tol, abs_tol=abs_tol) for a, b in zip(value, expected, strict=True)
+        )
+    if type(value) is dict:
+        mine, theirs = _by_key(value), _by_key(expected)
+        return mine.keys() == theirs.keys() and all(
+            same_value(mine[key], theirs[key], rel_tol=rel_tol, abs_tol=abs_tol) for key in mine
+        )
+    if type(value) in (set, frozenset):
+        return {_typed(item) for item in value} == {_typed(item) for item in expected}
+    return type(value) in (type(None), bool, int, str, bytes) and value == expected
+
+
+def _by_key(mapping: dict[Any, Any]) -> dict[Any, Any]:
+    return {_typed(key): value for key, value in mapping.items()}
+
+
+def _typed(item: Value) -> Any:
+    """A hashable that tells 1 from True and (1,) from (1.0,)."""
+    if type(item) is tuple:
+        return ("tuple", tuple(_typed(part) for part in item))
+    if type(item) is frozenset:
+        return ("frozenset", frozenset(_typed(part) for part in item))
+    if type(item) is float and math.isnan(item):
+        return ("float", "nan")
+    return (type(item).__name__, item)

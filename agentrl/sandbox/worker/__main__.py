@@ -1,0 +1,7 @@
+"""Start the worker from its zip file."""
+
+import sys
+
+from agentrl.sandbox.worker.main import main
+
+main(sys.argv[1:])

@@ -1,0 +1,186 @@
+"""Waiting for a child: its output, its end, its limits. Owns the poll loop; starts nothing.
+
+A child is the first process of its process namespace: killing it kills all that it started, at once.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentrl.sandbox.worker.processes import Usage, usage_of
+
+_CHUNK = 1 << 16
+_MAX_VALUE_BYTES = 8 << 20
+_FIRST_LOOK_S, _LOOK_S = 0.03, 0.05
+_KILLED_BY_CPU = (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
+_END_S = 0.3
+"""Seconds that the kernel has to end a killed namespace."""
+
+
+@dataclass
+class Stream:
+    """One pipe from a child: keeps the first `keep` bytes, reads and drops the rest."""
+
+    fd: int
+    keep: int
+    content: bytearray = field(default_factory=bytearray)
+    dropped: bool = False
+    ended: bool = False
+
+    def take(self) -> bool:
+        """Read what is there, at most one chunk; returns whether there was any."""
+        try:
+            chunk = os.read(self.fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self.ended = True
+            return False
+        room = self.keep - len(self.content)
+        self.content += chunk[: max(room, 0)]
+        self.dropped = self.dropped or len(chunk) > room
+        return True
+
+
+@dataclass
+class Child:
+    """A forked child with the worker's ends of its pipes."""
+
+    pid: int
+    pidfd: int
+    streams: dict[str, Stream]
+    requests_fd: int = -1
+
+    def kill(self) -> None:
+        """End it, and every process in its namespace."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close the pipes; the process must have been waited for."""
+        for fd in (self.pidfd, self.requests_fd, *[stream.fd for stream in self.streams.values()]):
+            if fd >= 0:
+                os.close(fd)
+
+
+def value_stream(fd: int) -> Stream:
+    """The pipe that a graded call reports its value on."""
+    return Stream(fd, _MAX_VALUE_BYTES)
+
+
+@dataclass
+class Outcome:
+    """How a request ended, in the words of the reply."""
+
+    status: str = "ok"
+    detail: str = ""
+    exit_code: int | None = None
+    cpu_s: float = 0.0
+    max_rss_bytes: int = 0
+    wall_s: float = 0.0
+
+
+class Watch:
+    """One request's limits, looked at while it runs."""
+
+    def __init__(self, child: Child, limits: Mapping[str, Any]) -> None:
+        self._child = child
+        self._limits = limits
+        self.started_s = time.monotonic()
+        self.deadline_s = self.started_s + limits["wall_s"]
+        self._look_s = self.started_s + _FIRST_LOOK_S
+
+    def timeout_ms(self) -> int:
+        """How long to sleep until something is due."""
+        due_s = min(self.deadline_s, self._look_s) - time.monotonic()
+        return max(0, int(due_s * 1000) + 1)
+
+    def verdict(self) -> tuple[str, str] | None:
+        """Status and detail where a limit is passed."""
+        now_s = time.monotonic()
+        if now_s >= self.deadline_s:
+            return "timeout", f"more than {self._limits['wall_s']:g} s"
+        if now_s < self._look_s:
+            return None
+        self._look_s = now_s + _LOOK_S
+        return judge(usage_of(self._child.pid), self._limits)
+
+
+def judge(usage: Usage, limits: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Whether a request's processes together use more than they may."""
+    if usage.rss_bytes > limits["memory_bytes"]:
+        return "oom", f"more than {limits['memory_bytes']} bytes of memory"
+    if usage.cpu_s > limits["cpu_s"]:
+        return "limit", f"more than {limits['cpu_s']:g} s of processor time"
+    if usage.tasks > limits["pids"]:
+        return "limit", f"more than {limits['pids']} processes and threads"
+    return None
+
+
+def watch(child: Child, limits: Mapping[str, Any], interrupted: Callable[[], None], wake_fds: list[int]) -> Outcome:
+    """Read a child's pipes until it ends, or a limit ends it.
+
+    Args:
+        child: it leads its own process namespace.
+        limits: fields of `Limits` by name.
+        interrupted: called when one of wake_fds is readable; raises to end everything.
+        wake_fds: descriptors that tell of the owner's end.
+    """
+    outcome, seen = Outcome(), Watch(child, limits)
+    poll = select.poll()
+    for fd in (child.pidfd, *wake_fds):
+        poll.register(fd, select.POLLIN)
+    by_fd = {stream.fd: stream for stream in child.streams.values()}
+    for fd in by_fd:
+        os.set_blocking(fd, False)
+        poll.register(fd, select.POLLIN)
+    ended = False
+    while not ended:
+        for fd, _ in poll.poll(seen.timeout_ms()):
+            if fd in by_fd:
+                by_fd[fd].take()
+                if by_fd[fd].ended:
+                    poll.unregister(fd)
+            elif fd == child.pidfd:
+                ended = True
+            else:
+                interrupted()
+        verdict = None if ended or outcome.detail else seen.verdict()
+        if verdict:
+            outcome.status, outcome.detail = verdict
+        if outcome.detail:
+            child.kill()
+            break
+    collect(child, outcome, limits)
+    outcome.wall_s = time.monotonic() - seen.started_s
+    return outcome
+
+
+def collect(child: Child, outcome: Outcome, limits: Mapping[str, Any]) -> None:
+    """Wait for the end of a child, take its last output, and say how it ended."""
+    _, status, usage = os.wait4(child.pid, 0)
+    for stream in child.streams.values():
+        _drain(stream)
+    code = os.waitstatus_to_exitcode(status)
+    outcome.exit_code = code if code >= 0 else 128 - code
+    outcome.cpu_s = usage.ru_utime + usage.ru_stime
+    outcome.max_rss_bytes = usage.ru_maxrss * 1024
+    if outcome.status != "ok":
+        return
+    if outcome.exit_code in _KILLED_BY_CPU and outcome.cpu_s >= limits["cpu_s"]:
+        outcome.status, outcome.detail = "limit", f"more than {limits['cpu_s']:g} s of processor time"
+    elif code != 0:
+        outcome.status = "nonzero"
+
+
+def _drain(stream: Stream) -> None:
+    """What is left in a pipe whose writers are dead: at most its capacity."""
+    deadline_s = time.monotonic() + _END_S
+    while not stream.ended and time.monotonic() < deadline_s:
+        if not stream.take() and not stream.ended:
+            return

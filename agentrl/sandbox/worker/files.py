@@ -1,0 +1,215 @@
+"""The work folder from the worker's side. Owns paths; follows no link, ever.
+
+Foreign code wrote that folder and may be changing it right now: every path is opened with RESOLVE_BENEATH
+and without links, only ordinary files are read, and every size has a cap.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from agentrl.sandbox.worker.archive import entry, unpack
+from agentrl.sandbox.worker.kernel import open_beneath
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+_MAX_DEPTH = 128
+_OVERHEAD_BYTES = 16 << 20
+
+
+class FileError(Exception):
+    """A request that the folder refuses; the text is for the caller."""
+
+
+class Folder:
+    """One folder, reached through a descriptor that no rename can move."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+
+    def reopen(self) -> None:
+        """Take the folder that stands at the path now."""
+        self.close()
+        self._fd = os.open(self._path, _FOLDER | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Let go of it, so that its mount can be freed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def write(self, path: str, content: Any, mode: int = 0o644) -> None:
+        """Write a file, with the folders above it."""
+        with _Told(path):
+            parts = _parts(path)
+            for depth in range(1, len(parts)):
+                self._make_folder("/".join(parts[:depth]))
+            # No O_TRUNC and no blocking before it is known to be an ordinary file.
+            fd = open_beneath(self._fd, "/".join(parts), os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, mode)
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise FileError(f"{path!r} is no ordinary file")
+                os.ftruncate(fd, 0)
+                view = memoryview(content)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fchmod(fd, mode)
+            finally:
+                os.close(fd)
+
+    def _make_folder(self, path: str) -> None:
+        head, _, name = path.rpartition("/")
+        parent = open_beneath(self._fd, head or ".", _FOLDER)
+        try:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        except FileExistsError:
+            return
+        finally:
+            os.close(parent)
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        """A file's content."""
+        with _Told(path):
+            fd = open_beneath(self._fd, "/".join(_parts(path)), os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                return _content(fd, path, max_bytes)
+            finally:
+                os.close(fd)
+
+    def entries(self) -> list[tuple[str, str, int]]:
+        """Path, kind and size of everything, sorted by path."""
+        kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
+        found = []
+        for path, info, _ in self._walk():
+            kind = kinds.get(stat.S_IFMT(info.st_mode), "other")
+            found.append((path, kind, info.st_size if kind == "file" else 0))
+        return sorted(found)
+
+    def save(self, max_bytes: int) -> bytes:
+        """Everything, as bytes that `load` takes; sockets, pipes and devices are left out."""
+        out = bytearray()
+        for path, info, parent in self._walk():
+            kind, content = b"", b""
+            if stat.S_ISDIR(info.st_mode):
+                kind = b"d"
+            elif stat.S_ISLNK(info.st_mode):
+                kind, content = b"l", os.fsencode(os.readlink(os.path.basename(path), dir_fd=parent))
+            elif stat.S_ISREG(info.st_mode):
+                kind, content = b"f", self._save_file(path, max_bytes)
+            if kind:
+                out += entry(kind, path, stat.S_IMODE(info.st_mode), content)
+            if len(out) > max_bytes + _OVERHEAD_BYTES:
+                raise FileError(f"the work folder holds more than {max_bytes} bytes")
+        return bytes(out)
+
+    def _save_file(self, path: str, max_bytes: int) -> bytes:
+        with _Told(path):
+            fd = open_beneath(self._fd, path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                return _content(fd, path, max_bytes)
+            finally:
+                os.close(fd)
+
+    def load(self, archive: Any) -> None:
+        """Write everything that `save` gave into this folder, which must be empty."""
+        folders = []
+        for kind, path, mode, content in unpack(archive):
+            if kind == b"d":
+                self._make_folder("/".join(_parts(path)))
+                folders.append((path, mode))
+            elif kind == b"f":
+                self.write(path, content, mode)
+            else:
+                self._make_link(path, content)
+        for path, mode in reversed(folders):  # last, for a folder may not be writable
+            fd = open_beneath(self._fd, path, _FOLDER)
+            os.fchmod(fd, mode)
+            os.close(fd)
+
+    def _make_link(self, path: str, target: bytes) -> None:
+        head, _, name = "/".join(_parts(path)).rpartition("/")
+        parent = open_beneath(self._fd, head or ".", _FOLDER)
+        try:
+            os.symlink(target, os.fsencode(name), dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    def _walk(self) -> Iterator[tuple[str, os.stat_result, int]]:
+        """Path, what lstat says, and a descriptor of the folder it stands in; a folder before what is in it."""
+        yield from self._walk_from("", self._fd, 0)
+
+    def _walk_from(self, prefix: str, fd: int, depth: int) -> Iterator[tuple[str, os.stat_result, int]]:
+        if depth > _MAX_DEPTH:
+            raise FileError(f"folders nested deeper than {_MAX_DEPTH} levels")
+        for name in sorted(os.listdir(fd)):
+            try:
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            path = prefix + name
+            yield path, info, fd
+            if stat.S_ISDIR(info.st_mode):
+                inner = _open_folder(name, fd)
+                if inner >= 0:
+                    try:
+                        yield from self._walk_from(path + "/", inner, depth + 1)
+                    finally:
+                        os.close(inner)
+
+
+def _open_folder(name: str, parent: int) -> int:
+    try:
+        return open_beneath(parent, name, _FOLDER)
+    except OSError:  # gone, or swapped for a link, or not readable
+        return -1
+
+
+def _content(fd: int, path: str, max_bytes: int) -> bytes:
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        raise FileError(f"{path!r} is no ordinary file")
+    content = bytearray()
+    while len(content) <= max_bytes:
+        chunk = os.read(fd, min(max_bytes + 1 - len(content), 1 << 20))
+        if not chunk:
+            return bytes(content)
+        content += chunk
+    raise FileError(f"{path!r} holds more than {max_bytes} bytes")
+
+
+def _parts(path: str) -> list[str]:
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not parts or path.startswith("/") or ".." in parts or "\0" in path:
+        raise FileError(f"{path!r} is no path inside the work folder")
+    return parts
+
+
+class _Told:
+    """Turns what the kernel says about a path into words for the caller."""
+
+    _WORDS: ClassVar[dict[int, str]] = {
+        errno.ENOENT: "does not exist",
+        errno.ELOOP: "has a symbolic link on the way, which is never followed",
+        errno.EXDEV: "leads out of the work folder",
+        errno.ENOSPC: "does not fit: the work folder is full",
+        errno.EISDIR: "is a folder",
+        errno.ENOTDIR: "has something on the way that is no folder",
+        errno.EACCES: "may not be opened",
+        errno.ENXIO: "is no ordinary file",
+        errno.ENAMETOOLONG: "is too long",
+    }
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Callable[..., Any] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            words = self._WORDS.get(error.errno or 0, error.strerror or "failed")
+            raise FileError(f"{self._path!r} {words}") from None

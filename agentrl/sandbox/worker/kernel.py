@@ -1,0 +1,135 @@
+"""System calls that Python does not offer. Owns their numbers and structures; decides nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+import struct
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
+MNT_DETACH = 2
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x8000000, 0x20000000, 0x40000000
+_CLONE_SETTID, _CLONE_CLEARTID = 0x1000000, 0x200000
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 2, 4, 8
+_PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_GET_TID_ADDRESS, _PR_SET_NO_NEW_PRIVS = 4, 24, 40, 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_SECCOMP_SET_MODE_FILTER = 1
+_LAST_CAPABILITY = 40
+
+# name -> number, by machine: clone, capset, seccomp, openat2.
+_NUMBERS = {
+    "x86_64": {"clone": 56, "capset": 126, "seccomp": 317, "openat2": 437},
+    "aarch64": {"clone": 220, "capset": 91, "seccomp": 277, "openat2": 437},
+}
+MACHINE = platform.machine()
+_NR = _NUMBERS.get(MACHINE, {})
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# Calls through PyDLL keep the interpreter lock: the child of a raw clone must own it.
+_locked = ctypes.PyDLL(None, use_errno=True)
+_locked.syscall.restype = ctypes.c_long
+_libc.syscall.restype = ctypes.c_long
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+    return result
+
+
+def _tid_address() -> int:
+    address = ctypes.c_void_p()
+    if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(address), 0, 0, 0) != 0:
+        return 0
+    return address.value or 0
+
+
+def fork(flags: int) -> int:
+    """Fork into fresh namespaces; as `os.fork`, returns 0 in the child.
+
+    glibc caches the thread id, which a raw clone leaves stale; the kernel is told where it stands.
+    """
+    address = _tid_address()
+    if address:
+        flags |= _CLONE_SETTID | _CLONE_CLEARTID
+    arguments = (0, 0, address, 0) if MACHINE == "x86_64" else (0, 0, 0, address)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = _locked.syscall(_NR["clone"], ctypes.c_ulong(flags | signal.SIGCHLD), *map(ctypes.c_ulong, arguments))
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    error = ctypes.get_errno()
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(error, f"clone: {os.strerror(error)}")
+    return int(pid)
+
+
+def unshare(flags: int) -> None:
+    """Move this process into fresh namespaces."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """Mount, bind or remount."""
+    result = _libc.mount(
+        source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), options.encode() or None
+    )
+    _check(result, f"mount {target}")
+
+
+def detach(target: str) -> None:
+    """Take a mount out of the tree now, and free it when nothing uses it."""
+    _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, for this process and whatever it executes."""
+    for capability in range(_LAST_CAPABILITY + 1):
+        _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
+    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), 8)
+    _check(_libc.syscall(_NR["capset"], header, ctypes.create_string_buffer(24)), "capset")
+
+
+def no_new_privileges() -> None:
+    """No program executed from here on gains rights by a set-uid bit or file capabilities."""
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "no_new_privs")
+
+
+def not_dumpable() -> None:
+    """Hide this process's memory and descriptors from others of the same user."""
+    _libc.prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+def load_filter(program: bytes) -> None:
+    """Install a seccomp filter, for good.
+
+    Args:
+        program: `struct sock_filter` records, 8 bytes each.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    head = _Program(len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+    _check(_libc.syscall(_NR["seccomp"], _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(head)), "seccomp")
+
+
+def open_beneath(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
+    """Open a path inside a folder: never outside it, never through a link."""
+    how = struct.pack(
+        "QQQ",
+        flags | os.O_CLOEXEC,
+        mode,
+        _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS,
+    )
+    buffer = ctypes.create_string_buffer(how, len(how))
+    name = os.fsencode(path)
+    return _check(_libc.syscall(_NR["openat2"], folder_fd, name, buffer, ctypes.c_size_t(len(how))), path)

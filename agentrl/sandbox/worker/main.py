@@ -1,0 +1,149 @@
+"""The worker's loop: reads a request, serves it, answers. Owns the control socket and the work folder.
+
+It ends, and with it every process of the sandbox, when its socket hangs up or its owner dies.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from agentrl.sandbox.worker import kernel
+from agentrl.sandbox.worker.files import FileError, Folder
+from agentrl.sandbox.worker.frames import MAX_HEADER_BYTES, PREFIX, lengths, pack, unpack
+from agentrl.sandbox.worker.jail import WORK, NamespaceJail
+from agentrl.sandbox.worker.sessions import Parts, Reply, Runner
+
+# Imported for the children: code that imports these again finds them loaded.
+PRELOAD = ("collections", "functools", "heapq", "itertools", "math", "random", "re", "string", "typing")
+
+
+class Gone(Exception):
+    """The owner hung up or died."""
+
+
+class Worker:
+    """Serves one owner over one socket."""
+
+    def __init__(self, control: socket.socket, owner_fd: int) -> None:
+        self._control = control
+        self._owner_fd = owner_fd
+        self._files = Folder(WORK)
+        self._jail: Any = None
+        self._runner: Any = None
+        self._max_saved_bytes = 0
+
+    def serve(self) -> None:
+        """Answer until the owner is gone."""
+        try:
+            while True:
+                header, parts = self._receive()
+                reply, out = self._answer(header, parts)
+                self._send(reply, out)
+        except (Gone, ConnectionError):
+            return
+
+    def _answer(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        try:
+            reply: Reply = getattr(self, "_on_" + header["op"])(header, parts)
+            return reply
+        except FileError as error:
+            return {"refused": str(error)}, []
+        except (Gone, ConnectionError):
+            raise
+        except Exception as error:  # told to the host, which replaces this sandbox
+            return {"failed": f"{type(error).__name__}: {error}"}, []
+
+    def _on_setup(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        self._jail = NamespaceJail(header["disk_bytes"], header["inodes"], bytes(parts[0]))
+        self._max_saved_bytes = header["disk_bytes"]
+        self._runner = Runner(self._jail, header["env"], [self._control.fileno(), self._owner_fd])
+        kernel.not_dumpable()
+        self._files.reopen()
+        self._files.load(parts[1])
+        for name in PRELOAD:
+            __import__(name)
+        gc.collect()
+        gc.freeze()
+        return {"python": sys.version.split()[0]}, []
+
+    def _on_ping(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        return {}, []
+
+    def _on_run(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        serve = self._runner.cell if header.get("session") is not None else self._runner.run
+        reply: Reply = serve(header, parts, self._interrupted)
+        return reply
+
+    def _on_write(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        self._files.write(header["path"], parts[0])
+        return {}, []
+
+    def _on_read(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        return {}, [self._files.read(header["path"], header["max_bytes"])]
+
+    def _on_entries(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        return {}, [json.dumps(self._files.entries()).encode("ascii")]
+
+    def _on_save(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        return {}, [self._files.save(self._max_saved_bytes)]
+
+    def _on_load(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        self._runner.close_sessions()
+        self._files.close()
+        self._jail.empty()
+        self._files.reopen()
+        self._files.load(parts[0])
+        return {}, []
+
+    def _interrupted(self) -> None:
+        """The owner asks for one thing at a time: whatever comes while a request runs is its end."""
+        raise Gone
+
+    def _receive(self) -> tuple[dict[str, Any], Parts]:
+        head_size, body_size = lengths(bytes(self._read(PREFIX.size)))
+        head = self._read(head_size)
+        return unpack(bytes(head), self._read(body_size))
+
+    def _read(self, size: int) -> bytearray:
+        content = bytearray(size)
+        view = memoryview(content)
+        while view:
+            self._wait(select.POLLIN)
+            count = self._control.recv_into(view)
+            if not count:
+                raise Gone
+            view = view[count:]
+        return content
+
+    def _wait(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self._control, event)
+        poll.register(self._owner_fd, select.POLLIN)
+        if any(fd == self._owner_fd for fd, _ in poll.poll()):
+            raise Gone
+
+    def _send(self, header: dict[str, Any], parts: list[bytes]) -> None:
+        if len(json.dumps(header)) > MAX_HEADER_BYTES // 2:
+            header, parts = {"failed": "a reply header that is too long"}, []
+        for buffer in pack(header, parts):
+            view = memoryview(buffer)
+            while view:
+                self._wait(select.POLLOUT)
+                view = view[self._control.send(view, socket.MSG_DONTWAIT) :]
+
+
+def main(arguments: list[str]) -> None:
+    """Start from the command line: the control socket's number, then the number of the owner's pidfd."""
+    control = socket.socket(fileno=int(arguments[0]))
+    owner_fd = int(arguments[1])
+    os.set_inheritable(owner_fd, False)
+    os.set_inheritable(control.fileno(), False)
+    Worker(control, owner_fd).serve()
+    os._exit(0)

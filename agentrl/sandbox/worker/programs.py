@@ -1,0 +1,208 @@
+"""What a forked child becomes: a program, Python code, one graded call, or a session. Never returns to the worker.
+
+Everything here runs in the process that foreign code takes over, so nothing it reports is believed:
+the worker judges by how the process ended, and a value is only what that code claims to have computed.
+"""
+
+from __future__ import annotations
+
+import ast
+import atexit
+import builtins
+import gc
+import json
+import linecache
+import os
+import signal
+import struct
+import sys
+import threading
+import traceback
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from agentrl.sandbox.worker.plain import ValueFormError, decode, encode
+
+OUT_OF_MEMORY = 128 + int(signal.SIGKILL)
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+_FILE = "<sandbox>"
+LENGTH = struct.Struct("!I")
+
+
+def run_program(argv: Sequence[str]) -> None:
+    """Execute a program under an init process that collects orphans and ends with it."""
+    pid = os.fork()
+    if pid == 0:
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect the default
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            os.execvpe(argv[0], list(argv), os.environ)
+        except OSError as error:
+            os.write(2, f"{argv[0]}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
+            os._exit(_NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE)
+    for fd in (0, 1, 2):
+        os.close(fd)
+    while True:
+        ended, status = os.waitpid(-1, 0)
+        if ended == pid:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
+
+
+def prepare(env: Mapping[str, str]) -> None:
+    """Turn a copy of the worker into an ordinary interpreter."""
+    os.environ.clear()
+    os.environ.update(env)
+    sys.stdin = _stream(0, "r", "surrogateescape")
+    sys.stdout = _stream(1, "w", "surrogateescape")
+    sys.stderr = _stream(2, "w", "backslashreplace")
+    vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
+    sys.argv = ["main.py"]
+    for name in [name for name in sys.modules if name == "agentrl" or name.startswith("agentrl.")]:
+        del sys.modules[name]
+    sys.path[:] = [os.getcwd(), *[path for path in sys.path if not path.endswith(".zip") or "python" in path]]
+    gc.enable()
+
+
+def _stream(fd: int, mode: str, errors: str) -> TextIO:
+    # By lines, so that a program that is killed has said what it printed.
+    return open(fd, mode, encoding="utf-8", errors=errors, closefd=False, buffering=1)  # type: ignore[return-value]
+
+
+def main_module() -> dict[str, Any]:
+    """The namespace that the code runs in, as `__main__`."""
+    module = types.ModuleType("__main__")
+    module.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = module
+    return module.__dict__
+
+
+def run_code(code: str) -> None:
+    """Run code as `python main.py` would, and end."""
+    leave(_guarded(lambda: exec(_compiled(code, "exec"), main_module())))
+
+
+def run_call(request: bytes, report_fd: int) -> None:
+    """Call one function of a module, write the value's form to the report, and end."""
+    asked = json.loads(request)
+    args, kwargs = decode(asked["args"].encode("ascii")), decode(asked["kwargs"].encode("ascii"))
+
+    def body() -> None:
+        namespace = main_module()
+        namespace["__name__"] = "solution"
+        exec(_compiled(asked["source"], "exec"), namespace)
+        try:
+            form = encode(namespace[asked["function"]](*args, **kwargs))
+        except ValueFormError as error:
+            form = b""
+            _write(report_fd, b"E" + f"TypeError: {error}".encode())
+        if form:
+            _write(report_fd, b"R" + form)
+
+    raised: list[str] = []
+    code = _guarded(body, raised)
+    if raised:
+        _write(report_fd, b"E" + raised[0].encode("utf-8", "replace")[:4096])
+    leave(code)
+
+
+def run_session(requests_fd: int, report_fd: int) -> None:
+    """Run one piece of code after the other in one namespace; ends when the requests end."""
+    namespace = main_module()
+    while True:
+        size = _read_exactly(requests_fd, LENGTH.size)
+        if not size:
+            os._exit(0)
+        code = _read_exactly(requests_fd, LENGTH.unpack(size)[0]).decode("utf-8", "surrogatepass")
+        ended = _guarded(lambda code=code: _run_cell(code, namespace))
+        for stream in (sys.stdout, sys.stderr):
+            _flush(stream)
+        _write(report_fd, LENGTH.pack(ended & 0xFF))
+
+
+def _run_cell(code: str, namespace: dict[str, Any]) -> None:
+    linecache.cache[_FILE] = (len(code), None, code.splitlines(True), _FILE)
+    tree = ast.parse(code, _FILE)
+    last = _pop_expression(tree)
+    exec(compile(tree, _FILE, "exec"), namespace)
+    if last is not None:
+        value = eval(compile(ast.Expression(last), _FILE, "eval"), namespace)
+        if value is not None:
+            sys.stdout.write(repr(value) + "\n")
+
+
+def _pop_expression(tree: ast.Module) -> ast.expr | None:
+    if not tree.body or not isinstance(tree.body[-1], ast.Expr):
+        return None
+    last = tree.body.pop()
+    return last.value if isinstance(last, ast.Expr) else None
+
+
+def _compiled(code: str, mode: str) -> types.CodeType:
+    linecache.cache[_FILE] = (len(code), None, code.splitlines(True), _FILE)
+    return compile(code, _FILE, mode, dont_inherit=True)
+
+
+def _guarded(body: Any, raised: list[str] | None = None) -> int:
+    """Run something; returns the exit code that Python would end with, after printing what Python would print."""
+    try:
+        body()
+        return 0
+    except SystemExit as stop:
+        if stop.code is None:
+            return 0
+        if isinstance(stop.code, int):
+            return stop.code & 0xFF
+        sys.stderr.write(f"{stop.code}\n")
+        return 1
+    except BaseException as error:
+        if raised is not None:
+            raised.append(f"{type(error).__name__}: {error}")
+        _print_traceback(error)
+        return OUT_OF_MEMORY if isinstance(error, MemoryError) else 1
+
+
+def _print_traceback(error: BaseException) -> None:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != _FILE:
+        trace = trace.tb_next
+    try:
+        traceback.print_exception(type(error), error, trace)
+    except BaseException:
+        os.write(2, type(error).__name__.encode() + b"\n")
+
+
+def leave(code: int) -> None:
+    """End as an interpreter ends: threads, exit handlers, buffers; but free nothing."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    except BaseException as error:
+        _print_traceback(error)
+    for stream in (sys.stdout, sys.stderr):
+        _flush(stream)
+    os._exit(code)
+
+
+def _flush(stream: Any) -> None:
+    try:
+        stream.flush()
+    except BaseException:
+        return
+
+
+def _write(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _read_exactly(fd: int, size: int) -> bytes:
+    content = bytearray()
+    while len(content) < size:
+        chunk = os.read(fd, min(size - len(content), 1 << 20))
+        if not chunk:
+            return b""
+        content += chunk
+    return bytes(content)

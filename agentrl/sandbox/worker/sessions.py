@@ -1,0 +1,222 @@
+"""Running requests and sessions: forks the child, gives it its pipes, hands back how it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agentrl.sandbox.worker import programs
+from agentrl.sandbox.worker.capture import Child, Outcome, Stream, Watch, collect, value_stream, watch
+from agentrl.sandbox.worker.jail import NamespaceJail
+
+_CANNOT_ENTER = 125
+_STDIN_BESIDE = 1 << 16
+"""A pipe takes this much at once; longer input goes through a sealed file in memory."""
+
+Reply = tuple[dict[str, Any], list[bytes]]
+Parts = list[memoryview]
+
+
+class Runner:
+    """Runs one request at a time; holds the sessions."""
+
+    def __init__(self, jail: NamespaceJail, env: Mapping[str, str], control_fds: list[int]) -> None:
+        self._jail = jail
+        self._env = dict(env)
+        self._control_fds = control_fds
+        self._sessions: dict[str, Child] = {}
+
+    def close_sessions(self) -> None:
+        """End every session."""
+        for name in list(self._sessions):
+            self._end(name, Outcome(), {"cpu_s": 1e9})
+
+    def _end(self, name: str, outcome: Outcome, limits: Mapping[str, Any]) -> None:
+        child = self._sessions.pop(name)
+        child.kill()
+        collect(child, outcome, limits)
+        child.close()
+
+    def run(self, header: Mapping[str, Any], parts: Parts, interrupted: Callable[[], None]) -> Reply:
+        """One program, snippet or call, from start to end."""
+        limits, kind = header["limits"], header["kind"]
+        child = self._start(kind, limits, parts)
+        for part in parts:
+            if not part.readonly:
+                part[:] = bytes(len(part))  # the next request's process must not find this one's in its memory
+        outcome = watch(child, limits, interrupted, self._control_fds)
+        streams = child.streams
+        child.close()
+        if outcome.status == "nonzero" and kind != "exec" and outcome.exit_code == programs.OUT_OF_MEMORY:
+            outcome.status, outcome.detail = "oom", f"more than {limits['memory_bytes']} bytes of memory"
+        return _reply(outcome, streams)
+
+    def _start(self, kind: str, limits: Mapping[str, Any], parts: Parts) -> Child:
+        stdin = _stdin(parts[1] if len(parts) > 1 else memoryview(b""))
+        out, err, value = os.pipe(), os.pipe(), (os.pipe() if kind == "call" else (-1, -1))
+        pid = self._jail.fork()
+        if pid == 0:
+            self._become(kind, limits, parts[0], (stdin, out[1], err[1], value[1]))
+        streams = {"stdout": _stream(out[0], limits), "stderr": _stream(err[0], limits)}
+        if kind == "call":
+            streams["value"] = value_stream(value[0])
+        for fd in (stdin, out[1], err[1], value[1]):
+            if fd >= 0:
+                os.close(fd)
+        return Child(pid, os.pidfd_open(pid), streams)
+
+    def _become(self, kind: str, limits: Mapping[str, Any], body: memoryview, fds: tuple[int, ...]) -> None:
+        """In the child: never returns."""
+        try:
+            asked = json.loads(bytes(body)) if kind == "exec" else {}
+            _arrange(fds)
+            self._jail.enter(limits, asked.get("cwd", "."), 2 + len(self._sessions))
+            env = {**self._env, **asked.get("env", {})}
+            if kind == "exec":
+                os.environ.clear()
+                os.environ.update(env)
+                programs.run_program(asked["argv"])
+            programs.prepare(env)
+            if kind == "call":
+                programs.run_call(bytes(body), 3)
+            programs.run_code(bytes(body).decode("utf-8", "surrogatepass"))
+        except BaseException as error:
+            os.write(2, f"cannot start: {error}\n".encode("utf-8", "replace"))
+        finally:
+            os._exit(_CANNOT_ENTER)
+
+    def cell(self, header: Mapping[str, Any], parts: Parts, interrupted: Callable[[], None]) -> Reply:
+        """One piece of code in a session, which starts where there is none of that name."""
+        name, limits = header["session"], header["limits"]
+        child = self._sessions.get(name)
+        if child is None:
+            child = self._sessions[name] = self._open(limits)
+        for stream in child.streams.values():
+            stream.content, stream.dropped, stream.keep = bytearray(), False, limits["output_bytes"]
+        outcome = self._ask(name, child, limits, parts[0], interrupted)
+        reply = _reply(outcome, {key: child.streams[key] for key in ("stdout", "stderr")})
+        reply[0]["session_lost"] = name not in self._sessions
+        return reply
+
+    def _open(self, limits: Mapping[str, Any]) -> Child:
+        out, err, value, asked = os.pipe(), os.pipe(), os.pipe(), os.pipe()
+        stdin = os.open("/dev/null", os.O_RDONLY)
+        pid = self._jail.fork()
+        if pid == 0:
+            try:
+                _arrange((stdin, out[1], err[1], value[1], asked[0]))
+                # Processor time is counted per cell, by the watch.
+                self._jail.enter({**limits, "cpu_s": 1 << 30}, ".", 2 + len(self._sessions))
+                programs.prepare(self._env)
+                programs.run_session(4, 3)
+            finally:
+                os._exit(_CANNOT_ENTER)
+        for fd in (stdin, out[1], err[1], value[1], asked[0]):
+            os.close(fd)
+        streams = {"stdout": _stream(out[0], limits), "stderr": _stream(err[0], limits), "value": Stream(value[0], 0)}
+        for stream in streams.values():
+            os.set_blocking(stream.fd, False)
+        os.set_blocking(asked[1], False)
+        return Child(pid, os.pidfd_open(pid), streams, asked[1])
+
+    def _ask(
+        self, name: str, child: Child, limits: Mapping[str, Any], code: memoryview, interrupted: Callable[[], None]
+    ) -> Outcome:
+        outcome, seen, answer = Outcome(), Watch(child, limits), child.streams["value"]
+        answer.keep = programs.LENGTH.size
+        unsent = memoryview(programs.LENGTH.pack(len(code)) + bytes(code))
+        poll = select.poll()
+        for fd in (child.pidfd, *self._control_fds, *[stream.fd for stream in child.streams.values()]):
+            poll.register(fd, select.POLLIN)
+        poll.register(child.requests_fd, select.POLLOUT)
+        by_fd = {stream.fd: stream for stream in child.streams.values()}
+        while len(answer.content) < answer.keep:
+            for fd, _ in poll.poll(seen.timeout_ms()):
+                if fd in by_fd:
+                    by_fd[fd].take()
+                    if by_fd[fd].ended:
+                        poll.unregister(fd)
+                elif fd == child.requests_fd:
+                    unsent = _send(fd, unsent)
+                    if not unsent:
+                        poll.unregister(fd)
+                elif fd == child.pidfd:
+                    outcome.status, outcome.detail = "nonzero", "the session ended"
+                else:
+                    interrupted()
+            verdict = None if outcome.detail else seen.verdict()
+            if verdict:
+                outcome.status, outcome.detail = verdict
+            if outcome.detail:
+                self._end(name, outcome, limits)
+                outcome.detail += "; the session is lost"
+                break
+        else:
+            for stream in (child.streams["stdout"], child.streams["stderr"]):
+                while stream.take() and time.monotonic() < seen.deadline_s:
+                    pass
+            outcome.exit_code = programs.LENGTH.unpack(bytes(answer.content))[0]
+            outcome.status = "nonzero" if outcome.exit_code else "ok"
+            if outcome.exit_code == programs.OUT_OF_MEMORY:
+                outcome.status, outcome.detail = "oom", f"more than {limits['memory_bytes']} bytes of memory"
+        outcome.wall_s = time.monotonic() - seen.started_s
+        return outcome
+
+
+def _send(fd: int, unsent: memoryview) -> memoryview:
+    try:
+        return unsent[os.write(fd, unsent) :]
+    except BlockingIOError:
+        return unsent
+    except BrokenPipeError:
+        return memoryview(b"")
+
+
+def _stream(fd: int, limits: Mapping[str, Any]) -> Stream:
+    return Stream(fd, int(limits["output_bytes"]))
+
+
+def _stdin(content: memoryview) -> int:
+    """A descriptor that reads as this content and then ends; nothing can be written through it."""
+    if not content:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    if len(content) <= _STDIN_BESIDE // 2:
+        read, write = os.pipe()
+        os.write(write, content)
+        os.close(write)
+        return read
+    fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    while content:
+        content = content[os.write(fd, content) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+def _arrange(fds: tuple[int, ...]) -> None:
+    """Give the child's descriptors the numbers 0, 1, 2, … and close every other one."""
+    moved = [os.dup(fd) if fd >= 0 else -1 for fd in fds]
+    spare = [fd for fd in moved if fd >= 0]
+    floor = max(spare) + 1
+    high = [os.dup2(fd, floor + index, inheritable=False) for index, fd in enumerate(spare)]
+    for number, fd in enumerate(high):
+        os.dup2(fd, number, inheritable=number <= 2)
+    os.closerange(len(high), 1 << 20)
+
+
+def _reply(outcome: Outcome, streams: dict[str, Stream]) -> Reply:
+    header = {
+        "status": outcome.status,
+        "detail": outcome.detail,
+        "exit_code": outcome.exit_code,
+        "cpu_s": outcome.cpu_s,
+        "max_rss_bytes": outcome.max_rss_bytes,
+        "truncated": any(stream.dropped for stream in streams.values()),
+    }
+    return header, [bytes(stream.content) for stream in streams.values()]
