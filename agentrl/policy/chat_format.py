@@ -1,7 +1,8 @@
 """How a conversation becomes token ids, and ids become an `Action`. Owns what is encoded, and when.
 
 The text comes from the tokenizer's own chat template. What was sampled is never rendered again:
-`render_more` encodes only what follows the sampled turn.
+`render_more` encodes only what follows the sampled turn. Control tokens are the template's alone: where
+a message spells one, it is encoded as ordinary text (`control_tokens`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from agentrl.errors import ModelError, did_you_mean
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.call_syntax import hermes_calls, llama3_calls, split_reasoning
 from agentrl.policy.chat_template import render_template, template_of, token_variables
+from agentrl.policy.control_tokens import ControlTokens
 
 # Stands for a sampled turn in a rendered template; any template must keep it.
 _MARK = "4f1c9a7e-sampled-turn"
@@ -49,13 +51,14 @@ class ChatFormat(ABC):
         self.tokenizer = tokenizer
         self.template = chat_template or template_of(tokenizer)
         self.variables = {**token_variables(tokenizer), **(variables or {})}
+        stop_ids = tuple(stop_ids)
+        self.control = ControlTokens(tokenizer, self.template, stop_ids)
         self._encode = lru_cache(maxsize=1024)(self._encode_text)
         self._pieces: dict[tuple[str, ...], list[str]] = {}
         self._prompt = self._render([_USER], (), generation_prompt=True)
         self._opens_thinking = self._prompt.rstrip().endswith("<think>")
         self.closer = self._find_closer()
         self.stop_ids: frozenset[int] = frozenset([*self._find_stop_ids(), *stop_ids])
-        self._stop_texts = [str(text) for text in tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))]
 
     # Messages to ids.
 
@@ -71,7 +74,11 @@ class ChatFormat(ABC):
             closed: the turn ended with a stop token; without it the template's closing token is added.
         """
         text = self._after_turn(new_messages)
-        return list(self._encode(self._without_closer(text) if closed else text))
+        if not closed:
+            return list(self._encode(text))
+        # The closing token is encoded too, and its id dropped: some tokenizers pad the start of a text.
+        ids = self._encode(text.lstrip())
+        return list(ids[1:] if ids and ids[0] in self.stop_ids else self._encode(text))
 
     def render_action(self, action: Action) -> list[int]:
         """Ids of a turn that was not sampled (a demonstration), stop token included.
@@ -105,21 +112,15 @@ class ChatFormat(ABC):
             blanks = [Message(message.role, _MARK) for message in new_messages]
             text = self._render((_USER, Message("assistant", _MARK), *blanks), (), generation_prompt=True)
             pieces = self._pieces[roles] = text.split(_MARK)[1:]
-        return pieces[0] + "".join(m.content + piece for m, piece in zip(new_messages, pieces[1:], strict=True))
+        return pieces[0] + "".join(
+            self.control.hide(m.content) + piece for m, piece in zip(new_messages, pieces[1:], strict=True)
+        )
 
     def _after_mark(self, text: str) -> str:
         _, found, after = text.partition(_MARK)
         if not found:
             raise ModelError("the chat template drops assistant turns; give another one with chat_template=")
         return after
-
-    def _without_closer(self, text: str) -> str:
-        """`text` without the stop token (and blanks before it) that ends the turn before it."""
-        start = text.lstrip()
-        for token in self._stop_texts:
-            if start.startswith(token):
-                return start[len(token) :]
-        return text
 
     def _find_closer(self) -> str:
         """The special token that the template puts after an assistant turn; empty if there is none."""
@@ -134,10 +135,11 @@ class ChatFormat(ABC):
         return ids if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id), *ids]
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        return render_template(self.template, messages, tools, **options, **self.variables)
+        hidden = [self.control.hide_in_message(message) for message in messages]
+        return render_template(self.template, hidden, self.control.hide_in(tools), **options, **self.variables)
 
     def _encode_text(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return tuple(self.control.encode(text))
 
     # Ids to an action.
 
