@@ -40,8 +40,10 @@ class ToolCall:
     def from_openai(cls, call: Mapping[str, Any], index: int = 0) -> ToolCall:
         """Read one entry of `message.tool_calls`; unreadable arguments set `error`."""
         function = call.get("function") or {}
-        name, raw = str(function.get("name") or ""), function.get("arguments")
-        call_id = str(call.get("id") or f"call_{index}")
+        name, raw = function.get("name") or "", function.get("arguments")
+        call_id = call.get("id") or f"call_{index}"
+        if type(name) is not str or type(call_id) is not str:
+            name, call_id = str(name), str(call_id)
         if raw is None or raw == "":
             return cls(name, {}, call_id)
         try:
@@ -165,7 +167,7 @@ class Action:
 
     def to_message(self) -> Message:
         """The assistant message that stands for this action in the conversation."""
-        return Message("assistant", self.text, self.tool_calls, reasoning=self.reasoning)
+        return Message("assistant", self.text, self.tool_calls, None, None, self.reasoning)
 
 
 Conversation = Sequence[Message]

@@ -73,7 +73,10 @@ class Trajectory:
 
     @property
     def reward(self) -> float:
-        return float(sum(turn.reward for turn in self.turns))
+        total = 0.0
+        for turn in self.turns:
+            total += turn.reward
+        return total
 
     @property
     def success(self) -> bool:
@@ -131,10 +134,14 @@ def _message_to_json(message: Message) -> dict[str, Any]:
 
 
 def _call_to_json(call: ToolCall) -> dict[str, Any]:
-    record: dict[str, Any] = {"name": call.name, "arguments": dict(call.arguments), "id": call.id}
+    record = {"name": call.name, "arguments": _as_dict(call.arguments), "id": call.id}
     if call.error is not None:
         record["error"] = call.error
     return record
+
+
+def _as_dict(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return mapping if type(mapping) is dict else dict(mapping)
 
 
 def _calls_from_json(records: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
@@ -164,8 +171,11 @@ def _shared_prefix(before: Action | None, prompt: Sequence[int]) -> int:
 
 
 def _action_to_json(action: Action, before: Action | None) -> dict[str, Any]:
-    record: dict[str, Any] = {"text": action.text, "policy_version": action.policy_version}
-    record["finish_reason"] = action.finish_reason
+    record: dict[str, Any] = {
+        "text": action.text,
+        "policy_version": action.policy_version,
+        "finish_reason": action.finish_reason,
+    }
     if action.tool_calls:
         record["tool_calls"] = [_call_to_json(call) for call in action.tool_calls]
     if action.reasoning is not None:
@@ -219,7 +229,7 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
             "observation": [_message_to_json(m) for m in turn.observation],
             "action": _action_to_json(turn.action, before),
             "reward": turn.reward,
-            "reward_components": dict(turn.reward_components),
+            "reward_components": _as_dict(turn.reward_components),
             "policy_s": _microseconds(turn.policy_s),
             "env_s": _microseconds(turn.env_s),
         }

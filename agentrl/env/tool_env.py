@@ -120,8 +120,10 @@ class ToolEnv(Env):
         action = as_action(action)
         self._turn += 1
         self._tokens += len(action.token_ids or ()) or (action.usage or {}).get("completion_tokens", 0)
-        if action.tool_calls:
-            observation = await self._run_calls(action.tool_calls)
+        calls = action.tool_calls
+        if calls:
+            inline = self._class_inline
+            observation = tuple([self._call_inline(c) for c in calls]) if inline else await self._run_calls(calls)
         elif action.finish_reason == "length":
             return await self._truncate("turn_tokens", ())
         else:
@@ -194,7 +196,7 @@ class ToolEnv(Env):
 
     async def _run_calls(self, calls: Sequence[ToolCall]) -> Observation:
         """Plain `def` tools run in order; where one may wait, all calls of the turn run at once."""
-        if self._class_inline or not any(self._may_wait(call.name) for call in calls):
+        if not any(self._may_wait(call.name) for call in calls):
             return tuple([self._call_inline(call) for call in calls])
         if len(calls) == 1:
             return (await self._call_waiting(calls[0]),)
@@ -211,9 +213,11 @@ class ToolEnv(Env):
         return found is not None and not found.is_inline
 
     def _call_inline(self, call: ToolCall) -> Message:
-        stats = self._count(call.name)
+        found = self._tools.get(call.name)
+        stats = self._count(call.name if found is not None else "(unknown)")
         try:
-            found = self._find(call)
+            if found is None or call.error is not None:
+                raise self._refusal(call)
             content = run_inline(found, found.validate(call.arguments))
         except ToolError as error:
             stats["errors"] += 1
@@ -221,26 +225,24 @@ class ToolEnv(Env):
         return Message("tool", content, (), call.id, call.name)
 
     async def _call_waiting(self, call: ToolCall) -> Message:
-        stats = self._count(call.name)
+        found = self._tools.get(call.name)
+        stats = self._count(call.name if found is not None else "(unknown)")
         try:
-            found = self._find(call)
+            if found is None or call.error is not None:
+                raise self._refusal(call)
             content = await run(found, found.validate(call.arguments), self.tool_timeout_s)
         except ToolError as error:
             stats["errors"] += 1
             content = f"Error: {error}"
         return Message("tool", content, (), call.id, call.name)
 
-    def _find(self, call: ToolCall) -> Tool:
+    def _refusal(self, call: ToolCall) -> ToolError:
+        """Why a call is not run."""
         if call.error is not None:
-            raise ToolError(f"the call could not be read: {call.error}")
-        found = self._tools.get(call.name)
-        if found is None:
-            raise ToolError(f"there is no tool {call.name!r}.{did_you_mean(call.name, self._tools)}")
-        return found
+            return ToolError(f"the call could not be read: {call.error}")
+        return ToolError(f"there is no tool {call.name!r}.{did_you_mean(call.name, self._tools)}")
 
     def _count(self, name: str) -> dict[str, int]:
-        if name not in self._tools:
-            name = "(unknown)"
         stats = self.tool_stats.get(name)
         if stats is None:
             stats = self.tool_stats[name] = {"calls": 0, "errors": 0}
