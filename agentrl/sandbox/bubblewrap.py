@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -17,10 +18,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from agentrl.sandbox import cgroups
 from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxError, SandboxFault, SandboxSpec
 from agentrl.sandbox.channel import Channel
 from agentrl.sandbox.owner import Owner
+from agentrl.sandbox.reaping import reap_monitors, remove_groups
 from agentrl.sandbox.remote import RemoteSandbox
+from agentrl.sandbox.seccomp import WORKER_CALLS, profile
 from agentrl.sandbox.source import worker_zip
 
 INSTALL = "sudo apt-get install -y bubblewrap"
@@ -34,12 +38,17 @@ _ETC = {
 }
 _INSIDE_ID = "1000"
 _END_S = 5.0
+_count = itertools.count()
 
 
 class BubblewrapProcess:
     """A running bwrap: the monitor outside, and the worker, first process of its own namespace."""
 
-    def __init__(self, monitor: subprocess.Popen[bytes], info_fd: int, said_fd: int) -> None:
+    def __init__(
+        self, monitor: subprocess.Popen[bytes], info_fd: int, said_fd: int, group: cgroups.Group | None
+    ) -> None:
+        self._group = group
+        self._oom_kills = 0
         self._monitor = monitor
         self._monitor_fd = os.pidfd_open(monitor.pid)
         self._info_fd = info_fd
@@ -54,11 +63,17 @@ class BubblewrapProcess:
             return 0
 
     def adopt(self) -> None:
-        """Take hold of the worker, once it has answered."""
+        """Take hold of the worker, once it has answered, and put it into its control group.
+
+        Raises: SandboxFault where it is gone already.
+        """
         pid = self.worker_pid()
-        if pid:
-            with contextlib.suppress(ProcessLookupError):
-                self._worker_fd = os.pidfd_open(pid)
+        try:
+            self._worker_fd = os.pidfd_open(pid)
+            if self._group is not None:
+                self._group.add(pid)
+        except OSError as error:
+            raise SandboxFault(f"the worker is gone: {error}") from error
 
     def kill(self) -> None:
         for fd in (self._worker_fd, self._monitor_fd):
@@ -72,6 +87,8 @@ class BubblewrapProcess:
                 await _readable(fd, _END_S)
         if self._monitor_fd >= 0:
             self._monitor.wait()
+            if self._group is not None:
+                self._group.remove()
             for fd in (self._worker_fd, self._monitor_fd, self._info_fd, self._said_fd):
                 if fd >= 0:
                     os.close(fd)
@@ -82,8 +99,11 @@ class BubblewrapProcess:
             return ""
         return os.pread(self._said_fd, 2000, 0).decode("utf-8", "replace").strip()
 
-    def out_of_memory(self) -> int:
-        return 0
+    def out_of_memory(self) -> bool:
+        if self._group is None:
+            return False
+        before, self._oom_kills = self._oom_kills, self._group.out_of_memory()
+        return self._oom_kills > before
 
 
 async def _readable(fd: int, wait_s: float) -> None:
@@ -123,11 +143,11 @@ class Bubblewrap(Backend):
             process = self._spawn(spec, theirs)
         sandbox = RemoteSandbox(spec, Channel(ours), process)
         try:
-            await sandbox.set_up(b"")
+            await sandbox.set_up("namespaces", profile())
+            process.adopt()
         except BaseException:
             await sandbox.close()
             raise
-        process.adopt()
         return sandbox
 
     def _spawn(self, spec: SandboxSpec, control: socket.socket) -> BubblewrapProcess:
@@ -142,6 +162,8 @@ class Bubblewrap(Backend):
             argv = [*_as_nobody(), "bwrap", "--info-fd", str(info_write), *self._walls(spec)]
             for path, fd in contents.items():
                 argv += ["--file", str(fd), path]
+            filter_fd = _memory_file(profile(WORKER_CALLS), stack)
+            argv += ["--seccomp", str(filter_fd)]
             argv += [self._python, "-I", "-B", "/worker.zip", str(control.fileno()), str(owner_fd)]
             argv.append(self._owner.label)
             monitor = subprocess.Popen(
@@ -150,10 +172,13 @@ class Bubblewrap(Backend):
                 stdin=subprocess.DEVNULL,
                 stdout=said_fd,
                 stderr=said_fd,
-                pass_fds=[control.fileno(), owner_fd, info_write, *contents.values()],
+                pass_fds=[control.fileno(), owner_fd, info_write, filter_fd, *contents.values()],
                 start_new_session=True,
             )
-        return BubblewrapProcess(monitor, info_read, said_fd)
+        limits = spec.limits
+        name = f"{self._owner.short}-{next(_count)}"
+        group = cgroups.Group.for_sandbox(name, int(limits.memory_bytes), int(limits.disk_bytes), int(limits.pids))
+        return BubblewrapProcess(monitor, info_read, said_fd, group)
 
     def _walls(self, spec: SandboxSpec) -> list[str]:
         argv = ["--unshare-all", "--unshare-user", "--uid", _INSIDE_ID, "--gid", _INSIDE_ID, "--as-pid-1"]
@@ -189,7 +214,9 @@ class Bubblewrap(Backend):
         return Report(self.name, checks[-1].ok, tuple(checks))
 
     async def reap(self) -> int:
-        return 0
+        count = await asyncio.to_thread(reap_monitors)
+        await asyncio.to_thread(remove_groups)
+        return count
 
 
 def _memory_file(content: bytes, stack: contextlib.ExitStack) -> int:

@@ -27,7 +27,7 @@ from agentrl.sandbox.channel import Channel, ChannelClosed
 from agentrl.sandbox.values import Value, ValueFormError, decode, encode
 from agentrl.sandbox.worker.archive import pack_files
 
-BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/work", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
+BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
 _GRACE_S = 0.35
 """What a worker has beyond the wall time to kill and answer, before it is killed itself."""
 _START_S, _FILES_S = 20.0, 20.0
@@ -48,8 +48,8 @@ class WorkerProcess(Protocol):
     def why(self) -> str:
         """What it said on its standard error, for messages."""
 
-    def out_of_memory(self) -> int:
-        """How often the host's own accounting has ended something for memory; 0 where there is none."""
+    def out_of_memory(self) -> bool:
+        """Whether the host's own accounting has ended something for memory since it was last asked."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,24 @@ class RemoteSandbox(Sandbox):
         self._turn = asyncio.Lock()
         self._broken = ""
 
-    async def set_up(self, seccomp: bytes) -> None:
+    async def set_up(self, jail: str, seccomp: bytes, *, home: str = "/work", **more: Any) -> None:
         """The first request: limits, environment, filter and files.
 
         Args:
+            jail: a name in `worker.jail.JAILS`.
             seccomp: the filter program that every child loads.
+            home: the work folder as programs see it.
+            more: what that jail asks for.
         Raises: SandboxFault where the worker cannot make its walls.
         """
         limits = self.spec.limits
         header = {
             "op": "setup",
+            "jail": jail,
             "disk_bytes": int(limits.disk_bytes),
             "inodes": int(limits.inodes),
-            "env": {**BASE_ENV, **self.spec.env},
+            "env": {**BASE_ENV, "HOME": home, **self.spec.env},
+            **more,
         }
         await self._files(header, seccomp, pack_files(self.spec.files), wait_s=_START_S)
 
@@ -143,13 +148,12 @@ class RemoteSandbox(Sandbox):
         header = {"op": "run", "limits": asdict(limits), **header}
         max_reply = 2 * int(limits.output_bytes) + _MAX_VALUE_BYTES
         async with self._turn:
-            killed_before = self._process.out_of_memory()
             try:
                 reply = await self._ask(header, (body, stdin), max_reply, limits.wall_s + _GRACE_S)
             except TimeoutError:
                 detail = f"more than {limits.wall_s:g} s; the sandbox did not answer and was ended"
                 return Reply({"status": "timeout", "detail": detail}, [b"", b""], limits.wall_s + _GRACE_S)
-            if self._process.out_of_memory() > killed_before and reply.header.get("status") in ("nonzero", "ok"):
+            if self._process.out_of_memory() and reply.header["status"] == "nonzero":
                 reply.header.update(status="oom", detail=f"more than {limits.memory_bytes} bytes of memory")
             return reply
 

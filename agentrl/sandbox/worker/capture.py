@@ -57,10 +57,6 @@ class Child:
     streams: dict[str, Stream]
     requests_fd: int = -1
 
-    def kill(self) -> None:
-        """End it, and every process in its namespace."""
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-
     def close(self) -> None:
         """Close the pipes; the process must have been waited for."""
         for fd in (self.pidfd, self.requests_fd, *[stream.fd for stream in self.streams.values()]):
@@ -122,7 +118,13 @@ def judge(usage: Usage, limits: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def watch(child: Child, limits: Mapping[str, Any], interrupted: Callable[[], None], wake_fds: list[int]) -> Outcome:
+def watch(
+    child: Child,
+    limits: Mapping[str, Any],
+    interrupted: Callable[[], None],
+    wake_fds: list[int],
+    kill: Callable[[int], None],
+) -> Outcome:
     """Read a child's pipes until it ends, or a limit ends it.
 
     Args:
@@ -130,6 +132,7 @@ def watch(child: Child, limits: Mapping[str, Any], interrupted: Callable[[], Non
         limits: fields of `Limits` by name.
         interrupted: called when one of wake_fds is readable; raises to end everything.
         wake_fds: descriptors that tell of the owner's end.
+        kill: ends a child and all that it started; called even for one that has ended, before it is waited for.
     """
     outcome, seen = Outcome(), Watch(child, limits)
     poll = select.poll()
@@ -154,8 +157,8 @@ def watch(child: Child, limits: Mapping[str, Any], interrupted: Callable[[], Non
         if verdict:
             outcome.status, outcome.detail = verdict
         if outcome.detail:
-            child.kill()
             break
+    kill(child.pid)
     collect(child, outcome, limits)
     outcome.wall_s = time.monotonic() - seen.started_s
     return outcome

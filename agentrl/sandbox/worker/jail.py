@@ -1,34 +1,66 @@
-"""The walls of a sandbox made by bubblewrap, from inside. Owns mounts, limits and privileges of what runs in it.
+"""The walls around what a worker forks, from inside. Owns mounts, limits and privileges of a request's processes.
 
-The worker keeps its capabilities in the sandbox's own user namespace; whatever it forks for a request
+A worker in bubblewrap keeps its capabilities in the sandbox's own user namespace; whatever it forks for a request
 gives up all of them before the first foreign instruction.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
-from collections.abc import Mapping
-from typing import Any
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from agentrl.sandbox.worker import kernel
 
 WORK = "/work"
+WORKER_FILE = "/worker.zip"
 _BOX = "/box"
 _PARTS = {"work": WORK, "tmp": "/tmp", "shm": "/dev/shm"}
 _FRESH = kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC
 _OPEN_FILES = 512
 
 
+class Jail(Protocol):
+    """How a worker starts and ends the processes of one request."""
+
+    folder: str
+    """The work folder."""
+
+    def fork(self) -> int:
+        """Fork a child that leads all that it will start; 0 in the child."""
+
+    def enter(self, limits: Mapping[str, Any], folder: str, other_pids: int) -> None:
+        """In the child: shut the door for good.
+
+        Args:
+            limits: fields of `Limits` by name.
+            folder: where to stand, inside the work folder.
+            other_pids: processes of this sandbox beside the request's.
+        Raises: OSError where the folder does not exist.
+        """
+
+    def kill(self, pid: int) -> None:
+        """End a child and all that it started; its process has not been waited for yet."""
+
+    def empty(self) -> None:
+        """Make the work folder empty; nothing runs in it."""
+
+
 class NamespaceJail:
     """Fresh process, mount and IPC namespaces for every request; one work folder and network for all of them."""
 
-    def __init__(self, disk_bytes: int, inodes: int, seccomp: bytes) -> None:
-        self._options = f"mode=755,size={disk_bytes},nr_inodes={inodes}"
+    def __init__(self, header: Mapping[str, Any], seccomp: bytes) -> None:
+        self.folder = WORK
+        self._options = f"mode=755,size={header['disk_bytes']},nr_inodes={header['inodes']}"
         self._seccomp = seccomp
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
         self._fill()
+        os.unlink(WORKER_FILE)
         for path in ("/", "/dev"):
             flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
             kernel.mount("none", path, flags=flags)
@@ -50,27 +82,75 @@ class NamespaceJail:
         """Fork a child that is the first process of its own namespaces; 0 in the child."""
         return kernel.fork(_FRESH)
 
-    def enter(self, limits: Mapping[str, Any], folder: str, privileged_pids: int) -> None:
-        """In the child: shut the door for good. Raises OSError where the folder does not exist."""
+    def kill(self, pid: int) -> None:
+        """The first process of a namespace takes all others with it."""
+        os.kill(pid, signal.SIGKILL)
+
+    def enter(self, limits: Mapping[str, Any], folder: str, other_pids: int) -> None:
+        """In the child: shut the door for good."""
         os.setsid()
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:  # rather this than the worker
+            file.write(b"1000")
         kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
         os.chdir(os.path.join(WORK, folder))
-        set_limits(limits, privileged_pids)
+        set_limits(limits, other_pids)
         kernel.drop_capabilities()
         kernel.no_new_privileges()
         if self._seccomp:
             kernel.load_filter(self._seccomp)
 
 
-def set_limits(limits: Mapping[str, Any], other_pids: int) -> None:
+class PlainJail:
+    """No walls: a process group and limits per process, for programs that are trusted.
+
+    It does not keep a program from the host's files or network, nor from leaving its process group.
+    """
+
+    def __init__(self, header: Mapping[str, Any], seccomp: bytes) -> None:
+        self.folder = header["folder"]
+
+    def fork(self) -> int:
+        """Fork the leader of a session."""
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+        return pid
+
+    def kill(self, pid: int) -> None:
+        """What has moved to another session lives on."""
+        for send in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                send(pid, signal.SIGKILL)
+
+    def enter(self, limits: Mapping[str, Any], folder: str, other_pids: int) -> None:
+        """Limits only."""
+        kernel.die_with_parent()
+        os.chdir(os.path.join(self.folder, folder))
+        set_limits(limits, None)
+
+    def empty(self) -> None:
+        """Remove what is there."""
+        for item in os.scandir(self.folder):
+            if item.is_dir(follow_symlinks=False):
+                shutil.rmtree(item.path)
+            else:
+                os.unlink(item.path)
+
+
+JAILS: dict[str, Callable[[Mapping[str, Any], bytes], Jail]] = {"namespaces": NamespaceJail, "plain": PlainJail}
+"""By the name that the setup request gives."""
+
+
+def set_limits(limits: Mapping[str, Any], other_pids: int | None) -> None:
     """Limits that the kernel holds per process.
 
     Args:
         limits: fields of `Limits` by name.
-        other_pids: processes of the same user beside the request's, which RLIMIT_NPROC counts too.
+        other_pids: processes of the same user beside the request's, which RLIMIT_NPROC counts too; None where
+            that user is not the sandbox's own.
     """
     cpu_s = int(limits["cpu_s"]) + 1
-    pids = int(limits["pids"]) + other_pids
+    pids = resource.RLIM_INFINITY if other_pids is None else int(limits["pids"]) + other_pids
     for name, value in (
         (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_DATA, int(limits["memory_bytes"])),
@@ -82,5 +162,6 @@ def set_limits(limits: Mapping[str, Any], other_pids: int) -> None:
         (resource.RLIMIT_MEMLOCK, 1 << 16),
     ):
         hard = resource.getrlimit(name)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        if hard != resource.RLIM_INFINITY:
+            value = hard if value == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(name, (value, value))

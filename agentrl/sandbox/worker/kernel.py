@@ -14,6 +14,7 @@ MNT_DETACH = 2
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x8000000, 0x20000000, 0x40000000
 _CLONE_SETTID, _CLONE_CLEARTID = 0x1000000, 0x200000
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 2, 4, 8
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_GET_TID_ADDRESS, _PR_SET_NO_NEW_PRIVS = 4, 24, 40, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -100,6 +101,11 @@ def drop_capabilities() -> None:
 def no_new_privileges() -> None:
     """No program executed from here on gains rights by a set-uid bit or file capabilities."""
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "no_new_privs")
+
+
+def die_with_parent() -> None:
+    """Be killed when the thread that forked this process ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "pdeathsig")
 
 
 def not_dumpable() -> None:

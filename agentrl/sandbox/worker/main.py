@@ -17,7 +17,7 @@ from typing import Any
 from agentrl.sandbox.worker import kernel
 from agentrl.sandbox.worker.files import FileError, Folder
 from agentrl.sandbox.worker.frames import MAX_HEADER_BYTES, PREFIX, lengths, pack, unpack
-from agentrl.sandbox.worker.jail import WORK, NamespaceJail
+from agentrl.sandbox.worker.jail import JAILS
 from agentrl.sandbox.worker.sessions import Parts, Reply, Runner
 
 # Imported for the children: code that imports these again finds them loaded.
@@ -34,9 +34,9 @@ class Worker:
     def __init__(self, control: socket.socket, owner_fd: int) -> None:
         self._control = control
         self._owner_fd = owner_fd
-        self._files = Folder(WORK)
         self._jail: Any = None
         self._runner: Any = None
+        self._files: Any = None
         self._max_saved_bytes = 0
 
     def serve(self) -> None:
@@ -61,10 +61,11 @@ class Worker:
             return {"failed": f"{type(error).__name__}: {error}"}, []
 
     def _on_setup(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        self._jail = NamespaceJail(header["disk_bytes"], header["inodes"], bytes(parts[0]))
+        self._jail = JAILS[header["jail"]](header, bytes(parts[0]))
         self._max_saved_bytes = header["disk_bytes"]
         self._runner = Runner(self._jail, header["env"], [self._control.fileno(), self._owner_fd])
         kernel.not_dumpable()
+        self._files = Folder(self._jail.folder)
         self._files.reopen()
         self._files.load(parts[1])
         for name in PRELOAD:

@@ -12,7 +12,7 @@ from typing import Any
 
 from agentrl.sandbox.worker import programs
 from agentrl.sandbox.worker.capture import Child, Outcome, Stream, Watch, collect, value_stream, watch
-from agentrl.sandbox.worker.jail import NamespaceJail
+from agentrl.sandbox.worker.jail import Jail
 
 _CANNOT_ENTER = 125
 _STDIN_BESIDE = 1 << 16
@@ -25,7 +25,7 @@ Parts = list[memoryview]
 class Runner:
     """Runs one request at a time; holds the sessions."""
 
-    def __init__(self, jail: NamespaceJail, env: Mapping[str, str], control_fds: list[int]) -> None:
+    def __init__(self, jail: Jail, env: Mapping[str, str], control_fds: list[int]) -> None:
         self._jail = jail
         self._env = dict(env)
         self._control_fds = control_fds
@@ -38,7 +38,7 @@ class Runner:
 
     def _end(self, name: str, outcome: Outcome, limits: Mapping[str, Any]) -> None:
         child = self._sessions.pop(name)
-        child.kill()
+        self._jail.kill(child.pid)
         collect(child, outcome, limits)
         child.close()
 
@@ -49,7 +49,7 @@ class Runner:
         for part in parts:
             if not part.readonly:
                 part[:] = bytes(len(part))  # the next request's process must not find this one's in its memory
-        outcome = watch(child, limits, interrupted, self._control_fds)
+        outcome = watch(child, limits, interrupted, self._control_fds, self._jail.kill)
         streams = child.streams
         child.close()
         if outcome.status == "nonzero" and kind != "exec" and outcome.exit_code == programs.OUT_OF_MEMORY:

@@ -1,0 +1,96 @@
+"""The subprocess backend: limits without walls. It protects nothing; it exists to compare, and for trusted code.
+
+A program sees the host's files, environment of its own, network and processes, all with the rights of whoever started
+it. Disk and inode limits do not hold, the number of processes neither, and what leaves its session lives on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxError, SandboxSpec
+from agentrl.sandbox.channel import Channel
+from agentrl.sandbox.remote import RemoteSandbox
+from agentrl.sandbox.source import worker_zip
+
+
+class PlainProcess:
+    """A worker that is an ordinary child process, with a temporary folder."""
+
+    def __init__(self, worker: subprocess.Popen[bytes], folder: Path) -> None:
+        self._worker = worker
+        self._folder = folder
+
+    def kill(self) -> None:
+        self._worker.kill()
+
+    async def ended(self) -> None:
+        await asyncio.to_thread(self._worker.wait)
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    def why(self) -> str:
+        return ""
+
+    def out_of_memory(self) -> bool:
+        return False
+
+
+class Subprocess(Backend):
+    """Runs programs with limits but without isolation.
+
+    Args:
+        unsafe: must be True: whoever writes this has read the first line of this module.
+    Raises: SandboxError without it.
+    """
+
+    name = "subprocess"
+
+    def __init__(self, *, unsafe: bool = False) -> None:
+        if unsafe is not True:
+            raise SandboxError(
+                "the subprocess backend isolates nothing: a program reads your files and reaches your network. "
+                "Use make_backend('bubblewrap'), or Subprocess(unsafe=True) for code you trust"
+            )
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        folder = Path(tempfile.mkdtemp(prefix="agentrl-"))
+        (folder / "work").mkdir()
+        (folder / "worker.zip").write_bytes(worker_zip())
+        ours, theirs = socket.socketpair()
+        with theirs:
+            worker = _spawn(folder / "worker.zip", theirs)
+        sandbox = RemoteSandbox(spec, Channel(ours), PlainProcess(worker, folder))
+        try:
+            await sandbox.set_up("plain", b"", folder=str(folder / "work"), home=str(folder / "work"))
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    async def doctor(self) -> Report:
+        return Report(self.name, True, (Check("walls", False, "none, by design: for code you trust"),))
+
+    async def reap(self) -> int:
+        return 0
+
+
+def _spawn(program: Path, control: socket.socket) -> subprocess.Popen[bytes]:
+    owner_fd = os.pidfd_open(os.getpid())
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-B", str(program), str(control.fileno()), str(owner_fd)],
+            env={},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(control.fileno(), owner_fd),
+        )
+    finally:
+        os.close(owner_fd)
