@@ -29,3 +29,26 @@ def main(verbose: bool) -> None:
     """Train and benchmark tool-using language-model agents from environment reward."""
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    if not verbose:
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(FirstOfItsKind())
+
+
+class FirstOfItsKind(logging.Filter):
+    """Lets a few warnings of one kind through: a server that is gone would else fill the screen with the same line.
+
+    Args:
+        most: how many of one logger and message format are shown; the last of them says so.
+    """
+
+    def __init__(self, most: int = 3) -> None:
+        super().__init__()
+        self.most = most
+        self._seen: dict[tuple[str, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = (record.name, str(record.msg))
+        count = self._seen[kind] = self._seen.get(kind, 0) + 1
+        if count == self.most:
+            record.msg, record.args = f"{record.getMessage()} (more like this are not shown; agentrl -v shows all)", ()
+        return count <= self.most

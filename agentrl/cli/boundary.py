@@ -7,6 +7,9 @@ carries exactly one JSON document, also when the command fails.
 from __future__ import annotations
 
 import json
+import os
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
@@ -20,6 +23,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _JSON, _DEBUG = "agentrl.json", "agentrl.debug"
 _EXTRAS = {"torch": "train", "transformers": "train", "tokenizers": "train", "safetensors": "train"}
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+_OURS = (os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ""),)
+_INSTALLED = tuple({os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib")})
 
 
 class Commands(click.Group):
@@ -61,15 +66,25 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise
         except ModuleNotFoundError as error:
-            extra = _EXTRAS.get((error.name or "").partition(".")[0])
-            if extra is None or ctx.meta.get(_DEBUG):
+            package = (error.name or "").partition(".")[0]
+            place = author_place(error)
+            if ctx.meta.get(_DEBUG) or (package not in _EXTRAS and place is None):
                 raise
-            fail(ctx, "Missing", f"{error.name} is not installed: pip install 'agentrl[{extra}]'")
-        except (AgentRLError, ValueError, OSError) as error:
+            wanted = f"'agentrl[{_EXTRAS[package]}]'" if package in _EXTRAS else package
+            where = f" ({place})" if place is not None else ""
+            fail(ctx, "Missing", f"{error.name} is not installed{where}: pip install {wanted}")
+        except AgentRLError as error:
             if ctx.meta.get(_DEBUG):
                 raise
-            kind = type(error).__name__ if isinstance(error, AgentRLError) else "Error"
-            fail(ctx, kind, str(error))
+            fail(ctx, type(error).__name__, str(error))
+        except Exception as error:
+            place = author_place(error)
+            if ctx.meta.get(_DEBUG) or (place is None and not isinstance(error, (ValueError, OSError))):
+                raise
+            if place is None:
+                fail(ctx, "Error", str(error))
+            else:
+                fail(ctx, type(error).__name__, f"{_reason(error)} ({place}); --debug shows the traceback")
         return None
 
 
@@ -79,6 +94,30 @@ def fail(ctx: click.Context, kind: str, message: str, code: int = EXIT_FAILED) -
     if ctx.meta.get(_JSON):
         print_json({"error": {"type": kind, "message": message}})
     ctx.exit(code)
+
+
+def author_place(error: BaseException) -> str | None:
+    """`file:line in function` where an environment author's own code raised; None where it was ours."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}" if error.filename and not _is_within(error.filename, _OURS) else None
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_within(f.filename, _INSTALLED)]
+    frames = [f for f in frames if not f.filename.startswith("<")]
+    if not frames or _is_within(frames[-1].filename, _OURS):
+        return None
+    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name}"
+
+
+def _is_within(filename: str, folders: tuple[str, ...]) -> bool:
+    path = os.path.abspath(filename)
+    # An installed AgentRL lies within site-packages, and is ours all the same.
+    return path.startswith(folders) and (folders is _OURS or not path.startswith(_OURS))
+
+
+def _reason(error: BaseException) -> str:
+    """The text of an exception; that of a KeyError is only a key."""
+    if isinstance(error, SyntaxError):
+        return error.msg
+    return f"key {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def print_json(document: Any) -> None:

@@ -120,9 +120,10 @@ class Env(gymnasium.Env[Observation, Any]):
         if isinstance(task, str):
             task = self.tasks[task]
         elif task is None:
-            tasks = self.tasks.split(options.get("split", self.tasks.splits[0]))
+            split = options.get("split", self.tasks.splits[0])
+            tasks = self.tasks.split(split)
             if not tasks:
-                raise TaskError(f"split {options.get('split')!r} of {type(self).__name__} is empty")
+                raise TaskError(f"split {split!r} of {type(self).__name__} is empty: give it tasks, or choose another")
             task = tasks[int(self.np_random.integers(len(tasks)))]
         self.task = task
         return task
@@ -171,7 +172,8 @@ class Env(gymnasium.Env[Observation, Any]):
             coroutine.close()
             raise RuntimeError(
                 f"{type(self).__name__} waits inside a step, and an event loop is running here: "
-                "use `await env.areset()`, `await env.astep(action)` and `await env.aclose()` instead"
+                "use `await env.areset()`, `await env.astep(action)` and `await env.aclose()` instead, "
+                "for state `await env.aget_state()`, `await env.aset_state(state)` and `await env.afork()`"
             )
         if self._runner is None:
             self._runner = asyncio.Runner()
@@ -225,10 +227,31 @@ class Env(gymnasium.Env[Observation, Any]):
 
     def fork(self) -> Self:
         """A new instance that continues this episode independently."""
+        twin = self._twin()
+        twin.set_state(self.get_state())
+        return twin
+
+    def _twin(self) -> Self:
+        """A new instance made as this one was."""
         args, kwargs = self._init_arguments
         twin = type(self)(*args, **kwargs)
         twin.limits, twin.spec = self.limits, self.spec
-        twin.set_state(self.get_state())
+        return twin
+
+    # State, in the native face: an environment whose state lies elsewhere (a sandbox, a server) overrides these two.
+
+    async def aget_state(self) -> dict[str, Any]:
+        """`get_state`, for callers that may wait."""
+        return self.get_state()
+
+    async def aset_state(self, state: Mapping[str, Any]) -> None:
+        """`set_state`, for callers that may wait."""
+        self.set_state(state)
+
+    async def afork(self) -> Self:
+        """`fork`, for callers that may wait."""
+        twin = self._twin()
+        await twin.aset_state(await self.aget_state())
         return twin
 
     def state_key(self) -> str | None:

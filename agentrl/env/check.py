@@ -130,8 +130,9 @@ def _starts(env: Env, count: int) -> tuple[Start, ...]:
         for place in np.linspace(0, len(tasks) - 1, min(count, len(tasks))).astype(int):
             starts.append(Start(int(next(seeds)), tasks[int(place)]))
     # A few tasks give few episodes: begin each of them from more seeds.
+    first = [start.task for start in starts]
     while starts and len(starts) < count:
-        starts.append(Start(int(next(seeds)), starts[len(starts) % len(env.tasks.splits)].task))
+        starts.append(Start(int(next(seeds)), first[len(starts) % len(first)]))
     if not starts:
         raise TaskError("no split has a task")
     return tuple(starts)

@@ -26,7 +26,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from agentrl.env.base import Env
-from agentrl.errors import EnvNotFound, did_you_mean
+from agentrl.errors import ConfigError, EnvNotFound, did_you_mean
 
 logger = logging.getLogger(__name__)
 E = TypeVar("E", bound=type[Env])
@@ -78,7 +78,7 @@ def make(id: str, **kwargs: Any) -> Env:
     Args:
         id: a registered id, `package.module:Class`, or a file `./my_env.py:Class`.
         kwargs: override what was registered; `max_turns` sets the limit.
-    Raises: EnvNotFound that names the nearest id.
+    Raises: EnvNotFound that names the nearest id; ConfigError if the constructor takes no such arguments.
     """
     env = _create(id, kwargs)
     env.spec = _gymnasium_spec(id, kwargs)
@@ -89,10 +89,19 @@ def _create(id: str, given: Mapping[str, Any]) -> Env:
     found = spec(id)
     kwargs = {**found.kwargs, **given}
     max_turns = kwargs.pop("max_turns", found.max_turns)
-    env = found.env_class(**kwargs)
+    env = _construct(found, kwargs)
     if max_turns is not None:
         env.limits = replace(env.limits, max_turns=max_turns)
     return env
+
+
+def _construct(found: EnvSpec, kwargs: Mapping[str, Any]) -> Env:
+    try:
+        return found.env_class(**kwargs)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the call itself does not fit
+            raise ConfigError(f"{found.id!r} cannot be made with {sorted(kwargs)}: {error}") from error
+        raise
 
 
 def make_for_gymnasium(env_id: str, **kwargs: Any) -> Env:
@@ -117,6 +126,9 @@ def spec(id: str) -> EnvSpec:
         return _REGISTERED[id]
     if ":" in id:
         return _spec_of_reference(id)
+    if id.endswith(".py"):
+        classes = [name for name, value in vars(_load_file(Path(id))).items() if _is_env_class(value)]
+        raise EnvNotFound(f"{id!r}: which class of it? Write {' or '.join(f'{id}:{name}' for name in classes)}")
     entry = _entries().get(id)
     if entry is None:
         raise EnvNotFound(f"{id!r}.{did_you_mean(id, env_ids())}")
@@ -151,11 +163,16 @@ def _spec_of_reference(reference: str) -> EnvSpec:
     place, _, name = reference.rpartition(":")
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place, reference)
     if not hasattr(module, name):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Env)]
+        classes = [key for key, value in vars(module).items() if _is_env_class(value)]
         raise EnvNotFound(f"{reference!r}: {place} has no {name!r}.{did_you_mean(name, classes)}")
     env_class = _checked_class(getattr(module, name), reference)
     registered = next((found for found in _REGISTERED.values() if found.env_class is env_class), None)
     return replace(registered, id=reference) if registered else EnvSpec(reference, env_class)
+
+
+def _is_env_class(value: Any) -> bool:
+    """Whether it is an environment of an author's, not a base class of ours."""
+    return isinstance(value, type) and issubclass(value, Env) and not value.__module__.startswith("agentrl.env.")
 
 
 def _checked_class(value: Any, where: str) -> type[Env]:

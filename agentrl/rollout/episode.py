@@ -14,6 +14,7 @@ import os
 import sysconfig
 import traceback
 from collections.abc import Mapping
+from contextlib import nullcontext
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -48,7 +49,8 @@ async def run_episode(
 
     A fault (`EnvFault`, `PolicyFault`, or any exception from the environment author's code) is
     recorded on the trajectory with its cause and never raised; the turns before it are kept. An
-    exception from the policy that is no `PolicyFault` is a bug and propagates, as does cancellation.
+    exception from the policy that is no `PolicyFault` is a bug and propagates, as does cancellation; that of
+    an oracle, which is a method of the environment, is a fault.
     The policy is told to release the episode in every case; `env` stays open.
 
     Args:
@@ -99,7 +101,8 @@ async def _play(
             with _STATE_KEY:
                 anchor = state_key()
         asked = perf_counter()
-        action = as_action(await policy.act(conversation, tools, episode_id=key, sampling=sampling))
+        with _ORACLE if policy is not players[0] else _NOBODY:
+            action = as_action(await policy.act(conversation, tools, episode_id=key, sampling=sampling))
         answered = perf_counter()
         turn = Turn(observation, action, state_key=anchor, policy_s=answered - asked)
         trajectory.turns.append(turn)
@@ -145,6 +148,9 @@ class _AuthorCode:
 
 
 _RESET, _STEP, _STATE_KEY = _AuthorCode("reset"), _AuthorCode("step"), _AuthorCode("state_key")
+# A policy that looks into its environment asks a method of it: the author's code again.
+_ORACLE = _AuthorCode("the oracle or demonstrator")
+_NOBODY = nullcontext()
 
 
 def _is_cancelled() -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from agentrl.cli import COMMANDS, main
+from agentrl.cli import COMMANDS, FirstOfItsKind, boundary, main
 from agentrl.cli.boundary import Commands, json_option, print_json
 from agentrl.errors import EnvFault
 
@@ -46,7 +48,10 @@ def group(error: BaseException | None) -> Commands:
         ),
     ],
 )
-def test_errors_are_one_message_and_an_exit_code(error: BaseException, code: int, message: str) -> None:
+def test_errors_are_one_message_and_an_exit_code(
+    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boundary, "_OURS", (str(Path(__file__).parent),))  # as if raised by AgentRL itself
     result = CliRunner().invoke(group(error), ["do"])
     assert result.exit_code == code
     assert result.stdout == ""
@@ -54,10 +59,45 @@ def test_errors_are_one_message_and_an_exit_code(error: BaseException, code: int
     assert result.stderr.count("\n") == 1
 
 
-def test_bugs_are_not_hidden() -> None:
-    assert isinstance(CliRunner().invoke(group(AssertionError("ours")), ["do"]).exception, AssertionError)
-    foreign = ModuleNotFoundError("No module named 'numqy'", name="numqy")
-    assert CliRunner().invoke(group(foreign), ["do"]).exception is foreign
+def test_our_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentrl.cli.envs.registry.env_ids", lambda: [3])
+    monkeypatch.setattr("agentrl.cli.envs.describe", lambda env_id: {"id": env_id})
+    assert isinstance(CliRunner().invoke(main, ["envs"]).exception, TypeError)  # len of an int, in our file
+
+
+AUTHORS_FILES = {
+    "import a_package_that_nobody_has\n": "Missing: a_package_that_nobody_has is not installed (mine.py:1 in <module>)",
+    "x = 1\ndef broken(:\n": "SyntaxError: invalid syntax (",
+    "x = 1 / 0\n": "ZeroDivisionError: division by zero (mine.py:1 in <module>); --debug",
+    "x = {}['tea']\n": "KeyError: key 'tea' is missing (mine.py:1 in <module>)",
+    "int('tea')\n": "ValueError: invalid literal for int() with base 10: 'tea' (mine.py:1 in <module>)",
+}
+
+
+@pytest.mark.parametrize("text", AUTHORS_FILES)
+@pytest.mark.parametrize("command", ["bench", "play", "check", "train"])
+def test_a_mistake_in_an_authors_file_is_named_with_its_line(
+    command: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(text)
+    result = CliRunner().invoke(main, [command, "./mine.py:Mine"])
+    assert result.exit_code == 1
+    assert AUTHORS_FILES[text] in result.stderr
+    assert "mine.py:" in result.stderr
+    assert "Traceback" not in result.output
+    with pytest.raises(Exception):  # noqa: B017, PT011: whatever the file raises
+        CliRunner().invoke(main, [command, "./mine.py:Mine", "--debug"], catch_exceptions=False)
+
+
+def test_a_mistake_in_start_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from agentrl import ToolEnv\nclass Mine(ToolEnv):\n    def start(self, task):\n        return nothing\n"
+    )
+    result = CliRunner().invoke(main, ["play", "./mine.py:Mine"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("NameError: name 'nothing' is not defined (mine.py:4 in start)")
 
 
 def test_debug_shows_the_traceback() -> None:
@@ -100,3 +140,14 @@ def test_help_imports_nothing_heavy() -> None:
 def test_no_command_module_imports_torch(name: str) -> None:
     code = f"import sys, agentrl.cli.{name.replace('-', '_')}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_a_flood_of_like_warnings_is_cut_short() -> None:
+    shown = FirstOfItsKind(most=2)
+    records = [logging.LogRecord("a", logging.WARNING, "", 0, "episode %s is void", (i,), None) for i in range(50)]
+    other = logging.LogRecord("b", logging.WARNING, "", 0, "something else", (), None)
+    assert [r.getMessage() for r in [*records, other] if shown.filter(r)] == [
+        "episode 0 is void",
+        "episode 1 is void (more like this are not shown; agentrl -v shows all)",
+        "something else",
+    ]

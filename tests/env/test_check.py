@@ -161,3 +161,19 @@ def test_the_report_reads_as_text_and_as_json():
     assert record["ok"] is False
     assert [finding["code"] for finding in record["findings"]] == ["clock", "tool-slow"]
     assert CheckReport("x", (hint,), ()).ok
+
+
+def test_an_empty_first_split_is_named():
+    class Empty(ToolEnv):
+        """Nothing to train on."""
+
+        tasks = Tasks.of(train=[], eval=[{"n": 1}])
+
+        def start(self, task):
+            return "Hello."
+
+        def score(self, answer):
+            return 0.0
+
+    report = check_env(Empty, processes=False)
+    assert [finding for finding in report.findings if finding.code == "tasks" and "'train' is empty" in finding.problem]

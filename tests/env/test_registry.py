@@ -12,7 +12,7 @@ from agentrl.env import registry
 from agentrl.env.base import Limits
 from agentrl.env.registry import env_ids, make, register, spec
 from agentrl.env.tool_env import ToolEnv
-from agentrl.errors import EnvNotFound
+from agentrl.errors import ConfigError, EnvNotFound
 
 FILE = '''
 from agentrl.env.registry import register
@@ -128,3 +128,25 @@ def test_listing_imports_no_environment():
         "assert not any(name.startswith('agentrl.environments') for name in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_file_without_a_class_names_its_classes(folder):
+    with pytest.raises(EnvNotFound, match=r"which class of it\? Write ./mine.py:Mine or ./mine.py:Plain$"):
+        make("./mine.py")
+
+
+def test_arguments_that_the_constructor_does_not_take_are_a_configuration_error(folder):
+    with pytest.raises(ConfigError, match=r"'./mine.py:Mine' cannot be made with \['shape', 'size'\]: .*'shape'"):
+        make("./mine.py:Mine", shape=3)
+
+
+def test_a_type_error_inside_a_constructor_is_the_authors(folder):
+    (folder / "inside.py").write_text(
+        "from agentrl import ToolEnv\n"
+        "class X(ToolEnv):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        len(3)\n"
+    )
+    with pytest.raises(TypeError, match="has no len"):
+        make("./inside.py:X")

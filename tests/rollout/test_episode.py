@@ -14,6 +14,7 @@ from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault, PolicyFault, TaskError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.scripted import OraclePolicy
 from agentrl.rollout.episode import run_episode
 from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
@@ -201,6 +202,25 @@ def test_a_policy_fault_voids_the_episode(answer, error):
     assert got.status == "fault"
     assert got.error.startswith(error)
     assert len(policy.released) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (IndexError("no such offer"), "the oracle or demonstrator raised IndexError: no such offer (test_episode.py:"),
+        (42, "the oracle or demonstrator raised TypeError: an action is an Action"),
+    ],
+)
+def test_an_oracle_that_raises_voids_the_episode(answer, error):
+    class Knowing(Till):
+        def oracle(self, messages):
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    got = asyncio.run(run_episode(Knowing(), OraclePolicy(), TASK, 5, env_id="t"))
+    assert got.status == "fault"
+    assert error in got.error
 
 
 def test_a_bug_in_the_policy_propagates_and_still_releases():
