@@ -16,7 +16,7 @@ from typing import Any
 from agentrl.sandbox.worker.processes import Usage, usage_of
 
 _CHUNK = 1 << 16
-_MAX_VALUE_BYTES = 8 << 20
+MAX_VALUE_BYTES = 8 << 20
 _FIRST_LOOK_S, _LOOK_S = 0.03, 0.05
 _KILLED_BY_CPU = (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
 _END_S = 0.3
@@ -62,11 +62,6 @@ class Child:
         for fd in (self.pidfd, self.requests_fd, *[stream.fd for stream in self.streams.values()]):
             if fd >= 0:
                 os.close(fd)
-
-
-def value_stream(fd: int) -> Stream:
-    """The pipe that a graded call reports its value on."""
-    return Stream(fd, _MAX_VALUE_BYTES)
 
 
 @dataclass
@@ -140,7 +135,6 @@ def watch(
         poll.register(fd, select.POLLIN)
     by_fd = {stream.fd: stream for stream in child.streams.values()}
     for fd in by_fd:
-        os.set_blocking(fd, False)
         poll.register(fd, select.POLLIN)
     ended = False
     while not ended:

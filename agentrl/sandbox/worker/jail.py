@@ -89,6 +89,7 @@ class NamespaceJail:
     def enter(self, limits: Mapping[str, Any], folder: str, other_pids: int) -> None:
         """In the child: shut the door for good."""
         os.setsid()
+        kernel.set_dumpable(True)  # else its own /proc entries would belong to nobody
         with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:  # rather this than the worker
             file.write(b"1000")
         kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)

@@ -14,7 +14,7 @@ MNT_DETACH = 2
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x8000000, 0x20000000, 0x40000000
 _CLONE_SETTID, _CLONE_CLEARTID = 0x1000000, 0x200000
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 2, 4, 8
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS = 1, 8
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_GET_TID_ADDRESS, _PR_SET_NO_NEW_PRIVS = 4, 24, 40, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -98,6 +98,18 @@ def drop_capabilities() -> None:
     _check(_libc.syscall(_NR["capset"], header, ctypes.create_string_buffer(24)), "capset")
 
 
+def become_user(user: int, capabilities: tuple[int, ...]) -> None:
+    """Leave root for a user and a group without a name, keeping some capabilities."""
+    _check(_libc.prctl(_PR_SET_KEEPCAPS, ctypes.c_ulong(1), 0, 0, 0), "keepcaps")
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    mask = sum(1 << capability for capability in capabilities)
+    header = ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), 8)
+    data = ctypes.create_string_buffer(struct.pack("IIIIII", mask, mask, 0, 0, 0, 0), 24)
+    _check(_libc.syscall(_NR["capset"], header, data), "capset")
+
+
 def no_new_privileges() -> None:
     """No program executed from here on gains rights by a set-uid bit or file capabilities."""
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "no_new_privs")
@@ -108,9 +120,9 @@ def die_with_parent() -> None:
     _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "pdeathsig")
 
 
-def not_dumpable() -> None:
-    """Hide this process's memory and descriptors from others of the same user."""
-    _libc.prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0)
+def set_dumpable(allowed: bool) -> None:
+    """Show or hide this process's memory, descriptors and /proc entries to others of the same user."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(int(allowed)), 0, 0, 0), "dumpable")
 
 
 class _Program(ctypes.Structure):

@@ -64,7 +64,7 @@ class Worker:
         self._jail = JAILS[header["jail"]](header, bytes(parts[0]))
         self._max_saved_bytes = header["disk_bytes"]
         self._runner = Runner(self._jail, header["env"], [self._control.fileno(), self._owner_fd])
-        kernel.not_dumpable()
+        kernel.set_dumpable(False)
         self._files = Folder(self._jail.folder)
         self._files.reopen()
         self._files.load(parts[1])

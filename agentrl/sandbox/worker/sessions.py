@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentrl.sandbox.worker import programs
-from agentrl.sandbox.worker.capture import Child, Outcome, Stream, Watch, collect, value_stream, watch
+from agentrl.sandbox.worker.capture import MAX_VALUE_BYTES, Child, Outcome, Stream, Watch, collect, watch
+from agentrl.sandbox.worker.files import FileError
 from agentrl.sandbox.worker.jail import Jail
 
 _CANNOT_ENTER = 125
+_TROUBLE: dict[type[BaseException], str] = {FileNotFoundError: "cwd: ", NotADirectoryError: "cwd: "}
 _STDIN_BESIDE = 1 << 16
 """A pipe takes this much at once; longer input goes through a sealed file in memory."""
 
@@ -52,30 +54,17 @@ class Runner:
         outcome = watch(child, limits, interrupted, self._control_fds, self._jail.kill)
         streams = child.streams
         child.close()
+        _raise_if_never_entered(streams.pop("trouble"))
         if outcome.status == "nonzero" and kind != "exec" and outcome.exit_code == programs.OUT_OF_MEMORY:
             outcome.status, outcome.detail = "oom", f"more than {limits['memory_bytes']} bytes of memory"
         return _reply(outcome, streams)
 
     def _start(self, kind: str, limits: Mapping[str, Any], parts: Parts) -> Child:
+        asked = json.loads(bytes(parts[0])) if kind == "exec" else {}
         stdin = _stdin(parts[1] if len(parts) > 1 else memoryview(b""))
-        out, err, value = os.pipe(), os.pipe(), (os.pipe() if kind == "call" else (-1, -1))
-        pid = self._jail.fork()
-        if pid == 0:
-            self._become(kind, limits, parts[0], (stdin, out[1], err[1], value[1]))
-        streams = {"stdout": _stream(out[0], limits), "stderr": _stream(err[0], limits)}
-        if kind == "call":
-            streams["value"] = value_stream(value[0])
-        for fd in (stdin, out[1], err[1], value[1]):
-            if fd >= 0:
-                os.close(fd)
-        return Child(pid, os.pidfd_open(pid), streams)
+        names = ("stdout", "stderr", "value") if kind == "call" else ("stdout", "stderr")
 
-    def _become(self, kind: str, limits: Mapping[str, Any], body: memoryview, fds: tuple[int, ...]) -> None:
-        """In the child: never returns."""
-        try:
-            asked = json.loads(bytes(body)) if kind == "exec" else {}
-            _arrange(fds)
-            self._jail.enter(limits, asked.get("cwd", "."), 2 + len(self._sessions))
+        def become() -> None:
             env = {**self._env, **asked.get("env", {})}
             if kind == "exec":
                 os.environ.clear()
@@ -83,12 +72,53 @@ class Runner:
                 programs.run_program(asked["argv"])
             programs.prepare(env)
             if kind == "call":
-                programs.run_call(bytes(body), 3)
-            programs.run_code(bytes(body).decode("utf-8", "surrogatepass"))
-        except BaseException as error:
-            os.write(2, f"cannot start: {error}\n".encode("utf-8", "replace"))
-        finally:
-            os._exit(_CANNOT_ENTER)
+                programs.run_call(bytes(parts[0]), 3)
+            programs.run_code(bytes(parts[0]).decode("utf-8", "surrogatepass"))
+
+        child = self._fork(limits, asked.get("cwd", "."), stdin, names, become)
+        if kind == "call":
+            child.streams["value"].keep = MAX_VALUE_BYTES
+        return child
+
+    def _fork(
+        self,
+        limits: Mapping[str, Any],
+        folder: str,
+        stdin: int,
+        names: tuple[str, ...],
+        become: Callable[[], None],
+        asked: int = -1,
+    ) -> Child:
+        """A child with its limits and a pipe per name, on descriptors 1, 2, …; closes stdin and asked here.
+
+        Args:
+            asked: a descriptor to give to the child after those of the names.
+        """
+        pipes = {name: os.pipe() for name in (*names, "trouble")}
+        writers = [pipes[name][1] for name in names]
+        given = (stdin, *writers, *([asked] if asked >= 0 else []), pipes["trouble"][1])
+        pid = self._jail.fork()
+        if pid == 0:
+            trouble = len(given) - 1
+            try:
+                _arrange(given)
+                self._jail.enter(limits, folder, 2 + len(self._sessions))
+            except BaseException as error:
+                os.write(trouble, f"{_TROUBLE.get(type(error), '')}{error}".encode("utf-8", "replace"))
+                os._exit(_CANNOT_ENTER)
+            os.close(trouble)  # from here on nobody can claim that the walls failed
+            try:
+                become()
+            except BaseException as error:
+                os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+            finally:
+                os._exit(_CANNOT_ENTER)
+        for fd in given:
+            os.close(fd)
+        streams = {name: Stream(fd, int(limits["output_bytes"])) for name, (fd, _) in pipes.items()}
+        for stream in streams.values():
+            os.set_blocking(stream.fd, False)
+        return Child(pid, os.pidfd_open(pid), streams)
 
     def cell(self, header: Mapping[str, Any], parts: Parts, interrupted: Callable[[], None]) -> Reply:
         """One piece of code in a session, which starts where there is none of that name."""
@@ -99,30 +129,24 @@ class Runner:
         for stream in child.streams.values():
             stream.content, stream.dropped, stream.keep = bytearray(), False, limits["output_bytes"]
         outcome = self._ask(name, child, limits, parts[0], interrupted)
-        reply = _reply(outcome, {key: child.streams[key] for key in ("stdout", "stderr")})
-        reply[0]["session_lost"] = name not in self._sessions
-        return reply
+        if outcome.exit_code == _CANNOT_ENTER:
+            _raise_if_never_entered(child.streams["trouble"])
+        return _reply(outcome, {key: child.streams[key] for key in ("stdout", "stderr")})
 
     def _open(self, limits: Mapping[str, Any]) -> Child:
-        out, err, value, asked = os.pipe(), os.pipe(), os.pipe(), os.pipe()
-        stdin = os.open("/dev/null", os.O_RDONLY)
-        pid = self._jail.fork()
-        if pid == 0:
-            try:
-                _arrange((stdin, out[1], err[1], value[1], asked[0]))
-                # Processor time is counted per cell, by the watch.
-                self._jail.enter({**limits, "cpu_s": 1 << 30}, ".", 2 + len(self._sessions))
-                programs.prepare(self._env)
-                programs.run_session(4, 3)
-            finally:
-                os._exit(_CANNOT_ENTER)
-        for fd in (stdin, out[1], err[1], value[1], asked[0]):
-            os.close(fd)
-        streams = {"stdout": _stream(out[0], limits), "stderr": _stream(err[0], limits), "value": Stream(value[0], 0)}
-        for stream in streams.values():
-            os.set_blocking(stream.fd, False)
-        os.set_blocking(asked[1], False)
-        return Child(pid, os.pidfd_open(pid), streams, asked[1])
+        asked, ours = os.pipe()
+
+        def become() -> None:
+            programs.prepare(self._env)
+            programs.run_session(4, 3)
+
+        # Processor time is counted per cell, by the watch; the rest holds for the session's life.
+        lasting = {**limits, "cpu_s": 1 << 30}
+        stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        child = self._fork(lasting, ".", stdin, ("stdout", "stderr", "value"), become, asked)
+        os.set_blocking(ours, False)
+        child.requests_fd = ours
+        return child
 
     def _ask(
         self, name: str, child: Child, limits: Mapping[str, Any], code: memoryview, interrupted: Callable[[], None]
@@ -131,10 +155,10 @@ class Runner:
         answer.keep = programs.LENGTH.size
         unsent = memoryview(programs.LENGTH.pack(len(code)) + bytes(code))
         poll = select.poll()
-        for fd in (child.pidfd, *self._control_fds, *[stream.fd for stream in child.streams.values()]):
+        by_fd = {stream.fd: stream for stream in child.streams.values() if not stream.ended}
+        for fd in (child.pidfd, *self._control_fds, *by_fd):
             poll.register(fd, select.POLLIN)
         poll.register(child.requests_fd, select.POLLOUT)
-        by_fd = {stream.fd: stream for stream in child.streams.values()}
         while len(answer.content) < answer.keep:
             for fd, _ in poll.poll(seen.timeout_ms()):
                 if fd in by_fd:
@@ -177,8 +201,12 @@ def _send(fd: int, unsent: memoryview) -> memoryview:
         return memoryview(b"")
 
 
-def _stream(fd: int, limits: Mapping[str, Any]) -> Stream:
-    return Stream(fd, int(limits["output_bytes"]))
+def _raise_if_never_entered(trouble: Stream) -> None:
+    text = bytes(trouble.content).decode("utf-8", "replace")
+    if text.startswith("cwd: "):
+        raise FileError(f"cwd does not exist in the work folder ({text[5:]})")
+    if text:
+        raise RuntimeError(f"a child could not enter its jail: {text}")
 
 
 def _stdin(content: memoryview) -> int:
