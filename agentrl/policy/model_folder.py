@@ -1,7 +1,8 @@
-"""Loading a local model folder: any `transformers` causal LM with its tokenizer. Never downloads."""
+"""Local model folders: any `transformers` causal LM with its tokenizer, read and written. Never downloads."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,23 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     except Exception as error:  # whatever a broken file makes the loaders raise
         raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     return model.to(device).eval(), tokenizer
+
+
+def save(folder: str | Path, model: Any, tokenizer: Any) -> Path:
+    """Write a folder that `load` and any `transformers` program can read.
+
+    Its generation settings sample, as training did, unless the model's own already do: a server that goes
+    by them would otherwise play the most likely turn alone.
+    """
+    path = Path(folder)
+    with quiet():
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+    settings = copy.deepcopy(getattr(model, "generation_config", None))
+    if settings is not None and not settings.do_sample:
+        settings.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
+        settings.save_pretrained(path)
+    return path
 
 
 def check_files(path: Path) -> None:

@@ -1,13 +1,12 @@
 """A from-scratch model and tokenizer, small enough to train on a CPU in minutes.
 
 Owns the byte-level BPE tokenizer, its compact Hermes chat template, and a Qwen3 of about 0.45M parameters.
-Saved with `save_pretrained` they are an ordinary model folder; loading is `agentrl.policy.model_folder`.
+Saving and loading them, an ordinary model folder, is `agentrl.policy.model_folder`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from agentrl.messages import Message
 from agentrl.policy.chat_format import VERBATIM
 from agentrl.policy.chat_template import render_template
-from agentrl.policy.model_folder import quiet
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -172,15 +170,6 @@ def tiny_config(vocab_size: int, tokenizer: Any, **overrides: Any) -> Qwen3Confi
         "eos_token_id": tokenizer.eos_token_id,
     }
     return Qwen3Config(**{**values, **overrides})
-
-
-def save(folder: str | Path, model: Any, tokenizer: Any) -> Path:
-    """Write a model folder that `model_folder.load` and any `transformers` program can read."""
-    path = Path(folder)
-    with quiet():
-        model.save_pretrained(path)
-        tokenizer.save_pretrained(path)
-    return path
 
 
 def conversation_texts(

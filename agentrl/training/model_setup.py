@@ -16,6 +16,10 @@ from agentrl.trajectory import Trajectory
 
 # Enough conversations for every merge of a small vocabulary; more would only cost time.
 _TOKENIZER_CONVERSATIONS = 500
+NOTHING_TO_BEGIN_FROM = (
+    "a model built from scratch knows nothing: set model.path to a local model folder, "
+    "or warm_start.demonstrators (for example oracle = 1.0) to learn from demonstrations first"
+)
 
 
 def prepare(config: TrainConfig, folder: str | Path | None, demos: Sequence[Trajectory]) -> tuple[Any, Any]:
@@ -31,10 +35,7 @@ def prepare(config: TrainConfig, folder: str | Path | None, demos: Sequence[Traj
     if folder is not None:
         return model_folder.load(folder, device=device, dtype=getattr(torch, config.model.dtype))
     if not demos:
-        raise ConfigError(
-            "a model built from scratch knows nothing: set model.path to a local model folder, "
-            "or warm_start.demonstrators (for example oracle = 1.0) to learn from demonstrations first"
-        )
+        raise ConfigError(NOTHING_TO_BEGIN_FROM)
     texts = tiny.conversation_texts(t.messages() for t in demos[:_TOKENIZER_CONVERSATIONS])
     model, tokenizer = tiny.build_tiny(
         texts,
@@ -48,16 +49,9 @@ def prepare(config: TrainConfig, folder: str | Path | None, demos: Sequence[Traj
 
 
 def kv_limits(config: TrainConfig) -> dict[str, Any]:
-    """Most slots and tokens of a policy's keys and values, as `LocalPolicy` takes them.
-
-    Raises: ConfigError if there is no room for anything.
-    """
+    """Most slots and tokens of a policy's keys and values, as `LocalPolicy` takes them."""
     slots = config.train.max_concurrency if config.model.slots is None else config.model.slots
-    limits = {"slots": slots, "max_context": config.model.max_context}
-    for name, value in limits.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"model.{name} must be at least 1, got {value}; leave it out for its default")
-    return limits
+    return {"slots": slots, "max_context": config.model.max_context}
 
 
 def device_of(name: str) -> str:

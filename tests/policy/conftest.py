@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from agentrl.messages import Message, ToolCall
-from agentrl.policy.tiny import build_tiny, conversation_texts, save
+from agentrl.policy.model_folder import save
+from agentrl.policy.tiny import build_tiny, conversation_texts
 
 TOOL = {
     "type": "function",

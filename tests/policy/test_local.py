@@ -16,7 +16,7 @@ from agentrl.errors import ModelError
 from agentrl.messages import Action, Message
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
-from agentrl.policy.tiny import save
+from agentrl.policy.model_folder import save
 
 SHORT = SamplingParams(max_tokens=12)
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)

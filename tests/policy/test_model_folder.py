@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import GenerationConfig
 
 from agentrl.errors import ModelError
-from agentrl.policy.model_folder import load
-from agentrl.policy.tiny import save
+from agentrl.policy.model_folder import load, save
+from tests.policy import families
 
 
 @pytest.fixture
@@ -49,3 +51,28 @@ def test_what_is_not_a_folder(tmp_path: Path) -> None:
 def test_a_repository_name_is_not_downloaded() -> None:
     with pytest.raises(ModelError, match="not a folder"):
         load("someone/some-model")
+
+
+def test_a_saved_folder_samples_from_the_models_own_distribution(folder: Path, tiny: tuple[Any, Any]) -> None:
+    saved = GenerationConfig.from_pretrained(folder)
+    assert (saved.do_sample, saved.temperature, saved.top_p, saved.top_k) == (True, 1.0, 1.0, 0)
+    assert saved.eos_token_id == tiny[1].eos_token_id
+    assert not tiny[0].generation_config.do_sample  # the live model is left alone
+    again = GenerationConfig.from_pretrained(save(folder, *load(folder)))
+    assert again.to_dict() == saved.to_dict()
+
+
+def test_settings_that_sample_are_kept(tmp_path: Path) -> None:
+    model, tokenizer = load(families.save_folder("llama3", tmp_path / "published"))
+    kept = GenerationConfig.from_pretrained(save(tmp_path / "again", model, tokenizer))
+    assert (kept.do_sample, kept.temperature, kept.top_p) == (True, 0.6, 0.9)
+    assert len(kept.eos_token_id) == 3
+
+
+def test_generate_samples_by_the_folders_settings(folder: Path) -> None:
+    model, tokenizer = load(folder)
+    ids = torch.tensor([tokenizer.encode("What is")] * 8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        turns = model.generate(ids, max_new_tokens=8)
+    assert len({tuple(row) for row in turns.tolist()}) > 1

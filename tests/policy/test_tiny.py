@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from agentrl.messages import Message
 from agentrl.policy.chat_template import render_template
-from agentrl.policy.model_folder import load
-from agentrl.policy.tiny import MAX_VOCAB, SPECIAL_TOKENS, build_tiny, build_tokenizer, chat_template, save
+from agentrl.policy.model_folder import load, save
+from agentrl.policy.tiny import MAX_VOCAB, SPECIAL_TOKENS, build_tiny, build_tokenizer, chat_template
 
 TOKENIZER = build_tokenizer(["the price of tea is 12, the price of milk is 3"] * 20)
 TEXTS = [f"{a}{b}{c}ing {i * 37}, {b}{a}: " for i, (a, b, c) in enumerate(product("abcdefghijk", repeat=3))]
