@@ -19,7 +19,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, to_json
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from agentrl.errors import ConfigError, did_you_mean
 
@@ -28,6 +28,12 @@ Keys = tuple[str | int, ...]
 _NONE = "none"
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_SET: Any = object()
+_BOUNDS = {
+    "greater_than": "more than",
+    "greater_than_equal": "at least",
+    "less_than": "less than",
+    "less_than_equal": "at most",
+}
 
 
 def load_config(cls: type[C], path: str | Path | None = None, overrides: Iterable[str] = ()) -> C:
@@ -50,6 +56,21 @@ def load_config(cls: type[C], path: str | Path | None = None, overrides: Iterabl
         return TypeAdapter(cls).validate_json(to_json(prepared, inf_nan_mode="constants"), strict=True)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain_all(error, prepared, source))) from None
+
+
+def check_config(config: Any) -> None:
+    """Hold a configuration that was made in Python to what `load_config` would accept.
+
+    Raises: ConfigError naming the key, what was given and what was expected.
+    """
+    adapter = TypeAdapter(type(config))
+    data = adapter.dump_python(config, warnings=False)
+    try:
+        adapter.validate_json(to_json(data, inf_nan_mode="constants"), strict=True)
+    except PydanticSerializationError as error:
+        raise ConfigError(f"configuration: only numbers, text, lists and dictionaries can be kept: {error}") from error
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain_all(error, data, _Source("configuration", ())))) from None
 
 
 def dump_config(config: Any) -> str:
@@ -220,6 +241,8 @@ def _expectation(item: ErrorDetails) -> str:
         return item["msg"].removeprefix("Value error, ")
     if item["type"] == "dataclass_type":
         return "a section"
+    if item["type"] in _BOUNDS:
+        return f"{_BOUNDS[item['type']]} {next(iter(item['ctx'].values()))}"
     if item["type"] == "none_required":
         return f'"{_NONE}"'
     return item["msg"].removeprefix("Input should be ").removeprefix("Input should have ")

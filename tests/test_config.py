@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
-from agentrl.config import dump_config, load_config
+from agentrl.config import check_config, dump_config, load_config
 from agentrl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Bounded:
+    count: Annotated[int, Field(ge=1)] = 1
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Colour(Enum):
@@ -197,3 +206,13 @@ def test_dump_round_trips_any_text_and_number(
 def test_dump_refuses_what_toml_cannot_say() -> None:
     with pytest.raises(ConfigError, match=r"env\.a\.1 = None"):
         dump_config(Run(env={"a": [1, None]}))
+
+
+def test_bounds_read_as_words_and_hold_for_configurations_made_in_python() -> None:
+    with pytest.raises(ConfigError, match=r"^--set count=0: count = 0: expected at least 1$"):
+        load_config(Bounded, None, ["count=0"])
+    with pytest.raises(ConfigError, match=r"^configuration: share = 2\.0: expected at most 1\.0$"):
+        check_config(Bounded(share=2.0))
+    with pytest.raises(ConfigError, match="only numbers, text, lists"):
+        check_config(Bounded(extra={"a": object()}))
+    check_config(Bounded(extra={"a": [1, "b"]}))

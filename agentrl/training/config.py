@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class EnvConfig:
     """
 
     id: str
-    max_turns: int | None = None
+    max_turns: Count | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     train_split: str = "train"
     eval_split: str = "eval"
@@ -45,13 +53,13 @@ class ModelConfig:
 
     path: str | None = None
     chat_format: str = "auto"
-    hidden_size: int = 128
-    num_layers: int = 2
-    vocab_size: int = 512
+    hidden_size: Count = 128
+    num_layers: Count = 2
+    vocab_size: Count = 512
     device: str = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    max_context: int | None = None
-    slots: int | None = None
+    max_context: Count | None = None
+    slots: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -68,13 +76,13 @@ class WarmStartConfig:
         checkpoint_every: updates between checkpoints.
     """
 
-    demonstrators: Mapping[str, float] = field(default_factory=dict)
-    num_episodes: int = 8000
-    epochs: int = 2
-    batch_episodes: int = 32
-    lr: float = 0.02
+    demonstrators: Mapping[str, Positive] = field(default_factory=dict)
+    num_episodes: Count = 8000
+    epochs: Count = 2
+    batch_episodes: Count = 32
+    lr: Positive = 0.02
     optimizer: Literal["muon", "adamw"] = "muon"
-    checkpoint_every: int = 50
+    checkpoint_every: Count = 50
 
 
 @dataclass(frozen=True)
@@ -96,28 +104,28 @@ class RLConfig:
         max_concurrency: episodes under way at once.
     """
 
-    steps: int = 40
-    prompts_per_step: int = 16
-    group_size: int = 8
-    lr: float = 7e-4
-    lr_final: float = 0.1
-    warmup_steps: int = 0
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    kl_coef: float = 0.0
-    entropy_coef: float = 0.0
-    max_grad_norm: float = 1.0
+    steps: Whole = 40
+    prompts_per_step: Count = 16
+    group_size: Count = 8
+    lr: Positive = 7e-4
+    lr_final: NotNegative = 0.1
+    warmup_steps: Whole = 0
+    clip_low: NotNegative = 0.2
+    clip_high: NotNegative = 0.28
+    kl_coef: NotNegative = 0.0
+    entropy_coef: NotNegative = 0.0
+    max_grad_norm: NotNegative = 1.0
     advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce_plus_plus"] = "grpo"
     aggregation: Literal["token", "sequence", "constant"] = "token"
-    num_epochs: int = 1
-    num_minibatches: int = 1
+    num_epochs: Count = 1
+    num_minibatches: Count = 1
     skip_zero_advantage: bool = True
     dynamic_sampling: bool = False
-    dynamic_sampling_max: int = 3
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 64
-    max_concurrency: int = 128
+    dynamic_sampling_max: Count = 3
+    temperature: Positive = 1.0
+    top_p: Share = 1.0
+    max_tokens: Count = 64
+    max_concurrency: Count = 128
 
 
 @dataclass(frozen=True)
@@ -131,10 +139,10 @@ class EvalConfig:
         final_trials: sampled episodes per task in those tables.
     """
 
-    every: int = 10
-    num_tasks: int = 64
-    final_num_tasks: int = 200
-    final_trials: int = 1
+    every: Whole = 10
+    num_tasks: Count = 64
+    final_num_tasks: Count = 200
+    final_trials: Count = 1
 
 
 @dataclass(frozen=True)
@@ -149,9 +157,9 @@ class RunConfig:
         tensorboard: write TensorBoard events beside metrics.jsonl.
     """
 
-    checkpoint_every: int = 10
-    keep_checkpoints: int = 2
-    threads: int = 1
+    checkpoint_every: Count = 10
+    keep_checkpoints: Count = 2
+    threads: Whole = 1
     record_trajectories: bool = True
     tensorboard: bool = True
 
@@ -166,4 +174,4 @@ class TrainConfig:
     train: RLConfig = RLConfig()
     eval: EvalConfig = EvalConfig()
     run: RunConfig = RunConfig()
-    seed: int = 0
+    seed: Whole = 0

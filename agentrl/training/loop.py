@@ -19,13 +19,15 @@ import torch
 from agentrl.bench.evaluate import EvalResult, aevaluate
 from agentrl.env.base import Env
 from agentrl.env.registry import make
+from agentrl.errors import CheckpointError, StoreError
+from agentrl.policy import model_folder
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
 from agentrl.rollout.runner import GroupRequest, Rollouts
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.training import checkpoint, model_setup, warm_start
+from agentrl.training import checkpoint, model_setup, preflight, warm_start
 from agentrl.training.advantages import group_advantages
-from agentrl.training.config import TrainConfig
+from agentrl.training.config import EnvConfig, TrainConfig
 from agentrl.training.groups import differs, eval_metrics, rollout_metrics, without_faults
 from agentrl.training.learner import Learner
 from agentrl.training.learners import rl_learner, warm_start_learner
@@ -83,14 +85,32 @@ def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress |
         out_dir: the run's folder; it must not hold a run yet.
         on_progress: called after each step and evaluation.
     Returns: the summary, as in summary.json.
+    Raises: ConfigError, ModelError, RolloutError: the run cannot begin, and leaves no folder; StoreError,
+        CheckpointError: the disk is full or fails, and the run can be resumed.
     """
-    return _run(RunFolder.create(out_dir, config), config, on_progress)
+    probe = make_env(config.env)
+    preflight.check(config, probe)
+    probe.close()
+    folder = RunFolder.create(out_dir, config)
+    try:
+        return _run(folder, config, on_progress)
+    except (StoreError, CheckpointError):
+        raise
+    except Exception:
+        folder.abandon()
+        raise
 
 
 def resume(out_dir: str | Path, *, on_progress: OnProgress | None = None) -> dict[str, Any]:
     """Go on with an interrupted run from its newest valid checkpoint, exactly as it would have gone on."""
     folder, config = RunFolder.open(out_dir)
     return _run(folder, config, on_progress)
+
+
+def make_env(settings: EnvConfig) -> Env:
+    """One instance of a run's environment."""
+    limit = {} if settings.max_turns is None else {"max_turns": settings.max_turns}
+    return make(settings.id, **settings.kwargs, **limit)
 
 
 def _run(folder: RunFolder, config: TrainConfig, on_progress: OnProgress | None) -> dict[str, Any]:
@@ -115,7 +135,6 @@ class Trainer:
         self.eval_tasks = probe.tasks.split(config.env.eval_split)
         self.train_tasks = probe.tasks.split(config.env.train_split)
         self.order = TaskOrder(self.train_tasks, config.seed)
-        warm_start.check_demonstrators(probe, config.warm_start.demonstrators)
         probe.close()
 
     async def run(self) -> dict[str, Any]:
@@ -160,7 +179,7 @@ class Trainer:
         order = warm_start.epoch_order(
             sequence(self.config.seed, Purpose.WARM_START_ORDER), len(rows), settings.epochs if rows else 0
         )
-        total = len(order) // settings.batch_episodes
+        total = max(1, len(order) // settings.batch_episodes) if rows else 0
         for step in range(self.state.step, total):
             batch = order[step * settings.batch_episodes : (step + 1) * settings.batch_episodes]
             metrics = self.learner.supervised_step(with_coefficients([rows[i] for i in batch], "token"))
@@ -261,7 +280,7 @@ class Trainer:
         def count(trajectory: Trajectory) -> None:
             nonlocal done
             done += 1
-            self._tell(phase, done, num_tasks * trials)
+            self._tell(phase, done, len(tasks) * trials)
 
         tasks = self.eval_tasks[:num_tasks]
         result = await aevaluate(
@@ -346,8 +365,7 @@ class Trainer:
 
     def _save_model(self) -> None:
         """The trained model as an ordinary folder, for `local:RUN/model`."""
-        self.model.save_pretrained(self.folder.model_path)
-        self.tokenizer.save_pretrained(self.folder.model_path)
+        model_folder.save(self.folder.model_path, self.model, self.tokenizer)
 
     def _wall_s(self) -> float:
         return self.state.wall_s + time.perf_counter() - self._began_wall_s
@@ -358,9 +376,7 @@ class Trainer:
     # Making things.
 
     def _make_env(self) -> Env:
-        settings = self.config.env
-        limit = {} if settings.max_turns is None else {"max_turns": settings.max_turns}
-        return make(settings.id, **settings.kwargs, **limit)
+        return make_env(self.config.env)
 
     def _new_policy(self) -> LocalPolicy:
         return LocalPolicy(

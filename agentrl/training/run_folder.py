@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,18 @@ class RunFolder:
         config = load_config(TrainConfig, folder.config_path)
         folder._tensorboard = config.run.tensorboard
         return folder, config
+
+    def abandon(self) -> None:
+        """Remove what a run wrote that never came to a checkpoint, so that its folder can be used again."""
+        if any(self.checkpoints_path.glob("step-*")):
+            return
+        self.close()
+        for log in (self.config_path, self.metrics_path, self.trajectories_path):
+            log.unlink(missing_ok=True)
+        for folder in (self.checkpoints_path, self.path / "tensorboard"):
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # something else is in it
+            self.path.rmdir()
 
     @property
     def is_finished(self) -> bool:

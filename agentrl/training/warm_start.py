@@ -89,4 +89,4 @@ def with_tokens(trajectory: Trajectory, chat_format: Renderer) -> Trajectory:
 def epoch_order(seed: np.random.SeedSequence, size: int, epochs: int) -> np.ndarray:
     """Indices of the demonstrations in training order: (epochs * size,) int, each epoch shuffled."""
     rng = np.random.default_rng(seed)
-    return np.concatenate([rng.permutation(size) for _ in range(epochs)])
+    return np.concatenate([np.empty(0, int), *(rng.permutation(size) for _ in range(epochs))])
