@@ -167,9 +167,9 @@ def check_fork(subject: Subject) -> Iterator[Finding]:
 async def _forked(subject: Subject, start: Start, episode: Episode, turn: int) -> dict[str, list[Any]]:
     env = subject.create()
     played = await play_on(env, replay(episode.actions), start, max_steps=turn)
-    state, twin = env.get_state(), env.fork()
+    state, twin = await env.aget_state(), await env.afork()
     loaded = subject.create()
-    loaded.set_state(state)
+    await loaded.aset_state(state)
     tails: dict[str, list[Any]] = {}
     for name, instance in (("fork", twin), ("origin of a fork", env), ("instance after set_state", loaded)):
         tail = Episode(ended=played.ended)

@@ -1,0 +1,167 @@
+"""`SandboxEnv`: a `ToolEnv` with a sandbox of its own for each episode. Owns when it is lent, filled and saved.
+
+The sandbox is lent when the episode first needs it and given back at its end, so that an episode whose answer
+is refused before any code runs costs none. Isolation belongs to `agentrl.sandbox`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from agentrl.env.base import Observation, StepResult
+from agentrl.env.tool_env import ToolEnv
+from agentrl.environments.sandbox_shelf import Shelf, shelf_of
+from agentrl.sandbox.base import Limits, Sandbox, SandboxError, SandboxFault, SandboxSpec, Snapshot
+from agentrl.tools.python_session import SESSION
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an episode's work folder and notebook hold.
+
+    Attributes:
+        files: put into an empty folder; ignored where there is a snapshot.
+        snapshot: the folder as it was saved.
+        cells: notebook cells that ran since the episode began; they run again to bring the variables back.
+    """
+
+    files: Mapping[str, bytes]
+    snapshot: Snapshot | None = None
+    cells: tuple[str, ...] = ()
+
+
+class SandboxEnv(ToolEnv):
+    """Write `start`, `score` and the tools as for a `ToolEnv`; call `put_files` in `start`.
+
+    Tools of `extra_tools` are bound to the instance, so that those of `agentrl.tools.shell`, `python_session`
+    and `work_files` find the sandbox. `await self.sandbox()` is the way to it elsewhere.
+
+    Saving and forking wait, so inside an event loop they are `await env.aget_state()`, `aset_state` and `afork`.
+    A fork has the files exactly; a notebook's variables come back by running its cells again.
+
+    Class attributes:
+        sandbox_limits: of every sandbox of this class.
+
+    Args:
+        backend: `auto`, or a name that `agentrl.sandbox.make_backend` knows.
+        backend_options: what that backend takes, such as `{"unsafe": True}` for `subprocess`.
+    """
+
+    sandbox_limits: ClassVar[Limits] = Limits()
+    not_state: ClassVar[tuple[str, ...]] = ("_shelf", "_lent", "_opening", "_content", "_tools")
+    _content = Content({})
+    _lent: Sandbox | None
+
+    def __init__(
+        self,
+        *,
+        backend: str = "auto",
+        backend_options: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(render_mode=render_mode)
+        self._tools |= {made.name: made.bound_to(self) for made in self.extra_tools}
+        self._backend, self._backend_options = backend, dict(backend_options or {})
+        self._shelf: Shelf | None = None
+        self._lent = None
+        self._opening = asyncio.Lock()
+
+    # What an author calls.
+
+    def put_files(self, files: Mapping[str, bytes]) -> None:
+        """In `start`: what the work folder holds when the episode begins."""
+        self._content = Content(dict(files))
+
+    async def sandbox(self) -> Sandbox:
+        """The episode's sandbox, as the episode left it. Raises: SandboxFault where none can be had."""
+        async with self._opening:
+            if self._lent is None:
+                self._lent = await self._opened()
+            return self._lent
+
+    def note_cell(self, code: str, *, lost: bool) -> None:
+        """Remember a notebook cell, so that a fork can run it again."""
+        content = self._content
+        self._content = Content(content.files, content.snapshot, () if lost else (*content.cells, code))
+
+    async def start_over(self) -> Sandbox:
+        """For grading: the sandbox with its folder empty and every session ended."""
+        sandbox = await self.sandbox()
+        await sandbox.reset()
+        return sandbox
+
+    # The contract.
+
+    async def areset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        await self._give_back()
+        self._opening = asyncio.Lock()
+        self._content = Content({})
+        return await super().areset(seed=seed, options=options)
+
+    async def astep(self, action: Any) -> StepResult:
+        result = await super().astep(action)
+        if result[2] or result[3]:
+            await self._give_back()
+        return result
+
+    async def aclose(self) -> None:
+        await self._give_back()
+        await super().aclose()
+
+    # State.
+
+    async def aget_state(self) -> dict[str, Any]:
+        content = self._content
+        if self._lent is not None:
+            content = Content({}, await self._lent.snapshot(), content.cells)
+        return {**super().get_state(), "extra": content}
+
+    async def aset_state(self, state: Mapping[str, Any]) -> None:
+        await self._give_back()
+        self._opening = asyncio.Lock()
+        super().set_state({**state, "extra": None})
+        self._content = state["extra"]
+
+    def get_state(self) -> dict[str, Any]:
+        return self._drive(self.aget_state())
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self._drive(self.aset_state(state))
+
+    # Lending.
+
+    async def _opened(self) -> Sandbox:
+        if self._shelf is None:
+            spec = SandboxSpec(limits=self.sandbox_limits)
+            self._shelf = shelf_of(self._backend, self._backend_options, spec)
+        sandbox: Sandbox = await self._shelf.lend()
+        try:
+            await self._fill(sandbox)
+        except BaseException:
+            await sandbox.close()
+            await self._shelf.take_back(sandbox)
+            raise
+        return sandbox
+
+    async def _fill(self, sandbox: Sandbox) -> None:
+        content = self._content
+        try:
+            if content.snapshot is not None:
+                await sandbox.restore(content.snapshot)
+            else:
+                for path, text in content.files.items():
+                    await sandbox.write(path, text)
+            for cell in content.cells:
+                (await sandbox.run_python(cell, session=SESSION)).checked()
+        except SandboxError as error:
+            raise SandboxFault(f"the work folder cannot be filled: {error}") from error
+
+    async def _give_back(self) -> None:
+        sandbox, self._lent = self._lent, None
+        if sandbox is not None and self._shelf is not None:
+            await self._shelf.take_back(sandbox)

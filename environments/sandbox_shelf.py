@@ -1,0 +1,121 @@
+"""Warm sandboxes of this process: lent to one episode at a time, emptied between two. Owns lending.
+
+One shelf serves every event loop of the process, because a sandbox is bound to none. A sandbox that cannot be
+emptied is closed and never lent again. What isolates, and how much, belongs to the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from agentrl.sandbox.base import Backend, Sandbox, SandboxError, SandboxFault, SandboxSpec
+from agentrl.sandbox.registry import make_backend
+from agentrl.tools.per_loop import PerLoop
+
+MAX_IDLE = 16
+"""Sandboxes of one kind that wait for the next episode."""
+MAX_LENT = 64
+"""Sandboxes of one kind that episodes of one event loop hold at a time; the next episode waits for its turn."""
+_MAX_STARTS = 4
+_WAIT_S = 120.0
+
+
+class Shelf:
+    """Sandboxes of one kind: the same backend and the same spec."""
+
+    def __init__(self, backend: Backend, spec: SandboxSpec) -> None:
+        self._backend, self._spec = backend, spec
+        self._idle: deque[Sandbox] = deque()
+        self._turns = PerLoop(lambda: asyncio.Semaphore(MAX_LENT))
+        self._starts = PerLoop(lambda: asyncio.Semaphore(_MAX_STARTS))
+
+    async def lend(self) -> Sandbox:
+        """An empty sandbox; give it back with `take_back`, in the same loop.
+
+        Raises: SandboxFault where none can be had, also after too long a wait for others to give theirs back.
+        """
+        turns = self._turns.get()
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                await turns.acquire()
+        except TimeoutError as error:
+            raise SandboxFault(
+                f"all {MAX_LENT} sandboxes are lent, and none came back within {_WAIT_S:g} s: "
+                "close environments and forks that are no longer used"
+            ) from error
+        try:
+            return await self._ready()
+        except BaseException:
+            turns.release()
+            raise
+
+    async def _ready(self) -> Sandbox:
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                sandbox = self._idle.pop()
+                if await sandbox.healthy():
+                    return sandbox
+                await sandbox.close()
+        async with self._starts.get():
+            return await self._backend.start(self._spec)
+
+    async def take_back(self, sandbox: Sandbox) -> None:
+        """Empty a sandbox for the next episode; close it where that fails."""
+        try:
+            await sandbox.reset()
+            if len(self._idle) < MAX_IDLE:
+                self._idle.append(sandbox)
+                return
+        except (SandboxFault, SandboxError):
+            pass
+        except BaseException:  # cancelled on the way
+            await sandbox.close()
+            raise
+        finally:
+            self._turns.get().release()
+        await sandbox.close()
+
+    async def clear(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            await self._idle.pop().close()
+
+
+_shelves: dict[Any, Shelf] = {}
+
+
+def shelf_of(backend: str, options: Mapping[str, Any], spec: SandboxSpec) -> Shelf:
+    """This process's shelf for a backend's name and options, and a spec without files.
+
+    Raises: SandboxError, SandboxFault as `make_backend`.
+    """
+    key = (backend, tuple(sorted(options.items())), repr(spec))
+    if key not in _shelves:
+        _shelves[key] = Shelf(make_backend(backend, **options), spec)
+    return _shelves[key]
+
+
+async def clear_shelves() -> None:
+    """Close every idle sandbox of this process; the next episode starts new ones."""
+    for shelf in list(_shelves.values()):
+        await shelf.clear()
+
+
+def _close_at_exit() -> None:
+    with contextlib.suppress(RuntimeError):  # an exit from inside a loop: their owner's death ends them
+        asyncio.run(clear_shelves())
+
+
+def _forget_in_child() -> None:
+    """A forked process has copies of the sockets; the sandboxes stay its parent's."""
+    _shelves.clear()
+
+
+atexit.register(_close_at_exit)
+os.register_at_fork(after_in_child=_forget_in_child)

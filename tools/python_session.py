@@ -1,0 +1,71 @@
+"""The `python` tool: code in the sandbox, each call fresh or all in one notebook session. Owns the call."""
+
+from __future__ import annotations
+
+from agentrl.errors import ToolError
+from agentrl.sandbox.base import ExecResult, Sandbox, SandboxError
+from agentrl.tool_schema import Tool, tool
+from agentrl.tools.sandbox_place import MAX_CHARS, SandboxHolder, limits_of, own_timeout, read_result
+
+SESSION = "main"
+_LOST = "session is lost"
+
+
+async def run_code(
+    sandbox: Sandbox, code: str, *, session: str | None = None, wall_s: float | None = None
+) -> ExecResult:
+    """Run Python code.
+
+    Args:
+        session: name of the session whose variables it sees; None runs it as a fresh program.
+        wall_s: seconds; the sandbox's own limit by default.
+    Raises: ToolError for code that cannot be sent; SandboxFault where the sandbox failed.
+    """
+    try:
+        result = await sandbox.run_python(code, session=session, limits=limits_of(sandbox, wall_s))
+    except SandboxError as error:
+        raise ToolError(str(error)) from error
+    return result.checked()
+
+
+def python_tool(*, notebook: bool = False, wall_s: float | None = None, max_chars: int = MAX_CHARS) -> Tool:
+    """The tool `python(code)`, to be bound to an environment's sandbox.
+
+    Args:
+        notebook: keep variables between calls, and show the value of a last expression.
+        wall_s: seconds of a call; the sandbox's own limit by default.
+        max_chars: of the output that the model sees.
+    """
+    code_tool = _notebook(wall_s, max_chars) if notebook else _fresh(wall_s, max_chars)
+    made: Tool = own_timeout(code_tool, wall_s)
+    return made
+
+
+def _fresh(wall_s: float | None, max_chars: int) -> Tool:
+    @tool
+    async def python(self: SandboxHolder, code: str) -> str:
+        """Run a Python program in the work folder; print what you want to see.
+
+        Args:
+            code: the program.
+        """
+        text: str = read_result(await run_code(await self.sandbox(), code, wall_s=wall_s), max_chars)
+        return text
+
+    return Tool.of(python)
+
+
+def _notebook(wall_s: float | None, max_chars: int) -> Tool:
+    @tool
+    async def python(self: SandboxHolder, code: str) -> str:
+        """Run a notebook cell; variables stay, and the value of a last expression is shown.
+
+        Args:
+            code: the cell.
+        """
+        result = await run_code(await self.sandbox(), code, session=SESSION, wall_s=wall_s)
+        self.note_cell(code, lost=_LOST in result.detail)
+        text: str = read_result(result, max_chars)
+        return text
+
+    return Tool.of(python)

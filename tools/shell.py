@@ -1,0 +1,46 @@
+"""The `shell` tool: a command in the sandbox's work folder. Owns the call, not the walls."""
+
+from __future__ import annotations
+
+from agentrl.errors import ToolError
+from agentrl.sandbox.base import Sandbox, SandboxError
+from agentrl.tool_schema import Tool, tool
+from agentrl.tools.sandbox_place import MAX_CHARS, SandboxHolder, limits_of, own_timeout, read_result
+
+
+async def run_command(
+    sandbox: Sandbox, command: str, *, wall_s: float | None = None, max_chars: int = MAX_CHARS
+) -> str:
+    """Run a shell command to its end and return what the model reads.
+
+    Raises: ToolError for a command that cannot be one; SandboxFault where the sandbox failed.
+    """
+    try:
+        result = await sandbox.exec(["bash", "-c", command], limits=limits_of(sandbox, wall_s))
+    except SandboxError as error:
+        raise ToolError(str(error)) from error
+    text: str = read_result(result, max_chars)
+    return text
+
+
+def shell_tool(*, wall_s: float | None = None, max_chars: int = MAX_CHARS) -> Tool:
+    """The tool `shell(command)`, to be bound to an environment's sandbox.
+
+    Each call is a fresh shell in the work folder: files stay, variables and background programs do not.
+
+    Args:
+        wall_s: seconds of a command; the sandbox's own limit by default.
+        max_chars: of the output that the model sees.
+    """
+
+    @tool
+    async def shell(self: SandboxHolder, command: str) -> str:
+        """Run a bash command in the work folder.
+
+        Args:
+            command: for example ls -l.
+        """
+        return await run_command(await self.sandbox(), command, wall_s=wall_s, max_chars=max_chars)
+
+    made: Tool = own_timeout(Tool.of(shell), wall_s)
+    return made
