@@ -26,7 +26,7 @@ SELLERS = ("ada", "bea", "cleo", "dora", "emma", "finn", "gus", "hugo", "ivo", "
 OFFERS_PER_KIND = 3
 KINDS_IN_STORE = 2
 # Chance that an offer falls short of the quantity wanted, cheapest first; the last offer never does.
-_SHORT = (0.75, 0.3, 0.0)
+_SHORT = (0.85, 0.3, 0.0)
 
 
 def make_task(rng: np.random.Generator) -> dict[str, Any]:
