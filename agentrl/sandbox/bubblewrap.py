@@ -160,12 +160,13 @@ class Bubblewrap(Backend):
             files = {"/worker.zip": worker_zip(), **_ETC}
             contents = {path: _memory_file(content, stack) for path, content in files.items()}
             argv = [*_as_nobody(), "bwrap", "--info-fd", str(info_write), *self._walls(spec)]
+            # The label stands where only the host can see it: an option that has no effect inside.
+            argv += ["--unsetenv", self._owner.label]
             for path, fd in contents.items():
                 argv += ["--file", str(fd), path]
             filter_fd = _memory_file(profile(WORKER_CALLS), stack)
             argv += ["--seccomp", str(filter_fd)]
             argv += [self._python, "-I", "-B", "/worker.zip", str(control.fileno()), str(owner_fd)]
-            argv.append(self._owner.label)
             monitor = subprocess.Popen(
                 argv,
                 env={"PATH": os.defpath + ":/usr/sbin"},

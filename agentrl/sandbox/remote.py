@@ -105,8 +105,8 @@ class RemoteSandbox(Sandbox):
             raise SandboxError(f"argv must name a program and hold no NUL, got {list(argv)!r}")
         if cwd.startswith("/") or ".." in cwd.split("/"):
             raise SandboxError(f"cwd must stand inside the work folder, got {cwd!r}")
-        body = json.dumps({"argv": list(argv), "cwd": cwd, "env": dict(env or {})}).encode("ascii")
-        return await self._run({"kind": "exec"}, body, stdin, limits)
+        body = json.dumps({"argv": list(argv), "env": dict(env or {})}).encode("ascii")
+        return await self._run({"kind": "exec", "cwd": cwd}, body, stdin, limits)
 
     async def run_python(
         self, code: str, *, session: str | None = None, stdin: bytes = b"", limits: Limits | None = None

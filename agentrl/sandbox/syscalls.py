@@ -79,3 +79,28 @@ def _table(text: str) -> dict[str, int]:
 
 NUMBERS = {"x86_64": _table(_X86_64), "aarch64": _table(_AARCH64)}
 """Machine -> name -> number."""
+
+
+_REFUSED_X86_64 = """
+io_uring_setup:425 io_uring_enter:426 io_uring_register:427 bpf:321 keyctl:250 add_key:248 request_key:249
+perf_event_open:298 userfaultfd:323 init_module:175 finit_module:313 delete_module:176 kexec_load:246
+ptrace:101 process_vm_readv:310 process_vm_writev:311 open_by_handle_at:304 name_to_handle_at:303
+pidfd_getfd:438 kcmp:312 move_mount:429 open_tree:428 fsopen:430 fsconfig:431 fsmount:432 mount_setattr:442
+setns:308 quotactl:179 reboot:169 swapon:167 swapoff:168 acct:163 syslog:103 settimeofday:164
+clock_settime:227 clock_adjtime:305 sethostname:170 setdomainname:171 chroot:161 pivot_root:155
+fanotify_init:300 lookup_dcookie:212 migrate_pages:256 move_pages:279 mbind:237 set_mempolicy:238 vmsplice:278
+memfd_secret:447 process_madvise:440 io_setup:206 remap_file_pages:216 iopl:172 ioperm:173 modify_ldt:154
+"""
+_REFUSED_AARCH64 = """
+io_uring_setup:425 io_uring_enter:426 io_uring_register:427 bpf:280 keyctl:219 add_key:217 request_key:218
+perf_event_open:241 userfaultfd:282 init_module:105 finit_module:273 delete_module:106 kexec_load:104
+ptrace:117 process_vm_readv:270 process_vm_writev:271 open_by_handle_at:265 name_to_handle_at:264
+pidfd_getfd:438 kcmp:272 move_mount:429 open_tree:428 fsopen:430 fsconfig:431 fsmount:432 mount_setattr:442
+setns:268 quotactl:60 reboot:142 swapon:224 swapoff:225 acct:89 syslog:116 settimeofday:170 clock_settime:112
+clock_adjtime:266 sethostname:161 setdomainname:162 chroot:51 pivot_root:41 fanotify_init:262
+lookup_dcookie:18 migrate_pages:238 move_pages:239 mbind:235 set_mempolicy:237 vmsplice:75 memfd_secret:447
+process_madvise:440 io_setup:0 remap_file_pages:234
+"""
+
+REFUSED = {"x86_64": _table(_REFUSED_X86_64), "aarch64": _table(_REFUSED_AARCH64)}
+"""Calls that no program needs: the ones that an attack tries; all that `NUMBERS` lacks are refused like them."""

@@ -11,7 +11,7 @@ _ENTRY = struct.Struct("!cIIQ")
 """Kind, mode, bytes of path, bytes of content."""
 
 
-def entry(kind: bytes, path: str, mode: int, content: bytes) -> bytes:
+def entry(kind: bytes, path: str, mode: int, content: bytes | bytearray) -> bytes:
     """One entry.
 
     Args:

@@ -71,7 +71,7 @@ class Folder:
         finally:
             os.close(parent)
 
-    def read(self, path: str, max_bytes: int) -> bytes:
+    def read(self, path: str, max_bytes: int) -> bytearray:
         """A file's content."""
         with _Told(path):
             fd = open_beneath(self._fd, "/".join(_parts(path)), os.O_RDONLY | os.O_NONBLOCK)
@@ -89,11 +89,12 @@ class Folder:
             found.append((path, kind, info.st_size if kind == "file" else 0))
         return sorted(found)
 
-    def save(self, max_bytes: int) -> bytes:
+    def save(self, max_bytes: int) -> bytearray:
         """Everything, as bytes that `load` takes; sockets, pipes and devices are left out."""
         out = bytearray()
         for path, info, parent in self._walk():
-            kind, content = b"", b""
+            kind: bytes = b""
+            content: bytes | bytearray = b""
             if stat.S_ISDIR(info.st_mode):
                 kind = b"d"
             elif stat.S_ISLNK(info.st_mode):
@@ -104,9 +105,9 @@ class Folder:
                 out += entry(kind, path, stat.S_IMODE(info.st_mode), content)
             if len(out) > max_bytes + _OVERHEAD_BYTES:
                 raise FileError(f"the work folder holds more than {max_bytes} bytes")
-        return bytes(out)
+        return out
 
-    def _save_file(self, path: str, max_bytes: int) -> bytes:
+    def _save_file(self, path: str, max_bytes: int) -> bytearray:
         with _Told(path):
             fd = open_beneath(self._fd, path, os.O_RDONLY | os.O_NONBLOCK)
             try:
@@ -168,7 +169,7 @@ def _open_folder(name: str, parent: int) -> int:
         return -1
 
 
-def _content(fd: int, path: str, max_bytes: int) -> bytes:
+def _content(fd: int, path: str, max_bytes: int) -> bytearray:
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         raise FileError(f"{path!r} is no ordinary file")
@@ -176,7 +177,7 @@ def _content(fd: int, path: str, max_bytes: int) -> bytes:
     while len(content) <= max_bytes:
         chunk = os.read(fd, min(max_bytes + 1 - len(content), 1 << 20))
         if not chunk:
-            return bytes(content)
+            return content
         content += chunk
     raise FileError(f"{path!r} holds more than {max_bytes} bytes")
 

@@ -46,6 +46,9 @@ class Worker:
                 header, parts = self._receive()
                 reply, out = self._answer(header, parts)
                 self._send(reply, out)
+                # A later request's process is a copy of this one: it must not find what went before.
+                for part in (*parts, *(memoryview(item) for item in out)):
+                    part[:] = bytes(len(part))
         except (Gone, ConnectionError):
             return
 
@@ -90,7 +93,7 @@ class Worker:
         return {}, [self._files.read(header["path"], header["max_bytes"])]
 
     def _on_entries(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        return {}, [json.dumps(self._files.entries()).encode("ascii")]
+        return {}, [bytearray(json.dumps(self._files.entries()).encode("ascii"))]
 
     def _on_save(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         return {}, [self._files.save(self._max_saved_bytes)]
@@ -130,7 +133,7 @@ class Worker:
         if any(fd == self._owner_fd for fd, _ in poll.poll()):
             raise Gone
 
-    def _send(self, header: dict[str, Any], parts: list[bytes]) -> None:
+    def _send(self, header: dict[str, Any], parts: list[bytearray]) -> None:
         if len(json.dumps(header)) > MAX_HEADER_BYTES // 2:
             header, parts = {"failed": "a reply header that is too long"}, []
         for buffer in pack(header, parts):

@@ -30,8 +30,16 @@ _FILE = "<sandbox>"
 LENGTH = struct.Struct("!I")
 
 
-def run_program(argv: Sequence[str]) -> None:
-    """Execute a program under an init process that collects orphans and ends with it."""
+def run_program(asked: Mapping[str, Any], env: Mapping[str, str]) -> None:
+    """Execute a program under an init process that collects orphans and ends with it.
+
+    Args:
+        asked: `argv`, and `env` beside the sandbox's own.
+        env: the sandbox's own.
+    """
+    argv: Sequence[str] = asked["argv"]
+    os.environ.clear()
+    os.environ.update({**env, **asked["env"]})
     pid = os.fork()
     if pid == 0:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect the default

@@ -20,7 +20,7 @@ _TROUBLE: dict[type[BaseException], str] = {FileNotFoundError: "cwd: ", NotADire
 _STDIN_BESIDE = 1 << 16
 """A pipe takes this much at once; longer input goes through a sealed file in memory."""
 
-Reply = tuple[dict[str, Any], list[bytes]]
+Reply = tuple[dict[str, Any], list[bytearray]]
 Parts = list[memoryview]
 
 
@@ -47,10 +47,7 @@ class Runner:
     def run(self, header: Mapping[str, Any], parts: Parts, interrupted: Callable[[], None]) -> Reply:
         """One program, snippet or call, from start to end."""
         limits, kind = header["limits"], header["kind"]
-        child = self._start(kind, limits, parts)
-        for part in parts:
-            if not part.readonly:
-                part[:] = bytes(len(part))  # the next request's process must not find this one's in its memory
+        child = self._start(header, parts)
         outcome = watch(child, limits, interrupted, self._control_fds, self._jail.kill)
         streams = child.streams
         child.close()
@@ -59,23 +56,21 @@ class Runner:
             outcome.status, outcome.detail = "oom", f"more than {limits['memory_bytes']} bytes of memory"
         return _reply(outcome, streams)
 
-    def _start(self, kind: str, limits: Mapping[str, Any], parts: Parts) -> Child:
-        asked = json.loads(bytes(parts[0])) if kind == "exec" else {}
+    def _start(self, header: Mapping[str, Any], parts: Parts) -> Child:
+        kind, limits = header["kind"], header["limits"]
         stdin = _stdin(parts[1] if len(parts) > 1 else memoryview(b""))
         names = ("stdout", "stderr", "value") if kind == "call" else ("stdout", "stderr")
 
         def become() -> None:
-            env = {**self._env, **asked.get("env", {})}
+            # The body is read here alone: the worker's own memory never holds what a request says.
             if kind == "exec":
-                os.environ.clear()
-                os.environ.update(env)
-                programs.run_program(asked["argv"])
-            programs.prepare(env)
+                programs.run_program(json.loads(bytes(parts[0])), self._env)
+            programs.prepare(self._env)
             if kind == "call":
                 programs.run_call(bytes(parts[0]), 3)
             programs.run_code(bytes(parts[0]).decode("utf-8", "surrogatepass"))
 
-        child = self._fork(limits, asked.get("cwd", "."), stdin, names, become)
+        child = self._fork(limits, header.get("cwd", "."), stdin, names, become)
         if kind == "call":
             child.streams["value"].keep = MAX_VALUE_BYTES
         return child
@@ -153,7 +148,7 @@ class Runner:
     ) -> Outcome:
         outcome, seen, answer = Outcome(), Watch(child, limits), child.streams["value"]
         answer.keep = programs.LENGTH.size
-        unsent = memoryview(programs.LENGTH.pack(len(code)) + bytes(code))
+        unsent = [memoryview(programs.LENGTH.pack(len(code))), code]
         poll = select.poll()
         by_fd = {stream.fd: stream for stream in child.streams.values() if not stream.ended}
         for fd in (child.pidfd, *self._control_fds, *by_fd):
@@ -192,13 +187,17 @@ class Runner:
         return outcome
 
 
-def _send(fd: int, unsent: memoryview) -> memoryview:
+def _send(fd: int, unsent: list[memoryview]) -> list[memoryview]:
+    """Write what fits; returns what is left, nothing where nobody reads any more."""
     try:
-        return unsent[os.write(fd, unsent) :]
+        while unsent:
+            rest = unsent[0][os.write(fd, unsent[0]) :]
+            unsent = [rest, *unsent[1:]] if rest else unsent[1:]
     except BlockingIOError:
         return unsent
     except BrokenPipeError:
-        return memoryview(b"")
+        return []
+    return unsent
 
 
 def _raise_if_never_entered(trouble: Stream) -> None:
@@ -247,4 +246,4 @@ def _reply(outcome: Outcome, streams: dict[str, Stream]) -> Reply:
         "max_rss_bytes": outcome.max_rss_bytes,
         "truncated": any(stream.dropped for stream in streams.values()),
     }
-    return header, [bytes(stream.content) for stream in streams.values()]
+    return header, [stream.content for stream in streams.values()]

@@ -1,0 +1,84 @@
+"""The conformance suite: what every backend must do, and what it must not let happen. Owns the expectations.
+
+report = await check_sandbox(make_backend("bubblewrap"))
+assert not report.failures, report.text
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agentrl.sandbox.base import Backend
+from agentrl.sandbox.probes import Probe
+from agentrl.sandbox.probes_contract import probe as contract
+from agentrl.sandbox.probes_limits import probe as limits
+from agentrl.sandbox.probes_reach import probe as reach
+from agentrl.sandbox.probes_state import probe as state
+from agentrl.sandbox.probes_tampering import probe as tampering
+
+TOPICS: dict[str, tuple[Probe, ...]] = {
+    "contract": tuple(contract.found),
+    "limits": tuple(limits.found),
+    "reach": tuple(reach.found),
+    "state": tuple(state.found),
+    "tampering": tuple(tampering.found),
+}
+"""Topic -> probes."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one probe; `failure` is empty where the backend did as it must."""
+
+    topic: str
+    name: str
+    claim: str
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class SandboxReport:
+    """What came of all probes."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.failure)
+
+    @property
+    def text(self) -> str:
+        """A line per probe."""
+        rows = [
+            f"{'FAILED' if finding.failure else 'ok':<7}{finding.topic}/{finding.name}: "
+            f"{finding.failure or finding.claim}"
+            for finding in self.findings
+        ]
+        return "\n".join(rows)
+
+
+async def check_sandbox(backend: Backend, *, topics: Iterable[str] | None = None, slow: bool = True) -> SandboxReport:
+    """Run the probes against a backend, one after the other.
+
+    Args:
+        backend: the one to check; its sandboxes must run on this machine, for some probes look from the host.
+        topics: names in `TOPICS`; default all.
+        slow: whether to run those that take more than a few seconds.
+    """
+    findings = []
+    for topic in topics or TOPICS:
+        for probe in TOPICS[topic]:
+            if slow or not probe.slow:
+                findings.append(Finding(topic, probe.name, probe.claim, await _failure(probe, backend)))
+    return SandboxReport(tuple(findings))
+
+
+async def _failure(probe: Probe, backend: Backend) -> str:
+    # A backend under test may fail in any way; that is what is looked for here.
+    try:
+        return await probe.run(backend)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} ({place.name}:{place.lineno})"

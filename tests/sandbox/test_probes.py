@@ -1,0 +1,23 @@
+"""Every probe of the conformance suite, on bubblewrap; and a sandbox without walls, which many of them must catch."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agentrl.sandbox import make_backend
+from agentrl.sandbox.check import TOPICS, check_sandbox
+
+PROBES = [(topic, probe) for topic, probes in TOPICS.items() for probe in probes]
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        pytest.param(probe, id=f"{topic}-{probe.name}", marks=pytest.mark.slow if probe.slow else ())
+        for topic, probe in PROBES
+    ],
+)
+def test_bubblewrap_contains(probe):
+    assert asyncio.run(probe.run(make_backend("bubblewrap"))) == ""
