@@ -1,0 +1,86 @@
+"""File and text tasks in a shell, judged by the files at the end. The families are in `terminal_families`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from agentrl.env.registry import register
+from agentrl.env.rubric import Rubric
+from agentrl.env.tasks import Tasks
+from agentrl.env.tool_env import call
+from agentrl.environments.sandbox_env import SandboxEnv
+from agentrl.environments.terminal_families import FAMILIES, Problem, problem
+from agentrl.messages import Action, Message
+from agentrl.sandbox.base import Limits, Sandbox, SandboxError
+from agentrl.tool_schema import Tool
+from agentrl.tools.shell import shell_tool
+from agentrl.trajectory import Task
+
+_MAX_BYTES = 1 << 16
+
+
+def make_task(rng: np.random.Generator) -> dict[str, Any]:
+    """Draw a family and the seed of a problem."""
+    names = list(FAMILIES)
+    return {"family": names[int(rng.integers(len(names)))], "seed": int(rng.integers(2**31))}
+
+
+@lru_cache(maxsize=256)
+def _problem(family: str, seed: int) -> Problem:
+    return problem(family, seed)
+
+
+async def reached(sandbox: Sandbox, wanted: Mapping[str, str], gone: Sequence[str]) -> bool:
+    """Whether the work folder is as wanted, as seen from the host: no link is followed, nothing is executed."""
+    there = {entry.path: entry for entry in await sandbox.entries()}
+    if any(path in there for path in gone):
+        return False
+    for path, text in wanted.items():
+        if path not in there or there[path].kind != "file" or there[path].size_bytes > _MAX_BYTES:
+            return False
+        try:
+            content = await sandbox.read(path, max_bytes=_MAX_BYTES)
+        except SandboxError:
+            return False
+        if content.decode("utf-8", "replace").rstrip() != text.rstrip():
+            return False
+    return True
+
+
+@register("agentrl/Terminal-v0", max_turns=10)
+class Terminal(SandboxEnv):  # type: ignore[misc]
+    """Do a task in a shell; what counts are the files at the end, not what is said.
+
+    Reward: 1 if every wanted file is there with its content and nothing that had to go is left, otherwise 0.
+
+    Args:
+        backend, backend_options: as for `SandboxEnv`.
+    """
+
+    tasks = Tasks.generate(make_task, seed=41_001, train=2000, eval=200)
+    rubric = Rubric({"correct": 1.0})
+    sandbox_limits: ClassVar[Limits] = Limits(wall_s=10.0, cpu_s=5.0, output_bytes=64 * 1024)
+    extra_tools: ClassVar[Sequence[Tool]] = (shell_tool(max_chars=2000),)
+
+    async def start(self, task: Task) -> str:
+        self.put_files({path: text.encode() for path, text in self._problem().files.items()})
+        return f"{self._problem().question} Say done at the end."
+
+    async def score(self, answer: str | None) -> dict[str, float]:
+        if not self.tool_stats:
+            return {"correct": 0.0}
+        asked = self._problem()
+        return {"correct": float(await reached(await self.sandbox(), asked.wanted, asked.gone))}
+
+    def oracle(self, messages: Sequence[Message]) -> Action:
+        """One command of a solution after the other."""
+        commands = self._problem().commands
+        made = sum(message.role == "tool" for message in messages)
+        return call("shell", command=commands[made]) if made < len(commands) else Action(text="done")
+
+    def _problem(self) -> Problem:
+        return _problem(self.task.data["family"], self.task.data["seed"])
