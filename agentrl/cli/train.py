@@ -16,7 +16,7 @@ from agentrl.cli.boundary import json_option, note, print_json
 from agentrl.cli.progress import TrainProgress
 from agentrl.config import load_config
 from agentrl.env import registry
-from agentrl.errors import AgentRLError
+from agentrl.errors import AgentRLError, ConfigError
 from agentrl.training.config import TrainConfig
 from agentrl.training.run_folder import RunFolder
 
@@ -180,7 +180,7 @@ def _resume(out: Path) -> dict[str, Any]:
 
 
 class _Rescue:
-    """When a run is cut short: a report of what there is, and how to go on."""
+    """When a run is cut short: a report of what there is, and how to go on. One that was refused is not touched."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -189,14 +189,17 @@ class _Rescue:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or not _holds_run(self.out):
+        if error is None or isinstance(error, ConfigError) or not _holds_run(self.out):
             return
         from agentrl.training.report import write_report
 
         # A report that fails must not hide the error that ended the run.
         with suppress(AgentRLError, OSError):
             write_report(self.out)
-        note(f"\nEverything up to the last checkpoint is kept. Go on with: agentrl train --resume {self.out}")
+        if any((self.out / "checkpoints").glob("step-*")):
+            note(f"\nEverything up to the last checkpoint is kept. Go on with: agentrl train --resume {self.out}")
+        else:
+            note(f"\nThere was no checkpoint yet. Begin again with: agentrl train --resume {self.out}")
 
 
 def summary_text(summary: dict[str, Any], out: Path) -> str:

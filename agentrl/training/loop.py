@@ -152,7 +152,7 @@ class Trainer:
             saved.restore(self.learner)
         async with self.policy:
             if self.state.phase == "warm_start":
-                self._warm_start(demos)
+                await self._warm_start(demos)
             if self.state.phase == "rl":
                 await self._reinforce()
         return self._finish()
@@ -173,7 +173,7 @@ class Trainer:
             seed=sequence(self.config.seed, Purpose.DEMONSTRATIONS),
         )
 
-    def _warm_start(self, demos: Sequence[Trajectory]) -> None:
+    async def _warm_start(self, demos: Sequence[Trajectory]) -> None:
         settings = self.config.warm_start
         rows = [row for t in demos for row in rows_of_trajectory(warm_start.with_tokens(t, self.policy.format))]
         order = warm_start.epoch_order(
@@ -187,6 +187,7 @@ class Trainer:
             self._log("warm_start", self.state.step, total, metrics)
             if self.state.step % settings.checkpoint_every == 0:
                 self._save()
+            await asyncio.sleep(0)  # where Ctrl-C, which cancels this task, can reach it
         self.state.phase, self.state.step = "rl", 0
         self.learner = self._new_learner(len(rows))
         self.policy.weights_changed()
@@ -239,7 +240,10 @@ class Trainer:
     def _learn(self, groups: Sequence[TrajectoryGroup]) -> Mapping[str, float]:
         """One update from the groups; none where no group teaches anything."""
         if not groups:
-            logger.info("no group of this step differs in reward: there is nothing to learn from it")
+            logger.warning(
+                "step %d: within each group every episode earned the same, so there is nothing to learn from it",
+                self.state.step + 1,
+            )
             return {}
         settings = self.config.train
         rows = build_rows(groups, group_advantages(groups, settings.advantage), aggregation=settings.aggregation)

@@ -38,9 +38,10 @@ class RunFolder:
         """Make a new run folder. Raises: ConfigError if it already holds a run."""
         folder = cls(path, tensorboard=config.run.tensorboard)
         if folder.config_path.exists():
+            what = "a finished run" if folder.is_finished else "a run"
             raise ConfigError(
-                f"{folder.path} already holds a run: resume it with `agentrl train --resume {folder.path}`, "
-                "or choose another --out"
+                f"{folder.path} already holds {what}: choose another --out, move it aside with --fresh, "
+                f"or go on with it by `agentrl train --resume {folder.path}`"
             )
         try:
             folder.checkpoints_path.mkdir(parents=True, exist_ok=True)

@@ -105,14 +105,15 @@ def test_a_run_is_never_written_over(loop: FakeLoop) -> None:
     assert run("quick.toml", "--out", "runs/a").exit_code == 0
     again = run("quick.toml", "--out", "runs/a")
     assert again.exit_code == 1
-    assert "already holds a run" in again.stderr
+    assert "already holds a finished run: choose another --out" in again.stderr
+    assert "last checkpoint" not in again.stderr
 
 
 def test_continue_resumes_what_was_interrupted_and_shows_what_is_finished(loop: FakeLoop) -> None:
     loop.end = interrupt
     first = run("quick.toml", "--out", "runs/q", "--continue", "--seed", "7")
     assert first.exit_code == 130
-    assert "agentrl train --resume runs/q" in first.stderr
+    assert "no checkpoint yet. Begin again with: agentrl train --resume runs/q" in first.stderr
     assert Path("runs/q/report.html").exists()
     loop.end = lambda: None
     # Without a seed, the interrupted run is meant, whatever its seed.

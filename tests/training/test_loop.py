@@ -28,7 +28,7 @@ from agentrl.training.config import (
     WarmStartConfig,
 )
 from agentrl.training.groups import differs, without_faults
-from agentrl.training.loop import resume, train
+from agentrl.training.loop import Progress, resume, train
 from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
 
 CONFIG = TrainConfig(
@@ -171,3 +171,19 @@ def test_faults_leave_a_group_before_its_baseline() -> None:
     assert without_faults(group).rewards == [1.0, 1.0]
     assert differs(group)
     assert not differs(without_faults(group))
+
+
+def test_ctrl_c_in_the_warm_start_ends_the_run_within_a_step(tmp_path: Path) -> None:
+    """One Ctrl-C cancels the run's task, which must come by a point where that can reach it."""
+    steps: list[int] = []
+
+    def press(progress: Progress) -> None:
+        if progress.phase == "warm_start":
+            steps.append(progress.step)
+            if progress.step == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, tmp_path / "run", on_progress=press)
+    assert steps == [1, 2]
+    assert (tmp_path / "run" / "config.toml").exists()
