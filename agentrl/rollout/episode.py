@@ -14,9 +14,7 @@ import os
 import sysconfig
 import traceback
 from collections.abc import Mapping
-from contextlib import nullcontext
 from time import perf_counter
-from types import TracebackType
 from typing import Any
 
 from agentrl.env.base import Env, as_action
@@ -86,71 +84,62 @@ async def _play(
     trajectory: Trajectory, env: Env, players: list[Policy], key: str, sampling: SamplingParams | None
 ) -> dict[str, Any]:
     """Fill the trajectory's turns and status; return the final info. Raises EnvFault, PolicyFault."""
-    started = perf_counter()
-    with _RESET:
+    place = "reset"  # what of the environment author's code is running: an exception from there is a fault
+    try:
+        started = perf_counter()
         observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
-    policy = players[0].bind(env)
-    players.append(policy)
-    tools = trajectory.tools
-    state_key = env.state_key if type(env).state_key is not Env.state_key else None
-    conversation: list[Message] = list(observation)
-    env_s = perf_counter() - started
-    while True:
-        anchor = None
-        if state_key is not None:
-            with _STATE_KEY:
+        place = ""
+        policy = players[0].bind(env)
+        players.append(policy)
+        # A policy that looks into its environment asks a method of it: the author's code again.
+        asked_place = "the oracle or demonstrator" if policy is not players[0] else ""
+        tools = trajectory.tools
+        state_key = env.state_key if type(env).state_key is not Env.state_key else None
+        conversation: list[Message] = list(observation)
+        env_s = perf_counter() - started
+        while True:
+            anchor = None
+            if state_key is not None:
+                place = "state_key"
                 anchor = state_key()
-        asked = perf_counter()
-        with _ORACLE if policy is not players[0] else _NOBODY:
+            asked, place = perf_counter(), asked_place
             action = as_action(await policy.act(conversation, tools, episode_id=key, sampling=sampling))
-        answered = perf_counter()
-        turn = Turn(observation, action, state_key=anchor, policy_s=answered - asked)
-        trajectory.turns.append(turn)
-        if action.finish_reason == "abort":
-            raise PolicyFault("the policy aborted the turn")
-        with _STEP:
+            answered, place = perf_counter(), ""
+            turn = Turn(observation, action, state_key=anchor, policy_s=answered - asked)
+            trajectory.turns.append(turn)
+            if action.finish_reason == "abort":
+                raise PolicyFault("the policy aborted the turn")
+            place = "step"
             observation, reward, terminated, truncated, info = await env.astep(action)
             turn.reward = float(reward)
-        turn.env_s = env_s + perf_counter() - answered
-        env_s = 0.0
-        components = info.get("reward_components")
-        if components:
-            turn.reward_components = components
-        turn.next_observation = observation
-        if not math.isfinite(turn.reward):
-            raise EnvFault(f"step returned reward {reward!r}; a reward must be a finite number")
-        if terminated or truncated:
-            trajectory.status = "terminated" if terminated else "truncated"
-            return {**first_info, **{k: v for k, v in info.items() if k != "reward_components"}}
-        conversation.append(action.to_message())
-        conversation.extend(observation)
+            place = ""
+            turn.env_s = env_s + perf_counter() - answered
+            env_s = 0.0
+            components = info.get("reward_components")
+            if components:
+                turn.reward_components = components
+            turn.next_observation = observation
+            if not math.isfinite(turn.reward):
+                raise EnvFault(f"step returned reward {reward!r}; a reward must be a finite number")
+            if terminated or truncated:
+                trajectory.status = "terminated" if terminated else "truncated"
+                return {**first_info, **{k: v for k, v in info.items() if k != "reward_components"}}
+            conversation.append(action.to_message())
+            conversation.extend(observation)
+    except (Exception, asyncio.CancelledError) as error:
+        fault = _fault_of(error, place) if place else None
+        if fault is None:
+            raise
+        raise fault from error
 
 
-class _AuthorCode:
-    """Around the environment author's code: what it raises becomes the fault that stands for it."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None or isinstance(error, (EnvFault, PolicyFault, TaskError)):
-            return
-        if isinstance(error, asyncio.CancelledError):
-            if not _is_cancelled():
-                raise EnvFault(f"{self.where} awaited something that had been cancelled") from error
-        elif isinstance(error, Exception):
-            raise EnvFault(f"{self.where} raised {type(error).__name__}: {error}") from error
-
-
-_RESET, _STEP, _STATE_KEY = _AuthorCode("reset"), _AuthorCode("step"), _AuthorCode("state_key")
-# A policy that looks into its environment asks a method of it: the author's code again.
-_ORACLE = _AuthorCode("the oracle or demonstrator")
-_NOBODY = nullcontext()
+def _fault_of(error: BaseException, place: str) -> EnvFault | None:
+    """The fault that stands for what the author's code raised; None where it is one, or a real cancellation."""
+    if isinstance(error, (EnvFault, PolicyFault, TaskError)):
+        return None
+    if isinstance(error, asyncio.CancelledError):
+        return None if _is_cancelled() else EnvFault(f"{place} awaited something that had been cancelled")
+    return EnvFault(f"{place} raised {type(error).__name__}: {error}")
 
 
 def _is_cancelled() -> bool:
