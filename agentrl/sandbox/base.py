@@ -308,9 +308,15 @@ class Report:
 
 
 class Backend(abc.ABC):
-    """A way of making sandboxes."""
+    """A way of making sandboxes.
+
+    Attributes:
+        name: what the registry calls it.
+        isolates: whether it has walls at all; attacks are never made on one that has none.
+    """
 
     name: str
+    isolates: bool = True
 
     @abc.abstractmethod
     async def start(self, spec: SandboxSpec) -> Sandbox:

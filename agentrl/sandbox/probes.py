@@ -1,4 +1,4 @@
-"""Attacks on a sandbox, each one runnable against any backend. Owns the collection and what an attack may use.
+"""Attacks on a sandbox, each one runnable against any backend with walls. Owns what an attack may use.
 
 An attack is judged from the host wherever the attacker's own report could be wrong: by the processes, files and
 packets that the host sees. `docs/security.md` holds the table.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
-from agentrl.sandbox.base import Backend, Limits, Sandbox, SandboxSpec
+from agentrl.sandbox.base import Backend, Limits, Sandbox, SandboxError, SandboxSpec
 
 MIB = 1024**2
 SMALL = Limits(wall_s=3, cpu_s=3, memory_bytes=128 * MIB, pids=24, disk_bytes=8 * MIB, inodes=256, file_bytes=4 * MIB)
@@ -71,9 +71,16 @@ class Probe:
     claim: str
     attack: Attack
     slow: bool = False
+    harmless: bool = False
 
     async def run(self, backend: Backend) -> str:
-        """Make the attack; returns what came of it, empty where it was contained."""
+        """Make the attack; returns what came of it, empty where it was contained.
+
+        Raises: SandboxError where the backend has no walls: without them an attack hits this machine, its other
+            processes and its files.
+        """
+        if not (self.harmless or backend.isolates):
+            raise SandboxError(f"{self.name!r} is an attack, and the {backend.name} backend has no walls: not made")
         try:
             await self.attack(Ground(backend))
         except Escaped as escaped:
@@ -86,12 +93,14 @@ class Probes:
     """Probes of one topic, collected by a decorator."""
 
     found: list[Probe] = field(default_factory=list)
+    harmless: bool = False
+    """Whether these may run without walls: they ask for nothing that an honest program would not."""
 
     def __call__(self, claim: str, *, slow: bool = False) -> Callable[[Attack], Attack]:
         """Add the decorated attack; it is named like its function."""
 
         def add(attack: Attack) -> Attack:
-            self.found.append(Probe(attack.__name__.replace("_", " "), claim, attack, slow))
+            self.found.append(Probe(attack.__name__.replace("_", " "), claim, attack, slow, self.harmless))
             return attack
 
         return add

@@ -9,7 +9,7 @@ from dataclasses import replace
 from agentrl.sandbox.base import Network, SandboxError, SandboxFault, SandboxSpec
 from agentrl.sandbox.probes import SMALL, Ground, Probes, expect
 
-probe = Probes()
+probe = Probes(harmless=True)
 
 
 @probe("exit codes, both streams and signals come back as they were")

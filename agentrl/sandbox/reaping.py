@@ -48,10 +48,17 @@ def _is_remainder(pid: int) -> bool:
     owner = next((found for word in words if (found := Owner.of_label(word))), None)
     if owner is None or owner.alive():
         return False
+    if len(_field(folder / "status", "NSpid").split()) != 1:
+        return False  # it lives in a namespace below ours: a part of somebody's sandbox, not its monitor
     user = folder.stat().st_uid
     if user != os.getuid() and not (os.getuid() == 0 and user in LENT_USERS):
         return False
     return os.path.basename(words[0]) == "bwrap" and os.path.basename(os.readlink(folder / "exe")) == "bwrap"
+
+
+def _field(path: Path, name: str) -> str:
+    lines = path.read_text().splitlines()
+    return next((line.partition(":")[2] for line in lines if line.startswith(name + ":")), "")
 
 
 def _children(pid: int) -> list[int]:

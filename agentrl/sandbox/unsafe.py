@@ -51,6 +51,7 @@ class Subprocess(Backend):
     """
 
     name = "subprocess"
+    isolates = False
 
     def __init__(self, *, unsafe: bool = False) -> None:
         if unsafe is not True:

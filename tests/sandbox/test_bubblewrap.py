@@ -1,0 +1,225 @@
+"""What is particular to bubblewrap: the end of its owner, orphans, the user it runs as, its limits' groups."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agentrl.sandbox import Limits, Network, SandboxError, SandboxSpec, make_backend
+from agentrl.sandbox.bubblewrap import Bubblewrap
+from agentrl.sandbox.owner import Owner, boot_id, pid_namespace
+from agentrl.sandbox.probes import Ground
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import asyncio, os, sys, time
+from agentrl.sandbox import Limits, SandboxSpec, make_backend
+async def main():
+    sandbox = await make_backend("bubblewrap").start(SandboxSpec(limits=Limits(wall_s=60)))
+    await sandbox.run_python("x = 1", session="s")
+    run = asyncio.create_task(sandbox.exec(["python3", "-c", "import time; time.sleep(60)", sys.argv[1]]))
+    await asyncio.sleep(0.5)
+    if "fork" in sys.argv and os.fork() == 0:
+        time.sleep(60)  # holds every descriptor of its parent open
+    print("ready", flush=True)
+    await run
+asyncio.run(main())
+"""
+
+
+def labelled() -> list[int]:
+    """Processes on the host whose command line holds a label of ours."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                text = (Path(entry.path) / "cmdline").read_bytes().decode("utf-8", "replace")
+            except OSError:
+                continue
+            if any(Owner.of_label(word) for word in text.split("\0")):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("how", ["alone", "fork"])
+def test_killing_the_host_process_leaves_no_process(how):
+    ground = Ground(make_backend("bubblewrap"))
+    before = set(labelled())
+    host = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, ground.token, how],
+        cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert host.stdout is not None
+        assert host.stdout.readline() == b"ready\n"
+        inside = [pid for pid in ground.processes() if pid != host.pid]
+        assert inside
+        assert set(labelled()) - before
+        host.kill()
+        host.wait()
+        deadline_s = time.monotonic() + 3
+        copies = _session(host.pid)
+        while (set(ground.processes()) - copies) | (set(labelled()) - before):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+    finally:
+        for pid in _session(host.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _session(leader: int) -> set[int]:
+    """Processes of the session that a process leads."""
+    members = set()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                fields = (Path(entry.path) / "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == leader and fields[0] != b"Z":
+                members.add(int(entry.name))
+    return members
+
+
+def _bwrap(*options: str) -> subprocess.Popen[bytes]:
+    walls = ["--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "--proc", "/proc"]
+    return subprocess.Popen(["bwrap", *walls, *options, "sleep", "60"])
+
+
+def _label(boot: str = "", namespace: int = -1, pid: int = 2**22 + 5, ticks: int = 1) -> str:
+    return Owner(boot or boot_id(), pid_namespace() if namespace < 0 else namespace, pid, ticks).label
+
+
+def test_reaping_ends_planted_orphans_and_nothing_else():
+    mine = Owner.this_process()
+    foreign = {
+        "no label": _bwrap(),
+        "a living owner": _bwrap("--unsetenv", mine.label),
+        "an owner that cannot be seen from here": _bwrap("--unsetenv", _label(namespace=7)),
+        "not bubblewrap": subprocess.Popen(["sleep", "60"], executable=shutil.which("sleep")),
+        "a label in another program": subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", _label()]),
+    }
+    orphans = {
+        "a dead owner": _bwrap("--unsetenv", _label()),
+        "its process id used again": _bwrap("--unsetenv", _label(pid=os.getpid(), ticks=mine.start_ticks - 1)),
+        "another boot": _bwrap("--unsetenv", _label(boot="0" * 36)),
+    }
+    try:
+        time.sleep(0.3)
+        children = [int(pid) for item in orphans.values() for pid in _children(item.pid)]
+        assert len(children) == len(orphans)
+        assert asyncio.run(make_backend("bubblewrap").reap()) == len(orphans)
+        for name, orphan in orphans.items():
+            assert orphan.wait(timeout=3) != 0, name
+        assert [pid for pid in children if _alive(pid)] == []
+        assert [name for name, process in foreign.items() if process.poll() is not None] == []
+    finally:
+        for process in (*foreign.values(), *orphans.values()):
+            for pid in _children(process.pid):
+                os.kill(int(pid), signal.SIGKILL)
+            process.kill()
+            process.wait()
+
+
+def _children(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else; others test this anyway")
+def test_it_works_without_rights(tmp_path):
+    """As a user that owns nothing, with the system's own Python."""
+    shutil.copytree(ROOT / "agentrl", tmp_path / "agentrl", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == "root" and folder != Path("/tmp") and folder.is_relative_to("/tmp"):
+            folder.chmod(0o755)
+    program = """
+import asyncio
+from agentrl.sandbox import make_backend, SandboxSpec
+async def main():
+    async with await make_backend("bubblewrap").start(SandboxSpec()) as sandbox:
+        print((await sandbox.run_python("import os; print(os.getuid(), os.listdir('/proc').count('1'))")).text)
+        print((await sandbox.exec(["sh", "-c", "sleep 60 & echo fine"])).text)
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "/usr/bin/python3", "-c", program],
+        cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["1000", "1", "fine"], done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="others are not root to begin with")
+def test_root_does_not_enter():
+    """To the host, the processes of a sandbox belong to a user without an account."""
+
+    async def owner_of_processes() -> set[int]:
+        ground = Ground(make_backend("bubblewrap"))
+        async with ground.sandbox() as sandbox:
+            run = asyncio.create_task(sandbox.exec(["python3", "-c", "import time; time.sleep(1)", ground.token]))
+            await asyncio.sleep(0.5)
+            found = {Path(f"/proc/{pid}").stat().st_uid for pid in ground.processes()}
+            await run
+            return found
+
+    (user,) = asyncio.run(owner_of_processes())
+    assert user >= 61184
+
+
+def test_a_start_leaves_no_descriptor_and_no_process_behind():
+    async def once() -> None:
+        async with await make_backend("bubblewrap").start(SandboxSpec()) as sandbox:
+            await sandbox.run_python("print(1)")
+
+    asyncio.run(once())
+    before, labels = sorted(os.listdir("/proc/self/fd")), len(labelled())
+    for _ in range(3):
+        asyncio.run(once())
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert len(labelled()) == labels
+
+
+def test_one_sandbox_serves_one_event_loop_after_the_other():
+    sandbox = asyncio.run(make_backend("bubblewrap").start(SandboxSpec()))
+    try:
+        assert asyncio.run(sandbox.run_python("print(1)")).text == "1\n"
+        assert asyncio.run(sandbox.run_python("print(2)")).text == "2\n"
+    finally:
+        asyncio.run(sandbox.close())
+
+
+def test_a_network_allow_list_is_refused():
+    with pytest.raises(SandboxError, match=r"cannot let example\.org:443 through yet"):
+        asyncio.run(make_backend("bubblewrap").start(SandboxSpec(network=Network(("example.org:443",)))))
+
+
+def test_the_doctor_names_the_command_that_repairs(monkeypatch):
+    report = asyncio.run(Bubblewrap().doctor())
+    assert report.usable, report
+    monkeypatch.setenv("PATH", "/nowhere")
+    report = asyncio.run(Bubblewrap().doctor())
+    assert not report.usable
+    assert report.repair == "sudo apt-get install -y bubblewrap"
+
+
+@pytest.mark.parametrize("value", [0, -1, float("inf"), True, "5"])
+def test_limits_must_be_numbers_above_zero(value):
+    with pytest.raises(ValueError, match="wall_s must be a number above 0"):
+        Limits(wall_s=value)
