@@ -22,7 +22,7 @@ from agentrl.tool_schema import Tool
 from agentrl.tools.python_session import python_tool
 from agentrl.trajectory import Task
 
-_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,10})?")
+_NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,10})?")
 _TOLERANCE = Fraction(6, 1000)
 """Two decimals are asked for: half a unit of the last, and what a binary fraction may be off."""
 

@@ -141,7 +141,7 @@ def best_month(sales: list[Sale], rng: np.random.Generator) -> Question:
         f"{_READ}c = collections.Counter()\nfor r in rows:\n    if r['region'] == '{region}':\n"
         "        c[r['date'][:7]] += r['cents']\nprint(c.most_common(1)[0][0])"
     )
-    return Question(f"Which month (as 2024-05) had the largest revenue in the region {region}?", _leader(totals), code)
+    return Question(f"Which month (as YYYY-MM) had the largest revenue in the region {region}?", _leader(totals), code)
 
 
 def best_buyer(sales: list[Sale], rng: np.random.Generator) -> Question:

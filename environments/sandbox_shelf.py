@@ -1,7 +1,8 @@
 """Warm sandboxes of this process: lent to one episode at a time, emptied between two. Owns lending.
 
-One shelf serves every event loop of the process, because a sandbox is bound to none. A sandbox that cannot be
-emptied is closed and never lent again. What isolates, and how much, belongs to the backend.
+One shelf serves every event loop of the process, because a sandbox is bound to none; a `Pool` belongs to one loop,
+and an environment of the synchronous face has a loop of its own. A sandbox that cannot be emptied is closed and
+never lent again. What isolates, and how much, belongs to the backend.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Shelf:
     def __init__(self, backend: Backend, spec: SandboxSpec) -> None:
         self._backend, self._spec = backend, spec
         self._idle: deque[Sandbox] = deque()
+        self._reaped = False
         self._turns = PerLoop(lambda: asyncio.Semaphore(MAX_LENT))
         self._starts = PerLoop(lambda: asyncio.Semaphore(_MAX_STARTS))
 
@@ -63,6 +65,9 @@ class Shelf:
                     return sandbox
                 await sandbox.close()
         async with self._starts.get():
+            if not self._reaped:
+                self._reaped = True
+                await self._backend.reap()
             return await self._backend.start(self._spec)
 
     async def take_back(self, sandbox: Sandbox) -> None:

@@ -1,0 +1,278 @@
+"""Sandboxes of episodes: lent late, given back emptied, saved and forked exactly; faults void an episode."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import pickle
+
+import pytest
+
+from agentrl.env.registry import make
+from agentrl.env.tool_env import call
+from agentrl.environments import sandbox_env, sandbox_shelf
+from agentrl.environments.bug_fix import BugFix
+from agentrl.environments.data_analysis import DataAnalysis
+from agentrl.environments.function_synthesis import FunctionSynthesis
+from agentrl.environments.sandbox_shelf import Shelf, clear_shelves
+from agentrl.environments.terminal import Terminal
+from agentrl.errors import EnvFault
+from agentrl.messages import Action
+from agentrl.sandbox.base import SandboxFault, SandboxSpec
+from tests.environments.sandboxed import run
+
+IDS = ("FunctionSynthesis", "Terminal", "BugFix", "DataAnalysis")
+
+
+async def tell(env, command):
+    """What a shell command prints."""
+    return (await env.astep(call("shell", command=command)))[0][0].content
+
+
+def test_a_fork_has_the_files_and_goes_its_own_way():
+    async def story():
+        env = Terminal()
+        await env.areset(options={"task": "eval-0"})
+        await tell(env, "echo one > a.txt; mkdir -p d; chmod 700 d; ln -s a.txt d/link; printf '\\xff' > raw")
+        twin = await env.afork()
+        await tell(twin, "echo two > a.txt; rm raw")
+        await tell(env, "echo three >> a.txt")
+        told = [await tell(e, "cat a.txt; readlink d/link; stat -c %a d; ls") for e in (env, twin)]
+        await env.aclose()
+        await twin.aclose()
+        return told
+
+    here, there = run(story())
+    assert here.startswith("one\nthree\na.txt\n700\n")
+    assert "raw" in here.splitlines()
+    assert there.startswith("two\na.txt\n700\n")
+    assert "raw" not in there.splitlines()
+
+
+def test_a_state_outlives_its_environment_and_may_be_used_twice():
+    async def story():
+        env = Terminal()
+        await env.areset(options={"task": "eval-0"})
+        await tell(env, "echo kept > a.txt")
+        state = pickle.loads(pickle.dumps(await env.aget_state()))
+        await env.aclose()
+        told = []
+        for _ in range(2):
+            other = Terminal()
+            await other.aset_state(state)
+            told.append(await tell(other, "cat a.txt; echo more >> a.txt"))
+            await other.aclose()
+        return told
+
+    assert run(story()) == ["kept", "kept"]
+
+
+def test_a_fork_of_a_notebook_has_its_variables():
+    async def story():
+        env = DataAnalysis()
+        await env.areset(options={"task": "eval-0"})
+        for code in ("x = [1]", "x.append(2)"):
+            await env.astep(call("python", code=code))
+        twin = await env.afork()
+        await env.astep(call("python", code="x.append(3)"))
+        told = [(await e.astep(call("python", code="x")))[0][0].content for e in (env, twin)]
+        await env.aclose()
+        await twin.aclose()
+        return told
+
+    assert run(story()) == ["[1, 2, 3]", "[1, 2]"]
+
+
+def test_a_session_that_was_lost_is_not_run_again():
+    async def story():
+        env = DataAnalysis()
+        await env.areset(options={"task": "eval-0"})
+        await env.astep(call("python", code="x = 1"))
+        (lost,), *_ = await env.astep(call("python", code="import os; os._exit(3)"))
+        twin = await env.afork()
+        told = [(await e.astep(call("python", code="x")))[0][0].content for e in (env, twin)]
+        await env.aclose()
+        await twin.aclose()
+        return [lost.content, *told]
+
+    lost, here, there = run(story())
+    assert "[" in lost
+    assert "NameError" in here
+    assert here == there
+
+
+def test_the_synchronous_face_forks_too():
+    env = Terminal()
+    env.reset(options={"task": "eval-0"})
+    env.step(call("shell", command="echo a > a.txt"))
+    twin = env.fork()
+    env.step(call("shell", command="rm a.txt"))
+    assert twin.step(call("shell", command="cat a.txt"))[0][0].content == "a"
+    env.close()
+    twin.close()
+
+
+def test_inside_a_loop_the_synchronous_face_says_what_to_await():
+    async def story():
+        env = Terminal()
+        await env.areset(options={"task": "eval-0"})
+        with pytest.raises(RuntimeError, match=r"await env\.afork\(\)"):
+            env.fork()
+        await env.aclose()
+
+    run(story())
+
+
+class Counting:
+    """A shelf's backend that counts."""
+
+    name = "counting"
+
+    def __init__(self, broken=False):
+        self.started, self.closed, self.resets, self.broken = 0, 0, 0, broken
+
+    async def reap(self):
+        return 0
+
+    async def start(self, spec):
+        self.started += 1
+        return Stub(self)
+
+
+class Stub:
+    def __init__(self, backend):
+        self.backend = backend
+
+    async def reset(self):
+        self.backend.resets += 1
+        if self.backend.broken:
+            raise SandboxFault("gone")
+
+    async def healthy(self):
+        return not self.backend.broken
+
+    async def close(self):
+        self.backend.closed += 1
+
+
+def test_a_shelf_lends_the_same_sandbox_again_also_in_another_loop():
+    backend = Counting()
+    shelf = Shelf(backend, SandboxSpec())
+
+    async def once():
+        await shelf.take_back(await shelf.lend())
+
+    for _ in range(3):
+        run(once())
+    assert (backend.started, backend.resets, backend.closed) == (1, 3, 0)
+
+
+def test_a_sandbox_that_cannot_be_emptied_is_never_lent_again():
+    backend = Counting(broken=True)
+    shelf = Shelf(backend, SandboxSpec())
+
+    async def twice():
+        first = await shelf.lend()
+        await shelf.take_back(first)
+        return first, await shelf.lend()
+
+    first, second = run(twice())
+    assert first is not second
+    assert (backend.started, backend.closed) == (2, 1)
+
+
+def test_episodes_wait_for_a_sandbox_and_are_told_when_none_comes_back(monkeypatch):
+    monkeypatch.setattr(sandbox_shelf, "MAX_LENT", 1)
+    monkeypatch.setattr(sandbox_shelf, "_WAIT_S", 0.05)
+    shelf = Shelf(Counting(), SandboxSpec())
+
+    async def story():
+        first = await shelf.lend()
+        with pytest.raises(EnvFault, match="all 1 sandboxes are lent"):
+            await shelf.lend()
+        waiting = asyncio.ensure_future(shelf.lend())
+        await asyncio.sleep(0)
+        await shelf.take_back(first)
+        assert await waiting is first
+
+    run(story())
+
+
+def test_no_sandbox_is_lent_before_code_runs(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        sandbox_env, "shelf_of", lambda *args: asked.append(args) or pytest.fail("a sandbox was asked for")
+    )
+
+    async def story():
+        for make_env, said in ((FunctionSynthesis, "I do not know"), (Terminal, "done"), (BugFix, "done")):
+            env = make_env()
+            await env.areset(seed=1)
+            assert (await env.astep(Action(text=said)))[1] == 0.0
+            await env.aclose()
+
+    run(story())
+    assert asked == []
+
+
+def test_a_broken_sandbox_voids_the_episode(monkeypatch):
+    class Nowhere:
+        async def lend(self):
+            raise SandboxFault("bubblewrap is not installed")
+
+    monkeypatch.setattr(sandbox_env, "shelf_of", lambda *args: Nowhere())
+
+    async def story(env, action):
+        await env.areset(seed=1)
+        with pytest.raises(EnvFault, match="bubblewrap is not installed"):
+            await env.astep(action)
+
+    run(story(FunctionSynthesis(), Action(text="return 1")))
+    run(story(Terminal(), call("shell", command="ls")))
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_closing_twice_and_resetting_in_the_middle_leave_nothing_lent(name):
+    async def story():
+        env = make(f"agentrl/{name}-v0")
+        for _ in range(3):
+            await env.areset(seed=1)
+            if env.tool_schemas:
+                tool = env.tool_schemas[0]["function"]["name"]
+                await env.astep(call(tool, **{"python": {"code": "1"}, "shell": {"command": "ls"}}[tool]))
+                assert env._lent is not None
+        await env.aclose()
+        await env.aclose()
+        assert env._lent is None
+
+    run(story())
+
+
+def _child(queue):
+    queue.put(len(sandbox_shelf._shelves))
+
+
+def test_a_forked_process_does_not_share_its_parents_sandboxes():
+    async def warm():
+        env = Terminal()
+        await env.areset(seed=1)
+        await tell(env, "ls")
+        await env.aclose()
+
+    run(warm())
+    assert len(sandbox_shelf._shelves) >= 1
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_child, args=(queue,))
+    process.start()
+    process.join()
+    assert queue.get() == 0
+    run(clear_shelves())
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_prompts_and_schemas_stay_compact(name):
+    env = make(f"agentrl/{name}-v0")
+    longest = max(len(env.reset(options={"task": task})[0][0].content) for task in env.tasks.split("eval")[:40])
+    assert longest <= (75 if name == "FunctionSynthesis" else 340)
+    env.close()
