@@ -53,6 +53,8 @@ class Jail(Protocol):
 class NamespaceJail:
     """Fresh process, mount and IPC namespaces for every request; one work folder and network for all of them."""
 
+    proc_flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+
     def __init__(self, header: Mapping[str, Any], seccomp: bytes) -> None:
         self.folder = WORK
         self._options = f"mode=755,size={header['disk_bytes']},nr_inodes={header['inodes']}"
@@ -92,7 +94,7 @@ class NamespaceJail:
         kernel.set_dumpable(True)  # else its own /proc entries would belong to nobody
         with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:  # rather this than the worker
             file.write(b"1000")
-        kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+        kernel.mount("proc", "/proc", "proc", self.proc_flags)
         os.chdir(os.path.join(WORK, folder))
         set_limits(limits, other_pids)
         kernel.drop_capabilities()

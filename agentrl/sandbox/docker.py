@@ -1,0 +1,335 @@
+"""The docker backend: a warm worker in a hardened container. Owns how the container is started, found and reaped.
+
+The container has no network, a read-only root, four capabilities that only the worker keeps, our system-call
+profile, and caps on memory, processes, processor and files. What it protects is in docs/security.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxError, SandboxFault, SandboxSpec
+from agentrl.sandbox.channel import Channel
+from agentrl.sandbox.owner import LENT_USERS, Owner
+from agentrl.sandbox.remote import RemoteSandbox
+from agentrl.sandbox.seccomp import profile
+
+try:
+    import docker
+    from docker import APIClient
+    from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+    from agentrl.sandbox.docker_process import ContainerProcess, remove
+except ImportError:  # the extra is not installed: `doctor` and `start` say so
+    docker = None
+
+from agentrl.sandbox.docker_channel import (
+    CONTROL_FOLDER,
+    SOCKET_PROGRAM,
+    STDIO_PROGRAM,
+    Listener,
+    StdioChannel,
+    socket_reaches,
+)
+from agentrl.sandbox.docker_seccomp import container_profile
+
+IMAGE = "agentrl-sandbox:latest"
+LABEL = "org.agentrl.sandbox.owner"
+INSTALL_SDK = "pip install 'agentrl[docker]'"
+INSTALL_DAEMON = "sudo apt-get install -y docker.io && sudo systemctl start docker"
+BUILD_SCRIPT = Path(__file__).parent / "image" / "build.sh"
+
+Transport = Literal["auto", "socket", "stdio"]
+_CAPABILITIES = ["SETGID", "SETPCAP", "SETUID", "SYS_ADMIN"]
+_WORKER_BYTES = 64 << 20
+_SPARE_TASKS = 32
+_USERS = range(1 << 20, 1 << 31)
+_ANSWER_S, _START_S = 30, 15.0
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """What the daemon says of itself."""
+
+    name: str
+    machine: str
+    runtimes: tuple[str, ...]
+    remaps_users: bool
+    app_armor: bool
+
+    @classmethod
+    def of(cls, info: dict[str, Any]) -> Daemon:
+        options = " ".join(info.get("SecurityOptions") or ())
+        machine = info.get("Architecture", "")
+        return cls(
+            name=info.get("Name", ""),
+            machine={"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine),
+            runtimes=tuple(info.get("Runtimes") or ()),
+            remaps_users="name=userns" in options or "name=rootless" in options,
+            app_armor="apparmor" in options,
+        )
+
+
+class Docker(Backend):
+    """Sandboxes in containers.
+
+    Args:
+        image: one with Python 3.11 or newer as `python3`; nothing of ours need be in it.
+        runtime: the daemon's runtime, `runsc` say; default: the daemon's own choice.
+        cpus: processors that one sandbox may use at a time.
+        transport: how the worker is reached; `auto` takes a unix socket where this machine runs the daemon.
+        base_url: the daemon's address; default: as the docker command finds it (DOCKER_HOST).
+    """
+
+    name = "docker"
+
+    def __init__(
+        self,
+        image: str = IMAGE,
+        *,
+        runtime: str | None = None,
+        cpus: float = 1.0,
+        transport: Transport = "auto",
+        base_url: str | None = None,
+    ) -> None:
+        if cpus <= 0:
+            raise ValueError(f"cpus must be above 0, got {cpus!r}")
+        self._image = image
+        self._runtime = runtime
+        self._cpus = cpus
+        self._transport: Transport = transport
+        self._base_url = base_url
+        self._owner = Owner.this_process()
+        self._connecting = threading.Lock()
+        self._connected: tuple[APIClient, Daemon] | None = None
+
+    def _connect(self) -> tuple[APIClient, Daemon]:
+        """The daemon's client, made at first use.
+
+        Raises: SandboxFault without SDK or daemon.
+        """
+        if docker is None:
+            raise SandboxFault(f"the docker backend needs docker's SDK; run: {INSTALL_SDK}")
+        with self._connecting:
+            if self._connected is None:
+                address = self._base_url or os.environ.get("DOCKER_HOST")
+                try:
+                    if self._base_url:
+                        client = docker.DockerClient(base_url=address, version="auto", timeout=_ANSWER_S)
+                    else:
+                        client = docker.DockerClient.from_env(version="auto", timeout=_ANSWER_S)
+                    self._connected = (client.api, Daemon.of(client.api.info()))
+                except DockerException as error:
+                    raise SandboxFault(f"no docker daemon answers: {error}. On Debian: {INSTALL_DAEMON}") from error
+            return self._connected
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        if not spec.network.off:
+            raise SandboxError(
+                f"this backend cannot let {', '.join(spec.network.allow)} through yet; leave Network() off"
+            )
+        api, daemon = await asyncio.to_thread(self._connect)
+        if self._over_socket(api, daemon):
+            channel, process = await self._start_over_socket(api, daemon, spec)
+        else:
+            channel, process = await self._start_over_stdio(api, daemon, spec)
+        sandbox = RemoteSandbox(spec, channel, process)
+        user = random.choice(LENT_USERS if daemon.remaps_users else _USERS)
+        try:
+            await sandbox.set_up("container", profile(machine=daemon.machine), user=user)
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    def _over_socket(self, api: APIClient, daemon: Daemon) -> bool:
+        if self._transport != "auto":
+            return self._transport == "socket"
+        # gVisor lets no socket of the host in unless it is told to.
+        return self._runtime != "runsc" and socket_reaches(daemon.name, api.base_url)
+
+    async def _start_over_socket(
+        self, api: APIClient, daemon: Daemon, spec: SandboxSpec
+    ) -> tuple[Channel, ContainerProcess]:
+        with Listener() as listener:
+            options = self._options(api, daemon, spec, SOCKET_PROGRAM, {listener.folder: CONTROL_FOLDER})
+            process = await _not_lost(self._launch, api, options)
+            try:
+                return await listener.accept(_START_S), process
+            except BaseException as error:
+                process.kill()
+                await process.ended()
+                if isinstance(error, TimeoutError):
+                    raise SandboxFault(
+                        f"the container of {self._image!r} did not call back within {_START_S:g} s; does it hold"
+                        f" python3, and does the daemon share this machine's files? Docker(transport='stdio') may work"
+                    ) from error
+                raise
+
+    async def _start_over_stdio(
+        self, api: APIClient, daemon: Daemon, spec: SandboxSpec
+    ) -> tuple[Channel, ContainerProcess]:
+        options = self._options(api, daemon, spec, STDIO_PROGRAM, {})
+        process = await _not_lost(self._launch, api, {**options, "stdin_open": True})
+        channel = StdioChannel(process.connection)
+        process.said = lambda: channel.said
+        try:
+            async with asyncio.timeout(_START_S):
+                await channel.hand_over()
+        except BaseException:
+            channel.close()
+            process.kill()
+            await process.ended()
+            raise
+        return channel, process
+
+    def _launch(self, api: APIClient, options: dict[str, Any]) -> ContainerProcess:
+        """Create and start a container, attached to where it has a stdin.
+
+        Raises: SandboxFault.
+        """
+        try:
+            container = api.create_container(self._image, **options)["Id"]
+        except ImageNotFound as error:
+            raise SandboxFault(f"there is no image {self._image!r}; run: {build_command(self._image)}") from error
+        except DockerException as error:
+            raise SandboxFault(f"docker cannot create a container: {error}") from error
+        process = ContainerProcess(api, container)
+        try:
+            if options.get("stdin_open"):
+                process.attach()
+            api.start(container)
+            process.adopt(api.inspect_container(container)["State"]["Pid"])
+        except BaseException as error:
+            with contextlib.suppress(DockerException):
+                remove(api, container)
+            if isinstance(error, DockerException):
+                raise SandboxFault(f"docker cannot start a container: {error}") from error
+            raise
+        return process
+
+    def _options(
+        self, api: APIClient, daemon: Daemon, spec: SandboxSpec, program: str, shared: dict[str, str]
+    ) -> dict[str, Any]:
+        limits = spec.limits
+        memory_bytes = int(limits.memory_bytes) + int(limits.disk_bytes) + _WORKER_BYTES
+        binds = {folder: {"bind": folder, "mode": "ro"} for folder in spec.read_only}
+        binds |= {folder: {"bind": place, "mode": "ro"} for folder, place in shared.items()}
+        security = ["no-new-privileges", f"seccomp={container_profile(daemon.machine)}"]
+        if daemon.app_armor:
+            security.append("apparmor=unconfined")  # its stock profile forbids the mounts that walls are made of
+        host_config = api.create_host_config(
+            auto_remove=True,
+            binds=binds,
+            cap_add=_CAPABILITIES,
+            cap_drop=["ALL"],
+            ipc_mode="private",
+            log_config={"Type": "none"},
+            mem_limit=memory_bytes,
+            memswap_limit=memory_bytes,
+            nano_cpus=int(self._cpus * 1e9),
+            network_mode="none",
+            pids_limit=2 * int(limits.pids) + _SPARE_TASKS,
+            read_only=True,
+            runtime=self._runtime,
+            security_opt=security,
+            shm_size="64k",
+            tmpfs=dict.fromkeys(("/box", "/work"), "size=64k,mode=700"),
+            ulimits=[{"Name": "core", "Soft": 0, "Hard": 0}],
+        )
+        return {
+            "command": ["-I", "-B", "-c", program],
+            "entrypoint": ["python3"],
+            "environment": {"LANG": "C.UTF-8"},
+            "host_config": host_config,
+            "hostname": "sandbox",
+            "labels": {LABEL: self._owner.label},
+            "user": "0:0",
+            "working_dir": "/",
+        }
+
+    async def doctor(self) -> Report:
+        checks: list[Check] = []
+        with contextlib.suppress(_Missing):
+            await self._examine(checks)
+        return Report(self.name, all(check.ok for check in checks), tuple(checks))
+
+    async def _examine(self, checks: list[Check]) -> None:
+        """Add what is found, up to the first thing that is missing."""
+
+        def say(name: str, ok: bool, detail: str, repair: str = "") -> None:
+            checks.append(Check(name, ok, detail, "" if ok else repair))
+            if not ok:
+                raise _Missing
+
+        say("sdk", docker is not None, "docker's SDK for Python", INSTALL_SDK)
+        try:
+            api, daemon = await asyncio.to_thread(self._connect)
+        except SandboxFault as fault:
+            say("daemon", False, str(fault), INSTALL_DAEMON)
+            raise
+        say("daemon", True, f"{daemon.name}, {daemon.machine}")
+        if self._runtime:
+            known = self._runtime in daemon.runtimes
+            detail = f"{self._runtime} {'is' if known else 'is not'} one of {', '.join(daemon.runtimes)}"
+            say("runtime", known, detail, "sudo runsc install && sudo systemctl restart docker")
+        try:
+            await asyncio.to_thread(api.inspect_image, self._image)
+        except NotFound:
+            say("image", False, f"there is no {self._image}", build_command(self._image))
+        say("image", True, self._image)
+        over = "a unix socket" if self._over_socket(api, daemon) else "stdin and stdout"
+        try:
+            async with await self.start(SandboxSpec()) as sandbox:
+                result = await sandbox.run_python("print(1)")
+        except SandboxFault as fault:
+            say("start", False, str(fault))
+        say("start", result.ok and result.stdout == b"1\n", result.detail or f"a snippet runs, over {over}")
+
+    async def reap(self) -> int:
+        return await asyncio.to_thread(self._reap)
+
+    def _reap(self) -> int:
+        api, _ = self._connect()
+        count = 0
+        for row in api.containers(all=True, filters={"label": LABEL}):
+            owner = Owner.of_label(row["Labels"].get(LABEL, ""))
+            if owner is not None and _left_behind(owner, row["State"], self._owner.boot):
+                with contextlib.suppress(APIError):
+                    remove(api, row["Id"])
+                    count += 1
+        return count
+
+
+class _Missing(Exception):
+    """The doctor need not look further."""
+
+
+def _left_behind(owner: Owner, state: str, boot: str) -> bool:
+    """Whether a container's owner is surely dead. One of another boot may live on another machine, if it runs."""
+    if owner.boot != boot:
+        return state in ("exited", "dead")
+    return not owner.alive()
+
+
+def build_command(image: str = IMAGE) -> str:
+    """What builds the image where no registry can be reached."""
+    return f"sudo bash {BUILD_SCRIPT} debian {image}"
+
+
+async def _not_lost(launch: Any, *arguments: Any) -> ContainerProcess:
+    """Run a launch in a thread; where the wait is cancelled, its container is ended as soon as it is there."""
+    task = asyncio.get_running_loop().run_in_executor(None, launch, *arguments)
+    try:
+        process: ContainerProcess = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(lambda done: None if done.cancelled() or done.exception() else done.result().kill())
+        raise
+    return process

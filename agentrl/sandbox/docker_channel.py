@@ -1,0 +1,154 @@
+"""The two ways to a worker in a container: a unix socket in a shared folder, or the container's stdin and stdout.
+
+Owns the connection and the hand-over of the worker's program. The socket is faster; stdio also works where the
+daemon stands on another machine or in a virtual one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from agentrl.sandbox.channel import Channel, ChannelClosed
+from agentrl.sandbox.source import worker_zip
+
+CONTROL_FOLDER = "/control"
+_SOCKET = "socket"
+_SIZE = struct.Struct("!I")
+_MUX = struct.Struct("!BxxxI")
+"""Docker's header before each piece of output: stream, three empty bytes, size."""
+_STDERR, _MAX_SAID = 2, 2000
+
+# Runs before our program is there. The program stays in memory: the container has no place to write it.
+_LOAD = """
+import os, sys
+def load(read):
+    size = int.from_bytes(read(4), "big")
+    content = b""
+    while len(content) < size:
+        more = read(size - len(content))
+        if not more: os._exit(0)
+        content += more
+    fd = os.memfd_create("worker", 1)
+    while content: content = content[os.write(fd, content):]
+    sys.path.insert(0, f"/proc/self/fd/{fd}")
+    import agentrl.sandbox.worker.container as program
+    os.close(fd)
+    return program
+"""
+SOCKET_PROGRAM = f"""{_LOAD}
+import array, socket
+control = socket.socket(socket.AF_UNIX)
+control.connect("{CONTROL_FOLDER}/{_SOCKET}")
+_, fds, _, _ = socket.recv_fds(control, 1, 1)
+load(control.recv).main(control, fds[0] if fds else -1)
+"""
+STDIO_PROGRAM = f"""{_LOAD}
+load(lambda size: os.read(0, size)).main_over_stdio()
+"""
+
+
+class Listener:
+    """A socket in a folder that only this user can reach, and that a container can be given."""
+
+    def __init__(self) -> None:
+        self._outer = tempfile.mkdtemp(prefix="agentrl-sandbox-")
+        self.folder = str(Path(self._outer, "control"))
+        os.mkdir(self.folder)
+        os.chmod(self.folder, 0o755)
+        self._socket = socket.socket(socket.AF_UNIX)
+        path = str(Path(self.folder, _SOCKET))
+        self._socket.bind(path)
+        os.chmod(path, 0o666)  # the outer folder is the lock; in the container, root has no right to pass it
+        self._socket.listen(1)
+        self._socket.setblocking(False)
+
+    async def accept(self, wait_s: float) -> Channel:
+        """The worker's connection, after it has got its program.
+
+        Raises: TimeoutError.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(wait_s):
+            connection, _ = await loop.sock_accept(self._socket)
+            try:
+                with contextlib.ExitStack() as stack:
+                    fds = []
+                    if hasattr(os, "pidfd_open"):
+                        fds = [os.pidfd_open(os.getpid())]
+                        stack.callback(os.close, fds[0])
+                    socket.send_fds(connection, [b"o"], fds)
+                program = worker_zip()
+                await loop.sock_sendall(connection, _SIZE.pack(len(program)) + program)
+            except BaseException:
+                connection.close()
+                raise
+        return Channel(connection)
+
+    def close(self) -> None:
+        """Listen no more, and remove the folder; a connection that was accepted stays."""
+        self._socket.close()
+        shutil.rmtree(self._outer, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class StdioChannel(Channel):
+    """A container's stdin and stdout, as the daemon carries them over one connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self._left = 0
+        self.said = b""
+
+    async def hand_over(self) -> None:
+        """Give the worker its program."""
+        program = worker_zip()
+        await asyncio.get_running_loop().sock_sendall(self._connection, _SIZE.pack(len(program)) + program)
+
+    async def _read(self, size: int) -> bytearray:
+        content = bytearray(size)
+        view = memoryview(content)
+        while view:
+            while not self._left:
+                await self._next_piece()
+            piece = view[: self._left]
+            count = await asyncio.get_running_loop().sock_recv_into(self._connection, piece)
+            if not count:
+                raise ChannelClosed("it hung up")
+            self._left -= count
+            view = view[count:]
+        return content
+
+    async def _next_piece(self) -> None:
+        stream, size = _MUX.unpack(bytes(await super()._read(_MUX.size)))
+        if stream == _STDERR:
+            self.said = (self.said + bytes(await super()._read(size)))[-_MAX_SAID:]
+        else:
+            self._left = size
+
+    def close(self) -> None:
+        # Others hold the same connection: the daemon's client does.
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        super().close()
+
+
+def socket_reaches(daemon_name: str, address: str) -> bool:
+    """Whether a socket in a folder of ours can be shared with this daemon's containers."""
+    return sys.platform == "linux" and address.startswith("http+docker://") and daemon_name == socket.gethostname()

@@ -1,0 +1,129 @@
+"""A running container, as a sandbox sees it. Owns its killing and removal, and reading what died for want of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import docker.errors
+from docker import APIClient
+
+_REMOVE_S = 10.0
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def remove(api: APIClient, container: str) -> None:
+    """End and remove a container, and return when it is gone."""
+    deadline_s = time.monotonic() + _REMOVE_S
+    while time.monotonic() < deadline_s:
+        try:
+            api.remove_container(container, force=True, v=True)
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError as error:
+            if error.status_code != 409:  # 409: somebody removes it already
+                raise
+            time.sleep(0.02)
+
+
+class ContainerProcess:
+    """One container and the process that it began with.
+
+    Args:
+        api: the daemon's client, used from other threads too.
+        container: its id.
+
+    Attributes:
+        said: gives what it has said on standard error, where that comes to us.
+        connection: its stdin and stdout, once attached.
+    """
+
+    connection: socket.socket
+
+    def __init__(self, api: APIClient, container: str) -> None:
+        self._api = api
+        self._container = container
+        self.said: Callable[[], bytes] = lambda: b""
+        self._pidfd = -1
+        self._memory_events: Path | None = None
+        self._oom_kills = 0
+        self._removal: concurrent.futures.Future[None] | None = None
+
+    def adopt(self, pid: int) -> None:
+        """Take hold of the first process, where it can be seen from here and is surely that one."""
+        with contextlib.suppress(OSError, AttributeError):
+            fd = os.pidfd_open(pid)
+            try:
+                lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+                if any(self._container in line for line in lines):
+                    self._memory_events = _memory_events(lines)
+                    self._oom_kills = self._count()
+                    self._pidfd = os.dup(fd)
+            finally:
+                os.close(fd)
+
+    def attach(self) -> None:
+        """Connect to its stdin and stdout, before it is started."""
+        params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+        raw = self._api.attach_socket(self._container, params)
+        self.connection = socket.socket(fileno=os.dup(raw.fileno()))
+        self._raw = raw  # closing it would end the exchange
+
+    def kill(self) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if self._removal is None:
+            self._removal = concurrent.futures.Future()
+            threading.Thread(target=self._remove, args=(self._removal,), daemon=True).start()
+
+    def _remove(self, removal: concurrent.futures.Future[None]) -> None:
+        try:
+            remove(self._api, self._container)
+        except Exception as error:  # whoever waits gets it
+            removal.set_exception(error)
+        else:
+            removal.set_result(None)
+
+    async def ended(self) -> None:
+        if self._removal is not None:
+            await asyncio.wrap_future(self._removal)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def why(self) -> str:
+        return self.said().decode("utf-8", "replace").strip()
+
+    def out_of_memory(self) -> bool:
+        before, self._oom_kills = self._oom_kills, self._count()
+        return self._oom_kills > before
+
+    def _count(self) -> int:
+        if self._memory_events is not None:
+            with contextlib.suppress(OSError, ValueError):
+                for line in self._memory_events.read_text().splitlines():
+                    word, _, count = line.partition(" ")
+                    if word == "oom_kill":
+                        return int(count)
+        return self._oom_kills
+
+
+def _memory_events(lines: list[str]) -> Path | None:
+    """The kernel's file of memory kills, from the lines of /proc/PID/cgroup."""
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            return _CGROUPS / "memory" / path.lstrip("/") / "memory.oom_control"
+    for line in lines:
+        if line.startswith("0::"):
+            return _CGROUPS / line[3:].lstrip("/") / "memory.events"
+    return None

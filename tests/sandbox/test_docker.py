@@ -1,0 +1,294 @@
+"""The docker backend on a real daemon: what the container is, how it ends, what is reaped. The attacks stand beside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from agentrl.sandbox import Limits, SandboxError, SandboxFault, SandboxSpec, make_backend
+from agentrl.sandbox.docker import IMAGE, LABEL, Docker, build_command
+from agentrl.sandbox.owner import Owner, boot_id, pid_namespace
+
+docker = pytest.importorskip("docker")
+pytestmark = pytest.mark.docker
+
+MIB = 1024**2
+SMALL = Limits(wall_s=3, cpu_s=3, memory_bytes=128 * MIB, pids=24, disk_bytes=8 * MIB, inodes=256, file_bytes=4 * MIB)
+SPEC = SandboxSpec(limits=SMALL)
+
+
+@pytest.fixture(scope="module")
+def api():
+    client = docker.DockerClient.from_env(version="auto")
+    yield client.api
+    client.close()
+
+
+def of_owner(api, label):
+    return [row["Id"] for row in api.containers(all=True, filters={"label": f"{LABEL}={label}"})]
+
+
+def mine(api):
+    return of_owner(api, Owner.this_process().label)
+
+
+def eventually(condition, within_s):
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def inside(work, spec=SPEC, **options):
+    """Run `await work(sandbox)` in a fresh sandbox."""
+
+    async def body():
+        async with await Docker(**options).start(spec) as sandbox:
+            return await work(sandbox)
+
+    return asyncio.run(body())
+
+
+def test_the_container_is_hardened(api):
+    async def look(sandbox):
+        return api.inspect_container(mine(api)[0])
+
+    found = inside(look)
+    host = found["HostConfig"]
+    assert host["NetworkMode"] == "none"
+    assert host["ReadonlyRootfs"] is True
+    assert host["Privileged"] is False
+    assert host["CapDrop"] == ["ALL"]
+    assert [name.removeprefix("CAP_") for name in host["CapAdd"]] == ["SETGID", "SETPCAP", "SETUID", "SYS_ADMIN"]
+    assert host["LogConfig"]["Type"] == "none"
+    assert host["AutoRemove"] is True
+    assert "no-new-privileges" in host["SecurityOpt"]
+    assert any(option.startswith("seccomp={") for option in host["SecurityOpt"])
+    assert host["Memory"] == host["MemorySwap"] == (128 + 8 + 64) * MIB
+    assert host["PidsLimit"] == 2 * 24 + 32
+    assert host["NanoCpus"] == 10**9
+    assert all(bind.endswith(":ro") for bind in host["Binds"])
+
+
+def test_every_sandbox_has_a_user_of_its_own():
+    async def two():
+        backend = Docker()
+        async with await backend.start(SPEC) as one, await backend.start(SPEC) as other:
+            results = [await sandbox.run_python("import os\nprint(os.getresuid())") for sandbox in (one, other)]
+        return [eval(result.text) for result in results]
+
+    users = asyncio.run(two())
+    assert len(set(users)) == 2
+    for real, effective, saved in users:
+        assert real == effective == saved >= 1000
+
+
+@pytest.mark.parametrize("transport", ["socket", "stdio"])
+def test_programs_sessions_calls_and_files(transport):
+    async def work(sandbox):
+        said = await sandbox.exec(["sh", "-c", "cat; pwd; exit 3"], stdin=b"given\n")
+        assert (said.status, said.exit_code, said.stdout) == ("nonzero", 3, b"given\n/work\n")
+        await sandbox.run_python("x = 20", session="s")
+        assert (await sandbox.run_python("x + 1", session="s")).stdout == b"21\n"
+        value = await sandbox.call("def f(a, b):\n    return {a: (b, 1.5)}", "f", [1, {2}])
+        assert value.returned
+        assert value.value == {1: ({2}, 1.5)}
+        large = os.urandom(3 * MIB)
+        await sandbox.write("in/large", large)
+        assert await sandbox.read("in/large") == large
+        saved = await sandbox.snapshot()
+        await sandbox.reset()
+        assert await sandbox.entries() == []
+        await sandbox.restore(saved)
+        assert [(entry.path, entry.size_bytes) for entry in await sandbox.entries()] == [
+            ("in", 0),
+            ("in/large", 3 * MIB),
+        ]
+        shown = await sandbox.run_python("print('x' * 10**6)")
+        assert (shown.status, shown.truncated, len(shown.stdout)) == ("ok", True, SMALL.output_bytes)
+
+    inside(work, transport=transport)
+
+
+def test_an_endless_loop_over_stdio_ends_in_time():
+    async def work(sandbox):
+        started_s = time.monotonic()
+        result = await sandbox.run_python("while True: pass", limits=Limits(wall_s=0.5, memory_bytes=64 * MIB))
+        assert result.status == "timeout"
+        assert time.monotonic() - started_s < 1.0
+        assert (await sandbox.run_python("print(1)")).ok
+
+    inside(work, transport="stdio")
+
+
+def test_nothing_of_the_container_s_own_is_left_to_programs():
+    code = """
+import os
+print(os.listdir("/sys"), os.listdir("/control"), os.listdir("/box"))
+for path in ("/x", "/etc/x", "/dev/x", "/usr/x", "/control/x", "/box/x", "/proc/self/comm"):
+    try:
+        open(path, "w").write("1")
+        print("wrote", path)
+    except OSError:
+        pass
+"""
+    assert inside(lambda sandbox: sandbox.run_python(code)).text == "[] [] []\n"
+
+
+def test_the_kernel_ends_what_takes_the_container_s_memory_and_the_sandbox_lives():
+    # Touched in one go by a child, faster than the worker looks.
+    code = "import mmap\nblock = mmap.mmap(-1, 2**30)\nfor at in range(0, 2**30, 4096): block[at] = 1"
+
+    async def work(sandbox):
+        assert (await sandbox.run_python(code)).status == "oom"
+        assert (await sandbox.run_python("print(1)")).ok
+
+    inside(work)
+
+
+def test_a_lost_container_is_a_fault_and_never_a_result(api):
+    async def work(sandbox):
+        api.kill(mine(api)[0])
+        assert (await sandbox.run_python("print(1)")).status == "infra"
+        assert not await sandbox.healthy()
+        with pytest.raises(SandboxFault):
+            await sandbox.entries()
+
+    inside(work)
+
+
+@pytest.mark.parametrize("transport", ["socket", "stdio"])
+def test_close_and_hang_up_remove_the_container(api, transport):
+    async def work():
+        backend = Docker(transport=transport)
+        sandbox = await backend.start(SPEC)
+        assert len(mine(api)) == 1
+        await sandbox.close()
+        await sandbox.close()
+        assert mine(api) == []
+        left = await backend.start(SPEC)
+        left._channel.close()  # nobody asks the daemon for anything
+        assert await asyncio.to_thread(eventually, lambda: mine(api) == [], 3)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("transport", ["socket", "stdio"])
+def test_nothing_outlives_a_killed_host(api, transport):
+    program = f"""
+import asyncio
+from agentrl.sandbox import SandboxSpec
+from agentrl.sandbox.docker import Docker
+async def main():
+    backend = Docker(transport={transport!r})
+    boxes = [await backend.start(SandboxSpec()) for _ in range(2)]
+    print(backend._owner.label, flush=True)
+    await asyncio.gather(*[box.exec(["sleep", "1000"]) for box in boxes])
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as host:
+        label = host.stdout.readline().strip()
+        assert len(of_owner(api, label)) == 2
+        host.send_signal(signal.SIGKILL)
+        assert eventually(lambda: of_owner(api, label) == [], 3)
+
+
+def test_a_cancelled_start_leaves_nothing(api):
+    async def work():
+        for wait_s in (0.05, 0.2):
+            task = asyncio.create_task(Docker().start(SPEC))
+            await asyncio.sleep(wait_s)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await task).close()
+        assert await asyncio.to_thread(eventually, lambda: mine(api) == [], 5)
+
+    asyncio.run(work())
+
+
+@contextlib.contextmanager
+def planted(api, label_of):
+    """Sleeping containers by name, each with the labels that are named for it."""
+    containers = {}
+    try:
+        for name, labels in label_of.items():
+            containers[name] = api.create_container(IMAGE, ["sleep", "1000"], labels=labels)["Id"]
+            api.start(containers[name])
+        yield containers
+    finally:
+        for container in containers.values():
+            with contextlib.suppress(docker.errors.APIError):
+                api.remove_container(container, force=True)
+
+
+def test_reaping_ends_orphans_alone(api):
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    me = Owner.this_process()
+    owners = {
+        "dead": Owner(boot_id(), pid_namespace(), ended.pid, 1),
+        "pid used again": Owner(boot_id(), pid_namespace(), os.getpid(), me.start_ticks + 1),
+        "alive": me,
+        "other process namespace": Owner(boot_id(), pid_namespace() + 1, ended.pid, 1),
+        "running, of another machine": Owner("0" * 36, pid_namespace(), ended.pid, 1),
+    }
+    label_of = {name: {LABEL: owner.label} for name, owner in owners.items()}
+    label_of |= {"no owner": {LABEL: "mine"}, "foreign": {"com.example": owners["dead"].label}}
+    with planted(api, label_of) as containers:
+        assert asyncio.run(Docker().reap()) == 2
+        left = {row["Id"] for row in api.containers(all=True)}
+        assert {name for name, container in containers.items() if container not in left} == {"dead", "pid used again"}
+
+
+@pytest.fixture
+def folder():
+    """One that the sandbox's own /tmp does not cover."""
+    path = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def test_read_only_folders_are_seen_and_not_written(folder):
+    (folder / "given").write_text("as it was")
+    code = f"print(open('{folder}/given').read())\nopen('{folder}/given', 'w')"
+    result = inside(lambda sandbox: sandbox.run_python(code), SandboxSpec(limits=SMALL, read_only=(str(folder),)))
+    assert result.stdout == b"as it was\n"
+    assert b"Read-only file system" in result.stderr
+    assert (folder / "given").read_text() == "as it was"
+
+
+def test_what_is_missing_is_named_with_its_repair():
+    async def report(**options):
+        return await Docker(**options).doctor()
+
+    good = asyncio.run(report())
+    assert good.usable, good
+    assert [check.name for check in good.checks] == ["sdk", "daemon", "image", "start"]
+    no_image = asyncio.run(report(image="agentrl-none:none"))
+    assert not no_image.usable
+    assert no_image.repair == build_command("agentrl-none:none")
+    no_runtime = asyncio.run(report(runtime="none-such"))
+    assert not no_runtime.usable
+    assert "runsc install" in no_runtime.repair
+    with pytest.raises(SandboxFault, match=r"build\.sh debian agentrl-none:none"):
+        asyncio.run(Docker("agentrl-none:none").start(SPEC))
+
+
+def test_a_network_is_refused_for_now_and_the_name_is_known():
+    backend = make_backend("docker")
+    spec = SandboxSpec(network=type(SPEC.network)(allow=("example.org:443",)))
+    with pytest.raises(SandboxError, match=r"example\.org"):
+        asyncio.run(backend.start(spec))

@@ -1,0 +1,188 @@
+"""The docker backend where there is no daemon: what it says, what it would ask for, and its two channels."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+
+import pytest
+
+from agentrl.sandbox import SandboxFault, SandboxSpec
+from agentrl.sandbox import docker as backend_module
+from agentrl.sandbox.channel import ChannelClosed
+from agentrl.sandbox.docker import INSTALL_DAEMON, INSTALL_SDK, Daemon, Docker, _left_behind
+from agentrl.sandbox.docker_channel import Listener, StdioChannel, socket_reaches
+from agentrl.sandbox.docker_seccomp import container_profile
+from agentrl.sandbox.owner import Owner, boot_id, pid_namespace
+from agentrl.sandbox.source import worker_zip
+from agentrl.sandbox.worker.frames import pack
+
+
+def test_without_the_sdk_the_doctor_names_it(monkeypatch):
+    monkeypatch.setattr(backend_module, "docker", None)
+    report = asyncio.run(Docker().doctor())
+    assert not report.usable
+    assert report.repair == INSTALL_SDK
+    with pytest.raises(SandboxFault, match=r"agentrl\[docker\]"):
+        asyncio.run(Docker().start(SandboxSpec()))
+
+
+def test_without_a_daemon_the_doctor_names_it(tmp_path):
+    pytest.importorskip("docker")
+    backend = Docker(base_url=f"unix://{tmp_path}/none.sock")
+    report = asyncio.run(backend.doctor())
+    assert not report.usable
+    assert report.repair == INSTALL_DAEMON
+    assert [check.name for check in report.checks] == ["sdk", "daemon"]
+    with pytest.raises(SandboxFault, match="systemctl start docker"):
+        asyncio.run(backend.start(SandboxSpec()))
+
+
+def test_processors_must_be_above_zero():
+    with pytest.raises(ValueError, match="cpus"):
+        Docker(cpus=0)
+
+
+def test_what_a_daemon_says_of_itself():
+    info = {"Name": "vm", "Architecture": "arm64", "Runtimes": {"runc": {}, "runsc": {}}}
+    info["SecurityOptions"] = ["name=apparmor", "name=seccomp,profile=default", "name=userns"]
+    assert Daemon.of(info) == Daemon("vm", "aarch64", ("runc", "runsc"), True, True)
+    assert Daemon.of({"Architecture": "x86_64", "SecurityOptions": None}).remaps_users is False
+
+
+def test_an_orphan_is_one_whose_owner_is_surely_dead():
+    me = Owner.this_process()
+    again = Owner(boot_id(), pid_namespace(), me.pid, me.start_ticks + 1)
+    elsewhere = Owner("another boot", pid_namespace(), me.pid, me.start_ticks)
+    found = {
+        (name, state)
+        for name, owner in (("me", me), ("again", again), ("elsewhere", elsewhere))
+        for state in ("running", "created", "exited")
+        if _left_behind(owner, state, me.boot)
+    }
+    assert found == {("again", "running"), ("again", "created"), ("again", "exited"), ("elsewhere", "exited")}
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_profile_allows_by_name_and_by_argument(machine):
+    document = json.loads(container_profile(machine))
+    assert document["defaultAction"] == "SCMP_ACT_ERRNO"
+    free = {
+        name
+        for rule in document["syscalls"]
+        if not rule.get("args") and rule["action"] == "SCMP_ACT_ALLOW"
+        for name in rule["names"]
+    }
+    assert {"read", "execve", "clone", "mount", "unshare"} <= free
+    refused = [
+        "ptrace",
+        "bpf",
+        "keyctl",
+        "add_key",
+        "io_uring_setup",
+        "userfaultfd",
+        "perf_event_open",
+        "setns",
+        "init_module",
+        "kexec_load",
+        "reboot",
+        "swapon",
+        "process_vm_readv",
+        "socket",
+        "personality",
+        "clone3",
+    ]
+    assert free.isdisjoint(refused)
+    pairs = {
+        tuple(argument[key] for argument, key in zip(rule["args"], ("value", "valueTwo"), strict=True))
+        for rule in document["syscalls"]
+        if rule["names"] == ["socket"]
+    }
+    assert pairs == {(family, kind) for family in (1, 2, 10) for kind in (1, 2)}
+
+
+def test_an_unknown_machine_is_named():
+    with pytest.raises(SandboxFault, match="riscv64"):
+        container_profile("riscv64")
+
+
+def test_a_socket_is_shared_with_a_daemon_of_this_machine_alone():
+    here = socket.gethostname()
+    assert socket_reaches(here, "http+docker://localhost") is (os.uname().sysname == "Linux")
+    assert not socket_reaches("docker-desktop", "http+docker://localhost")
+    assert not socket_reaches(here, "http://10.0.0.1:2375")
+
+
+def piece(stream, content):
+    return struct.pack("!BxxxI", stream, len(content)) + content
+
+
+def test_pieces_of_output_become_one_stream_again():
+    reply = b"".join(pack({"a": 1}, [b"x" * 1000, b"", b"yz"]))
+
+    async def ask(pieces):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.sendall(b"".join(pieces))
+            channel = StdioChannel(ours)
+            try:
+                return (*await channel.ask({}, [], 1 << 20), channel.said)
+            finally:
+                channel.close()
+
+    for cut in (1, 7, 8, 9, 500):
+        pieces = [piece(1, reply[:cut]), piece(2, b"a warning"), piece(1, b""), piece(1, reply[cut:])]
+        header, parts, said = asyncio.run(ask(pieces))
+        assert (header["a"], parts, said) == (1, [b"x" * 1000, b"", b"yz"], b"a warning")
+
+
+def test_a_hang_up_within_a_piece_is_told():
+    async def ask():
+        ours, theirs = socket.socketpair()
+        theirs.sendall(piece(1, b"abcdefgh")[:-3])
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(ChannelClosed):
+            await StdioChannel(ours).ask({}, [], 1 << 20)
+        theirs.close()
+        ours.close()
+
+    asyncio.run(ask())
+
+
+def test_the_listener_hands_over_a_pidfd_and_the_program_and_leaves_no_folder():
+    async def meet():
+        with Listener() as listener:
+            caller = socket.socket(socket.AF_UNIX)
+            caller.connect(f"{listener.folder}/socket")
+            channel, received = await asyncio.gather(listener.accept(5), asyncio.to_thread(receive, caller))
+            channel.close()
+            folder = listener.folder
+        assert not os.path.exists(os.path.dirname(folder))
+        return received
+
+    def receive(caller):
+        with caller:
+            _, fds, _, _ = socket.recv_fds(caller, 1, 1)
+            with open(f"/proc/self/fdinfo/{fds[0]}") as file:
+                fields = dict(line.split(":", 1) for line in file)
+            os.close(fds[0])
+            content = b""
+            while more := caller.recv(1 << 16):
+                content += more
+            return int(fields["Pid"]), content
+
+    pid, content = asyncio.run(meet())
+    assert pid == os.getpid()
+    assert content == struct.pack("!I", len(worker_zip())) + worker_zip()
+
+
+def test_a_listener_that_nobody_calls_gives_up():
+    async def wait():
+        with Listener() as listener:
+            await listener.accept(0.01)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(wait())
