@@ -26,6 +26,9 @@ _FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 # which costs about as much again. So idle slots inside the range are computed too, up to this factor.
 _DENSE_UP_TO = 2.0
 
+# Prefills up to this long are alike.
+_SHORT = 16
+
 
 def supports(model: Any) -> bool:
     """Whether the lean forward equals `model.forward`: known class, plain layers, full attention."""
@@ -51,7 +54,8 @@ class _Layout:
         decode: number of decoding rows.
         dense: slots [0, dense) are attended in place; 0 where rows are gathered.
         seen: mask of the decoding rows, additive, (rows, 1, 1, span).
-        prefills: (slot, first flat index, end index, end position, mask) of each prefill.
+        prefills: the other rows, in groups that are attended at once.
+        ends: (B + P,) flat index of each row's last token.
     """
 
     rows: Tensor
@@ -59,7 +63,25 @@ class _Layout:
     decode: int
     dense: int
     seen: Tensor | None
-    prefills: tuple[tuple[int, int, int, int, Tensor], ...]
+    prefills: tuple[_Prefill, ...]
+    ends: Tensor
+
+
+@dataclass(frozen=True)
+class _Prefill:
+    """P prefills attended at once, each padded at its end to M new tokens.
+
+    Attributes:
+        tokens: of the N flat tokens, theirs.
+        slots: (P,) slot of each; a range where there is one alone, so that its keys are read in place.
+        real: where their tokens stand among P * M padded ones; None where nothing is padded.
+        seen: (P, 1, G * M, span) which positions each query sees; G query heads share a key head.
+    """
+
+    tokens: slice
+    slots: Tensor | slice
+    real: Tensor | None
+    seen: Tensor
 
 
 class LeanForward:
@@ -93,16 +115,16 @@ class LeanForward:
             prefills: (slot, new ids) of others; the ids follow what the slot holds.
         Returns: (B + P, V) float32 logits after each row's last token, decoding rows first.
         """
-        at = self._layout(rows, prefills)
-        tokens = np.concatenate([last, *(ids for _, ids in prefills)])
+        groups = self._groups([len(ids) for _, ids in prefills])
+        at = self._layout(rows, prefills, groups)
+        tokens = np.concatenate([last, *(prefills[number][1] for group in groups for number in group)])
         model = self.model.model
         x_ND = F.embedding(torch.from_numpy(tokens).to(at.rows.device), model.embed_tokens.weight)
         cos, sin = self.cos_TD[at.positions], self.sin_TD[at.positions]
         for index, layer in enumerate(model.layers):
             x_ND = self._layer(index, layer, x_ND, cos, sin, at)
-        ends = [*range(at.decode), *(end - 1 for _, _, end, _, _ in at.prefills)]
-        if len(ends) < len(x_ND):
-            x_ND = x_ND[torch.tensor(ends, device=x_ND.device)]
+        if len(at.ends) < len(x_ND):
+            x_ND = x_ND[at.ends]
         logits: Tensor = F.linear(self._norm(x_ND, model.norm), self.model.lm_head.weight)
         return logits.float()
 
@@ -127,8 +149,7 @@ class LeanForward:
         keys[at.rows, :, at.positions] = key
         values[at.rows, :, at.positions] = value
         parts = [self._decode_attention(query[: at.decode], keys, values, at)] if at.decode else []
-        for slot, start, end, span, mask in at.prefills:
-            parts.append(self._prefill_attention(query[start:end], keys[slot, :, :span], values[slot, :, :span], mask))
+        parts += [self._prefill_attention(query[group.tokens], keys, values, group) for group in at.prefills]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _decode_attention(self, query: Tensor, keys: Tensor, values: Tensor, at: _Layout) -> Tensor:
@@ -149,48 +170,86 @@ class LeanForward:
             mixed = mixed[rows]
         return mixed.reshape(at.decode, -1)
 
-    def _prefill_attention(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """(M, H * D) of one row's M new tokens."""
-        m, group = len(query), self.heads // self.kv_heads
-        grouped = query.view(m, self.kv_heads, group, self.head_dim).permute(1, 2, 0, 3)
-        flat = grouped.reshape(1, self.kv_heads, group * m, self.head_dim)
-        mixed = F.scaled_dot_product_attention(flat, keys[None], values[None], attn_mask=mask.repeat(group, 1))
-        mixed = mixed.view(self.kv_heads, group, m, self.head_dim).permute(2, 0, 1, 3)
-        return mixed.reshape(m, -1)
+    def _prefill_attention(self, query: Tensor, keys: Tensor, values: Tensor, at: _Prefill) -> Tensor:
+        """(M, H * D) of the new tokens of some rows."""
+        p, group, span = len(at.seen), self.heads // self.kv_heads, at.seen.shape[-1]
+        m = at.seen.shape[2] // group
+        if at.real is not None:
+            query = query.new_zeros((p * m, *query.shape[1:])).index_copy_(0, at.real, query)
+        grouped = query.view(p, m, self.kv_heads, group, self.head_dim).permute(0, 2, 3, 1, 4)
+        flat = grouped.reshape(p, self.kv_heads, group * m, self.head_dim)
+        keys, values = keys[at.slots, :, :span], values[at.slots, :, :span]
+        mixed = F.scaled_dot_product_attention(flat, keys, values, attn_mask=at.seen)
+        mixed = mixed.view(p, self.kv_heads, group, m, self.head_dim).permute(0, 3, 1, 2, 4).reshape(p * m, -1)
+        return mixed if at.real is None else mixed[at.real]
 
     def _norm(self, x: Tensor, norm: Any) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), norm.weight, self.eps)
 
-    def _layout(self, rows: NDArray[np.int64], prefills: Sequence[tuple[int, Ids]]) -> _Layout:
+    def _groups(self, counts: Sequence[int]) -> list[list[int]]:
+        """Which prefills are attended at once: on a CPU each alone, which copies and pads nothing.
+
+        Elsewhere a call costs more than its padding, so those of like length (within a factor of two).
+        """
+        if self.cos_TD.device.type == "cpu":
+            return [[number] for number in range(len(counts))]
+        groups: dict[int, list[int]] = {}
+        for number, count in enumerate(counts):
+            groups.setdefault((max(count, _SHORT) - 1).bit_length(), []).append(number)
+        return list(groups.values())
+
+    def _layout(
+        self, rows: NDArray[np.int64], prefills: Sequence[tuple[int, Ids]], groups: Sequence[Sequence[int]]
+    ) -> _Layout:
         length = self.kv.length
-        row_parts, position_parts, spans = [rows], [length[rows]], []
-        flat = len(rows)
-        device, dtype = self.cos_TD.device, self.cos_TD.dtype
-        for slot, ids in prefills:
-            start, count = int(length[slot]), len(ids)
-            row_parts.append(np.full(count, slot))
-            position_parts.append(np.arange(start, start + count))
-            seen = torch.ones((count, start + count), dtype=torch.bool, device=device).tril_(start)
-            spans.append((slot, flat, flat + count, start + count, seen))
-            flat += count
-        all_rows, all_positions = np.concatenate(row_parts), np.concatenate(position_parts)
-        self.kv.reserve(int(all_rows.max()) + 1, int(all_positions.max()) + 1)
-        dense, mask = 0, None
-        if len(rows):
-            reach = int(rows.max()) + 1
-            dense = reach if reach <= _DENSE_UP_TO * len(rows) else 0
-            last_seen = length[:dense] if dense else length[rows]
-            span = int(length[rows].max()) + 1
-            hidden = np.arange(span)[None] > last_seen[:, None]
-            mask = torch.from_numpy(np.where(hidden, -np.inf, 0.0)).to(device, dtype)[:, None, None]
-        return _Layout(
-            torch.from_numpy(all_rows).to(device),
-            torch.from_numpy(all_positions).to(device),
-            len(rows),
-            dense,
-            mask,
-            tuple(spans),
-        )
+        order = np.array([number for group in groups for number in group], np.int64)
+        slots = np.array([slot for slot, _ in prefills], np.int64)[order]
+        counts = np.array([len(ids) for _, ids in prefills], np.int64)[order]
+        after = np.cumsum(counts)  # end of each among the new tokens
+        offsets = np.arange(counts.sum()) - (after - counts).repeat(counts)
+        all_rows = np.concatenate([rows, slots.repeat(counts)])
+        positions = np.concatenate([length[rows], length[slots].repeat(counts) + offsets])
+        self.kv.reserve(int(all_rows.max()) + 1, int(positions.max()) + 1)
+        ends = np.arange(len(rows) + len(prefills))
+        ends[len(rows) + order] = len(rows) + after - 1
+        made: list[_Prefill] = []
+        first, start = 0, len(rows)
+        for group in groups:
+            part = slice(first, first + len(group))
+            made.append(self._prefill(slots[part], counts[part], start))
+            first, start = part.stop, made[-1].tokens.stop
+        dense, seen = self._decode_mask(rows)
+        put = self._put
+        return _Layout(put(all_rows), put(positions), len(rows), dense, seen, tuple(made), put(ends))
+
+    def _decode_mask(self, rows: NDArray[np.int64]) -> tuple[int, Tensor | None]:
+        """How many slots are attended in place (0 where rows are gathered), and the mask of the decoding rows."""
+        if not len(rows):
+            return 0, None
+        length = self.kv.length
+        reach = int(rows.max()) + 1
+        dense = reach if reach <= _DENSE_UP_TO * len(rows) else 0
+        last_seen = length[:dense] if dense else length[rows]
+        hidden = np.arange(int(length[rows].max()) + 1)[None] > last_seen[:, None]
+        mask = self._put(np.where(hidden, -np.inf, 0.0)).to(self.cos_TD.dtype)
+        return dense, mask[:, None, None]
+
+    def _prefill(self, slots: NDArray[np.int64], counts: NDArray[np.int64], start: int) -> _Prefill:
+        """A group whose tokens begin at flat index `start`."""
+        held, device, group = self.kv.length[slots], self.cos_TD.device, self.heads // self.kv_heads
+        width, span = int(counts.max()), int((held + counts).max())
+        tokens = slice(start, start + int(counts.sum()))
+        if len(slots) == 1:
+            slot = int(slots[0])
+            seen = torch.ones((width, span), dtype=torch.bool, device=device).tril_(int(held[0])).repeat(group, 1)
+            return _Prefill(tokens, slice(slot, slot + 1), None, seen[None, None])
+        last_seen = self._put(held)[:, None, None] + torch.arange(width, device=device)[:, None]
+        seen = (torch.arange(span, device=device) <= last_seen).repeat(1, group, 1)[:, None]
+        real = np.flatnonzero(np.arange(width) < counts[:, None])
+        return _Prefill(tokens, self._put(slots), self._put(real), seen)
+
+    def _put(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(self.cos_TD.device)
 
 
 def _linear(layer: Any, x: Tensor) -> Tensor:

@@ -116,6 +116,44 @@ def test_lean_equals_the_model(make: Any) -> None:
     assert check_rounds(model, LeanForward(model, kv), kv) < 2e-5
 
 
+@pytest.mark.parametrize("make", [llama, qwen2, qwen3])
+def test_prefills_attended_at_once_equal_the_model(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_parity(self: LeanForward, counts: Any) -> list[list[int]]:
+        groups = [[n for n, count in enumerate(counts) if count % 2 == odd] for odd in (1, 0)]
+        return [group for group in groups if group]
+
+    monkeypatch.setattr(LeanForward, "_groups", by_parity)
+    model = seeded(make)
+    kv = KvSlots(5, 100)
+    assert check_rounds(model, LeanForward(model, kv), kv) < 2e-5
+
+
+def test_groups_on_an_accelerator_are_of_like_length() -> None:
+    forward = LeanForward(seeded(qwen3), KvSlots(2, 8))
+    counts = [3, 400, 16, 17, 300, 1, 30]
+    assert forward._groups(counts) == [[n] for n in range(7)]
+    forward.cos_TD = forward.cos_TD.to("meta")
+    assert forward._groups(counts) == [[0, 2, 5], [1, 4], [3, 6]]
+
+
+@pytest.mark.parametrize("forward", [LeanForward, HfForward])
+def test_half_precision_stays_near_the_model(forward: Any) -> None:
+    model = seeded(qwen3)
+    half = seeded(qwen3).to(torch.bfloat16)
+    kv = KvSlots(5, 100)
+    run = forward(half, kv)
+    ids = np.arange(40, dtype=np.int32) % 61
+    run(np.array([], np.int64), np.array([], np.int64), [(0, ids[:20]), (3, ids[:9])])
+    kv.write_ids(0, ids[:20])
+    kv.write_ids(3, ids[:9])
+    logits = run(np.array([0, 3]), np.array([20, 9]), [(1, ids[:30])])
+    assert (logits.dtype, kv.layers[0][0].dtype) == (torch.float32, torch.bfloat16)
+    with torch.no_grad():
+        expected = [model(torch.from_numpy(ids[:n].astype(np.int64))[None]).logits[0, -1] for n in (21, 10, 30)]
+    for row, reference in zip(logits, expected, strict=True):
+        assert (torch.log_softmax(row, -1) - torch.log_softmax(reference, -1)).abs().max() < 0.15
+
+
 @pytest.mark.parametrize("make", [llama, qwen3, sliding_mistral, sliding_qwen2, gpt2])
 def test_fallback_equals_the_model(make: Any) -> None:
     model = seeded(make)
