@@ -10,42 +10,16 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from agentrl.sandbox.worker.processes import Usage, usage_of
+from agentrl.sandbox.worker.processes import Usage, proportional_bytes, usage_of
+from agentrl.sandbox.worker.stream import Stream
 
-_CHUNK = 1 << 16
-MAX_VALUE_BYTES = 8 << 20
 _FIRST_LOOK_S, _LOOK_S = 0.03, 0.05
 _KILLED_BY_CPU = (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
 _END_S = 0.3
 """Seconds that the kernel has to end a killed namespace."""
-
-
-@dataclass
-class Stream:
-    """One pipe from a child: keeps the first `keep` bytes, reads and drops the rest."""
-
-    fd: int
-    keep: int
-    content: bytearray = field(default_factory=bytearray)
-    dropped: bool = False
-    ended: bool = False
-
-    def take(self) -> bool:
-        """Read what is there, at most one chunk; returns whether there was any."""
-        try:
-            chunk = os.read(self.fd, _CHUNK)
-        except BlockingIOError:
-            return False
-        if not chunk:
-            self.ended = True
-            return False
-        room = self.keep - len(self.content)
-        self.content += chunk[: max(room, 0)]
-        self.dropped = self.dropped or len(chunk) > room
-        return True
 
 
 @dataclass
@@ -104,7 +78,8 @@ class Watch:
 
 def judge(usage: Usage, limits: Mapping[str, Any]) -> tuple[str, str] | None:
     """Whether a request's processes together use more than they may."""
-    if usage.rss_bytes > limits["memory_bytes"]:
+    # Forks share pages: what looks like too much is counted again, properly.
+    if usage.rss_bytes > limits["memory_bytes"] and proportional_bytes(usage.pids) > limits["memory_bytes"]:
         return "oom", f"more than {limits['memory_bytes']} bytes of memory"
     if usage.cpu_s > limits["cpu_s"]:
         return "limit", f"more than {limits['cpu_s']:g} s of processor time"

@@ -173,13 +173,19 @@ def _content(fd: int, path: str, max_bytes: int) -> bytearray:
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         raise FileError(f"{path!r} is no ordinary file")
-    content = bytearray()
-    while len(content) <= max_bytes:
-        chunk = os.read(fd, min(max_bytes + 1 - len(content), 1 << 20))
-        if not chunk:
-            return content
-        content += chunk
-    raise FileError(f"{path!r} holds more than {max_bytes} bytes")
+    if info.st_size > max_bytes:
+        raise FileError(f"{path!r} holds more than {max_bytes} bytes")
+    # One buffer of the size that it has now: what grows meanwhile is cut, what shrinks ends earlier.
+    content, at = bytearray(info.st_size), 0
+    view = memoryview(content)
+    while at < len(content):
+        count = os.readv(fd, [view[at:]])
+        if not count:
+            break
+        at += count
+    view.release()
+    del content[at:]
+    return content
 
 
 def _parts(path: str) -> list[str]:

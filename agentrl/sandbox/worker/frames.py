@@ -17,7 +17,7 @@ class FrameError(ValueError):
     """A frame whose lengths do not fit: the peer is broken or lies."""
 
 
-def pack(header: dict[str, Any], parts: Sequence[bytes | bytearray] = ()) -> list[bytes | bytearray]:
+def pack(header: dict[str, Any], parts: Sequence[bytes | memoryview] = ()) -> list[bytes | memoryview]:
     """A frame as the buffers to send, one after the other."""
     head = json.dumps({**header, "parts": [len(part) for part in parts]}).encode("ascii")
     size = sum(len(part) for part in parts)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import shutil
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -133,11 +132,12 @@ class PlainJail:
 
     def empty(self) -> None:
         """Remove what is there."""
-        for item in os.scandir(self.folder):
-            if item.is_dir(follow_symlinks=False):
-                shutil.rmtree(item.path)
-            else:
-                os.unlink(item.path)
+        for folder, folders, files in os.walk(self.folder, topdown=False):
+            for name in files:
+                os.unlink(os.path.join(folder, name))
+            for name in folders:
+                path = os.path.join(folder, name)
+                (os.unlink if os.path.islink(path) else os.rmdir)(path)
 
 
 JAILS: dict[str, Callable[[Mapping[str, Any], bytes], Jail]] = {"namespaces": NamespaceJail, "plain": PlainJail}

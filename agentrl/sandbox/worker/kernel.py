@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import signal
 import struct
 
@@ -26,7 +25,7 @@ _NUMBERS = {
     "x86_64": {"clone": 56, "capset": 126, "seccomp": 317, "openat2": 437},
     "aarch64": {"clone": 220, "capset": 91, "seccomp": 277, "openat2": 437},
 }
-MACHINE = platform.machine()
+MACHINE = os.uname().machine
 _NR = _NUMBERS.get(MACHINE, {})
 
 _libc = ctypes.CDLL(None, use_errno=True)

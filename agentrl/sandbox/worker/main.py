@@ -47,7 +47,7 @@ class Worker:
                 reply, out = self._answer(header, parts)
                 self._send(reply, out)
                 # A later request's process is a copy of this one: it must not find what went before.
-                for part in (*parts, *(memoryview(item) for item in out)):
+                for part in (*parts, *out):
                     part[:] = bytes(len(part))
         except (Gone, ConnectionError):
             return
@@ -90,13 +90,13 @@ class Worker:
         return {}, []
 
     def _on_read(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        return {}, [self._files.read(header["path"], header["max_bytes"])]
+        return {}, [memoryview(self._files.read(header["path"], header["max_bytes"]))]
 
     def _on_entries(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        return {}, [bytearray(json.dumps(self._files.entries()).encode("ascii"))]
+        return {}, [_view(json.dumps(self._files.entries()).encode("ascii"))]
 
     def _on_save(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        return {}, [self._files.save(self._max_saved_bytes)]
+        return {}, [memoryview(self._files.save(self._max_saved_bytes))]
 
     def _on_load(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         self._runner.close_sessions()
@@ -133,7 +133,7 @@ class Worker:
         if any(fd == self._owner_fd for fd, _ in poll.poll()):
             raise Gone
 
-    def _send(self, header: dict[str, Any], parts: list[bytearray]) -> None:
+    def _send(self, header: dict[str, Any], parts: list[memoryview]) -> None:
         if len(json.dumps(header)) > MAX_HEADER_BYTES // 2:
             header, parts = {"failed": "a reply header that is too long"}, []
         for buffer in pack(header, parts):
@@ -141,6 +141,10 @@ class Worker:
             while view:
                 self._wait(select.POLLOUT)
                 view = view[self._control.send(view, socket.MSG_DONTWAIT) :]
+
+
+def _view(content: bytes) -> memoryview:
+    return memoryview(bytearray(content))
 
 
 def main(arguments: list[str]) -> None:

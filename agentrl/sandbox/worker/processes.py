@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -16,6 +17,7 @@ class Usage:
     tasks: int = 0
     cpu_s: float = 0.0
     rss_bytes: int = 0
+    pids: tuple[int, ...] = ()
 
 
 def usage_of(root: int) -> Usage:
@@ -33,7 +35,9 @@ def usage_of(root: int) -> Usage:
             rows[pid] = (int(fields[17]), cpu_s, int(fields[21]) * _PAGE)
     members = {pid for pid in rows if _descends(pid, root, parents)}
     picked = [rows[pid] for pid in members]
-    return Usage(sum(row[0] for row in picked), sum(row[1] for row in picked), sum(row[2] for row in picked))
+    return Usage(
+        sum(row[0] for row in picked), sum(row[1] for row in picked), sum(row[2] for row in picked), tuple(members)
+    )
 
 
 def _stat(pid: str) -> list[str]:
@@ -43,6 +47,18 @@ def _stat(pid: str) -> list[str]:
             return file.read().rpartition(b")")[2].decode("ascii").split()
     except OSError:
         return []
+
+
+def proportional_bytes(pids: Iterable[int]) -> int:
+    """Memory of processes together, shared pages counted once; slower than the resident sets."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+                total += sum(int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:"))
+        except OSError:  # gone by now
+            continue
+    return total
 
 
 def _descends(pid: int, root: int, parents: dict[int, int]) -> bool:

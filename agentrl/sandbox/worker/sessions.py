@@ -11,16 +11,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentrl.sandbox.worker import programs
-from agentrl.sandbox.worker.capture import MAX_VALUE_BYTES, Child, Outcome, Stream, Watch, collect, watch
+from agentrl.sandbox.worker.capture import Child, Outcome, Watch, collect, watch
 from agentrl.sandbox.worker.files import FileError
 from agentrl.sandbox.worker.jail import Jail
+from agentrl.sandbox.worker.stream import Stream
 
 _CANNOT_ENTER = 125
+_MAX_VALUE_BYTES, _MAX_TROUBLE_BYTES = 8 << 20, 4096
 _TROUBLE: dict[type[BaseException], str] = {FileNotFoundError: "cwd: ", NotADirectoryError: "cwd: "}
 _STDIN_BESIDE = 1 << 16
 """A pipe takes this much at once; longer input goes through a sealed file in memory."""
 
-Reply = tuple[dict[str, Any], list[bytearray]]
+Reply = tuple[dict[str, Any], list[memoryview]]
 Parts = list[memoryview]
 
 
@@ -70,10 +72,7 @@ class Runner:
                 programs.run_call(bytes(parts[0]), 3)
             programs.run_code(bytes(parts[0]).decode("utf-8", "surrogatepass"))
 
-        child = self._fork(limits, header.get("cwd", "."), stdin, names, become)
-        if kind == "call":
-            child.streams["value"].keep = MAX_VALUE_BYTES
-        return child
+        return self._fork(limits, header.get("cwd", "."), stdin, names, become)
 
     def _fork(
         self,
@@ -110,7 +109,8 @@ class Runner:
                 os._exit(_CANNOT_ENTER)
         for fd in given:
             os.close(fd)
-        streams = {name: Stream(fd, int(limits["output_bytes"])) for name, (fd, _) in pipes.items()}
+        caps = {"value": _MAX_VALUE_BYTES, "trouble": _MAX_TROUBLE_BYTES}
+        streams = {name: Stream(fd, caps.get(name, int(limits["output_bytes"]))) for name, (fd, _) in pipes.items()}
         for stream in streams.values():
             os.set_blocking(stream.fd, False)
         return Child(pid, os.pidfd_open(pid), streams)
@@ -122,7 +122,7 @@ class Runner:
         if child is None:
             child = self._sessions[name] = self._open(limits)
         for stream in child.streams.values():
-            stream.content, stream.dropped, stream.keep = bytearray(), False, limits["output_bytes"]
+            stream.rewind(int(limits["output_bytes"]))
         outcome = self._ask(name, child, limits, parts[0], interrupted)
         if outcome.exit_code == _CANNOT_ENTER:
             _raise_if_never_entered(child.streams["trouble"])
@@ -147,7 +147,7 @@ class Runner:
         self, name: str, child: Child, limits: Mapping[str, Any], code: memoryview, interrupted: Callable[[], None]
     ) -> Outcome:
         outcome, seen, answer = Outcome(), Watch(child, limits), child.streams["value"]
-        answer.keep = programs.LENGTH.size
+        answer.rewind(programs.LENGTH.size)
         unsent = [memoryview(programs.LENGTH.pack(len(code))), code]
         poll = select.poll()
         by_fd = {stream.fd: stream for stream in child.streams.values() if not stream.ended}
