@@ -35,6 +35,11 @@ class Family:
         """The body of a right function."""
         raise NotImplementedError
 
+    def slip(self, p: Params, v: str) -> str:
+        """The body of a function that a hasty reader writes: wrong, though not on every input."""
+        key = next(key for key, value in p.items() if isinstance(value, int))
+        return self.solve({**p, key: p[key] + 1}, v)
+
     def expect(self, p: Params, value: Any) -> Any:
         """What a right function returns."""
         raise NotImplementedError
@@ -72,6 +77,9 @@ class Affine(Family):
     def solve(self, p: Params, v: str) -> str:
         return f"return {v} * {p['a']} + {p['b']}"
 
+    def slip(self, p: Params, v: str) -> str:
+        return f"return {v} * {p['a']}"
+
     def expect(self, p: Params, value: int) -> int:
         return int(p["b"] + p["a"] * value)
 
@@ -88,6 +96,9 @@ class Gap(Family):
 
     def solve(self, p: Params, v: str) -> str:
         return f"return abs({v} - {p['a']})"
+
+    def slip(self, p: Params, v: str) -> str:
+        return f"return {v} - {p['a']}"
 
     def expect(self, p: Params, value: int) -> int:
         return int(max(value, p["a"]) - min(value, p["a"]))
@@ -107,6 +118,9 @@ class Clip(Family):
     def solve(self, p: Params, v: str) -> str:
         return f"return max({p['a']}, min({p['b']}, {v}))"
 
+    def slip(self, p: Params, v: str) -> str:
+        return f"return min({p['b']}, {v})"
+
     def expect(self, p: Params, value: int) -> int:
         return int(p["a"] if value < p["a"] else p["b"] if value > p["b"] else value)
 
@@ -124,6 +138,9 @@ class Divides(Family):
 
     def solve(self, p: Params, v: str) -> str:
         return f"return ({v} + {p['b']}) % {p['a']} == 0"
+
+    def slip(self, p: Params, v: str) -> str:
+        return f"return ({v} + {p['b']}) % {p['a']}"
 
     def expect(self, p: Params, value: int) -> bool:
         return bool(divmod(value + p["b"], p["a"])[1] == 0)
@@ -145,6 +162,9 @@ class Frame(Family):
     def solve(self, p: Params, v: str) -> str:
         return f"return '{p['a']}' + {v} + '{p['b']}'"
 
+    def slip(self, p: Params, v: str) -> str:
+        return f"return '{p['a']}' + {v}"
+
     def expect(self, p: Params, value: str) -> str:
         return f"{p['a']}{value}{p['b']}"
 
@@ -163,6 +183,9 @@ class Repeat(Family):
 
     def solve(self, p: Params, v: str) -> str:
         return f"return {v} * {p['a']} + '{p['b']}'"
+
+    def slip(self, p: Params, v: str) -> str:
+        return f"return {v} * {p['a']}"
 
     def expect(self, p: Params, value: str) -> str:
         return "".join([value for _ in range(p["a"])] + [p["b"]])

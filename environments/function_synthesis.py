@@ -92,6 +92,7 @@ class FunctionSynthesis(SandboxEnv):  # type: ignore[misc]
     tasks = _tasks(1)
     rubric = Rubric({"correct": 1.0})
     sandbox_limits: ClassVar[Limits] = CASE_LIMITS
+    demonstrators = ("oracle", "hasty")
     not_state = ("tasks",)
 
     def __init__(self, *, level: int | None = 1, **options: Any) -> None:
@@ -109,6 +110,11 @@ class FunctionSynthesis(SandboxEnv):  # type: ignore[misc]
             return {"correct": 0.0}
         cases = hidden_cases(self.task.data, self.np_random)
         return {"correct": float(await passes(await self.sandbox(), module, NAME, cases))}
+
+    def hasty(self, messages: Sequence[Message]) -> Action:
+        """The wrong habit: half of what is asked, or off by one."""
+        data = self.task.data
+        return Action(text=FAMILIES[data["family"]].slip(data["params"], argument_of(data)))
 
     def oracle(self, messages: Sequence[Message]) -> Action:
         """The body of a right function."""

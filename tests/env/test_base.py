@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import sqlite3
 import threading
@@ -230,3 +231,29 @@ def test_reset_without_seed_goes_on_with_the_stream_and_a_given_generator_stays(
 def test_a_wrong_seed_is_refused_at_reset(seed):
     with pytest.raises(gymnasium.error.Error):
         Dice().reset(seed=seed)
+
+
+def test_the_native_face_saves_and_forks_as_the_synchronous_one():
+    class Counter(Env):
+        """Counts."""
+
+        async def areset(self, *, seed=None, options=None):
+            self._begin(seed, options)
+            self.count = [0]
+            return (Message("user", "go"),), {}
+
+        async def astep(self, action):
+            self.count[0] += 1
+            return (), float(self.count[0]), False, False, {}
+
+    async def story():
+        env = Counter()
+        await env.areset(seed=1)
+        await env.astep("a")
+        state, twin = await env.aget_state(), await env.afork()
+        await env.astep("a")
+        other = Counter()
+        await other.aset_state(state)
+        return env.count, twin.count, other.count
+
+    assert asyncio.run(story()) == ([2], [1], [1])

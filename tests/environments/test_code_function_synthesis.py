@@ -107,6 +107,16 @@ def test_oracle_solves_held_out_tasks(level):
     assert rewards([(task, solution_of(task)) for task in tasks], level=level) == [1.0] * len(tasks)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_hasty_answer_is_always_wrong(name):
+    family, rng = FAMILIES[name], np.random.default_rng(3)
+    for _ in range(40):
+        data = {"family": name, "params": family.draw(rng)}
+        source = as_module(family.slip(data["params"], argument_of(data)), argument_of(data))
+        cases = hidden_cases(data, rng)
+        assert not all(same_value(here(source, case.args[0]), case.expected) for case in cases), data
+
+
 @pytest.mark.parametrize("level", [1, 2, 3, None])
 def test_no_held_out_problem_is_trained_on_under_another_name(level):
     tasks = FunctionSynthesis(level=level).tasks
