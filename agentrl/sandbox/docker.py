@@ -1,7 +1,7 @@
 """The docker backend: a warm worker in a hardened container. Owns how the container is started, found and reaped.
 
-The container has no network, a read-only root, four capabilities that only the worker keeps, our system-call
-profile, and caps on memory, processes, processor and files. What it protects is in docs/security.md.
+The container has no network, a read-only root, our system-call profile, caps on memory, processes, processor and
+files, and no capability beyond the worker's start. What it protects is in docs/security.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ INSTALL_DAEMON = "sudo apt-get install -y docker.io && sudo systemctl start dock
 BUILD_SCRIPT = Path(__file__).parent / "image" / "build.sh"
 
 Transport = Literal["auto", "socket", "stdio"]
-_CAPABILITIES = ["SETGID", "SETPCAP", "SETUID", "SYS_ADMIN"]
+_CAPABILITIES = ("SETGID", "SETUID")
 _WORKER_BYTES = 64 << 20
 _SPARE_TASKS = 32
 _USERS = range(1 << 20, 1 << 31)
@@ -143,7 +143,9 @@ class Docker(Backend):
         sandbox = RemoteSandbox(spec, channel, process)
         user = random.choice(LENT_USERS if daemon.remaps_users else _USERS)
         try:
-            await sandbox.set_up("container", profile(machine=daemon.machine), user=user)
+            await sandbox.set_up(
+                "container", profile(machine=daemon.machine), user=user, privileged_start=daemon.app_armor
+            )
         except BaseException:
             await sandbox.close()
             raise
@@ -223,12 +225,15 @@ class Docker(Backend):
         binds = {folder: {"bind": folder, "mode": "ro"} for folder in spec.read_only}
         binds |= {folder: {"bind": place, "mode": "ro"} for folder, place in shared.items()}
         security = ["no-new-privileges", f"seccomp={container_profile(daemon.machine)}"]
+        capabilities = list(_CAPABILITIES)
         if daemon.app_armor:
-            security.append("apparmor=unconfined")  # its stock profile forbids the mounts that walls are made of
+            # The stock profile forbids mounts, and some hosts let only the privileged make a user namespace.
+            security.append("apparmor=unconfined")
+            capabilities.append("SYS_ADMIN")
         host_config = api.create_host_config(
             auto_remove=True,
             binds=binds,
-            cap_add=_CAPABILITIES,
+            cap_add=capabilities,
             cap_drop=["ALL"],
             ipc_mode="private",
             log_config={"Type": "none"},
@@ -241,9 +246,11 @@ class Docker(Backend):
             runtime=self._runtime,
             security_opt=security,
             shm_size="64k",
-            tmpfs=dict.fromkeys(("/box", "/work"), "size=64k,mode=700"),
+            tmpfs=dict.fromkeys(("/box", "/work"), "ro,size=64k,mode=755"),
             ulimits=[{"Name": "core", "Soft": 0, "Hard": 0}],
         )
+        # A masked /proc keeps a user namespace from mounting its own; what would be masked is root's alone.
+        host_config |= {"MaskedPaths": [], "ReadonlyPaths": []}
         return {
             "command": ["-I", "-B", "-c", program],
             "entrypoint": ["python3"],

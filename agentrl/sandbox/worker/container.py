@@ -1,7 +1,7 @@
 """A worker that is the first process of a container. Owns how it gets its program, its rights and its walls there.
 
-Docker gives it root with four capabilities. It keeps root for no longer than the set-up: after that it is a user
-of the sandbox's own with the rights to mount and to drop rights, and what it forks has none.
+Docker gives it root with the right to become another user, and it does: from then on it is a user of the sandbox's
+own, in a user namespace where it may mount and fork, without any right in the container or on the host.
 It ends, and the container with it, when its control descriptor hangs up or its owner dies.
 """
 
@@ -18,38 +18,51 @@ from agentrl.sandbox.worker import kernel
 from agentrl.sandbox.worker.jail import JAILS, WORK, NamespaceJail
 from agentrl.sandbox.worker.main import Worker
 
-_CAP_SETPCAP, _CAP_SYS_ADMIN = 8, 21
-_NOT_NEEDED = ("/sys", "/dev/mqueue", "/dev/shm", "/control", "/box", "/work", "/proc/")
-"""Mounts of docker's. Those below /proc hide parts of it from root; requests get a fresh one and are not root."""
+_CAP_SYS_ADMIN = 21
+_INSIDE_ID = 1000
+_EMPTY = "/box"
+_COVERED = ("/sys", "/dev/mqueue")
 _CHUNK = 1 << 16
-_NOT_ON_DISK = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
+_READ_ONLY = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
 
 
 class ContainerJail(NamespaceJail):
-    """The same walls per request as in bubblewrap, built inside a container."""
+    """The same walls per request as in bubblewrap, built in a user namespace inside a container."""
 
-    # There is no user namespace here that would keep a program from the kernel's settings.
     proc_flags = NamespaceJail.proc_flags | kernel.MS_RDONLY
 
     def __init__(self, header: Mapping[str, Any], seccomp: bytes) -> None:
         self.folder = WORK
         self._options = f"mode=755,size={header['disk_bytes']},nr_inodes={header['inodes']}"
         self._seccomp = seccomp
-        kernel.become_user(header["user"], (_CAP_SETPCAP, _CAP_SYS_ADMIN))
+        _enter_user_namespace(header["user"], (_CAP_SYS_ADMIN,) if header["privileged_start"] else ())
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-        for path in _mounts():
-            kernel.detach(path)
+        for path in _COVERED:  # docker's own mounts, which nobody in here may take away
+            if os.path.isdir(path):
+                kernel.mount(_EMPTY, path, flags=kernel.MS_BIND)
         self._fill()
-        kernel.mount("none", "/", flags=_NOT_ON_DISK | kernel.MS_NODEV)
-        kernel.mount("none", "/dev", flags=_NOT_ON_DISK)  # docker's devices are real nodes
+        kernel.mount("none", "/", flags=_READ_ONLY | kernel.MS_NODEV)
+        kernel.mount("none", "/dev", flags=_READ_ONLY)  # docker's devices are real nodes
 
 
-def _mounts() -> list[str]:
-    """What is mounted here and not needed; inner ones first."""
-    with open("/proc/self/mountinfo", encoding="ascii") as file:
-        paths = [line.split()[4] for line in file]
-    return sorted((path for path in paths if path.startswith(_NOT_NEEDED)), reverse=True)
+def _enter_user_namespace(user: int, capabilities: tuple[int, ...]) -> None:
+    """Stop being root, for good, and get rights that are worth nothing outside of a namespace of our own.
+
+    Args:
+        user: whom the host sees; inside it is always the same.
+        capabilities: kept until the namespace is there, on hosts that let only such processes make one.
+    """
+    kernel.become_user(user, capabilities)
+    kernel.set_dumpable(True)  # else our own /proc entries would belong to root
+    kernel.unshare(kernel.CLONE_NEWUSER)
+    for name, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{_INSIDE_ID} {user} 1"),
+        ("gid_map", f"{_INSIDE_ID} {user} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(line)
 
 
 def main(control: socket.socket, owner_fd: int) -> None:
