@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import os
@@ -18,6 +19,7 @@ import click
 
 from agentrl.cli.boundary import EXIT_FAILED, json_option, print_json
 from agentrl.env import registry
+from agentrl.sandbox import Report, backend_names, make_backend
 
 _GIB = 1024**3
 _LOW_DISK_BYTES = 2 * _GIB
@@ -164,6 +166,22 @@ def _repair_of(env_id: str) -> str:
     return f"pip install --upgrade {package}" if package else f"agentrl check {env_id} --debug"
 
 
+def look_at_sandboxes() -> list[Finding]:
+    """Which sandbox backends can run code here; environments that run code need one of them."""
+    reports = [asyncio.run(make_backend(name).doctor()) for name in backend_names() if name != "subprocess"]
+    return [finding for report in reports for finding in _sandbox_findings(report)]
+
+
+def _sandbox_findings(report: Report) -> list[Finding]:
+    name = f"sandbox {report.backend}"
+    lacking = [check for check in report.checks if not check.ok]
+    if report.usable and not lacking:
+        return [Finding(name, "ok", "; ".join(check.detail for check in report.checks[-2:]))]
+    return [Finding(name, "warning", f"{check.name}: {check.detail}", check.repair) for check in lacking] or [
+        Finding(name, "warning", "cannot be used")
+    ]
+
+
 def look_at_offline_flags() -> list[Finding]:
     """Whether Hugging Face may be asked for models."""
     names = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)]
@@ -177,5 +195,6 @@ LOOKS: tuple[Callable[[], list[Finding]], ...] = (
     look_at_disk,
     look_at_memory,
     look_at_environments,
+    look_at_sandboxes,
     look_at_offline_flags,
 )

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from agentrl.sandbox import cgroups
 from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxError, SandboxFault, SandboxSpec
+from agentrl.sandbox.bubblewrap_doctor import INSTALL, explain, look
 from agentrl.sandbox.channel import Channel
 from agentrl.sandbox.owner import Owner
 from agentrl.sandbox.reaping import reap_monitors, remove_groups
@@ -27,7 +28,6 @@ from agentrl.sandbox.remote import RemoteSandbox
 from agentrl.sandbox.seccomp import WORKER_CALLS, profile
 from agentrl.sandbox.source import worker_zip
 
-INSTALL = "sudo apt-get install -y bubblewrap"
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _READABLE = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime")
@@ -202,17 +202,18 @@ class Bubblewrap(Backend):
         return [*argv, "--chdir", "/"]
 
     async def doctor(self) -> Report:
-        path = shutil.which("bwrap")
-        if path is None:
-            return Report(self.name, False, (Check("bwrap", False, "not installed", INSTALL),))
-        checks = [Check("bwrap", True, path)]
+        checks = look()
+        if checks[0].ok:
+            checks.append(await self._try())
+        return Report(self.name, checks[0].ok and checks[-1].ok, tuple(checks))
+
+    async def _try(self) -> Check:
         try:
             async with await self.start(SandboxSpec()) as sandbox:
-                result = await sandbox.run_python("print(1)")
-            checks.append(Check("start", result.ok, result.detail or "a snippet runs"))
+                result = await sandbox.run_python("print(6 * 7)")
         except SandboxFault as fault:
-            checks.append(Check("start", False, str(fault)))
-        return Report(self.name, checks[-1].ok, tuple(checks))
+            return explain(str(fault))
+        return Check("start", result.text == "42\n", result.detail or result.error_text or "a snippet runs")
 
     async def reap(self) -> int:
         count = await asyncio.to_thread(reap_monitors)
