@@ -19,7 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 ARGUMENTS := $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh,--continue)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format types tests clean
+.PHONY: help quickstart test lint format types tests bubblewrap clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
@@ -39,8 +39,16 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
-tests: $(DEV)
+tests: $(DEV) bubblewrap
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+bubblewrap:
+	@command -v bwrap >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends bubblewrap; \
+	  else \
+	    echo "The sandbox tests need bubblewrap and fail without it: sudo apt-get install -y bubblewrap" >&2; \
+	  fi; }
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .
