@@ -21,7 +21,7 @@ import numpy as np
 from agentrl.bench.evaluate import EnvMaker, env_maker, env_name, episode_seed, trial_key
 from agentrl.bench.result import BenchConfig, BenchResult, Outcome, score_of
 from agentrl.env.base import Env
-from agentrl.errors import ConfigError, RolloutError, StoreError
+from agentrl.errors import ConfigError, RolloutError, StoreError, TaskError
 from agentrl.policy.base import Policy
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.policy.spec import PolicySetup, resolve
@@ -143,7 +143,10 @@ async def _prepare(
 
 def choose_tasks(env: Env, config: BenchConfig) -> list[Task]:
     """The tasks of a benchmark. Raises: ConfigError if there are not enough; TaskError if there is no such split."""
-    tasks = env.tasks.split(config.split)
+    try:
+        tasks = env.tasks.split(config.split)
+    except TaskError as error:
+        raise TaskError(f"{error} Choose another split, or give {type(env).__name__} tasks under that name") from error
     if config.num_tasks is None:
         chosen = list(tasks)
     elif config.num_tasks > len(tasks):
@@ -310,4 +313,5 @@ class _Bench:
             result = self.finish("failed")
             self.folder.write({**result.to_json(), "error": f"{type(error).__name__}: {error}"})
         except StoreError as failure:
-            logger.warning("the summary could not be written either: %s", failure)
+            if not isinstance(error, StoreError):  # else it is the same full disk, said twice
+                logger.warning("the summary could not be written either: %s", failure)

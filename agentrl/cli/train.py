@@ -143,6 +143,12 @@ def _continue(out: Path, config: TrainConfig, *, seed_given: bool) -> dict[str, 
 
 
 def _read_summary(folder: RunFolder) -> dict[str, Any]:
+    """What a finished run came to; its report is written now if a full disk had prevented that."""
+    report = folder.path / "report.html"
+    if not report.exists() or report.stat().st_mtime < folder.summary_path.stat().st_mtime:
+        from agentrl.training.report import write_report
+
+        write_report(folder.path)
     summary: dict[str, Any] = json.loads(folder.summary_path.read_text(encoding="utf-8"))
     return summary
 

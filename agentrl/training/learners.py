@@ -30,6 +30,8 @@ def rl_learner(settings: RLConfig) -> LearnerConfig:
         kl_coef=settings.kl_coef,
         entropy_coef=settings.entropy_coef,
         temperature=settings.temperature,
+        # Below 1, the sampler's logprobs are of the truncated distribution, and no ratio with the whole one is fair.
+        recompute_old_logprobs=settings.top_p < 1,
         num_epochs=settings.num_epochs,
         num_minibatches=settings.num_minibatches,
     )

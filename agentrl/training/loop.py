@@ -135,6 +135,7 @@ class Trainer:
         self.eval_tasks = probe.tasks.split(config.env.eval_split)
         self.train_tasks = probe.tasks.split(config.env.train_split)
         self.order = TaskOrder(self.train_tasks, config.seed)
+        self.max_turns = probe.limits.max_turns or 1
         probe.close()
 
     async def run(self) -> dict[str, Any]:
@@ -246,7 +247,12 @@ class Trainer:
             )
             return {}
         settings = self.config.train
-        rows = build_rows(groups, group_advantages(groups, settings.advantage), aggregation=settings.aggregation)
+        rows = build_rows(
+            groups,
+            group_advantages(groups, settings.advantage),
+            aggregation=settings.aggregation,
+            max_tokens=settings.max_tokens * self.max_turns,
+        )
         return self.learner.step(rows)
 
     async def _sample(self, rollouts: Rollouts) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:

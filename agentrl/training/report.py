@@ -56,10 +56,12 @@ def write_report(run_dir: str | Path) -> Path:
         config=config.read_text(encoding="utf-8") if config.exists() else "",
         warnings=_warnings(metrics, summary, tally),
     )
-    path = folder / "report.html"
+    path, partial = folder / "report.html", folder / ".report.html.partial"
     try:
-        path.write_text(html, encoding="utf-8")
+        partial.write_text(html, encoding="utf-8")
+        partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise StoreError(f"cannot write {path}: {error.strerror}; free space, then write the report again") from error
     return path
 

@@ -43,10 +43,14 @@ class RunFolder:
                 f"{folder.path} already holds {what}: choose another --out, move it aside with --fresh, "
                 f"or go on with it by `agentrl train --resume {folder.path}`"
             )
+        partial = folder.config_path.with_suffix(".tmp")
         try:
             folder.checkpoints_path.mkdir(parents=True, exist_ok=True)
-            folder.config_path.write_text(dump_config(config), encoding="utf-8")
+            partial.write_text(dump_config(config), encoding="utf-8")
+            partial.replace(folder.config_path)
         except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise StoreError(f"cannot write to {folder.path}: {error}; choose another --out or free space") from error
         return folder
 

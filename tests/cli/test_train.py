@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,31 @@ def test_resume(loop: FakeLoop) -> None:
     done = run("--resume", "runs/a")
     assert "finished already" in done.stderr
     assert loop.calls == [("train", "a", 0), ("resume", "a", 0)]
+
+
+def test_a_finished_run_gets_the_report_that_a_full_disk_prevented(loop: FakeLoop) -> None:
+    run("quick.toml", "--out", "runs/a")
+    report = Path("runs/a/report.html")
+    report.unlink(missing_ok=True)
+    assert run("--resume", "runs/a").exit_code == 0
+    assert "</html>" in report.read_text()
+    report.write_text("of an interruption before the end")
+    os.utime(report, (0, 0))
+    assert run("--resume", "runs/a").exit_code == 0
+    assert "</html>" in report.read_text()
+
+
+def test_a_full_disk_at_the_start_leaves_no_half_written_run(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *args: Any, **kwargs: Any) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = run("quick.toml", "--out", "runs/a")
+    assert result.exit_code == 1
+    assert "cannot write to runs/a" in result.stderr
+    assert "--resume" not in result.stderr
+    assert not [path for path in Path("runs/a").iterdir() if path.is_file()]
 
 
 def test_the_table() -> None:

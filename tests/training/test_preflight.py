@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,17 @@ class AskBrokenOracle(Ask):
 
     def oracle(self, messages: Any) -> Any:
         raise IndexError("list index out of range")
+
+
+@register("test/AskNoisy-v0")
+class AskNoisy(Ask):
+    """Any end may earn anything, so that an untrained model's groups differ."""
+
+    score_truncated = True
+    episodes = itertools.count()
+
+    def score(self, answer: str | None) -> float:
+        return next(self.episodes) % 7 / 6
 
 
 CONFIG = TrainConfig(
@@ -140,6 +154,29 @@ def test_progress_counts_the_tasks_there_are(tmp_path: Path) -> None:
     totals: set[int] = set()
     train(CONFIG, tmp_path / "run", on_progress=lambda p: totals.add(p.total) if p.phase == "eval_before" else None)
     assert totals == {3}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"aggregation": "constant"},
+        {"aggregation": "sequence"},
+        {"kl_coef": 0.1},
+        {"num_minibatches": 2, "num_epochs": 2},
+    ]
+    + [{"advantage": name} for name in ("dr_grpo", "rloo", "reinforce_plus_plus")]
+    + [{"dynamic_sampling": True}, {"temperature": 0.7, "top_p": 0.8}],
+)
+def test_each_setting_of_the_update_trains(settings: dict[str, Any], tmp_path: Path) -> None:
+    train_settings = replace(CONFIG.train, prompts_per_step=2, group_size=4, **settings)
+    train(replace(CONFIG, env=replace(ENV, id="test/AskNoisy-v0"), train=train_settings), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["phase"] == "rl"]
+    assert len(steps) == 2
+    assert all(step["rollout/groups_trained"] > 0 for step in steps)
+    assert all(0 < step["grad/norm"] < 1000 and math.isfinite(step["loss/policy"]) for step in steps)
+    if "num_epochs" not in settings:  # before its first update the model is the one that sampled
+        assert [step["policy/ratio_mean"] for step in steps] == pytest.approx([1.0, 1.0], abs=1e-3)
 
 
 def test_a_folder_without_a_run_is_not_resumed(tmp_path: Path) -> None:
