@@ -19,11 +19,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 ARGUMENTS := $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh,--continue)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format types tests bubblewrap clean
+.PHONY: help quickstart test lint format types tests docker-tests bubblewrap clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
 	@echo "  make lint | types | tests            the parts of make test"
+	@echo "  make docker-tests                    the docker sandbox, where a daemon runs or can be started"
 	@echo "  make format                          rewrite the code as ruff wants it"
 	@echo "  make clean                           remove $(VENV) and caches; runs/ stays"
 
@@ -41,6 +42,9 @@ types: $(DEV)
 
 tests: $(DEV) bubblewrap
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+docker-tests: $(DEV)
+	.ci/with-docker $(BIN)/pytest -m docker tests/sandbox
 
 bubblewrap:
 	@command -v bwrap >/dev/null || { \

@@ -44,6 +44,7 @@ CASES = (
     Case("bare", "bare", note="plain loop, JSON line at the end"),
     Case("bare-unrecorded", "bare", "run_unrecorded", "", note="the same, nothing written"),
     Case("bare-async", "bare", "run_async", note="the same, 64 asyncio workers, policy yields once a turn"),
+    Case("bare-tokens", "bare", "run_tokens", note="bare, plus prompt ids, 24 sampled ids and logprobs a turn"),
     Case("gymnasium", "gymnasium_case", note="hand-written Env, default wrappers, JSON line at the end"),
     Case("gem", "gem_case", note="ToolEnvWrapper, JSON line at the end"),
     Case("skyrl-gym", "skyrl_case", note="BaseTextEnv + ToolGroup, JSON line at the end"),
@@ -52,7 +53,12 @@ CASES = (
     Case("verifiers", "verifiers_case", divide=4, note="in-process ToolEnv, run_rollout, policy yields once a turn"),
     Case("agentrl-step", "agentrl_case", "run_steps", "read_steps", note="ToolEnv.step, JSON line at the end"),
     Case("agentrl", "agentrl_case", note="Rollouts + TrajectoryStore, policy yields once a turn"),
-    Case("agentrl-tokens", "agentrl_case", "run_tokens", note="the same, plus 24 ids and logprobs a turn"),
+    Case(
+        "agentrl-tokens",
+        "agentrl_case",
+        "run_tokens",
+        note="agentrl, plus ids and logprobs as in bare-tokens",
+    ),
 )
 PACKAGES = ("agentrl", "gymnasium", "gem-llm", "skyrl-gym", "openenv", "verifiers", "pydantic", "orjson")
 

@@ -1,143 +1,193 @@
-"""Where a training step's time goes: sampling, environment, rows, forward, backward, optimiser, records.
+"""Where a training step's CPU time goes, in the quickstart's setting.
 
-Runs the quickstart's RL steps after a short warm start, with a clock around each part, and prints the
-median seconds of each part per step and its share of the step. Evaluation and checkpoints come between
-steps and are listed apart. Environment time is inside sampling and is taken out of it.
+    python benchmarks/training_step.py [--steps 12] [--demos 8000] [--eval-every 10] [--json FILE]
 
-    python benchmarks/training_step.py --steps 15
+Warm-starts as the quickstart does (about a minute), then trains for a few steps with
+`agentrl.training.loop.train` itself, in a temporary folder, and times its parts from outside: each part's own
+CPU seconds, what it calls apart. The first two steps warm up and are not counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
+import platform
+import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
-from agentrl.config import load_config
-from agentrl.env.tool_env import ToolEnv
-from agentrl.rollout.runner import Rollouts
-from agentrl.training import checkpoint, loop
-from agentrl.training.config import TrainConfig
+from agentrl.policy.engine import Engine
+from agentrl.training import loop
+from agentrl.training.config import EnvConfig, EvalConfig, RLConfig, RunConfig, TrainConfig, WarmStartConfig
 from agentrl.training.learner import Learner
+from agentrl.training.objectives import PolicyObjective
 
-WITHIN_A_STEP = ("sampling", "environment", "advantages, rows", "forward", "backward", "optimiser", "records")
-BETWEEN_STEPS = ("evaluation", "checkpoint")
+WARM_UP = 2
+REST = "the rest of the loop"
+# In the order of the table. What stands in AFTER_STEPS happens between steps, not in each.
+PARTS = {
+    "sample": "sample: the engine",
+    "rollout": "sample: prompts, parsing, rollout",
+    "environment": "environment",
+    "rows": "advantages and rows",
+    "forward": "forward and loss",
+    "backward": "backward",
+    "optimiser": "clipping and optimiser",
+    "record": "recording trajectories",
+    "rest": REST,
+    "evaluation": "evaluation on held-out tasks",
+    "checkpoint": "checkpoints",
+}
+AFTER_STEPS = ("evaluation", "checkpoint")
 
 
-class Clocks:
-    """Seconds per part since the last `lap`."""
+class Clock:
+    """CPU seconds by part; the time of a nested part is not counted twice."""
 
     def __init__(self) -> None:
-        self.now: dict[str, float] = defaultdict(float)
-        self.laps: list[dict[str, float]] = []
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._open = ["rest"]
+        self._since = time.process_time()
 
-    def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function with a clock around it; a coroutine function stays one."""
-        if inspect.iscoroutinefunction(function):
+    def _turn_over(self) -> None:
+        now = time.process_time()
+        self.seconds[self._open[-1]] += now - self._since
+        self._since = now
 
-            async def timed_async(*args: Any, **kwargs: Any) -> Any:
-                started = time.perf_counter()
-                try:
-                    return await function(*args, **kwargs)
-                finally:
-                    self.now[part] += time.perf_counter() - started
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what runs inside to a part. Evaluation and checkpoints keep all that they call."""
+        self._turn_over()
+        self._open.append(self._open[-1] if self._open[-1] in AFTER_STEPS else name)
+        try:
+            yield
+        finally:
+            self._turn_over()
+            self._open.pop()
 
-            return timed_async
+    def read(self) -> dict[str, float]:
+        """Seconds so far."""
+        self._turn_over()
+        return dict(self.seconds)
 
+    def watch(self, owner: Any, name: str, part: str) -> None:
+        """Replace a function of a module or class by one that is timed."""
+        function = getattr(owner, name)
+
+        @wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
+            with self.part(part):
                 return function(*args, **kwargs)
-            finally:
-                self.now[part] += time.perf_counter() - started
 
-        return timed
+        setattr(owner, name, timed)
 
-    def lap(self) -> None:
-        """Close one step; parts that contain others are left with their own time."""
-        seconds, self.now = dict(self.now), defaultdict(float)
-        seconds["sampling"] = seconds.get("sampling", 0.0) - seconds.get("environment", 0.0)
-        learner = seconds.pop("learner", 0.0)
-        seconds["forward"] = learner - seconds.get("backward", 0.0) - seconds.get("optimiser", 0.0)
-        self.laps.append(seconds)
+    def watch_async(self, owner: Any, name: str, part: str) -> None:
+        """The same for a coroutine function; whatever runs while it waits counts to the part, or to its own."""
+        function: Callable[..., Any] = getattr(owner, name)
 
+        @wraps(function)
+        async def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.part(part):
+                return await function(*args, **kwargs)
 
-def install(clocks: Clocks) -> None:
-    """Put clocks around the parts of the training program."""
-    parts: list[tuple[Any, str, str]] = [
-        (Rollouts, "run", "sampling"),
-        (ToolEnv, "areset", "environment"),
-        (ToolEnv, "astep", "environment"),
-        (loop, "build_rows", "advantages, rows"),
-        (loop, "group_advantages", "advantages, rows"),
-        (Learner, "step", "learner"),
-        (torch.Tensor, "backward", "backward"),
-        (torch.optim.AdamW, "step", "optimiser"),
-        (loop.Trainer, "_record", "records"),
-        (loop, "aevaluate", "evaluation"),
-        (checkpoint, "save", "checkpoint"),
-    ]
-    for owner, name, part in parts:
-        setattr(owner, name, clocks.around(part, getattr(owner, name)))
+        setattr(owner, name, timed)
 
 
-def measure(config: TrainConfig) -> list[dict[str, float]]:
-    """Run and return the seconds of each part, one entry per RL step; evaluations fall to the step after."""
-    clocks = Clocks()
-    install(clocks)
+def watch_training(clock: Clock, config: TrainConfig) -> None:
+    """Time the parts of a step. Raises: SystemExit if the environment waits: its time would not be its own."""
+    probe = loop.make_env(config.env)
+    if probe._waits():
+        raise SystemExit(f"{config.env.id} waits inside a step; give an environment that does not")
+    clock.watch_async(type(probe), "areset", "environment")
+    clock.watch_async(type(probe), "astep", "environment")
+    clock.watch(Engine, "step", "sample")
+    clock.watch_async(loop.Trainer, "_sample", "rollout")
+    clock.watch_async(loop.Trainer, "_evaluate", "evaluation")
+    clock.watch(loop.Trainer, "_record", "record")
+    clock.watch(loop.Trainer, "_save", "checkpoint")
+    clock.watch(loop, "group_advantages", "rows")
+    clock.watch(loop, "build_rows", "rows")
+    clock.watch(Learner, "_lay_out", "rows")
+    clock.watch(Learner, "_update", "optimiser")
+    clock.watch(PolicyObjective, "__call__", "forward")
+    clock.watch(torch.Tensor, "backward", "backward")
 
-    def on_progress(progress: loop.Progress) -> None:
-        if progress.phase == "rl":
-            clocks.lap()
-        elif progress.phase == "warm_start":
-            clocks.now.clear()
+
+def measure(config: TrainConfig) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Seconds of each part at the end of each step, from the end of the warm-up on, and the steps' metrics."""
+    clock = Clock()
+    watch_training(clock, config)
+    readings: list[dict[str, float]] = []
+    metrics: list[dict[str, float]] = []
+
+    def note(progress: loop.Progress) -> None:
+        if progress.phase == "rl" and progress.metrics:
+            readings.append(clock.read())
+            metrics.append(dict(progress.metrics))
+            print(f"step {progress.step} of {progress.total}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(config, Path(folder) / "run", on_progress=on_progress)
-    # The first step carries the evaluation before RL and the first allocations.
-    return clocks.laps[1:]
+        loop.train(config, Path(folder) / "run", on_progress=note)
+    return readings[WARM_UP - 1 :], metrics[WARM_UP:]
 
 
-def table(laps: list[dict[str, float]]) -> list[str]:
-    medians = {part: median(lap.get(part, 0.0) for lap in laps) for part in WITHIN_A_STEP}
-    whole = sum(medians.values())
-    lines = ["| part | median s per step | share |", "|---|---:|---:|"]
-    lines += [f"| {part} | {seconds:.4f} | {seconds / whole:.1%} |" for part, seconds in medians.items()]
-    lines.append(f"| **step** | **{whole:.3f}** | |")
-    for part in BETWEEN_STEPS:
-        times = [lap[part] for lap in laps if lap.get(part)]
-        if times:
-            lines.append(f"| {part}, each of {len(times)} | {median(times):.4f} | |")
-    return lines
+def rows_of_table(readings: list[dict[str, float]]) -> list[tuple[str, float, float, float]]:
+    """Per part: median milliseconds a step, share of a step, and share with evaluation and checkpoints spread out."""
+    pairs = list(pairwise(readings))
+    steps = {name: [after.get(name, 0.0) - before.get(name, 0.0) for before, after in pairs] for name in PARTS}
+    whole = sum(sum(values) for values in steps.values())
+    within = sum(sum(values) for name, values in steps.items() if name not in AFTER_STEPS)
+    table = []
+    for name, label in PARTS.items():
+        inside = name not in AFTER_STEPS
+        middle = statistics.median(steps[name]) if inside else statistics.mean(steps[name])
+        table.append((label, 1e3 * middle, sum(steps[name]) / within if inside else 0.0, sum(steps[name]) / whole))
+    return table
+
+
+def print_table(table: list[tuple[str, float, float, float]], metrics: list[dict[str, float]]) -> None:
+    print("| part | ms/step | of a step | of the run |\n|---|---:|---:|---:|")
+    for label, milliseconds, of_step, of_run in table:
+        print(f"| {label} | {milliseconds:.1f} | {f'{of_step:.1%}' if of_step else '-'} | {of_run:.1%} |")
+    names = ("rollout/turns_mean", "rollout/tokens_mean", "rollout/success", "train/tokens", "train/context_tokens")
+    means = ", ".join(f"{n} {statistics.mean(m.get(n, 0.0) for m in metrics):.4g}" for n in names)
+    print(f"\nmeans over the steps: {means}")
+    print(f"python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} torch thread(s)")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="quickstart.toml")
-    parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--demonstrations", type=int, default=6400, help="of the warm start, to reach real episodes")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    config = load_config(TrainConfig, args.config)
-    config = replace(
-        config,
-        warm_start=replace(config.warm_start, num_episodes=args.demonstrations, epochs=1),
-        train=replace(config.train, steps=args.steps),
-        eval=replace(config.eval, every=5, final_num_tasks=16),
-        run=replace(config.run, checkpoint_every=5, tensorboard=False),
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--env", default="agentrl/Shop-v0")
+    parser.add_argument("--steps", type=int, default=12, help="the first two are not counted")
+    parser.add_argument("--demos", type=int, default=8000, help="demonstrations of the warm start")
+    parser.add_argument("--eval-every", type=int, default=10)
+    parser.add_argument("--checkpoint-every", type=int, default=10)
+    parser.add_argument("--json", type=Path, help="write the table here")
+    given = parser.parse_args()
+    if given.steps <= WARM_UP:
+        parser.error(f"--steps must be more than {WARM_UP}")
+    config = TrainConfig(
+        env=EnvConfig(id=given.env),
+        warm_start=WarmStartConfig(demonstrators={"oracle": 0.25, "hasty": 0.75}, num_episodes=given.demos),
+        train=RLConfig(steps=given.steps),
+        eval=EvalConfig(every=given.eval_every, final_num_tasks=16),
+        run=RunConfig(checkpoint_every=given.checkpoint_every, tensorboard=False),
     )
-    laps = measure(config)
-    print(json.dumps(laps, indent=1) if args.json else "\n".join(table(laps)))
+    readings, metrics = measure(config)
+    table = rows_of_table(readings)
+    print_table(table, metrics)
+    if given.json is not None:
+        keys = ("part", "ms_per_step", "share_of_step", "share_of_run")
+        given.json.write_text(json.dumps([dict(zip(keys, row, strict=True)) for row in table], indent=1) + "\n")
 
 
 if __name__ == "__main__":

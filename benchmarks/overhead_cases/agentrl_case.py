@@ -69,14 +69,10 @@ class ScriptedTokens(Scripted):
         return Action(
             text=action.text,
             tool_calls=action.tool_calls,
-            prompt_ids=_IDS[: 200 + 36 * turn],
-            token_ids=_IDS[200 + 36 * turn : 224 + 36 * turn],
-            logprobs=_LOGPROBS,
+            prompt_ids=ledger.prompt_ids(turn),
+            token_ids=ledger.token_ids(turn),
+            logprobs=ledger.LOGPROBS,
         )
-
-
-_IDS = tuple((7919 * i) % 511 for i in range(1000))
-_LOGPROBS = tuple(-0.001 * (i * i % 97) for i in range(24))
 
 
 def _task(problem: Problem) -> Task:
@@ -85,22 +81,29 @@ def _task(problem: Problem) -> Task:
 
 def run(problems: Sequence[Problem], path: Path) -> None:
     """64 at a time through `Rollouts`, every trajectory stored."""
-    asyncio.run(_run(problems, path, Scripted(problems)))
+    _loop.run(_run(problems, path, Scripted))
 
 
 def run_tokens(problems: Sequence[Problem], path: Path) -> None:
     """The same with token ids and logprobs on every turn."""
-    asyncio.run(_run(problems, path, ScriptedTokens(problems)))
+    _loop.run(_run(problems, path, ScriptedTokens))
 
 
-async def _run(problems: Sequence[Problem], path: Path, policy: Policy) -> None:
+# As in training, one loop and one `Rollouts` with its 64 environments serve every round.
+_loop = asyncio.Runner()
+_rollouts: dict[type[Scripted], Rollouts] = {}
+
+
+async def _run(problems: Sequence[Problem], path: Path, policy: type[Scripted]) -> None:
+    rollouts = _rollouts.get(policy)
+    if rollouts is None:
+        rollouts = Rollouts(Ledger, policy([]), env_id="overhead/Ledger-v0", max_concurrency=CONCURRENCY)
+        _rollouts[policy] = rollouts
+    rollouts.policy = policy(problems)
     requests = [GroupRequest(_task(problem), seed=problem.id, size=1) for problem in problems]
-    with TrajectoryStore(path) as store:
-        async with Rollouts(
-            Ledger, policy, env_id="overhead/Ledger-v0", max_concurrency=CONCURRENCY, store=store
-        ) as rollouts:
-            async for _ in rollouts.stream(requests):
-                pass
+    with TrajectoryStore(path) as rollouts.store:
+        async for _ in rollouts.stream(requests):
+            pass
 
 
 def read(path: Path) -> dict[int, Outcome]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from overhead_cases.task import CONCURRENCY, TOOLS, Problem, read_transcripts
+from overhead_cases.task import CONCURRENCY, LOGPROBS, TOOLS, Problem, prompt_ids, read_transcripts, token_ids
 
 read = read_transcripts
 
@@ -30,12 +30,18 @@ def run(problems: Sequence[Problem], path: Path) -> None:
         _run(problems, file)
 
 
+def run_tokens(problems: Sequence[Problem], path: Path) -> None:
+    """The same, and each assistant message is recorded with its prompt ids, sampled ids and logprobs."""
+    with path.open("w") as file:
+        _run(problems, file, tokens=True)
+
+
 def run_unrecorded(problems: Sequence[Problem], path: Path) -> None:
     """The same, nothing written."""
     _run(problems, None)
 
 
-def _run(problems: Sequence[Problem], file: TextIO | None) -> None:
+def _run(problems: Sequence[Problem], file: TextIO | None, tokens: bool = False) -> None:
     for start in range(0, len(problems), CONCURRENCY):
         live = [(problem, [{"role": "user", "content": problem.prompt}]) for problem in problems[start : start + 64]]
         turn = 0
@@ -43,6 +49,9 @@ def _run(problems: Sequence[Problem], file: TextIO | None) -> None:
             still = []
             for problem, messages in live:
                 action = problem.assistant[turn]
+                if tokens:
+                    ids = {"prompt_ids": prompt_ids(turn), "token_ids": token_ids(turn), "logprobs": LOGPROBS}
+                    action = {**action, **ids}
                 messages.append(action)
                 calls = action.get("tool_calls")
                 if calls:

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 CONCURRENCY = 64
+# What a local model reports of a turn, where a case records it: a prompt that grows, 24 sampled ids, logprobs.
+_IDS = tuple((7919 * i) % 511 for i in range(1000))
+LOGPROBS = tuple(-0.001 * (i * i % 97) for i in range(24))
 STEPS_PER_EPISODE = 7
 PRICES = {
     "tea": 310, "milk": 120, "rice": 260, "salt": 75, "oil": 640, "bread": 280, "honey": 890, "soap": 199,
@@ -54,6 +57,16 @@ TOOL_SCHEMAS = [
         },
     },
 ]
+
+
+def prompt_ids(turn: int) -> tuple[int, ...]:
+    """(200 + 36 * turn,) ids of the context at a turn; each extends the one before by 24 sampled and 12 new ids."""
+    return _IDS[: 200 + 36 * turn]
+
+
+def token_ids(turn: int) -> tuple[int, ...]:
+    """(24,) sampled ids of a turn."""
+    return _IDS[200 + 36 * turn : 224 + 36 * turn]
 
 
 @dataclass(frozen=True)
