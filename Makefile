@@ -19,11 +19,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 ARGUMENTS := $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh,--continue)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format types tests docker-tests bubblewrap clean
+.PHONY: help quickstart test lint format types tests sandbox-tests docker-tests bubblewrap clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
 	@echo "  make lint | types | tests            the parts of make test"
+	@echo "  make sandbox-tests                   the sandbox and the environments that run code in it (bubblewrap)"
 	@echo "  make docker-tests                    the docker sandbox, where a daemon runs or can be started"
 	@echo "  make format                          rewrite the code as ruff wants it"
 	@echo "  make clean                           remove $(VENV) and caches; runs/ stays"
@@ -40,8 +41,11 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
-tests: $(DEV) bubblewrap
+tests: $(DEV)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+sandbox-tests: $(DEV) bubblewrap
+	$(BIN)/pytest -m 'sandbox and not docker' $(PYTEST_ARGS)
 
 docker-tests: $(DEV)
 	.ci/with-docker $(BIN)/pytest -m docker tests/sandbox

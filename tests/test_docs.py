@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from agentrl.cli import main
 from agentrl.config import load_config
-from agentrl.training.config import TrainConfig
+from agentrl.training.config import EnvConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -92,3 +93,23 @@ def test_commands_in_the_docs_parse(page: Path) -> None:
         assert command is not None, line
         options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options | {"--help"}, line
+
+
+def test_the_settings_page_names_every_setting_and_its_default() -> None:
+    """Each key stands in its section's table, and a default that the table gives is the one of the code."""
+    text = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
+    for section in dataclasses.fields(TrainConfig):
+        if section.name == "seed":
+            continue
+        table = text.partition(f"| `[{section.name}]` |")[2].partition("\n\n")[0]
+        kind = EnvConfig if section.name == "env" else type(section.default)
+        rows = {key: row for row in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+        assert set(rows) == {field.name for field in dataclasses.fields(kind)}
+        for row in set(rows.values()):
+            keys, values = re.findall(r"`(\w+)`", row.split("|")[1]), row.split("|")[2].replace("`", "").split(", ")
+            for key, value in zip(keys, values, strict=False):
+                default = next(field for field in dataclasses.fields(kind) if field.name == key).default
+                if isinstance(default, bool):
+                    assert value.strip() == str(default).lower(), key
+                elif isinstance(default, int | float) and "see below" not in row:
+                    assert float(value) == default, key

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -19,12 +20,14 @@ from typing import Any
 import numpy as np
 
 from agentrl.bench.evaluate import EnvMaker, env_maker, env_name, episode_seed, trial_key
+from agentrl.bench.reach import check_reachable
 from agentrl.bench.result import BenchConfig, BenchResult, Outcome, score_of
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, RolloutError, StoreError, TaskError
 from agentrl.policy.base import Policy
+from agentrl.policy.chat import OPENAI_URL
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
-from agentrl.policy.spec import PolicySetup, resolve
+from agentrl.policy.spec import PolicySetup, parse_spec, resolve
 from agentrl.rollout.runner import GroupRequest, Rollouts
 from agentrl.rollout.store import TrajectoryStore, write_summary
 from agentrl.trajectory import Task, Trajectory
@@ -125,8 +128,10 @@ async def _prepare(
     finally:
         await probe.aclose()
     owned = isinstance(policy, str)
+    server = None
     if isinstance(policy, str):
         setup = setup or PolicySetup()
+        server = server_of(policy, setup)
         if setup.demonstrators is None:
             setup = replace(setup, demonstrators=demonstrators)
         policy = resolve(policy, setup)
@@ -138,7 +143,16 @@ async def _prepare(
         players["oracle"] = OraclePolicy()
     # References first: an environment that is broken shows before the policy has cost anything.
     players[MAIN] = policy
-    return _Bench(make_env, env_name(env), tasks, config, players, folder, owned, on_progress)
+    bench = _Bench(make_env, env_name(env), tasks, config, players, folder, owned, on_progress)
+    bench.server = server
+    return bench
+
+
+def server_of(policy: str, setup: PolicySetup) -> str | None:
+    """The address that an `openai:` policy talks to; None for the others."""
+    if parse_spec(policy).kind != "openai":
+        return None
+    return setup.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
 
 
 def choose_tasks(env: Env, config: BenchConfig) -> list[Task]:
@@ -222,6 +236,7 @@ class _Bench:
         self.players, self.owned, self.on_progress = players, owned, on_progress
         self.requests = {phase: self._requests(phase, tasks) for phase in players}
         self.planned = {r.group_id for requests in self.requests.values() for r in requests}
+        self.server: str | None = None
         self.played: dict[str, Trajectory] = {}
         self.started_s = time.monotonic()
         for trajectory in folder.former():
@@ -254,6 +269,8 @@ class _Bench:
         """Play what is missing or void."""
         self.folder.write({"status": "running"})
         try:
+            if self.server is not None and not all(self._is_scored(r.group_id) for r in self.requests[MAIN]):
+                await check_reachable(self.server)
             for phase in self.players:
                 await self._play(phase)
         finally:

@@ -21,7 +21,10 @@ def test_all_is_well_here() -> None:
     assert result.exit_code == 0
     names = {finding["name"] for finding in report["findings"]}
     assert {"python", "torch", "transformers", "disk", "environments", "network"} <= names
-    assert "mend it" not in CliRunner().invoke(main, ["doctor"]).stdout or not report["ok"]
+    # A backend that is not here (docker, on most machines) is a warning with the command that mends it.
+    wanting = [finding for finding in report["findings"] if finding["status"] != "ok"]
+    assert report["ok"] is all(finding["status"] != "failed" for finding in wanting)
+    assert CliRunner().invoke(main, ["doctor"]).stdout.count("mend it") == sum(bool(f["repair"]) for f in wanting)
 
 
 def test_a_missing_package_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
