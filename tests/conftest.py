@@ -1,11 +1,19 @@
-"""Marks what needs a sandbox, by its place or by the environment it is about."""
+"""Marks what needs a sandbox, and lets Ctrl-C reach the tests that are about it."""
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 
 SANDBOXED = ("agentrl/BugFix-v0", "agentrl/DataAnalysis-v0", "agentrl/FunctionSynthesis-v0", "agentrl/Terminal-v0")
 PLACES = ("tests/sandbox/", "tests/environments/test_code_", "tests/tools/test_sandbox_tools")
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts its background jobs with SIGINT ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
