@@ -16,6 +16,7 @@ from typing import Any
 
 from agentrl.config import dump_config, load_config
 from agentrl.errors import CheckpointError, ConfigError, StoreError
+from agentrl.rollout.store import write_summary
 from agentrl.training.config import TrainConfig
 
 
@@ -104,10 +105,11 @@ class RunFolder:
                 os.truncate(log, min(offsets.get(log.name, 0), log.stat().st_size))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json atomically; its presence says that the run is finished."""
-        temporary = self.summary_path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.summary_path)
+        """Write summary.json at once; its presence says that the run is finished.
+
+        Raises: StoreError if it cannot be written.
+        """
+        write_summary(self.summary_path, summary)
 
     def close(self) -> None:
         if self._writer is not None:

@@ -29,6 +29,7 @@ from agentrl.training.config import (
 )
 from agentrl.training.groups import differs, without_faults
 from agentrl.training.loop import Progress, resume, train
+from agentrl.training.run_folder import RunFolder
 from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
 
 CONFIG = TrainConfig(
@@ -187,3 +188,18 @@ def test_ctrl_c_in_the_warm_start_ends_the_run_within_a_step(tmp_path: Path) -> 
         train(CONFIG, tmp_path / "run", on_progress=press)
     assert steps == [1, 2]
     assert (tmp_path / "run" / "config.toml").exists()
+
+
+def test_a_disk_full_at_the_summary_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder.create(tmp_path / "run", CONFIG)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(StoreError, match=r"summary\.json"):
+            folder.write_summary({"seed": 0})
+    assert not folder.is_finished
+    folder.write_summary({"seed": 0})
+    assert json.loads(folder.summary_path.read_text()) == {"seed": 0}
