@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from typing import Any, Literal, get_args
 
-from agentrl.frozen import frozen
+from msgspec import Struct
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "abort"]
@@ -18,8 +17,7 @@ _ROLES = get_args(Role)
 _decode = json.JSONDecoder().decode
 
 
-@frozen
-class ToolCall:
+class ToolCall(Struct, frozen=True, omit_defaults=True):
     """One call that the model asks for.
 
     `error` is set where the model's text could not be read as a call; such a call is never run, and
@@ -27,7 +25,7 @@ class ToolCall:
     """
 
     name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = {}
     id: str = "call_0"
     error: str | None = None
 
@@ -57,8 +55,7 @@ class ToolCall:
         return cls(name, dict(arguments), call_id)
 
 
-@frozen
-class Message:
+class Message(Struct, frozen=True, omit_defaults=True):
     """One message of a conversation, in OpenAI chat terms.
 
     `tool_call_id` and `name` are set on `tool` messages alone. `reasoning` is the assistant's
@@ -124,8 +121,7 @@ def _text(content: Any) -> str:
     return "".join(texts)
 
 
-@frozen
-class Action:
+class Action(Struct, frozen=True, omit_defaults=True):
     """One assistant turn, as a policy returns it and an environment receives it.
 
     Attributes:

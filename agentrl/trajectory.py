@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from msgspec import Struct, structs
+
 from agentrl.messages import Action, Message, ToolCall
 
 Status = Literal["terminated", "truncated", "fault"]
@@ -26,8 +28,7 @@ class Task:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """One model call and what came back.
 
     Attributes:
@@ -44,7 +45,7 @@ class Turn:
     observation: tuple[Message, ...]
     action: Action
     reward: float = 0.0
-    reward_components: Mapping[str, float] = field(default_factory=dict)
+    reward_components: Mapping[str, float] = {}
     next_observation: tuple[Message, ...] = ()
     state_key: str | None = None
     policy_s: float = 0.0
@@ -120,43 +121,49 @@ class TrajectoryGroup:
         return [trajectory.reward for trajectory in self.trajectories]
 
 
-def _message_to_json(message: Message) -> dict[str, Any]:
-    record: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        record["tool_calls"] = [_call_to_json(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        record["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        record["name"] = message.name
-    if message.reasoning is not None:
-        record["reasoning"] = message.reasoning
-    return record
-
-
-def _call_to_json(call: ToolCall) -> dict[str, Any]:
-    record = {"name": call.name, "arguments": _as_dict(call.arguments), "id": call.id}
-    if call.error is not None:
-        record["error"] = call.error
-    return record
-
-
-def _as_dict(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return mapping if type(mapping) is dict else dict(mapping)
-
-
 def _calls_from_json(records: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
-    return tuple(ToolCall(r["name"], r["arguments"], r["id"], r.get("error")) for r in records)
+    return tuple(ToolCall(**record) for record in records)
 
 
 def _message_from_json(record: Mapping[str, Any]) -> Message:
-    return Message(
-        role=record["role"],
-        content=record["content"],
-        tool_calls=_calls_from_json(record.get("tool_calls", ())),
-        tool_call_id=record.get("tool_call_id"),
-        name=record.get("name"),
-        reasoning=record.get("reasoning"),
-    )
+    return Message(**{**record, "tool_calls": _calls_from_json(record.get("tool_calls", ()))})
+
+
+class _TokenAction(Action, frozen=True, kw_only=True):
+    """The JSON form of an action with ids: `prompt_ids` are those after `prompt_prefix` ids of the context."""
+
+    prompt_prefix: int
+
+
+class _TurnRecord(Struct, omit_defaults=True):
+    """The JSON form of a turn; the next observation is the next turn's own."""
+
+    observation: tuple[Message, ...]
+    action: Action
+    reward: float
+    reward_components: Mapping[str, float]
+    policy_s: float
+    env_s: float
+    state_key: str | None = None
+
+
+class _TrajectoryRecord(Struct):
+    """The JSON form of a trajectory."""
+
+    env_id: str
+    task: Task
+    seed: int
+    status: Status
+    reward: float
+    success: bool
+    group_id: str
+    episode_id: str
+    attempt: int
+    error: str | None
+    info: Mapping[str, Any]
+    tools: Sequence[Mapping[str, Any]]
+    turns: list[_TurnRecord]
+    final_observation: tuple[Message, ...]
 
 
 def _shared_prefix(before: Action | None, prompt: Sequence[int]) -> int:
@@ -170,44 +177,25 @@ def _shared_prefix(before: Action | None, prompt: Sequence[int]) -> int:
     return size
 
 
-def _action_to_json(action: Action, before: Action | None) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "text": action.text,
-        "policy_version": action.policy_version,
-        "finish_reason": action.finish_reason,
-    }
-    if action.tool_calls:
-        record["tool_calls"] = [_call_to_json(call) for call in action.tool_calls]
-    if action.reasoning is not None:
-        record["reasoning"] = action.reasoning
-    if action.usage is not None:
-        record["usage"] = dict(action.usage)
-    if action.prompt_ids is not None:
-        prefix = _shared_prefix(before, action.prompt_ids)
-        record["prompt_prefix"] = prefix
-        record["prompt_ids"] = list(action.prompt_ids[prefix:])
-    if action.token_ids is not None:
-        record["token_ids"] = list(action.token_ids)
-    if action.logprobs is not None:
-        record["logprobs"] = list(action.logprobs)
-    return record
+def _action_record(action: Action, before: Action | None) -> Action:
+    if action.prompt_ids is None:
+        return action
+    prefix = _shared_prefix(before, action.prompt_ids)
+    fields = structs.asdict(action)
+    fields["prompt_ids"] = action.prompt_ids[prefix:]
+    return _TokenAction(**fields, prompt_prefix=prefix)
 
 
 def _action_from_json(record: Mapping[str, Any], context: Sequence[int]) -> Action:
-    prompt_ids = None
-    if "prompt_ids" in record:
-        prompt_ids = tuple(context[: record["prompt_prefix"]]) + tuple(record["prompt_ids"])
-    return Action(
-        text=record["text"],
-        tool_calls=_calls_from_json(record.get("tool_calls", ())),
-        reasoning=record.get("reasoning"),
-        prompt_ids=prompt_ids,
-        token_ids=tuple(record["token_ids"]) if "token_ids" in record else None,
-        logprobs=tuple(record["logprobs"]) if "logprobs" in record else None,
-        policy_version=record["policy_version"],
-        finish_reason=record["finish_reason"],
-        usage=record.get("usage"),
-    )
+    fields: dict[str, Any] = dict(record)
+    prefix = fields.pop("prompt_prefix", None)
+    if prefix is not None:
+        fields["prompt_ids"] = (*context[:prefix], *fields["prompt_ids"])
+    for name in ("token_ids", "logprobs"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
+    fields["tool_calls"] = _calls_from_json(fields.get("tool_calls", ()))
+    return Action(**fields)
 
 
 def _microseconds(seconds: float) -> float:
@@ -220,44 +208,45 @@ def context_after(action: Action) -> tuple[int, ...]:
     return (*(action.prompt_ids or ()), *(action.token_ids or ()))
 
 
-def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
-    """The JSON form of a trajectory: prompt ids that extend the context exactly are stored once."""
-    turns: list[dict[str, Any]] = []
+def trajectory_record(trajectory: Trajectory) -> Struct:
+    """The JSON form of a trajectory, for a JSON encoder: fields at their defaults are left out of messages
+    and actions, and prompt ids that extend the context exactly are stored once.
+    """
+    turns: list[_TurnRecord] = []
     before: Action | None = None
     for turn in trajectory.turns:
-        record: dict[str, Any] = {
-            "observation": [_message_to_json(m) for m in turn.observation],
-            "action": _action_to_json(turn.action, before),
-            "reward": turn.reward,
-            "reward_components": _as_dict(turn.reward_components),
-            "policy_s": _microseconds(turn.policy_s),
-            "env_s": _microseconds(turn.env_s),
-        }
-        if turn.state_key is not None:
-            record["state_key"] = turn.state_key
-        turns.append(record)
+        turns.append(
+            _TurnRecord(
+                turn.observation,
+                _action_record(turn.action, before),
+                turn.reward,
+                turn.reward_components,
+                _microseconds(turn.policy_s),
+                _microseconds(turn.env_s),
+                turn.state_key,
+            )
+        )
         before = turn.action
-    last = trajectory.turns[-1].next_observation if trajectory.turns else ()
-    return {
-        "env_id": trajectory.env_id,
-        "task": {"id": trajectory.task.id, "split": trajectory.task.split, "data": dict(trajectory.task.data)},
-        "seed": trajectory.seed,
-        "status": trajectory.status,
-        "reward": trajectory.reward,
-        "success": trajectory.success,
-        "group_id": trajectory.group_id,
-        "episode_id": trajectory.episode_id,
-        "attempt": trajectory.attempt,
-        "error": trajectory.error,
-        "info": dict(trajectory.info),
-        "tools": list(trajectory.tools),
-        "turns": turns,
-        "final_observation": [_message_to_json(m) for m in last],
-    }
+    return _TrajectoryRecord(
+        env_id=trajectory.env_id,
+        task=trajectory.task,
+        seed=trajectory.seed,
+        status=trajectory.status,
+        reward=trajectory.reward,
+        success=trajectory.success,
+        group_id=trajectory.group_id,
+        episode_id=trajectory.episode_id,
+        attempt=trajectory.attempt,
+        error=trajectory.error,
+        info=trajectory.info,
+        tools=trajectory.tools,
+        turns=turns,
+        final_observation=trajectory.turns[-1].next_observation if trajectory.turns else (),
+    )
 
 
 def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
-    """Read what `trajectory_to_json` wrote; token ids come back exactly."""
+    """Read what `trajectory_record` describes; token ids come back exactly."""
     turns: list[Turn] = []
     context: tuple[int, ...] = ()
     for item in record["turns"]:

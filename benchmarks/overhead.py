@@ -60,7 +60,7 @@ CASES = (
         note="agentrl, plus ids and logprobs as in bare-tokens",
     ),
 )
-PACKAGES = ("agentrl", "gymnasium", "gem-llm", "skyrl-gym", "openenv", "verifiers", "pydantic", "orjson")
+PACKAGES = ("agentrl", "gymnasium", "gem-llm", "skyrl-gym", "openenv", "verifiers", "pydantic", "msgspec")
 
 
 class Worker:

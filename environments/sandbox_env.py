@@ -7,6 +7,7 @@ is refused before any code runs costs none. Isolation belongs to `agentrl.sandbo
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -51,9 +52,10 @@ class SandboxEnv(ToolEnv):
     """
 
     sandbox_limits: ClassVar[Limits] = Limits()
-    not_state: ClassVar[tuple[str, ...]] = ("_shelf", "_lent", "_opening", "_content", "_tools")
+    not_state: ClassVar[tuple[str, ...]] = ("_shelf", "_lent", "_on_drop", "_opening", "_content", "_tools")
     _content = Content({})
     _lent: Sandbox | None
+    _on_drop: weakref.finalize[..., SandboxEnv] | None = None
 
     def __init__(
         self,
@@ -146,6 +148,9 @@ class SandboxEnv(ToolEnv):
             await sandbox.close()
             await self._shelf.take_back(sandbox)
             raise
+        # An environment that is dropped and never closed, as in a test, must not keep its sandbox.
+        self._on_drop = weakref.finalize(self, self._shelf.on_drop(), sandbox)
+        self._on_drop.atexit = False
         return sandbox
 
     async def _fill(self, sandbox: Sandbox) -> None:
@@ -164,4 +169,6 @@ class SandboxEnv(ToolEnv):
     async def _give_back(self) -> None:
         sandbox, self._lent = self._lent, None
         if sandbox is not None and self._shelf is not None:
+            if self._on_drop is not None:
+                self._on_drop.detach()
             await self._shelf.take_back(sandbox)

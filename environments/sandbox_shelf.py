@@ -12,7 +12,7 @@ import atexit
 import contextlib
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentrl.sandbox.base import Backend, Sandbox, SandboxError, SandboxFault, SandboxSpec
@@ -33,6 +33,7 @@ class Shelf:
     def __init__(self, backend: Backend, spec: SandboxSpec) -> None:
         self._backend, self._spec = backend, spec
         self._idle: deque[Sandbox] = deque()
+        self._left: deque[Sandbox] = deque()
         self._reaped = False
         self._turns = PerLoop(lambda: asyncio.Semaphore(MAX_LENT))
         self._starts = PerLoop(lambda: asyncio.Semaphore(_MAX_STARTS))
@@ -57,7 +58,24 @@ class Shelf:
             turns.release()
             raise
 
+    def on_drop(self) -> Callable[[Sandbox], None]:
+        """What to call, from any thread, for a sandbox whose borrower was dropped without giving it back.
+
+        Call this in the loop that lent it. The next `lend` empties the sandbox.
+        """
+        loop, turns = asyncio.get_running_loop(), self._turns.get()
+
+        def leave(sandbox: Sandbox) -> None:
+            self._left.append(sandbox)
+            with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits in it
+                loop.call_soon_threadsafe(turns.release)
+
+        return leave
+
     async def _ready(self) -> Sandbox:
+        while self._left:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                await self._empty(self._left.popleft())
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread was quicker
                 sandbox = self._idle.pop()
@@ -73,6 +91,12 @@ class Shelf:
     async def take_back(self, sandbox: Sandbox) -> None:
         """Empty a sandbox for the next episode; close it where that fails."""
         try:
+            await self._empty(sandbox)
+        finally:
+            self._turns.get().release()
+
+    async def _empty(self, sandbox: Sandbox) -> None:
+        try:
             await sandbox.reset()
             if len(self._idle) < MAX_IDLE:
                 self._idle.append(sandbox)
@@ -82,12 +106,12 @@ class Shelf:
         except BaseException:  # cancelled on the way
             await sandbox.close()
             raise
-        finally:
-            self._turns.get().release()
         await sandbox.close()
 
     async def clear(self) -> None:
         """Close what is idle."""
+        while self._left:
+            await self._left.popleft().close()
         while self._idle:
             await self._idle.pop().close()
 

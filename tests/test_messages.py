@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from agentrl.messages import Action, Message, ToolCall
 
@@ -97,3 +100,27 @@ def test_what_may_stand_for_an_action():
 def test_an_action_as_a_message():
     calls = (ToolCall("f", {"x": 1}, "c"),)
     assert Action("hi", calls, "hm", token_ids=(1,)).to_message() == Message("assistant", "hi", calls, reasoning="hm")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Message("tool", "5", (), "call_0", "add"),
+        ToolCall("add", {"a": 1}),
+        Action("hi", (ToolCall("add", {"a": 1}),), token_ids=(1, 2), logprobs=(-0.5, 0.0)),
+    ],
+)
+def test_the_vocabulary_is_frozen_and_copies_pickles_and_compares(value):
+    assert pickle.loads(pickle.dumps(value)) == value
+    assert copy.deepcopy(value) == value
+    first = type(value).__struct_fields__[0]
+    assert structs.replace(value, **{first: "other"}) != value
+    with pytest.raises(AttributeError, match="immutable"):
+        setattr(value, first, "other")
+    with pytest.raises(AttributeError):
+        value.unknown = 3
+
+
+def test_equal_messages_hash_alike_and_calls_share_no_arguments():
+    assert len({Message("user", "a"), Message("user", "a"), Message("user", "b")}) == 2
+    assert ToolCall("f").arguments is not ToolCall("f").arguments

@@ -8,6 +8,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import to_builtins
 
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.trajectory import (
@@ -17,7 +18,7 @@ from agentrl.trajectory import (
     Turn,
     context_after,
     trajectory_from_json,
-    trajectory_to_json,
+    trajectory_record,
 )
 
 IDS = st.lists(st.integers(0, 5), max_size=4).map(tuple)
@@ -58,7 +59,7 @@ def test_every_id_and_message_comes_back_through_json(played):
     trajectory = Trajectory(
         "my/Env-v0", Task("t", "eval", {"n": [1]}), 7, played, "truncated", "g", "e", 2, None, {"x": 1}
     )
-    again = trajectory_from_json(json.loads(json.dumps(trajectory_to_json(trajectory))))
+    again = trajectory_from_json(json.loads(json.dumps(to_builtins(trajectory_record(trajectory)))))
     assert dataclasses.asdict(again) == {**dataclasses.asdict(trajectory), "tools": []}
     assert [turn.action.prompt_ids for turn in again.turns] == [turn.action.prompt_ids for turn in played]
     assert again.messages() == trajectory.messages()
@@ -68,11 +69,11 @@ def test_a_prompt_that_extends_the_context_is_stored_once():
     first = Action("a", prompt_ids=(1, 2, 3), token_ids=(4, 5), logprobs=(-1.0, -2.0))
     second = Action("b", prompt_ids=(1, 2, 3, 4, 5, 6, 7), token_ids=(8,), logprobs=(-0.5,))
     rewritten = Action("c", prompt_ids=(1, 2, 9), token_ids=(4,), logprobs=(-0.5,))
-    record = trajectory_to_json(
+    record = trajectory_record(
         Trajectory("e", Task("t"), 0, [Turn((), action) for action in (first, second, rewritten)])
     )
-    stored = [(turn["action"]["prompt_prefix"], turn["action"]["prompt_ids"]) for turn in record["turns"]]
-    assert stored == [(0, [1, 2, 3]), (5, [6, 7]), (0, [1, 2, 9])]
+    stored = [(turn.action.prompt_prefix, turn.action.prompt_ids) for turn in record.turns]
+    assert stored == [(0, (1, 2, 3)), (5, (6, 7)), (0, (1, 2, 9))]
 
 
 def test_sums_components_and_the_conversation():

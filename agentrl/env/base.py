@@ -10,6 +10,7 @@ import asyncio
 import copy
 import dis
 import inspect
+import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -177,6 +178,8 @@ class Env(gymnasium.Env[Observation, Any]):
             )
         if self._runner is None:
             self._runner = asyncio.Runner()
+            # Not the runner's own `close`, which would run the loop: this may happen inside another one.
+            weakref.finalize(self, self._runner.get_loop().close)
         return self._runner.run(coroutine)
 
     # State.

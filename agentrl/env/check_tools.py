@@ -27,8 +27,9 @@ def check_tools(subject: Subject) -> Iterator[Finding]:
     env = subject.create()
     if not isinstance(env, ToolEnv):
         return
-    if not env.tool_schemas and not _answers_turns(subject):
-        yield Finding("no-tools", "advice", "there are no tools and no `respond`", "mark methods with @tool")
+    if not env.tool_schemas and not _answers_turns(subject) and env.limits.max_turns != 1:
+        mend = "mark methods with @tool, or register with max_turns=1 where one answer is the whole episode"
+        yield Finding("no-tools", "advice", "there are no tools and no `respond`", mend)
     for schema in env.tool_schemas:
         yield from _check_tool(subject, schema["function"])
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+from msgspec import structs
 
 from agentrl.messages import Action, FinishReason, Message, ToolCall
 from agentrl.policy.base import SamplingParams
@@ -204,7 +206,7 @@ def _with_tokens(
     logprobs = None
     if untempered and len(entries) == len(token_ids):
         logprobs = tuple(float(entry["logprob"]) for entry in entries)
-    return replace(action, token_ids=token_ids, prompt_ids=prompt_ids, logprobs=logprobs)
+    return structs.replace(action, token_ids=token_ids, prompt_ids=prompt_ids, logprobs=logprobs)
 
 
 def _ids(value: Any) -> tuple[int, ...] | None:

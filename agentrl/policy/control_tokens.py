@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from agentrl.messages import Message, ToolCall
 
@@ -77,7 +78,7 @@ class ControlTokens:
 
     def hide_in_message(self, message: Message) -> Message:
         """`hide` for all that a message says; its role stays."""
-        return replace(
+        return structs.replace(
             message,
             content=self.hide(message.content),
             tool_calls=tuple([self._hide_in_call(call) for call in message.tool_calls]),
@@ -87,7 +88,8 @@ class ControlTokens:
         )
 
     def _hide_in_call(self, call: ToolCall) -> ToolCall:
-        return replace(call, name=self.hide(call.name), arguments=self.hide_in(call.arguments), id=self.hide(call.id))
+        arguments = self.hide_in(call.arguments)
+        return structs.replace(call, name=self.hide(call.name), arguments=arguments, id=self.hide(call.id))
 
     # After the template.
 

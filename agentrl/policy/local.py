@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
@@ -141,7 +143,7 @@ class LocalPolicy(Policy):
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(done.ids), "cached_tokens": done.cached}
         action = self.format.parse(done.ids)
         finish = "tool_calls" if done.finish == "stop" and action.tool_calls else done.finish
-        return replace(
+        return structs.replace(
             action,
             prompt_ids=prompt,
             token_ids=done.ids,

@@ -1,18 +1,36 @@
 """One JSON value a line, exactly: what a model wrote must come back, whatever it wrote.
 
-orjson reads and writes nearly every line. Integers beyond 64 bits, lone surrogates and very deep
-nesting (all of which a model can put into a tool call) take the standard library's slower road;
-such a line begins with a space, so that the reader takes the same road back.
+msgspec reads and writes nearly every line. Lone surrogates and very deep nesting (a model can put both
+into a tool call) take the standard library's slower road; such a line begins with a space, so that the
+reader takes the same road back.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
+import msgspec
 
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+def _plain(value: Any) -> Any:
+    """The JSON value of what msgspec does not know; None and booleans come here as keys alone."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays
+        return value.tolist()
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_sorting_encoder = msgspec.json.Encoder(enc_hook=_plain, order="sorted")
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
 def encode_line(value: Any) -> bytes:
@@ -21,24 +39,31 @@ def encode_line(value: Any) -> bytes:
     Raises: TypeError if something in it has no JSON form.
     """
     try:
-        return orjson.dumps(value, option=_OPTIONS | orjson.OPT_APPEND_NEWLINE)
-    except TypeError as error:
-        try:
-            return b" " + json.dumps(value, separators=(",", ":")).encode() + b"\n"
-        except (TypeError, ValueError, RecursionError):
-            raise error from None
+        return _encoder.encode(value) + b"\n"
+    except (UnicodeEncodeError, RecursionError):
+        return b" " + _slow(value, separators=(",", ":")) + b"\n"
+
+
+def _slow(value: Any, **options: Any) -> bytes:
+    try:
+        return json.dumps(msgspec.to_builtins(value, enc_hook=_plain), **options).encode()
+    except RecursionError:
+        raise TypeError("it is nested too deeply to be JSON") from None
 
 
 def decode_line(line: bytes) -> Any:
     """Read one line. Raises: ValueError if it is not JSON."""
     if line[:1] == b" ":
         return json.loads(line)
-    return orjson.loads(line)
+    try:
+        return _decoder.decode(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def canonical(value: Any) -> bytes:
     """Bytes that are equal where two values have the same JSON form; keys are sorted."""
     try:
-        return orjson.dumps(value, option=_OPTIONS | orjson.OPT_SORT_KEYS)
-    except TypeError:
+        return _sorting_encoder.encode(value)
+    except (TypeError, UnicodeEncodeError, RecursionError):
         return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()

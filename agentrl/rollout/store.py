@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Self
 
 from agentrl.errors import StoreError
 from agentrl.rollout.json_lines import decode_line, encode_line
-from agentrl.trajectory import Status, Trajectory, trajectory_from_json, trajectory_to_json
+from agentrl.trajectory import Status, Trajectory, trajectory_from_json, trajectory_record
 
 _BLOCK_BYTES = 1 << 16
 
@@ -49,7 +49,7 @@ class TrajectoryStore:
             stays whole), or if the environment's info has no JSON form.
         """
         try:
-            line = encode_line(trajectory_to_json(trajectory))
+            line = encode_line(trajectory_record(trajectory))
         except TypeError as error:
             raise StoreError(
                 f"episode {trajectory.episode_id!r} of {trajectory.env_id} cannot be stored: {error}. "

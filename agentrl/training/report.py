@@ -173,7 +173,7 @@ def _side(label: str, record: Record) -> dict[str, Any]:
 def _messages(record: Record) -> Iterable[dict[str, Any]]:
     for turn in record["turns"]:
         yield from (_shown(message) for message in turn["observation"])
-        yield _shown({"role": "assistant", "content": turn["action"]["text"], **_calls_of(turn["action"])})
+        yield _shown({"role": "assistant", "content": turn["action"].get("text", ""), **_calls_of(turn["action"])})
     yield from (_shown(message) for message in record.get("final_observation", ()))
 
 
@@ -184,7 +184,7 @@ def _calls_of(action: Record) -> dict[str, Any]:
 def _shown(message: Record) -> dict[str, Any]:
     calls = []
     for call in message.get("tool_calls") or ():
-        arguments = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call["arguments"].items())
+        arguments = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call.get("arguments", {}).items())
         calls.append({"text": f"{call['name']}({arguments})", "error": call.get("error")})
     return {
         "role": message["role"],

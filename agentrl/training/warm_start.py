@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+from msgspec import structs
 
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
@@ -80,8 +81,8 @@ def with_tokens(trajectory: Trajectory, chat_format: Renderer) -> Trajectory:
         else:
             prompt = (*context, *chat_format.render_more(turn.observation))
         sampled = tuple(chat_format.render_action(turn.action))
-        action = replace(turn.action, prompt_ids=prompt, token_ids=sampled, logprobs=(0.0,) * len(sampled))
-        turns.append(replace(turn, action=action))
+        action = structs.replace(turn.action, prompt_ids=prompt, token_ids=sampled, logprobs=(0.0,) * len(sampled))
+        turns.append(structs.replace(turn, action=action))
         context = context_after(action)
     return replace(trajectory, turns=turns)
 

@@ -131,6 +131,23 @@ def test_a_missing_oracle_is_advice_and_no_error():
     assert report.codes == {"no-oracle"}
 
 
+@pytest.mark.parametrize("max_turns", [1, 2])
+def test_an_environment_without_tools_is_pointed_out_unless_one_answer_is_the_whole_episode(max_turns):
+    class Asks(ToolEnv):
+        tasks = Tasks.of(train=[{"n": 1}, {"n": 2}], eval=[{"n": 3}])
+        limits = Limits(max_turns=max_turns)
+
+        def start(self, task):
+            return f"What is {task.data['n']} + 1?"
+
+        def score(self, answer):
+            return float(answer == str(self.task.data["n"] + 1))
+
+    report = check_env(Asks, tasks=2)
+    assert report.ok, report.to_text()
+    assert ("no-tools" in report.codes) is (max_turns != 1)
+
+
 def test_an_instance_is_checked_with_its_own_limits_and_left_alone():
     env = make("agentrl/Guess-v0")
     observation, _ = env.reset(seed=1)

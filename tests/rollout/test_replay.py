@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from msgspec import structs, to_builtins
 
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
@@ -17,14 +18,14 @@ from agentrl.rollout.json_lines import canonical
 from agentrl.rollout.replay import areplay, replay, replay_store
 from agentrl.rollout.runner import GroupRequest, Rollouts, sampling_seed
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Trajectory, trajectory_to_json
+from agentrl.trajectory import Trajectory, trajectory_record
 
 ID = "test/Ledger-v0"
 
 
 def transcript(trajectory: Trajectory) -> bytes:
     """Everything but names and clocks."""
-    record = trajectory_to_json(trajectory)
+    record = to_builtins(trajectory_record(trajectory))
     for turn in record["turns"]:
         del turn["policy_s"], turn["env_s"]
     return canonical({k: v for k, v in record.items() if k not in ("group_id", "episode_id", "attempt")})
@@ -119,7 +120,7 @@ def altered(ledger, name):
             observation, reward, terminated, truncated, info = await super().astep(action)
             fourth = len(self.entries) == 4
             if fourth and name == "observation":
-                observation = tuple(replace(m, content=m.content + " ") for m in observation)
+                observation = tuple(structs.replace(m, content=m.content + " ") for m in observation)
             if fourth and name == "reward":
                 reward += 1e-12
             if fourth and name == "reward_components":

@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -260,6 +262,26 @@ def test_lines_round_trip_like_the_standard_library(value):
     assert line.endswith(b"\n")
     assert decode_line(line) == value
     assert canonical(decode_line(line)) == canonical(value)
+
+
+class Name(str):
+    """Text of a type of its own."""
+
+
+def test_numbers_keys_and_texts_of_other_types_are_written_as_json_has_them():
+    value = {
+        "mean": np.float64(0.5),
+        "seen": np.arange(3),
+        "right": np.bool_(True),
+        "who": Name("a"),
+        "view": MappingProxyType({"x": 1}),
+        3: "three",
+        np.int64(2): "two",
+        None: "none",
+        True: "true",
+    }
+    read = {"mean": 0.5, "seen": [0, 1, 2], "right": True, "who": "a", "view": {"x": 1}}
+    assert decode_line(encode_line(value)) == {**read, "3": "three", "2": "two", "null": "none", "true": "true"}
 
 
 def test_canonical_ignores_the_order_of_keys_and_nothing_else():

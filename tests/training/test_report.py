@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import to_builtins
 
 from agentrl.errors import StoreError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.training.report import smoothed, write_report
 from agentrl.training.report_charts import Series, line_chart, nice_ticks, short_number
-from agentrl.trajectory import Task, Trajectory, Turn, trajectory_to_json
+from agentrl.trajectory import Task, Trajectory, Turn, trajectory_record
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -71,7 +72,7 @@ def episode(task: str, phase: str, success: bool, **changes: Any) -> dict[str, A
         "success": success,
     }
     trajectory = Trajectory("agentrl/Shop-v0", Task(task, "eval"), 0, turns, info=info, **changes)
-    return trajectory_to_json(trajectory)
+    return to_builtins(trajectory_record(trajectory))
 
 
 def table(greedy: float, sampled: float) -> dict[str, Any]:
