@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from agentrl.errors import AgentRLError, EnvFault
+from agentrl.sandbox.allow_list import parse_entry
 from agentrl.sandbox.values import Value
 
 Status = Literal["ok", "nonzero", "timeout", "oom", "limit", "infra"]
@@ -71,11 +72,27 @@ class Limits:
 class Network:
     """What a sandbox may reach. Off by default: only its own loopback device.
 
+    Programs find the proxy through HTTP_PROXY, HTTPS_PROXY and the like, and reach nothing without it.
+
     Attributes:
-        allow: hosts (`example.org:443`) that a proxy of ours lets through; empty means no network at all.
+        allow: what a proxy of ours lets through: `example.org` (ports 80 and 443), `example.org:8443`,
+            `*.example.org` (names below it), `10.1.2.3:80`, `[2001:db8::1]:80`; empty means no network at all.
+        private: whether a name may also stand for an address of a private network or of this machine's loopback;
+            an entry that spells the address out is always meant.
+        max_bytes: what all connections together may carry, both ways, until the sandbox is reset.
     """
 
     allow: tuple[str, ...] = ()
+    private: bool = False
+    max_bytes: int = 256 * _MIB
+
+    def __post_init__(self) -> None:
+        if isinstance(self.allow, str):
+            raise TypeError(f"Network.allow must be a tuple of hosts, got {self.allow!r}")
+        for text in self.allow:
+            parse_entry(text)
+        if self.max_bytes <= 0:
+            raise ValueError(f"Network.max_bytes must be above 0, got {self.max_bytes!r}")
 
     @property
     def off(self) -> bool:

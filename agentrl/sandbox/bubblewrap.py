@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from agentrl.sandbox import cgroups
-from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxError, SandboxFault, SandboxSpec
+from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxFault, SandboxSpec
 from agentrl.sandbox.bubblewrap_doctor import INSTALL, explain, look
 from agentrl.sandbox.channel import Channel
 from agentrl.sandbox.owner import Owner
@@ -31,6 +31,7 @@ from agentrl.sandbox.source import worker_zip
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _READABLE = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime")
+_CERTIFICATES = ("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted")
 _ETC = {
     "/etc/passwd": b"root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/work:/bin/sh\n",
     "/etc/group": b"root:x:0:\nuser:x:1000:\n",
@@ -132,10 +133,6 @@ class Bubblewrap(Backend):
         self._owner = Owner.this_process()
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
-        if not spec.network.off:
-            raise SandboxError(
-                f"this backend cannot let {', '.join(spec.network.allow)} through yet; leave Network() off"
-            )
         if shutil.which("bwrap") is None:
             raise SandboxFault(f"bubblewrap is not installed; run: {INSTALL}")
         ours, theirs = socket.socketpair()
@@ -193,7 +190,8 @@ class Bubblewrap(Backend):
                 argv += ["--symlink", os.readlink(path), str(path)]
             elif path.is_dir():
                 argv += ["--ro-bind", str(path), str(path)]
-        for text in (*_READABLE, *spec.read_only, *_python_folders(self._python)):
+        certificates = () if spec.network.off else _CERTIFICATES
+        for text in (*_READABLE, *certificates, *spec.read_only, *_python_folders(self._python)):
             if Path(text).exists():
                 argv += ["--ro-bind", text, text]
         argv += ["--proc", "/proc", "--dev", "/dev"]

@@ -6,8 +6,9 @@ Bound to no event loop: a sandbox may be used from one loop after another.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agentrl.sandbox.worker.frames import PREFIX, FrameError, lengths, pack, unpack
@@ -15,6 +16,14 @@ from agentrl.sandbox.worker.frames import PREFIX, FrameError, lengths, pack, unp
 
 class ChannelClosed(Exception):
     """The worker hung up, or sent what is no frame."""
+
+
+@contextlib.contextmanager
+def _closed_by_failure() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, FrameError, ValueError) as error:
+        raise ChannelClosed(str(error) or type(error).__name__) from error
 
 
 class Channel:
@@ -31,15 +40,41 @@ class Channel:
 
         Raises: ChannelClosed; after that, or after a cancellation, the channel is of no further use.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            for buffer in pack(header, parts):
-                await loop.sock_sendall(self._connection, buffer)
-            head_size, body_size = lengths(bytes(await self._read(PREFIX.size)), max_reply_bytes)
-            reply, views = unpack(bytes(await self._read(head_size)), await self._read(body_size))
-        except (OSError, FrameError, ValueError) as error:
-            raise ChannelClosed(str(error) or type(error).__name__) from error
+        with _closed_by_failure():
+            await self._send(header, parts)
+            return await self._reply(max_reply_bytes)
+
+    async def ask_for_socket(self, header: dict[str, Any], max_reply_bytes: int) -> socket.socket:
+        """Send a request that the worker answers by a byte with a socket, and then as always.
+
+        Raises: ChannelClosed; also where no socket came: only a unix socket can carry one.
+        """
+        with _closed_by_failure():
+            await self._send(header, ())
+            await self._readable()
+            _, fds, _, _ = socket.recv_fds(self._connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            carried = [socket.socket(fileno=fd) for fd in fds]
+            reply, _ = await self._reply(max_reply_bytes)
+        if not carried:
+            raise ChannelClosed(str(reply.get("failed", "no socket came")))
+        return carried[0]
+
+    async def _send(self, header: dict[str, Any], parts: Sequence[bytes]) -> None:
+        for buffer in pack(header, parts):
+            await asyncio.get_running_loop().sock_sendall(self._connection, buffer)
+
+    async def _reply(self, max_reply_bytes: int) -> tuple[dict[str, Any], list[bytes]]:
+        head_size, body_size = lengths(bytes(await self._read(PREFIX.size)), max_reply_bytes)
+        reply, views = unpack(bytes(await self._read(head_size)), await self._read(body_size))
         return reply, [bytes(view) for view in views]
+
+    async def _readable(self) -> None:
+        loop, seen = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._connection, seen.set)
+        try:
+            await seen.wait()
+        finally:
+            loop.remove_reader(self._connection)
 
     async def _read(self, size: int) -> bytearray:
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from agentrl.sandbox.base import Backend
 from agentrl.sandbox.probes import Probe
 from agentrl.sandbox.probes_contract import probe as contract
 from agentrl.sandbox.probes_limits import probe as limits
+from agentrl.sandbox.probes_network import probe as network
 from agentrl.sandbox.probes_reach import probe as reach
 from agentrl.sandbox.probes_state import probe as state
 from agentrl.sandbox.probes_tampering import probe as tampering
@@ -21,6 +22,7 @@ from agentrl.sandbox.probes_tampering import probe as tampering
 TOPICS: dict[str, tuple[Probe, ...]] = {
     "contract": tuple(contract.found),
     "limits": tuple(limits.found),
+    "network": tuple(network.found),
     "reach": tuple(reach.found),
     "state": tuple(state.found),
     "tampering": tuple(tampering.found),

@@ -131,12 +131,14 @@ class Docker(Backend):
             return self._connected
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
-        if not spec.network.off:
-            raise SandboxError(
-                f"this backend cannot let {', '.join(spec.network.allow)} through yet; leave Network() off"
-            )
         api, daemon = await asyncio.to_thread(self._connect)
-        if self._over_socket(api, daemon):
+        over_socket = self._over_socket(api, daemon)
+        if not (over_socket or spec.network.off):
+            raise SandboxError(
+                f"this backend cannot let {', '.join(spec.network.allow)} through: that takes a daemon on this Linux"
+                " machine, which reaches the worker over a unix socket, and not runsc; leave Network() off"
+            )
+        if over_socket:
             channel, process = await self._start_over_socket(api, daemon, spec)
         else:
             channel, process = await self._start_over_stdio(api, daemon, spec)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
@@ -24,6 +25,7 @@ from agentrl.sandbox.base import (
     Snapshot,
 )
 from agentrl.sandbox.channel import Channel, ChannelClosed
+from agentrl.sandbox.proxy import PORT, Door, proxy_variables
 from agentrl.sandbox.values import Value, ValueFormError, decode, encode
 from agentrl.sandbox.worker.archive import pack_files
 
@@ -33,6 +35,8 @@ _GRACE_S = 0.35
 _START_S, _FILES_S = 20.0, 20.0
 _MAX_VALUE_BYTES = 8 << 20
 _MARGIN_BYTES = 32 << 20
+_WAITING = 64
+"""Connections that stand in line for the proxy."""
 _Result = TypeVar("_Result", bound=ExecResult)
 
 
@@ -70,6 +74,7 @@ class RemoteSandbox(Sandbox):
         self._process = process
         self._turn = asyncio.Lock()
         self._broken = ""
+        self._door: Door | None = None
 
     async def set_up(self, jail: str, seccomp: bytes, *, home: str = "/work", **more: Any) -> None:
         """The first request: limits, environment, filter and files.
@@ -87,10 +92,24 @@ class RemoteSandbox(Sandbox):
             "jail": jail,
             "disk_bytes": int(limits.disk_bytes),
             "inodes": int(limits.inodes),
-            "env": {**BASE_ENV, "HOME": home, **self.spec.env},
+            "env": {**BASE_ENV, **proxy_variables(self.spec.network), "HOME": home, **self.spec.env},
             **more,
         }
         await self._files(header, seccomp, pack_files(self.spec.files), wait_s=_START_S)
+        if not self.spec.network.off:
+            await self._open_door()
+
+    async def _open_door(self) -> None:
+        """Let programs out to what the spec's allow-list names; none of them runs yet."""
+        header = {"op": "listen", "port": PORT, "waiting": _WAITING}
+        try:
+            async with asyncio.timeout(_START_S):
+                listener = await self._channel.ask_for_socket(header, _MARGIN_BYTES)
+        except (ChannelClosed, TimeoutError) as error:
+            self._break(f"its worker could not open port {PORT} in there ({error or 'in time'})")
+            raise SandboxFault(self._broken) from error
+        self._door = Door(listener, self.spec.network)
+        weakref.finalize(self, self._door.close).atexit = False
 
     async def exec(
         self,
@@ -185,6 +204,8 @@ class RemoteSandbox(Sandbox):
         self._broken = self._broken or why
         self._channel.close()
         self._process.kill()
+        if self._door is not None:
+            self._door.close()
 
     async def _files(self, header: dict[str, Any], *parts: bytes, wait_s: float = _FILES_S) -> Reply:
         try:
@@ -211,10 +232,15 @@ class RemoteSandbox(Sandbox):
         return Snapshot((await self._files({"op": "save"})).parts[0])
 
     async def restore(self, snapshot: Snapshot) -> None:
-        await self._files({"op": "load"}, snapshot.content)
+        await self._load(snapshot.content)
 
     async def reset(self) -> None:
-        await self._files({"op": "load"}, pack_files(self.spec.files))
+        await self._load(pack_files(self.spec.files))
+
+    async def _load(self, content: bytes) -> None:
+        await self._files({"op": "load"}, content)
+        if self._door is not None:
+            self._door.renew()
 
     async def healthy(self) -> bool:
         try:
@@ -226,6 +252,8 @@ class RemoteSandbox(Sandbox):
     async def close(self) -> None:
         self._break("it was closed")
         await self._process.ended()
+        if self._door is not None:
+            await self._door.ended()
 
 
 def _source(code: str) -> bytes:

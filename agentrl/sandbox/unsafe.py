@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxError, SandboxSpec
+from agentrl.sandbox.base import Backend, Check, Network, Report, Sandbox, SandboxError, SandboxSpec
 from agentrl.sandbox.channel import Channel
 from agentrl.sandbox.remote import RemoteSandbox
 from agentrl.sandbox.source import worker_zip
@@ -67,6 +68,8 @@ class Subprocess(Backend):
         ours, theirs = socket.socketpair()
         with theirs:
             worker = _spawn(folder / "worker.zip", theirs)
+        # Nothing keeps a program from the network here, so there is no door either.
+        spec = replace(spec, network=Network())
         sandbox = RemoteSandbox(spec, Channel(ours), PlainProcess(worker, folder))
         try:
             await sandbox.set_up("plain", b"", folder=str(folder / "work"), home=str(folder / "work"))

@@ -77,6 +77,18 @@ class Worker:
         gc.freeze()
         return {"python": sys.version.split()[0]}, []
 
+    def _on_listen(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        """Hand the owner a socket that listens in here, and keep no copy: to connect to it is to reach the owner."""
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", header["port"]))
+                listener.listen(header["waiting"])
+            except OSError:
+                self._control.sendall(b"-")  # the owner waits for a byte, with a socket or without
+                raise
+            socket.send_fds(self._control, [b"s"], [listener.fileno()])
+        return {}, []
+
     def _on_ping(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         return {}, []
 

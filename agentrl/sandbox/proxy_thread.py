@@ -1,0 +1,58 @@
+"""The thread that all proxies of a process share. Owns its event loop, and that it ends when nobody holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+_RESOLVERS = 4
+NAME = "agentrl-sandbox-proxy"
+
+
+class ProxyThread:
+    """A thread with an event loop, for as long as somebody holds it."""
+
+    _lock = threading.Lock()
+    _current: ProxyThread | None = None
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._holders = 0
+        threading.Thread(target=self._run, name=NAME, daemon=True).start()
+
+    @classmethod
+    def hold(cls) -> ProxyThread:
+        """The running one, or a new one; release it when it is no longer needed."""
+        with cls._lock:
+            if cls._current is None:
+                cls._current = cls()
+            cls._current._holders += 1
+            return cls._current
+
+    def release(self) -> None:
+        """In its loop: one holder less."""
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                type(self)._current = None
+                self.loop.stop()
+
+    def _run(self) -> None:
+        # Names are resolved by blocking calls; one that hangs holds up nobody's end.
+        names = ThreadPoolExecutor(_RESOLVERS, f"{NAME}-names")
+        self.loop.set_default_executor(names)
+        try:
+            self.loop.run_forever()
+        finally:
+            names.shutdown(wait=False, cancel_futures=True)
+            self.loop.close()
+
+    @classmethod
+    def forget(cls) -> None:
+        """In a forked process, where the thread is not: what it serves stays the parent's."""
+        cls._lock, cls._current = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=ProxyThread.forget)

@@ -1,0 +1,287 @@
+"""An allow-list in bubblewrap: what honest programs get, what is left afterwards, and that off is as before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentrl.sandbox import Limits, Network, SandboxSpec, make_backend
+from agentrl.sandbox.check import TOPICS
+from agentrl.sandbox.proxy import PORT
+from agentrl.sandbox.proxy_thread import NAME
+
+ROOT = Path(__file__).resolve().parents[2]
+FETCH = "import sys, urllib.request\nprint(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
+LISTENERS = "print([line.split()[1] for line in open('/proc/net/tcp') if line.split()[3] == '0A'])"
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/slow":
+            self.server.asked.set()  # type: ignore[attr-defined]
+            time.sleep(20)
+        body = f"hello {self.path} at {self.headers['Host']}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(str(len(body)).encode())
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[http.server.ThreadingHTTPServer]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    server.daemon_threads = True
+    server.asked = threading.Event()  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def spec_for(site: http.server.ThreadingHTTPServer, **more: object) -> SandboxSpec:
+    return SandboxSpec(network=Network((f"127.0.0.1:{site.server_port}",), **more))
+
+
+def proxy_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(NAME)]
+
+
+def sockets() -> set[str]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{name}"))
+    return {text for text in found if text.startswith("socket:")}
+
+
+def until(happened: object, wait_s: float = 3.0) -> None:
+    deadline_s = time.monotonic() + wait_s
+    while not happened():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("probe", [pytest.param(probe, id=probe.name) for probe in TOPICS["network"]])
+def test_bubblewrap_contains(probe):
+    assert asyncio.run(probe.run(make_backend("bubblewrap"))) == ""
+
+
+def test_python_programs_sessions_and_calls_reach_the_allowed_host(site):
+    url = f"http://127.0.0.1:{site.server_port}/page"
+    hello = f"hello /page at 127.0.0.1:{site.server_port}"
+    code = f"import urllib.request\ntext = urllib.request.urlopen({url!r}).read().decode()"
+
+    async def run() -> None:
+        async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
+            assert (await sandbox.run_python(f"{code}\nprint(text)")).text == f"{hello}\n"
+            assert (await sandbox.run_python(f"{code}\ntext", session="s")).text == f"{hello!r}\n"
+            assert (await sandbox.exec(["python3", "-c", FETCH, url])).text == f"{hello}\n"
+            called = await sandbox.call(
+                f"def f():\n    {code.replace(chr(10), chr(10) + '    ')}\n    return text", "f"
+            )
+            assert called.value == hello
+            post = f"import urllib.request\nprint(urllib.request.urlopen({url!r}, bytes(10**6)).read())"
+            assert (await sandbox.run_python(post)).text == "b'1000000'\n"
+
+    asyncio.run(run())
+
+
+def test_what_is_refused_says_why(site):
+    async def run() -> None:
+        async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
+            result = await sandbox.exec(["python3", "-c", FETCH, "https://example.org/"])
+            assert "403 Forbidden: example.org:443 is not on the allow-list of this sandbox" in result.error_text
+            result = await sandbox.exec(["python3", "-c", FETCH, "http://example.org/"])
+            assert "HTTP Error 403: Forbidden: example.org:80 is not on the allow-list" in result.error_text
+
+    asyncio.run(run())
+
+
+def test_a_server_of_the_sandbox_is_reached_beside_the_proxy():
+    code = """
+import http.server, threading, urllib.request
+server = http.server.HTTPServer(("127.0.0.1", 8000), http.server.SimpleHTTPRequestHandler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(urllib.request.urlopen("http://localhost:8000/").status, urllib.request.urlopen("http://127.0.0.1:8000/").status)
+"""
+
+    async def run() -> str:
+        network = Network(("example.org",))
+        async with await make_backend("bubblewrap").start(SandboxSpec(network=network)) as sandbox:
+            return (await sandbox.run_python(code)).text
+
+    assert asyncio.run(run()) == "200 200\n"
+
+
+def test_off_means_no_proxy_no_socket_and_no_variable():
+    before = sockets()
+
+    async def run() -> None:
+        async with await make_backend("bubblewrap").start(SandboxSpec()) as sandbox:
+            assert len(sockets() - before - loop_sockets) == 1  # the worker's
+            assert proxy_threads() == []
+            result = await sandbox.run_python(
+                f"import os\nprint([n for n in os.environ if 'prox' in n.lower()])\n{LISTENERS}"
+            )
+            assert result.text == "[]\n[]\n"
+            assert not Path("/etc/ssl/certs").is_dir() or (await sandbox.exec(["ls", "/etc/ssl"])).exit_code == 2
+
+    async def outer() -> None:
+        nonlocal loop_sockets
+        loop_sockets = sockets() - before
+        await run()
+
+    loop_sockets: set[str] = set()
+    asyncio.run(outer())
+
+
+def test_on_means_one_listening_socket_inside(site):
+    async def run() -> str:
+        async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
+            return (await sandbox.run_python(LISTENERS)).text
+
+    assert asyncio.run(run()) == f"['0100007F:{PORT:04X}']\n"
+
+
+def test_closing_leaves_no_thread_no_socket_and_no_connection(site):
+    url = f"http://127.0.0.1:{site.server_port}/slow"
+    gc.collect()
+    before = sockets()
+
+    async def run() -> None:
+        backend = make_backend("bubblewrap")
+        sandboxes = [await backend.start(spec_for(site)) for _ in range(3)]
+        assert proxy_threads() == [NAME]
+        task = asyncio.create_task(sandboxes[0].exec(["python3", "-c", FETCH, url]))
+        await asyncio.to_thread(site.asked.wait, 5)
+        await sandboxes[1].close()
+        assert NAME in proxy_threads()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        for sandbox in sandboxes:
+            await sandbox.close()
+
+    asyncio.run(run())
+    until(lambda: not proxy_threads())
+    # The server's own end is in the site's hands until its page is done.
+    until(lambda: len(sockets() - before) <= 1)
+
+
+def test_a_sandbox_that_is_lost_leaves_nothing(site):
+    async def run() -> None:
+        sandbox = await make_backend("bubblewrap").start(spec_for(site))
+        await sandbox.run_python("print(1)")
+        process = sandbox._process  # type: ignore[attr-defined]
+        sandbox._channel.close()  # type: ignore[attr-defined]
+        del sandbox
+        gc.collect()
+        process.kill()
+        await process.ended()
+
+    asyncio.run(run())
+    until(lambda: not proxy_threads())
+
+
+def test_one_sandbox_serves_one_event_loop_after_the_other(site):
+    url = f"http://127.0.0.1:{site.server_port}/"
+    sandbox = asyncio.run(make_backend("bubblewrap").start(spec_for(site)))
+    try:
+        for _ in range(2):
+            assert asyncio.run(sandbox.exec(["python3", "-c", FETCH, url])).text.startswith("hello /")
+    finally:
+        asyncio.run(sandbox.close())
+
+
+def test_a_reset_drops_connections_and_gives_a_new_share(site):
+    fetch = f"""
+import urllib.request
+try:
+    print(urllib.request.urlopen("http://127.0.0.1:{site.server_port}/", bytes(60_000)).read())
+except OSError as error:
+    print(error)
+"""
+
+    async def run() -> None:
+        async with await make_backend("bubblewrap").start(spec_for(site, max_bytes=100_000)) as sandbox:
+            assert (await sandbox.run_python(fetch)).text == "b'60000'\n"
+            await sandbox.run_python(fetch)
+            spent = (await sandbox.run_python(fetch)).text
+            assert "403: Forbidden: this sandbox has had its 100000 bytes" in spent
+            await sandbox.reset()
+            assert (await sandbox.run_python(fetch)).text == "b'60000'\n"
+
+    asyncio.run(run())
+
+
+def test_killing_the_host_process_leaves_no_way_out(site, tmp_path):
+    """A program that goes on inside, were there one, would find nobody behind the port."""
+    program = """
+import asyncio, os, sys, time
+from agentrl.sandbox import Limits, Network, SandboxSpec, make_backend
+async def main():
+    spec = SandboxSpec(limits=Limits(wall_s=60), network=Network((sys.argv[1],)))
+    sandbox = await make_backend("bubblewrap").start(spec)
+    print("ready", flush=True)
+    await sandbox.exec(["python3", "-c", "import time; time.sleep(60)", sys.argv[2]])
+asyncio.run(main())
+"""
+    token = f"net{os.getpid()}-{time.monotonic_ns()}"
+    host = subprocess.Popen(
+        [sys.executable, "-c", program, f"127.0.0.1:{site.server_port}", token], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    try:
+        assert host.stdout is not None
+        assert host.stdout.readline() == b"ready\n"
+        until(lambda: len(marked(token)) > 1)
+    finally:
+        host.kill()
+        host.wait()
+        assert host.stdout is not None
+        host.stdout.close()
+    until(lambda: not marked(token))
+
+
+def marked(token: str) -> list[str]:
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if token.encode() in (Path(entry.path) / "cmdline").read_bytes():
+                    found.append(entry.name)
+    return found
+
+
+def test_limits_of_a_request_hold_while_it_waits_for_the_network(site):
+    url = f"http://127.0.0.1:{site.server_port}/slow"
+    limits = Limits(wall_s=1.0)
+
+    async def run() -> None:
+        async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
+            started_s = time.monotonic()
+            result = await sandbox.exec(["python3", "-c", FETCH, url], limits=limits)
+            assert result.status == "timeout"
+            assert time.monotonic() - started_s < 1.5
+
+    asyncio.run(run())
