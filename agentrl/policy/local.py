@@ -7,6 +7,7 @@ encoded. Where the conversation is not a continuation of what was seen, the whol
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from agentrl.policy.chat_format import ChatFormat, chat_format
 from agentrl.policy.engine import Completion, Engine, EngineOptions
 from agentrl.policy.model_folder import load
 
+logger = logging.getLogger(__name__)
 _MAX_CONTEXT = 4096
 
 
@@ -81,6 +83,7 @@ class LocalPolicy(Policy):
         self.engine = Engine(model, stop_ids=self.format.stop_ids, decode=self.format.decode, options=options)
         self.engine.version = version
         self._episodes: dict[str, _Episode] = {}
+        self._warned = False
 
     @classmethod
     def from_folder(cls, folder: str | Path, **options: Any) -> LocalPolicy:
@@ -115,11 +118,23 @@ class LocalPolicy(Policy):
         stream = f"{self.seed}/{episode_id}" if sampling.seed is None else str(sampling.seed)
         seed = _turn_seed(stream, turn)
         done = await self.engine.sample(episode_id, prompt, sampling, seed)
+        if not done.ids:
+            self._warn_of_no_room(len(prompt))
         action = self._action(prompt, done)
         closed = bool(done.ids) and done.ids[-1] in self.format.stop_ids
         seen = (*messages, action.to_message())
         self._episodes[episode_id] = _Episode(seen, tools, (*prompt, *done.ids), closed, turn + 1)
         return action
+
+    def _warn_of_no_room(self, num_tokens: int) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "a conversation of %d tokens leaves no room in a context of %d: that turn is empty, and so is each "
+                "such turn from now on; raise max_context (model.max_context in a training run) or shorten the prompts",
+                num_tokens,
+                self.engine.options.context,
+            )
 
     async def release(self, episode_id: str) -> None:
         self._episodes.pop(episode_id, None)

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from agentrl.errors import ModelError
 from agentrl.messages import Message
 from agentrl.policy.chat_format import VERBATIM
 from agentrl.policy.chat_template import render_template
@@ -150,9 +151,14 @@ def build_tiny(
 
 
 def tiny_config(vocab_size: int, tokenizer: Any, **overrides: Any) -> Qwen3Config:
-    """The configuration of the tiny model; `hidden_size` also sets the widths that follow from it."""
+    """The configuration of the tiny model; `hidden_size` also sets the widths that follow from it.
+
+    Raises: ModelError for a hidden size that its heads cannot share.
+    """
     hidden: int = overrides.pop("hidden_size", 128)
     heads: int = overrides.pop("num_attention_heads", 4)
+    if hidden < 2 * heads or hidden % (2 * heads):  # rotary positions turn pairs of each head's numbers
+        raise ModelError(f"hidden_size must be a multiple of {2 * heads} for {heads} heads, got {hidden}")
     values: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": hidden,

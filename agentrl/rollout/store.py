@@ -7,12 +7,13 @@ One process writes, any number may read meanwhile.
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
+
+import msgspec
 
 from agentrl.errors import StoreError
 from agentrl.rollout.json_lines import decode_line, encode_line
@@ -202,16 +203,16 @@ def _whole_bytes(file: BinaryIO) -> int:
 
 
 def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
-    """Replace a JSON file at once: a reader, or a crash, sees the old one or the new one.
+    """Replace a JSON file at once: a reader, or a crash, sees the old one or the new one. NaN becomes null.
 
     Raises: StoreError if the disk is full; the old file stays.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    text = json.dumps(dict(summary), indent=2, ensure_ascii=False) + "\n"
+    text = msgspec.json.format(encode_line(summary), indent=2) + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("wb") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from agentrl.errors import CheckpointError
+from agentrl.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -145,16 +145,18 @@ def read(path: str | Path, *, config_fingerprint: str | None = None) -> Checkpoi
     """Verify a checkpoint and read the run's own state.
 
     Args: config_fingerprint: refuse a checkpoint of another configuration; None accepts any.
-    Raises: CheckpointError naming the damaged file, and the checkpoint to fall back to.
+    Raises: CheckpointError naming the damaged file, and the checkpoint to fall back to; ConfigError for
+        another configuration.
     """
     folder = Path(path)
     try:
         manifest = _verify(folder)
     except CheckpointError as error:
         raise CheckpointError(f"{error}.{_fallback_hint(folder)}") from error
-    if config_fingerprint is not None and manifest["config_fingerprint"] != config_fingerprint:
-        raise CheckpointError(
-            f"{folder} was written by a run with another configuration: resume with the config.toml of its run folder"
+    if config_fingerprint is not None and manifest["config_fingerprint"] not in ("", config_fingerprint):
+        raise ConfigError(
+            f"{folder} was written under another configuration: config.toml has been edited since. Undo the edit to "
+            "resume, or start a new run; with model.path set to a model of this one it goes on from there"
         )
     return Checkpoint(folder, int(manifest["step"]), json.loads((folder / EXTRA).read_text()))
 

@@ -141,7 +141,7 @@ class Trainer:
     async def run(self) -> dict[str, Any]:
         """Every phase that is still to do. Returns: the summary."""
         found = checkpoint.latest(self.folder.checkpoints_path)
-        saved = None if found is None else checkpoint.read(found)
+        saved = None if found is None else checkpoint.read(found, config_fingerprint=self._fingerprint())
         if saved is not None:
             self.state = RunState(**saved.extra["state"])
         self.folder.rewind({} if saved is None else saved.extra["offsets"])
@@ -355,8 +355,13 @@ class Trainer:
             learner=self.learner,
             tokenizer=self.tokenizer,
             extra=extra,
+            config_fingerprint=self._fingerprint(),
             keep=self.config.run.keep_checkpoints,
         )
+
+    def _fingerprint(self) -> str:
+        """Of all that decides the next step; how many checkpoints are kept, say, may be edited."""
+        return checkpoint.fingerprint({k: v for k, v in asdict(self.config).items() if k != "run"})
 
     def _finish(self) -> dict[str, Any]:
         summary = {

@@ -343,7 +343,8 @@ def _warnings(metrics: Sequence[Metrics], summary: Metrics, tally: _Tally) -> li
 
 
 def _is_bad(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+    """Whether a metric is not finite; the log has null for that."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _fault_warnings(tally: _Tally) -> list[str]:

@@ -6,7 +6,6 @@ continues them without a repeated or missing line.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from agentrl.config import dump_config, load_config
 from agentrl.errors import CheckpointError, ConfigError, StoreError
+from agentrl.rollout.json_lines import encode_line
 from agentrl.rollout.store import write_summary
 from agentrl.training.config import TrainConfig
 
@@ -85,9 +85,9 @@ class RunFolder:
         return self.summary_path.exists()
 
     def log(self, phase: str, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
-        """Append one line of metrics; the names are `area/name`."""
-        line = json.dumps({"step": step, "time_s": round(time_s, 3), "phase": phase, **metrics})
-        _append(self.metrics_path, line + "\n")
+        """Append one line of metrics; the names are `area/name`, and null stands for what is not finite."""
+        line = encode_line({"step": step, "time_s": round(time_s, 3), "phase": phase, **metrics})
+        _append(self.metrics_path, line)
         writer = self._events()
         if writer is not None:
             for name, value in metrics.items():
@@ -128,10 +128,10 @@ class RunFolder:
         return self._writer
 
 
-def _append(path: Path, text: str) -> None:
+def _append(path: Path, line: bytes) -> None:
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with path.open("ab") as file:
+            file.write(line)
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error}; free space and go on with `agentrl train --resume {path.parent}`"

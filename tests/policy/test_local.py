@@ -209,13 +209,18 @@ def test_usage_and_versions(tiny: tuple[Any, Any], tools: Any) -> None:
     assert after[0].usage["cached_tokens"] == 0
 
 
-def test_a_full_context_ends_the_turn_without_tokens(tiny: tuple[Any, Any], tools: Any) -> None:
+def test_a_full_context_ends_the_turn_without_tokens_and_is_told_once(
+    tiny: tuple[Any, Any], tools: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     p = LocalPolicy(*tiny, sampling=SHORT, max_context=60)
     replies = [[Message("user", "word " * 8)]] * 3
     actions = asyncio.run(episode(p, "e", tools, replies))
     assert actions[-1].token_ids == ()
     assert actions[-1].finish_reason == "length"
     assert actions[-1].text == ""
+    asyncio.run(episode(p, "f", tools, replies))
+    (record,) = caplog.records
+    assert "leaves no room in a context of 60" in record.getMessage()
 
 
 def test_cancelled_act_can_be_released_and_repeated(tiny: tuple[Any, Any], tools: Any) -> None:

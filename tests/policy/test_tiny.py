@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentrl.errors import ModelError
 from agentrl.messages import Message
 from agentrl.policy.chat_template import render_template
 from agentrl.policy.model_folder import load, save
@@ -52,6 +53,12 @@ def test_special_tokens_are_single_ids() -> None:
 def test_a_vocabulary_too_small_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 252"):
         build_tokenizer(["x"], vocab_size=200)
+
+
+@pytest.mark.parametrize("hidden_size", [2, 12, 100])
+def test_a_width_that_the_heads_cannot_share_is_refused(hidden_size: int) -> None:
+    with pytest.raises(ModelError, match=f"multiple of 8 for 4 heads, got {hidden_size}"):
+        build_tiny(["some text"] * 4, hidden_size=hidden_size)
 
 
 def test_tools_are_shown_shortly_or_not_at_all(tools: Any) -> None:

@@ -169,14 +169,12 @@ def test_the_listener_hands_over_a_pidfd_and_the_program_and_leaves_no_folder():
             with open(f"/proc/self/fdinfo/{fds[0]}") as file:
                 fields = dict(line.split(":", 1) for line in file)
             os.close(fds[0])
-            content = b""
-            while more := caller.recv(1 << 16):
-                content += more
-            return int(fields["Pid"]), content
+            (size,) = struct.unpack("!I", caller.recv(4, socket.MSG_WAITALL))
+            return int(fields["Pid"]), caller.recv(size, socket.MSG_WAITALL)
 
     pid, content = asyncio.run(meet())
     assert pid == os.getpid()
-    assert content == struct.pack("!I", len(worker_zip())) + worker_zip()
+    assert content == worker_zip()
 
 
 def test_a_listener_that_nobody_calls_gives_up():

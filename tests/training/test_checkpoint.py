@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from agentrl.errors import CheckpointError
+from agentrl.errors import CheckpointError, ConfigError
 from agentrl.training import checkpoint
 from agentrl.training.learner import Learner, LearnerConfig
 from agentrl.training.optimizers import Schedule
@@ -155,7 +155,7 @@ def test_another_configuration_is_refused(small_save):
     assert one == checkpoint.fingerprint({"b": 2, "a": 1})
     path = small_save(1, config_fingerprint=one)
     assert checkpoint.read(path, config_fingerprint=one).step == 1
-    with pytest.raises(CheckpointError, match="another configuration"):
+    with pytest.raises(ConfigError, match="another configuration"):
         checkpoint.read(path, config_fingerprint=two)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,11 +128,31 @@ def _wait_for(path: Path, phase: str, lines: int, process: subprocess.Popen[byte
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         text = path.read_text() if path.exists() else ""
-        if text.count(f'"phase": "{phase}"') >= lines:
+        if text.count(f'"phase":"{phase}"') >= lines:
             return
         assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
         time.sleep(0.005)
     raise AssertionError(f"the run never reached {lines} lines of {phase}")
+
+
+def test_an_edited_configuration_is_not_resumed_silently(whole_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "edited"
+    shutil.copytree(whole_run, run)
+    (run / "summary.json").unlink()
+    (run / "config.toml").write_text(dump_config(replace(CONFIG, train=replace(CONFIG.train, lr=0.5))))
+    with pytest.raises(ConfigError, match=r"config\.toml has been edited since"):
+        resume(run)
+    assert _metrics(run) == _metrics(whole_run)
+    (run / "config.toml").write_text(dump_config(replace(CONFIG, run=replace(CONFIG.run, keep_checkpoints=3))))
+    assert resume(run)["steps"] == CONFIG.train.steps
+
+
+def test_a_metric_that_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", CONFIG)
+    folder.log("rl", 1, 0.5, {"loss/policy": math.nan, "loss/kl": 0.25})
+    folder.write_summary({"seed": 0, "after": {"mean": math.inf}})
+    assert json.loads(folder.metrics_path.read_text())["loss/policy"] is None
+    assert json.loads(folder.summary_path.read_text(), parse_constant=pytest.fail)["after"] == {"mean": None}
 
 
 def test_a_folder_that_holds_a_run_is_refused(whole_run: Path) -> None:

@@ -141,7 +141,7 @@ def test_an_interrupted_run_without_a_checkpoint_can_be_resumed(tmp_path: Path) 
 def test_fewer_demonstrations_than_a_batch_still_teach(tmp_path: Path) -> None:
     few = replace(CONFIG, warm_start=replace(CONFIG.warm_start, num_episodes=3), train=replace(CONFIG.train, steps=0))
     train(few, tmp_path / "run")
-    assert '"phase": "warm_start"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"phase":"warm_start"' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 def test_a_model_of_ones_own_needs_no_demonstrations(tmp_path: Path) -> None:
