@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from agentrl.env.base import Observation, StepResult
 from agentrl.env.tool_env import ToolEnv
 from agentrl.environments.sandbox_shelf import Shelf, shelf_of
-from agentrl.sandbox.base import Limits, Sandbox, SandboxError, SandboxFault, SandboxSpec, Snapshot
+from agentrl.sandbox.base import Limits, Network, Sandbox, SandboxError, SandboxFault, SandboxSpec, Snapshot
 from agentrl.tools.python_session import SESSION
 
 
@@ -45,6 +45,7 @@ class SandboxEnv(ToolEnv):
 
     Class attributes:
         sandbox_limits: of every sandbox of this class.
+        sandbox_network: what programs may reach; nothing, unless hosts are named.
 
     Args:
         backend: `auto`, or a name that `agentrl.sandbox.make_backend` knows.
@@ -52,6 +53,7 @@ class SandboxEnv(ToolEnv):
     """
 
     sandbox_limits: ClassVar[Limits] = Limits()
+    sandbox_network: ClassVar[Network] = Network()
     not_state: ClassVar[tuple[str, ...]] = ("_shelf", "_lent", "_on_drop", "_opening", "_content", "_tools")
     _content = Content({})
     _lent: Sandbox | None
@@ -139,7 +141,7 @@ class SandboxEnv(ToolEnv):
 
     async def _opened(self) -> Sandbox:
         if self._shelf is None:
-            spec = SandboxSpec(limits=self.sandbox_limits)
+            spec = SandboxSpec(limits=self.sandbox_limits, network=self.sandbox_network)
             self._shelf = shelf_of(self._backend, self._backend_options, spec)
         sandbox: Sandbox = await self._shelf.lend()
         try:

@@ -33,6 +33,8 @@ PORT = 3128
 """Where programs find the proxy, on the loopback device of their sandbox."""
 MAX_CONNECTIONS = 16
 """Of one sandbox at a time: each holds two descriptors of this process."""
+_LOOKUPS = 2
+"""Names of one sandbox that are looked up at a time: lookups that hang do not hold up a neighbour's."""
 _BETWEEN_S, _FULL_S = 0.005, 0.05
 """Rest after each connection, so that a program that does nothing but connect costs this process little."""
 _HEAD_S, _CONNECT_S, _ENDED_S = 10.0, 15.0, 5.0
@@ -72,6 +74,7 @@ class Door:
         self._entries = tuple(parse_entry(text) for text in network.allow)
         self._tasks: set[asyncio.Task[None]] = set()
         self._carried_bytes = 0
+        self._lookups = asyncio.Semaphore(_LOOKUPS)
         self._closing = threading.Lock()
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = ProxyThread.hold()
@@ -170,7 +173,8 @@ class Door:
     async def _addresses(self, target: Target) -> list[Address]:
         if target.address is not None:
             return [target.address]  # the entry spells it out
-        found = await self._resolve(target.host)
+        async with self._lookups:
+            found = await self._resolve(target.host)
         objections = {address: objection(address, private=self._network.private) for address in found}
         good = [address for address, why in objections.items() if not why]
         if not good:

@@ -7,7 +7,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-_RESOLVERS = 4
+_RESOLVERS = 32
 NAME = "agentrl-sandbox-proxy"
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.sandbox import Limits, Network, SandboxSpec, make_backend
+from agentrl.environments.sandbox_shelf import clear_shelves
+from agentrl.environments.terminal import Terminal
+from agentrl.sandbox import Limits, Network, SandboxFault, SandboxSpec, make_backend
 from agentrl.sandbox.check import TOPICS
 from agentrl.sandbox.proxy import PORT
 from agentrl.sandbox.proxy_thread import NAME
@@ -271,6 +273,38 @@ def marked(token: str) -> list[str]:
                 if token.encode() in (Path(entry.path) / "cmdline").read_bytes():
                     found.append(entry.name)
     return found
+
+
+def test_a_worker_that_cannot_listen_is_a_fault_that_says_so():
+    async def run() -> None:
+        sandbox = await make_backend("bubblewrap").start(SandboxSpec(network=Network(("example.org",))))
+        try:
+            with pytest.raises(SandboxFault, match=rf"port {PORT} in there \(OSError: .*Address already in use\)"):
+                await sandbox._open_door()  # type: ignore[attr-defined]
+            assert (await sandbox.run_python("print(1)")).status == "infra"
+        finally:
+            await sandbox.close()
+
+    asyncio.run(run())
+    until(lambda: not proxy_threads())
+
+
+def test_an_environment_sets_it_for_its_sandboxes(site):
+    class Connected(Terminal):
+        sandbox_network = Network((f"127.0.0.1:{site.server_port}",))
+
+    async def run(kind: type[Terminal]) -> str:
+        env = kind(backend="bubblewrap")
+        await env.areset(seed=0)
+        sandbox = await env.sandbox()
+        result = await sandbox.exec(["python3", "-c", FETCH, f"http://127.0.0.1:{site.server_port}/"])
+        await env.aclose()
+        await clear_shelves()
+        return result.text
+
+    assert asyncio.run(run(Connected)).startswith("hello / at")
+    assert asyncio.run(run(Terminal)) == ""
+    until(lambda: not proxy_threads())
 
 
 def test_limits_of_a_request_hold_while_it_waits_for_the_network(site):
