@@ -49,7 +49,7 @@ class BubblewrapProcess:
         self, monitor: subprocess.Popen[bytes], info_fd: int, said_fd: int, group: cgroups.Group | None
     ) -> None:
         self._group = group
-        self._oom_kills = 0
+        self._memory_kills = None if group is None else group.memory_kills()
         self._monitor = monitor
         self._monitor_fd = os.pidfd_open(monitor.pid)
         self._info_fd = info_fd
@@ -90,6 +90,8 @@ class BubblewrapProcess:
             self._monitor.wait()
             if self._group is not None:
                 self._group.remove()
+            if self._memory_kills is not None:
+                self._memory_kills.close()
             for fd in (self._worker_fd, self._monitor_fd, self._info_fd, self._said_fd):
                 if fd >= 0:
                     os.close(fd)
@@ -101,10 +103,7 @@ class BubblewrapProcess:
         return os.pread(self._said_fd, 2000, 0).decode("utf-8", "replace").strip()
 
     def out_of_memory(self) -> bool:
-        if self._group is None:
-            return False
-        before, self._oom_kills = self._oom_kills, self._group.out_of_memory()
-        return self._oom_kills > before
+        return self._memory_kills is not None and self._memory_kills.any_more()
 
 
 async def _readable(fd: int, wait_s: float) -> None:

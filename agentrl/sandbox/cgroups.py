@@ -17,6 +17,7 @@ _PREFIX = "agentrl-sandbox"
 _WORKER_BYTES = 64 << 20
 """What the worker itself and its forks may take beside the request's memory and the work folder."""
 _WORKER_TASKS = 8
+_EVENTS_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -124,21 +125,47 @@ class Group:
         for folder in self.folders:
             _write(folder / "cgroup.procs", pid)
 
-    def out_of_memory(self) -> int:
-        """How often the kernel has ended something in it for memory."""
-        events = self._memory / ("memory.events" if self.place.unified else "memory.oom_control")
-        with contextlib.suppress(OSError, ValueError):
-            for line in events.read_text().splitlines():
-                word, _, count = line.partition(" ")
-                if word == "oom_kill":
-                    return int(count)
-        return 0
+    def memory_kills(self) -> MemoryKills:
+        """Count what the kernel ends in it for memory, from now on; to be closed."""
+        return MemoryKills(self._memory / ("memory.events" if self.place.unified else "memory.oom_control"))
 
     def remove(self) -> None:
         """Take it away; one that still holds a process stays, for the next reaping."""
         for folder in self.folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+class MemoryKills:
+    """Counts what the kernel ends in a group for memory; asked after every request, so its file stays open.
+
+    Args:
+        events: the kernel's file of them; where it cannot be opened, none are counted.
+    """
+
+    def __init__(self, events: Path) -> None:
+        self._fd, self._seen = -1, 0
+        with contextlib.suppress(OSError):
+            self._fd = os.open(events, os.O_RDONLY | os.O_CLOEXEC)
+        self._seen = self._count()
+
+    def any_more(self) -> bool:
+        """Whether there were any since this was last asked."""
+        before, self._seen = self._seen, self._count()
+        return self._seen > before
+
+    def _count(self) -> int:
+        if self._fd >= 0:
+            with contextlib.suppress(OSError, ValueError):
+                _, found, rest = os.pread(self._fd, _EVENTS_BYTES, 0).partition(b"oom_kill ")
+                return int(rest.split(None, 1)[0]) if found else 0
+        return self._seen
+
+    def close(self) -> None:
+        """Let go of the file; may be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
 
 
 def left_behind(names: str) -> list[Group]:

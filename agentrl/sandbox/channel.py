@@ -13,6 +13,9 @@ from typing import Any
 
 from agentrl.sandbox.worker.frames import PREFIX, FrameError, lengths, pack, unpack
 
+_AHEAD = 1 << 13
+"""Bytes read at once, so that most replies take one call."""
+
 
 class ChannelClosed(Exception):
     """The worker hung up, or sent what is no frame."""
@@ -32,6 +35,7 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._connection = connection
+        self._ahead = b""
 
     async def ask(
         self, header: dict[str, Any], parts: Sequence[bytes], max_reply_bytes: int
@@ -60,8 +64,15 @@ class Channel:
         return carried[0]
 
     async def _send(self, header: dict[str, Any], parts: Sequence[bytes]) -> None:
-        for buffer in pack(header, parts):
-            await asyncio.get_running_loop().sock_sendall(self._connection, buffer)
+        buffers = pack(header, parts)
+        try:
+            sent = self._connection.sendmsg(buffers)  # most requests fit at once
+        except BlockingIOError:
+            sent = 0
+        for buffer in buffers:
+            if sent < len(buffer):
+                await asyncio.get_running_loop().sock_sendall(self._connection, memoryview(buffer)[sent:])
+            sent = max(0, sent - len(buffer))
 
     async def _reply(self, max_reply_bytes: int) -> tuple[dict[str, Any], list[bytes]]:
         head_size, body_size = lengths(bytes(await self._read(PREFIX.size)), max_reply_bytes)
@@ -77,15 +88,28 @@ class Channel:
             loop.remove_reader(self._connection)
 
     async def _read(self, size: int) -> bytearray:
-        loop = asyncio.get_running_loop()
         content = bytearray(size)
         view = memoryview(content)
         while view:
+            view = view[await self._read_some(view) :]
+        return content
+
+    async def _read_some(self, view: memoryview) -> int:
+        """Fill the front of a view; returns how many bytes that is, at least one."""
+        loop = asyncio.get_running_loop()
+        if not self._ahead and len(view) >= _AHEAD:
             count = await loop.sock_recv_into(self._connection, view)
             if not count:
                 raise ChannelClosed("it hung up")
-            view = view[count:]
-        return content
+            return count
+        if not self._ahead:
+            self._ahead = await loop.sock_recv(self._connection, _AHEAD)
+            if not self._ahead:
+                raise ChannelClosed("it hung up")
+        count = min(len(view), len(self._ahead))
+        view[:count] = self._ahead[:count]
+        self._ahead = self._ahead[count:]
+        return count
 
     def close(self) -> None:
         """Hang up; the worker ends."""

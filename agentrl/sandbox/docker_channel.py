@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agentrl.sandbox.channel import Channel, ChannelClosed
+from agentrl.sandbox.channel import Channel
 from agentrl.sandbox.source import worker_zip
 
 CONTROL_FOLDER = "/control"
@@ -121,26 +121,26 @@ class StdioChannel(Channel):
         program = worker_zip()
         await asyncio.get_running_loop().sock_sendall(self._connection, _SIZE.pack(len(program)) + program)
 
-    async def _read(self, size: int) -> bytearray:
+    async def _read_some(self, view: memoryview) -> int:
+        while not self._left:
+            await self._next_piece()
+        count = await super()._read_some(view[: self._left])
+        self._left -= count
+        return count
+
+    async def _next_piece(self) -> None:
+        stream, size = _MUX.unpack(await self._read_raw(_MUX.size))
+        if stream == _STDERR:
+            self.said = (self.said + await self._read_raw(size))[-_MAX_SAID:]
+        else:
+            self._left = size
+
+    async def _read_raw(self, size: int) -> bytes:
         content = bytearray(size)
         view = memoryview(content)
         while view:
-            while not self._left:
-                await self._next_piece()
-            piece = view[: self._left]
-            count = await asyncio.get_running_loop().sock_recv_into(self._connection, piece)
-            if not count:
-                raise ChannelClosed("it hung up")
-            self._left -= count
-            view = view[count:]
-        return content
-
-    async def _next_piece(self) -> None:
-        stream, size = _MUX.unpack(bytes(await super()._read(_MUX.size)))
-        if stream == _STDERR:
-            self.said = (self.said + bytes(await super()._read(size)))[-_MAX_SAID:]
-        else:
-            self._left = size
+            view = view[await super()._read_some(view) :]
+        return bytes(content)
 
     def close(self) -> None:
         # Others hold the same connection: the daemon's client does.

@@ -16,6 +16,8 @@ from pathlib import Path
 import docker.errors
 from docker import APIClient
 
+from agentrl.sandbox.cgroups import MemoryKills
+
 _REMOVE_S = 10.0
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -53,8 +55,7 @@ class ContainerProcess:
         self._container = container
         self.said: Callable[[], bytes] = lambda: b""
         self._pidfd = -1
-        self._memory_events: Path | None = None
-        self._oom_kills = 0
+        self._memory_kills: MemoryKills | None = None
         self._removal: concurrent.futures.Future[None] | None = None
 
     def adopt(self, pid: int) -> None:
@@ -64,8 +65,8 @@ class ContainerProcess:
             try:
                 lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
                 if any(self._container in line for line in lines):
-                    self._memory_events = _memory_events(lines)
-                    self._oom_kills = self._count()
+                    events = _memory_events(lines)
+                    self._memory_kills = MemoryKills(events) if events else None
                     self._pidfd = os.dup(fd)
             finally:
                 os.close(fd)
@@ -99,22 +100,14 @@ class ContainerProcess:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+        if self._memory_kills is not None:
+            self._memory_kills.close()
 
     def why(self) -> str:
         return self.said().decode("utf-8", "replace").strip()
 
     def out_of_memory(self) -> bool:
-        before, self._oom_kills = self._oom_kills, self._count()
-        return self._oom_kills > before
-
-    def _count(self) -> int:
-        if self._memory_events is not None:
-            with contextlib.suppress(OSError, ValueError):
-                for line in self._memory_events.read_text().splitlines():
-                    word, _, count = line.partition(" ")
-                    if word == "oom_kill":
-                        return int(count)
-        return self._oom_kills
+        return self._memory_kills is not None and self._memory_kills.any_more()
 
 
 def _memory_events(lines: list[str]) -> Path | None:

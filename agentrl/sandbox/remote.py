@@ -6,6 +6,7 @@ Every wait has an end: a worker that does not answer in time is killed, and the 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 import weakref
@@ -163,8 +164,8 @@ class RemoteSandbox(Sandbox):
             return ExecResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
 
     async def _request(self, header: dict[str, Any], body: bytes, stdin: bytes, limits: Limits | None) -> Reply:
-        limits = (limits or self.spec.limits).within(self.spec.limits)
-        header = {"op": "run", "limits": asdict(limits), **header}
+        limits, fields = _granted(limits or self.spec.limits, self.spec.limits)
+        header = {"op": "run", "limits": fields, **header}
         max_reply = 2 * int(limits.output_bytes) + _MAX_VALUE_BYTES
         async with self._turn:
             try:
@@ -254,6 +255,13 @@ class RemoteSandbox(Sandbox):
         await self._process.ended()
         if self._door is not None:
             await self._door.ended()
+
+
+@functools.lru_cache(maxsize=256)
+def _granted(asked: Limits, ceiling: Limits) -> tuple[Limits, dict[str, float]]:
+    """What a request may use, and the same by field for its header; an environment asks for few different ones."""
+    limits = asked.within(ceiling)
+    return limits, asdict(limits)
 
 
 def _source(code: str) -> bytes:

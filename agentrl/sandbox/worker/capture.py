@@ -10,7 +10,6 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from agentrl.sandbox.worker.processes import Usage, proportional_bytes, usage_of
@@ -18,18 +17,19 @@ from agentrl.sandbox.worker.stream import Stream
 
 _FIRST_LOOK_S, _LOOK_S = 0.03, 0.05
 _KILLED_BY_CPU = (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
+_MOMENT_MS = 4
 _END_S = 0.3
 """Seconds that the kernel has to end a killed namespace."""
 
 
-@dataclass
 class Child:
     """A forked child with the worker's ends of its pipes."""
 
-    pid: int
-    pidfd: int
-    streams: dict[str, Stream]
-    requests_fd: int = -1
+    def __init__(self, pid: int, pidfd: int, streams: dict[str, Stream]) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.streams = streams
+        self.requests_fd = -1
 
     def close(self) -> None:
         """Close the pipes; the process must have been waited for."""
@@ -38,16 +38,16 @@ class Child:
                 os.close(fd)
 
 
-@dataclass
 class Outcome:
     """How a request ended, in the words of the reply."""
 
-    status: str = "ok"
-    detail: str = ""
-    exit_code: int | None = None
-    cpu_s: float = 0.0
-    max_rss_bytes: int = 0
-    wall_s: float = 0.0
+    def __init__(self) -> None:
+        self.status = "ok"
+        self.detail = ""
+        self.exit_code: int | None = None
+        self.cpu_s = 0.0
+        self.max_rss_bytes = 0
+        self.wall_s = 0.0
 
 
 class Watch:
@@ -109,9 +109,11 @@ def watch(
     for fd in (child.pidfd, *wake_fds):
         poll.register(fd, select.POLLIN)
     by_fd = {stream.fd: stream for stream in child.streams.values()}
-    for fd in by_fd:
-        poll.register(fd, select.POLLIN)
-    ended = False
+    # What a short program prints waits in the pipes, to be read once and not as it comes.
+    ended = any(fd == child.pidfd for fd, _ in poll.poll(_MOMENT_MS))
+    if not ended:
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
     while not ended:
         for fd, _ in poll.poll(seen.timeout_ms()):
             if fd in by_fd:

@@ -44,6 +44,7 @@ class ContainerJail(NamespaceJail):
         self._fill()
         kernel.mount("none", "/", flags=_READ_ONLY | kernel.MS_NODEV)
         kernel.mount("none", "/dev", flags=_READ_ONLY)  # docker's devices are real nodes
+        kernel.bound_capabilities()
 
 
 def _enter_user_namespace(user: int, capabilities: tuple[int, ...]) -> None:

@@ -26,6 +26,15 @@ def pack(header: dict[str, Any], parts: Sequence[bytes | memoryview] = ()) -> li
     return [PREFIX.pack(len(head), size) + head, *parts]
 
 
+def left(buffers: Sequence[memoryview], sent: int) -> list[memoryview]:
+    """What is left of buffers when so many bytes of them have gone."""
+    for index, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [buffer[sent:], *buffers[index + 1 :]]
+        sent -= len(buffer)
+    return []
+
+
 def lengths(prefix: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> tuple[int, int]:
     """Bytes of header and body that follow a prefix.
 

@@ -65,6 +65,7 @@ class NamespaceJail:
         for path in ("/", "/dev"):
             flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
             kernel.mount("none", path, flags=flags)
+        kernel.bound_capabilities()
 
     def _fill(self) -> None:
         kernel.mount("tmpfs", _BOX, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, self._options)
@@ -91,8 +92,9 @@ class NamespaceJail:
         """In the child: shut the door for good."""
         os.setsid()
         kernel.set_dumpable(True)  # else its own /proc entries would belong to nobody
-        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:  # rather this than the worker
-            file.write(b"1000")
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)  # rather this than the worker
+        os.write(score, b"1000")
+        os.close(score)
         kernel.mount("proc", "/proc", "proc", self.proc_flags)
         os.chdir(os.path.join(WORK, folder))
         set_limits(limits, other_pids)
@@ -154,17 +156,22 @@ def set_limits(limits: Mapping[str, Any], other_pids: int | None) -> None:
     """
     cpu_s = int(limits["cpu_s"]) + 1
     pids = resource.RLIM_INFINITY if other_pids is None else int(limits["pids"]) + other_pids
-    for name, value in (
-        (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_DATA, int(limits["memory_bytes"])),
-        (resource.RLIMIT_NPROC, pids),
-        (resource.RLIMIT_FSIZE, int(limits["file_bytes"])),
-        (resource.RLIMIT_NOFILE, _OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_MEMLOCK, 1 << 16),
-    ):
-        hard = resource.getrlimit(name)[1]
-        if hard != resource.RLIM_INFINITY:
-            value = hard if value == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(name, (value, value))
+    _limit(resource.RLIMIT_CPU, cpu_s)
+    _limit(resource.RLIMIT_DATA, int(limits["memory_bytes"]))
+    _limit(resource.RLIMIT_NPROC, pids)
+    _limit(resource.RLIMIT_FSIZE, int(limits["file_bytes"]))
+
+
+def set_lasting_limits() -> None:
+    """Limits that hold for a worker and all that it forks, whatever a request asks for."""
+    _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_MSGQUEUE, 0)
+    _limit(resource.RLIMIT_MEMLOCK, 1 << 16)
+
+
+def _limit(name: int, value: int) -> None:
+    hard = resource.getrlimit(name)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = hard if value == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(name, (value, value))

@@ -35,6 +35,9 @@ _locked = ctypes.PyDLL(None, use_errno=True)
 _locked.syscall.restype = ctypes.c_long
 _libc.syscall.restype = ctypes.c_long
 
+_CAPABILITY_HEADER = ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), 8)
+_NO_CAPABILITIES = ctypes.create_string_buffer(24)
+
 
 def _check(result: int, what: str) -> int:
     if result < 0:
@@ -89,13 +92,16 @@ def detach(target: str) -> None:
     _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
 
 
-def drop_capabilities() -> None:
-    """Give up every capability, for this process and whatever it executes."""
+def bound_capabilities() -> None:
+    """Nothing that this process or a fork of it executes gains a capability; those that it has, it keeps."""
     for capability in range(_LAST_CAPABILITY + 1):
         _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    header = ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), 8)
-    _check(_libc.syscall(_NR["capset"], header, ctypes.create_string_buffer(24)), "capset")
+
+
+def drop_capabilities() -> None:
+    """Give up every capability; `bound_capabilities` must have been called."""
+    _check(_libc.syscall(_NR["capset"], _CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
 
 
 def become_user(user: int, capabilities: tuple[int, ...]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import mmap
 import os
 import select
 import socket
@@ -14,14 +15,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from agentrl.sandbox.worker import kernel
+from agentrl.sandbox.worker import kernel, programs
 from agentrl.sandbox.worker.files import FileError, Folder
-from agentrl.sandbox.worker.frames import MAX_HEADER_BYTES, PREFIX, lengths, pack, unpack
-from agentrl.sandbox.worker.jail import JAILS
+from agentrl.sandbox.worker.frames import PREFIX, FrameError, left, lengths, pack, unpack
+from agentrl.sandbox.worker.jail import JAILS, set_lasting_limits
 from agentrl.sandbox.worker.sessions import Parts, Reply, Runner
 
 # Imported for the children: code that imports these again finds them loaded.
 PRELOAD = ("collections", "functools", "heapq", "itertools", "math", "random", "re", "string", "typing")
+_INBOX_BYTES = 1 << 16
+"""Requests up to this size take one read."""
 
 
 class Gone(Exception):
@@ -38,6 +41,10 @@ class Worker:
         self._runner: Any = None
         self._files: Any = None
         self._max_saved_bytes = 0
+        self._inbox = self._frame = _view_of(_INBOX_BYTES)
+        self._readable = select.poll()
+        for fd in (control.fileno(), owner_fd):
+            self._readable.register(fd, select.POLLIN)
 
     def serve(self) -> None:
         """Answer until the owner is gone."""
@@ -46,9 +53,7 @@ class Worker:
                 header, parts = self._receive()
                 reply, out = self._answer(header, parts)
                 self._send(reply, out)
-                # A later request's process is a copy of this one: it must not find what went before.
-                for part in (*parts, *out):
-                    part[:] = bytes(len(part))
+                self._forget(out)
         except (Gone, ConnectionError):
             return
 
@@ -65,14 +70,16 @@ class Worker:
 
     def _on_setup(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         self._jail = JAILS[header["jail"]](header, bytes(parts[0]))
+        set_lasting_limits()
         self._max_saved_bytes = header["disk_bytes"]
-        self._runner = Runner(self._jail, header["env"], [self._control.fileno(), self._owner_fd])
+        self._runner = Runner(self._jail, [self._control.fileno(), self._owner_fd])
         kernel.set_dumpable(False)
         self._files = Folder(self._jail.folder)
         self._files.reopen()
         self._files.load(parts[1])
         for name in PRELOAD:
             __import__(name)
+        programs.prepare(header["env"])
         gc.collect()
         gc.freeze()
         return {"python": sys.version.split()[0]}, []
@@ -123,36 +130,66 @@ class Worker:
         raise Gone
 
     def _receive(self) -> tuple[dict[str, Any], Parts]:
-        head_size, body_size = lengths(bytes(self._read(PREFIX.size)))
-        head = self._read(head_size)
-        return unpack(bytes(head), self._read(body_size))
+        """The next request; its parts are views of what `_forget` zeroes."""
+        used = 0
+        while used < PREFIX.size:
+            used += self._receive_into(self._inbox[used:])
+        head_size, body_size = lengths(bytes(self._inbox[: PREFIX.size]))
+        size = PREFIX.size + head_size + body_size
+        if used > size:
+            raise Gone  # more than one request at a time
+        frame = self._inbox[:size]
+        if size > len(self._inbox):
+            frame = _view_of(size)
+            frame[:used] = self._inbox[:used]
+            _zero(self._inbox[:used])
+        self._frame = frame
+        while used < size:
+            used += self._receive_into(frame[used:])
+        head_end = PREFIX.size + head_size
+        return unpack(bytes(frame[PREFIX.size : head_end]), frame[head_end:])
 
-    def _read(self, size: int) -> bytearray:
-        content = bytearray(size)
-        view = memoryview(content)
-        while view:
-            self._wait(select.POLLIN)
-            count = self._control.recv_into(view)
-            if not count:
+    def _receive_into(self, room: memoryview) -> int:
+        for fd, _ in self._readable.poll():
+            if fd == self._owner_fd:
                 raise Gone
-            view = view[count:]
-        return content
+        count = self._control.recv_into(room)
+        if not count:
+            raise Gone
+        return count
 
-    def _wait(self, event: int) -> None:
+    def _forget(self, out: list[memoryview]) -> None:
+        """A later request's process is a copy of this one: it must not find what went before."""
+        for view in (self._frame, *out):
+            _zero(view)
+        self._frame = self._inbox[:0]
+
+    def _send(self, header: dict[str, Any], parts: list[memoryview]) -> None:
+        try:
+            buffers = [memoryview(buffer) for buffer in pack(header, parts)]
+        except FrameError:
+            buffers = [memoryview(buffer) for buffer in pack({"failed": "a reply that is too long"})]
+        while buffers:
+            try:
+                buffers = left(buffers, self._control.sendmsg(buffers, (), socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                self._until_writable()
+
+    def _until_writable(self) -> None:
         poll = select.poll()
-        poll.register(self._control, event)
+        poll.register(self._control, select.POLLOUT)
         poll.register(self._owner_fd, select.POLLIN)
         if any(fd == self._owner_fd for fd, _ in poll.poll()):
             raise Gone
 
-    def _send(self, header: dict[str, Any], parts: list[memoryview]) -> None:
-        if len(json.dumps(header)) > MAX_HEADER_BYTES // 2:
-            header, parts = {"failed": "a reply header that is too long"}, []
-        for buffer in pack(header, parts):
-            view = memoryview(buffer)
-            while view:
-                self._wait(select.POLLOUT)
-                view = view[self._control.send(view, socket.MSG_DONTWAIT) :]
+
+def _view_of(size: int) -> memoryview:
+    """Mapped memory: it is given back whole, and no copy of it stays in a freed block."""
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def _zero(view: memoryview) -> None:
+    view[:] = bytes(len(view))
 
 
 def _view(content: bytes) -> memoryview:

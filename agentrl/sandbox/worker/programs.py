@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import atexit
 import builtins
-import gc
 import json
 import linecache
 import os
@@ -27,19 +26,18 @@ from agentrl.sandbox.worker.plain import ValueFormError, decode, encode
 OUT_OF_MEMORY = 128 + int(signal.SIGKILL)
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _FILE = "<sandbox>"
+_CELL_BYTES = 1 << 16
 LENGTH = struct.Struct("!I")
 
 
-def run_program(asked: Mapping[str, Any], env: Mapping[str, str]) -> None:
+def run_program(asked: Mapping[str, Any]) -> None:
     """Execute a program under an init process that collects orphans and ends with it.
 
     Args:
         asked: `argv`, and `env` beside the sandbox's own.
-        env: the sandbox's own.
     """
     argv: Sequence[str] = asked["argv"]
-    os.environ.clear()
-    os.environ.update({**env, **asked["env"]})
+    os.environ.update(asked["env"])
     pid = os.fork()
     if pid == 0:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect the default
@@ -59,18 +57,36 @@ def run_program(asked: Mapping[str, Any], env: Mapping[str, str]) -> None:
 
 
 def prepare(env: Mapping[str, str]) -> None:
-    """Turn a copy of the worker into an ordinary interpreter."""
+    """Make the worker look like an ordinary interpreter, so that its forks need not: each page written costs a copy."""
     os.environ.clear()
     os.environ.update(env)
-    sys.stdin = _stream(0, "r", "surrogateescape")
-    sys.stdout = _stream(1, "w", "surrogateescape")
-    sys.stderr = _stream(2, "w", "backslashreplace")
+    sys.stdin, sys.stdout, sys.stderr = _streams()
     vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
     sys.argv = ["main.py"]
     for name in [name for name in sys.modules if name == "agentrl" or name.startswith("agentrl.")]:
         del sys.modules[name]
-    sys.path[:] = [os.getcwd(), *[path for path in sys.path if not path.endswith(".zip") or "python" in path]]
-    gc.enable()
+    sys.path[:] = [path for path in sys.path if not path.endswith(".zip") or "python" in path]
+
+
+def begin() -> None:
+    """In a fork of the worker: stand where programs stand."""
+    sys.path.insert(0, os.getcwd())
+
+
+def _streams() -> tuple[TextIO, TextIO, TextIO]:
+    """Standard streams for forks, which will find pipes there: what is there now can be told from one."""
+    own = [os.dup(fd) for fd in (0, 1, 2)]
+    pipe = os.pipe()
+    for fd, end in enumerate((pipe[0], pipe[1], pipe[1])):
+        os.dup2(end, fd)
+    try:
+        read = _stream(0, "r", "surrogateescape")
+        return read, _stream(1, "w", "surrogateescape"), _stream(2, "w", "backslashreplace")
+    finally:
+        for fd, saved in enumerate(own):
+            os.dup2(saved, fd)
+        for fd in (*own, *pipe):
+            os.close(fd)
 
 
 def _stream(fd: int, mode: str, errors: str) -> TextIO:
@@ -119,21 +135,30 @@ def run_session(requests_fd: int, report_fd: int) -> None:
     """Run one piece of code after the other in one namespace; ends when the requests end."""
     namespace = main_module()
     while True:
-        size = _read_exactly(requests_fd, LENGTH.size)
-        if not size:
-            os._exit(0)
-        code = _read_exactly(requests_fd, LENGTH.unpack(size)[0]).decode("utf-8", "surrogatepass")
+        code = _next_cell(requests_fd)
         ended = _guarded(lambda code=code: _run_cell(code, namespace))
         for stream in (sys.stdout, sys.stderr):
             _flush(stream)
         _write(report_fd, LENGTH.pack(ended & 0xFF))
 
 
+def _next_cell(requests_fd: int) -> str:
+    """The next piece of code; none comes before the last one is answered."""
+    content = bytearray(os.read(requests_fd, _CELL_BYTES))
+    while len(content) < LENGTH.size or len(content) < LENGTH.size + LENGTH.unpack_from(content)[0]:
+        chunk = os.read(requests_fd, 1 << 20)
+        if not chunk:
+            os._exit(0)
+        content += chunk
+    return content[LENGTH.size :].decode("utf-8", "surrogatepass")
+
+
 def _run_cell(code: str, namespace: dict[str, Any]) -> None:
     linecache.cache[_FILE] = (len(code), None, code.splitlines(True), _FILE)
     tree = ast.parse(code, _FILE)
     last = _pop_expression(tree)
-    exec(compile(tree, _FILE, "exec"), namespace)
+    if tree.body:
+        exec(compile(tree, _FILE, "exec"), namespace)
     if last is not None:
         value = eval(compile(ast.Expression(last), _FILE, "eval"), namespace)
         if value is not None:
@@ -204,13 +229,3 @@ def _write(fd: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _read_exactly(fd: int, size: int) -> bytes:
-    content = bytearray()
-    while len(content) < size:
-        chunk = os.read(fd, min(size - len(content), 1 << 20))
-        if not chunk:
-            return b""
-        content += chunk
-    return bytes(content)

@@ -13,12 +13,14 @@ from typing import Any
 from agentrl.sandbox.worker import programs
 from agentrl.sandbox.worker.capture import Child, Outcome, Watch, collect, watch
 from agentrl.sandbox.worker.files import FileError
+from agentrl.sandbox.worker.frames import left
 from agentrl.sandbox.worker.jail import Jail
 from agentrl.sandbox.worker.stream import Stream
 
 _CANNOT_ENTER = 125
 _MAX_VALUE_BYTES, _MAX_TROUBLE_BYTES = 8 << 20, 4096
 _TROUBLE: dict[type[BaseException], str] = {FileNotFoundError: "cwd: ", NotADirectoryError: "cwd: "}
+_MOMENT_MS = 1
 _STDIN_BESIDE = 1 << 16
 """A pipe takes this much at once; longer input goes through a sealed file in memory."""
 
@@ -29,9 +31,8 @@ Parts = list[memoryview]
 class Runner:
     """Runs one request at a time; holds the sessions."""
 
-    def __init__(self, jail: Jail, env: Mapping[str, str], control_fds: list[int]) -> None:
+    def __init__(self, jail: Jail, control_fds: list[int]) -> None:
         self._jail = jail
-        self._env = dict(env)
         self._control_fds = control_fds
         self._sessions: dict[str, Child] = {}
 
@@ -66,8 +67,8 @@ class Runner:
         def become() -> None:
             # The body is read here alone: the worker's own memory never holds what a request says.
             if kind == "exec":
-                programs.run_program(json.loads(bytes(parts[0])), self._env)
-            programs.prepare(self._env)
+                programs.run_program(json.loads(bytes(parts[0])))
+            programs.begin()
             if kind == "call":
                 programs.run_call(bytes(parts[0]), 3)
             programs.run_code(bytes(parts[0]).decode("utf-8", "surrogatepass"))
@@ -132,7 +133,7 @@ class Runner:
         asked, ours = os.pipe()
 
         def become() -> None:
-            programs.prepare(self._env)
+            programs.begin()
             programs.run_session(4, 3)
 
         # Processor time is counted per cell, by the watch; the rest holds for the session's life.
@@ -148,12 +149,15 @@ class Runner:
     ) -> Outcome:
         outcome, seen, answer = Outcome(), Watch(child, limits), child.streams["value"]
         answer.rewind(programs.LENGTH.size)
-        unsent = [memoryview(programs.LENGTH.pack(len(code))), code]
+        unsent = _send(child.requests_fd, [memoryview(programs.LENGTH.pack(len(code))), code])
+        if not unsent:
+            _wait_a_moment(child)
         poll = select.poll()
         by_fd = {stream.fd: stream for stream in child.streams.values() if not stream.ended}
         for fd in (child.pidfd, *self._control_fds, *by_fd):
             poll.register(fd, select.POLLIN)
-        poll.register(child.requests_fd, select.POLLOUT)
+        if unsent:
+            poll.register(child.requests_fd, select.POLLOUT)
         while len(answer.content) < answer.keep:
             for fd, _ in poll.poll(seen.timeout_ms()):
                 if fd in by_fd:
@@ -187,12 +191,21 @@ class Runner:
         return outcome
 
 
+def _wait_a_moment(child: Child) -> None:
+    """Take the answer of a cell that ends soon; what it prints until then waits in the pipes, to be read once."""
+    answer = child.streams["value"]
+    poll = select.poll()
+    for fd in (answer.fd, child.pidfd):
+        poll.register(fd, select.POLLIN)
+    if any(fd == answer.fd for fd, _ in poll.poll(_MOMENT_MS)):
+        answer.take()
+
+
 def _send(fd: int, unsent: list[memoryview]) -> list[memoryview]:
     """Write what fits; returns what is left, nothing where nobody reads any more."""
     try:
         while unsent:
-            rest = unsent[0][os.write(fd, unsent[0]) :]
-            unsent = [rest, *unsent[1:]] if rest else unsent[1:]
+            unsent = left(unsent, os.writev(fd, unsent))
     except BlockingIOError:
         return unsent
     except BrokenPipeError:
@@ -228,10 +241,9 @@ def _stdin(content: memoryview) -> int:
 
 def _arrange(fds: tuple[int, ...]) -> None:
     """Give the child's descriptors the numbers 0, 1, 2, … and close every other one."""
-    moved = [os.dup(fd) if fd >= 0 else -1 for fd in fds]
-    spare = [fd for fd in moved if fd >= 0]
-    floor = max(spare) + 1
-    high = [os.dup2(fd, floor + index, inheritable=False) for index, fd in enumerate(spare)]
+    floor = max(*fds, len(fds)) + 1
+    # One that stands where another belongs moves out of the way first.
+    high = [fd if fd >= len(fds) else os.dup2(fd, floor + fd, inheritable=False) for fd in fds]
     for number, fd in enumerate(high):
         os.dup2(fd, number, inheritable=number <= 2)
     os.closerange(len(high), 1 << 20)

@@ -37,8 +37,9 @@ class Stream:
         self._used, self.dropped = 0, False
 
     def take(self) -> bool:
-        """Read what is there, at most one chunk; returns whether there was any."""
+        """Read what is there, at most one chunk; returns whether there may be more."""
         room = self._kept[self._used : min(self._used + _CHUNK, self.keep)]
+        size = len(room) or _CHUNK
         try:
             count = os.readv(self.fd, [room if room else _scratch])
         except BlockingIOError:
@@ -50,4 +51,4 @@ class Stream:
         else:
             self.dropped = True
             _scratch[:count] = bytes(count)
-        return count > 0
+        return count == size  # a pipe gives all that it holds
