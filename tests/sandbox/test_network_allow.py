@@ -166,6 +166,18 @@ def test_on_means_one_listening_socket_inside(site):
     assert asyncio.run(run()) == f"['0100007F:{PORT:04X}']\n"
 
 
+def test_programs_can_check_certificates(site):
+    if not Path("/etc/ssl/certs/ca-certificates.crt").exists():
+        pytest.skip("this machine has no certificates")
+    code = "import ssl\nprint(ssl.create_default_context().cert_store_stats()['x509_ca'] > 10)"
+
+    async def run() -> str:
+        async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
+            return (await sandbox.run_python(code)).text
+
+    assert asyncio.run(run()) == "True\n"
+
+
 def test_closing_leaves_no_thread_no_socket_and_no_connection(site):
     url = f"http://127.0.0.1:{site.server_port}/slow"
     gc.collect()
