@@ -24,7 +24,7 @@ ARGUMENTS := $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh,--continue)
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
 	@echo "  make lint | types | tests            the parts of make test"
-	@echo "  make sandbox-tests                   the sandbox and the environments that run code in it (bubblewrap)"
+	@echo "  make sandbox-tests                   of those, the sandbox and the environments that run code in it"
 	@echo "  make docker-tests                    the docker sandbox, where a daemon runs or can be started"
 	@echo "  make format                          rewrite the code as ruff wants it"
 	@echo "  make clean                           remove $(VENV) and caches; runs/ stays"
@@ -41,7 +41,7 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
-tests: $(DEV)
+tests: $(DEV) bubblewrap
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 sandbox-tests: $(DEV) bubblewrap

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import pytest
 
@@ -25,3 +26,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         if item.nodeid.startswith(PLACES) or any(name in item.nodeid for name in SANDBOXED):
             item.add_marker(pytest.mark.sandbox)
+            if sys.platform != "linux":
+                item.add_marker(pytest.mark.skip("bubblewrap runs on Linux alone"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
+import secrets
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,7 +59,7 @@ class Owner:
     @staticmethod
     def free_user() -> int:
         """A user id for one sandbox, at random: two that share one share only what the kernel counts per user."""
-        return random.choice(LENT_USERS)
+        return secrets.choice(LENT_USERS)
 
 
 @cache

@@ -194,10 +194,11 @@ def test_a_start_leaves_no_descriptor_and_no_process_behind():
 
     asyncio.run(once())
     before = sorted(os.listdir("/proc/self/fd"))
+    running = labelled(os.getpid())  # other tests may keep warm sandboxes
     for _ in range(3):
         asyncio.run(once())
     assert sorted(os.listdir("/proc/self/fd")) == before
-    assert labelled(os.getpid()) == []
+    assert labelled(os.getpid()) == running
 
 
 def test_one_sandbox_serves_one_event_loop_after_the_other():
