@@ -48,7 +48,7 @@ sandbox-tests: $(DEV) bubblewrap
 	$(BIN)/pytest -m 'sandbox and not docker' $(PYTEST_ARGS)
 
 docker-tests: $(DEV)
-	.ci/with-docker $(BIN)/pytest -m docker tests/sandbox
+	.ci/with-docker $(BIN)/pytest -m docker $(PYTEST_ARGS)
 
 bubblewrap:
 	@command -v bwrap >/dev/null || { \
