@@ -36,6 +36,7 @@ from agentrl.sandbox.docker_channel import (
     STDIO_PROGRAM,
     Listener,
     StdioChannel,
+    remove_folders,
     socket_reaches,
 )
 from agentrl.sandbox.docker_seccomp import container_profile
@@ -307,6 +308,7 @@ class Docker(Backend):
 
     def _reap(self) -> int:
         api, _ = self._connect()
+        remove_folders()
         count = 0
         for row in api.containers(all=True, filters={"label": LABEL}):
             owner = Owner.of_label(row["Labels"].get(LABEL, ""))

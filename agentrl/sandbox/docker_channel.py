@@ -19,8 +19,10 @@ from types import TracebackType
 from typing import Self
 
 from agentrl.sandbox.channel import Channel
+from agentrl.sandbox.owner import Owner, pid_namespace
 from agentrl.sandbox.source import worker_zip
 
+_PREFIX = "agentrl-sandbox-"
 CONTROL_FOLDER = "/control"
 _SOCKET = "socket"
 _SIZE = struct.Struct("!I")
@@ -61,7 +63,7 @@ class Listener:
     """A socket in a folder that only this user can reach, and that a container can be given."""
 
     def __init__(self) -> None:
-        self._outer = tempfile.mkdtemp(prefix="agentrl-sandbox-")
+        self._outer = tempfile.mkdtemp(prefix=f"{_PREFIX}{pid_namespace()}-{Owner.this_process().short}-")
         self.folder = str(Path(self._outer, "control"))
         os.mkdir(self.folder)
         os.chmod(self.folder, 0o755)
@@ -106,6 +108,19 @@ class Listener:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def remove_folders() -> int:
+    """Remove the folders of listeners whose owner was killed; returns how many."""
+    count = 0
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}{pid_namespace()}-*-*-*"):
+        fields = folder.name.removeprefix(_PREFIX).split("-")[1:]
+        with contextlib.suppress(OSError):
+            ours = folder.lstat().st_uid == os.getuid() and all(field.isdigit() for field in fields[:2])
+            if ours and not Owner("", 0, int(fields[0]), int(fields[1])).same_start():
+                shutil.rmtree(folder)
+                count += 1
+    return count
 
 
 class StdioChannel(Channel):

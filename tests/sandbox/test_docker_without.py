@@ -7,6 +7,9 @@ import json
 import os
 import socket
 import struct
+import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +17,7 @@ from agentrl.sandbox import SandboxFault, SandboxSpec
 from agentrl.sandbox import docker as backend_module
 from agentrl.sandbox.channel import ChannelClosed
 from agentrl.sandbox.docker import INSTALL_DAEMON, INSTALL_SDK, Daemon, Docker, _left_behind
-from agentrl.sandbox.docker_channel import Listener, StdioChannel, socket_reaches
+from agentrl.sandbox.docker_channel import Listener, StdioChannel, remove_folders, socket_reaches
 from agentrl.sandbox.docker_seccomp import container_profile
 from agentrl.sandbox.owner import Owner, boot_id, pid_namespace
 from agentrl.sandbox.source import worker_zip
@@ -136,7 +139,7 @@ def test_pieces_of_output_become_one_stream_again():
     for cut in (1, 7, 8, 9, 500):
         pieces = [piece(1, reply[:cut]), piece(2, b"a warning"), piece(1, b""), piece(1, reply[cut:])]
         header, parts, said = asyncio.run(ask(pieces))
-        assert (header["a"], parts, said) == (1, [b"x" * 1000, b"", b"yz"], b"a warning")
+        assert (header["a"], parts, said) == (1, [b"x" * 1000, b"", b"yz", b""], b"a warning")
 
 
 def test_a_hang_up_within_a_piece_is_told():
@@ -175,6 +178,27 @@ def test_the_listener_hands_over_a_pidfd_and_the_program_and_leaves_no_folder():
     pid, content = asyncio.run(meet())
     assert pid == os.getpid()
     assert content == worker_zip()
+
+
+@pytest.fixture
+def short_folder():
+    """The name of a unix socket has room for 107 letters."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_only_folders_of_dead_listeners_are_removed(short_folder, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    here = f"agentrl-sandbox-{pid_namespace()}"
+    names = [f"{here}-{dead.pid}-1-a", f"{here}-x-1-a", f"agentrl-sandbox-1-{dead.pid}-1-a", "agentrl-sandbox-other"]
+    for name in names:
+        (short_folder / name / "control").mkdir(parents=True)
+    with Listener() as listener:
+        assert remove_folders() == 1
+        assert os.path.isdir(listener.folder)
+    assert sorted(os.listdir(short_folder)) == sorted(names[1:])
 
 
 def test_a_listener_that_nobody_calls_gives_up():
