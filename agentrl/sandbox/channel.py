@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from agentrl.sandbox.worker.frames import PREFIX, FrameError, lengths, pack, unpack
+from agentrl.sandbox.worker.frames import PREFIX, FrameError, Headers, lengths, pack, split
 
 _AHEAD = 1 << 13
 """Bytes read at once, so that most replies take one call."""
@@ -29,6 +29,11 @@ def _closed_by_failure() -> Iterator[None]:
         raise ChannelClosed(str(error) or type(error).__name__) from error
 
 
+def _note(seen: asyncio.Future[None]) -> None:
+    if not seen.done():
+        seen.set_result(None)
+
+
 class Channel:
     """One socket, one request in flight."""
 
@@ -36,9 +41,10 @@ class Channel:
         connection.setblocking(False)
         self._connection = connection
         self._ahead = b""
+        self._headers = Headers()
 
     async def ask(
-        self, header: dict[str, Any], parts: Sequence[bytes], max_reply_bytes: int
+        self, header: dict[str, Any] | bytes, parts: Sequence[bytes], max_reply_bytes: int
     ) -> tuple[dict[str, Any], list[bytes]]:
         """Send a request and wait for its reply.
 
@@ -46,6 +52,7 @@ class Channel:
         """
         with _closed_by_failure():
             await self._send(header, parts)
+            await self._readable()  # to try at once would fail nearly always
             return await self._reply(max_reply_bytes)
 
     async def ask_for_socket(self, header: dict[str, Any], max_reply_bytes: int) -> socket.socket:
@@ -63,7 +70,7 @@ class Channel:
             raise ChannelClosed(str(reply.get("failed", "no socket came")))
         return carried[0]
 
-    async def _send(self, header: dict[str, Any], parts: Sequence[bytes]) -> None:
+    async def _send(self, header: dict[str, Any] | bytes, parts: Sequence[bytes]) -> None:
         buffers = pack(header, parts)
         try:
             sent = self._connection.sendmsg(buffers)  # most requests fit at once
@@ -75,17 +82,19 @@ class Channel:
             sent = max(0, sent - len(buffer))
 
     async def _reply(self, max_reply_bytes: int) -> tuple[dict[str, Any], list[bytes]]:
-        head_size, body_size = lengths(bytes(await self._read(PREFIX.size)), max_reply_bytes)
-        reply, views = unpack(bytes(await self._read(head_size)), await self._read(body_size))
+        head_size, sizes = lengths(bytes(await self._read(PREFIX.size)), max_reply_bytes)
+        reply = self._headers.parse(bytes(await self._read(head_size)))
+        views = split(await self._read(sum(sizes)), sizes)
         return reply, [bytes(view) for view in views]
 
     async def _readable(self) -> None:
-        loop, seen = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._connection, seen.set)
+        loop, fd = asyncio.get_running_loop(), self._connection.fileno()
+        seen = loop.create_future()
+        loop.add_reader(fd, _note, seen)
         try:
-            await seen.wait()
+            await seen
         finally:
-            loop.remove_reader(self._connection)
+            loop.remove_reader(fd)
 
     async def _read(self, size: int) -> bytearray:
         content = bytearray(size)

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from agentrl.sandbox.base import (
     CallResult,
@@ -38,6 +38,8 @@ _MAX_VALUE_BYTES = 8 << 20
 _MARGIN_BYTES = 32 << 20
 _WAITING = 64
 """Connections that stand in line for the proxy."""
+_Words: TypeAlias = tuple[str] | tuple[str, str | None] | tuple[str, None, str]
+"""Kind, session and work folder of what is to be run."""
 _Result = TypeVar("_Result", bound=ExecResult)
 
 
@@ -126,14 +128,14 @@ class RemoteSandbox(Sandbox):
         if cwd.startswith("/") or ".." in cwd.split("/"):
             raise SandboxError(f"cwd must stand inside the work folder, got {cwd!r}")
         body = json.dumps({"argv": list(argv), "env": dict(env or {})}).encode("ascii")
-        return await self._run({"kind": "exec", "cwd": cwd}, body, stdin, limits)
+        return await self._run(("exec", None, cwd), body, stdin, limits)
 
     async def run_python(
         self, code: str, *, session: str | None = None, stdin: bytes = b"", limits: Limits | None = None
     ) -> ExecResult:
         if session is not None and stdin:
             raise SandboxError("a session has no stdin; put the text into a file or into the code")
-        return await self._run({"kind": "python", "session": session}, _source(code), stdin, limits)
+        return await self._run(("python", session), _source(code), stdin, limits)
 
     async def call(
         self,
@@ -151,21 +153,20 @@ class RemoteSandbox(Sandbox):
         body = json.dumps({"source": source, "function": function, **forms}).encode("ascii")
         started_s = time.monotonic()
         try:
-            reply = await self._request({"kind": "call"}, body, b"", limits)
+            reply = await self._request(("call",), body, b"", limits)
         except SandboxFault as fault:
             return CallResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
         return _call_result(reply)
 
-    async def _run(self, header: dict[str, Any], body: bytes, stdin: bytes, limits: Limits | None) -> ExecResult:
+    async def _run(self, words: _Words, body: bytes, stdin: bytes, limits: Limits | None) -> ExecResult:
         started_s = time.monotonic()
         try:
-            return _result(ExecResult, await self._request(header, body, stdin, limits))
+            return _result(ExecResult, await self._request(words, body, stdin, limits))
         except SandboxFault as fault:
             return ExecResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
 
-    async def _request(self, header: dict[str, Any], body: bytes, stdin: bytes, limits: Limits | None) -> Reply:
-        limits, fields = _granted(limits or self.spec.limits, self.spec.limits)
-        header = {"op": "run", "limits": fields, **header}
+    async def _request(self, words: _Words, body: bytes, stdin: bytes, limits: Limits | None) -> Reply:
+        limits, header = _run_header(limits or self.spec.limits, self.spec.limits, *words)
         max_reply = 2 * int(limits.output_bytes) + _MAX_VALUE_BYTES
         async with self._turn:
             try:
@@ -177,7 +178,9 @@ class RemoteSandbox(Sandbox):
                 reply.header.update(status="oom", detail=f"more than {limits.memory_bytes} bytes of memory")
             return reply
 
-    async def _ask(self, header: dict[str, Any], parts: Sequence[bytes], max_reply_bytes: int, wait_s: float) -> Reply:
+    async def _ask(
+        self, header: dict[str, Any] | bytes, parts: Sequence[bytes], max_reply_bytes: int, wait_s: float
+    ) -> Reply:
         """One exchange with the worker. Whatever ends it early ends the sandbox too.
 
         Raises: SandboxFault for a broken sandbox; SandboxError for what the worker refuses; TimeoutError.
@@ -192,7 +195,8 @@ class RemoteSandbox(Sandbox):
             self._break(f"its worker is gone ({error}) {self._process.why()}".strip())
             raise SandboxFault(self._broken) from error
         except BaseException as error:
-            self._break(f"{header['op']} was cut short: {type(error).__name__}")
+            what = "a program" if isinstance(header, bytes) else header["op"]
+            self._break(f"{what} was cut short: {type(error).__name__}")
             raise
         if "refused" in reply:
             raise SandboxError(str(reply["refused"]))
@@ -258,10 +262,13 @@ class RemoteSandbox(Sandbox):
 
 
 @functools.lru_cache(maxsize=256)
-def _granted(asked: Limits, ceiling: Limits) -> tuple[Limits, dict[str, float]]:
-    """What a request may use, and the same by field for its header; an environment asks for few different ones."""
+def _run_header(
+    asked: Limits, ceiling: Limits, kind: str, session: str | None = None, cwd: str = "."
+) -> tuple[Limits, bytes]:
+    """What a request may use, and its packed header; an environment asks for few different ones."""
     limits = asked.within(ceiling)
-    return limits, asdict(limits)
+    header = {"op": "run", "kind": kind, "session": session, "cwd": cwd, "limits": asdict(limits)}
+    return limits, json.dumps(header).encode("ascii")
 
 
 def _source(code: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Frames between host and worker: a JSON header and raw parts, length-prefixed. Owns packing; does no I/O."""
+"""Frames between host and worker: a JSON header and raw parts, behind their lengths. Owns packing; does no I/O."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-PREFIX = struct.Struct("!II")
-"""Bytes of header, bytes of all parts together."""
+MAX_PARTS = 4
+PREFIX = struct.Struct(f"!{1 + MAX_PARTS}I")
+"""Bytes of the header, and of each part; a part that is not there is empty."""
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 1 << 30
 
@@ -17,13 +18,18 @@ class FrameError(ValueError):
     """A frame whose lengths do not fit: the peer is broken or lies."""
 
 
-def pack(header: dict[str, Any], parts: Sequence[bytes | memoryview] = ()) -> list[bytes | memoryview]:
-    """A frame as the buffers to send, one after the other."""
-    head = json.dumps({**header, "parts": [len(part) for part in parts]}).encode("ascii")
-    size = sum(len(part) for part in parts)
-    if len(head) > MAX_HEADER_BYTES or size > MAX_BODY_BYTES:
-        raise FrameError(f"a frame of {len(head)} + {size} bytes is too large")
-    return [PREFIX.pack(len(head), size) + head, *parts]
+def pack(header: dict[str, Any] | bytes, parts: Sequence[bytes | memoryview] = ()) -> list[bytes | memoryview]:
+    """A frame as the buffers to send, one after the other.
+
+    Args:
+        header: a dictionary, or what json.dumps has made of one.
+    """
+    head = header if isinstance(header, bytes) else json.dumps(header).encode("ascii")
+    sizes = [len(part) for part in parts]
+    if len(head) > MAX_HEADER_BYTES or sum(sizes) > MAX_BODY_BYTES:
+        raise FrameError(f"a frame of {len(head)} + {sum(sizes)} bytes is too large")
+    absent = (0,) * (MAX_PARTS - len(sizes))
+    return [PREFIX.pack(len(head), *sizes, *absent) + head, *[part for part in parts if len(part)]]
 
 
 def left(buffers: Sequence[memoryview], sent: int) -> list[memoryview]:
@@ -35,27 +41,43 @@ def left(buffers: Sequence[memoryview], sent: int) -> list[memoryview]:
     return []
 
 
-def lengths(prefix: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> tuple[int, int]:
-    """Bytes of header and body that follow a prefix.
+def lengths(prefix: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> tuple[int, tuple[int, ...]]:
+    """Bytes of the header and of each part that follow a prefix.
 
     Raises: FrameError where they are above the caps.
     """
-    head, body = PREFIX.unpack(prefix)
-    if head > MAX_HEADER_BYTES or body > max_body_bytes:
-        raise FrameError(f"a frame announces {head} + {body} bytes, at most {MAX_HEADER_BYTES} + {max_body_bytes} fit")
-    return head, body
+    head, *sizes = PREFIX.unpack(prefix)
+    if head > MAX_HEADER_BYTES or sum(sizes) > max_body_bytes:
+        raise FrameError(
+            f"a frame announces {head} + {sum(sizes)} bytes, at most {MAX_HEADER_BYTES} + {max_body_bytes} fit"
+        )
+    return head, tuple(sizes)
 
 
-def unpack(head: bytes, body: Any) -> tuple[dict[str, Any], list[memoryview]]:
-    """Header and parts of a frame; the parts are views, not copies."""
-    header = json.loads(bytes(head))
-    sizes = header.get("parts") if isinstance(header, dict) else None
-    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
-        raise FrameError("a frame's header names no parts")
-    if sum(sizes) != len(body):
-        raise FrameError("a frame's parts do not add up to its body")
+class Headers:
+    """Parses headers. The same one again costs nothing; none but the last is kept."""
+
+    def __init__(self) -> None:
+        self._head = b"{}"
+        self._header: dict[str, Any] = {}
+
+    def parse(self, head: bytes) -> dict[str, Any]:
+        """A header's dictionary.
+
+        Raises: ValueError for what is no JSON object (FrameError is one).
+        """
+        if head != self._head:
+            header = json.loads(head)
+            if not isinstance(header, dict):
+                raise FrameError("a frame's header is no object")
+            self._head, self._header = head, header
+        return dict(self._header)
+
+
+def split(body: Any, sizes: Sequence[int]) -> list[memoryview]:
+    """The parts of a body; views, not copies."""
     view, parts, at = memoryview(body), [], 0
     for size in sizes:
         parts.append(view[at : at + size])
         at += size
-    return header, parts
+    return parts

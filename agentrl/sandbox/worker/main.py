@@ -17,7 +17,7 @@ from typing import Any
 
 from agentrl.sandbox.worker import kernel, programs
 from agentrl.sandbox.worker.files import FileError, Folder
-from agentrl.sandbox.worker.frames import PREFIX, FrameError, left, lengths, pack, unpack
+from agentrl.sandbox.worker.frames import PREFIX, FrameError, Headers, left, lengths, pack, split
 from agentrl.sandbox.worker.jail import JAILS, set_lasting_limits
 from agentrl.sandbox.worker.sessions import Parts, Reply, Runner
 
@@ -41,6 +41,7 @@ class Worker:
         self._runner: Any = None
         self._files: Any = None
         self._max_saved_bytes = 0
+        self._headers = Headers()
         self._inbox = self._frame = _view_of(_INBOX_BYTES)
         self._readable = select.poll()
         for fd in (control.fileno(), owner_fd):
@@ -134,8 +135,8 @@ class Worker:
         used = 0
         while used < PREFIX.size:
             used += self._receive_into(self._inbox[used:])
-        head_size, body_size = lengths(bytes(self._inbox[: PREFIX.size]))
-        size = PREFIX.size + head_size + body_size
+        head_size, sizes = lengths(bytes(self._inbox[: PREFIX.size]))
+        size = PREFIX.size + head_size + sum(sizes)
         if used > size:
             raise Gone  # more than one request at a time
         frame = self._inbox[:size]
@@ -147,7 +148,7 @@ class Worker:
         while used < size:
             used += self._receive_into(frame[used:])
         head_end = PREFIX.size + head_size
-        return unpack(bytes(frame[PREFIX.size : head_end]), frame[head_end:])
+        return self._headers.parse(bytes(frame[PREFIX.size : head_end])), split(frame[head_end:], sizes)
 
     def _receive_into(self, room: memoryview) -> int:
         for fd, _ in self._readable.poll():

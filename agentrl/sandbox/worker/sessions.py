@@ -150,15 +150,33 @@ class Runner:
         outcome, seen, answer = Outcome(), Watch(child, limits), child.streams["value"]
         answer.rewind(programs.LENGTH.size)
         unsent = _send(child.requests_fd, [memoryview(programs.LENGTH.pack(len(code))), code])
-        if not unsent:
-            _wait_a_moment(child)
-        poll = select.poll()
+        if unsent or not _answered_soon(child):
+            self._attend(child, seen, outcome, unsent, interrupted)
+        if outcome.detail:
+            self._end(name, outcome, limits)
+            outcome.detail += "; the session is lost"
+        else:
+            for stream in (child.streams["stdout"], child.streams["stderr"]):
+                while stream.take() and time.monotonic() < seen.deadline_s:
+                    pass
+            outcome.exit_code = programs.LENGTH.unpack(bytes(answer.content))[0]
+            outcome.status = "nonzero" if outcome.exit_code else "ok"
+            if outcome.exit_code == programs.OUT_OF_MEMORY:
+                outcome.status, outcome.detail = "oom", f"more than {limits['memory_bytes']} bytes of memory"
+        outcome.wall_s = time.monotonic() - seen.started_s
+        return outcome
+
+    def _attend(
+        self, child: Child, seen: Watch, outcome: Outcome, unsent: list[memoryview], interrupted: Callable[[], None]
+    ) -> None:
+        """Carry what goes in and comes out until the answer is whole; else the outcome says why it will not be."""
+        answer, poll = child.streams["value"], select.poll()
         by_fd = {stream.fd: stream for stream in child.streams.values() if not stream.ended}
         for fd in (child.pidfd, *self._control_fds, *by_fd):
             poll.register(fd, select.POLLIN)
         if unsent:
             poll.register(child.requests_fd, select.POLLOUT)
-        while len(answer.content) < answer.keep:
+        while len(answer.content) < answer.keep and not outcome.detail:
             for fd, _ in poll.poll(seen.timeout_ms()):
                 if fd in by_fd:
                     by_fd[fd].take()
@@ -175,23 +193,9 @@ class Runner:
             verdict = None if outcome.detail else seen.verdict()
             if verdict:
                 outcome.status, outcome.detail = verdict
-            if outcome.detail:
-                self._end(name, outcome, limits)
-                outcome.detail += "; the session is lost"
-                break
-        else:
-            for stream in (child.streams["stdout"], child.streams["stderr"]):
-                while stream.take() and time.monotonic() < seen.deadline_s:
-                    pass
-            outcome.exit_code = programs.LENGTH.unpack(bytes(answer.content))[0]
-            outcome.status = "nonzero" if outcome.exit_code else "ok"
-            if outcome.exit_code == programs.OUT_OF_MEMORY:
-                outcome.status, outcome.detail = "oom", f"more than {limits['memory_bytes']} bytes of memory"
-        outcome.wall_s = time.monotonic() - seen.started_s
-        return outcome
 
 
-def _wait_a_moment(child: Child) -> None:
+def _answered_soon(child: Child) -> bool:
     """Take the answer of a cell that ends soon; what it prints until then waits in the pipes, to be read once."""
     answer = child.streams["value"]
     poll = select.poll()
@@ -199,6 +203,7 @@ def _wait_a_moment(child: Child) -> None:
         poll.register(fd, select.POLLIN)
     if any(fd == answer.fd for fd, _ in poll.poll(_MOMENT_MS)):
         answer.take()
+    return len(answer.content) == answer.keep
 
 
 def _send(fd: int, unsent: list[memoryview]) -> list[memoryview]:
