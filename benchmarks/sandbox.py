@@ -1,10 +1,12 @@
-"""How fast sandboxes are: one-line Python snippets, ways interleaved, at several concurrencies.
+"""How fast sandboxes are: one-line Python snippets, all ways in one interleaved run, at several concurrencies.
 
-    python benchmarks/sandbox.py [--seconds 60] [--json out.json]
+    python benchmarks/sandbox.py [--seconds 180] [--json out.json]          bubblewrap
+    .ci/with-docker python benchmarks/sandbox.py [...]                      docker beside it
 
 `plain` is what one would write without a sandbox: `subprocess.run([python, "-c", code])` with rlimits set by a shell
-(`ulimit`; a `preexec_fn` is unsafe and slower), in a thread. Every way runs the system's Python. Rounds of all ways
-alternate, so that load on the machine meets all of them. Memory is what /proc/PID/smaps_rollup says.
+(`ulimit`; a `preexec_fn` is unsafe and slower), in a thread. Rounds of all ways alternate, so that load on the machine
+meets all of them; figures are medians over rounds (per second) or requests (milliseconds). Memory is what
+/proc/PID/smaps_rollup says. The last table compares with the targets that were set before anything was built.
 """
 
 from __future__ import annotations
@@ -17,20 +19,28 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median, quantiles
 
-from agentrl.sandbox import Sandbox, SandboxSpec, make_backend
+from agentrl.sandbox import SandboxSpec, make_backend
+
+sys.path.insert(0, str(Path(__file__).parent))
+import sandbox_docker
+import sandbox_floor
+from sandbox_docker import Way, in_thread, said
 
 CODE = "print(6 * 7)"
 PYTHON = "/usr/bin/python3"
 CONCURRENCIES = (1, 8, 32)
-ROUND = 64
+REQUESTS = {"plain": 64, "docker run --rm": 4, "docker exec": 16, "bwrap session": 512, "docker session": 512}
+"""Requests in a round, of all lanes together; at least one a lane."""
+USUAL_REQUESTS = 128
+NOT_AT_ONCE = {"docker run --rm": 32}
+"""Left out from this concurrency on: a round would take as long as all others together."""
 LIMITS = "ulimit -t 11 -d 524288 -f 32768 -n 512; exec "
-Way = Callable[[int], Awaitable[str]]
 
 
 @dataclass(frozen=True)
@@ -45,72 +55,59 @@ class Row:
     p95_ms: float
 
 
-def plain(pool: ThreadPoolExecutor) -> Way:
-    """A process per snippet, with limits but without walls."""
+@dataclass(frozen=True)
+class Target:
+    """A figure and what it was to be."""
 
-    def run() -> str:
-        argv = ["/bin/sh", "-c", f'{LIMITS}"$0" -I -c "$1"', PYTHON, CODE]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=10, env={}, check=False).stdout
+    what: str
+    figure: float
+    bar: float
+    at_least: bool = True
 
-    async def way(_: int) -> str:
-        return await asyncio.get_running_loop().run_in_executor(pool, run)
-
-    return way
-
-
-def fresh(sandboxes: list[Sandbox]) -> Way:
-    """A fresh process in fresh namespaces per snippet, a sandbox per lane."""
-
-    async def way(lane: int) -> str:
-        return (await sandboxes[lane].run_python(CODE)).text
-
-    return way
+    @property
+    def met(self) -> bool:
+        return self.figure >= self.bar if self.at_least else self.figure <= self.bar
 
 
-def session(sandboxes: list[Sandbox]) -> Way:
-    """A stateful session per lane."""
-
-    async def way(lane: int) -> str:
-        return (await sandboxes[lane].run_python(CODE, session="s")).text
-
-    return way
+def plain() -> bytes:
+    """A process with limits but without walls."""
+    argv = ["/bin/sh", "-c", f'{LIMITS}"$0" -I -c "$1"', PYTHON, CODE]
+    return subprocess.run(argv, capture_output=True, timeout=30, env={}, check=False).stdout
 
 
-async def one_round(way: Way, concurrency: int) -> tuple[list[float], float]:
+async def one_round(way: Way, lanes: int, requests: int) -> tuple[list[float], float]:
     """Seconds of every request, and of the round."""
     times: list[float] = []
 
     async def lane(number: int) -> None:
-        for _ in range(max(1, ROUND // concurrency)):
+        for _ in range(max(1, requests // lanes)):
             started_s = time.perf_counter()
-            said = await way(number)
+            answer = await way(number)
             times.append(time.perf_counter() - started_s)
-            if said != "42\n":
-                raise RuntimeError(f"a snippet said {said!r}")
+            if answer != "42\n":
+                raise RuntimeError(f"a snippet said {answer!r}")
 
     started_s = time.perf_counter()
-    await asyncio.gather(*(lane(number) for number in range(concurrency)))
+    await asyncio.gather(*(lane(number) for number in range(lanes)))
     return times, time.perf_counter() - started_s
 
 
-async def speed(ways: dict[str, Way], seconds: float) -> list[Row]:
-    """Rounds of all ways in turn, at each concurrency."""
+async def speed(ways: dict[str, Way], lanes: int, seconds: float) -> list[Row]:
+    """Rounds of all ways in turn."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        await one_round(way, lanes, 1)
+    ends_s = time.perf_counter() + seconds
+    while time.perf_counter() < ends_s or min(map(len, rates.values())) < 3:
+        for name, way in ways.items():
+            taken, round_s = await one_round(way, lanes, REQUESTS.get(name, USUAL_REQUESTS))
+            times[name] += taken
+            rates[name].append(len(taken) / round_s)
     rows = []
-    for concurrency in CONCURRENCIES:
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        spent: dict[str, list[float]] = {name: [] for name in ways}
-        for way in ways.values():
-            await one_round(way, concurrency)
-        ends_s = time.perf_counter() + seconds / len(CONCURRENCIES)
-        while time.perf_counter() < ends_s:
-            for name, way in ways.items():
-                taken, round_s = await one_round(way, concurrency)
-                times[name] += taken
-                spent[name].append(len(taken) / round_s)
-        for name in ways:
-            cuts = quantiles(times[name], n=20)
-            p50, p95 = median(times[name]) * 1e3, cuts[18] * 1e3
-            rows.append(Row(name, concurrency, len(times[name]), median(spent[name]), p50, p95))
+    for name in ways:
+        p50, p95 = median(times[name]) * 1e3, quantiles(times[name], n=20)[18] * 1e3
+        rows.append(Row(name, lanes, len(times[name]), median(rates[name]), p50, p95))
     return rows
 
 
@@ -145,47 +142,97 @@ def own_children() -> list[int]:
     return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
+async def measured(seconds: float) -> tuple[list[Row], float, list[sandbox_floor.Floor]]:
+    """All rows, the memory of a bubblewrap slot after use, and the kernel's floor between the concurrencies."""
+    most = max(CONCURRENCIES)
+    async with AsyncExitStack() as stack:
+        backend = make_backend("bubblewrap", python=PYTHON)
+        boxes = await asyncio.gather(*(backend.start(SandboxSpec()) for _ in range(most)))
+        for box in boxes:
+            stack.push_async_callback(box.close)
+        monitors = own_children()
+        pool = stack.enter_context(ThreadPoolExecutor(most))
+        ways: dict[str, Way] = {
+            "plain": in_thread(pool, plain),
+            "bwrap": lambda lane: said(boxes[lane], CODE),
+            **await stack.enter_async_context(sandbox_docker.docker_ways(CODE, most, pool)),
+        }
+        for way in ways.values():
+            await one_round(way, most if way is ways["bwrap"] else 1, 1)
+        slot_bytes = median(proportional_bytes(pid) for pid in monitors)
+        ways["bwrap session"] = lambda lane: said(boxes[lane], CODE, session="s")
+        rows, floors = [], [sandbox_floor.measure()]
+        for lanes in CONCURRENCIES:
+            fit = {name: way for name, way in ways.items() if lanes < NOT_AT_ONCE.get(name, 1 << 30)}
+            rows += await speed(fit, lanes, seconds / len(CONCURRENCIES))
+            floors.append(sandbox_floor.measure())
+    return rows, slot_bytes, [floor for floor in floors if floor is not None]
+
+
+def targets(rows: list[Row], slot_bytes: float, starts_ms: tuple[float, float]) -> list[Target]:
+    """The figures that were asked for; those of docker where it was measured."""
+    by = {(row.way, row.concurrency): row for row in rows}
+    found = []
+    for way, beside, bar in (
+        ("bwrap", "docker exec", 10),
+        ("docker sandbox", "docker exec", 20),
+        ("docker sandbox", "docker run --rm", 80),
+        ("bwrap session", "plain", 50),
+    ):
+        for lanes in CONCURRENCIES:
+            if (way, lanes) in by and (beside, lanes) in by:
+                ratio = by[way, lanes].per_s / by[beside, lanes].per_s
+                found.append(Target(f"{way} / {beside}, {lanes} at once", ratio, bar))
+    found.append(Target("bwrap / plain, 8 at once", by["bwrap", 8].per_s / by["plain", 8].per_s, 3))
+    for lanes in CONCURRENCIES:
+        found.append(Target(f"bwrap session p50 ms, {lanes} at once", by["bwrap session", lanes].p50_ms, 1, False))
+    for way in ("bwrap", "docker sandbox"):
+        if (way, 32) in by:
+            row = by[way, 32]
+            found.append(Target(f"{way} p95 / p50, 32 at once", row.p95_ms / row.p50_ms, 3, False))
+    found.append(Target("MB of proportional memory per bwrap slot", slot_bytes / 1e6, 8, False))
+    found.append(Target("start beside 3 GB / beside 50 MB", starts_ms[1] / starts_ms[0], 2, False))
+    return found
+
+
+def table(rows: list[Row]) -> str:
+    """Figures and ratios, a line per way and concurrency."""
+    by = {(row.way, row.concurrency): row for row in rows}
+    names = ("plain", "docker exec", "docker run --rm")
+    heads = "".join(f"{'x ' + name.removeprefix('docker ').split()[0]:>9}" for name in names)
+    lines = [f"{'way':<18}{'at once':>8}{'requests':>10}{'per s':>9}{'p50 ms':>9}{'p95 ms':>9}{'p95/p50':>9}{heads}"]
+    for row in rows:
+        beside = [by.get((name, row.concurrency)) for name in names]
+        ratios = "".join(f"{row.per_s / other.per_s:>9.1f}" if other else f"{'-':>9}" for other in beside)
+        lines.append(
+            f"{row.way:<18}{row.concurrency:>8}{row.requests:>10}{row.per_s:>9.1f}{row.p50_ms:>9.2f}{row.p95_ms:>9.2f}"
+            f"{row.p95_ms / row.p50_ms:>9.1f}{ratios}"
+        )
+    return "\n".join(lines)
+
+
 async def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60, help="for the interleaved rounds")
-    parser.add_argument("--resident-gb", type=float, default=3, help="memory that this process holds at the end")
+    parser.add_argument("--seconds", type=float, default=180, help="for the interleaved rounds")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    backend = make_backend("bubblewrap", python=PYTHON)
-    sandboxes = await asyncio.gather(*(backend.start(SandboxSpec()) for _ in range(max(CONCURRENCIES))))
-    slot_bytes = median(proportional_bytes(pid) for pid in own_children())
-    try:
-        with ThreadPoolExecutor(max(CONCURRENCIES)) as pool:
-            ways = {"plain": plain(pool), "bwrap": fresh(sandboxes), "bwrap session": session(sandboxes)}
-            rows = await speed(ways, options.seconds)
-    finally:
-        await asyncio.gather(*(sandbox.close() for sandbox in sandboxes))
-    small_ms = await start_beside(50 * 10**6, 15)
-    large_ms = await start_beside(int(options.resident_gb * 10**9), 15)
-    report = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
-        "load": os.getloadavg()[0],
-        "rows": [asdict(row) for row in rows],
-        "slot_bytes": slot_bytes,
-        "start_ms_at_50_mb": small_ms,
-        f"start_ms_at_{options.resident_gb:g}_gb": large_ms,
-    }
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, {sys.version.split()[0]}"
+    print(f"{machine}; load before {os.getloadavg()[0]:.1f}", flush=True)
+    rows, slot_bytes, floors = await measured(options.seconds)
+    starts_ms = await start_beside(50 * 10**6, 15), await start_beside(3 * 10**9, 15)
+    found = targets(rows, slot_bytes, starts_ms)
+    print(table(rows))
+    for name in ("fork_ms", "namespaces_ms"):
+        figures = ", ".join(f"{getattr(floor, name):.2f}" for floor in floors)
+        print(f"floor, one at a time: {name.removesuffix('_ms')} and wait {figures} ms")
+    print(f"start beside 50 MB {starts_ms[0]:.0f} ms, beside 3 GB {starts_ms[1]:.0f} ms")
+    for target in found:
+        word = "at least" if target.at_least else "at most"
+        print(f"{'met    ' if target.met else 'NOT MET'}  {target.what}: {target.figure:.2f}, {word} {target.bar:g}")
     if options.json:
+        report = {"machine": machine, "rows": [asdict(row) for row in rows], "targets": [asdict(t) for t in found]}
         options.json.write_text(json.dumps(report, indent=1))
-    print(f"{report['machine']}; load {report['load']:.1f}; {sys.version.split()[0]}")
-    base = {row.concurrency: row for row in rows if row.way == "plain"}
-    print(
-        f"{'way':<14}{'at once':>8}{'requests':>10}{'per s':>9}{'p50 ms':>9}{'p95 ms':>9}{'x plain':>9}{'p95/p50':>9}"
-    )
-    for row in rows:
-        faster = row.per_s / base[row.concurrency].per_s
-        print(
-            f"{row.way:<14}{row.concurrency:>8}{row.requests:>10}{row.per_s:>9.0f}{row.p50_ms:>9.2f}{row.p95_ms:>9.2f}"
-            f"{faster:>9.1f}{row.p95_ms / row.p50_ms:>9.1f}"
-        )
-    print(f"proportional memory per slot: {slot_bytes / 1e6:.1f} MB")
-    print(f"start: {small_ms:.0f} ms beside 50 MB, {large_ms:.0f} ms beside {options.resident_gb:g} GB")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class NamespaceJail:
     def __init__(self, header: Mapping[str, Any], seccomp: bytes) -> None:
         self.folder = WORK
         self._options = f"mode=755,size={header['disk_bytes']},nr_inodes={header['inodes']}"
-        self._seccomp = seccomp
+        self._filter = kernel.Filter(seccomp) if seccomp else None
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
         self._fill()
@@ -100,8 +100,8 @@ class NamespaceJail:
         set_limits(limits, other_pids)
         kernel.drop_capabilities()
         kernel.no_new_privileges()
-        if self._seccomp:
-            kernel.load_filter(self._seccomp)
+        if self._filter is not None:
+            self._filter.load()
 
 
 class PlainJail:

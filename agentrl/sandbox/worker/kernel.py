@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -34,6 +35,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _locked = ctypes.PyDLL(None, use_errno=True)
 _locked.syscall.restype = ctypes.c_long
 _libc.syscall.restype = ctypes.c_long
+# Looked up here, once, and not by every fork: a first look-up makes an object, and writes to many pages.
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_here, _after_fork_there = ctypes.pythonapi.PyOS_AfterFork_Parent, ctypes.pythonapi.PyOS_AfterFork_Child
 
 _CAPABILITY_HEADER = ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), 8)
 _NO_CAPABILITIES = ctypes.create_string_buffer(24)
@@ -62,16 +66,22 @@ def fork(flags: int) -> int:
     if address:
         flags |= _CLONE_SETTID | _CLONE_CLEARTID
     arguments = (0, 0, address, 0) if MACHINE == "x86_64" else (0, 0, 0, address)
-    ctypes.pythonapi.PyOS_BeforeFork()
+    _before_fork()
     pid = _locked.syscall(_NR["clone"], ctypes.c_ulong(flags | signal.SIGCHLD), *map(ctypes.c_ulong, arguments))
     if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
+        _after_fork_there()
         return 0
     error = ctypes.get_errno()
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    _after_fork_here()
     if pid < 0:
         raise OSError(error, f"clone: {os.strerror(error)}")
     return int(pid)
+
+
+def give_back_memory() -> None:
+    """Return what was freed to the kernel: what a process does not hold, its forks need not copy."""
+    with contextlib.suppress(AttributeError):  # glibc alone has it
+        _libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def unshare(flags: int) -> None:
@@ -135,15 +145,20 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def load_filter(program: bytes) -> None:
-    """Install a seccomp filter, for good.
+class Filter:
+    """A seccomp filter, laid out once as the kernel reads it.
 
     Args:
         program: `struct sock_filter` records, 8 bytes each.
     """
-    buffer = ctypes.create_string_buffer(program, len(program))
-    head = _Program(len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p))
-    _check(_libc.syscall(_NR["seccomp"], _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(head)), "seccomp")
+
+    def __init__(self, program: bytes) -> None:
+        self._buffer = ctypes.create_string_buffer(program, len(program))
+        self._head = _Program(len(program) // 8, ctypes.cast(self._buffer, ctypes.c_void_p))
+
+    def load(self) -> None:
+        """Install it, for good."""
+        _check(_libc.syscall(_NR["seccomp"], _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(self._head)), "seccomp")
 
 
 def open_beneath(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:

@@ -83,6 +83,7 @@ class Worker:
         programs.prepare(header["env"])
         gc.collect()
         gc.freeze()
+        kernel.give_back_memory()
         return {"python": sys.version.split()[0]}, []
 
     def _on_listen(self, header: Mapping[str, Any], parts: Parts) -> Reply:

@@ -15,7 +15,6 @@ import os
 import signal
 import struct
 import sys
-import threading
 import traceback
 import types
 from collections.abc import Mapping, Sequence
@@ -221,7 +220,9 @@ def _print_traceback(error: BaseException) -> None:
 def leave(code: int) -> None:
     """End as an interpreter ends: threads, exit handlers, buffers; but free nothing."""
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        threading = sys.modules.get("threading")  # the worker has none: forks would pay for it
+        if threading is not None:
+            threading._shutdown()
         atexit._run_exitfuncs()
     except BaseException as error:
         _print_traceback(error)
