@@ -1,6 +1,6 @@
 """CPU time per environment step of AgentRL and its peers, on one task, 64 episodes at a time, recorded.
 
-    make bench-overhead          or, after benchmarks/peers.sh:
+    benchmarks/peers.sh
     .venv-peers/bin/python benchmarks/overhead.py [--rounds 9] [--episodes 448] [--only bare,agentrl] [--json FILE]
 
 Each framework lives in a process of its own, all started before the first round. A round visits
