@@ -53,6 +53,7 @@ class Channel:
         with _closed_by_failure():
             await self._send(header, parts)
             await self._readable()  # to try at once would fail nearly always
+            self._look_ahead()
             return await self._reply(max_reply_bytes)
 
     async def ask_for_socket(self, header: dict[str, Any], max_reply_bytes: int) -> socket.socket:
@@ -82,9 +83,10 @@ class Channel:
             sent = max(0, sent - len(buffer))
 
     async def _reply(self, max_reply_bytes: int) -> tuple[dict[str, Any], list[bytes]]:
-        head_size, sizes = lengths(bytes(await self._read(PREFIX.size)), max_reply_bytes)
-        reply = self._headers.parse(bytes(await self._read(head_size)))
-        views = split(await self._read(sum(sizes)), sizes)
+        prefix = self._at_once(PREFIX.size) or bytes(await self._read(PREFIX.size))
+        head_size, sizes = lengths(prefix, max_reply_bytes)
+        reply = self._headers.parse(self._at_once(head_size) or bytes(await self._read(head_size)))
+        views = split(self._at_once(sum(sizes)) or await self._read(sum(sizes)), sizes)
         return reply, [bytes(view) for view in views]
 
     async def _readable(self) -> None:
@@ -95,6 +97,18 @@ class Channel:
             await seen
         finally:
             loop.remove_reader(fd)
+
+    def _look_ahead(self) -> None:
+        """Take what has come."""
+        with contextlib.suppress(BlockingIOError):
+            self._ahead += self._connection.recv(_AHEAD)
+
+    def _at_once(self, size: int) -> bytes:
+        """So many bytes where they have come already, else none."""
+        if len(self._ahead) < size:
+            return b""
+        content, self._ahead = self._ahead[:size], self._ahead[size:]
+        return content
 
     async def _read(self, size: int) -> bytearray:
         content = bytearray(size)

@@ -49,6 +49,11 @@ class Outcome:
         self.max_rss_bytes = 0
         self.wall_s = 0.0
 
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing to tell: it ended well, and its use was not measured."""
+        return self.status == "ok" and self.exit_code == 0 and not (self.detail or self.cpu_s or self.max_rss_bytes)
+
 
 class Watch:
     """One request's limits, looked at while it runs."""

@@ -166,7 +166,7 @@ class Worker:
             _zero(view)
         self._frame = self._inbox[:0]
 
-    def _send(self, header: dict[str, Any], parts: list[memoryview]) -> None:
+    def _send(self, header: dict[str, Any] | bytes, parts: list[memoryview]) -> None:
         try:
             buffers = [memoryview(buffer) for buffer in pack(header, parts)]
         except FrameError:
