@@ -9,7 +9,7 @@ import pytest
 
 SANDBOXED = ("agentrl/BugFix-v0", "agentrl/DataAnalysis-v0", "agentrl/FunctionSynthesis-v0", "agentrl/Terminal-v0")
 PLACES = ("tests/sandbox/", "tests/environments/test_code_", "tests/tools/test_sandbox_tools")
-WITHOUT = ("tests/sandbox/test_allow_list", "tests/sandbox/test_proxy")
+WITHOUT = ("tests/sandbox/test_allow_list", "tests/sandbox/test_proxy", "tests/sandbox/test_stream")
 """In those places, but in need of no sandbox."""
 
 

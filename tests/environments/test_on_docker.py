@@ -6,12 +6,20 @@ import pytest
 
 from agentrl.env.registry import make
 from agentrl.env.tool_env import call
+from agentrl.environments.sandbox_shelf import clear_shelves
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.rollout.episode import run_episode
 from tests.environments.sandboxed import run
 
 pytestmark = pytest.mark.docker
 IDS = ("FunctionSynthesis", "Terminal", "BugFix", "DataAnalysis")
+
+
+@pytest.fixture(autouse=True)
+def no_warm_containers():
+    """Other tests count this process's containers."""
+    yield
+    run(clear_shelves())
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agentrl.sandbox.worker.processes import Usage, proportional_bytes, usage_of
@@ -17,7 +17,7 @@ from agentrl.sandbox.worker.stream import Stream
 
 _FIRST_LOOK_S, _LOOK_S = 0.03, 0.05
 _KILLED_BY_CPU = (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
-_MOMENT_MS = 4
+_MOMENT_MS, _MOMENTS = 4, 6
 _END_S = 0.3
 """Seconds that the kernel has to end a killed namespace."""
 
@@ -114,8 +114,7 @@ def watch(
     for fd in (child.pidfd, *wake_fds):
         poll.register(fd, select.POLLIN)
     by_fd = {stream.fd: stream for stream in child.streams.values()}
-    # What a short program prints waits in the pipes, to be read once and not as it comes.
-    ended = any(fd == child.pidfd for fd, _ in poll.poll(_MOMENT_MS))
+    ended = ends_soon(poll, child.pidfd, child.streams.values())
     if not ended:
         for fd in by_fd:
             poll.register(fd, select.POLLIN)
@@ -138,6 +137,20 @@ def watch(
     collect(child, outcome, limits)
     outcome.wall_s = time.monotonic() - seen.started_s
     return outcome
+
+
+def ends_soon(poll: select.poll, fd: int, streams: Iterable[Stream]) -> bool:
+    """Wait some moments for a descriptor to become readable; returns whether it did.
+
+    What is printed meanwhile waits in the pipes, to be read once and not as it comes, until a pipe fills up.
+    """
+    for _ in range(_MOMENTS):
+        found = poll.poll(_MOMENT_MS)
+        if found:
+            return any(ready == fd for ready, _ in found)
+        if any(stream.filling() for stream in streams):
+            break
+    return False
 
 
 def collect(child: Child, outcome: Outcome, limits: Mapping[str, Any]) -> None:

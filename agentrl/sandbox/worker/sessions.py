@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentrl.sandbox.worker import programs
-from agentrl.sandbox.worker.capture import Child, Outcome, Watch, collect, watch
+from agentrl.sandbox.worker.capture import Child, Outcome, Watch, collect, ends_soon, watch
 from agentrl.sandbox.worker.files import FileError
 from agentrl.sandbox.worker.frames import left
 from agentrl.sandbox.worker.jail import Jail
@@ -20,7 +20,6 @@ from agentrl.sandbox.worker.stream import Stream
 _CANNOT_ENTER = 125
 _MAX_VALUE_BYTES, _MAX_TROUBLE_BYTES = 8 << 20, 4096
 _TROUBLE: dict[type[BaseException], str] = {FileNotFoundError: "cwd: ", NotADirectoryError: "cwd: "}
-_MOMENT_MS = 1
 _STDIN_BESIDE = 1 << 16
 """A pipe takes this much at once; longer input goes through a sealed file in memory."""
 
@@ -203,7 +202,7 @@ def _answered_soon(child: Child) -> bool:
     poll = select.poll()
     for fd in (answer.fd, child.pidfd):
         poll.register(fd, select.POLLIN)
-    if any(fd == answer.fd for fd, _ in poll.poll(_MOMENT_MS)):
+    if ends_soon(poll, answer.fd, (child.streams["stdout"], child.streams["stderr"])):
         answer.take()
     return len(answer.content) == answer.keep
 

@@ -6,10 +6,14 @@ from the pipe into mapped memory of their own, and nowhere else.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+import sys
+import termios
 
 _CHUNK = 1 << 16
+_HALF_A_PIPE = 1 << 15
 _scratch = mmap.mmap(-1, _CHUNK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 """Where dropped bytes go."""
 
@@ -35,6 +39,10 @@ class Stream:
         """Begin anew with another cap, at most the first one; what was kept must have been zeroed."""
         self.keep = min(keep, len(self._kept))
         self._used, self.dropped = 0, False
+
+    def filling(self) -> bool:
+        """Whether half a pipe waits to be read: a writer may soon have to wait."""
+        return int.from_bytes(fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)), sys.byteorder) >= _HALF_A_PIPE
 
     def take(self) -> bool:
         """Read what is there, at most one chunk; returns whether there may be more."""
