@@ -38,8 +38,6 @@ CONCURRENCIES = (1, 8, 32)
 REQUESTS = {"plain": 64, "docker run --rm": 4, "docker exec": 16, "bwrap session": 512, "docker session": 512}
 """Requests in a round, of all lanes together; at least one a lane."""
 USUAL_REQUESTS = 128
-NOT_AT_ONCE = {"docker run --rm": 32}
-"""Left out from this concurrency on: a round would take as long as all others together."""
 LIMITS = "ulimit -t 11 -d 524288 -f 32768 -n 512; exec "
 
 
@@ -163,8 +161,7 @@ async def measured(seconds: float) -> tuple[list[Row], float, list[sandbox_floor
         ways["bwrap session"] = lambda lane: said(boxes[lane], CODE, session="s")
         rows, floors = [], [sandbox_floor.measure()]
         for lanes in CONCURRENCIES:
-            fit = {name: way for name, way in ways.items() if lanes < NOT_AT_ONCE.get(name, 1 << 30)}
-            rows += await speed(fit, lanes, seconds / len(CONCURRENCIES))
+            rows += await speed(ways, lanes, seconds / len(CONCURRENCIES))
             floors.append(sandbox_floor.measure())
     return rows, slot_bytes, [floor for floor in floors if floor is not None]
 
