@@ -144,7 +144,8 @@ def latest(directory: str | Path) -> Path | None:
 def read(path: str | Path, *, config_fingerprint: str | None = None) -> Checkpoint:
     """Verify a checkpoint and read the run's own state.
 
-    Args: config_fingerprint: refuse a checkpoint of another configuration; None accepts any.
+    Args: config_fingerprint: refuse a checkpoint of another configuration; None accepts any, and one that was
+        saved without is accepted.
     Raises: CheckpointError naming the damaged file, and the checkpoint to fall back to; ConfigError for
         another configuration.
     """
