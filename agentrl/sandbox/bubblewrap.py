@@ -21,7 +21,7 @@ from pathlib import Path
 from agentrl.sandbox import cgroups
 from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxFault, SandboxSpec
 from agentrl.sandbox.bubblewrap_doctor import INSTALL, explain, look
-from agentrl.sandbox.channel import Channel
+from agentrl.sandbox.channel import Channel, until_readable
 from agentrl.sandbox.owner import Owner
 from agentrl.sandbox.reaping import reap_monitors, remove_groups
 from agentrl.sandbox.remote import RemoteSandbox
@@ -85,7 +85,8 @@ class BubblewrapProcess:
     async def ended(self) -> None:
         for fd in (self._worker_fd, self._monitor_fd):
             if fd >= 0:
-                await _readable(fd, _END_S)
+                async with asyncio.timeout(_END_S):
+                    await until_readable(fd)  # a pidfd is, when its process has ended
         if self._monitor_fd >= 0:
             self._monitor.wait()
             if self._group is not None:
@@ -104,18 +105,6 @@ class BubblewrapProcess:
 
     def out_of_memory(self) -> bool:
         return self._memory_kills is not None and self._memory_kills.any_more()
-
-
-async def _readable(fd: int, wait_s: float) -> None:
-    """Wait until a descriptor is readable; a pidfd is when its process has ended."""
-    loop = asyncio.get_running_loop()
-    seen = asyncio.Event()
-    loop.add_reader(fd, seen.set)
-    try:
-        async with asyncio.timeout(wait_s):
-            await seen.wait()
-    finally:
-        loop.remove_reader(fd)
 
 
 class Bubblewrap(Backend):

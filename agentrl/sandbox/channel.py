@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,6 +30,17 @@ def _closed_by_failure() -> Iterator[None]:
         raise ChannelClosed(str(error) or type(error).__name__) from error
 
 
+async def until_readable(fd: int) -> None:
+    """Wait for a descriptor to have something to read, or to have been hung up."""
+    loop = asyncio.get_running_loop()
+    seen = loop.create_future()
+    loop.add_reader(fd, _note, seen)
+    try:
+        await seen
+    finally:
+        loop.remove_reader(fd)
+
+
 def _note(seen: asyncio.Future[None]) -> None:
     if not seen.done():
         seen.set_result(None)
@@ -36,6 +48,9 @@ def _note(seen: asyncio.Future[None]) -> None:
 
 class Channel:
     """One socket, one request in flight."""
+
+    carries_fds = True
+    """Whether descriptors can come over it."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -52,24 +67,28 @@ class Channel:
         """
         with _closed_by_failure():
             await self._send(header, parts)
-            await self._readable()  # to try at once would fail nearly always
+            await until_readable(self._connection.fileno())  # to try at once would fail nearly always
             self._look_ahead()
             return await self._reply(max_reply_bytes)
 
-    async def ask_for_socket(self, header: dict[str, Any], max_reply_bytes: int) -> socket.socket:
-        """Send a request that the worker answers by a byte with a socket, and then as always.
+    async def ask_for_fds(
+        self, header: dict[str, Any], count: int, max_reply_bytes: int
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Send a request that the worker answers by a byte with so many descriptors, and then as always.
 
-        Raises: ChannelClosed; also where no socket came: only a unix socket can carry one.
+        Returns: the reply, and the descriptors, which are the caller's to close; none where the worker failed.
+        Raises: ChannelClosed; also where it is no unix socket, which alone can carry descriptors.
         """
         with _closed_by_failure():
             await self._send(header, ())
-            await self._readable()
-            _, fds, _, _ = socket.recv_fds(self._connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
-            carried = [socket.socket(fileno=fd) for fd in fds]
-            reply, _ = await self._reply(max_reply_bytes)
-        if not carried:
-            raise ChannelClosed(str(reply.get("failed", "no socket came")))
-        return carried[0]
+            await until_readable(self._connection.fileno())
+            _, fds, _, _ = socket.recv_fds(self._connection, 1, count, socket.MSG_CMSG_CLOEXEC)
+            try:
+                return (await self._reply(max_reply_bytes))[0], fds
+            except BaseException:
+                for fd in fds:
+                    os.close(fd)
+                raise
 
     async def _send(self, header: dict[str, Any] | bytes, parts: Sequence[bytes]) -> None:
         buffers = pack(header, parts)
@@ -88,15 +107,6 @@ class Channel:
         reply = self._headers.parse(self._at_once(head_size) or bytes(await self._read(head_size)))
         views = split(self._at_once(sum(sizes)) or await self._read(sum(sizes)), sizes)
         return reply, [bytes(view) for view in views]
-
-    async def _readable(self) -> None:
-        loop, fd = asyncio.get_running_loop(), self._connection.fileno()
-        seen = loop.create_future()
-        loop.add_reader(fd, _note, seen)
-        try:
-            await seen
-        finally:
-            loop.remove_reader(fd)
 
     def _look_ahead(self) -> None:
         """Take what has come."""

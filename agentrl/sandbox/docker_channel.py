@@ -126,6 +126,8 @@ def remove_folders() -> int:
 class StdioChannel(Channel):
     """A container's stdin and stdout, as the daemon carries them over one connection."""
 
+    carries_fds = False
+
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection)
         self._left = 0

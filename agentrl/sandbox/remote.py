@@ -6,12 +6,14 @@ Every wait has an end: a worker that does not answer in time is killed, and the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
+import socket
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from agentrl.sandbox.base import (
@@ -27,13 +29,15 @@ from agentrl.sandbox.base import (
 )
 from agentrl.sandbox.channel import Channel, ChannelClosed
 from agentrl.sandbox.proxy import PORT, Door, proxy_variables
+from agentrl.sandbox.session_port import PIPES, Answer, SessionPort
 from agentrl.sandbox.values import Value, ValueFormError, decode, encode
 from agentrl.sandbox.worker.archive import pack_files
+from agentrl.sandbox.worker.programs import OUT_OF_MEMORY
 
 BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
 _GRACE_S = 0.35
 """What a worker has beyond the wall time to kill and answer, before it is killed itself."""
-_START_S, _FILES_S = 20.0, 20.0
+_START_S, _FILES_S, _LEAST_S = 20.0, 20.0, 1e-3
 _MAX_VALUE_BYTES = 8 << 20
 _MARGIN_BYTES = 32 << 20
 _WAITING = 64
@@ -78,6 +82,8 @@ class RemoteSandbox(Sandbox):
         self._turn = asyncio.Lock()
         self._broken = ""
         self._door: Door | None = None
+        self._ports: dict[str, SessionPort] = {}
+        weakref.finalize(self, _close_ports, self._ports).atexit = False
 
     async def set_up(self, jail: str, seccomp: bytes, *, home: str = "/work", **more: Any) -> None:
         """The first request: limits, environment, filter and files.
@@ -106,11 +112,10 @@ class RemoteSandbox(Sandbox):
         """Let programs out to what the spec's allow-list names; none of them runs yet."""
         header = {"op": "listen", "port": PORT, "waiting": _WAITING}
         try:
-            async with asyncio.timeout(_START_S):
-                listener = await self._channel.ask_for_socket(header, _MARGIN_BYTES)
-        except (ChannelClosed, TimeoutError) as error:
-            self._break(f"its worker could not open port {PORT} in there ({error or 'in time'})")
-            raise SandboxFault(self._broken) from error
+            (fd,) = await self._ask_for_fds(header, 1)
+        except SandboxFault as fault:
+            raise SandboxFault(f"its worker could not open port {PORT} in there ({fault})") from fault
+        listener = socket.socket(fileno=fd)
         self._door = Door(listener, self.spec.network)
         weakref.finalize(self, self._door.close).atexit = False
 
@@ -167,16 +172,48 @@ class RemoteSandbox(Sandbox):
 
     async def _request(self, words: _Words, body: bytes, stdin: bytes, limits: Limits | None) -> Reply:
         limits, header = _run_header(limits or self.spec.limits, self.spec.limits, *words)
-        max_reply = 2 * int(limits.output_bytes) + _MAX_VALUE_BYTES
+        session = words[1] if len(words) > 1 else None
         async with self._turn:
             try:
-                reply = await self._ask(header, (body, stdin), max_reply, limits.wall_s + _GRACE_S)
+                if session is not None and self._channel.carries_fds:
+                    reply = await self._cell(session, header, body, limits)
+                else:
+                    reply = await self._ask_worker(header, (body, stdin), limits)
             except TimeoutError:
                 detail = f"more than {limits.wall_s:g} s; the sandbox did not answer and was ended"
                 return Reply({"status": "timeout", "detail": detail}, [b"", b""], limits.wall_s + _GRACE_S)
             if self._process.out_of_memory() and reply.header["status"] == "nonzero":
-                reply.header.update(status="oom", detail=f"more than {limits.memory_bytes} bytes of memory")
+                reply.header.update(status="oom", detail=_too_much_memory(limits))
             return reply
+
+    async def _ask_worker(self, header: bytes, parts: Sequence[bytes], limits: Limits) -> Reply:
+        return await self._ask(header, parts, 2 * int(limits.output_bytes) + _MAX_VALUE_BYTES, limits.wall_s + _GRACE_S)
+
+    async def _cell(self, session: str, header: bytes, code: bytes, limits: Limits) -> Reply:
+        """One piece of code in a session; past the worker where it is short and ends soon."""
+        self._raise_if_broken()
+        started_s = time.monotonic()
+        port = self._ports.get(session) or await self._open_port(session, limits)
+        if port.send(code):
+            try:
+                answer = await port.answer(int(limits.output_bytes), limits.wall_s)
+            except BaseException as error:
+                self._break(f"a cell was cut short: {type(error).__name__}")
+                raise
+            wall_s = time.monotonic() - started_s
+            if answer is not None:
+                return Reply(_answer_header(answer, limits), [answer.stdout, answer.stderr], wall_s)
+            limits, code = replace(limits, wall_s=max(limits.wall_s - wall_s, _LEAST_S)), b""
+            header = _packed(limits, "sent", session)
+        reply = await self._ask_worker(header, (code,), limits)
+        if reply.header.get("detail"):
+            self._ports.pop(session).close()  # it may have ended
+        return replace(reply, wall_s=time.monotonic() - started_s)
+
+    async def _open_port(self, session: str, limits: Limits) -> SessionPort:
+        fds = await self._ask_for_fds({"op": "open", "session": session, "limits": asdict(limits)}, PIPES)
+        port = self._ports[session] = SessionPort(fds)
+        return port
 
     async def _ask(
         self, header: dict[str, Any] | bytes, parts: Sequence[bytes], max_reply_bytes: int, wait_s: float
@@ -185,29 +222,55 @@ class RemoteSandbox(Sandbox):
 
         Raises: SandboxFault for a broken sandbox; SandboxError for what the worker refuses; TimeoutError.
         """
-        if self._broken:
-            raise SandboxFault(f"this sandbox was ended before: {self._broken}")
+        self._raise_if_broken()
         started_s = time.monotonic()
-        try:
+        with self._broken_by_failure("a program" if isinstance(header, bytes) else header["op"]):
             async with asyncio.timeout(wait_s):
                 reply, out = await self._channel.ask(header, parts, max_reply_bytes)
-        except ChannelClosed as error:
-            self._break(f"its worker is gone ({error}) {self._process.why()}".strip())
+        self._raise_if_refused(reply)
+        return Reply(reply, out, time.monotonic() - started_s)
+
+    async def _ask_for_fds(self, header: dict[str, Any], count: int) -> list[int]:
+        """As `_ask`, for descriptors.
+
+        Raises: SandboxFault; SandboxError.
+        """
+        self._raise_if_broken()
+        try:
+            with self._broken_by_failure(header["op"]):
+                async with asyncio.timeout(_START_S):
+                    reply, fds = await self._channel.ask_for_fds(header, count, _MARGIN_BYTES)
+        except TimeoutError as error:
             raise SandboxFault(self._broken) from error
-        except BaseException as error:
-            what = "a program" if isinstance(header, bytes) else header["op"]
-            self._break(f"{what} was cut short: {type(error).__name__}")
-            raise
+        self._raise_if_refused(reply)
+        return fds
+
+    def _raise_if_broken(self) -> None:
+        if self._broken:
+            raise SandboxFault(f"this sandbox was ended before: {self._broken}")
+
+    def _raise_if_refused(self, reply: Mapping[str, Any]) -> None:
         if "refused" in reply:
             raise SandboxError(str(reply["refused"]))
         if "failed" in reply:
             self._break(str(reply["failed"]))
             raise SandboxFault(self._broken)
-        return Reply(reply, out, time.monotonic() - started_s)
+
+    @contextlib.contextmanager
+    def _broken_by_failure(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except ChannelClosed as error:
+            self._break(f"its worker is gone ({error}) {self._process.why()}".strip())
+            raise SandboxFault(self._broken) from error
+        except BaseException as error:
+            self._break(f"{what} was cut short: {type(error).__name__}")
+            raise
 
     def _break(self, why: str) -> None:
         self._broken = self._broken or why
         self._channel.close()
+        _close_ports(self._ports)
         self._process.kill()
         if self._door is not None:
             self._door.close()
@@ -243,6 +306,7 @@ class RemoteSandbox(Sandbox):
         await self._load(pack_files(self.spec.files))
 
     async def _load(self, content: bytes) -> None:
+        _close_ports(self._ports)
         await self._files({"op": "load"}, content)
         if self._door is not None:
             self._door.renew()
@@ -267,8 +331,28 @@ def _run_header(
 ) -> tuple[Limits, bytes]:
     """What a request may use, and its packed header; an environment asks for few different ones."""
     limits = asked.within(ceiling)
+    return limits, _packed(limits, kind, session, cwd)
+
+
+def _packed(limits: Limits, kind: str, session: str | None, cwd: str = ".") -> bytes:
     header = {"op": "run", "kind": kind, "session": session, "cwd": cwd, "limits": asdict(limits)}
-    return limits, json.dumps(header).encode("ascii")
+    return json.dumps(header).encode("ascii")
+
+
+def _answer_header(answer: Answer, limits: Limits) -> dict[str, Any]:
+    header = {"exit_code": answer.exit_code, "truncated": answer.truncated}
+    if answer.exit_code == OUT_OF_MEMORY:
+        return {"status": "oom", "detail": _too_much_memory(limits), **header}
+    return {"status": "nonzero" if answer.exit_code else "ok", **header}
+
+
+def _too_much_memory(limits: Limits) -> str:
+    return f"more than {limits.memory_bytes} bytes of memory"
+
+
+def _close_ports(ports: dict[str, SessionPort]) -> None:
+    while ports:
+        ports.popitem()[1].close()
 
 
 def _source(code: str) -> bytes:

@@ -5,6 +5,7 @@ It ends, and with it every process of the sandbox, when its socket hangs up or i
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import mmap
@@ -12,7 +13,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentrl.sandbox.worker import kernel, programs
@@ -88,15 +89,28 @@ class Worker:
 
     def _on_listen(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         """Hand the owner a socket that listens in here, and keep no copy: to connect to it is to reach the owner."""
-        with socket.socket() as listener:
-            try:
-                listener.bind(("127.0.0.1", header["port"]))
-                listener.listen(header["waiting"])
-            except OSError:
-                self._control.sendall(b"-")  # the owner waits for a byte, with a socket or without
-                raise
-            socket.send_fds(self._control, [b"s"], [listener.fileno()])
+        with socket.socket() as listener, self._handing_over() as fds:
+            listener.bind(("127.0.0.1", header["port"]))
+            listener.listen(header["waiting"])
+            fds.append(listener.fileno())
         return {}, []
+
+    def _on_open(self, header: Mapping[str, Any], parts: Parts) -> Reply:
+        """Hand the owner a session's pipes."""
+        with self._handing_over() as fds:
+            fds += self._runner.open(header["session"], header["limits"])
+        return {}, []
+
+    @contextlib.contextmanager
+    def _handing_over(self) -> Iterator[list[int]]:
+        """Send what is put into the list; the owner waits for a byte, with descriptors or without."""
+        fds: list[int] = []
+        try:
+            yield fds
+        except BaseException:
+            self._control.sendall(b"-")
+            raise
+        socket.send_fds(self._control, [b"s"], fds)
 
     def _on_ping(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         return {}, []

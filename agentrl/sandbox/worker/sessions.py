@@ -117,15 +117,24 @@ class Runner:
             os.set_blocking(stream.fd, False)
         return Child(pid, os.pidfd_open(pid), streams)
 
+    def open(self, name: str, limits: Mapping[str, Any]) -> list[int]:
+        """The pipes of a session: where it takes code, and where it answers, prints and complains."""
+        child = self._session(name, limits)
+        return [child.requests_fd, *(child.streams[key].fd for key in ("value", "stdout", "stderr"))]
+
+    def _session(self, name: str, limits: Mapping[str, Any]) -> Child:
+        if name not in self._sessions:
+            self._sessions[name] = self._open(limits)
+        return self._sessions[name]
+
     def cell(self, header: Mapping[str, Any], parts: Parts, interrupted: Callable[[], None]) -> Reply:
         """One piece of code in a session, which starts where there is none of that name."""
         name, limits = header["session"], header["limits"]
-        child = self._sessions.get(name)
-        if child is None:
-            child = self._sessions[name] = self._open(limits)
+        child = self._session(name, limits)
         for stream in child.streams.values():
             stream.rewind(int(limits["output_bytes"]))
-        outcome = self._ask(name, child, limits, parts[0], interrupted)
+        code = None if header["kind"] == "sent" else parts[0]
+        outcome = self._ask(name, child, limits, code, interrupted)
         if outcome.exit_code == _CANNOT_ENTER:
             _raise_if_never_entered(child.streams["trouble"])
         return _reply(outcome, {key: child.streams[key] for key in ("stdout", "stderr")})
@@ -146,12 +155,24 @@ class Runner:
         return child
 
     def _ask(
-        self, name: str, child: Child, limits: Mapping[str, Any], code: memoryview, interrupted: Callable[[], None]
+        self,
+        name: str,
+        child: Child,
+        limits: Mapping[str, Any],
+        code: memoryview | None,
+        interrupted: Callable[[], None],
     ) -> Outcome:
+        """Have a session run a cell, and say how that went.
+
+        Args:
+            code: None where the owner has given it to the session, and has waited some moments.
+        """
         outcome, seen, answer = Outcome(), Watch(child, limits), child.streams["value"]
         answer.rewind(programs.LENGTH.size)
-        unsent = _send(child.requests_fd, [memoryview(programs.LENGTH.pack(len(code))), code])
-        if unsent or not _answered_soon(child):
+        unsent: list[memoryview] = []
+        if code is not None:
+            unsent = _send(child.requests_fd, [memoryview(programs.LENGTH.pack(len(code))), code])
+        if unsent or code is None or not _answered_soon(child):
             self._attend(child, seen, outcome, unsent, interrupted)
         if outcome.detail:
             self._end(name, outcome, limits)

@@ -27,8 +27,7 @@ class Stream:
         self.dropped = False
         self.ended = False
         self._used = 0
-        # Pages come into being when they are written to: a large cap costs nothing by itself.
-        self._kept = memoryview(mmap.mmap(-1, keep, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        self._kept = _room(keep)
 
     @property
     def content(self) -> memoryview:
@@ -36,8 +35,10 @@ class Stream:
         return self._kept[: self._used]
 
     def rewind(self, keep: int) -> None:
-        """Begin anew with another cap, at most the first one; what was kept must have been zeroed."""
-        self.keep = min(keep, len(self._kept))
+        """Begin anew with another cap; what was kept must have been zeroed."""
+        if keep > len(self._kept):
+            self._kept = _room(keep)
+        self.keep = keep
         self._used, self.dropped = 0, False
 
     def filling(self) -> bool:
@@ -60,3 +61,8 @@ class Stream:
             self.dropped = True
             _scratch[:count] = bytes(count)
         return count == size  # a pipe gives all that it holds
+
+
+def _room(size: int) -> memoryview:
+    # Pages come into being when they are written to: a large cap costs nothing by itself.
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
