@@ -26,7 +26,7 @@ from agentrl.sandbox.owner import Owner
 from agentrl.sandbox.reaping import reap_monitors, remove_groups
 from agentrl.sandbox.remote import RemoteSandbox
 from agentrl.sandbox.seccomp import WORKER_CALLS, profile
-from agentrl.sandbox.source import worker_zip
+from agentrl.sandbox.source import WORKER_ENV, worker_zip
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -154,7 +154,7 @@ class Bubblewrap(Backend):
             argv += [self._python, "-I", "-B", "/worker.zip", str(control.fileno()), str(owner_fd)]
             monitor = subprocess.Popen(
                 argv,
-                env={"PATH": os.defpath + ":/usr/sbin"},
+                env={"PATH": os.defpath + ":/usr/sbin", **WORKER_ENV},
                 stdin=subprocess.DEVNULL,
                 stdout=said_fd,
                 stderr=said_fd,

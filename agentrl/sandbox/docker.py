@@ -20,6 +20,7 @@ from agentrl.sandbox.channel import Channel
 from agentrl.sandbox.owner import LENT_USERS, Owner
 from agentrl.sandbox.remote import RemoteSandbox
 from agentrl.sandbox.seccomp import profile
+from agentrl.sandbox.source import WORKER_ENV
 
 try:
     import docker
@@ -257,7 +258,7 @@ class Docker(Backend):
         return {
             "command": ["-I", "-B", "-c", program],
             "entrypoint": ["python3"],
-            "environment": {"LANG": "C.UTF-8"},
+            "environment": {"LANG": "C.UTF-8", **WORKER_ENV},
             "host_config": host_config,
             "hostname": "sandbox",
             "labels": {LABEL: self._owner.label},

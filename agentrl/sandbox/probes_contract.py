@@ -59,6 +59,18 @@ async def python(ground: Ground) -> None:
         expect(result.text == "late\n", f"a thread was not waited for: {result.text!r}")
 
 
+@probe("no two requests, sessions or processes draw the same random numbers, and a seed gives those it should")
+async def randomness(ground: Ground) -> None:
+    draw = "import os, random\nprint(random.getrandbits(64), flush=True)\n"
+    fork = "if os.fork() == 0:\n    print(random.getrandbits(64), flush=True)\n    os._exit(0)\n_ = os.wait()"
+    async with ground.sandbox() as sandbox:
+        results = [await sandbox.run_python(draw + fork, session=name) for name in (None, None, "a", "b")]
+        drawn = [line for result in results for line in result.text.split()]
+        expect(len(drawn) == len(set(drawn)) == 8, f"{drawn} {results[0].error_text}")
+        seeded = await sandbox.run_python("import random, tempfile\nrandom.seed(7)\nprint(random.random())")
+        expect(seeded.text == "0.32383276483316237\n", f"{seeded.text}{seeded.error_text}")
+
+
 @probe("a session keeps its variables, shows a last value, survives an error, and does not see another")
 async def sessions(ground: Ground) -> None:
     async with ground.sandbox() as sandbox:

@@ -1,4 +1,4 @@
-"""The worker's program as one zip file, which a sandbox's own Python starts. Owns what goes in."""
+"""The worker's program as one zip file, which a sandbox's own Python starts. Owns what goes in and its environment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import zipfile
 from pathlib import Path
 
 _WORKER = Path(__file__).parent / "worker"
+
+WORKER_ENV = {"LD_BIND_NOW": "1"}
+"""What a worker is started with: else each fork of it looks up again what its code calls. Programs do not see it."""
 
 
 @functools.cache

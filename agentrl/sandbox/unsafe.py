@@ -19,7 +19,7 @@ from pathlib import Path
 from agentrl.sandbox.base import Backend, Check, Network, Report, Sandbox, SandboxError, SandboxSpec
 from agentrl.sandbox.channel import Channel
 from agentrl.sandbox.remote import RemoteSandbox
-from agentrl.sandbox.source import worker_zip
+from agentrl.sandbox.source import WORKER_ENV, worker_zip
 
 
 class PlainProcess:
@@ -90,7 +90,7 @@ def _spawn(program: Path, control: socket.socket) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             [sys.executable, "-I", "-B", str(program), str(control.fileno()), str(owner_fd)],
-            env={},
+            env=WORKER_ENV,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

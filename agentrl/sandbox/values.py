@@ -1,7 +1,7 @@
 """Plain values in and out of a sandbox, and their comparison. Owns the restricted form; no code is ever loaded.
 
 Only exact built-in types pass: None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict.
-The worker holds the same form (`worker/values.py` imports nothing of the host).
+The worker holds the same form (`worker/plain.py` imports nothing of the host).
 """
 
 from __future__ import annotations

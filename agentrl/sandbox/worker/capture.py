@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from agentrl.sandbox.worker import kernel
 from agentrl.sandbox.worker.processes import Usage, proportional_bytes, usage_of
 from agentrl.sandbox.worker.stream import Stream
 
@@ -25,17 +26,21 @@ _END_S = 0.3
 class Child:
     """A forked child with the worker's ends of its pipes."""
 
-    def __init__(self, pid: int, pidfd: int, streams: dict[str, Stream]) -> None:
+    def __init__(self, pid: int, pidfd: int, streams: dict[str, Stream], trouble_fd: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.streams = streams
+        self.trouble_fd = trouble_fd
         self.requests_fd = -1
 
     def close(self) -> None:
         """Close the pipes; the process must have been waited for."""
-        for fd in (self.pidfd, self.requests_fd, *[stream.fd for stream in self.streams.values()]):
-            if fd >= 0:
-                os.close(fd)
+        for stream in self.streams.values():
+            os.close(stream.fd)
+        os.close(self.pidfd)
+        os.close(self.trouble_fd)
+        if self.requests_fd >= 0:
+            os.close(self.requests_fd)
 
 
 class Outcome:
@@ -147,21 +152,19 @@ def ends_soon(poll: select.poll, fd: int, streams: Iterable[Stream]) -> bool:
     for _ in range(_MOMENTS):
         found = poll.poll(_MOMENT_MS)
         if found:
-            return any(ready == fd for ready, _ in found)
-        if any(stream.filling() for stream in streams):
-            break
+            return fd in [ready for ready, _ in found]
+        for stream in streams:
+            if stream.filling():
+                return False
     return False
 
 
 def collect(child: Child, outcome: Outcome, limits: Mapping[str, Any]) -> None:
     """Wait for the end of a child, take its last output, and say how it ended."""
-    _, status, usage = os.wait4(child.pid, 0)
+    code, outcome.cpu_s, outcome.max_rss_bytes = kernel.wait(child.pid)
     for stream in child.streams.values():
         _drain(stream)
-    code = os.waitstatus_to_exitcode(status)
     outcome.exit_code = code if code >= 0 else 128 - code
-    outcome.cpu_s = usage.ru_utime + usage.ru_stime
-    outcome.max_rss_bytes = usage.ru_maxrss * 1024
     if outcome.status != "ok":
         return
     if outcome.exit_code in _KILLED_BY_CPU and outcome.cpu_s >= limits["cpu_s"]:

@@ -34,7 +34,7 @@ class ContainerJail(NamespaceJail):
     def __init__(self, header: Mapping[str, Any], seccomp: bytes) -> None:
         self.folder = WORK
         self._options = f"mode=755,size={header['disk_bytes']},nr_inodes={header['inodes']}"
-        self._filter = kernel.Filter(seccomp) if seccomp else None
+        self._prepare(seccomp)
         _enter_user_namespace(header["user"], (_CAP_SYS_ADMIN,) if header["privileged_start"] else ())
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)

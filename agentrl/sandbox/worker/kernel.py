@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import functools
 import os
 import signal
 import struct
+from collections.abc import Callable
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
@@ -35,6 +38,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _locked = ctypes.PyDLL(None, use_errno=True)
 _locked.syscall.restype = ctypes.c_long
 _libc.syscall.restype = ctypes.c_long
+# By names of their own: an attribute of a library is looked up by a function in Python.
+_prctl, _syscall, _mount, _wait4 = _libc.prctl, _libc.syscall, _libc.mount, _libc.wait4
+_status, _usage = ctypes.c_int(), ctypes.create_string_buffer(144)
+_status_at = ctypes.byref(_status)
+_USAGE = struct.Struct("qqqqq")
+"""How `struct rusage` begins: seconds and microseconds of the user and of the system, kibibytes."""
 # Looked up here, once, and not by every fork: a first look-up makes an object, and writes to many pages.
 _before_fork = ctypes.pythonapi.PyOS_BeforeFork
 _after_fork_here, _after_fork_there = ctypes.pythonapi.PyOS_AfterFork_Parent, ctypes.pythonapi.PyOS_AfterFork_Child
@@ -52,30 +61,51 @@ def _check(result: int, what: str) -> int:
 
 def _tid_address() -> int:
     address = ctypes.c_void_p()
-    if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(address), 0, 0, 0) != 0:
+    if _prctl(_PR_GET_TID_ADDRESS, ctypes.byref(address), 0, 0, 0) != 0:
         return 0
     return address.value or 0
 
 
-def fork(flags: int) -> int:
-    """Fork into fresh namespaces; as `os.fork`, returns 0 in the child.
+class Clone:
+    """A fork into fresh namespaces, laid out once as the kernel reads it; to be made in the thread that forks.
 
     glibc caches the thread id, which a raw clone leaves stale; the kernel is told where it stands.
     """
-    address = _tid_address()
-    if address:
-        flags |= _CLONE_SETTID | _CLONE_CLEARTID
-    arguments = (0, 0, address, 0) if MACHINE == "x86_64" else (0, 0, 0, address)
-    _before_fork()
-    pid = _locked.syscall(_NR["clone"], ctypes.c_ulong(flags | signal.SIGCHLD), *map(ctypes.c_ulong, arguments))
-    if pid == 0:
-        _after_fork_there()
-        return 0
-    error = ctypes.get_errno()
-    _after_fork_here()
-    if pid < 0:
-        raise OSError(error, f"clone: {os.strerror(error)}")
-    return int(pid)
+
+    def __init__(self, flags: int) -> None:
+        address = _tid_address()
+        if address:
+            flags |= _CLONE_SETTID | _CLONE_CLEARTID
+        arguments = (0, 0, address, 0) if MACHINE == "x86_64" else (0, 0, 0, address)
+        words = map(ctypes.c_ulong, (flags | signal.SIGCHLD, *arguments))
+        self._clone = functools.partial(_locked.syscall, _NR["clone"], *words)
+
+    def fork(self) -> int:
+        """As `os.fork`: returns 0 in the child."""
+        _before_fork()
+        pid: int = self._clone()
+        if pid == 0:
+            _after_fork_there()
+            return 0
+        error = ctypes.get_errno()
+        _after_fork_here()
+        if pid < 0:
+            raise OSError(error, f"clone: {os.strerror(error)}")
+        return pid
+
+
+def wait(pid: int) -> tuple[int, float, int]:
+    """Wait for the end of a child; as `os.wait4`, which looks up a module and makes an object of 16 fields.
+
+    Returns: exit code (below 0 for a signal), processor seconds, and the largest resident set in bytes.
+    """
+    while _wait4(pid, _status_at, 0, _usage) < 0:
+        error = ctypes.get_errno()
+        if error != errno.EINTR:
+            raise OSError(error, f"wait4: {os.strerror(error)}")
+    user_s, user_us, system_s, system_us, max_rss_kib = _USAGE.unpack_from(_usage)
+    cpu_s = user_s + system_s + (user_us + system_us) / 1e6
+    return os.waitstatus_to_exitcode(_status.value), cpu_s, max_rss_kib * 1024
 
 
 def give_back_memory() -> None:
@@ -89,12 +119,27 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
 
+def mounting(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> Callable[[], None]:
+    """Mount, bind or remount, as often as the result is called: laid out once as the kernel reads it."""
+    call = functools.partial(
+        _mount,
+        source.encode(),
+        target.encode(),
+        kind.encode() or None,
+        ctypes.c_ulong(flags),
+        options.encode() or None,
+    )
+
+    def mount_it() -> None:
+        if call() < 0:
+            _check(-1, f"mount {target}")
+
+    return mount_it
+
+
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
     """Mount, bind or remount."""
-    result = _libc.mount(
-        source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), options.encode() or None
-    )
-    _check(result, f"mount {target}")
+    mounting(source, target, kind, flags, options)()
 
 
 def detach(target: str) -> None:
@@ -105,40 +150,40 @@ def detach(target: str) -> None:
 def bound_capabilities() -> None:
     """Nothing that this process or a fork of it executes gains a capability; those that it has, it keeps."""
     for capability in range(_LAST_CAPABILITY + 1):
-        _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
-    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        _prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
 
 def drop_capabilities() -> None:
     """Give up every capability; `bound_capabilities` must have been called."""
-    _check(_libc.syscall(_NR["capset"], _CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
+    _check(_syscall(_NR["capset"], _CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
 
 
 def become_user(user: int, capabilities: tuple[int, ...]) -> None:
     """Leave root for a user and a group without a name, keeping some capabilities."""
-    _check(_libc.prctl(_PR_SET_KEEPCAPS, ctypes.c_ulong(1), 0, 0, 0), "keepcaps")
+    _check(_prctl(_PR_SET_KEEPCAPS, ctypes.c_ulong(1), 0, 0, 0), "keepcaps")
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
     mask = sum(1 << capability for capability in capabilities)
     header = ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), 8)
     data = ctypes.create_string_buffer(struct.pack("IIIIII", mask, mask, 0, 0, 0, 0), 24)
-    _check(_libc.syscall(_NR["capset"], header, data), "capset")
+    _check(_syscall(_NR["capset"], header, data), "capset")
 
 
 def no_new_privileges() -> None:
     """No program executed from here on gains rights by a set-uid bit or file capabilities."""
-    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "no_new_privs")
+    _check(_prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "no_new_privs")
 
 
 def die_with_parent() -> None:
     """Be killed when the thread that forked this process ends."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "pdeathsig")
+    _check(_prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "pdeathsig")
 
 
 def set_dumpable(allowed: bool) -> None:
     """Show or hide this process's memory, descriptors and /proc entries to others of the same user."""
-    _check(_libc.prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(int(allowed)), 0, 0, 0), "dumpable")
+    _check(_prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(int(allowed)), 0, 0, 0), "dumpable")
 
 
 class _Program(ctypes.Structure):
@@ -158,7 +203,7 @@ class Filter:
 
     def load(self) -> None:
         """Install it, for good."""
-        _check(_libc.syscall(_NR["seccomp"], _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(self._head)), "seccomp")
+        _check(_syscall(_NR["seccomp"], _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(self._head)), "seccomp")
 
 
 def open_beneath(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
@@ -171,4 +216,4 @@ def open_beneath(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
     )
     buffer = ctypes.create_string_buffer(how, len(how))
     name = os.fsencode(path)
-    return _check(_libc.syscall(_NR["openat2"], folder_fd, name, buffer, ctypes.c_size_t(len(how))), path)
+    return _check(_syscall(_NR["openat2"], folder_fd, name, buffer, ctypes.c_size_t(len(how))), path)

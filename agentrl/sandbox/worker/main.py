@@ -16,14 +16,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentrl.sandbox.worker import kernel, programs
+from agentrl.sandbox.worker import kernel, preload, programs
 from agentrl.sandbox.worker.files import FileError, Folder
 from agentrl.sandbox.worker.frames import PREFIX, FrameError, Headers, left, lengths, pack, split
 from agentrl.sandbox.worker.jail import JAILS, set_lasting_limits
 from agentrl.sandbox.worker.sessions import Parts, Reply, Runner
 
-# Imported for the children: code that imports these again finds them loaded.
-PRELOAD = ("collections", "functools", "heapq", "itertools", "math", "random", "re", "string", "typing")
 _INBOX_BYTES = 1 << 16
 """Requests up to this size take one read."""
 
@@ -79,8 +77,7 @@ class Worker:
         self._files = Folder(self._jail.folder)
         self._files.reopen()
         self._files.load(parts[1])
-        for name in PRELOAD:
-            __import__(name)
+        preload.load()
         programs.prepare(header["env"])
         gc.collect()
         gc.freeze()

@@ -67,9 +67,9 @@ def prepare(env: Mapping[str, str]) -> None:
     sys.path[:] = [path for path in sys.path if not path.endswith(".zip") or "python" in path]
 
 
-def begin() -> None:
-    """In a fork of the worker: stand where programs stand."""
-    sys.path.insert(0, os.getcwd())
+def begin(folder: str) -> None:
+    """In a fork of the worker: import from where programs stand."""
+    sys.path.insert(0, folder)
 
 
 def _streams() -> tuple[TextIO, TextIO, TextIO]:

@@ -7,7 +7,7 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentrl.sandbox.worker import programs
@@ -53,12 +53,11 @@ class Runner:
         limits, kind = header["limits"], header["kind"]
         child = self._start(header, parts)
         outcome = watch(child, limits, interrupted, self._control_fds, self._jail.kill)
-        streams = child.streams
+        _raise_if_never_entered(child.trouble_fd)
         child.close()
-        _raise_if_never_entered(streams.pop("trouble"))
         if outcome.status == "nonzero" and kind != "exec" and outcome.exit_code == programs.OUT_OF_MEMORY:
             outcome.status, outcome.detail = "oom", f"more than {limits['memory_bytes']} bytes of memory"
-        return _reply(outcome, streams)
+        return _reply(outcome, child.streams)
 
     def _start(self, header: Mapping[str, Any], parts: Parts) -> Child:
         kind, limits = header["kind"], header["limits"]
@@ -69,7 +68,7 @@ class Runner:
             # The body is read here alone: the worker's own memory never holds what a request says.
             if kind == "exec":
                 programs.run_program(json.loads(bytes(parts[0])))
-            programs.begin()
+            programs.begin(self._jail.folder)
             if kind == "call":
                 programs.run_call(bytes(parts[0]), 3)
             programs.run_code(bytes(parts[0]).decode("utf-8", "surrogatepass"))
@@ -90,19 +89,21 @@ class Runner:
         Args:
             asked: a descriptor to give to the child after those of the names.
         """
-        pipes = {name: os.pipe() for name in (*names, "trouble")}
-        writers = [pipes[name][1] for name in names]
-        given = (stdin, *writers, *([asked] if asked >= 0 else []), pipes["trouble"][1])
+        pipes = {name: os.pipe() for name in names}
+        trouble, ours = os.pipe()
+        given = [stdin, *[write for _, write in pipes.values()], ours]
+        if asked >= 0:
+            given.insert(-1, asked)
         pid = self._jail.fork()
         if pid == 0:
-            trouble = len(given) - 1
+            ours = len(given) - 1
             try:
                 _arrange(given)
                 self._jail.enter(limits, folder, 2 + len(self._sessions))
             except BaseException as error:
-                os.write(trouble, f"{_TROUBLE.get(type(error), '')}{error}".encode("utf-8", "replace"))
+                os.write(ours, f"{_TROUBLE.get(type(error), '')}{error}".encode("utf-8", "replace"))
                 os._exit(_CANNOT_ENTER)
-            os.close(trouble)  # from here on nobody can claim that the walls failed
+            os.close(ours)  # from here on nobody can claim that the walls failed
             try:
                 become()
             except BaseException as error:
@@ -111,11 +112,11 @@ class Runner:
                 os._exit(_CANNOT_ENTER)
         for fd in given:
             os.close(fd)
-        caps = {"value": _MAX_VALUE_BYTES, "trouble": _MAX_TROUBLE_BYTES}
-        streams = {name: Stream(fd, caps.get(name, int(limits["output_bytes"]))) for name, (fd, _) in pipes.items()}
-        for stream in streams.values():
-            os.set_blocking(stream.fd, False)
-        return Child(pid, os.pidfd_open(pid), streams)
+        streams = {}
+        for name, (fd, _) in pipes.items():
+            os.set_blocking(fd, False)
+            streams[name] = Stream(fd, _MAX_VALUE_BYTES if name == "value" else int(limits["output_bytes"]))
+        return Child(pid, os.pidfd_open(pid), streams, trouble)
 
     def open(self, name: str, limits: Mapping[str, Any]) -> list[int]:
         """The pipes of a session: where it takes code, and where it answers, prints and complains."""
@@ -136,14 +137,14 @@ class Runner:
         code = None if header["kind"] == "sent" else parts[0]
         outcome = self._ask(name, child, limits, code, interrupted)
         if outcome.exit_code == _CANNOT_ENTER:
-            _raise_if_never_entered(child.streams["trouble"])
+            _raise_if_never_entered(child.trouble_fd)
         return _reply(outcome, {key: child.streams[key] for key in ("stdout", "stderr")})
 
     def _open(self, limits: Mapping[str, Any]) -> Child:
         asked, ours = os.pipe()
 
         def become() -> None:
-            programs.begin()
+            programs.begin(self._jail.folder)
             programs.run_session(4, 3)
 
         # Processor time is counted per cell, by the watch; the rest holds for the session's life.
@@ -240,11 +241,12 @@ def _send(fd: int, unsent: list[memoryview]) -> list[memoryview]:
     return unsent
 
 
-def _raise_if_never_entered(trouble: Stream) -> None:
-    text = bytes(trouble.content).decode("utf-8", "replace")
-    if text.startswith("cwd: "):
-        raise FileError(f"cwd does not exist in the work folder ({text[5:]})")
-    if text:
+def _raise_if_never_entered(trouble_fd: int) -> None:
+    said = os.read(trouble_fd, _MAX_TROUBLE_BYTES)  # a child that entered has closed it, and any is dead by now
+    if said:
+        text = said.decode("utf-8", "replace")
+        if text.startswith("cwd: "):
+            raise FileError(f"cwd does not exist in the work folder ({text[5:]})")
         raise RuntimeError(f"a child could not enter its jail: {text}")
 
 
@@ -266,7 +268,7 @@ def _stdin(content: memoryview) -> int:
     return fd
 
 
-def _arrange(fds: tuple[int, ...]) -> None:
+def _arrange(fds: Sequence[int]) -> None:
     """Give the child's descriptors the numbers 0, 1, 2, … and close every other one."""
     floor = max(*fds, len(fds)) + 1
     # One that stands where another belongs moves out of the way first.
@@ -277,14 +279,25 @@ def _arrange(fds: tuple[int, ...]) -> None:
 
 
 def _reply(outcome: Outcome, streams: dict[str, Stream]) -> Reply:
-    if outcome.plain and not any(stream.dropped for stream in streams.values()):
-        return _WELL, [stream.content for stream in streams.values()]
+    contents, truncated = [], False
+    for stream in streams.values():
+        contents.append(stream.content)
+        truncated = truncated or stream.dropped
+    if outcome.plain and not truncated:
+        return _WELL, contents
+    figures = (
+        f'"exit_code": {outcome.exit_code}, "cpu_s": {outcome.cpu_s:.6f}, "max_rss_bytes": {outcome.max_rss_bytes}'
+    )
+    if not (
+        outcome.detail or truncated or outcome.exit_code is None
+    ):  # as json.dumps would, which costs ten times that
+        return f'{{"status": "{outcome.status}", {figures}}}'.encode("ascii"), contents
     header = {
         "status": outcome.status,
         "detail": outcome.detail,
         "exit_code": outcome.exit_code,
         "cpu_s": outcome.cpu_s,
         "max_rss_bytes": outcome.max_rss_bytes,
-        "truncated": any(stream.dropped for stream in streams.values()),
+        "truncated": truncated,
     }
-    return header, [stream.content for stream in streams.values()]
+    return header, contents
