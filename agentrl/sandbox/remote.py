@@ -176,18 +176,21 @@ class RemoteSandbox(Sandbox):
         async with self._turn:
             try:
                 if session is not None and self._channel.carries_fds:
-                    reply = await self._cell(session, header, body, limits)
-                else:
-                    reply = await self._ask_worker(header, (body, stdin), limits)
+                    return await self._cell(session, header, body, limits)
+                return await self._ask_worker(header, (body, stdin), limits)
             except TimeoutError:
                 detail = f"more than {limits.wall_s:g} s; the sandbox did not answer and was ended"
                 return Reply({"status": "timeout", "detail": detail}, [b"", b""], limits.wall_s + _GRACE_S)
-            if self._process.out_of_memory() and reply.header["status"] == "nonzero":
-                reply.header.update(status="oom", detail=_too_much_memory(limits))
-            return reply
 
     async def _ask_worker(self, header: bytes, parts: Sequence[bytes], limits: Limits) -> Reply:
-        return await self._ask(header, parts, 2 * int(limits.output_bytes) + _MAX_VALUE_BYTES, limits.wall_s + _GRACE_S)
+        max_reply = 2 * int(limits.output_bytes) + _MAX_VALUE_BYTES
+        return self._judged(await self._ask(header, parts, max_reply, limits.wall_s + _GRACE_S), limits)
+
+    def _judged(self, reply: Reply, limits: Limits) -> Reply:
+        """A reply that says so where the kernel has ended something for memory."""
+        if self._process.out_of_memory() and reply.header["status"] == "nonzero":
+            reply.header.update(status="oom", detail=_too_much_memory(limits))
+        return reply
 
     async def _cell(self, session: str, header: bytes, code: bytes, limits: Limits) -> Reply:
         """One piece of code in a session; past the worker where it is short and ends soon."""
@@ -202,7 +205,8 @@ class RemoteSandbox(Sandbox):
                 raise
             wall_s = time.monotonic() - started_s
             if answer is not None:
-                return Reply(_answer_header(answer, limits), [answer.stdout, answer.stderr], wall_s)
+                reply = Reply(_answer_header(answer, limits), [answer.stdout, answer.stderr], wall_s)
+                return self._judged(reply, limits) if answer.exit_code else reply
             limits, code = replace(limits, wall_s=max(limits.wall_s - wall_s, _LEAST_S)), b""
             header = _packed(limits, "sent", session)
         reply = await self._ask_worker(header, (code,), limits)
