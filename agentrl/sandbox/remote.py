@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 import socket
 import time
 import weakref
@@ -200,6 +201,9 @@ class RemoteSandbox(Sandbox):
         if port.send(code):
             try:
                 answer = await port.answer(int(limits.output_bytes), limits.wall_s)
+            except OSError as error:
+                self._break(f"the pipes of a session fail: {error}")
+                raise SandboxFault(self._broken) from error
             except BaseException as error:
                 self._break(f"a cell was cut short: {type(error).__name__}")
                 raise
@@ -247,6 +251,11 @@ class RemoteSandbox(Sandbox):
         except TimeoutError as error:
             raise SandboxFault(self._broken) from error
         self._raise_if_refused(reply)
+        if len(fds) < count:  # the kernel leaves out what this process may not have
+            for fd in fds:
+                os.close(fd)
+            self._break(f"{count} more descriptors are too many for this process; raise `ulimit -n`")
+            raise SandboxFault(self._broken)
         return fds
 
     def _raise_if_broken(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -212,6 +213,23 @@ def test_descriptors_are_let_go_of():
         assert open_descriptors() == before
 
     asyncio.run(work())
+
+
+def test_too_few_descriptors_are_a_fault_that_says_so():
+    async def work(sandbox):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        Answers.here()
+        before = open_descriptors()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            result = await sandbox.run_python("1", session="s")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert result.status == "infra"
+        assert "ulimit -n" in result.detail
+        assert open_descriptors() <= before
+
+    inside(work)
 
 
 def test_a_cell_that_is_cancelled_ends_its_sandbox():
