@@ -32,6 +32,7 @@ class Answers:
         self._epoll = select.epoll()
         self._known: set[int] = set()
         self._waits: dict[int, _Wait] = {}
+        self._dropped: list[asyncio.Future[bytes | None]] = []
         self._ticking = False
 
     @staticmethod
@@ -65,10 +66,14 @@ class Answers:
         try:
             return await wait.answer
         finally:
-            del self._waits[fd]
+            if self._waits.get(fd) is wait:
+                del self._waits[fd]
 
     def forget(self, fd: int) -> None:
-        """To be called before a descriptor is closed; from any thread."""
+        """To be called before a descriptor is closed; from any thread. Who waits for it is let go at the next tick."""
+        wait = self._waits.pop(fd, None)
+        if wait is not None:
+            self._dropped.append(wait.answer)
         if fd in self._known:
             self._known.discard(fd)
             with contextlib.suppress(OSError):
@@ -88,6 +93,10 @@ class Answers:
 
     def _tick(self) -> None:
         """Give up what takes too long; a timer of all waits, for one each costs as much as an answer."""
+        dropped, self._dropped = self._dropped, []
+        for answer in dropped:
+            if not answer.done():
+                answer.set_result(None)
         self._ticking = bool(self._waits)
         if not self._ticking:
             return

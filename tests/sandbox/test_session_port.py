@@ -232,6 +232,20 @@ def test_too_few_descriptors_are_a_fault_that_says_so():
     inside(work)
 
 
+def test_closing_a_sandbox_lets_go_of_a_cell_in_it():
+    async def work(sandbox):
+        await cell(sandbox, "1")
+        task = asyncio.create_task(sandbox.run_python("import time; time.sleep(60)", session="s"))
+        await asyncio.sleep(0)
+        await sandbox.close()
+        async with asyncio.timeout(5):
+            result = await task
+        assert result.status == "infra"
+        assert "closed" in result.detail
+
+    inside(work)
+
+
 def test_a_cell_that_is_cancelled_ends_its_sandbox():
     async def work(sandbox):
         await cell(sandbox, "1")
