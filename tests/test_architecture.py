@@ -67,6 +67,7 @@ LATE_IMPORTS = {
     ("", "agentrl.policy.engine"): "the torch-free door",
     ("", "agentrl.training.learner"): "the torch-free door",
     ("agentrl.policy.spec", "agentrl.policy"): "a name stands for a policy; only the one asked for is loaded",
+    ("agentrl.sandbox.worker.preload", "random"): "it is loaded in a way of our own, whoever imports first",
     ("", "tensorboard"): "an optional extra",
     ("", "yaml"): "an optional extra",
 }
