@@ -55,6 +55,7 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._connection = connection
+        self._seen: asyncio.Future[None] | None = None
         self._ahead = b""
         self._headers = Headers()
 
@@ -67,7 +68,7 @@ class Channel:
         """
         with _closed_by_failure():
             await self._send(header, parts)
-            await until_readable(self._connection.fileno())  # to try at once would fail nearly always
+            await self._until_readable()  # to try at once would fail nearly always
             self._look_ahead()
             return await self._reply(max_reply_bytes)
 
@@ -81,7 +82,7 @@ class Channel:
         """
         with _closed_by_failure():
             await self._send(header, ())
-            await until_readable(self._connection.fileno())
+            await self._until_readable()
             _, fds, _, _ = socket.recv_fds(self._connection, 1, count, socket.MSG_CMSG_CLOEXEC)
             try:
                 return (await self._reply(max_reply_bytes))[0], fds
@@ -107,6 +108,18 @@ class Channel:
         reply = self._headers.parse(self._at_once(head_size) or bytes(await self._read(head_size)))
         views = split(self._at_once(sum(sizes)) or await self._read(sum(sizes)), sizes)
         return reply, [bytes(view) for view in views]
+
+    async def _until_readable(self) -> None:
+        """As `until_readable`; `close` ends it too."""
+        loop, fd = asyncio.get_running_loop(), self._connection.fileno()
+        seen = self._seen = loop.create_future()
+        loop.add_reader(fd, _note, seen)
+        try:
+            await seen
+        finally:
+            if self._seen is seen:
+                loop.remove_reader(fd)
+                self._seen = None
 
     def _look_ahead(self) -> None:
         """Take what has come."""
@@ -145,5 +158,10 @@ class Channel:
         return count
 
     def close(self) -> None:
-        """Hang up; the worker ends."""
+        """Hang up; the worker ends, and so does a wait for it."""
+        seen, self._seen = self._seen, None
+        if seen is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                seen.get_loop().remove_reader(self._connection.fileno())
+                _note(seen)
         self._connection.close()

@@ -21,11 +21,11 @@ KIB = 1 << 10
 SMALL = Limits(wall_s=5.0, output_bytes=100 * KIB)
 
 
-def inside(work: Callable[[Sandbox], Awaitable[None]]) -> None:
+def inside(work: Callable[[Sandbox], Awaitable[None]], limits: Limits = SMALL) -> None:
     """Run something with a new sandbox."""
 
     async def run() -> None:
-        async with await make_backend("bubblewrap").start(SandboxSpec(limits=SMALL)) as sandbox:
+        async with await make_backend("bubblewrap").start(SandboxSpec(limits=limits)) as sandbox:
             await work(sandbox)
 
     asyncio.run(run())
@@ -232,18 +232,19 @@ def test_too_few_descriptors_are_a_fault_that_says_so():
     inside(work)
 
 
-def test_closing_a_sandbox_lets_go_of_a_cell_in_it():
+@pytest.mark.parametrize(("session", "after_s"), [("s", 0), ("s", 0.2), (None, 0.2)])
+def test_closing_a_sandbox_lets_go_of_what_runs_in_it(session, after_s):
     async def work(sandbox):
         await cell(sandbox, "1")
-        task = asyncio.create_task(sandbox.run_python("import time; time.sleep(60)", session="s"))
-        await asyncio.sleep(0)
+        task = asyncio.create_task(sandbox.run_python("import time; time.sleep(3600)", session=session))
+        await asyncio.sleep(after_s)
         await sandbox.close()
         async with asyncio.timeout(5):
             result = await task
         assert result.status == "infra"
         assert "closed" in result.detail
 
-    inside(work)
+    inside(work, Limits(wall_s=3600))
 
 
 def test_a_cell_that_is_cancelled_ends_its_sandbox():
