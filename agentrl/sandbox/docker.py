@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +39,7 @@ from agentrl.sandbox.docker_channel import (
     remove_folders,
     socket_reaches,
 )
-from agentrl.sandbox.docker_seccomp import container_profile
+from agentrl.sandbox.docker_daemon import Daemon
 
 IMAGE = "agentrl-sandbox:latest"
 LABEL = "org.agentrl.sandbox.owner"
@@ -50,33 +49,12 @@ BUILD_SCRIPT = Path(__file__).parent / "image" / "build.sh"
 
 Transport = Literal["auto", "socket", "stdio"]
 _CAPABILITIES = ("SETGID", "SETUID")
+_ULIMITS = {"core": 0, "nofile": 1024, "nproc": 8192}
+"""Below what a daemon would set by itself, which may be more than it may set; a sandbox's own are stricter."""
 _WORKER_BYTES = 64 << 20
 _SPARE_TASKS = 32
 _USERS = range(1 << 20, 1 << 31)
 _ANSWER_S, _START_S = 30, 15.0
-
-
-@dataclass(frozen=True)
-class Daemon:
-    """What the daemon says of itself."""
-
-    name: str
-    machine: str
-    runtimes: tuple[str, ...]
-    remaps_users: bool
-    app_armor: bool
-
-    @classmethod
-    def of(cls, info: dict[str, Any]) -> Daemon:
-        options = " ".join(info.get("SecurityOptions") or ())
-        machine = info.get("Architecture", "")
-        return cls(
-            name=info.get("Name", ""),
-            machine={"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine),
-            runtimes=tuple(info.get("Runtimes") or ()),
-            remaps_users="name=userns" in options or "name=rootless" in options,
-            app_armor="apparmor" in options,
-        )
 
 
 class Docker(Backend):
@@ -87,7 +65,8 @@ class Docker(Backend):
         runtime: the daemon's runtime, `runsc` say; default: the daemon's own choice.
         cpus: processors that one sandbox may use at a time.
         transport: how the worker is reached; `auto` takes a unix socket where this machine runs the daemon.
-        base_url: the daemon's address; default: as the docker command finds it (DOCKER_HOST).
+        base_url: the daemon's address, or that of `podman system service` on this machine; default: as the docker
+            command finds it (DOCKER_HOST).
     """
 
     name = "docker"
@@ -127,7 +106,7 @@ class Docker(Backend):
                         client = docker.DockerClient(base_url=address, version="auto", timeout=_ANSWER_S)
                     else:
                         client = docker.DockerClient.from_env(version="auto", timeout=_ANSWER_S)
-                    self._connected = (client.api, Daemon.of(client.api.info()))
+                    self._connected = (client.api, Daemon.of(client.api.info(), client.api.version()))
                 except DockerException as error:
                     raise SandboxFault(f"no docker daemon answers: {error}. On Debian: {INSTALL_DAEMON}") from error
             return self._connected
@@ -228,7 +207,7 @@ class Docker(Backend):
         memory_bytes = int(limits.memory_bytes) + int(limits.disk_bytes) + _WORKER_BYTES
         binds = {folder: {"bind": folder, "mode": "ro"} for folder in spec.read_only}
         binds |= {folder: {"bind": place, "mode": "ro"} for folder, place in shared.items()}
-        security = ["no-new-privileges", f"seccomp={container_profile(daemon.machine)}"]
+        security = daemon.security_options()
         capabilities = list(_CAPABILITIES)
         if daemon.app_armor:
             # The stock profile forbids mounts, and some hosts let only the privileged make a user namespace.
@@ -251,7 +230,7 @@ class Docker(Backend):
             security_opt=security,
             shm_size="64k",
             tmpfs=dict.fromkeys(("/box", "/work"), "ro,size=64k,mode=755"),
-            ulimits=[{"Name": "core", "Soft": 0, "Hard": 0}],
+            ulimits=[{"Name": name, "Soft": limit, "Hard": limit} for name, limit in _ULIMITS.items()],
         )
         # A masked /proc keeps a user namespace from mounting its own; what would be masked is root's alone.
         host_config |= {"MaskedPaths": [], "ReadonlyPaths": []}
@@ -286,7 +265,7 @@ class Docker(Backend):
         except SandboxFault as fault:
             say("daemon", False, str(fault), INSTALL_DAEMON)
             raise
-        say("daemon", True, f"{daemon.name}, {daemon.machine}")
+        say("daemon", True, f"{'podman' if daemon.podman else 'docker'} on {daemon.name}, {daemon.machine}")
         if self._runtime:
             known = self._runtime in daemon.runtimes
             detail = f"{self._runtime} {'is' if known else 'is not'} one of {', '.join(daemon.runtimes)}"
@@ -294,7 +273,7 @@ class Docker(Backend):
         try:
             await asyncio.to_thread(api.inspect_image, self._image)
         except NotFound:
-            say("image", False, f"there is no {self._image}", build_command(self._image))
+            say("image", False, f"there is no {self._image}", build_command(self._image, daemon.podman))
         say("image", True, self._image)
         over = "a unix socket" if self._over_socket(api, daemon) else "stdin and stdout"
         try:
@@ -331,9 +310,9 @@ def _left_behind(owner: Owner, state: str, boot: str) -> bool:
     return not owner.alive()
 
 
-def build_command(image: str = IMAGE) -> str:
+def build_command(image: str = IMAGE, podman: bool = False) -> str:
     """What builds the image where no registry can be reached."""
-    return f"sudo bash {BUILD_SCRIPT} debian {image}"
+    return f"sudo {'ENGINE=podman ' if podman else ''}bash {BUILD_SCRIPT} debian {image}"
 
 
 async def _not_lost(launch: Any, *arguments: Any) -> ContainerProcess:

@@ -18,7 +18,7 @@ from docker import APIClient
 
 from agentrl.sandbox.cgroups import MemoryKills
 
-_REMOVE_S = 10.0
+_REMOVE_S, _PAUSE_S = 10.0, 0.02
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -31,9 +31,10 @@ def remove(api: APIClient, container: str) -> None:
         except docker.errors.NotFound:
             return
         except docker.errors.APIError as error:
-            if error.status_code != 409:  # 409: somebody removes it already
+            # 409: somebody removes it already; 500 is what Podman says where it ends by itself meanwhile.
+            if error.status_code not in (409, 500) or time.monotonic() + _PAUSE_S > deadline_s:
                 raise
-            time.sleep(0.02)
+            time.sleep(_PAUSE_S)
 
 
 class ContainerProcess:

@@ -16,8 +16,9 @@ import pytest
 from agentrl.sandbox import SandboxFault, SandboxSpec
 from agentrl.sandbox import docker as backend_module
 from agentrl.sandbox.channel import ChannelClosed
-from agentrl.sandbox.docker import INSTALL_DAEMON, INSTALL_SDK, Daemon, Docker, _left_behind
+from agentrl.sandbox.docker import INSTALL_DAEMON, INSTALL_SDK, Docker, _left_behind
 from agentrl.sandbox.docker_channel import Listener, StdioChannel, remove_folders, socket_reaches
+from agentrl.sandbox.docker_daemon import Daemon
 from agentrl.sandbox.docker_seccomp import container_profile
 from agentrl.sandbox.owner import Owner, boot_id, pid_namespace
 from agentrl.sandbox.source import worker_zip
@@ -52,8 +53,20 @@ def test_processors_must_be_above_zero():
 def test_what_a_daemon_says_of_itself():
     info = {"Name": "vm", "Architecture": "arm64", "Runtimes": {"runc": {}, "runsc": {}}}
     info["SecurityOptions"] = ["name=apparmor", "name=seccomp,profile=default", "name=userns"]
-    assert Daemon.of(info) == Daemon("vm", "aarch64", ("runc", "runsc"), True, True)
-    assert Daemon.of({"Architecture": "x86_64", "SecurityOptions": None}).remaps_users is False
+    docker, podman = ({"Components": [{"Name": name}]} for name in ("Engine", "Podman Engine"))
+    assert Daemon.of(info, docker) == Daemon("vm", "aarch64", ("runc", "runsc"), True, True)
+    assert Daemon.of({"Architecture": "x86_64", "SecurityOptions": None}, {}) == Daemon("", "x86_64")
+    assert Daemon.of(info, podman).podman
+
+
+def test_podman_gets_the_profile_in_a_file():
+    options = Daemon("vm", "x86_64", podman=True).security_options()
+    (path,) = [option.removeprefix("seccomp=") for option in options if option.startswith("seccomp=")]
+    assert json.loads(Path(path).read_text()) == json.loads(container_profile("x86_64"))
+    assert "unmask=ALL" in options
+    assert Daemon("vm", "x86_64").security_options() == ["no-new-privileges", f"seccomp={container_profile('x86_64')}"]
+    with pytest.raises(SandboxFault, match="no system-call profile for riscv64"):
+        Daemon("vm", "riscv64", podman=True).security_options()
 
 
 def test_an_orphan_is_one_whose_owner_is_surely_dead():

@@ -2,11 +2,13 @@
 # Builds the image that the docker sandbox runs in.
 #   build.sh debian   [IMAGE]   from Debian packages, without any registry (root, debootstrap)
 #   build.sh registry [IMAGE]   from a registry's image, BASE (default python:3.12-slim-bookworm)
-# PACKAGES adds Debian packages (PACKAGES="gcc libc6-dev nodejs"); MIRROR and SUITE name another archive.
+# PACKAGES adds Debian packages (PACKAGES="gcc libc6-dev nodejs"); MIRROR and SUITE name another archive;
+# ENGINE=podman gives the image to Podman.
 set -eu
 kind=${1:-debian}
 image=${2:-agentrl-sandbox:latest}
 packages="python3 ${PACKAGES:-}"
+engine=${ENGINE:-docker}
 
 from_debian() {
   command -v debootstrap >/dev/null || {
@@ -24,16 +26,16 @@ from_debian() {
     "$root"/usr/share/doc "$root"/usr/share/man "$root"/usr/share/locale
   find "$root" -xdev -perm /6000 -exec chmod a-s {} +
   mkdir -p "$root/work" "$root/box" "$root/control"
-  tar --numeric-owner -C "$root" -c . | docker import --change 'CMD ["python3"]' - "$image"
+  tar --numeric-owner -C "$root" -c . | "$engine" import --change 'CMD ["python3"]' - "$image"
 }
 
 from_registry() {
-  docker build --tag "$image" --build-arg BASE="${BASE:-python:3.12-slim-bookworm}" \
+  "$engine" build --tag "$image" --build-arg BASE="${BASE:-python:3.12-slim-bookworm}" \
     --build-arg PACKAGES="${PACKAGES:-}" - <"$(dirname "$0")/Dockerfile"
 }
 
 case $kind in
   debian) from_debian ;;
   registry) from_registry ;;
-  *) sed -n 's/^# \{0,1\}//p' "$0" | sed -n 2,5p >&2; exit 2 ;;
+  *) sed -n 's/^# \{0,1\}//p' "$0" | sed -n 2,6p >&2; exit 2 ;;
 esac

@@ -22,6 +22,8 @@ _CAP_SYS_ADMIN = 21
 _INSIDE_ID = 1000
 _EMPTY = "/box"
 _COVERED = ("/sys", "/dev/mqueue")
+_SHUT = ("/dev", "/run", "/var/tmp")
+"""Where a daemon may have mounted what can be written to: its devices are real nodes, and Podman adds the others."""
 _CHUNK = 1 << 16
 _READ_ONLY = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
 
@@ -38,13 +40,19 @@ class ContainerJail(NamespaceJail):
         _enter_user_namespace(header["user"], (_CAP_SYS_ADMIN,) if header["privileged_start"] else ())
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-        for path in _COVERED:  # docker's own mounts, which nobody in here may take away
+        for path in _COVERED:  # the daemon's own mounts, which nobody in here may take away
             if os.path.isdir(path):
                 kernel.mount(_EMPTY, path, flags=kernel.MS_BIND)
         self._fill()
         kernel.mount("none", "/", flags=_READ_ONLY | kernel.MS_NODEV)
-        kernel.mount("none", "/dev", flags=_READ_ONLY)  # docker's devices are real nodes
+        for path in filter(os.path.ismount, _SHUT):
+            kernel.mount("none", path, flags=_READ_ONLY | _locked(path))
         kernel.bound_capabilities()
+
+
+def _locked(path: str) -> int:
+    """Flags of a mount that whoever is no longer the host's root must keep; the kernel numbers both alike."""
+    return os.statvfs(path).f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
 
 
 def _enter_user_namespace(user: int, capabilities: tuple[int, ...]) -> None:
