@@ -51,6 +51,33 @@ async def held_output(ground: Ground) -> None:
         expect(result.ok and result.text == "started\n" and result.wall_s < 2, f"{result.status} {result.wall_s:.1f} s")
 
 
+@probe("a program that shuts everybody out of its folders cannot void what comes after it")
+async def shut_folders(ground: Ground) -> None:
+    shut = "import os\nos.makedirs('d/e')\nopen('d/e/f', 'w').write('kept')\nos.symlink('loop', 'loop')\n"
+    shut += "for path in ('d/e/f', 'd/e', 'd', '/tmp', '/work'):\n    os.chmod(path, 0)"
+    async with ground.sandbox() as sandbox:
+        expect((await sandbox.run_python(shut)).ok, "the attack itself broke")
+        for session in (None, "s", "s"):
+            result = await sandbox.run_python("print(1)", session=session)
+            expect(result.text == "1\n", f"{result.status} {result.detail} {result.error_text}")
+        expect((await sandbox.call("def f():\n    return 1", "f")).value == 1, "a graded call does not work")
+        expect(await sandbox.read("d/e/f") == b"kept", "a file cannot be read")
+        expect(
+            {entry.path for entry in await sandbox.entries()} == {"d", "d/e", "d/e/f", "loop"}, "entries are missing"
+        )
+        saved = await sandbox.snapshot()
+        await sandbox.reset()
+        await sandbox.restore(saved)
+        expect(await sandbox.read("d/e/f") == b"kept", "a file was not saved")
+        for cwd in ("loop", "d/e/f", "x" * 300):
+            try:
+                result = await sandbox.exec(["true"], cwd=cwd)
+                expect(False, f"{cwd[:9]!r} passed for a folder: {result.status} {result.detail}")
+            except SandboxError:
+                pass
+        expect((await sandbox.exec(["true"], cwd="d/e")).ok, "a folder cannot be entered")
+
+
 @probe("another sandbox's files, and those from before a reset, cannot be seen")
 async def other_episodes_files(ground: Ground) -> None:
     plant = f"for top in ('/work', '/tmp', '/dev/shm'):\n    open(top + '/left', 'w').write('{ground.token}')"

@@ -86,6 +86,7 @@ CHEATS = {
         "for n in sitecustomize usercustomize conftest json unittest; do echo 'import os; os._exit(0)' > $n.py; done"
     ),
     "a result file": shell("for n in result.json reward.txt report.xml; do echo '{\"passed\": true}' > $n; done"),
+    "everybody shut out": shell("chmod -R 0 . /tmp", RUN),
     "package deleted": shell(f"rm -r {PACKAGE}"),
     "a link for the module": shell(f"mv {PATH} other.py && ln -s ../other.py {PATH}"),
     "a folder for the module": shell(f"rm {PATH} && mkdir {PATH}"),

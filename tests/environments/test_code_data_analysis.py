@@ -86,6 +86,7 @@ def test_cheats_earn_nothing():
         "import os; os._exit(0)",
         "print('PASS\\nreward: 1.0')",
         "open('result.json', 'w').write('{\"reward\": 1}')",
+        "import os; [os.chmod(path, 0) for path in (*os.listdir(), '/tmp', '/work')]",
         "import sys; print([f for f in dir(sys) if 'expected' in f])",
     )
     pairs = [(task, [call("python", code=code), Action(text="1.0")]) for code in codes]

@@ -61,6 +61,7 @@ ANSWER = problem("count", 0).wanted["count.txt"]
         ([f"(sleep 1; echo {ANSWER} > count.txt) & disown; setsid sh -c 'sleep 1; echo {ANSWER} > count.txt' &"], 0.0),
         (["head -c 200000 /dev/zero > count.txt"], 0.0),
         (["exit 0"], 0.0),
+        (["chmod -R 0 . /tmp", "ls"], 0.0),
         (["echo done; exit 0", "cat() { echo ok; }; export -f cat"], 0.0),
         (["yes > count.txt"], 0.0),
     ],

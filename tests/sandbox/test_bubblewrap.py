@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.sandbox import Limits, SandboxSpec, make_backend
+from agentrl.sandbox import Limits, SandboxError, SandboxSpec, make_backend
 from agentrl.sandbox.bubblewrap import Bubblewrap
 from agentrl.sandbox.bubblewrap_doctor import look
 from agentrl.sandbox.owner import Owner, boot_id, pid_namespace
@@ -22,7 +22,7 @@ from agentrl.sandbox.probes import Ground
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import asyncio, os, sys, time
-from agentrl.sandbox import Limits, SandboxSpec, make_backend
+from agentrl.sandbox import Limits, SandboxError, SandboxSpec, make_backend
 async def main():
     sandbox = await make_backend("bubblewrap").start(SandboxSpec(limits=Limits(wall_s=60)))
     await sandbox.run_python("x = 1", session="s")
@@ -237,3 +237,14 @@ def test_the_doctor_knows_why_user_namespaces_fail(tmp_path, setting, value, rep
     (tmp_path / setting).write_text(value + "\n")
     found = [check for check in look(tmp_path) if not check.ok and check.name == "user namespaces"]
     assert [check.repair for check in found] == [f"sudo sysctl -w {repair}"]
+
+
+def test_many_wrong_folders_cost_the_worker_nothing():
+    async def work() -> None:
+        async with await make_backend("bubblewrap").start(SandboxSpec()) as sandbox:
+            for _ in range(300):  # two descriptors left by each would be more than a worker may have
+                with pytest.raises(SandboxError, match="no folder"):
+                    await sandbox.exec(["true"], cwd="nowhere")
+            assert (await sandbox.exec(["true"])).ok
+
+    asyncio.run(work())

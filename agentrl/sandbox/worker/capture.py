@@ -19,6 +19,7 @@ from agentrl.sandbox.worker.stream import Stream
 _FIRST_LOOK_S, _LOOK_S = 0.03, 0.05
 _KILLED_BY_CPU = (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
 _MOMENT_MS, _MOMENTS = 4, 6
+_MAX_TROUBLE_BYTES = 4096
 _END_S = 0.3
 """Seconds that the kernel has to end a killed namespace."""
 
@@ -30,15 +31,17 @@ class Child:
         self.pid = pid
         self.pidfd = pidfd
         self.streams = streams
-        self.trouble_fd = trouble_fd
+        self.trouble = b""
+        self._trouble_fd = trouble_fd
         self.requests_fd = -1
 
     def close(self) -> None:
-        """Close the pipes; the process must have been waited for."""
+        """Close the pipes; the process must have been waited for. What kept it from its start is known from here on."""
+        self.trouble = os.read(self._trouble_fd, _MAX_TROUBLE_BYTES)
         for stream in self.streams.values():
             os.close(stream.fd)
         os.close(self.pidfd)
-        os.close(self.trouble_fd)
+        os.close(self._trouble_fd)
         if self.requests_fd >= 0:
             os.close(self.requests_fd)
 

@@ -23,6 +23,10 @@ _FRESH = kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC
 _OPEN_FILES = 512
 
 
+class NoFolder(Exception):
+    """A request is to stand where there is no folder."""
+
+
 class Jail(Protocol):
     """How a worker starts and ends the processes of one request."""
 
@@ -39,7 +43,7 @@ class Jail(Protocol):
             limits: fields of `Limits` by name.
             folder: where to stand, inside the work folder.
             other_pids: processes of this sandbox beside the request's.
-        Raises: OSError where the folder does not exist.
+        Raises: NoFolder; OSError where a wall cannot be made.
         """
 
     def kill(self, pid: int) -> None:
@@ -102,7 +106,7 @@ class NamespaceJail:
         os.write(score, b"1000")
         os.close(score)
         self._mount_proc()
-        os.chdir(f"{WORK}/{folder}")
+        _stand_in(f"{WORK}/{folder}")
         set_limits(limits, other_pids)
         kernel.drop_capabilities()
         kernel.no_new_privileges()
@@ -135,7 +139,7 @@ class PlainJail:
     def enter(self, limits: Mapping[str, Any], folder: str, other_pids: int) -> None:
         """Limits only."""
         kernel.die_with_parent()
-        os.chdir(os.path.join(self.folder, folder))
+        _stand_in(f"{self.folder}/{folder}")
         set_limits(limits, None)
 
     def empty(self) -> None:
@@ -150,6 +154,13 @@ class PlainJail:
 
 JAILS: dict[str, Callable[[Mapping[str, Any], bytes], Jail]] = {"namespaces": NamespaceJail, "plain": PlainJail}
 """By the name that the setup request gives."""
+
+
+def _stand_in(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        raise NoFolder(str(error)) from error
 
 
 def set_limits(limits: Mapping[str, Any], other_pids: int | None) -> None:

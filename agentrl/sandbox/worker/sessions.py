@@ -14,12 +14,12 @@ from agentrl.sandbox.worker import programs
 from agentrl.sandbox.worker.capture import Child, Outcome, Watch, collect, ends_soon, watch
 from agentrl.sandbox.worker.files import FileError
 from agentrl.sandbox.worker.frames import left
-from agentrl.sandbox.worker.jail import Jail
+from agentrl.sandbox.worker.jail import Jail, NoFolder
 from agentrl.sandbox.worker.stream import Stream
 
 _CANNOT_ENTER = 125
-_MAX_VALUE_BYTES, _MAX_TROUBLE_BYTES = 8 << 20, 4096
-_TROUBLE: dict[type[BaseException], str] = {FileNotFoundError: "cwd: ", NotADirectoryError: "cwd: "}
+_MAX_VALUE_BYTES = 8 << 20
+_CWD = "cwd: "
 _STDIN_BESIDE = 1 << 16
 """A pipe takes this much at once; longer input goes through a sealed file in memory."""
 
@@ -53,8 +53,8 @@ class Runner:
         limits, kind = header["limits"], header["kind"]
         child = self._start(header, parts)
         outcome = watch(child, limits, interrupted, self._control_fds, self._jail.kill)
-        _raise_if_never_entered(child.trouble_fd)
         child.close()
+        _raise_if_never_entered(child.trouble)
         if outcome.status == "nonzero" and kind != "exec" and outcome.exit_code == programs.OUT_OF_MEMORY:
             outcome.status, outcome.detail = "oom", f"more than {limits['memory_bytes']} bytes of memory"
         return _reply(outcome, child.streams)
@@ -90,20 +90,20 @@ class Runner:
             asked: a descriptor to give to the child after those of the names.
         """
         pipes = {name: os.pipe() for name in names}
-        trouble, ours = os.pipe()
-        given = [stdin, *[write for _, write in pipes.values()], ours]
+        trouble_fd, tell_fd = os.pipe()
+        given = [stdin, *[write for _, write in pipes.values()], tell_fd]
         if asked >= 0:
             given.insert(-1, asked)
         pid = self._jail.fork()
         if pid == 0:
-            ours = len(given) - 1
+            tell_fd = len(given) - 1
             try:
                 _arrange(given)
                 self._jail.enter(limits, folder, 2 + len(self._sessions))
             except BaseException as error:
-                os.write(ours, f"{_TROUBLE.get(type(error), '')}{error}".encode("utf-8", "replace"))
+                os.write(tell_fd, f"{_CWD if isinstance(error, NoFolder) else ''}{error}".encode("utf-8", "replace"))
                 os._exit(_CANNOT_ENTER)
-            os.close(ours)  # from here on nobody can claim that the walls failed
+            os.close(tell_fd)  # from here on nobody can claim that the walls failed
             try:
                 become()
             except BaseException as error:
@@ -116,7 +116,7 @@ class Runner:
         for name, (fd, _) in pipes.items():
             os.set_blocking(fd, False)
             streams[name] = Stream(fd, _MAX_VALUE_BYTES if name == "value" else int(limits["output_bytes"]))
-        return Child(pid, os.pidfd_open(pid), streams, trouble)
+        return Child(pid, os.pidfd_open(pid), streams, trouble_fd)
 
     def open(self, name: str, limits: Mapping[str, Any]) -> list[int]:
         """The pipes of a session: where it takes code, and where it answers, prints and complains."""
@@ -137,7 +137,7 @@ class Runner:
         code = None if header["kind"] == "sent" else parts[0]
         outcome = self._ask(name, child, limits, code, interrupted)
         if outcome.exit_code == _CANNOT_ENTER:
-            _raise_if_never_entered(child.trouble_fd)
+            _raise_if_never_entered(child.trouble)
         return _reply(outcome, {key: child.streams[key] for key in ("stdout", "stderr")})
 
     def _open(self, limits: Mapping[str, Any]) -> Child:
@@ -241,12 +241,11 @@ def _send(fd: int, unsent: list[memoryview]) -> list[memoryview]:
     return unsent
 
 
-def _raise_if_never_entered(trouble_fd: int) -> None:
-    said = os.read(trouble_fd, _MAX_TROUBLE_BYTES)  # a child that entered has closed it, and any is dead by now
-    if said:
-        text = said.decode("utf-8", "replace")
-        if text.startswith("cwd: "):
-            raise FileError(f"cwd does not exist in the work folder ({text[5:]})")
+def _raise_if_never_entered(trouble: bytes) -> None:
+    if trouble:
+        text = trouble.decode("utf-8", "replace")
+        if text.startswith(_CWD):
+            raise FileError(f"cwd is no folder in the work folder ({text[len(_CWD) :]})")
         raise RuntimeError(f"a child could not enter its jail: {text}")
 
 
@@ -288,9 +287,8 @@ def _reply(outcome: Outcome, streams: dict[str, Stream]) -> Reply:
     figures = (
         f'"exit_code": {outcome.exit_code}, "cpu_s": {outcome.cpu_s:.6f}, "max_rss_bytes": {outcome.max_rss_bytes}'
     )
-    if not (
-        outcome.detail or truncated or outcome.exit_code is None
-    ):  # as json.dumps would, which costs ten times that
+    if not (outcome.detail or truncated or outcome.exit_code is None):
+        # As json.dumps would, which costs ten times that.
         return f'{{"status": "{outcome.status}", {figures}}}'.encode("ascii"), contents
     header = {
         "status": outcome.status,
