@@ -16,7 +16,8 @@ _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "agentrl-sandbox"
 _WORKER_BYTES = 64 << 20
 """What the worker itself and its forks may take beside the request's memory and the work folder."""
-_WORKER_TASKS = 8
+_SPARE_TASKS = 32
+"""Beside twice what a request may have: the kernel counts a request's processes by their user, this only bounds all."""
 _EVENTS_BYTES = 4096
 
 
@@ -104,7 +105,7 @@ class Group:
         if where is None:
             return None
         try:
-            return cls.make(where, name, memory_bytes + disk_bytes + _WORKER_BYTES, pids + _WORKER_TASKS)
+            return cls.make(where, name, memory_bytes + disk_bytes + _WORKER_BYTES, 2 * pids + _SPARE_TASKS)
         except OSError:
             return None
 

@@ -78,6 +78,19 @@ async def shut_folders(ground: Ground) -> None:
         expect((await sandbox.exec(["true"], cwd="d/e")).ok, "a folder cannot be entered")
 
 
+@probe("a session that takes all processes it can leaves enough for what comes after it")
+async def hoarded_processes(ground: Ground) -> None:
+    hoard = "import os, time\ntry:\n    while os.fork() or time.sleep(60):\n        pass\n"
+    hoard += "except OSError:\n    print('full')"
+    async with ground.sandbox() as sandbox:
+        result = await sandbox.run_python(hoard, session="hoard")
+        expect(result.text == "full\n", f"the attack itself broke: {result.status} {result.detail} {result.error_text}")
+        for session in (None, *(f"s{number}" for number in range(10)), None):
+            result = await sandbox.run_python("print(1)", session=session)
+            expect(result.text == "1\n", f"{session}: {result.status} {result.detail} {result.error_text}")
+        expect((await sandbox.call("def f():\n    return 1", "f")).value == 1, "a graded call does not work")
+
+
 @probe("another sandbox's files, and those from before a reset, cannot be seen")
 async def other_episodes_files(ground: Ground) -> None:
     plant = f"for top in ('/work', '/tmp', '/dev/shm'):\n    open(top + '/left', 'w').write('{ground.token}')"
