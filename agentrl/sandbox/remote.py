@@ -14,8 +14,8 @@ import socket
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, TypeAlias, TypeVar
+from dataclasses import asdict, replace
+from typing import Any, Protocol, TypeAlias
 
 from agentrl.sandbox.base import (
     CallResult,
@@ -30,10 +30,10 @@ from agentrl.sandbox.base import (
 )
 from agentrl.sandbox.channel import Channel, ChannelClosed
 from agentrl.sandbox.proxy import PORT, Door, proxy_variables
-from agentrl.sandbox.session_port import PIPES, Answer, SessionPort
-from agentrl.sandbox.values import Value, ValueFormError, decode, encode
+from agentrl.sandbox.replies import Reply, answer_header, call_result, result_of, too_much_memory
+from agentrl.sandbox.session_port import PIPES, SessionPort
+from agentrl.sandbox.values import Value, ValueFormError, encode
 from agentrl.sandbox.worker.archive import pack_files
-from agentrl.sandbox.worker.programs import OUT_OF_MEMORY
 
 BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
 _GRACE_S = 0.35
@@ -45,7 +45,6 @@ _WAITING = 64
 """Connections that stand in line for the proxy."""
 _Words: TypeAlias = tuple[str] | tuple[str, str | None] | tuple[str, None, str]
 """Kind, session and work folder of what is to be run."""
-_Result = TypeVar("_Result", bound=ExecResult)
 
 
 class WorkerProcess(Protocol):
@@ -62,15 +61,6 @@ class WorkerProcess(Protocol):
 
     def out_of_memory(self) -> bool:
         """Whether the host's own accounting has ended something for memory since it was last asked."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A worker's answer and the seconds it took."""
-
-    header: dict[str, Any]
-    parts: list[bytes]
-    wall_s: float
 
 
 class RemoteSandbox(Sandbox):
@@ -162,12 +152,12 @@ class RemoteSandbox(Sandbox):
             reply = await self._request(("call",), body, b"", limits)
         except SandboxFault as fault:
             return CallResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
-        return _call_result(reply)
+        return call_result(reply)
 
     async def _run(self, words: _Words, body: bytes, stdin: bytes, limits: Limits | None) -> ExecResult:
         started_s = time.monotonic()
         try:
-            return _result(ExecResult, await self._request(words, body, stdin, limits))
+            return result_of(ExecResult, await self._request(words, body, stdin, limits))
         except SandboxFault as fault:
             return ExecResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
 
@@ -190,7 +180,7 @@ class RemoteSandbox(Sandbox):
     def _judged(self, reply: Reply, limits: Limits) -> Reply:
         """A reply that says so where the kernel has ended something for memory."""
         if self._process.out_of_memory() and reply.header["status"] == "nonzero":
-            reply.header.update(status="oom", detail=_too_much_memory(limits))
+            reply.header.update(status="oom", detail=too_much_memory(limits))
         return reply
 
     async def _cell(self, session: str, header: bytes, code: bytes, limits: Limits) -> Reply:
@@ -209,13 +199,13 @@ class RemoteSandbox(Sandbox):
                 raise
             wall_s = time.monotonic() - started_s
             if answer is not None:
-                reply = Reply(_answer_header(answer, limits), [answer.stdout, answer.stderr], wall_s)
+                reply = Reply(answer_header(answer, limits), [answer.stdout, answer.stderr], wall_s)
                 return self._judged(reply, limits) if answer.exit_code else reply
             limits, code = replace(limits, wall_s=max(limits.wall_s - wall_s, _LEAST_S)), b""
             header = _packed(limits, "sent", session)
         reply = await self._ask_worker(header, (code,), limits)
         if reply.header.get("detail"):
-            self._ports.pop(session).close()  # it may have ended
+            self._ports.pop(session, port).close()  # it may have ended
         return replace(reply, wall_s=time.monotonic() - started_s)
 
     async def _open_port(self, session: str, limits: Limits) -> SessionPort:
@@ -319,8 +309,10 @@ class RemoteSandbox(Sandbox):
         await self._load(pack_files(self.spec.files))
 
     async def _load(self, content: bytes) -> None:
-        _close_ports(self._ports)
-        await self._files({"op": "load"}, content)
+        try:
+            await self._files({"op": "load"}, content)
+        finally:
+            _close_ports(self._ports)  # their sessions are over
         if self._door is not None:
             self._door.renew()
 
@@ -352,17 +344,6 @@ def _packed(limits: Limits, kind: str, session: str | None, cwd: str = ".") -> b
     return json.dumps(header).encode("ascii")
 
 
-def _answer_header(answer: Answer, limits: Limits) -> dict[str, Any]:
-    header = {"exit_code": answer.exit_code, "truncated": answer.truncated}
-    if answer.exit_code == OUT_OF_MEMORY:
-        return {"status": "oom", "detail": _too_much_memory(limits), **header}
-    return {"status": "nonzero" if answer.exit_code else "ok", **header}
-
-
-def _too_much_memory(limits: Limits) -> str:
-    return f"more than {limits.memory_bytes} bytes of memory"
-
-
 def _close_ports(ports: dict[str, SessionPort]) -> None:
     while ports:
         ports.popitem()[1].close()
@@ -370,32 +351,3 @@ def _close_ports(ports: dict[str, SessionPort]) -> None:
 
 def _source(code: str) -> bytes:
     return code.encode("utf-8", "surrogatepass")
-
-
-def _result(kind: type[_Result], reply: Reply, **more: Any) -> _Result:
-    header, parts = reply.header, reply.parts
-    return kind(
-        status=header["status"],
-        exit_code=header.get("exit_code"),
-        stdout=parts[0],
-        stderr=parts[1],
-        truncated=bool(header.get("truncated")),
-        wall_s=reply.wall_s,
-        cpu_s=float(header.get("cpu_s", 0.0)),
-        max_rss_bytes=int(header.get("max_rss_bytes", 0)),
-        detail=str(header.get("detail", "")),
-        **more,
-    )
-
-
-def _call_result(reply: Reply) -> CallResult:
-    claim = reply.parts[2] if len(reply.parts) > 2 else b""
-    if reply.header["status"] == "ok" and claim[:1] == b"R":
-        try:
-            return _result(CallResult, reply, value=decode(claim[1:]), returned=True)
-        except ValueFormError as error:
-            return _result(CallResult, reply, raised=str(error))
-    raised = claim[1:].decode("utf-8", "replace") if claim[:1] == b"E" else ""
-    if reply.header["status"] == "ok":
-        reply.header.update(status="nonzero", detail="it ended without returning a value")
-    return _result(CallResult, reply, raised=raised)

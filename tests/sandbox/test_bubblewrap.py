@@ -22,7 +22,7 @@ from agentrl.sandbox.probes import Ground
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import asyncio, os, sys, time
-from agentrl.sandbox import Limits, SandboxError, SandboxSpec, make_backend
+from agentrl.sandbox import Limits, SandboxSpec, make_backend
 async def main():
     sandbox = await make_backend("bubblewrap").start(SandboxSpec(limits=Limits(wall_s=60)))
     await sandbox.run_python("x = 1", session="s")

@@ -153,6 +153,24 @@ def test_a_new_beginning_ends_the_sessions():
     inside(work)
 
 
+def test_a_new_beginning_waits_for_its_turn():
+    async def work(sandbox):
+        await cell(sandbox, "x = 1")
+        slow = asyncio.create_task(cell(sandbox, "import time; time.sleep(0.1); x"))
+        await asyncio.sleep(0.01)
+        begin = asyncio.create_task(sandbox.reset())
+        await asyncio.sleep(0.01)
+        after = asyncio.create_task(cell(sandbox, "x"))
+        assert await slow == ("ok", "1\n", "")
+        await begin
+        status, _, error = await after
+        assert status == "nonzero"
+        assert "NameError" in error
+        assert await cell(sandbox, "2") == ("ok", "2\n", "")
+
+    inside(work)
+
+
 def test_answers_that_nobody_asked_for_confuse_none_but_their_session():
     async def work(sandbox):
         early = "import os; os.write(3, b'\\0\\0\\0\\7' * 2)"

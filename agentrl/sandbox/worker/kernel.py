@@ -42,7 +42,7 @@ _libc.syscall.restype = ctypes.c_long
 _prctl, _syscall, _mount, _wait4 = _libc.prctl, _libc.syscall, _libc.mount, _libc.wait4
 _status, _usage = ctypes.c_int(), ctypes.create_string_buffer(144)
 _status_at = ctypes.byref(_status)
-_USAGE = struct.Struct("qqqqq")
+_USAGE = struct.Struct("5l")
 """How `struct rusage` begins: seconds and microseconds of the user and of the system, kibibytes."""
 # Looked up here, once, and not by every fork: a first look-up makes an object, and writes to many pages.
 _before_fork = ctypes.pythonapi.PyOS_BeforeFork

@@ -1,0 +1,66 @@
+"""What a worker or a session answered, as the contract's results. Owns their reading; knows no connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from agentrl.sandbox.base import CallResult, ExecResult, Limits
+from agentrl.sandbox.session_port import Answer
+from agentrl.sandbox.values import ValueFormError, decode
+from agentrl.sandbox.worker.programs import OUT_OF_MEMORY
+
+_Result = TypeVar("_Result", bound=ExecResult)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A worker's answer and the seconds it took."""
+
+    header: dict[str, Any]
+    parts: list[bytes]
+    wall_s: float
+
+
+def answer_header(answer: Answer, limits: Limits) -> dict[str, Any]:
+    """The header of a reply, for what a session answered itself."""
+    header = {"exit_code": answer.exit_code, "truncated": answer.truncated}
+    if answer.exit_code == OUT_OF_MEMORY:
+        return {"status": "oom", "detail": too_much_memory(limits), **header}
+    return {"status": "nonzero" if answer.exit_code else "ok", **header}
+
+
+def too_much_memory(limits: Limits) -> str:
+    """The detail of a result that was ended for memory."""
+    return f"more than {limits.memory_bytes} bytes of memory"
+
+
+def result_of(kind: type[_Result], reply: Reply, **more: Any) -> _Result:
+    """A reply as the contract's result, of that kind."""
+    header, parts = reply.header, reply.parts
+    return kind(
+        status=header["status"],
+        exit_code=header.get("exit_code"),
+        stdout=parts[0],
+        stderr=parts[1],
+        truncated=bool(header.get("truncated")),
+        wall_s=reply.wall_s,
+        cpu_s=float(header.get("cpu_s", 0.0)),
+        max_rss_bytes=int(header.get("max_rss_bytes", 0)),
+        detail=str(header.get("detail", "")),
+        **more,
+    )
+
+
+def call_result(reply: Reply) -> CallResult:
+    """A reply to a call: the value only where the function returned one, in the restricted form."""
+    claim = reply.parts[2] if len(reply.parts) > 2 else b""
+    if reply.header["status"] == "ok" and claim[:1] == b"R":
+        try:
+            return result_of(CallResult, reply, value=decode(claim[1:]), returned=True)
+        except ValueFormError as error:
+            return result_of(CallResult, reply, raised=str(error))
+    raised = claim[1:].decode("utf-8", "replace") if claim[:1] == b"E" else ""
+    if reply.header["status"] == "ok":
+        reply.header.update(status="nonzero", detail="it ended without returning a value")
+    return result_of(CallResult, reply, raised=raised)
