@@ -1,6 +1,6 @@
 """Warm sandboxes of this process: lent to one episode at a time, emptied between two. Owns lending.
 
-One shelf serves every event loop of the process, because a sandbox is bound to none; a `Pool` belongs to one loop,
+One shelf serves every event loop of the process, because a sandbox is bound to none,
 and an environment of the synchronous face has a loop of its own. A sandbox that cannot be emptied is closed and
 never lent again. What isolates, and how much, belongs to the backend.
 """

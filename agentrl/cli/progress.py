@@ -19,7 +19,6 @@ _SHOWN = (
     ("rollout/turns_mean", "turns"),
     ("loss/policy", "loss"),
     ("loss/supervised", "loss"),
-    ("loss/nll", "loss"),
 )
 _TITLES = {
     "demonstrations": "demonstrations",

@@ -1,4 +1,4 @@
-"""Isolated places to run code that nobody trusts. Owns the contract, its checker, its pool and its backends.
+"""Isolated places to run code that nobody trusts. Owns the contract, its checker and its backends.
 
 backend = make_backend()                      # bubblewrap on Linux
 async with await backend.start(SandboxSpec()) as sandbox:

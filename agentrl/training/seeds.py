@@ -19,7 +19,6 @@ class Purpose(IntEnum):
     TASK_ORDER = 3
     GROUPS = 4
     EVALUATION = 5
-    TORCH = 6
 
 
 def sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:
