@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env as check_with_gymnasium
 
 from agentrl.env.base import Env
-from agentrl.env.check_report import Finding
-from agentrl.env.check_subject import Start, Subject, chance
+from agentrl.env.check.player import Start, Subject, chance
+from agentrl.env.check.report import Finding
 from agentrl.messages import Message
 
 _STEPS = 20

@@ -1,7 +1,7 @@
 """The environment under check: how to make fresh instances, play recorded episodes, and give up on a hang.
 
 Every episode runs in a thread of its own with a time limit, since nothing else can get away from a
-`while True`; such a thread is left behind. Judging what was recorded belongs to the other `check_*`.
+`while True`; such a thread is left behind. Judging what was recorded belongs to the checks beside it.
 """
 
 from __future__ import annotations

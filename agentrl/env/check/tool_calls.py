@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from agentrl.env.check.player import HangError, Start, Subject
+from agentrl.env.check.report import Finding
 from agentrl.env.check_arguments import draw_arguments
-from agentrl.env.check_report import Finding
-from agentrl.env.check_subject import HangError, Start, Subject
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault
 from agentrl.messages import Action

@@ -1,7 +1,7 @@
 """Checks that an episode is a function of its seed, its task and its actions, and of nothing else.
 
 Another run, another instance, another process and a fork must all tell the same story. What an episode
-must not look at belongs to `agentrl.env.check_inputs`.
+must not look at belongs to `agentrl.env.check.hidden_inputs`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from agentrl.env.base import Env
-from agentrl.env.check_process import transcripts_elsewhere
-from agentrl.env.check_report import Finding
-from agentrl.env.check_subject import (
+from agentrl.env.check.fresh_process import transcripts_elsewhere
+from agentrl.env.check.player import (
     Episode,
     Start,
     Subject,
@@ -30,6 +29,7 @@ from agentrl.env.check_subject import (
     play_on,
     replay,
 )
+from agentrl.env.check.report import Finding
 from agentrl.env.tool_env import ToolEnv
 from agentrl.messages import Action
 

@@ -1,6 +1,6 @@
 """Plays recorded actions in fresh processes, each with its own PYTHONHASHSEED. Judges nothing.
 
-Run as `python -m agentrl.env.check_process`: the request comes as JSON on standard input.
+Run as a program of its own: the request comes as JSON on standard input.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from agentrl.env.check_subject import Episode, Start, Subject, as_data, play_on, replay
+from agentrl.env.check.player import Episode, Start, Subject, as_data, play_on, replay
 from agentrl.env.registry import make
 from agentrl.messages import Action, ToolCall
 from agentrl.trajectory import Task
@@ -47,7 +47,7 @@ def transcripts_elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episo
 
 def _launch(hash_seed: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "agentrl.env.check_process"]
+    command = [sys.executable, "-c", "from agentrl.env.check.fresh_process import main; main()"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
@@ -104,7 +104,3 @@ def main() -> None:
     """Read a request, play it, and write the steps as the last line of the output."""
     request = json.load(sys.stdin)
     sys.stdout.write("\n" + json.dumps(asyncio.run(_tell(request))))
-
-
-if __name__ == "__main__":
-    main()

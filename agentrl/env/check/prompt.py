@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from agentrl.env.check_report import Finding
-from agentrl.env.check_subject import Episode, Start, Subject, begin, oracle, say
+from agentrl.env.check.player import Episode, Start, Subject, begin, oracle, say
+from agentrl.env.check.report import Finding
 
 _MOST_TASKS = 16
 _ENOUGH_TASKS = 4

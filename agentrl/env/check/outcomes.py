@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentrl.env.check_report import Finding
-from agentrl.env.check_subject import MAX_STEPS, Episode, Start, Subject, chance, nothing, oracle, replay, say
+from agentrl.env.check.player import MAX_STEPS, Episode, Start, Subject, chance, nothing, oracle, replay, say
+from agentrl.env.check.report import Finding
 from agentrl.errors import EnvFault
 from agentrl.messages import Message
 

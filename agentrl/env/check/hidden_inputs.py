@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from agentrl.env.base import Env
-from agentrl.env.check_determinism import SEED_MEND
-from agentrl.env.check_report import Finding
-from agentrl.env.check_subject import Behaviour, Start, Subject, chance, oracle, play_on
+from agentrl.env.check.determinism import SEED_MEND
+from agentrl.env.check.player import Behaviour, Start, Subject, chance, oracle, play_on
+from agentrl.env.check.report import Finding
 
 _CLOCK_MEND = "make time part of the task's data, or count turns; `time.perf_counter` may measure, not decide"
 _CLOCKS = {
@@ -109,7 +109,7 @@ def _clock_name(function: Any) -> str | None:
 
 
 _LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
-_OURS = str(Path(__file__).resolve().parent.parent)
+_OURS = str(Path(__file__).resolve().parents[2])
 
 
 def _home_of(env_class: type[Env]) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import agentrl
 from agentrl.env.base import Limits
-from agentrl.env.check import check_env
-from agentrl.env.check_report import CheckReport, Finding, worst_first
+from agentrl.env.check import check_env, hidden_inputs
+from agentrl.env.check.report import CheckReport, Finding, worst_first
 from agentrl.env.registry import env_ids, make
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
@@ -194,3 +195,7 @@ def test_an_empty_first_split_is_named():
 
     report = check_env(Empty, processes=False)
     assert [finding for finding in report.findings if finding.code == "tasks" and "'train' is empty" in finding.problem]
+
+
+def test_its_own_code_is_told_from_an_authors():
+    assert Path(agentrl.__file__).parent == Path(hidden_inputs._OURS)

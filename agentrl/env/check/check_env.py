@@ -1,6 +1,6 @@
 """`check_env`: whether an environment may be trained on, and what to mend if not. Owns the order of checks.
 
-Each family of checks has a module of its own, `agentrl.env.check_*`. The checks play episodes with random
+Each family of checks has a module of its own beside this one. The checks play episodes with random
 calls, empty turns and the environment's oracle; they find what those show and prove nothing more.
 """
 
@@ -14,14 +14,14 @@ import gymnasium
 import numpy as np
 
 from agentrl.env.base import Env
-from agentrl.env.check_contract import check_gymnasium, check_render, check_spaces, check_tasks
-from agentrl.env.check_course import check_ends, check_faults, check_nothing, check_oracle, check_storable
-from agentrl.env.check_determinism import check_determinism, check_fork
-from agentrl.env.check_inputs import check_inputs
-from agentrl.env.check_prompt import check_prompt
-from agentrl.env.check_report import CheckReport, Finding, worst_first
-from agentrl.env.check_subject import HangError, Start, Subject, nothing
-from agentrl.env.check_tools import check_tools
+from agentrl.env.check.contract import check_gymnasium, check_render, check_spaces, check_tasks
+from agentrl.env.check.determinism import check_determinism, check_fork
+from agentrl.env.check.hidden_inputs import check_inputs
+from agentrl.env.check.outcomes import check_ends, check_faults, check_nothing, check_oracle, check_storable
+from agentrl.env.check.player import HangError, Start, Subject, nothing
+from agentrl.env.check.prompt import check_prompt
+from agentrl.env.check.report import CheckReport, Finding, worst_first
+from agentrl.env.check.tool_calls import check_tools
 from agentrl.env.registry import make
 from agentrl.env.registry import spec as spec_of
 from agentrl.errors import TaskError
