@@ -1,6 +1,6 @@
 """The conversation vocabulary: messages, tool calls and actions. Owns the OpenAI chat form.
 
-Rendering messages to token ids belongs to the policy (`agentrl.policy.chat_format`), not here.
+Rendering messages to token ids belongs to the policy (`agentrl.policy.format`), not here.
 """
 
 from __future__ import annotations

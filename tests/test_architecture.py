@@ -319,7 +319,6 @@ def test_making_an_environment_loads_no_torch():
 
 # Folders whose root holds more Python files than a reader keeps in mind, each with its reason.
 FULL_ROOTS = {
-    "agentrl/policy": "its engine and its formats move into wings",
     "agentrl/sandbox": "its backends, its probes and its proxy move into wings",
     "agentrl/training": "its maths moves to agentrl/learning",
 }

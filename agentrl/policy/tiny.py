@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agentrl.errors import ModelError
 from agentrl.messages import Message
-from agentrl.policy.chat_format import VERBATIM
-from agentrl.policy.chat_template import render_template
+from agentrl.policy.format.base import VERBATIM
+from agentrl.policy.format.template import render_template
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentrl.errors import ModelError
 from agentrl.messages import Message
-from agentrl.policy.chat_template import render_template
+from agentrl.policy.format.template import render_template
 from agentrl.policy.model_folder import load, save
 from agentrl.policy.tiny import MAX_VOCAB, SPECIAL_TOKENS, build_tiny, build_tokenizer, chat_template
 

@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner
 
 from agentrl.cli import main
-from agentrl.policy.chat_format import chat_format
-from agentrl.policy.chat_template import message_for_template
+from agentrl.policy.format.choice import chat_format
+from agentrl.policy.format.template import message_for_template
 from agentrl.policy.model_folder import load
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.config import (

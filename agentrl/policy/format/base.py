@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from agentrl.errors import ModelError, did_you_mean
+from agentrl.errors import ModelError
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.policy.call_syntax import hermes_calls, llama3_calls, split_reasoning
-from agentrl.policy.chat_template import render_template, template_of, token_variables
-from agentrl.policy.control_tokens import ControlTokens
+from agentrl.policy.format.call_syntax import split_reasoning
+from agentrl.policy.format.control_tokens import ControlTokens
+from agentrl.policy.format.template import render_template, template_of, token_variables
 
 # Stands for a sampled turn in a rendered template; any template must keep it.
 _MARK = "4f1c9a7e-sampled-turn"
@@ -155,56 +155,11 @@ class ChatFormat(ABC):
         text, calls = self.parse_calls(text)
         return Action(text=text, tool_calls=tuple(calls), reasoning=reasoning)
 
+    @classmethod
+    @abstractmethod
+    def shows(cls, template: str) -> bool:
+        """Whether a chat template is written for this format."""
+
     @abstractmethod
     def parse_calls(self, text: str) -> tuple[str, list[ToolCall]]:
         """Split a turn's text into what it says and the calls it makes."""
-
-
-class HermesFormat(ChatFormat):
-    """Calls as `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (Hermes, Qwen)."""
-
-    name = "hermes"
-
-    def parse_calls(self, text: str) -> tuple[str, list[ToolCall]]:
-        return hermes_calls(text)
-
-
-class Llama3Format(ChatFormat):
-    """Calls as bare JSON, `{"name": ..., "parameters": {...}}`, several joined by `;` (Llama 3)."""
-
-    name = "llama3_json"
-
-    def parse_calls(self, text: str) -> tuple[str, list[ToolCall]]:
-        return llama3_calls(text)
-
-
-FORMATS: dict[str, type[ChatFormat]] = {f.name: f for f in (HermesFormat, Llama3Format)}
-
-
-def chat_format(
-    tokenizer: Any,
-    name: str = "auto",
-    *,
-    chat_template: str | None = None,
-    variables: Mapping[str, Any] | None = None,
-    stop_ids: Iterable[int] = (),
-) -> ChatFormat:
-    """The chat format of a tokenizer, by name or as its template shows; arguments as for `ChatFormat`.
-
-    Raises: ModelError if there is no template, or none of the known call syntaxes is in it.
-    """
-    if name != "auto" and name not in FORMATS:
-        raise ModelError(f"unknown chat format {name!r}.{did_you_mean(name, ['auto', *FORMATS])}")
-    kind = FORMATS[name] if name != "auto" else _detect(chat_template or template_of(tokenizer))
-    return kind(tokenizer, chat_template=chat_template, variables=variables, stop_ids=stop_ids)
-
-
-def _detect(template: str) -> type[ChatFormat]:
-    if "<tool_call>" in template:
-        return HermesFormat
-    if "<|start_header_id|>" in template or "<|python_tag|>" in template:
-        return Llama3Format
-    raise ModelError(
-        "the chat template shows no tool-call syntax that is known here: "
-        f"choose one with chat_format= (--chat-format), one of {', '.join(sorted(FORMATS))}"
-    )

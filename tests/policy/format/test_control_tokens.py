@@ -13,8 +13,9 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.policy.chat_format import VERBATIM, ChatFormat, chat_format
-from agentrl.policy.chat_template import message_for_template
+from agentrl.policy.format.base import VERBATIM, ChatFormat
+from agentrl.policy.format.choice import chat_format
+from agentrl.policy.format.template import message_for_template
 from agentrl.policy.tiny import build_tokenizer
 from tests.policy import families
 

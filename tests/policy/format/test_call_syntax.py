@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agentrl.policy.call_syntax import hermes_calls, llama3_calls, read_call, split_reasoning
+from agentrl.policy.format.call_syntax import read_call, split_reasoning
+from agentrl.policy.format.hermes import hermes_calls
+from agentrl.policy.format.llama3 import llama3_calls
 
 
 def test_hermes_parallel_calls_and_text_around() -> None:

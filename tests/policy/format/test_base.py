@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from agentrl.errors import ModelError
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.policy.chat_format import VERBATIM, ChatFormat, HermesFormat, Llama3Format, chat_format
-from agentrl.policy.chat_template import render_template
+from agentrl.policy.format.base import VERBATIM, ChatFormat
+from agentrl.policy.format.choice import chat_format
+from agentrl.policy.format.hermes import HermesFormat
+from agentrl.policy.format.llama3 import Llama3Format
+from agentrl.policy.format.template import render_template
 from agentrl.policy.tiny import build_tokenizer, chat_template
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=30)

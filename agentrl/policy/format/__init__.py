@@ -1,0 +1,1 @@
+"""Chat formats: a conversation to token ids, and ids to an action. No sampling here."""
