@@ -25,7 +25,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, StoppingCri
 from transformers.utils import logging as transformers_logging
 
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.engine import Engine, EngineOptions
+from agentrl.policy.engine.scheduler import Engine, EngineOptions
 from agentrl.policy.tiny import build_tiny
 
 Context = list[int]

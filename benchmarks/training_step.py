@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from agentrl.policy.engine import Engine
+from agentrl.policy.engine.scheduler import Engine
 from agentrl.training import loop
 from agentrl.training.config import EnvConfig, EvalConfig, RLConfig, RunConfig, TrainConfig, WarmStartConfig
 from agentrl.training.learner import Learner

@@ -47,7 +47,6 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.policy.chat": (2, "policy", 2),
     "agentrl.policy.scripted": (2, "policy", 2),
     "agentrl.policy.tiny": (2, "policy", 2),
-    "agentrl.policy.by_name": (2, "policy", 3),
     "agentrl.sandbox.worker": (2, "sandbox", 0),
     "agentrl.sandbox": (2, "sandbox", 1),
     "agentrl.sandbox.egress": (2, "sandbox", 2),
@@ -110,7 +109,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.training.rows": (2, "learning", 0),
     "agentrl.sandbox.docker_": (2, "sandbox", 3),
     "agentrl.training.loop": (6, "training", 4),
-    "agentrl.policy.spec": (2, "policy", 3),
+    "agentrl.policy.by_name": (2, "policy", 3),
     "agentrl.bench.table": (5, "bench", 3),
 }
 # Imports that the layout forbids and that are still there: each is cut by a later move.
@@ -127,7 +126,7 @@ LATE_IMPORTS = {
     ("", "agentrl.policy.local"): "the torch-free door",
     ("", "agentrl.policy.tiny"): "the torch-free door",
     ("", "agentrl.policy.engine"): "the torch-free door",
-    ("agentrl.policy.spec", "agentrl.policy"): "a name stands for a policy; only the one asked for is loaded",
+    ("agentrl.policy.by_name", "agentrl.policy"): "a name stands for a policy; only the one asked for is loaded",
     ("agentrl.sandbox.worker.preload", "random"): "it is loaded in a way of our own, whoever imports first",
     ("", "tensorboard"): "an optional extra",
     ("", "yaml"): "an optional extra",

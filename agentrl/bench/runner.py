@@ -25,9 +25,9 @@ from agentrl.bench.result import BenchConfig, BenchResult, Outcome, score_of
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, RolloutError, StoreError, TaskError
 from agentrl.policy.base import Policy
+from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
 from agentrl.policy.chat import OPENAI_URL
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
-from agentrl.policy.spec import PolicySetup, parse_spec, resolve
 from agentrl.rollout.runner import GroupRequest, Rollouts
 from agentrl.rollout.store import TrajectoryStore, write_summary
 from agentrl.trajectory import Task, Trajectory

@@ -19,7 +19,7 @@ from agentrl.cli.boundary import EXIT_INTERRUPTED, json_option, note, print_json
 from agentrl.cli.progress import Counter
 from agentrl.env import registry
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.spec import GRAMMAR, PolicySetup, default_sampling, parse_spec
+from agentrl.policy.by_name import GRAMMAR, PolicySetup, default_sampling, parse_spec
 from agentrl.trajectory import Trajectory
 
 _PIPE_WIDTH = 120

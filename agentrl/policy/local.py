@@ -17,7 +17,7 @@ from msgspec import structs
 
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.policy.engine import Completion, Engine, EngineOptions
+from agentrl.policy.engine.scheduler import Completion, Engine, EngineOptions
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.format.choice import chat_format
 from agentrl.policy.model_folder import load

@@ -13,7 +13,7 @@ import pytest
 from agentrl.bench.reach import check_reachable
 from agentrl.bench.runner import run_bench, server_of
 from agentrl.errors import ConfigError
-from agentrl.policy.spec import PolicySetup
+from agentrl.policy.by_name import PolicySetup
 from tests.bench.toys import Adder
 
 

@@ -19,7 +19,7 @@ from agentrl.bench.runner import BenchConfig, arun_bench, choose_tasks, default_
 from agentrl.errors import ConfigError, RolloutError, TaskError
 from agentrl.messages import Action, ToolCall
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.spec import PolicySetup
+from agentrl.policy.by_name import PolicySetup
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Task, Trajectory, Turn
 from tests.bench.toys import Adder, Some

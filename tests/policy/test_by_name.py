@@ -10,9 +10,9 @@ import pytest
 from agentrl.errors import ConfigError, ModelError
 from agentrl.messages import Action, Message
 from agentrl.policy.base import SamplingParams
+from agentrl.policy.by_name import PolicySetup, PolicySpec, default_sampling, parse_spec, resolve
 from agentrl.policy.chat import ChatPolicy
 from agentrl.policy.scripted import HumanPolicy, NullPolicy, OraclePolicy, RandomPolicy
-from agentrl.policy.spec import PolicySetup, PolicySpec, default_sampling, parse_spec, resolve
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_local_folders_that_hold_no_model(tmp_path: Path) -> None:
 def test_naming_a_policy_imports_neither_torch_nor_httpx() -> None:
     program = (
         "import sys\n"
-        "from agentrl.policy.spec import resolve\n"
+        "from agentrl.policy.by_name import resolve\n"
         "resolve('oracle'), resolve('null'), resolve('random')\n"
         "assert not {'torch', 'transformers', 'httpx'} & set(sys.modules), 'imported too early'\n"
         "resolve('openai:m')\n"

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from agentrl.errors import ModelError
-from agentrl.policy.kv import Ids, KvSlots
+from agentrl.policy.engine.slots import Ids, KvSlots
 
 _KINDS = frozenset({"full_attention", "sliding_attention"})
 

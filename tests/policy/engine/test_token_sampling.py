@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.draw import Draw, DrawTable, draw
+from agentrl.policy.engine.token_sampling import Draw, DrawTable, draw
 
 LOGITS = torch.tensor([2.0, 0.5, -1.0, 1.5, -torch.inf])
 

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from agentrl.messages import FinishReason
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.draw import DrawTable, draw
-from agentrl.policy.forward_hf import HfForward
-from agentrl.policy.forward_lean import LeanForward, supports
-from agentrl.policy.kv import Ids, KvSlots, SlotOwners
+from agentrl.policy.engine.forward_hf import HfForward
+from agentrl.policy.engine.forward_lean import LeanForward, supports
+from agentrl.policy.engine.slots import Ids, KvSlots, SlotOwners
+from agentrl.policy.engine.token_sampling import DrawTable, draw
 
 
 @dataclass(frozen=True)

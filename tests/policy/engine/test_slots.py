@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from agentrl.errors import ModelError
-from agentrl.policy import memory
-from agentrl.policy.kv import KvSlots, SlotOwners
+from agentrl.policy.engine import memory
+from agentrl.policy.engine.slots import KvSlots, SlotOwners
 
 
 def test_shared_prefix_counts_only_what_a_slot_holds() -> None:
@@ -65,7 +65,7 @@ def test_no_memory_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     kv.reserve(2, 10)
     kv.layer(0, torch.zeros(1, 8, 1, 64))
     kv.write_ids(0, [1, 2])
-    monkeypatch.setattr("agentrl.policy.kv.available_bytes", lambda: 40 * 2**20)
+    monkeypatch.setattr("agentrl.policy.engine.slots.available_bytes", lambda: 40 * 2**20)
     kv.reserve(8, 1000)  # 8 x 1000 x 8 x 64 floats are 16 MiB
     with pytest.raises(ModelError, match=r"16 slots x 4096 tokens: .*GiB.*model\.slots.*model\.max_context"):
         kv.reserve(16, 4096)

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from agentrl.errors import ModelError
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.engine import Completion, Engine, EngineOptions
+from agentrl.policy.engine.scheduler import Completion, Engine, EngineOptions
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 FREE = SamplingParams(max_tokens=12)
@@ -276,7 +276,7 @@ def test_memory_follows_the_longest_context(tiny: tuple[Any, Any], lean: bool) -
 def test_too_little_memory_reaches_every_caller(tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(tiny, slots=64)
     prompt = prompts(1)[0]
-    monkeypatch.setattr("agentrl.policy.kv.available_bytes", lambda: 5 * 257 * 32 * 4)
+    monkeypatch.setattr("agentrl.policy.engine.slots.available_bytes", lambda: 5 * 257 * 32 * 4)
 
     async def main() -> list[Any]:
         work = [engine.sample(str(i), [*prompt, *([i] * (i % 2))], FREE, i) for i in range(9)]

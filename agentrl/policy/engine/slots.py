@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agentrl.errors import ModelError
-from agentrl.policy.memory import available_bytes
+from agentrl.policy.engine.memory import available_bytes
 
 Ids = NDArray[np.int32]
 

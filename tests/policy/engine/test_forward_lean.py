@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from agentrl.errors import ModelError
-from agentrl.policy.forward_hf import HfForward
-from agentrl.policy.forward_lean import LeanForward, supports
-from agentrl.policy.kv import KvSlots
+from agentrl.policy.engine.forward_hf import HfForward
+from agentrl.policy.engine.forward_lean import LeanForward, supports
+from agentrl.policy.engine.slots import KvSlots
 
 SMALL: dict[str, Any] = {
     "vocab_size": 61,

@@ -1,0 +1,1 @@
+"""The embedded engine: continuous batching over kept keys and values. No messages and no chat format here."""
