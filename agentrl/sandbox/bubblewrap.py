@@ -18,15 +18,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agentrl.sandbox import cgroups
 from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxFault, SandboxSpec
 from agentrl.sandbox.bubblewrap_doctor import INSTALL, explain, look
-from agentrl.sandbox.channel import Channel, until_readable
-from agentrl.sandbox.owner import Owner
-from agentrl.sandbox.reaping import reap_monitors, remove_groups
-from agentrl.sandbox.remote import RemoteSandbox
-from agentrl.sandbox.seccomp import WORKER_CALLS, profile
-from agentrl.sandbox.source import WORKER_ENV, worker_zip
+from agentrl.sandbox.host import cgroups
+from agentrl.sandbox.host.channel import Channel, until_readable
+from agentrl.sandbox.host.owner import Owner
+from agentrl.sandbox.host.reaping import reap_monitors, remove_groups
+from agentrl.sandbox.host.sandbox import RemoteSandbox
+from agentrl.sandbox.host.seccomp import WORKER_CALLS, profile
+from agentrl.sandbox.host.worker_zip import WORKER_ENV, worker_zip
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")

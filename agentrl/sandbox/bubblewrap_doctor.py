@@ -8,9 +8,9 @@ import re
 import shutil
 from pathlib import Path
 
-from agentrl.sandbox import cgroups
 from agentrl.sandbox.base import Check
-from agentrl.sandbox.syscalls import NUMBERS
+from agentrl.sandbox.host import cgroups
+from agentrl.sandbox.host.syscalls import NUMBERS
 
 INSTALL = "sudo apt-get install -y bubblewrap"
 _SETTINGS = (

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxError, SandboxFault, SandboxSpec
-from agentrl.sandbox.channel import Channel
-from agentrl.sandbox.owner import LENT_USERS, Owner
-from agentrl.sandbox.remote import RemoteSandbox
-from agentrl.sandbox.seccomp import profile
-from agentrl.sandbox.source import WORKER_ENV
+from agentrl.sandbox.host.channel import Channel
+from agentrl.sandbox.host.owner import LENT_USERS, Owner
+from agentrl.sandbox.host.sandbox import RemoteSandbox
+from agentrl.sandbox.host.seccomp import profile
+from agentrl.sandbox.host.worker_zip import WORKER_ENV
 
 try:
     import docker

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agentrl.sandbox.channel import Channel
-from agentrl.sandbox.owner import Owner, pid_namespace
-from agentrl.sandbox.source import worker_zip
+from agentrl.sandbox.host.channel import Channel
+from agentrl.sandbox.host.owner import Owner, pid_namespace
+from agentrl.sandbox.host.worker_zip import worker_zip
 
 _PREFIX = "agentrl-sandbox-"
 CONTROL_FOLDER = "/control"

@@ -16,7 +16,7 @@ from pathlib import Path
 import docker.errors
 from docker import APIClient
 
-from agentrl.sandbox.cgroups import MemoryKills
+from agentrl.sandbox.host.cgroups import MemoryKills
 
 _REMOVE_S, _PAUSE_S = 10.0, 0.02
 _CGROUPS = Path("/sys/fs/cgroup")

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from agentrl.sandbox.base import SandboxFault
-from agentrl.sandbox.syscalls import NUMBERS
+from agentrl.sandbox.host.syscalls import NUMBERS
 
 _ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 _BY_ARGUMENT = {"clone3", "socket", "socketpair", "personality"}

@@ -20,7 +20,7 @@ GROUP = "agentrl.sandboxes"
 _BUILT_IN = {
     "bubblewrap": "agentrl.sandbox.bubblewrap:Bubblewrap",
     "docker": "agentrl.sandbox.docker:Docker",
-    "subprocess": "agentrl.sandbox.unsafe:Subprocess",
+    "subprocess": "agentrl.sandbox.host.unsafe:Subprocess",
 }
 _registered: dict[str, Callable[..., Backend]] = {}
 

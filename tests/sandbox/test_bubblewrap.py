@@ -16,7 +16,7 @@ import pytest
 from agentrl.sandbox import Limits, SandboxError, SandboxSpec, make_backend
 from agentrl.sandbox.bubblewrap import Bubblewrap
 from agentrl.sandbox.bubblewrap_doctor import look
-from agentrl.sandbox.owner import Owner, boot_id, pid_namespace
+from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
 from agentrl.sandbox.probes import Ground
 
 ROOT = Path(__file__).resolve().parents[2]

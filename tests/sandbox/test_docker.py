@@ -18,7 +18,7 @@ import pytest
 from agentrl.sandbox import Limits, SandboxError, SandboxFault, SandboxSpec
 from agentrl.sandbox.docker import IMAGE, LABEL, Docker, build_command
 from agentrl.sandbox.docker_daemon import Daemon
-from agentrl.sandbox.owner import Owner, boot_id, pid_namespace
+from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
 
 docker = pytest.importorskip("docker")
 pytestmark = pytest.mark.docker

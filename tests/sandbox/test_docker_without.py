@@ -15,13 +15,13 @@ import pytest
 
 from agentrl.sandbox import SandboxFault, SandboxSpec
 from agentrl.sandbox import docker as backend_module
-from agentrl.sandbox.channel import ChannelClosed
 from agentrl.sandbox.docker import INSTALL_DAEMON, INSTALL_SDK, Docker, _left_behind
 from agentrl.sandbox.docker_channel import Listener, StdioChannel, remove_folders, socket_reaches
 from agentrl.sandbox.docker_daemon import Daemon
 from agentrl.sandbox.docker_seccomp import container_profile
-from agentrl.sandbox.owner import Owner, boot_id, pid_namespace
-from agentrl.sandbox.source import worker_zip
+from agentrl.sandbox.host.channel import ChannelClosed
+from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
+from agentrl.sandbox.host.worker_zip import worker_zip
 from agentrl.sandbox.worker.frames import pack
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrl.sandbox.cgroups import MemoryKills
+from agentrl.sandbox.host.cgroups import MemoryKills
 from agentrl.sandbox.worker.frames import (
     MAX_HEADER_BYTES,
     MAX_PARTS,

@@ -12,8 +12,8 @@ import os
 import signal
 from pathlib import Path
 
-from agentrl.sandbox import cgroups
-from agentrl.sandbox.owner import LENT_USERS, Owner
+from agentrl.sandbox.host import cgroups
+from agentrl.sandbox.host.owner import LENT_USERS, Owner
 
 
 def reap_monitors() -> int:

@@ -7,7 +7,7 @@ import io
 import zipfile
 from pathlib import Path
 
-_WORKER = Path(__file__).parent / "worker"
+_WORKER = Path(__file__).parents[1] / "worker"
 
 WORKER_ENV = {"LD_BIND_NOW": "1"}
 """What a worker is started with: else each fork of it looks up again what its code calls. Programs do not see it."""

@@ -28,10 +28,10 @@ from agentrl.sandbox.base import (
     SandboxSpec,
     Snapshot,
 )
-from agentrl.sandbox.channel import Channel, ChannelClosed
-from agentrl.sandbox.proxy import PORT, Door, proxy_variables
-from agentrl.sandbox.replies import Reply, answer_header, call_result, result_of, too_much_memory
-from agentrl.sandbox.session_port import PIPES, SessionPort
+from agentrl.sandbox.egress.proxy import PORT, Door, proxy_variables
+from agentrl.sandbox.host.channel import Channel, ChannelClosed
+from agentrl.sandbox.host.replies import Reply, answer_header, call_result, result_of, too_much_memory
+from agentrl.sandbox.host.session_port import PIPES, SessionPort
 from agentrl.sandbox.values import Value, ValueFormError, encode
 from agentrl.sandbox.worker.archive import pack_files
 

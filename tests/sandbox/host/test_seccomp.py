@@ -9,8 +9,8 @@ import struct
 import pytest
 
 from agentrl.sandbox import SandboxFault
-from agentrl.sandbox.seccomp import WORKER_CALLS, profile
-from agentrl.sandbox.syscalls import NUMBERS, REFUSED
+from agentrl.sandbox.host.seccomp import WORKER_CALLS, profile
+from agentrl.sandbox.host.syscalls import NUMBERS, REFUSED
 
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000

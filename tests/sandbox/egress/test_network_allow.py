@@ -20,10 +20,10 @@ from agentrl.environments.sandbox_shelf import clear_shelves
 from agentrl.environments.terminal import Terminal
 from agentrl.sandbox import Limits, Network, SandboxFault, SandboxSpec, make_backend
 from agentrl.sandbox.check import TOPICS
-from agentrl.sandbox.proxy import PORT
-from agentrl.sandbox.proxy_thread import NAME
+from agentrl.sandbox.egress.proxy import PORT
+from agentrl.sandbox.egress.thread import NAME
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FETCH = "import sys, urllib.request\nprint(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
 LISTENERS = "print([line.split()[1] for line in open('/proc/net/tcp') if line.split()[3] == '0A'])"
 

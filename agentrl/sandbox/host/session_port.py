@@ -14,7 +14,7 @@ import termios
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentrl.sandbox.answers import Answers
+from agentrl.sandbox.host.pipe_waits import Answers
 from agentrl.sandbox.worker.programs import LENGTH
 
 PIPES = 4

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from agentrl.sandbox.base import Backend, Check, Network, Report, Sandbox, SandboxError, SandboxSpec
-from agentrl.sandbox.channel import Channel
-from agentrl.sandbox.remote import RemoteSandbox
-from agentrl.sandbox.source import WORKER_ENV, worker_zip
+from agentrl.sandbox.host.channel import Channel
+from agentrl.sandbox.host.sandbox import RemoteSandbox
+from agentrl.sandbox.host.worker_zip import WORKER_ENV, worker_zip
 
 
 class PlainProcess:

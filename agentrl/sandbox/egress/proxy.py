@@ -23,9 +23,9 @@ from ipaddress import ip_address
 
 from agentrl.sandbox.allow_list import Address, Target, lets, objection, parse_entry
 from agentrl.sandbox.base import Network
-from agentrl.sandbox.proxy_requests import Refusal, read_request
-from agentrl.sandbox.proxy_thread import ProxyThread
-from agentrl.sandbox.proxy_traffic import End, Spent, carry, first_to_answer, hang_up
+from agentrl.sandbox.egress.requests import Refusal, read_request
+from agentrl.sandbox.egress.thread import ProxyThread
+from agentrl.sandbox.egress.traffic import End, Spent, carry, first_to_answer, hang_up
 
 logger = logging.getLogger(__name__)
 

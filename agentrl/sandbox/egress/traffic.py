@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from agentrl.sandbox.allow_list import Address
-from agentrl.sandbox.proxy_requests import Refusal, Request, copy_body
+from agentrl.sandbox.egress.requests import Refusal, Request, copy_body
 
 _CHUNK = 1 << 16
 _IDLE_S, _HALF_OPEN_S = 60.0, 10.0

@@ -14,9 +14,9 @@ from ipaddress import ip_address
 import pytest
 
 from agentrl.sandbox import Network
-from agentrl.sandbox import proxy as proxy_module
-from agentrl.sandbox.proxy import MAX_CONNECTIONS, Door, proxy_variables
-from agentrl.sandbox.proxy_thread import NAME
+from agentrl.sandbox.egress import proxy as proxy_module
+from agentrl.sandbox.egress.proxy import MAX_CONNECTIONS, Door, proxy_variables
+from agentrl.sandbox.egress.thread import NAME
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfine\n"
 _WAIT_S = 5.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agentrl.sandbox.base import CallResult, ExecResult, Limits
-from agentrl.sandbox.session_port import Answer
+from agentrl.sandbox.host.session_port import Answer
 from agentrl.sandbox.values import ValueFormError, decode
 from agentrl.sandbox.worker.programs import OUT_OF_MEMORY
 

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from agentrl.sandbox import Limits, SandboxSpec, make_backend
-from agentrl.sandbox.answers import Answers
 from agentrl.sandbox.base import Sandbox
-from agentrl.sandbox.session_port import MAX_CODE_BYTES
+from agentrl.sandbox.host.pipe_waits import Answers
+from agentrl.sandbox.host.session_port import MAX_CODE_BYTES
 
 KIB = 1 << 10
 SMALL = Limits(wall_s=5.0, output_bytes=100 * KIB)
