@@ -14,7 +14,7 @@ from typing import Any
 import docker
 
 from agentrl.sandbox import Sandbox, SandboxFault, SandboxSpec
-from agentrl.sandbox.docker import IMAGE, Docker
+from agentrl.sandbox.docker.backend import IMAGE, Docker
 
 Way = Callable[[int], Awaitable[str]]
 

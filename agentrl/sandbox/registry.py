@@ -18,8 +18,8 @@ from agentrl.sandbox.base import Backend, SandboxError, SandboxFault
 
 GROUP = "agentrl.sandboxes"
 _BUILT_IN = {
-    "bubblewrap": "agentrl.sandbox.bubblewrap:Bubblewrap",
-    "docker": "agentrl.sandbox.docker:Docker",
+    "bubblewrap": "agentrl.sandbox.bubblewrap.backend:Bubblewrap",
+    "docker": "agentrl.sandbox.docker.backend:Docker",
     "subprocess": "agentrl.sandbox.host.unsafe:Subprocess",
 }
 _registered: dict[str, Callable[..., Backend]] = {}

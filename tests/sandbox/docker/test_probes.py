@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from agentrl.sandbox.check import TOPICS
-from agentrl.sandbox.docker import Docker
+from agentrl.sandbox.docker.backend import Docker
 
 pytestmark = pytest.mark.docker
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from agentrl.sandbox import SandboxFault, SandboxSpec
-from agentrl.sandbox import docker as backend_module
-from agentrl.sandbox.docker import INSTALL_DAEMON, INSTALL_SDK, Docker, _left_behind
-from agentrl.sandbox.docker_channel import Listener, StdioChannel, remove_folders, socket_reaches
-from agentrl.sandbox.docker_daemon import Daemon
-from agentrl.sandbox.docker_seccomp import container_profile
+from agentrl.sandbox.docker import backend as backend_module
+from agentrl.sandbox.docker.backend import INSTALL_DAEMON, INSTALL_SDK, Docker, _left_behind
+from agentrl.sandbox.docker.channel import Listener, StdioChannel, remove_folders, socket_reaches
+from agentrl.sandbox.docker.daemon import Daemon
+from agentrl.sandbox.docker.seccomp import container_profile
 from agentrl.sandbox.host.channel import ChannelClosed
 from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
 from agentrl.sandbox.host.worker_zip import worker_zip
@@ -221,3 +221,7 @@ def test_a_listener_that_nobody_calls_gives_up():
 
     with pytest.raises(TimeoutError):
         asyncio.run(wait())
+
+
+def test_the_script_that_a_fault_names_exists():
+    assert backend_module.BUILD_SCRIPT.is_file()

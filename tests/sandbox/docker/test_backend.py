@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from agentrl.sandbox import Limits, SandboxError, SandboxFault, SandboxSpec
-from agentrl.sandbox.docker import IMAGE, LABEL, Docker, build_command
-from agentrl.sandbox.docker_daemon import Daemon
+from agentrl.sandbox.docker.backend import IMAGE, LABEL, Docker, build_command
+from agentrl.sandbox.docker.daemon import Daemon
 from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
 
 docker = pytest.importorskip("docker")
@@ -206,7 +206,7 @@ def test_nothing_outlives_a_killed_host(api, transport):
     program = f"""
 import asyncio
 from agentrl.sandbox import SandboxSpec
-from agentrl.sandbox.docker import Docker
+from agentrl.sandbox.docker.backend import Docker
 async def main():
     backend = Docker(transport={transport!r})
     boxes = [await backend.start(SandboxSpec()) for _ in range(2)]

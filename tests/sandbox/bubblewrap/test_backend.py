@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from agentrl.sandbox import Limits, SandboxError, SandboxSpec, make_backend
-from agentrl.sandbox.bubblewrap import Bubblewrap
-from agentrl.sandbox.bubblewrap_doctor import look
+from agentrl.sandbox.bubblewrap.backend import Bubblewrap
+from agentrl.sandbox.bubblewrap.doctor import look
 from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
 from agentrl.sandbox.probes import Ground
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import asyncio, os, sys, time
 from agentrl.sandbox import Limits, SandboxSpec, make_backend

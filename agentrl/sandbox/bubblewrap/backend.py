@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxFault, SandboxSpec
-from agentrl.sandbox.bubblewrap_doctor import INSTALL, explain, look
+from agentrl.sandbox.bubblewrap.doctor import INSTALL, explain, look
 from agentrl.sandbox.host import cgroups
 from agentrl.sandbox.host.channel import Channel, until_readable
 from agentrl.sandbox.host.owner import Owner

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from agentrl.sandbox.docker_seccomp import container_profile
+from agentrl.sandbox.docker.seccomp import container_profile
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ try:
     from docker import APIClient
     from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
-    from agentrl.sandbox.docker_process import ContainerProcess, remove
+    from agentrl.sandbox.docker.process import ContainerProcess, remove
 except ImportError:  # the extra is not installed: `doctor` and `start` say so
     docker = None
 
-from agentrl.sandbox.docker_channel import (
+from agentrl.sandbox.docker.channel import (
     CONTROL_FOLDER,
     SOCKET_PROGRAM,
     STDIO_PROGRAM,
@@ -39,7 +39,7 @@ from agentrl.sandbox.docker_channel import (
     remove_folders,
     socket_reaches,
 )
-from agentrl.sandbox.docker_daemon import Daemon
+from agentrl.sandbox.docker.daemon import Daemon
 
 IMAGE = "agentrl-sandbox:latest"
 LABEL = "org.agentrl.sandbox.owner"

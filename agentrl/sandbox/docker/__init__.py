@@ -1,0 +1,1 @@
+"""The docker backend: a container for each worker, through docker's or Podman's daemon."""
