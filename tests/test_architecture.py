@@ -108,8 +108,6 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.training.objectives": (2, "learning", 3),
     "agentrl.training.optimizers": (2, "learning", 0),
     "agentrl.training.rows": (2, "learning", 0),
-    "agentrl.sandbox.probes": (2, "sandbox", 6),
-    "agentrl.sandbox.check": (2, "sandbox", 6),
     "agentrl.training.loop": (6, "training", 4),
     "agentrl.policy.by_name": (2, "policy", 3),
     "agentrl.bench.table": (5, "bench", 3),
@@ -316,7 +314,6 @@ def test_making_an_environment_loads_no_torch():
 
 # Folders whose root holds more Python files than a reader keeps in mind, each with its reason.
 FULL_ROOTS = {
-    "agentrl/sandbox": "its backends, its probes and its proxy move into wings",
     "agentrl/training": "its maths moves to agentrl/learning",
 }
 MOST_FILES = 15

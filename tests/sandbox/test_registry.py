@@ -8,7 +8,7 @@ import pytest
 
 from agentrl.sandbox import SandboxError, SandboxFault, make_backend, register_backend, registry
 from agentrl.sandbox.base import Backend
-from agentrl.sandbox.check import TOPICS, check_sandbox
+from agentrl.sandbox.conformance.check_sandbox import TOPICS, check_sandbox
 
 
 def test_auto_is_never_the_one_without_walls(monkeypatch):

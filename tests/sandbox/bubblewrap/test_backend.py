@@ -16,8 +16,8 @@ import pytest
 from agentrl.sandbox import Limits, SandboxError, SandboxSpec, make_backend
 from agentrl.sandbox.bubblewrap.backend import Bubblewrap
 from agentrl.sandbox.bubblewrap.doctor import look
+from agentrl.sandbox.conformance.probes import Ground
 from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
-from agentrl.sandbox.probes import Ground
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """

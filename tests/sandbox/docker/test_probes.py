@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from agentrl.sandbox.check import TOPICS
+from agentrl.sandbox.conformance.check_sandbox import TOPICS
 from agentrl.sandbox.docker.backend import Docker
 
 pytestmark = pytest.mark.docker

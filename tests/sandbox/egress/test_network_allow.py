@@ -19,7 +19,7 @@ import pytest
 from agentrl.environments.sandbox_shelf import clear_shelves
 from agentrl.environments.terminal import Terminal
 from agentrl.sandbox import Limits, Network, SandboxFault, SandboxSpec, make_backend
-from agentrl.sandbox.check import TOPICS
+from agentrl.sandbox.conformance.check_sandbox import TOPICS
 from agentrl.sandbox.egress.proxy import PORT
 from agentrl.sandbox.egress.thread import NAME
 

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 from agentrl.sandbox.base import SandboxError
-from agentrl.sandbox.probes import SMALL, Ground, Probes, expect
+from agentrl.sandbox.conformance.probes import SMALL, Ground, Probes, expect
 
 probe = Probes()
 _DAEMON = """

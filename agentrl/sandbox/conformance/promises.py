@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from agentrl.sandbox.base import Network, SandboxError, SandboxFault, SandboxSpec
-from agentrl.sandbox.probes import SMALL, Ground, Probes, expect
+from agentrl.sandbox.conformance.probes import SMALL, Ground, Probes, expect
 
 probe = Probes(harmless=True)
 

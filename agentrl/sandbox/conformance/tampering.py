@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentrl.sandbox.base import Sandbox
-from agentrl.sandbox.probes import Ground, Probes, expect
+from agentrl.sandbox.conformance.probes import Ground, Probes, expect
 from agentrl.sandbox.values import Value, same_value
 
 probe = Probes()

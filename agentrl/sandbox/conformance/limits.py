@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from agentrl.sandbox.base import Sandbox
-from agentrl.sandbox.probes import MIB, SMALL, Ground, Probes, expect
+from agentrl.sandbox.conformance.probes import MIB, SMALL, Ground, Probes, expect
 
 probe = Probes()
 _FORKS = """

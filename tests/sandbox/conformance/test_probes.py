@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from agentrl.sandbox import make_backend
-from agentrl.sandbox.check import TOPICS
+from agentrl.sandbox.conformance.check_sandbox import TOPICS
 
 PROBES = [(topic, probe) for topic, probes in TOPICS.items() for probe in probes]
 

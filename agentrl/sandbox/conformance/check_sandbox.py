@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agentrl.sandbox.base import Backend
-from agentrl.sandbox.probes import Probe
-from agentrl.sandbox.probes_contract import probe as contract
-from agentrl.sandbox.probes_limits import probe as limits
-from agentrl.sandbox.probes_network import probe as network
-from agentrl.sandbox.probes_reach import probe as reach
-from agentrl.sandbox.probes_state import probe as state
-from agentrl.sandbox.probes_tampering import probe as tampering
+from agentrl.sandbox.conformance.leftovers import probe as state
+from agentrl.sandbox.conformance.limits import probe as limits
+from agentrl.sandbox.conformance.network import probe as network
+from agentrl.sandbox.conformance.probes import Probe
+from agentrl.sandbox.conformance.promises import probe as contract
+from agentrl.sandbox.conformance.tampering import probe as tampering
+from agentrl.sandbox.conformance.visible_host import probe as reach
 
 TOPICS: dict[str, tuple[Probe, ...]] = {
     "contract": tuple(contract.found),

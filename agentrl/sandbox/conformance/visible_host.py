@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agentrl.sandbox.base import ExecResult, Sandbox
+from agentrl.sandbox.conformance.probes import Ground, Probes, expect
 from agentrl.sandbox.host.syscalls import REFUSED
-from agentrl.sandbox.probes import Ground, Probes, expect
 
 probe = Probes()
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 from agentrl.sandbox.base import Network, Sandbox, SandboxError
-from agentrl.sandbox.probes import Ground, Probes, expect
+from agentrl.sandbox.conformance.probes import Ground, Probes, expect
 
 probe = Probes()
 _PRELUDE = """
