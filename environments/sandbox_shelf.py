@@ -17,7 +17,7 @@ from typing import Any
 
 from agentrl.sandbox.base import Backend, Sandbox, SandboxError, SandboxFault, SandboxSpec
 from agentrl.sandbox.registry import make_backend
-from agentrl.tools.per_loop import PerLoop
+from agentrl.wire.per_loop import PerLoop
 
 MAX_IDLE = 16
 """Sandboxes of one kind that wait for the next episode."""

@@ -20,8 +20,8 @@ import httpx
 
 from agentrl.errors import ConfigError, EnvFault
 from agentrl.tools.http_api import RETRIED, SECRETS_EXTENSION
-from agentrl.tools.per_loop import PerLoop
-from agentrl.tools.redaction import REDACTED, Redactor
+from agentrl.wire.per_loop import PerLoop
+from agentrl.wire.redaction import REDACTED, Redactor
 
 Mode = Literal["record", "replay", "auto"]
 SECRET_PARAMETERS = frozenset({"api_key", "apikey", "api-key", "access_token", "token", "key", "signature", "secret"})

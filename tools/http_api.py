@@ -24,8 +24,8 @@ import httpx
 
 from agentrl.errors import EnvFault, ToolError
 from agentrl.tools.http_settings import Auth, HttpSettings, Retry, api_key, basic, bearer
-from agentrl.tools.per_loop import PerLoop
-from agentrl.tools.redaction import REDACTED, Redactor
+from agentrl.wire.per_loop import PerLoop
+from agentrl.wire.redaction import REDACTED, Redactor
 
 __all__ = ["Auth", "HttpApi", "HttpSettings", "Reply", "Retry", "api_key", "basic", "bearer", "reply_text"]
 

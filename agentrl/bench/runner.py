@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from agentrl.bench.evaluate import EnvMaker, env_maker, env_name, episode_seed, trial_key
-from agentrl.bench.reach import check_reachable
 from agentrl.bench.result import BenchConfig, BenchResult, Outcome, score_of
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, RolloutError, StoreError, TaskError
@@ -31,6 +30,7 @@ from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.rollout.runner import GroupRequest, Rollouts
 from agentrl.rollout.store import TrajectoryStore, write_summary
 from agentrl.trajectory import Task, Trajectory
+from agentrl.wire.reachable import check_reachable
 
 logger = logging.getLogger(__name__)
 MAIN = "bench"

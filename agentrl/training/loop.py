@@ -24,7 +24,9 @@ from agentrl.policy import model_folder
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
 from agentrl.rollout.runner import GroupRequest, Rollouts
+from agentrl.rollout.sources.tasks import TaskOrder
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.seeds import Purpose, integer, sequence
 from agentrl.training import checkpoint, model_setup, preflight, warm_start
 from agentrl.training.advantages import group_advantages
 from agentrl.training.config import EnvConfig, TrainConfig
@@ -34,7 +36,6 @@ from agentrl.training.learners import rl_learner, warm_start_learner
 from agentrl.training.report import write_report
 from agentrl.training.rows import build_rows, rows_of_trajectory, with_coefficients
 from agentrl.training.run_folder import RunFolder
-from agentrl.training.seeds import Purpose, TaskOrder, integer, sequence
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 logger = logging.getLogger(__name__)

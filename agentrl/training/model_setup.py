@@ -10,8 +10,8 @@ import torch
 
 from agentrl.errors import ConfigError
 from agentrl.policy import model_folder, tiny
+from agentrl.seeds import Purpose, integer
 from agentrl.training.config import TrainConfig
-from agentrl.training.seeds import Purpose, integer
 from agentrl.trajectory import Trajectory
 
 # Enough conversations for every merge of a small vocabulary; more would only cost time.

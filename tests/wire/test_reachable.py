@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.bench.reach import check_reachable
 from agentrl.bench.runner import run_bench, server_of
 from agentrl.errors import ConfigError
 from agentrl.policy.by_name import PolicySetup
+from agentrl.wire.reachable import check_reachable
 from tests.bench.toys import Adder
 
 
@@ -59,7 +59,7 @@ def test_a_server_that_comes_up_meanwhile_is_waited_for(monkeypatch: pytest.Monk
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
 
-    monkeypatch.setattr("agentrl.bench.reach.asyncio.sleep", pause)
+    monkeypatch.setattr("agentrl.wire.reachable.asyncio.sleep", pause)
     asyncio.run(check_reachable(free_url, tries=2))
     assert len(servers) == 1
     servers[0].shutdown()

@@ -1,34 +1,13 @@
-"""Seeds and task order of a run: every random stream is a function of the run's seed and a purpose."""
+"""The order in which a run takes its training tasks: a function of the seed alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 
 import numpy as np
 
+from agentrl.seeds import Purpose, sequence
 from agentrl.trajectory import Task
-
-
-class Purpose(IntEnum):
-    """What a random stream is for; the numbers are part of every recorded run and never change."""
-
-    MODEL = 0
-    DEMONSTRATIONS = 1
-    WARM_START_ORDER = 2
-    TASK_ORDER = 3
-    GROUPS = 4
-    EVALUATION = 5
-
-
-def sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:
-    """The seed sequence of a purpose, and of a step or index within it."""
-    return np.random.SeedSequence(seed, spawn_key=(int(purpose), *key))
-
-
-def integer(seed: int, purpose: Purpose, *key: int) -> int:
-    """A 32-bit seed of a purpose."""
-    return int(sequence(seed, purpose, *key).generate_state(1)[0])
 
 
 class TaskOrder:
