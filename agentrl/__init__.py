@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from agentrl.rollout.runner import GroupRequest as GroupRequest
     from agentrl.rollout.runner import Rollouts as Rollouts
     from agentrl.rollout.store import TrajectoryStore as TrajectoryStore
+    from agentrl.sandboxed.env import SandboxEnv as SandboxEnv
     from agentrl.tool_schema import Tool as Tool
     from agentrl.tool_schema import tool as tool
     from agentrl.training.config import TrainConfig as TrainConfig
@@ -77,6 +78,7 @@ _MODULE_OF = {
     "RandomPolicy": "agentrl.policy.scripted",
     "Rollouts": "agentrl.rollout.runner",
     "Rubric": "agentrl.env.rubric",
+    "SandboxEnv": "agentrl.sandboxed.env",
     "SamplingParams": "agentrl.policy.base",
     "ScriptedPolicy": "agentrl.policy.scripted",
     "Task": "agentrl.trajectory",

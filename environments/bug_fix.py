@@ -17,11 +17,11 @@ from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
 from agentrl.environments.bug_fix_functions import BREAKS, FUNCTIONS, INPUTS, text_of
-from agentrl.environments.grading import CASE_LIMITS, Case, passes
-from agentrl.environments.sandbox_env import SandboxEnv
 from agentrl.messages import Action, Message
 from agentrl.sandbox.base import Limits, Sandbox, SandboxError
 from agentrl.sandbox.values import same_value
+from agentrl.sandboxed.env import SandboxEnv
+from agentrl.sandboxed.grading import CASE_LIMITS, Case, passes
 from agentrl.tool_schema import Tool
 from agentrl.tools.shell import shell_tool
 from agentrl.tools.work_files import file_tools
@@ -132,7 +132,7 @@ def _broken(function: str, broken: int) -> Any:
 
 
 @register("agentrl/BugFix-v0", max_turns=12)
-class BugFix(SandboxEnv):  # type: ignore[misc]
+class BugFix(SandboxEnv):
     """Find and mend the bug of a small package with a failing test-suite.
 
     Reward: 1 if every function of the package, as it stands in its files at the end, passes hidden tests.

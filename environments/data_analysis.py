@@ -15,9 +15,9 @@ from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
 from agentrl.environments.data_tables import FAMILIES, FILE, Question, Sale, as_csv, problem
-from agentrl.environments.sandbox_env import SandboxEnv
 from agentrl.messages import Action, Message
 from agentrl.sandbox.base import Limits
+from agentrl.sandboxed.env import SandboxEnv
 from agentrl.tool_schema import Tool
 from agentrl.tools.python_session import python_tool
 from agentrl.trajectory import Task
@@ -51,7 +51,7 @@ def right(answer: str, expected: Fraction | str) -> bool:
 
 
 @register("agentrl/DataAnalysis-v0", max_turns=8)
-class DataAnalysis(SandboxEnv):  # type: ignore[misc]
+class DataAnalysis(SandboxEnv):
     """Answer a question about a table of sales, with a Python notebook.
 
     Reward: 1 if the answer is the right number, to two decimals, or the right name and nothing else; otherwise 0.

@@ -15,10 +15,10 @@ from agentrl.env.registry import register
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.environments.function_families import FAMILIES, LEVELS, families_of
-from agentrl.environments.grading import CASE_LIMITS, Case, passes
-from agentrl.environments.sandbox_env import SandboxEnv
 from agentrl.messages import Action, Message
 from agentrl.sandbox.base import Limits
+from agentrl.sandboxed.env import SandboxEnv
+from agentrl.sandboxed.grading import CASE_LIMITS, Case, passes
 from agentrl.trajectory import Task
 
 NAME = "f"
@@ -79,7 +79,7 @@ def _tasks(level: int | None) -> Tasks:
 
 
 @register("agentrl/FunctionSynthesis-v0", max_turns=1)
-class FunctionSynthesis(SandboxEnv):  # type: ignore[misc]
+class FunctionSynthesis(SandboxEnv):
     """Write the function that is described; a one-line body such as `return x + 1` is an answer too.
 
     Reward: 1 if every hidden test passes, otherwise 0. Held-out problems have parameters that training lacks.

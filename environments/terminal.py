@@ -12,10 +12,10 @@ from agentrl.env.registry import register
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
-from agentrl.environments.sandbox_env import SandboxEnv
 from agentrl.environments.terminal_families import FAMILIES, Problem, problem
 from agentrl.messages import Action, Message
 from agentrl.sandbox.base import Limits, Sandbox, SandboxError
+from agentrl.sandboxed.env import SandboxEnv
 from agentrl.tool_schema import Tool
 from agentrl.tools.shell import shell_tool
 from agentrl.trajectory import Task
@@ -52,7 +52,7 @@ async def reached(sandbox: Sandbox, wanted: Mapping[str, str], gone: Sequence[st
 
 
 @register("agentrl/Terminal-v0", max_turns=10)
-class Terminal(SandboxEnv):  # type: ignore[misc]
+class Terminal(SandboxEnv):
     """Do a task in a shell; what counts are the files at the end, not what is said.
 
     Reward: 1 if every wanted file is there with its content and nothing that had to go is left, otherwise 0.

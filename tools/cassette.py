@@ -115,7 +115,7 @@ class Cassette(httpx.AsyncBaseTransport):
 
     def _plain_url(self, url: httpx.URL) -> httpx.URL:
         """Secret parameters redacted, parameters in a fixed order, no user information."""
-        pairs = sorted(
+        pairs: list[tuple[str, str | int | float | bool | None]] = sorted(
             (name, REDACTED if name.lower() in self._secret_parameters else value)
             for name, value in url.params.multi_items()
         )

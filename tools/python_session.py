@@ -5,10 +5,7 @@ from __future__ import annotations
 from agentrl.errors import ToolError
 from agentrl.sandbox.base import ExecResult, Sandbox, SandboxError
 from agentrl.tool_schema import Tool, tool
-from agentrl.tools.sandbox_place import MAX_CHARS, SandboxHolder, limits_of, own_timeout, read_result
-
-SESSION = "main"
-_LOST = "session is lost"
+from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, limits_of, own_timeout, read_result
 
 
 async def run_code(
@@ -63,8 +60,11 @@ def _notebook(wall_s: float | None, max_chars: int) -> Tool:
         Args:
             code: the cell.
         """
-        result = await run_code(await self.sandbox(), code, session=SESSION, wall_s=wall_s)
-        self.note_cell(code, lost=_LOST in result.detail)
+        limits = limits_of(await self.sandbox(), wall_s)
+        try:
+            result = await self.run_cell(code, limits)
+        except SandboxError as error:
+            raise ToolError(str(error)) from error
         text: str = read_result(result, max_chars)
         return text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentrl.errors import ToolError
 from agentrl.sandbox.base import Sandbox, SandboxError
 from agentrl.tool_schema import Tool, tool
-from agentrl.tools.sandbox_place import MAX_CHARS, SandboxHolder, limits_of, own_timeout, read_result
+from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, limits_of, own_timeout, read_result
 
 
 async def run_command(

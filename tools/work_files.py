@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from agentrl.errors import ToolError
 from agentrl.sandbox.base import FileInfo, Sandbox, SandboxError
 from agentrl.tool_schema import Tool, tool
-from agentrl.tools.sandbox_place import MAX_CHARS, SandboxHolder, own_timeout, printable, shortened
+from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, own_timeout, printable, shortened
 
 NAMES = ("list_files", "read_file", "write_file", "edit_file")
 _MAX_ENTRIES = 200

@@ -58,7 +58,7 @@ class Env(gymnasium.Env[Observation, Any]):
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
     observation_space = MessagesSpace()
     action_space = ActionSpace()
-    tasks: ClassVar[Tasks] = Tasks.of(train=[{}])
+    tasks: Tasks = Tasks.of(train=[{}])
     limits: Limits = Limits()
     demonstrators: ClassVar[tuple[str, ...]] = ("oracle",)
     # Attributes that are not part of an episode's state: never copied by get_state.

@@ -33,6 +33,8 @@ E = TypeVar("E", bound=type[Env])
 GROUP = "agentrl.environments"
 _REGISTERED: dict[str, EnvSpec] = {}
 _CREATOR = "agentrl.env.registry:make_for_gymnasium"
+# Where base classes stand, which a file may import and does not offer.
+_BASES = ("agentrl.env.", "agentrl.sandboxed.")
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _spec_of_reference(reference: str) -> EnvSpec:
 
 def _is_env_class(value: Any) -> bool:
     """Whether it is an environment of an author's, not a base class of ours."""
-    return isinstance(value, type) and issubclass(value, Env) and not value.__module__.startswith("agentrl.env.")
+    return isinstance(value, type) and issubclass(value, Env) and not value.__module__.startswith(_BASES)
 
 
 def _checked_class(value: Any, where: str) -> type[Env]:

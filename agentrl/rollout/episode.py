@@ -25,7 +25,7 @@ from agentrl.trajectory import Task, Trajectory, Turn
 
 logger = logging.getLogger(__name__)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_OURS = tuple(os.path.join(_HERE, floor, "") for floor in ("env", "policy", "rollout"))
+_OURS = tuple(os.path.join(_HERE, floor, "") for floor in ("env", "policy", "rollout", "sandboxed", "tools"))
 _INSTALLED = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
 _numbers = itertools.count()
 

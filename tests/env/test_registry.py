@@ -150,3 +150,11 @@ def test_a_type_error_inside_a_constructor_is_the_authors(folder):
     )
     with pytest.raises(TypeError, match="has no len"):
         make("./inside.py:X")
+
+
+def test_a_base_class_that_a_file_imports_is_not_offered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "from agentrl import SandboxEnv, ToolEnv\nclass Mine(SandboxEnv):\n    pass\n"
+    (tmp_path / "coded.py").write_text(text)
+    with pytest.raises(EnvNotFound, match=r"Write \./coded\.py:Mine$"):
+        make("./coded.py")

@@ -16,11 +16,11 @@ from agentrl.environments.function_synthesis import (
     hidden_cases,
     question,
 )
-from agentrl.environments.grading import Case, passes
-from agentrl.environments.sandbox_shelf import clear_shelves
 from agentrl.errors import EnvFault
 from agentrl.sandbox.base import CallResult
+from agentrl.sandbox.pool import clear_pools
 from agentrl.sandbox.values import same_value
+from agentrl.sandboxed.grading import Case, passes
 from agentrl.trajectory import Task
 
 
@@ -38,7 +38,7 @@ def rewards(pairs, **options):
                 earned.append(reward)
         finally:
             await env.aclose()
-            await clear_shelves()
+            await clear_pools()
         return earned
 
     return asyncio.run(play())

@@ -6,9 +6,9 @@ import pytest
 
 from agentrl.env.registry import make
 from agentrl.env.tool_env import call
-from agentrl.environments.sandbox_shelf import clear_shelves
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.rollout.episode import run_episode
+from agentrl.sandbox.pool import clear_pools
 from tests.environments.sandboxed import run
 
 pytestmark = pytest.mark.docker
@@ -19,7 +19,7 @@ IDS = ("FunctionSynthesis", "Terminal", "BugFix", "DataAnalysis")
 def no_warm_containers():
     """Other tests count this process's containers."""
     yield
-    run(clear_shelves())
+    run(clear_pools())
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from agentrl.errors import EnvFault, PolicyFault, TaskError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.scripted import OraclePolicy
+from agentrl.rollout import episode
 from agentrl.rollout.episode import run_episode
 from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
@@ -277,3 +279,10 @@ def test_policy_keys_differ_between_attempts_of_one_episode():
         play(till(), policy, episode_id="same", attempt=attempt)
     assert len(policy.keys) == 2
     assert all("same" in key for key in policy.keys)
+
+
+def test_no_folder_of_ours_is_named_as_the_place_of_a_fault():
+    folders = {Path(folder).name for folder in episode._OURS}
+    assert folders == {"env", "policy", "rollout", "sandboxed", "tools"}
+    ours = [Path(folder) for folder in episode._OURS if Path(folder).name != "tools"]  # tools are installed there
+    assert all((folder / "__init__.py").is_file() for folder in ours)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.environments.sandbox_shelf import clear_shelves
 from agentrl.environments.terminal import Terminal
 from agentrl.sandbox import Limits, Network, SandboxFault, SandboxSpec, make_backend
 from agentrl.sandbox.conformance.check_sandbox import TOPICS
 from agentrl.sandbox.egress.proxy import PORT
 from agentrl.sandbox.egress.thread import NAME
+from agentrl.sandbox.pool import clear_pools
 
 ROOT = Path(__file__).resolve().parents[3]
 FETCH = "import sys, urllib.request\nprint(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
@@ -311,7 +311,7 @@ def test_an_environment_sets_it_for_its_sandboxes(site):
         sandbox = await env.sandbox()
         result = await sandbox.exec(["python3", "-c", FETCH, f"http://127.0.0.1:{site.server_port}/"])
         await env.aclose()
-        await clear_shelves()
+        await clear_pools()
         return result.text
 
     assert asyncio.run(run(Connected)).startswith("hello / at")

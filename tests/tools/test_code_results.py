@@ -10,8 +10,8 @@ from agentrl.env.execution import run as run_tool
 from agentrl.errors import EnvFault, ToolError
 from agentrl.sandbox.base import ExecResult, Limits, SandboxSpec
 from agentrl.sandbox.registry import make_backend
+from agentrl.tools.code_results import Held, printable, read_result, shortened
 from agentrl.tools.python_session import python_tool
-from agentrl.tools.sandbox_place import Held, printable, read_result, shortened
 from agentrl.tools.shell import shell_tool
 from agentrl.tools.work_files import file_tools
 

@@ -1,8 +1,8 @@
 """Warm sandboxes of this process: lent to one episode at a time, emptied between two. Owns lending.
 
-One shelf serves every event loop of the process, because a sandbox is bound to none,
-and an environment of the synchronous face has a loop of its own. A sandbox that cannot be emptied is closed and
-never lent again. What isolates, and how much, belongs to the backend.
+One pool serves every event loop of the process, because a sandbox belongs to no loop, and an environment driven
+through `reset` and `step` has a loop of its own. A sandbox that cannot be emptied is closed and never lent again.
+What isolates, and how much, belongs to the backend.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_STARTS = 4
 _WAIT_S = 120.0
 
 
-class Shelf:
+class Pool:
     """Sandboxes of one kind: the same backend and the same spec."""
 
     def __init__(self, backend: Backend, spec: SandboxSpec) -> None:
@@ -116,34 +116,34 @@ class Shelf:
             await self._idle.pop().close()
 
 
-_shelves: dict[Any, Shelf] = {}
+_pools: dict[Any, Pool] = {}
 
 
-def shelf_of(backend: str, options: Mapping[str, Any], spec: SandboxSpec) -> Shelf:
-    """This process's shelf for a backend's name and options, and a spec without files.
+def pool_of(backend: str, options: Mapping[str, Any], spec: SandboxSpec) -> Pool:
+    """This process's pool for a backend's name and options, and a spec without files.
 
     Raises: SandboxError, SandboxFault as `make_backend`.
     """
     key = (backend, tuple(sorted(options.items())), repr(spec))
-    if key not in _shelves:
-        _shelves[key] = Shelf(make_backend(backend, **options), spec)
-    return _shelves[key]
+    if key not in _pools:
+        _pools[key] = Pool(make_backend(backend, **options), spec)
+    return _pools[key]
 
 
-async def clear_shelves() -> None:
+async def clear_pools() -> None:
     """Close every idle sandbox of this process; the next episode starts new ones."""
-    for shelf in list(_shelves.values()):
-        await shelf.clear()
+    for pool in list(_pools.values()):
+        await pool.clear()
 
 
 def _close_at_exit() -> None:
     with contextlib.suppress(RuntimeError):  # an exit from inside a loop: their owner's death ends them
-        asyncio.run(clear_shelves())
+        asyncio.run(clear_pools())
 
 
 def _forget_in_child() -> None:
     """A forked process has copies of the sockets; the sandboxes stay its parent's."""
-    _shelves.clear()
+    _pools.clear()
 
 
 atexit.register(_close_at_exit)

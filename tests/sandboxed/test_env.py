@@ -10,15 +10,16 @@ import pytest
 
 from agentrl.env.registry import make
 from agentrl.env.tool_env import call
-from agentrl.environments import sandbox_env, sandbox_shelf
 from agentrl.environments.bug_fix import BugFix
 from agentrl.environments.data_analysis import DataAnalysis
 from agentrl.environments.function_synthesis import FunctionSynthesis
-from agentrl.environments.sandbox_shelf import Shelf, clear_shelves
 from agentrl.environments.terminal import Terminal
 from agentrl.errors import EnvFault
 from agentrl.messages import Action
+from agentrl.sandbox import pool as pools
 from agentrl.sandbox.base import SandboxFault, SandboxSpec
+from agentrl.sandbox.pool import Pool, clear_pools
+from agentrl.sandboxed import env as sandbox_env
 from tests.environments.sandboxed import run
 
 IDS = ("FunctionSynthesis", "Terminal", "BugFix", "DataAnalysis")
@@ -124,7 +125,7 @@ def test_inside_a_loop_the_synchronous_face_says_what_to_await():
 
 
 class Counting:
-    """A shelf's backend that counts."""
+    """A pool's backend that counts."""
 
     name = "counting"
 
@@ -155,12 +156,12 @@ class Stub:
         self.backend.closed += 1
 
 
-def test_a_shelf_lends_the_same_sandbox_again_also_in_another_loop():
+def test_a_pool_lends_the_same_sandbox_again_also_in_another_loop():
     backend = Counting()
-    shelf = Shelf(backend, SandboxSpec())
+    pool = Pool(backend, SandboxSpec())
 
     async def once():
-        await shelf.take_back(await shelf.lend())
+        await pool.take_back(await pool.lend())
 
     for _ in range(3):
         run(once())
@@ -169,12 +170,12 @@ def test_a_shelf_lends_the_same_sandbox_again_also_in_another_loop():
 
 def test_a_sandbox_that_cannot_be_emptied_is_never_lent_again():
     backend = Counting(broken=True)
-    shelf = Shelf(backend, SandboxSpec())
+    pool = Pool(backend, SandboxSpec())
 
     async def twice():
-        first = await shelf.lend()
-        await shelf.take_back(first)
-        return first, await shelf.lend()
+        first = await pool.lend()
+        await pool.take_back(first)
+        return first, await pool.lend()
 
     first, second = run(twice())
     assert first is not second
@@ -182,17 +183,17 @@ def test_a_sandbox_that_cannot_be_emptied_is_never_lent_again():
 
 
 def test_episodes_wait_for_a_sandbox_and_are_told_when_none_comes_back(monkeypatch):
-    monkeypatch.setattr(sandbox_shelf, "MAX_LENT", 1)
-    monkeypatch.setattr(sandbox_shelf, "_WAIT_S", 0.05)
-    shelf = Shelf(Counting(), SandboxSpec())
+    monkeypatch.setattr(pools, "MAX_LENT", 1)
+    monkeypatch.setattr(pools, "_WAIT_S", 0.05)
+    pool = Pool(Counting(), SandboxSpec())
 
     async def story():
-        first = await shelf.lend()
+        first = await pool.lend()
         with pytest.raises(EnvFault, match="all 1 sandboxes are lent"):
-            await shelf.lend()
-        waiting = asyncio.ensure_future(shelf.lend())
+            await pool.lend()
+        waiting = asyncio.ensure_future(pool.lend())
         await asyncio.sleep(0)
-        await shelf.take_back(first)
+        await pool.take_back(first)
         assert await waiting is first
 
     run(story())
@@ -201,7 +202,7 @@ def test_episodes_wait_for_a_sandbox_and_are_told_when_none_comes_back(monkeypat
 def test_no_sandbox_is_lent_before_code_runs(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        sandbox_env, "shelf_of", lambda *args: asked.append(args) or pytest.fail("a sandbox was asked for")
+        sandbox_env, "pool_of", lambda *args: asked.append(args) or pytest.fail("a sandbox was asked for")
     )
 
     async def story():
@@ -220,7 +221,7 @@ def test_a_broken_sandbox_voids_the_episode(monkeypatch):
         async def lend(self):
             raise SandboxFault("bubblewrap is not installed")
 
-    monkeypatch.setattr(sandbox_env, "shelf_of", lambda *args: Nowhere())
+    monkeypatch.setattr(sandbox_env, "pool_of", lambda *args: Nowhere())
 
     async def story(env, action):
         await env.areset(seed=1)
@@ -249,7 +250,7 @@ def test_closing_twice_and_resetting_in_the_middle_leave_nothing_lent(name):
 
 
 def _child(queue):
-    queue.put(len(sandbox_shelf._shelves))
+    queue.put(len(pools._pools))
 
 
 def test_a_forked_process_does_not_share_its_parents_sandboxes():
@@ -260,14 +261,14 @@ def test_a_forked_process_does_not_share_its_parents_sandboxes():
         await env.aclose()
 
     run(warm())
-    assert len(sandbox_shelf._shelves) >= 1
+    assert len(pools._pools) >= 1
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     process = context.Process(target=_child, args=(queue,))
     process.start()
     process.join()
     assert queue.get() == 0
-    run(clear_shelves())
+    run(clear_pools())
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -14,9 +14,12 @@ from typing import Any, ClassVar
 
 from agentrl.env.base import Observation, StepResult
 from agentrl.env.tool_env import ToolEnv
-from agentrl.environments.sandbox_shelf import Shelf, shelf_of
-from agentrl.sandbox.base import Limits, Network, Sandbox, SandboxError, SandboxFault, SandboxSpec, Snapshot
-from agentrl.tools.python_session import SESSION
+from agentrl.sandbox.base import ExecResult, Limits, Network, Sandbox, SandboxError, SandboxFault, SandboxSpec, Snapshot
+from agentrl.sandbox.pool import Pool, pool_of
+
+# The one session that an episode's notebook cells share, and what its loss is reported as.
+_SESSION = "main"
+_LOST = "session is lost"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class SandboxEnv(ToolEnv):
 
     sandbox_limits: ClassVar[Limits] = Limits()
     sandbox_network: ClassVar[Network] = Network()
-    not_state: ClassVar[tuple[str, ...]] = ("_shelf", "_lent", "_on_drop", "_opening", "_content", "_tools")
+    not_state: ClassVar[tuple[str, ...]] = ("_pool", "_lent", "_on_drop", "_opening", "_content", "_tools")
     _content = Content({})
     _lent: Sandbox | None
     _on_drop: weakref.finalize[..., SandboxEnv] | None = None
@@ -69,7 +72,7 @@ class SandboxEnv(ToolEnv):
         super().__init__(render_mode=render_mode)
         self._tools |= {made.name: made.bound_to(self) for made in self.extra_tools}
         self._backend, self._backend_options = backend, dict(backend_options or {})
-        self._shelf: Shelf | None = None
+        self._pool: Pool | None = None
         self._lent = None
         self._opening = asyncio.Lock()
 
@@ -86,10 +89,20 @@ class SandboxEnv(ToolEnv):
                 self._lent = await self._opened()
             return self._lent
 
-    def note_cell(self, code: str, *, lost: bool) -> None:
-        """Remember a notebook cell, so that a fork can run it again."""
+    async def run_cell(self, code: str, limits: Limits | None = None) -> ExecResult:
+        """Run a cell of the episode's notebook, and remember it so that a fork can run it again.
+
+        Args:
+            code: Python; it sees the variables of earlier cells.
+            limits: of this cell; None takes the sandbox's own.
+        Raises: SandboxError for code that cannot be sent; SandboxFault where the sandbox failed.
+        """
+        sandbox = await self.sandbox()
+        result = (await sandbox.run_python(code, session=_SESSION, limits=limits)).checked()
         content = self._content
-        self._content = Content(content.files, content.snapshot, () if lost else (*content.cells, code))
+        kept = () if _LOST in result.detail else (*content.cells, code)
+        self._content = Content(content.files, content.snapshot, kept)
+        return result
 
     async def start_over(self) -> Sandbox:
         """For grading: the sandbox with its folder empty and every session ended."""
@@ -140,18 +153,18 @@ class SandboxEnv(ToolEnv):
     # Lending.
 
     async def _opened(self) -> Sandbox:
-        if self._shelf is None:
+        if self._pool is None:
             spec = SandboxSpec(limits=self.sandbox_limits, network=self.sandbox_network)
-            self._shelf = shelf_of(self._backend, self._backend_options, spec)
-        sandbox: Sandbox = await self._shelf.lend()
+            self._pool = pool_of(self._backend, self._backend_options, spec)
+        sandbox: Sandbox = await self._pool.lend()
         try:
             await self._fill(sandbox)
         except BaseException:
             await sandbox.close()
-            await self._shelf.take_back(sandbox)
+            await self._pool.take_back(sandbox)
             raise
         # An environment that is dropped and never closed, as in a test, must not keep its sandbox.
-        self._on_drop = weakref.finalize(self, self._shelf.on_drop(), sandbox)
+        self._on_drop = weakref.finalize(self, self._pool.on_drop(), sandbox)
         self._on_drop.atexit = False
         return sandbox
 
@@ -164,13 +177,13 @@ class SandboxEnv(ToolEnv):
                 for path, text in content.files.items():
                     await sandbox.write(path, text)
             for cell in content.cells:
-                (await sandbox.run_python(cell, session=SESSION)).checked()
+                (await sandbox.run_python(cell, session=_SESSION)).checked()
         except SandboxError as error:
             raise SandboxFault(f"the work folder cannot be filled: {error}") from error
 
     async def _give_back(self) -> None:
         sandbox, self._lent = self._lent, None
-        if sandbox is not None and self._shelf is not None:
+        if sandbox is not None and self._pool is not None:
             if self._on_drop is not None:
                 self._on_drop.detach()
-            await self._shelf.take_back(sandbox)
+            await self._pool.take_back(sandbox)

@@ -23,8 +23,8 @@ class SandboxHolder(Protocol):
     async def sandbox(self) -> Sandbox:
         """The sandbox of the running episode, as the episode left it."""
 
-    def note_cell(self, code: str, *, lost: bool) -> None:
-        """A notebook cell was run; `lost` where it took the session with it."""
+    async def run_cell(self, code: str, limits: Limits | None = None) -> ExecResult:
+        """Run a cell of the episode's notebook. Raises: SandboxError, SandboxFault."""
 
 
 class Held:
@@ -36,8 +36,9 @@ class Held:
     async def sandbox(self) -> Sandbox:
         return self._sandbox
 
-    def note_cell(self, code: str, *, lost: bool) -> None:
-        pass
+    async def run_cell(self, code: str, limits: Limits | None = None) -> ExecResult:
+        result = await self._sandbox.run_python(code, session="main", limits=limits)
+        return result.checked()
 
 
 def limits_of(sandbox: Sandbox, wall_s: float | None) -> Limits | None:

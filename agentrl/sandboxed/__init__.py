@@ -1,0 +1,1 @@
+"""Environments whose episodes have a sandbox, and grading in it. The sandbox itself is `agentrl.sandbox`."""
