@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
+from agentrl.learning.learner import Learner
+from agentrl.learning.objectives import PolicyObjective
 from agentrl.policy.engine.scheduler import Engine
 from agentrl.training import loop
 from agentrl.training.config import EnvConfig, EvalConfig, RLConfig, RunConfig, TrainConfig, WarmStartConfig
-from agentrl.training.learner import Learner
-from agentrl.training.objectives import PolicyObjective
 
 WARM_UP = 2
 REST = "the rest of the loop"

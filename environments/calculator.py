@@ -99,7 +99,7 @@ class Calculator(ToolEnv):
         super().__init__(render_mode=render_mode)
         if steps not in (1, 2, 3):
             raise ValueError(f"steps must be 1, 2 or 3, got {steps}")
-        self.tasks = _tasks(steps)  # type: ignore[misc]
+        self.tasks = _tasks(steps)
 
     async def start(self, task: Task) -> str:
         self.results: list[str] = []

@@ -56,7 +56,7 @@ class Guess(ToolEnv):
         super().__init__(render_mode=render_mode)
         if not 5 <= size <= 500:
             raise ValueError(f"size must be 5 to 500 numbers, got {size}")
-        self.tasks = _tasks(size)  # type: ignore[misc]
+        self.tasks = _tasks(size)
         self.shaped = shaped
 
     async def start(self, task: Task) -> str:

@@ -141,7 +141,7 @@ class Search(ToolEnv):
         wanted = tuple(sorted(set(hops)))
         if not wanted or not set(wanted) <= {1, 2, 3, 4}:
             raise ValueError(f"hops must be numbers from 1 to 4, got {tuple(hops)}")
-        self.tasks = _tasks(wanted)  # type: ignore[misc]
+        self.tasks = _tasks(wanted)
 
     async def start(self, task: Task) -> str:
         self.found: dict[str, None] = {}

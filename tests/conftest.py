@@ -8,8 +8,8 @@ import sys
 import pytest
 
 SANDBOXED = ("agentrl/BugFix-v0", "agentrl/DataAnalysis-v0", "agentrl/FunctionSynthesis-v0", "agentrl/Terminal-v0")
-PLACES = ("tests/sandbox/", "tests/environments/test_code_", "tests/tools/test_sandbox_tools")
-WITHOUT = ("tests/sandbox/test_allow_list", "tests/sandbox/test_proxy", "tests/sandbox/test_stream")
+PLACES = ("tests/sandbox/", "tests/sandboxed/", "tests/environments/test_code_", "tests/tools/test_code_results")
+WITHOUT = ("tests/sandbox/test_allow_list", "tests/sandbox/egress/test_proxy", "tests/sandbox/test_stream")
 """In those places, but in need of no sandbox."""
 
 

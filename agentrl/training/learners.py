@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from agentrl.learning.learner import LearnerConfig
+from agentrl.learning.optimizers import Schedule
 from agentrl.training.config import RLConfig, WarmStartConfig
-from agentrl.training.learner import LearnerConfig
-from agentrl.training.optimizers import Schedule
 
 
 def warm_start_learner(settings: WarmStartConfig, num_demos: int) -> LearnerConfig:

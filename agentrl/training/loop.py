@@ -20,6 +20,9 @@ from agentrl.bench.evaluate import EvalResult, aevaluate
 from agentrl.env.base import Env
 from agentrl.env.registry import make
 from agentrl.errors import CheckpointError, StoreError
+from agentrl.learning.advantages import group_advantages
+from agentrl.learning.learner import Learner
+from agentrl.learning.rows import build_rows, rows_of_trajectory, with_coefficients
 from agentrl.policy import model_folder
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
@@ -28,13 +31,10 @@ from agentrl.rollout.sources.tasks import TaskOrder
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.seeds import Purpose, integer, sequence
 from agentrl.training import checkpoint, model_setup, preflight, warm_start
-from agentrl.training.advantages import group_advantages
 from agentrl.training.config import EnvConfig, TrainConfig
 from agentrl.training.groups import differs, eval_metrics, rollout_metrics, without_faults
-from agentrl.training.learner import Learner
 from agentrl.training.learners import rl_learner, warm_start_learner
 from agentrl.training.report import write_report
-from agentrl.training.rows import build_rows, rows_of_trajectory, with_coefficients
 from agentrl.training.run_folder import RunFolder
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 

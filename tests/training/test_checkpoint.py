@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agentrl.errors import CheckpointError, ConfigError
+from agentrl.learning.learner import Learner, LearnerConfig
+from agentrl.learning.optimizers import Schedule
 from agentrl.training import checkpoint
-from agentrl.training.learner import Learner, LearnerConfig
-from agentrl.training.optimizers import Schedule
 
 MUON = LearnerConfig(
     lr=0.01,
@@ -212,8 +212,8 @@ import sys, torch, numpy as np
 torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM
 from agentrl.training import checkpoint
-from agentrl.training.learner import Learner, LearnerConfig
-from agentrl.training.rows import Row, with_coefficients
+from agentrl.learning.learner import Learner, LearnerConfig
+from agentrl.learning.rows import Row, with_coefficients
 
 start, root, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 found = checkpoint.latest(root)

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from agentrl.cli import main
+from agentrl.learning.rows import rows_of_trajectory
 from agentrl.policy.format.choice import chat_format
 from agentrl.policy.format.template import message_for_template
 from agentrl.policy.model_folder import load
@@ -26,7 +27,6 @@ from agentrl.training.config import (
     WarmStartConfig,
 )
 from agentrl.training.loop import train
-from agentrl.training.rows import rows_of_trajectory
 from agentrl.trajectory import Trajectory
 from tests.policy import families
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agentrl.training.batches import MicroBatch, pack, pad
-from agentrl.training.forward import TokenScorer
-from agentrl.training.learner_config import LearnerConfig
-from agentrl.training.objectives import Objective, PolicyObjective, Sums, SupervisedObjective, recompute_old_logprobs
-from agentrl.training.optimizers import make_optimizers, set_lr
-from agentrl.training.rows import Row
+from agentrl.learning.batches import MicroBatch, pack, pad
+from agentrl.learning.forward import TokenScorer
+from agentrl.learning.learner_config import LearnerConfig
+from agentrl.learning.objectives import Objective, PolicyObjective, Sums, SupervisedObjective, recompute_old_logprobs
+from agentrl.learning.optimizers import make_optimizers, set_lr
+from agentrl.learning.rows import Row
 
 __all__ = ["Learner", "LearnerConfig", "Metrics"]
 

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrl.messages import Action
-from agentrl.training.advantages import (
+from agentrl.learning.advantages import (
     GROUP_METHODS,
     dr_grpo,
     gae,
@@ -15,6 +14,7 @@ from agentrl.training.advantages import (
     remax,
     rloo,
 )
+from agentrl.messages import Action
 from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
 
 finite = st.floats(-10, 10, width=32)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from agentrl.training import losses
-from agentrl.training.losses import (
+from agentrl.learning import losses
+from agentrl.learning.losses import (
     bradley_terry,
     cispo,
     dpo,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from agentrl.training.optimizers import OptimizerName, Schedule
+from agentrl.learning.optimizers import OptimizerName, Schedule
 
 PolicyLoss = Literal["ppo_clip", "gspo", "cispo", "policy_gradient"]
 Importance = Literal["none", "tis", "icepop"]
@@ -21,7 +21,7 @@ class LearnerConfig:
         adamw_lr: AdamW's rate beside Muon; None is 0.3 times `lr`.
         max_grad_norm: the gradient is scaled down to this norm; 0 leaves it alone.
         schedule: of the learning rate, over calls of `step` or `supervised_step`.
-        loss: which policy loss of `agentrl.training.losses`.
+        loss: which policy loss of `agentrl.learning.losses`.
         clip_low, clip_high: bounds of the probability ratio (`ppo_clip`, `gspo`) or weight (`cispo`).
         dual_clip: bound of `ppo_clip` on the loss of negative advantages; None for none.
         kl_coef: weight of the KL (k3) to a frozen copy of the model; 0 keeps no copy.

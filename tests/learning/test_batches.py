@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrl.training.batches import pack, pad
-from agentrl.training.rows import Row
+from agentrl.learning.batches import pack, pad
+from agentrl.learning.rows import Row
 
 
 def draw_rows(rng):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from agentrl.training.rows import Floats, Ints, Row
+from agentrl.learning.rows import Floats, Ints, Row
 
 
 @dataclass(frozen=True, slots=True)

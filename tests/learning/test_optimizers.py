@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from agentrl.training.optimizers import Schedule, make_optimizers, set_lr
+from agentrl.learning.optimizers import Schedule, make_optimizers, set_lr
 
 
 def fractions(schedule, steps):

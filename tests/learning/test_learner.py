@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from agentrl.training.learner import Learner, LearnerConfig
-from agentrl.training.optimizers import Schedule
-from agentrl.training.rows import Row, with_coefficients
+from agentrl.learning.learner import Learner, LearnerConfig
+from agentrl.learning.optimizers import Schedule
+from agentrl.learning.rows import Row, with_coefficients
 
 STILL = {"lr": 0.0, "max_grad_norm": 0.0}  # an update that only leaves its gradient behind
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from agentrl.training.batches import MicroBatch
+from agentrl.learning.batches import MicroBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The loss of one micro-batch: policy optimisation, or supervision. Owns which terms are summed and reported.
 
-The terms themselves are `agentrl.training.losses`. Sums, not means: coefficients are in the rows.
+The terms themselves are `agentrl.learning.losses`. Sums, not means: coefficients are in the rows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from agentrl.errors import did_you_mean
-from agentrl.training import losses
-from agentrl.training.batches import MicroBatch
-from agentrl.training.forward import TokenScorer, TokenTensors, token_logprobs
-from agentrl.training.learner_config import LearnerConfig
-from agentrl.training.rows import Row
+from agentrl.learning import losses
+from agentrl.learning.batches import MicroBatch
+from agentrl.learning.forward import TokenScorer, TokenTensors, token_logprobs
+from agentrl.learning.learner_config import LearnerConfig
+from agentrl.learning.rows import Row
 
 Sums = dict[str, Tensor]
 PolicyTerm = Callable[[LearnerConfig, Tensor, TokenTensors], Tensor]

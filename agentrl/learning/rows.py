@@ -2,7 +2,7 @@
 
 No torch and no model here. Three promises, tested over generated trajectories: every sampled token
 trains exactly once, no observation token ever trains, and sampled ids are never re-tokenised.
-`agentrl.training.batches` lays rows out in micro-batches.
+`agentrl.learning.batches` lays rows out in micro-batches.
 """
 
 from __future__ import annotations

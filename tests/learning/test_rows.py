@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentrl.learning.rows import Row, build_rows, rows_of_trajectory, with_coefficients
 from agentrl.messages import Action
-from agentrl.training.rows import Row, build_rows, rows_of_trajectory, with_coefficients
 from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
 
 # What a chat template may do to a conversation between two turns.
