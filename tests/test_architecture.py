@@ -104,7 +104,6 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     # Places of before, struck out as their modules move.
     "agentrl.training.loop": (6, "training", 4),
     "agentrl.policy.by_name": (2, "policy", 3),
-    "agentrl.bench.table": (5, "bench", 3),
 }
 # Reached over HTTP, or never.
 NEVER = ("vllm", "sglang", "nest_asyncio")

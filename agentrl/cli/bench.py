@@ -14,7 +14,7 @@ from rich.console import Console
 
 from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import default_out, run_bench
-from agentrl.bench.table import render
+from agentrl.bench.views.table import render
 from agentrl.cli.boundary import EXIT_INTERRUPTED, json_option, note, print_json
 from agentrl.cli.progress import Counter
 from agentrl.env import registry

@@ -146,7 +146,7 @@ def _read_summary(folder: RunFolder) -> dict[str, Any]:
     """What a finished run came to; its report is written now if a full disk had prevented that."""
     report = folder.path / "report.html"
     if not report.exists() or report.stat().st_mtime < folder.summary_path.stat().st_mtime:
-        from agentrl.training.report import write_report
+        from agentrl.bench.views.run_report import write_report
 
         write_report(folder.path)
     summary: dict[str, Any] = json.loads(folder.summary_path.read_text(encoding="utf-8"))
@@ -197,7 +197,7 @@ class _Rescue:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, ConfigError) or not _holds_run(self.out):
             return
-        from agentrl.training.report import write_report
+        from agentrl.bench.views.run_report import write_report
 
         # A report that fails must not hide the error that ended the run.
         with suppress(AgentRLError, OSError):

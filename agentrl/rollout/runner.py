@@ -22,8 +22,8 @@ from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import EnvFault, RolloutError
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.rollout.env_pool import EnvPool
 from agentrl.rollout.episode import mark_fault, run_episode
-from agentrl.rollout.pool import EnvPool
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Task, Trajectory, TrajectoryGroup
 

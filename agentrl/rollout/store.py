@@ -1,6 +1,6 @@
 """The trajectory store: an append-only JSONL file, and a run's `summary.json`.
 
-Owns files and their failures; the JSON form of a trajectory belongs to `agentrl.trajectory`.
+Owns files and their failures; the JSON form of a trajectory belongs to `agentrl.rollout.records`.
 One process writes, any number may read meanwhile.
 """
 
@@ -17,7 +17,8 @@ import msgspec
 
 from agentrl.errors import StoreError
 from agentrl.rollout.json_lines import decode_line, encode_line
-from agentrl.trajectory import Status, Trajectory, trajectory_from_json, trajectory_record
+from agentrl.rollout.records import trajectory_from_json, trajectory_record
+from agentrl.trajectory import Status, Trajectory
 
 _BLOCK_BYTES = 1 << 16
 

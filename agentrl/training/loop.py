@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from agentrl.bench.evaluate import EvalResult, aevaluate
+from agentrl.bench.views.run_report import write_report
 from agentrl.env.base import Env
 from agentrl.env.registry import make
 from agentrl.errors import CheckpointError, StoreError
@@ -34,7 +35,6 @@ from agentrl.training import checkpoint, model_setup, preflight, warm_start
 from agentrl.training.config import EnvConfig, TrainConfig
 from agentrl.training.groups import differs, eval_metrics, rollout_metrics, without_faults
 from agentrl.training.learners import rl_learner, warm_start_learner
-from agentrl.training.report import write_report
 from agentrl.training.run_folder import RunFolder
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 

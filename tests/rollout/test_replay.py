@@ -15,10 +15,11 @@ from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.episode import run_episode
 from agentrl.rollout.json_lines import canonical
+from agentrl.rollout.records import trajectory_record
 from agentrl.rollout.replay import areplay, replay, replay_store
 from agentrl.rollout.runner import GroupRequest, Rollouts, sampling_seed
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Trajectory, trajectory_record
+from agentrl.trajectory import Trajectory
 
 ID = "test/Ledger-v0"
 

@@ -420,7 +420,7 @@ def test_sampling_seeds_depend_on_task_seed_and_index_alone():
 
 @pytest.mark.parametrize("close", ["raises", "hangs"])
 def test_an_environment_that_will_not_close_costs_no_episode(close, monkeypatch, caplog):
-    monkeypatch.setattr("agentrl.rollout.pool._CLOSE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("agentrl.rollout.env_pool._CLOSE_TIMEOUT_S", 0.01)
     world = Gate.fresh()
     world.faults["train-1"] = 1
 

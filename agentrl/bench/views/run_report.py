@@ -1,6 +1,6 @@
 """`report.html` of a training run: one file that opens anywhere, without network.
 
-Owns what the report says, read from the run folder alone; drawing is `report_charts`, layout the template.
+Owns what the report says, read from the run folder alone; drawing is `charts`, layout the template.
 An unfinished or partly missing run still gives a report.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from agentrl.bench.views.charts import Series, line_chart, short_number
 from agentrl.errors import StoreError
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.training.report_charts import Series, line_chart, short_number
 
 Metrics = Mapping[str, Any]
 Record = Mapping[str, Any]
@@ -41,9 +41,9 @@ def write_report(run_dir: str | Path) -> Path:
     summary = _read_summary(folder / "summary.json")
     tally = _Tally.of(folder / "trajectories.jsonl")
     config = folder / "config.toml"
-    environment = Environment(loader=PackageLoader("agentrl.training", "."), autoescape=True, trim_blocks=True)
+    environment = Environment(loader=PackageLoader("agentrl.bench.views", "."), autoescape=True, trim_blocks=True)
     environment.filters["short"] = short_number
-    html = environment.get_template("report.html.jinja").render(
+    html = environment.get_template("run_report.html.jinja").render(
         name=folder.resolve().name,
         summary=summary,
         facts=_facts(summary, metrics),

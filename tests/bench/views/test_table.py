@@ -6,7 +6,7 @@ from rich.console import Console
 
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.runner import run_bench
-from agentrl.bench.table import notes, number, percent, render
+from agentrl.bench.views.table import notes, number, percent, render
 from agentrl.messages import Action, Message
 from tests.bench.toys import Adder, Some
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from msgspec import to_builtins
 
+from agentrl.bench.views.charts import Series, line_chart, nice_ticks, short_number
+from agentrl.bench.views.run_report import smoothed, write_report
 from agentrl.errors import StoreError
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.training.report import smoothed, write_report
-from agentrl.training.report_charts import Series, line_chart, nice_ticks, short_number
-from agentrl.trajectory import Task, Trajectory, Turn, trajectory_record
+from agentrl.rollout.records import trajectory_record
+from agentrl.trajectory import Task, Trajectory, Turn
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
