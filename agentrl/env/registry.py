@@ -9,11 +9,7 @@ no entry points any more.)
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -27,6 +23,7 @@ from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, EnvNotFound, did_you_mean
+from agentrl.registry import load_file, load_module
 
 logger = logging.getLogger(__name__)
 E = TypeVar("E", bound=type[Env])
@@ -129,7 +126,7 @@ def spec(id: str) -> EnvSpec:
     if ":" in id:
         return _spec_of_reference(id)
     if id.endswith(".py"):
-        classes = [name for name, value in vars(_load_file(Path(id))).items() if _is_env_class(value)]
+        classes = [name for name, value in vars(load_file(Path(id), EnvNotFound)).items() if _is_env_class(value)]
         raise EnvNotFound(f"{id!r}: which class of it? Write {' or '.join(f'{id}:{name}' for name in classes)}")
     entry = _entries().get(id)
     if entry is None:
@@ -163,7 +160,7 @@ def _load_entry(entry: EntryPoint) -> type[Env]:
 def _spec_of_reference(reference: str) -> EnvSpec:
     """The registration of a class given as `package.module:Class` or `path/to/file.py:Class`."""
     place, _, name = reference.rpartition(":")
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place, reference)
+    module = load_file(Path(place), EnvNotFound) if place.endswith(".py") else _load_module(place, reference)
     if not hasattr(module, name):
         classes = [key for key, value in vars(module).items() if _is_env_class(value)]
         raise EnvNotFound(f"{reference!r}: {place} has no {name!r}.{did_you_mean(name, classes)}")
@@ -185,35 +182,12 @@ def _checked_class(value: Any, where: str) -> type[Env]:
 
 def _load_module(name: str, reference: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and not name.startswith(error.name):
-            raise
+        return load_module(name, reference, EnvNotFound)
+    except EnvNotFound as error:
         raise EnvNotFound(
             f"{reference!r}: no module {name!r}. Give an id (`agentrl envs` lists them), an importable "
             "`package.module:Class`, or a file as `./my_env.py:Class`"
         ) from error
-
-
-def _load_file(path: Path) -> ModuleType:
-    """Import a file by its path, once per path; its folder is not put on `sys.path`."""
-    path = path.resolve()
-    if not path.is_file():
-        raise EnvNotFound(f"there is no file {str(path)!r}")
-    name = f"agentrl_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise EnvNotFound(f"{str(path)!r} cannot be imported as Python")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module
-    try:
-        found.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _announce(id: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentrl.errors import ConfigError, ModelError, did_you_mean
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.registry import Registry
 
 if TYPE_CHECKING:
     from agentrl.policy.scripted import Prompt
@@ -26,6 +27,12 @@ _ARGUMENTS: Mapping[str, str] = {
     "openai": "the model's name as the server knows it",
 }
 _SEARCH_DEPTH = 3
+POLICIES = Registry(
+    "policy",
+    "agentrl.policies",
+    {kind: f"agentrl.policy.by_name:_{kind}" for kind in (*_PLAIN, *_ARGUMENTS)},
+)
+"""Makers of policies by the first word of their name: `make(argument, setup) -> Policy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +81,9 @@ def parse_spec(text: str) -> PolicySpec:
         if colon:
             raise ConfigError(f"policy {text!r}: {kind!r} takes nothing after it; write {kind!r}")
         return PolicySpec(kind)
-    if kind not in _ARGUMENTS:
+    if kind not in POLICIES.names:
         raise ConfigError(f"no policy {text!r}.{_nearest(text, kind, argument)} A policy is {GRAMMAR}")
-    if not argument.strip():
+    if kind in _ARGUMENTS and not argument.strip():
         raise ConfigError(f"policy {text!r}: after '{kind}:' comes {_ARGUMENTS[kind]}")
     return PolicySpec(kind, argument)
 
@@ -117,8 +124,12 @@ def resolve(spec: str | PolicySpec, setup: PolicySetup | None = None, **more: An
     spec = parse_spec(spec) if isinstance(spec, str) else spec
     if setup.base_url is not None and spec.kind != "openai":
         raise ConfigError(f"a base URL goes with openai:NAME, not with {str(spec)!r}")
-    policy: Policy = _MAKERS[spec.kind](spec.argument, setup)
+    policy: Policy = POLICIES.find(spec.kind)(spec.argument, setup)
     return policy
+
+
+def _oracle(_: str, setup: PolicySetup) -> Policy:
+    return _scripted("oracle", setup)
 
 
 def _scripted(name: str, setup: PolicySetup) -> Policy:
@@ -182,14 +193,3 @@ def _openai(model: str, setup: PolicySetup) -> Policy:
     return ChatPolicy(
         model, base_url=setup.base_url, api_key_env=setup.api_key_env, sampling=setup.sampling, **setup.chat
     )
-
-
-_MAKERS = {
-    "oracle": lambda _, setup: _scripted("oracle", setup),
-    "null": _null,
-    "random": _random,
-    "human": _human,
-    "scripted": _scripted,
-    "local": _local,
-    "openai": _openai,
-}

@@ -10,7 +10,7 @@ import pytest
 from agentrl.errors import ConfigError, ModelError
 from agentrl.messages import Action, Message
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.by_name import PolicySetup, PolicySpec, default_sampling, parse_spec, resolve
+from agentrl.policy.by_name import POLICIES, PolicySetup, PolicySpec, default_sampling, parse_spec, resolve
 from agentrl.policy.chat import ChatPolicy
 from agentrl.policy.scripted import HumanPolicy, NullPolicy, OraclePolicy, RandomPolicy
 
@@ -143,3 +143,10 @@ def test_default_sampling_is_what_the_policy_would_use() -> None:
     assert isinstance(chat, ChatPolicy)
     assert default_sampling("openai:m") == chat.sampling
     assert default_sampling("local:x") == SamplingParams()
+
+
+def test_a_policy_from_outside_is_found_by_its_first_word(monkeypatch):
+    made = NullPolicy()
+    monkeypatch.setitem(POLICIES._given, "mine", lambda argument, setup: (argument, setup.seed, made))
+    assert resolve("mine", seed=3) == ("", 3, made)
+    assert resolve("mine:x") == ("x", 0, made)

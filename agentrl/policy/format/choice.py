@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agentrl.errors import ModelError, did_you_mean
+from agentrl.errors import ModelError
 from agentrl.policy.format.base import ChatFormat
-from agentrl.policy.format.hermes import HermesFormat
-from agentrl.policy.format.llama3 import Llama3Format
 from agentrl.policy.format.template import template_of
+from agentrl.registry import Registry
 
-FORMATS: dict[str, type[ChatFormat]] = {f.name: f for f in (HermesFormat, Llama3Format)}
+FORMATS = Registry(
+    "chat format",
+    "agentrl.chat_formats",
+    {
+        "hermes": "agentrl.policy.format.hermes:HermesFormat",
+        "llama3_json": "agentrl.policy.format.llama3:Llama3Format",
+    },
+    error=ModelError,
+)
+"""Chat formats by name. `auto` asks each whether the template is its own, those from outside first."""
 
 
 def chat_format(
@@ -26,18 +34,18 @@ def chat_format(
 
     Raises: ModelError if there is no template, or none of the known call syntaxes is in it.
     """
-    if name != "auto" and name not in FORMATS:
-        raise ModelError(f"unknown chat format {name!r}.{did_you_mean(name, ['auto', *FORMATS])}")
-    kind = FORMATS[name] if name != "auto" else _detect(chat_template or template_of(tokenizer))
-    return kind(tokenizer, chat_template=chat_template, variables=variables, stop_ids=stop_ids)
+    kind = FORMATS.find(name) if name != "auto" else _detect(chat_template or template_of(tokenizer))
+    made: ChatFormat = kind(tokenizer, chat_template=chat_template, variables=variables, stop_ids=stop_ids)
+    return made
 
 
 def _detect(template: str) -> type[ChatFormat]:
     """The first format that says that the template is its own."""
-    for kind in FORMATS.values():
+    for name in sorted(FORMATS.names, key=FORMATS.is_built_in):
+        kind: type[ChatFormat] = FORMATS.find(name)
         if kind.shows(template):
             return kind
     raise ModelError(
         "the chat template shows no tool-call syntax that is known here: "
-        f"choose one with chat_format= (--chat-format), one of {', '.join(sorted(FORMATS))}"
+        f"choose one with chat_format= (--chat-format), one of {', '.join(FORMATS.names)}"
     )

@@ -1,0 +1,134 @@
+"""Parts by name: built-in ones, entry points, `module:attribute` and `./file.py:attribute`. Owns the look-up alone.
+
+One `Registry` serves each kind of part (objectives, credit estimators, measures, stages, ...). Nothing is imported
+before it is asked for. A third party adds a part by an entry point in the registry's group, by naming it as
+`module:attribute`, or by handing over the object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from agentrl.errors import ConfigError, did_you_mean
+
+
+class Registry:
+    """The parts of one kind.
+
+    Args:
+        kind: what a part is called in messages, such as `objective`.
+        group: entry-point group of third parties, such as `agentrl.objectives`.
+        built_in: name -> `module:attribute`.
+        error: raised for an unknown name.
+    """
+
+    def __init__(
+        self, kind: str, group: str, built_in: Mapping[str, str], *, error: type[Exception] = ConfigError
+    ) -> None:
+        self.kind, self.group = kind, group
+        self._built_in = dict(built_in)
+        self._error = error
+        self._given: dict[str, Any] = {}
+
+    def register(self, name: str, part: Any) -> None:
+        """Add a part under a name; it replaces what the name stood for."""
+        self._given[name] = part
+
+    @property
+    def names(self) -> list[str]:
+        """Every name, sorted; nothing is imported."""
+        return sorted({*self._built_in, *self._given, *self._entries})
+
+    @cached_property
+    def _entries(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=self.group)}
+
+    def is_built_in(self, name: str) -> bool:
+        """Whether the part of this name is AgentRL's own."""
+        return name in self._built_in and name not in self._given
+
+    def find(self, name: str) -> Any:
+        """The part of a name, or of a reference `package.module:attribute` or `./file.py:attribute`.
+
+        Raises: the registry's error for an unknown name, or a reference that leads nowhere.
+        """
+        if name in self._given:
+            return self._given[name]
+        if name in self._built_in:
+            return load_reference(self._built_in[name], self._error)
+        if name in self._entries:
+            return self._load(self._entries[name])
+        if ":" in name:
+            return load_reference(name, self._error)
+        raise self._error(
+            f"no {self.kind} is named {name!r}.{did_you_mean(name, self.names)} "
+            f"One from outside is written 'package.module:Name' or './file.py:Name'"
+        )
+
+    def _load(self, entry: EntryPoint) -> Any:
+        try:
+            return entry.load()
+        except (ImportError, AttributeError) as error:
+            raise self._error(
+                f"{self.kind} {entry.name!r} is declared by an installed package, but {entry.value!r} "
+                f"cannot be loaded: {error}"
+            ) from error
+
+
+def load_reference(reference: str, error: type[Exception] = ConfigError) -> Any:
+    """The attribute that `package.module:attribute` or `path/to/file.py:attribute` names.
+
+    Raises: `error` if there is no such module, file or attribute.
+    """
+    place, _, name = reference.rpartition(":")
+    module = load_file(Path(place), error) if place.endswith(".py") else load_module(place, reference, error)
+    if not hasattr(module, name):
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise error(f"{reference!r}: {place} has no {name!r}.{did_you_mean(name, public)}")
+    return getattr(module, name)
+
+
+def load_module(name: str, reference: str, error: type[Exception] = ConfigError) -> ModuleType:
+    """Import a module. Raises: `error` if there is none; what the module itself raises propagates."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        if missing.name is not None and not name.startswith(missing.name):
+            raise
+        raise error(
+            f"{reference!r}: no module {name!r}. Write an importable `package.module:Name`, or a file as "
+            "`./file.py:Name`"
+        ) from missing
+
+
+def load_file(path: Path, error: type[Exception] = ConfigError) -> ModuleType:
+    """Import a Python file by its path, once per path; its folder is not put on `sys.path`.
+
+    Raises: `error` if there is no such file.
+    """
+    path = path.resolve()
+    if not path.is_file():
+        raise error(f"there is no file {str(path)!r}")
+    name = f"agentrl_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise error(f"{str(path)!r} cannot be imported as Python")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
