@@ -111,10 +111,14 @@ class Trajectory:
 
 @dataclass(slots=True)
 class TrajectoryGroup:
-    """Trajectories of the same task and seed, compared with each other; any size from 1."""
+    """Trajectories of the same task and seed, compared with each other; any size from 1.
+
+    `preferences` are (better, worse) indices into them.
+    """
 
     group_id: str
     trajectories: list[Trajectory]
+    preferences: tuple[tuple[int, int], ...] = ()
 
     @property
     def rewards(self) -> list[float]:

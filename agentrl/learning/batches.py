@@ -1,17 +1,20 @@
 """Micro-batches: rows laid out for one forward pass, padded or packed. Owns no maths and no torch.
 
-Coefficients are fixed before rows get here, so the layout cannot change a gradient.
+Coefficients are fixed before rows get here, so the layout cannot change a gradient. Rows of one unit (`keep`) are
+never torn apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from agentrl.learning.rows import Floats, Ints, Row
+from agentrl.learning.rows import Array, Ints, Row
+
+Unit = Literal["token", "row", "trajectory", "pair"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +27,10 @@ class MicroBatch:
             packed one behind the other; None where every row has a line of its own.
         index: (N,) flat index into B x T of the position that PREDICTS each trained token.
         targets: (N,) int64 the trained tokens.
-        old_logprobs, advantages, coefficients: (N,) float32, as in `Row`.
-        versions: (N,) int32, as in `Row`.
         rows: (N,) int64 number of the row in this micro-batch that the token belongs to.
+        units: (N,) int64 number of the unit in this micro-batch that the token belongs to.
+        num_units: how many there are.
+        laid: the rows, in the order of `rows`.
         sources: index of each of those rows among the rows that were laid out.
     """
 
@@ -34,17 +38,20 @@ class MicroBatch:
     positions: Ints | None
     index: Ints
     targets: Ints
-    old_logprobs: Floats
-    advantages: Floats
-    coefficients: Floats
-    versions: npt.NDArray[np.int32]
     rows: Ints
+    units: Ints
+    num_units: int
+    laid: tuple[Row, ...]
     sources: tuple[int, ...]
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the forward pass, padding included."""
         return int(self.ids.size)
+
+    def column(self, name: str) -> Array:
+        """(N,) a column of the rows at the trained tokens."""
+        return np.concatenate([row.column(name)[row.mask] for row in self.laid])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,49 +61,67 @@ class _Piece:
     row: Row
     source: int
     size: int
+    unit: int
 
 
-def _pieces(rows: Sequence[Row]) -> list[_Piece]:
-    """Rows with a token to train, longest first."""
-    ends = [int(np.flatnonzero(row.mask)[-1]) + 1 if row.mask.any() else 0 for row in rows]
-    pieces = [_Piece(row, i, end) for i, (row, end) in enumerate(zip(rows, ends, strict=True)) if end]
-    return sorted(pieces, key=lambda piece: -piece.size)
+_UNIT_OF: dict[str, Callable[[int, Row], int]] = {
+    "token": lambda source, row: source,
+    "row": lambda source, row: source,
+    "trajectory": lambda source, row: row.trajectory,
+    "pair": lambda source, row: row.unit,
+}
+
+
+def _units(rows: Sequence[Row], keep: Unit) -> list[list[_Piece]]:
+    """Rows with a token to train, those of one unit together; the longest unit first."""
+    units: dict[int, list[_Piece]] = {}
+    for source, row in enumerate(rows):
+        if row.mask.any():
+            unit = _UNIT_OF[keep](source, row)
+            size = int(np.flatnonzero(row.mask)[-1]) + 1
+            units.setdefault(unit, []).append(_Piece(row, source, size, unit))
+    return sorted(units.values(), key=lambda pieces: -max(piece.size for piece in pieces))
 
 
 def _flatten(ids: Ints, positions: Ints | None, pieces: Sequence[_Piece], starts: Sequence[int]) -> MicroBatch:
     """Gather the trained tokens of rows that begin at the flat indices `starts`."""
     rows = [piece.row for piece in pieces]
     places = [start + np.flatnonzero(row.mask) for row, start in zip(rows, starts, strict=True)]
+    sizes = [len(place) for place in places]
+    numbers = {unit: number for number, unit in enumerate(dict.fromkeys(piece.unit for piece in pieces))}
     return MicroBatch(
         ids=ids,
         positions=positions,
         index=np.concatenate(places) - 1,
         targets=np.concatenate([row.ids[row.mask] for row in rows]),
-        old_logprobs=np.concatenate([row.old_logprobs[row.mask] for row in rows]),
-        advantages=np.concatenate([row.advantages[row.mask] for row in rows]),
-        coefficients=np.concatenate([row.coefficients[row.mask] for row in rows]),
-        versions=np.concatenate([row.versions[row.mask] for row in rows]),
-        rows=np.repeat(np.arange(len(rows)), [len(place) for place in places]),
+        rows=np.repeat(np.arange(len(rows)), sizes),
+        units=np.repeat([numbers[piece.unit] for piece in pieces], sizes),
+        num_units=len(numbers),
+        laid=tuple(rows),
         sources=tuple(piece.source for piece in pieces),
     )
 
 
-def pad(rows: Sequence[Row], max_tokens: int) -> list[MicroBatch]:
+def pad(rows: Sequence[Row], max_tokens: int, keep: Unit = "row") -> list[MicroBatch]:
     """One line a row, padded on the right; rows of like length share a micro-batch.
 
     Causal attention never looks right, so padding needs no attention mask.
 
     Args:
         rows: rows of any length.
-        max_tokens: most tokens of a micro-batch, padding included; a longer row gets its own.
+        max_tokens: most tokens of a micro-batch, padding included; a longer unit gets its own.
+        keep: what is not torn apart.
     """
     batches: list[MicroBatch] = []
     pending: list[_Piece] = []
-    for piece in _pieces(rows):
-        if pending and pending[0].size * (len(pending) + 1) > max_tokens:
+    width = 0
+    for pieces in _units(rows, keep):
+        longest = max(piece.size for piece in pieces)
+        if pending and max(width, longest) * (len(pending) + len(pieces)) > max_tokens:
             batches.append(_padded(pending))
-            pending = []
-        pending.append(piece)
+            pending, width = [], 0
+        pending.extend(pieces)
+        width = max(width, longest)
     if pending:
         batches.append(_padded(pending))
     return batches
@@ -110,7 +135,7 @@ def _padded(pieces: Sequence[_Piece]) -> MicroBatch:
     return _flatten(ids, None, pieces, [width * i for i in range(len(pieces))])
 
 
-def pack(rows: Sequence[Row], max_tokens: int) -> list[MicroBatch]:
+def pack(rows: Sequence[Row], max_tokens: int, keep: Unit = "row") -> list[MicroBatch]:
     """Rows one behind the other in a single line; positions restart, attention stays within a row.
 
     First-fit by falling length. `transformers` derives the block-diagonal mask (or the variable
@@ -118,18 +143,20 @@ def pack(rows: Sequence[Row], max_tokens: int) -> list[MicroBatch]:
 
     Args:
         rows: rows of any length.
-        max_tokens: most tokens of a micro-batch; a longer row gets its own.
+        max_tokens: most tokens of a micro-batch; a longer unit gets its own.
+        keep: what is not torn apart.
     """
     bins: list[list[_Piece]] = []
     room: list[int] = []
-    for piece in _pieces(rows):
-        fit = next((i for i, free in enumerate(room) if piece.size <= free), None)
+    for pieces in _units(rows, keep):
+        size = sum(piece.size for piece in pieces)
+        fit = next((i for i, free in enumerate(room) if size <= free), None)
         if fit is None:
-            bins.append([piece])
-            room.append(max_tokens - piece.size)
+            bins.append(list(pieces))
+            room.append(max_tokens - size)
         else:
-            bins[fit].append(piece)
-            room[fit] -= piece.size
+            bins[fit].extend(pieces)
+            room[fit] -= size
     return [_packed(pieces) for pieces in bins]
 
 

@@ -1,4 +1,4 @@
-"""The model's forward pass over a micro-batch: logprobs of trained tokens alone. Owns no loss.
+"""The model's forward pass over a micro-batch: scores of trained tokens alone. Owns no loss.
 
 The head, and the per-token maps of the last layer, run only at positions that predict a trained
 token: prompts and observations, most of an agent's tokens, never meet them.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,22 +16,42 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from agentrl.learning.batches import MicroBatch
+from agentrl.learning.terms import entropy_of_logits
 
 
-@dataclass(frozen=True, slots=True)
-class TokenTensors:
-    """The flat arrays of a `MicroBatch` as (N,) tensors on the model's device."""
+class Batch:
+    """The N trained tokens of a micro-batch as tensors; padded, packed and later layouts look the same from here.
 
-    targets: Tensor
-    old_logprobs: Tensor
-    advantages: Tensor
-    coefficients: Tensor
-    versions: Tensor
-    rows: Tensor
+    Attributes:
+        targets: (N,) int64, the trained tokens.
+        units: (N,) int64 number of the unit that each token belongs to, below `num_units`.
+        num_units: units of the micro-batch.
+    """
 
-    @classmethod
-    def of(cls, batch: MicroBatch, device: torch.device) -> TokenTensors:
-        return cls(**{name: torch.from_numpy(getattr(batch, name)).to(device) for name in cls.__slots__})
+    def __init__(self, laid_out: MicroBatch, device: torch.device) -> None:
+        self._laid_out, self._device = laid_out, device
+        self.targets = torch.from_numpy(laid_out.targets).to(device)
+        self.units = torch.from_numpy(laid_out.units).to(device)
+        self.num_units = laid_out.num_units
+        self._columns: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def column(self, name: str) -> Tensor:
+        """(N,) a column of the rows. Raises: ValueError if a row lacks it."""
+        if name not in self._columns:
+            self._columns[name] = torch.from_numpy(self._laid_out.column(name)).to(self._device)
+        return self._columns[name]
+
+    def unit_sum(self, values: Tensor) -> Tensor:
+        """(N,) to (num_units,): the sum over the tokens of each unit."""
+        return values.new_zeros(self.num_units).index_add(0, self.units, values)
+
+    def unit_mean(self, values: Tensor) -> Tensor:
+        """(N,) to (num_units,): the mean over the tokens of each unit."""
+        counts = torch.bincount(self.units, minlength=self.num_units).clamp(min=1).to(values.dtype)
+        return self.unit_sum(values) / counts
 
 
 class TokenScorer:
@@ -57,30 +77,38 @@ class TokenScorer:
         """Whether the model recomputes activations in the backward pass, which it does in training mode alone."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
 
-    def logits(self, batch: MicroBatch) -> Tensor:
-        """(N, V) logits, over temperature, at the positions that predict the trained tokens."""
-        inputs: dict[str, Any] = {"input_ids": torch.from_numpy(batch.ids).to(self.device), "use_cache": False}
-        if batch.positions is not None:
-            inputs["position_ids"] = torch.from_numpy(batch.positions).to(self.device)
-        logits = self._logits_at(inputs, torch.from_numpy(batch.index).to(self.device))
+    def states(self, batch: MicroBatch) -> Tensor:
+        """(N, H) last hidden states at the positions that predict the trained tokens."""
+        index = torch.from_numpy(batch.index).to(self.device)
+        maps = [] if self.is_checkpointing() else self._last_maps
+        with _only_at(maps, index):
+            hidden: Tensor = self.model.base_model(**self._inputs(batch)).last_hidden_state
+        return hidden.flatten(0, 1)[index]
+
+    def logits(self, batch: MicroBatch, states: Tensor | None = None) -> Tensor:
+        """(N, V) logits, over temperature, at the positions that predict the trained tokens.
+
+        Args: states: of `states`, where they are known already.
+        """
+        logits: Tensor
+        if self._head_is_plain:
+            logits = self.model.get_output_embeddings()(self.states(batch) if states is None else states)
+        else:
+            index = torch.from_numpy(batch.index).to(self.device)
+            logits = self.model(**self._inputs(batch)).logits.flatten(0, 1)[index]
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         return logits if self.temperature == 1.0 else logits / self.temperature
 
-    def logprobs(self, batch: MicroBatch, targets: Tensor) -> Tensor:
+    def logprobs(self, batch: MicroBatch) -> Tensor:
         """(N,) log-probability in nats of each trained token."""
-        return token_logprobs(self.logits(batch), targets)
+        return token_logprobs(self.logits(batch), torch.from_numpy(batch.targets).to(self.device))
 
-    def _logits_at(self, inputs: dict[str, Any], index: Tensor) -> Tensor:
-        """(N, V) logits at flat positions."""
-        if not self._head_is_plain:
-            every: Tensor = self.model(**inputs).logits
-            return every.flatten(0, 1)[index]
-        maps = [] if self.is_checkpointing() else self._last_maps
-        with _only_at(maps, index):
-            hidden: Tensor = self.model.base_model(**inputs).last_hidden_state
-        logits: Tensor = self.model.get_output_embeddings()(hidden.flatten(0, 1)[index])
-        return logits
+    def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"input_ids": torch.from_numpy(batch.ids).to(self.device), "use_cache": False}
+        if batch.positions is not None:
+            inputs["position_ids"] = torch.from_numpy(batch.positions).to(self.device)
+        return inputs
 
     @torch.no_grad()
     def _check_head(self) -> bool:
@@ -120,6 +148,64 @@ class TokenScorer:
         hidden: Tensor = self.model.base_model(**inputs).last_hidden_state
         self.model.train(training)
         return hidden.flatten(0, 1)
+
+
+class Scores:
+    """What the model says of the trained tokens, computed when first asked. Logits never leave this class.
+
+    Scores have a gradient if they were made where gradients are on.
+
+    Args:
+        scorer: of the model.
+        laid_out: the micro-batch.
+        batch: the same as tensors.
+        value_head: (H,) to (1,), if the model has one.
+    """
+
+    def __init__(
+        self, scorer: TokenScorer, laid_out: MicroBatch, batch: Batch, value_head: nn.Module | None = None
+    ) -> None:
+        self._scorer, self._laid_out, self._batch, self._value_head = scorer, laid_out, batch, value_head
+        self._with_gradient = torch.is_grad_enabled()
+        self._entropy: dict[bool, Tensor] = {}
+
+    @cached_property
+    def _states(self) -> Tensor:
+        with torch.set_grad_enabled(self._with_gradient):
+            return self._scorer.states(self._laid_out)
+
+    @cached_property
+    def _logits(self) -> Tensor:
+        with torch.set_grad_enabled(self._with_gradient):
+            return self._scorer.logits(self._laid_out, None if self._value_head is None else self._states)
+
+    @cached_property
+    def logprobs(self) -> Tensor:
+        """(N,) log-probability in nats of each trained token."""
+        with torch.set_grad_enabled(self._with_gradient):
+            return token_logprobs(self._logits, self._batch.targets)
+
+    @property
+    def entropy(self) -> Tensor:
+        """(N,) entropy in nats of the distribution of each trained token; without gradient under `no_grad`."""
+        with_gradient = self._with_gradient and torch.is_grad_enabled()
+        if with_gradient not in self._entropy:
+            self._entropy[with_gradient] = entropy_of_logits(self._logits)
+        return self._entropy[with_gradient]
+
+    @cached_property
+    def is_top(self) -> Tensor:
+        """(N,) bool, whether the token is the model's most likely one."""
+        return self._logits.detach().argmax(-1) == self._batch.targets
+
+    @cached_property
+    def values(self) -> Tensor:
+        """(N,) predicted return before each trained token. Raises: ValueError if the model has no value head."""
+        if self._value_head is None:
+            raise ValueError("the model has no value head: an objective that reads values says so in `needs`")
+        with torch.set_grad_enabled(self._with_gradient):
+            values: Tensor = self._value_head(self._states.float()).squeeze(-1)
+            return values
 
 
 @contextmanager

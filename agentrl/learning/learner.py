@@ -1,4 +1,4 @@
-"""The learner: rows in, updates of the model out. Owns optimiser, schedule and reference model.
+"""The learner: rows in, updates of the model out. Owns optimiser, schedule, and the models of an update.
 
 It knows nothing of environments, policies or files. Coefficients are fixed in the rows, so neither
 micro-batch size nor packing changes a gradient.
@@ -6,114 +6,170 @@ micro-batch size nor packing changes a gradient.
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agentrl.learning.batches import MicroBatch, pack, pad
-from agentrl.learning.forward import TokenScorer
-from agentrl.learning.learner_config import LearnerConfig
-from agentrl.learning.objectives import Objective, PolicyObjective, Sums, SupervisedObjective, recompute_old_logprobs
-from agentrl.learning.optimizers import make_optimizers, set_lr
+from agentrl.config import Count, NotNegative, Whole
+from agentrl.learning.batches import MicroBatch, Unit, pack, pad
+from agentrl.learning.columns import fill
+from agentrl.learning.forward import Batch
+from agentrl.learning.models import Models
+from agentrl.learning.objectives.base import Objective, Sums
+from agentrl.learning.optimizers import OptimizerName, Schedule, make_optimizers, set_lr
 from agentrl.learning.rows import Row
-
-__all__ = ["Learner", "LearnerConfig", "Metrics"]
 
 logger = logging.getLogger(__name__)
 Metrics = dict[str, float]
 
 
+@dataclass(frozen=True)
+class LearnerSettings:
+    """How rows become an update; the loss and its numbers are the objective's.
+
+    Attributes:
+        lr: peak learning rate of the optimiser.
+        optimizer: `adamw`, or `muon` for the matrices inside the layers with AdamW for the rest.
+        adamw_lr: AdamW's rate where Muon has the matrices; None is 0.3 times `lr`.
+        betas, weight_decay: of the optimiser.
+        schedule: of the learning rate, over calls of `update`.
+        max_grad_norm: the gradient is scaled down to this norm; 0 leaves it alone.
+        num_epochs: passes over the rows of a step.
+        num_minibatches: updates per pass; the rows are shuffled into them by trajectory.
+        micro_batch_tokens: most tokens of a forward pass: a matter of memory and speed alone.
+        layout: `pad` (rows of like length side by side) or `pack` (one behind the other).
+        attention: attention implementation during the update; None leaves the model's own.
+        matmul_precision: of float32 products during the update. Lower ones use bfloat16 or TF32.
+        autocast: bfloat16 autocast.
+        seed: of the shuffling into minibatches.
+    """
+
+    lr: NotNegative = 3e-4
+    optimizer: OptimizerName = "adamw"
+    adamw_lr: NotNegative | None = None
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: NotNegative = 0.0
+    schedule: Schedule = field(default_factory=Schedule)
+    max_grad_norm: NotNegative = 1.0
+    num_epochs: Count = 1
+    num_minibatches: Count = 1
+    micro_batch_tokens: Count = 4096
+    layout: Literal["pad", "pack"] = "pad"
+    attention: str | None = None
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    autocast: bool = False
+    seed: Whole = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "num_minibatches", "micro_batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.layout not in ("pad", "pack"):
+            raise ValueError(f"layout must be 'pad' or 'pack', got {self.layout!r}")
+
+
 class Learner:
-    """Updates a causal language model in place.
+    """Updates a causal language model in place, by one objective.
 
     Args:
         model: a `transformers` causal LM; a policy may share the very same object.
-        config: how to update it.
+        settings: how to update it.
+        objective: the loss that `update` will be called with; it decides which models are kept.
+        temperature: the sampling temperature of the rows.
+        total_steps: calls of `update` over which the schedule anneals.
+        publish: hands the weights to the sampler and returns their version; None where there is no sampler.
     """
 
-    def __init__(self, model: nn.Module, config: LearnerConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: LearnerSettings,
+        objective: Objective,
+        *,
+        temperature: float = 1.0,
+        total_steps: int | None = None,
+        publish: Callable[[], int] | None = None,
+    ) -> None:
         self.model: Any = model
-        self.config = config or LearnerConfig()
-        adamw_lr = self.config.adamw_lr if self.config.adamw_lr is not None else 0.3 * self.config.lr
+        self.settings, self.total_steps = settings, total_steps
+        self.models = Models(model, objective, temperature)
         self.optimizers = make_optimizers(
             model,
-            self.config.optimizer,
-            lr=self.config.lr,
-            betas=self.config.betas,
-            weight_decay=self.config.weight_decay,
-            adamw_lr=adamw_lr,
+            settings.optimizer,
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            adamw_lr=settings.adamw_lr if settings.adamw_lr is not None else 0.3 * settings.lr,
+            head=self.models.value_head,
         )
         self.num_steps = 0
-        self._rng = np.random.default_rng(self.config.seed)
-        self._scorer = TokenScorer(model, self.config.temperature)
-        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if self.config.kl_coef > 0 else None
-        reference = None if self.reference is None else TokenScorer(self.reference, self.config.temperature)
-        self._policy_objective = PolicyObjective(self.config, self._scorer, reference)
-        self._supervised_objective = SupervisedObjective(self._scorer)
+        self._publish = publish
+        self._rng = np.random.default_rng(settings.seed)
 
-    def step(self, rows: Sequence[Row]) -> Metrics:
-        """One step of policy optimisation: `num_epochs` x `num_minibatches` updates.
-
-        Rows whose advantages are all 0 are left out where they cannot change the gradient.
-
-        Args: rows: of `build_rows`, with advantages and coefficients set.
-        Returns: `loss/...` sums with the rows' coefficients, `policy/...` means over the tokens
-            that took part, `grad/norm` before clipping, `train/...` counts.
-        Raises: ValueError if no token of the rows was sampled.
-        """
-        if self.config.recompute_old_logprobs:
-            with self._update_mode():
-                batches = self._lay_out(rows)
-                rows = recompute_old_logprobs(rows, batches, self._scorer, self.config.importance)
-        return self._train(rows, self._policy_objective, self.config.num_epochs, self.config.num_minibatches)
-
-    def supervised_step(self, rows: Sequence[Row]) -> Metrics:
-        """One update of cross-entropy on the masked tokens, weighed by their coefficients.
-
-        Raises: ValueError if no token of the rows is masked as trained.
-        """
-        return self._train(rows, self._supervised_objective, 1, 1)
-
-    def _train(self, rows: Sequence[Row], objective: Objective, num_epochs: int, num_minibatches: int) -> Metrics:
-        if not any(row.num_trained for row in rows):
-            raise ValueError(f"none of the {len(rows)} rows has a sampled token: there is nothing to train on")
-        sums: Sums = {}
-        set_lr(self.optimizers, self.config.schedule.fraction(self.num_steps))
+    async def fill(self, rows: Sequence[Row], column: str) -> list[Row]:
+        """The rows with a column of the model as it stands: `old_logprobs`, `reference_logprobs` or `values`."""
         with self._update_mode():
-            for _ in range(num_epochs):
-                for part, scale in self._minibatches(rows, num_minibatches):
-                    self._update([row for row in part if objective.needs(row)], scale, objective, sums)
-        self.num_steps += 1
-        return self._metrics(sums, rows, num_epochs)
+            return fill(rows, column, self._lay_out(rows), lambda batch: self.models.predicted(batch, column))
 
-    def _minibatches(self, rows: Sequence[Row], count: int) -> Iterator[tuple[Sequence[Row], float]]:
-        """Rows shuffled by trajectory into minibatches, with the scale that makes each stand for the whole step."""
+    async def update(self, rows: Sequence[Row], objective: Objective) -> Metrics:
+        """One step: `num_epochs` x `num_minibatches` updates on all rows.
+
+        Rows that the objective ignores do not go through the model.
+
+        Args: rows: with every column that the objective reads.
+        Returns: `loss/...` sums with the rows' coefficients, `policy/...` and the like means over the tokens
+            that took part, `grad/norm` before clipping, `train/...` counts.
+        Raises: ValueError if no token of the rows trains, or a column is missing.
+        """
+        _check_rows(rows, objective)
+        sums: Sums = {}
+        set_lr(self.optimizers, self.settings.schedule.fraction(self.num_steps, self.total_steps))
+        with self._update_mode():
+            for _ in range(self.settings.num_epochs):
+                for part, scale in self._minibatches(rows, objective.unit):
+                    self._update([row for row in part if not objective.ignores(row)], scale, objective, sums)
+        self.num_steps += 1
+        return self._metrics(sums, rows)
+
+    async def publish(self) -> int:
+        """Hand the weights to the sampler, whose caches empty. Returns: the version of the weights."""
+        return 0 if self._publish is None else self._publish()
+
+    def _minibatches(self, rows: Sequence[Row], unit: Unit) -> Iterator[tuple[Sequence[Row], float]]:
+        """Rows shuffled by trajectory (or pair), with the scale that makes each minibatch stand for the whole step."""
+        count = self.settings.num_minibatches
         if count == 1:
             yield rows, 1.0
             return
-        total = sum(float(row.coefficients.sum()) for row in rows)
-        numbers = self._rng.permutation(sorted({row.trajectory for row in rows}))
+        key = [row.unit if unit == "pair" else row.trajectory for row in rows]
+        total = sum(float(row.column("coefficients").sum()) for row in rows)
+        numbers = self._rng.permutation(sorted(set(key)))
         for chosen in np.array_split(numbers, count):
-            part = [row for row in rows if row.trajectory in set(chosen.tolist())]
-            if share := sum(float(row.coefficients.sum()) for row in part):
+            members = set(chosen.tolist())
+            part = [row for row, number in zip(rows, key, strict=True) if number in members]
+            if share := sum(float(row.column("coefficients").sum()) for row in part):
                 yield part, total / share
 
     def _update(self, rows: Sequence[Row], scale: float, objective: Objective, sums: Sums) -> None:
         """Gradient of the rows, clipped, and one optimiser step; nothing happens without a gradient."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        batches = self._lay_out(rows)
-        for batch in batches:
-            with torch.autocast(self._scorer.device.type, torch.bfloat16, enabled=self.config.autocast):
-                loss, terms = objective(batch)
+        batches = self._lay_out(rows, objective.unit)
+        for laid_out in batches:
+            batch = Batch(laid_out, self.models.device)
+            with torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast):
+                loss, terms = objective(batch, self.models.scores(laid_out, batch))
             (loss * scale).backward()  # type: ignore[no-untyped-call]
-            _add(sums, terms)
+            _add(sums, {**terms, "tokens": torch.tensor(len(batch))})
         norm = self._clip_gradient()
         finite = bool(torch.isfinite(norm))
         if not finite:
@@ -122,22 +178,24 @@ class Learner:
             for optimizer in self.optimizers:
                 optimizer.step()
         skipped = torch.tensor(0.0 if batches and finite else 1.0)
-        _add(sums, {"grad/norm": norm, "grad/skipped": skipped, "updates": torch.ones(())})
+        _add(sums, {"grad/norm": norm, "grad/skipped": skipped, "grad/count": torch.ones(())})
 
-    def _lay_out(self, rows: Sequence[Row]) -> list[MicroBatch]:
-        layout = pack if self.config.layout == "pack" else pad
-        return layout(rows, self.config.micro_batch_tokens)
+    def _lay_out(self, rows: Sequence[Row], keep: Unit = "row") -> list[MicroBatch]:
+        layout = pack if self.settings.layout == "pack" else pad
+        return layout(rows, self.settings.micro_batch_tokens, keep)
 
     def _clip_gradient(self) -> Tensor:
         """Scale the gradient down to `max_grad_norm`. Returns: its norm before."""
         parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
-        limit = self.config.max_grad_norm or float("inf")
+        limit = self.settings.max_grad_norm or float("inf")
         return torch.nn.utils.clip_grad_norm_(parameters, limit).detach()
 
-    def _metrics(self, sums: Sums, rows: Sequence[Row], num_epochs: int) -> Metrics:
-        """Sums to means: losses per pass over the rows, `grad` per update, the rest per token."""
+    def _metrics(self, sums: Sums, rows: Sequence[Row]) -> Metrics:
+        """Sums to means: losses per pass over the rows, an area with a count per count, the rest per token."""
         tokens = float(sums.pop("tokens", torch.ones(())))
-        divisors = {"loss": float(num_epochs), "grad": float(sums.pop("updates"))}
+        divisors = {"loss": float(self.settings.num_epochs)}
+        for name in [name for name in sums if name.endswith("/count")]:
+            divisors[name.removesuffix("/count")] = float(sums.pop(name))
         metrics = {name: float(value) / divisors.get(name.split("/")[0], tokens) for name, value in sums.items()}
         metrics["train/lr"] = float(self.optimizers[0].param_groups[0]["lr"])
         metrics["train/tokens"] = float(sum(row.num_trained for row in rows))
@@ -150,45 +208,52 @@ class Learner:
         """Attention, matmul precision and dropout as they are during an update; restored after."""
         precision, training = torch.get_float32_matmul_precision(), self.model.training
         attention = self.model.config._attn_implementation
-        torch.set_float32_matmul_precision(self.config.matmul_precision)
-        self.model.train(self._scorer.is_checkpointing())
-        if self.config.attention is not None:
-            self.model.set_attn_implementation(self.config.attention)
+        torch.set_float32_matmul_precision(self.settings.matmul_precision)
+        self.model.train(self.models.scorer.is_checkpointing())
+        if self.settings.attention is not None:
+            self.model.set_attn_implementation(self.settings.attention)
         try:
             yield
         finally:
             torch.set_float32_matmul_precision(precision)
             self.model.train(training)
-            if self.config.attention is not None:
+            if self.settings.attention is not None:
                 self.model.set_attn_implementation(attention)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the model's weights: optimisers, counters, shuffling, reference weights."""
+        """Everything but the model's weights: optimisers, counters, shuffling, reference weights, value head."""
         return {
             "num_steps": self.num_steps,
             "rng": self._rng.bit_generator.state,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "reference": self.reference.state_dict() if self.reference is not None else None,
+            "models": self.models.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`; the model's weights are loaded by the caller.
 
-        Raises: ValueError if the state is of another optimiser, or only one side has a reference model.
+        Raises: ValueError if the state is of another optimiser, or only one side has a reference model or value head.
         """
         if len(state["optimizers"]) != len(self.optimizers):
             raise ValueError(
                 f"the state holds {len(state['optimizers'])} optimisers, this learner has {len(self.optimizers)}: "
-                "resume with the same LearnerConfig.optimizer"
+                "resume with the same learner.optimizer"
             )
-        if (state["reference"] is None) != (self.reference is None):
-            raise ValueError("only one of state and learner has a reference model: resume with the same kl_coef")
+        self.models.load_state_dict(state["models"])
         self.num_steps = state["num_steps"]
         self._rng.bit_generator.state = state["rng"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        if self.reference is not None:
-            self.reference.load_state_dict(state["reference"])
+
+
+def _check_rows(rows: Sequence[Row], objective: Objective) -> None:
+    if not any(row.num_trained for row in rows):
+        raise ValueError(f"none of the {len(rows)} rows has a sampled token: there is nothing to train on")
+    missing = sorted({name for name in objective.columns for row in rows if name not in row.columns})
+    if missing:
+        raise ValueError(
+            f"{type(objective).__name__} reads the columns {', '.join(missing)}, which some rows lack: fill them first"
+        )
 
 
 def _add(sums: Sums, terms: Sums) -> None:

@@ -10,39 +10,43 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from agentrl.config import NotNegative, Whole
+
 OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Learning rate over the steps of a phase, as a fraction of its peak.
+    """Learning rate over the updates of a stage, as a fraction of its peak.
 
     Attributes:
         name: what follows the warm-up: `constant`, or an anneal along a line or half a cosine.
-        warmup_steps: steps over which the rate rises from 0 to its peak, in a line.
-        total_steps: steps of the phase, warm-up included; needed to anneal.
+        warmup_steps: updates over which the rate rises from 0 to its peak, in a line.
         final: fraction of the peak at the end of the anneal.
     """
 
     name: ScheduleName = "constant"
-    warmup_steps: int = 0
-    total_steps: int | None = None
-    final: float = 0.0
+    warmup_steps: Whole = 0
+    final: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in ("constant", "linear", "cosine"):
             raise ValueError(f"schedule must be 'constant', 'linear' or 'cosine', got {self.name!r}")
-        if self.name != "constant" and not self.total_steps:
-            raise ValueError(f"schedule {self.name!r} needs total_steps, got {self.total_steps}")
 
-    def fraction(self, step: int) -> float:
-        """The fraction for the step numbered `step`, from 0."""
+    def fraction(self, step: int, total_steps: int | None = None) -> float:
+        """The fraction for the update numbered `step`, from 0.
+
+        Args: total_steps: updates of the stage, warm-up included.
+        Raises: ValueError if the schedule anneals and has no length.
+        """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        if self.name == "constant" or not self.total_steps:
+        if self.name == "constant":
             return 1.0
-        span = max(1, self.total_steps - self.warmup_steps)
+        if not total_steps:
+            raise ValueError(f"schedule {self.name!r} needs total_steps, got {total_steps}")
+        span = max(1, total_steps - self.warmup_steps)
         done = min(1.0, (step - self.warmup_steps) / span)
         left = 1.0 - done if self.name == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
         return self.final + (1.0 - self.final) * left
@@ -56,21 +60,24 @@ def make_optimizers(
     betas: tuple[float, float],
     weight_decay: float,
     adamw_lr: float,
+    head: nn.Module | None = None,
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of a model; together they own every trainable parameter once.
 
     Args:
         name: `adamw`, or `muon` for the matrices inside the layers with AdamW for the rest.
         lr: peak rate of the named optimiser.
-        adamw_lr: peak rate of AdamW beside Muon.
+        adamw_lr: peak rate of AdamW where Muon has the matrices.
+        head: a value head, which AdamW updates.
     Source: Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; AdamW: Loshchilov and
         Hutter 2019, arXiv:1711.05101.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    of_head = [] if head is None else list(head.parameters())
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient: nothing can train")
     if name == "adamw":
-        return [_adamw(parameters, lr, betas, weight_decay)]
+        return [_adamw([*parameters, *of_head], lr, betas, weight_decay)]
     if name != "muon":
         raise ValueError(f"optimizer must be 'adamw' or 'muon', got {name!r}")
     outer = {id(p) for p in _embedding_parameters(model)}
@@ -79,8 +86,8 @@ def make_optimizers(
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
         optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay))
-    if rest:
-        optimizers.append(_adamw(rest, adamw_lr, betas, weight_decay))
+    if rest or of_head:
+        optimizers.append(_adamw([*rest, *of_head], adamw_lr, betas, weight_decay))
     return optimizers
 
 

@@ -1,4 +1,4 @@
-"""Training rows: the sampled tokens of trajectories as numpy arrays. Owns token masks and coefficients.
+"""Training rows: the sampled tokens of trajectories as numpy arrays with named columns. Owns masks and coefficients.
 
 No torch and no model here. Three promises, tested over generated trajectories: every sampled token
 trains exactly once, no observation token ever trains, and sampled ids are never re-tokenised.
@@ -8,7 +8,7 @@ trains exactly once, no observation token ever trains, and sampled ids are never
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from agentrl.trajectory import Trajectory, TrajectoryGroup, Turn
 
 Aggregation = Literal["token", "sequence", "constant"]
+Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -26,34 +27,30 @@ Bools = npt.NDArray[np.bool_]
 class Row:
     """One training sequence: context and sampled tokens of one trajectory.
 
+    Who makes which column: the builder `sampled_logprobs` (nats under the distribution that sampled), `versions`
+    (of the weights that sampled), `turns` (which sampled) and `coefficients` (weight of the token's loss in the
+    step); a credit estimator `advantages` and `returns`; `Learner.fill` `old_logprobs`, `reference_logprobs` and
+    `values`; `pairs` `sign` (+1 for the preferred side, -1 for the other).
+
     Attributes:
         ids: (T,) int64 token ids.
-        mask: (T,) bool, True where the token was sampled; position 0 never is, nothing predicts it.
-        old_logprobs: (T,) float32 nats under the distribution that sampled the token, 0 elsewhere.
-        advantages: (T,) float32, 0 where not sampled.
-        coefficients: (T,) float32 weight of each token's loss in the step, 0 where not sampled.
-        versions: (T,) int32 version of the weights that sampled the token, -1 where not sampled.
-        turns: (T,) int32 index of the turn that sampled the token, -1 where not sampled.
+        mask: (T,) bool, True where the token trains; position 0 never does, nothing predicts it.
+        columns: name -> (T,) array; float32 columns are 0, `versions` and `turns` -1 where the token does not train.
         trajectory: index of the trajectory in the step; rows forked from one trajectory share it.
-        group_id: the group of that trajectory.
+        unit: rows of one number are kept in one micro-batch by objectives over pairs.
     """
 
     ids: Ints
     mask: Bools
-    old_logprobs: Floats
-    advantages: Floats
-    coefficients: Floats
-    versions: npt.NDArray[np.int32]
-    turns: npt.NDArray[np.int32]
+    columns: Mapping[str, Array] = field(default_factory=dict)
     trajectory: int = 0
-    group_id: str = ""
+    unit: int = 0
 
     def __post_init__(self) -> None:
         size = len(self.ids)
-        for name in ("mask", "old_logprobs", "advantages", "coefficients", "versions", "turns"):
-            shape = getattr(self, name).shape
-            if shape != (size,):
-                raise ValueError(f"Row.{name} must have shape ({size},) like ids, got {shape}")
+        for name, values in (("mask", self.mask), *self.columns.items()):
+            if values.shape != (size,):
+                raise ValueError(f"Row.{name} must have shape ({size},) like ids, got {values.shape}")
         if size == 0:
             raise ValueError("a Row needs at least one token, got none")
         if self.mask[0]:
@@ -66,8 +63,18 @@ class Row:
 
     @property
     def num_trained(self) -> int:
-        """How many of its tokens were sampled, and so train."""
+        """Number of tokens that train."""
         return int(self.mask.sum())
+
+    def column(self, name: str) -> Array:
+        """(T,) values of a column. Raises: ValueError that lists the columns there are."""
+        if name not in self.columns:
+            raise ValueError(f"the row has no column {name!r}, only {', '.join(sorted(self.columns)) or 'none'}")
+        return self.columns[name]
+
+    def with_columns(self, **columns: Array) -> Row:
+        """The row with columns added or replaced."""
+        return replace(self, columns={**self.columns, **columns})
 
     @classmethod
     def of(
@@ -75,33 +82,24 @@ class Row:
         ids: Sequence[int] | Ints,
         mask: Sequence[bool] | Bools,
         *,
-        old_logprobs: Sequence[float] | Floats | None = None,
-        advantage: float = 1.0,
         trajectory: int = 0,
-        group_id: str = "",
+        unit: int = 0,
+        **columns: float | Sequence[float] | Array,
     ) -> Row:
-        """A row from ids and mask alone, as a demonstration has them; every sampled token weighs 1.
+        """A row from ids and mask alone, as a demonstration has them; every trained token weighs 1.
 
         Args:
             ids: (T,) token ids.
             mask: (T,) True where the token trains.
-            old_logprobs: (T,) nats; zeros if left out.
-            advantage: the same for every sampled token.
-            trajectory, group_id: as in `Row`.
+            trajectory, unit: as in `Row`.
+            columns: one number for every trained token, or (T,) of which the trained ones count.
         """
         mask_T = np.asarray(mask, bool)
-        old_T = np.zeros(len(mask_T)) if old_logprobs is None else np.asarray(old_logprobs)
-        return cls(
-            ids=np.asarray(ids, np.int64),
-            mask=mask_T,
-            old_logprobs=np.where(mask_T, old_T, 0.0).astype(np.float32),
-            advantages=np.where(mask_T, advantage, 0.0).astype(np.float32),
-            coefficients=mask_T.astype(np.float32),
-            versions=np.where(mask_T, 0, -1).astype(np.int32),
-            turns=np.where(mask_T, 0, -1).astype(np.int32),
-            trajectory=trajectory,
-            group_id=group_id,
-        )
+        whole = {"turns": 0, "versions": 0}
+        values = {"sampled_logprobs": 0.0, "coefficients": 1.0, **columns}
+        made = {name: np.where(mask_T, value, -1).astype(np.int32) for name, value in whole.items()}
+        made |= {name: np.where(mask_T, value, 0.0).astype(np.float32) for name, value in values.items()}
+        return cls(np.asarray(ids, np.int64), mask_T, made, trajectory, unit)
 
 
 class _RowBuilder:
@@ -110,7 +108,7 @@ class _RowBuilder:
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.mask: list[bool] = []
-        self.old_logprobs: list[float] = []
+        self.sampled_logprobs: list[float] = []
         self.versions: list[int] = []
         self.turns: list[int] = []
 
@@ -119,113 +117,98 @@ class _RowBuilder:
         size = len(self.ids)
         return size <= len(prompt_ids) and list(prompt_ids[:size]) == self.ids
 
-    def add(self, ids: Sequence[int], logprobs: Sequence[float] | None, version: int, turn: int) -> None:
-        """Append sampled ids, or context where `logprobs` is None."""
-        sampled = logprobs is not None
+    def add_context(self, ids: Sequence[int]) -> None:
+        """Append ids that do not train."""
+        self._add(ids, False, [0.0] * len(ids), [-1] * len(ids), -1)
+
+    def add_sampled(self, ids: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], turn: int) -> None:
+        """Append the sampled ids of a turn."""
+        self._add(ids, True, logprobs, versions, turn)
+
+    def _add(
+        self, ids: Sequence[int], sampled: bool, logprobs: Sequence[float], versions: Sequence[int], turn: int
+    ) -> None:
         self.ids.extend(ids)
         self.mask.extend([sampled] * len(ids))
-        self.old_logprobs.extend([0.0] * len(ids) if logprobs is None else logprobs)
-        self.versions.extend([version if sampled else -1] * len(ids))
-        self.turns.extend([turn if sampled else -1] * len(ids))
+        self.sampled_logprobs.extend(logprobs)
+        self.versions.extend(versions)
+        self.turns.extend([turn] * len(ids))
 
-    def row(self) -> Row:
+    def row(self, trajectory: int) -> Row:
         mask_T = np.asarray(self.mask, bool)
-        return Row(
-            ids=np.asarray(self.ids, np.int64),
-            mask=mask_T,
-            old_logprobs=np.asarray(self.old_logprobs, np.float32),
-            advantages=np.zeros(len(mask_T), np.float32),
-            coefficients=mask_T.astype(np.float32),
-            versions=np.asarray(self.versions, np.int32),
-            turns=np.asarray(self.turns, np.int32),
-        )
+        columns: dict[str, Array] = {
+            "sampled_logprobs": np.asarray(self.sampled_logprobs, np.float32),
+            "versions": np.asarray(self.versions, np.int32),
+            "turns": np.asarray(self.turns, np.int32),
+            "coefficients": mask_T.astype(np.float32),
+        }
+        return Row(np.asarray(self.ids, np.int64), mask_T, columns, trajectory, trajectory)
 
 
-def _tokens_of(turn: Turn, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
-    """Prompt ids, sampled ids and logprobs of a turn, checked."""
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """The tokens of a turn, checked."""
+
+    prompt_ids: Sequence[int]
+    ids: Sequence[int]
+    logprobs: Sequence[float]
+    versions: Sequence[int]
+
+
+def _tokens_of(turn: Turn, index: int) -> _Sampled:
     action = turn.action
     if action.prompt_ids is None or action.token_ids is None:
         raise ValueError(
             f"turn {index} has no token ids, so it cannot train: sample with a policy that records "
             "prompt_ids and token_ids (LocalPolicy), or render the trajectory as a demonstration"
         )
-    logprobs = action.logprobs if action.logprobs is not None else (0.0,) * len(action.token_ids)
-    if len(logprobs) != len(action.token_ids):
-        raise ValueError(f"turn {index} has {len(action.token_ids)} sampled ids but {len(logprobs)} logprobs")
+    size = len(action.token_ids)
+    logprobs = action.logprobs if action.logprobs is not None else (0.0,) * size
+    if len(logprobs) != size:
+        raise ValueError(f"turn {index} has {size} sampled ids but {len(logprobs)} logprobs")
     if action.token_ids and not action.prompt_ids:
         raise ValueError(f"turn {index} has sampled ids but an empty prompt: the first token has nothing before it")
-    return action.prompt_ids, action.token_ids, logprobs
+    return _Sampled(action.prompt_ids, action.token_ids, logprobs, (action.policy_version,) * size)
 
 
-def rows_of_trajectory(trajectory: Trajectory) -> list[Row]:
-    """The rows of one trajectory, with advantage 0 and coefficient 1 at every sampled token.
+def rows_of_trajectory(trajectory: Trajectory, number: int = 0) -> list[Row]:
+    """The rows of one trajectory, with coefficient 1 at every sampled token.
 
     A turn whose prompt begins with exactly the context of a row extends that row (the longest such
     row, so that interleaved sub-conversations each keep theirs). Any other prompt (thinking dropped, history
     rewritten, a stop token left out) forks a new row, in which the context does not train.
 
+    Args: number: of the trajectory in the step.
     Raises: ValueError if a turn has sampled tokens but no ids, no context or mismatched logprobs.
     """
     builders: list[_RowBuilder] = []
     for index, turn in enumerate(trajectory.turns):
-        prompt_ids, token_ids, logprobs = _tokens_of(turn, index)
-        if not token_ids:
+        sampled = _tokens_of(turn, index)
+        if not sampled.ids:
             continue
-        matching = [builder for builder in builders if builder.extends_to(prompt_ids)]
+        matching = [builder for builder in builders if builder.extends_to(sampled.prompt_ids)]
         if matching:
             builder = max(matching, key=lambda b: len(b.ids))
         else:
             builder = _RowBuilder()
             builders.append(builder)
-        builder.add(prompt_ids[len(builder.ids) :], None, -1, -1)
-        builder.add(token_ids, logprobs, turn.action.policy_version, index)
-    return [builder.row() for builder in builders]
+        builder.add_context(sampled.prompt_ids[len(builder.ids) :])
+        builder.add_sampled(sampled.ids, sampled.logprobs, sampled.versions, index)
+    return [builder.row(number) for builder in builders]
 
 
-def build_rows(
-    groups: Sequence[TrajectoryGroup],
-    advantages: Sequence[Sequence[float] | Sequence[npt.NDArray[Any]] | npt.NDArray[Any]],
-    *,
-    aggregation: Aggregation = "token",
-    max_tokens: int | None = None,
-) -> list[Row]:
-    """All rows of a step, with advantages and coefficients set; faults never become rows.
+def build_rows(groups: Sequence[TrajectoryGroup]) -> list[Row]:
+    """All rows of a step; faults never become rows.
 
-    Args:
-        groups: the step's groups; trajectories are numbered through in this order, faults included.
-        advantages: per group, per trajectory: one number, or a (turns,) array of one per turn.
-        aggregation, max_tokens: as in `with_coefficients`.
-    Raises: ValueError if the advantages do not match the groups.
+    Args: groups: trajectories are numbered through in this order, faults included.
     """
-    if len(groups) != len(advantages):
-        raise ValueError(f"got {len(groups)} groups but advantages of {len(advantages)}")
-    rows: list[Row] = []
-    number = 0
-    for group, values in zip(groups, advantages, strict=True):
-        if len(values) != len(group.trajectories):
-            raise ValueError(
-                f"group {group.group_id!r} has {len(group.trajectories)} trajectories but {len(values)} advantages"
-            )
-        for trajectory, value in zip(group.trajectories, values, strict=True):
-            if trajectory.status != "fault":
-                rows.extend(_with_advantage(r, value, number, group.group_id) for r in rows_of_trajectory(trajectory))
-            number += 1
-    return with_coefficients(rows, aggregation, max_tokens=max_tokens)
-
-
-def _with_advantage(row: Row, value: float | npt.NDArray[Any], number: int, group_id: str) -> Row:
-    """The row with its trajectory's advantage at sampled tokens: one number, or one per turn."""
-    per_turn = np.asarray(value, np.float64)
-    if per_turn.ndim > 1 or (per_turn.ndim == 1 and len(per_turn) <= row.turns.max()):
-        raise ValueError(
-            f"an advantage is one number or one per turn; trajectory {number} has at least "
-            f"{row.turns.max() + 1} turns, its advantages the shape {per_turn.shape}"
-        )
-    if not np.isfinite(per_turn).all():
-        raise ValueError(f"trajectory {number} of group {group_id!r} has a non-finite advantage: {per_turn}")
-    token_T = per_turn[row.turns] if per_turn.ndim else np.full(len(row), per_turn)
-    advantages = np.where(row.mask, token_T, 0.0).astype(np.float32)
-    return replace(row, advantages=advantages, trajectory=number, group_id=group_id)
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    return [
+        row
+        for number, trajectory in enumerate(trajectories)
+        if trajectory.status != "fault"
+        for row in rows_of_trajectory(trajectory, number)
+    ]
 
 
 def with_coefficients(rows: Sequence[Row], aggregation: Aggregation, *, max_tokens: int | None = None) -> list[Row]:
@@ -246,7 +229,9 @@ def with_coefficients(rows: Sequence[Row], aggregation: Aggregation, *, max_toke
     for row in rows:
         tokens[row.trajectory] = tokens.get(row.trajectory, 0) + row.num_trained
     weight = _weights(tokens, aggregation, max_tokens)
-    return [replace(row, coefficients=row.mask.astype(np.float32) * np.float32(weight[row.trajectory])) for row in rows]
+    return [
+        row.with_columns(coefficients=row.mask.astype(np.float32) * np.float32(weight[row.trajectory])) for row in rows
+    ]
 
 
 def _weights(tokens: Mapping[int, int], aggregation: Aggregation, max_tokens: int | None) -> dict[int, float]:

@@ -1,21 +1,12 @@
-"""Which sampled groups teach something, and what a step's episodes were like."""
+"""What a step's episodes were like."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from agentrl.bench.evaluate import EvalResult
+from agentrl.learning.credit.base import differs
 from agentrl.trajectory import TrajectoryGroup
-
-
-def differs(group: TrajectoryGroup) -> bool:
-    """Whether the group's rewards are not all equal, so that comparing them teaches something."""
-    return len(set(group.rewards)) > 1
-
-
-def without_faults(group: TrajectoryGroup) -> TrajectoryGroup:
-    """The group's scored trajectories; a fault never enters a baseline."""
-    return TrajectoryGroup(group.group_id, [t for t in group.trajectories if t.status != "fault"])
 
 
 def rollout_metrics(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:

@@ -21,8 +21,11 @@ from agentrl.bench.views.run_report import write_report
 from agentrl.env.base import Env
 from agentrl.env.registry import make
 from agentrl.errors import CheckpointError, StoreError
-from agentrl.learning.advantages import group_advantages
+from agentrl.learning.columns import with_sampled_as_old
+from agentrl.learning.credit.base import CREDITS, Credit, differs, without_faults
+from agentrl.learning.episode_columns import with_advantages
 from agentrl.learning.learner import Learner
+from agentrl.learning.objectives.supervised import Supervised
 from agentrl.learning.rows import build_rows, rows_of_trajectory, with_coefficients
 from agentrl.policy import model_folder
 from agentrl.policy.base import SamplingParams
@@ -33,8 +36,8 @@ from agentrl.rollout.store import TrajectoryStore
 from agentrl.seeds import Purpose, integer, sequence
 from agentrl.training import checkpoint, model_setup, preflight, warm_start
 from agentrl.training.config import EnvConfig, TrainConfig
-from agentrl.training.groups import differs, eval_metrics, rollout_metrics, without_faults
-from agentrl.training.learners import rl_learner, warm_start_learner
+from agentrl.training.groups import eval_metrics, rollout_metrics
+from agentrl.training.learners import rl_learner, rl_objective, warm_start_learner, warm_start_steps
 from agentrl.training.run_folder import RunFolder
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
@@ -184,7 +187,7 @@ class Trainer:
         total = max(1, len(order) // settings.batch_episodes) if rows else 0
         for step in range(self.state.step, total):
             batch = order[step * settings.batch_episodes : (step + 1) * settings.batch_episodes]
-            metrics = self.learner.supervised_step(with_coefficients([rows[i] for i in batch], "token"))
+            metrics = await self.learner.update(with_coefficients([rows[i] for i in batch], "token"), Supervised())
             self.state.step, self.state.updates = step + 1, self.state.updates + 1
             self._log("warm_start", self.state.step, total, metrics)
             if self.state.step % settings.checkpoint_every == 0:
@@ -223,7 +226,7 @@ class Trainer:
         started = time.perf_counter()
         groups, sampled = await self._sample(rollouts)
         sampled_s = time.perf_counter()
-        metrics = self._learn(groups)
+        metrics = await self._learn(groups)
         state.version, state.updates = state.version + 1, state.updates + 1
         self.policy.weights_changed()
         learned_s = time.perf_counter()
@@ -239,7 +242,7 @@ class Trainer:
         }
         self._log("rl", state.step, settings.steps, metrics)
 
-    def _learn(self, groups: Sequence[TrajectoryGroup]) -> Mapping[str, float]:
+    async def _learn(self, groups: Sequence[TrajectoryGroup]) -> Mapping[str, float]:
         """One update from the groups; none where no group teaches anything."""
         if not groups:
             logger.warning(
@@ -248,13 +251,17 @@ class Trainer:
             )
             return {}
         settings = self.config.train
-        rows = build_rows(
-            groups,
-            group_advantages(groups, settings.advantage),
-            aggregation=settings.aggregation,
-            max_tokens=settings.max_tokens * self.max_turns,
+        credit: Credit = CREDITS.find(settings.advantage)()
+        objective = rl_objective(settings)
+        rows = with_coefficients(
+            build_rows(groups), settings.aggregation, max_tokens=settings.max_tokens * self.max_turns
         )
-        return self.learner.step(rows)
+        rows = with_advantages(rows, groups, credit(groups, None), credit)
+        # Below 1, the sampler's logprobs are of the truncated distribution, and no ratio with the whole one is fair.
+        rows = await self.learner.fill(rows, "old_logprobs") if settings.top_p < 1 else with_sampled_as_old(rows)
+        if "reference_logprobs" in objective.columns:
+            rows = await self.learner.fill(rows, "reference_logprobs")
+        return await self.learner.update(rows, objective)
 
     async def _sample(self, rollouts: Rollouts) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:
         """Groups that train, and all that were sampled (faults are in the second alone)."""
@@ -407,8 +414,16 @@ class Trainer:
     def _new_learner(self, num_demos: int) -> Learner:
         """The learner of the phase that the run is in."""
         if self.state.phase == "warm_start":
-            return Learner(self.model, warm_start_learner(self.config.warm_start, num_demos))
-        return Learner(self.model, rl_learner(self.config.train))
+            settings = self.config.warm_start
+            total = warm_start_steps(settings, num_demos)
+            return Learner(self.model, warm_start_learner(settings, num_demos), Supervised(), total_steps=total)
+        return Learner(
+            self.model,
+            rl_learner(self.config.train),
+            rl_objective(self.config.train),
+            temperature=self.config.train.temperature,
+            total_steps=max(1, self.config.train.steps),
+        )
 
     def _sampling(self, temperature: float) -> SamplingParams:
         settings = self.config.train

@@ -59,7 +59,9 @@ def make_rows() -> Callable[..., list[Row]]:
             mask[0], mask[-1 if number % 2 else length // 2] = False, True
             old = rng.normal(-4.0, 0.7, length)
             ids = rng.integers(0, SHAPE["vocab_size"], length)
-            rows.append(Row.of(ids, mask, old_logprobs=old, advantage=float(rng.normal()), trajectory=number))
+            rows.append(
+                Row.of(ids, mask, trajectory=number, unit=number, old_logprobs=old, advantages=float(rng.normal()))
+            )
         return with_coefficients(rows, aggregation, max_tokens=50)
 
     return make

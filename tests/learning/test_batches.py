@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,9 +37,10 @@ def test_a_layout_keeps_every_trained_token_with_exactly_its_context(rows, max_t
             assert flat[place - position : place + 1].tolist() == row.ids[: position + 1].tolist()
             assert row.mask[position + 1]
             assert batch.targets[n] == row.ids[position + 1]
-            assert batch.old_logprobs[n] == row.old_logprobs[position + 1]
-            seen.append(float(batch.old_logprobs[n]))
-    expected = [float(value) for row in rows for value in row.old_logprobs[row.mask]]
+            old = batch.column("old_logprobs")[n]
+            assert old == row.column("old_logprobs")[position + 1]
+            seen.append(float(old))
+    expected = [float(value) for row in rows for value in row.column("old_logprobs")[row.mask]]
     assert sorted(seen) == sorted(expected)
 
 
@@ -61,3 +64,15 @@ def test_packing_fills_lines_first_fit():
     assert [batch.sources for batch in batches] == [(0, 2), (1, 3)]
     assert batches[0].positions is not None
     assert batches[0].positions.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(row_lists, st.integers(1, 40), st.sampled_from([pad, pack]))
+def test_no_layout_tears_a_pair_apart(rows, max_tokens, layout):
+    paired = [replace(row, unit=number // 2) for number, row in enumerate(rows)]
+    homes = {}
+    for number, batch in enumerate(layout(paired, max_tokens, "pair")):
+        assert batch.num_units == len(set(batch.units.tolist()))
+        for row, unit in zip(batch.rows, batch.units, strict=True):
+            home = homes.setdefault(paired[batch.sources[row]].unit, (number, unit))
+            assert home == (number, unit)

@@ -5,8 +5,8 @@ from torch import nn
 from agentrl.learning.optimizers import Schedule, make_optimizers, set_lr
 
 
-def fractions(schedule, steps):
-    return [schedule.fraction(step) for step in range(steps)]
+def fractions(schedule, steps, total=None):
+    return [schedule.fraction(step, total) for step in range(steps)]
 
 
 def test_constant_with_warmup():
@@ -14,22 +14,22 @@ def test_constant_with_warmup():
 
 
 def test_linear_anneal_by_hand():
-    schedule = Schedule("linear", warmup_steps=2, total_steps=6, final=0.2)
-    assert fractions(schedule, 8) == pytest.approx([0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
+    schedule = Schedule("linear", warmup_steps=2, final=0.2)
+    assert fractions(schedule, 8, 6) == pytest.approx([0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
 
 
 def test_cosine_anneal_by_hand():
-    schedule = Schedule("cosine", total_steps=4, final=0.1)
+    schedule = Schedule("cosine", final=0.1)
     half = 0.5**0.5
     expected = [1.0, 0.1 + 0.45 * (1 + half), 0.55, 0.1 + 0.45 * (1 - half), 0.1]
-    assert fractions(schedule, 5) == pytest.approx(expected)
+    assert fractions(schedule, 5, 4) == pytest.approx(expected)
 
 
 def test_an_anneal_needs_its_length():
     with pytest.raises(ValueError, match="needs total_steps"):
-        Schedule("cosine")
+        Schedule("cosine").fraction(0)
     with pytest.raises(ValueError, match="'constant', 'linear' or 'cosine'"):
-        Schedule("sine", total_steps=3)
+        Schedule("sine")
 
 
 def make(model, name="muon", **overrides):
@@ -79,3 +79,12 @@ def test_a_frozen_model_is_refused():
         make(nn.Linear(2, 2).requires_grad_(False))
     with pytest.raises(ValueError, match="'adamw' or 'muon'"):
         make(nn.Linear(2, 2), "sgd")
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_value_head_belongs_to_adamw(make_model, name):
+    model, head = make_model("llama"), nn.Linear(32, 1)
+    optimizers = make(model, name, head=head)
+    owned = [id(p) for g in optimizers[-1].param_groups for p in g["params"]]
+    assert isinstance(optimizers[-1], torch.optim.AdamW)
+    assert {id(p) for p in head.parameters()} <= set(owned)

@@ -82,16 +82,16 @@ def test_every_sampled_token_trains_exactly_once_in_the_context_it_was_sampled_i
     trained = []
     for row in rows:
         for t in np.flatnonzero(row.mask):
-            turn = row.turns[t]
+            turn = row.column("turns")[t]
             prompt, sampled, logprobs = turns[turn]
-            place = logprobs.index(float(row.old_logprobs[t]))
+            place = logprobs.index(float(row.column("sampled_logprobs")[t]))
             assert row.ids[: t + 1].tolist() == [*prompt, *sampled[: place + 1]]
-            assert row.versions[t] == turn
+            assert row.column("versions")[t] == turn
             trained.append((turn, place))
         context = ~row.mask
-        assert not row.old_logprobs[context].any()
-        assert not row.coefficients[context].any()
-        assert (row.versions[context] == -1).all()
+        assert not row.column("sampled_logprobs")[context].any()
+        assert not row.column("coefficients")[context].any()
+        assert (row.column("versions")[context] == -1).all()
     assert sorted(trained) == [(i, j) for i, (_, sampled, _) in enumerate(turns) for j in range(len(sampled))]
 
 
@@ -99,11 +99,11 @@ def test_every_sampled_token_trains_exactly_once_in_the_context_it_was_sampled_i
 @given(st.lists(turn_lists, min_size=1, max_size=4), st.sampled_from(["token", "sequence", "constant"]))
 def test_coefficients_count_trajectories_not_turns_rows_or_forks(episodes, aggregation):
     group = TrajectoryGroup("g", [trajectory_of(turns) for turns in episodes])
-    rows = build_rows([group], [np.ones(len(episodes))], aggregation=aggregation, max_tokens=30)
+    rows = with_coefficients(build_rows([group]), aggregation, max_tokens=30)
     counts = [sum(len(sampled) for _, sampled, _ in turns) for turns in episodes]
     with_tokens = [c for c in counts if c]
     for number, count in enumerate(counts):
-        mass = sum(row.coefficients.sum(dtype=np.float64) for row in rows if row.trajectory == number)
+        mass = sum(row.column("coefficients").sum(dtype=np.float64) for row in rows if row.trajectory == number)
         if not count:
             assert mass == 0
             continue
@@ -120,7 +120,7 @@ def test_an_exact_prefix_extends_one_row():
     assert len(rows) == 1
     assert rows[0].ids.tolist() == [1, 2, 3, 4, 5, 6]
     assert rows[0].mask.tolist() == [False, False, True, True, False, True]
-    assert rows[0].old_logprobs.tolist() == [0, 0, -0.5, -1.0, 0, -2.0]
+    assert rows[0].column("sampled_logprobs").tolist() == [0, 0, -0.5, -1.0, 0, -2.0]
 
 
 def test_a_changed_history_forks_a_row_whose_context_does_not_train():
@@ -135,20 +135,12 @@ def test_interleaved_contexts_each_keep_their_row():
     assert [row.ids.tolist() for row in rows] == [[1, 2, 3, 4], [9, 8, 7, 6]]
 
 
-def test_advantages_may_differ_by_turn():
-    turns = [([1], [2, 3], [-1.0, -1.0]), ([5], [6], [-1.0]), ([1, 2, 3, 4], [7], [-1.0])]
-    group = TrajectoryGroup("g", [trajectory_of(turns)])
-    rows = build_rows([group], [[np.array([0.5, -1.0, 2.0])]])
-    assert rows[0].advantages.tolist() == [0, 0.5, 0.5, 0, 2.0]
-    assert rows[1].advantages.tolist() == [0, -1.0]
-
-
 def test_faults_never_become_rows_and_keep_their_number():
     turns = [([1], [2], [-1.0])]
     group = TrajectoryGroup("g", [trajectory_of(turns, status="fault"), trajectory_of(turns)])
-    rows = build_rows([group, group], [[5.0, 1.0], [5.0, 2.0]])
-    assert [(row.trajectory, float(row.advantages[1])) for row in rows] == [(1, 1.0), (3, 2.0)]
-    assert [float(row.coefficients[1]) for row in rows] == [0.5, 0.5]
+    rows = with_coefficients(build_rows([group, group]), "token")
+    assert [row.trajectory for row in rows] == [1, 3]
+    assert [float(row.column("coefficients")[1]) for row in rows] == [0.5, 0.5]
 
 
 def test_hand_computed_coefficients():
@@ -157,9 +149,13 @@ def test_hand_computed_coefficients():
         Row.of([1, 2], [False, True], trajectory=1),
         Row.of([1, 2], [False, True], trajectory=0),
     ]
-    assert [float(r.coefficients[1]) for r in with_coefficients(rows, "token")] == pytest.approx([0.2] * 3)
-    assert [float(r.coefficients[1]) for r in with_coefficients(rows, "sequence")] == [0.125, 0.5, 0.125]
-    assert [float(r.coefficients[1]) for r in with_coefficients(rows, "constant", max_tokens=8)] == [1 / 16] * 3
+
+    def weights(aggregation, **options):
+        return [float(row.column("coefficients")[1]) for row in with_coefficients(rows, aggregation, **options)]
+
+    assert weights("token") == pytest.approx([0.2] * 3)
+    assert weights("sequence") == [0.125, 0.5, 0.125]
+    assert weights("constant", max_tokens=8) == [1 / 16] * 3
 
 
 @pytest.mark.parametrize(
@@ -175,17 +171,14 @@ def test_turns_that_cannot_train_are_refused(turn, message):
         rows_of_trajectory(Trajectory("e", Task("t"), 0, [turn]))
 
 
-def test_bad_shapes_and_numbers_are_refused():
-    group = TrajectoryGroup("g", [trajectory_of([([1], [2], [-1.0]), ([1, 2, 3], [4], [-1.0])])])
-    with pytest.raises(ValueError, match="one per turn"):
-        build_rows([group], [[np.array([1.0])]])
-    with pytest.raises(ValueError, match="non-finite"):
-        build_rows([group], [[float("nan")]])
-    with pytest.raises(ValueError, match="1 trajectories but 2 advantages"):
-        build_rows([group], [[1.0, 2.0]])
-    with pytest.raises(ValueError, match="1 groups but advantages of 0"):
-        build_rows([group], [])
+def test_bad_rows_are_refused():
     with pytest.raises(ValueError, match="needs max_tokens"):
-        build_rows([group], [[1.0]], aggregation="constant")
+        with_coefficients([Row.of([1, 2], [False, True])], "constant")
+    with pytest.raises(ValueError, match="'token', 'sequence' or 'constant'"):
+        with_coefficients([Row.of([1, 2], [False, True])], "turn")
     with pytest.raises(ValueError, match="nothing stands before it"):
         Row.of([1, 2], [True, True])
+    with pytest.raises(ValueError, match=r"Row.advantages must have shape \(2,\) like ids, got \(3,\)"):
+        Row(np.array([1, 2]), np.array([False, True]), {"advantages": np.zeros(3)})
+    with pytest.raises(ValueError, match="the row has no column 'advantages', only coefficients, sampled_logprobs"):
+        Row.of([1, 2], [False, True]).column("advantages")

@@ -15,19 +15,30 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agentrl.errors import CheckpointError, ConfigError
-from agentrl.learning.learner import Learner, LearnerConfig
+from agentrl.learning.learner import Learner, LearnerSettings
+from agentrl.learning.objectives.base import weighted
+from agentrl.learning.objectives.ppo_clip import PPOClip
+from agentrl.learning.objectives.regularizers import ReferenceKL
 from agentrl.learning.optimizers import Schedule
 from agentrl.training import checkpoint
 
-MUON = LearnerConfig(
+MUON = LearnerSettings(
     lr=0.01,
     optimizer="muon",
-    kl_coef=0.05,
     num_epochs=2,
     num_minibatches=2,
-    schedule=Schedule("cosine", warmup_steps=2, total_steps=9),
+    schedule=Schedule("cosine", warmup_steps=2),
 )
-ADAMW = LearnerConfig(lr=1e-3, weight_decay=0.01, schedule=Schedule("linear", total_steps=9))
+ADAMW = LearnerSettings(lr=1e-3, weight_decay=0.01, schedule=Schedule("linear"))
+CLIP = PPOClip()
+NEAR = weighted([(1.0, CLIP), (0.05, ReferenceKL())])
+
+
+async def step(learner, rows, objective):
+    """One update, columns filled first."""
+    for column in ("reference_logprobs",) if objective is NEAR else ():
+        rows = await learner.fill(rows, column)
+    return await learner.update(rows, objective)
 
 
 def weights_bytes(model):
@@ -46,24 +57,24 @@ def small_save(make_model, tmp_path):
     return lambda step, **settings: checkpoint.save(tmp_path / "checkpoints", step, model, **settings)
 
 
-@pytest.mark.parametrize("config", [MUON, ADAMW], ids=["muon", "adamw"])
+@pytest.mark.parametrize(("settings", "objective"), [(MUON, NEAR), (ADAMW, CLIP)], ids=["muon", "adamw"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_resuming_is_bit_identical(make_model, make_rows, tmp_path, config, dtype):
+async def test_resuming_is_bit_identical(make_model, make_rows, tmp_path, settings, objective, dtype):
     steps = [make_rows(seed) for seed in range(5)]
     make_model(dtype=torch.float32).save_pretrained(tmp_path / "start")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "start", dtype=dtype)
-    learner = Learner(model, config)
+    learner = Learner(model, settings, objective, total_steps=9)
     for rows in steps[:2]:
-        learner.step(rows)
+        await step(learner, rows, objective)
     path = checkpoint.save(tmp_path, 2, model, learner=learner, extra={"cursor": [3, "b"], "x": 0.1})
-    metrics = [learner.step(rows) for rows in steps[2:]]
+    metrics = [await step(learner, rows, objective) for rows in steps[2:]]
 
     resumed = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    other = Learner(resumed, config)
+    other = Learner(resumed, settings, objective, total_steps=9)
     found = checkpoint.read(path)
     found.restore(other)
     assert (found.step, found.extra) == (2, {"cursor": [3, "b"], "x": 0.1})
-    assert [other.step(rows) for rows in steps[2:]] == metrics
+    assert [await step(other, rows, objective) for rows in steps[2:]] == metrics
     left, right = weights_bytes(model), weights_bytes(resumed)
     assert left.keys() == right.keys()
     assert [name for name in left if left[name] != right[name]] == []
@@ -161,26 +172,26 @@ def test_another_configuration_is_refused(small_save):
 
 def test_another_learner_is_refused(make_model, make_rows, tmp_path):
     model = make_model(dtype=torch.float32)
-    path = checkpoint.save(tmp_path, 1, model, learner=Learner(model, ADAMW))
-    with pytest.raises(ValueError, match=r"same LearnerConfig\.optimizer"):
-        checkpoint.read(path).restore(Learner(model, MUON))
-    with pytest.raises(ValueError, match="same kl_coef"):
-        checkpoint.read(path).restore(Learner(model, LearnerConfig(kl_coef=0.1)))
+    path = checkpoint.save(tmp_path, 1, model, learner=Learner(model, ADAMW, CLIP))
+    with pytest.raises(ValueError, match=r"same learner\.optimizer"):
+        checkpoint.read(path).restore(Learner(model, MUON, CLIP))
+    with pytest.raises(ValueError, match="only one of state and learner has a reference"):
+        checkpoint.read(path).restore(Learner(model, ADAMW, NEAR))
     with pytest.raises(CheckpointError, match="holds no learner state"):
-        checkpoint.read(checkpoint.save(tmp_path, 2, model)).restore(Learner(model, ADAMW))
+        checkpoint.read(checkpoint.save(tmp_path, 2, model)).restore(Learner(model, ADAMW, CLIP))
 
 
 @pytest.mark.parametrize("room", [100, 4_000, 60_000])
 def test_a_full_disk_leaves_earlier_checkpoints_alone(make_model, tmp_path, room):
     """The kernel refuses to let a file grow, as it does when a disk is full."""
     model = make_model(dtype=torch.float32)
-    before = checkpoint.save(tmp_path, 1, model, learner=Learner(model, ADAMW), keep=1)
+    before = checkpoint.save(tmp_path, 1, model, learner=Learner(model, ADAMW, CLIP), keep=1)
     content = {p.name: p.read_bytes() for p in before.iterdir()}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     try:
         with pytest.raises(CheckpointError, match="free disk space"):
-            checkpoint.save(tmp_path, 2, model, learner=Learner(model, ADAMW), keep=1)
+            checkpoint.save(tmp_path, 2, model, learner=Learner(model, ADAMW, CLIP), keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.iterdir()] == [before.name]
@@ -208,17 +219,18 @@ def test_extra_is_written_as_json(small_save):
 
 
 TRAINING = """
-import sys, torch, numpy as np
+import asyncio, sys, torch, numpy as np
 torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM
 from agentrl.training import checkpoint
-from agentrl.learning.learner import Learner, LearnerConfig
+from agentrl.learning.learner import Learner, LearnerSettings
+from agentrl.learning.objectives.ppo_clip import PPOClip
 from agentrl.learning.rows import Row, with_coefficients
 
 start, root, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 found = checkpoint.latest(root)
 model = AutoModelForCausalLM.from_pretrained(found or start, dtype=torch.float32)
-learner = Learner(model, LearnerConfig(lr=1e-3))
+learner = Learner(model, LearnerSettings(lr=1e-3), PPOClip())
 step = 0
 torch.manual_seed(5)
 if found:
@@ -227,7 +239,8 @@ if found:
     step = state.extra["step"]
 while step < last:
     ids = torch.randint(0, 64, (12,)).numpy()   # the data depend on the global generator
-    learner.step(with_coefficients([Row.of(ids, np.arange(12) > 3, old_logprobs=np.full(12, -4.0))], "token"))
+    row = Row.of(ids, np.arange(12) > 3, old_logprobs=-4.0, advantages=1.0)
+    asyncio.run(learner.update(with_coefficients([row], "token"), PPOClip()))
     step += 1
     checkpoint.save(root, step, model, learner=learner, extra={"step": step})
     print(step, flush=True)

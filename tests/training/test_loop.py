@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from agentrl.config import dump_config
 from agentrl.errors import ConfigError, StoreError
+from agentrl.learning.credit.base import differs, without_faults
 from agentrl.messages import Action
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.config import (
@@ -29,7 +30,6 @@ from agentrl.training.config import (
     TrainConfig,
     WarmStartConfig,
 )
-from agentrl.training.groups import differs, without_faults
 from agentrl.training.loop import Progress, resume, train
 from agentrl.training.run_folder import RunFolder
 from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn

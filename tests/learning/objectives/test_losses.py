@@ -1,26 +1,33 @@
 """Values against numbers worked out by hand, gradients against finite differences and exact formulas."""
 
+import dataclasses
+import importlib
+import inspect
 import math
+import pkgutil
 
 import pytest
 import torch
 from torch.autograd import gradcheck
 
-from agentrl.learning import losses
-from agentrl.learning.losses import (
-    bradley_terry,
-    cispo,
-    dpo,
+import agentrl.learning.objectives
+from agentrl.learning.batches import pad
+from agentrl.learning.forward import Batch
+from agentrl.learning.objectives.base import OBJECTIVES, Objective, Total, weighted
+from agentrl.learning.objectives.cispo import CISPO, cispo
+from agentrl.learning.objectives.gspo import GSPO, gspo
+from agentrl.learning.objectives.policy_gradient import policy_gradient
+from agentrl.learning.objectives.ppo_clip import PPOClip, ppo_clip
+from agentrl.learning.objectives.preference import DPO, bradley_terry, dpo
+from agentrl.learning.objectives.value import Value, value_loss
+from agentrl.learning.rows import Row
+from agentrl.learning.terms import (
     entropy_of_logits,
-    gspo,
     icepop_importance,
     kl_k1,
     kl_k2,
     kl_k3,
-    policy_gradient,
-    ppo_clip,
     truncated_importance,
-    value_loss,
 )
 
 LOG2 = math.log(2.0)
@@ -36,6 +43,25 @@ def leaf(*values):
 
 def gradient(loss, inputs):
     return torch.autograd.grad(loss.sum(), inputs, retain_graph=True)[0].tolist()
+
+
+class Known:
+    """Scores that are given rather than computed."""
+
+    def __init__(self, logprobs):
+        self.logprobs = logprobs
+        self.entropy = torch.zeros_like(logprobs)
+
+
+def batch_of(*rows):
+    """A batch of rows, each a dictionary of columns over its tokens, all of which train."""
+    made = []
+    for number, columns in enumerate(rows):
+        size = len(next(iter(columns.values())))
+        whole = {name: [0.0, *values] for name, values in columns.items()}
+        made.append(Row.of(range(size + 1), [False] + [True] * size, trajectory=number, unit=number // 2, **whole))
+    (laid_out,) = pad(made, 1000, "pair")
+    return Batch(laid_out, torch.device("cpu"))
 
 
 def test_policy_gradient_value_and_gradient():
@@ -61,39 +87,43 @@ def test_policy_gradient_value_and_gradient():
 )
 def test_ppo_clip_by_hand(ratio, advantage, loss, grad):
     logprobs = leaf(math.log(ratio) - 3.0)
-    value = ppo_clip(logprobs, f64(-3.0), f64(advantage), clip_low=0.2, clip_high=0.28)
+    value = ppo_clip(logprobs, f64(-3.0), f64(advantage), clip_low=0.2, clip_high=0.28, dual_clip=None)
     assert value.item() == pytest.approx(loss)
     assert gradient(value, logprobs) == pytest.approx([grad])
 
 
 def test_dual_clip_bounds_the_loss_of_bad_tokens_alone():
     logprobs = leaf(math.log(10.0), math.log(10.0), math.log(2.0))
-    value = ppo_clip(logprobs, f64(0, 0, 0), f64(-1.0, 1.0, -1.0), clip_high=0.2, dual_clip=3.0)
+    value = ppo_clip(logprobs, f64(0, 0, 0), f64(-1.0, 1.0, -1.0), clip_low=0.2, clip_high=0.2, dual_clip=3.0)
     assert value.tolist() == pytest.approx([3.0, -1.2, 2.0])
     assert gradient(value, logprobs) == pytest.approx([0.0, 0.0, 2.0])
     with pytest.raises(ValueError, match="above 1"):
-        ppo_clip(logprobs, f64(0, 0, 0), f64(1, 1, 1), dual_clip=1.0)
+        PPOClip(dual_clip=1.0)
 
 
 def test_gspo_uses_the_geometric_mean_ratio_of_each_sequence():
-    # sequence 0: log ratios 0.1 and 0.3, mean 0.2; sequence 1: -0.5 alone.
-    logprobs = leaf(-0.9, -1.5, -0.7)
-    old, rows = f64(-1.0, -1.0, -1.0), torch.tensor([0, 1, 0])
-    value = gspo(logprobs, old, f64(2.0, -1.0, 2.0), rows, clip_low=0.3, clip_high=0.3)
-    assert value.tolist() == pytest.approx([-2 * math.exp(0.2), 0.7, -2 * math.exp(0.2)])
+    # sequence 0: log ratios 0.1 and 0.3, mean 0.2; sequence 1: -0.5 alone, beyond the lower bound.
+    logprobs = leaf(-0.9, -0.7, -1.5)
+    batch = batch_of(
+        {"old_logprobs": [-1.0, -1.0], "advantages": [2.0, 2.0]}, {"old_logprobs": [-1.0], "advantages": [-1.0]}
+    )
+    batch.units, batch.num_units = torch.tensor([0, 0, 1]), 2
+    loss, sums = GSPO(clip_low=0.3, clip_high=0.3)(batch, Known(logprobs))
+    assert loss.item() == pytest.approx(-4 * math.exp(0.2) + 0.7, rel=1e-6)
     # d/dlogp of the sum over two equal tokens: 2 tokens * (-2 s) / 2 tokens; sequence 1 is clipped.
-    assert gradient(value, logprobs) == pytest.approx([-2 * math.exp(0.2), 0.0, -2 * math.exp(0.2)])
+    assert gradient(loss, logprobs) == pytest.approx([-2 * math.exp(0.2)] * 2 + [0.0], rel=1e-6)
+    assert sums["policy/clip_fraction"] == 1
 
 
 def test_gspo_of_single_tokens_is_ppo():
     logprobs, old, advantages = f64(-1.0, -2.0, -0.3), f64(-1.4, -1.0, -0.3), f64(1.0, -1.0, 0.5)
-    expected = ppo_clip(logprobs, old, advantages, clip_low=0.2, clip_high=0.3)
-    assert torch.equal(gspo(logprobs, old, advantages, torch.arange(3), clip_low=0.2, clip_high=0.3), expected)
+    expected = ppo_clip(logprobs, old, advantages, clip_low=0.2, clip_high=0.3, dual_clip=None)
+    assert torch.equal(gspo(logprobs - old, advantages, clip_low=0.2, clip_high=0.3), expected)
 
 
 def test_cispo_never_drops_a_gradient():
     logprobs = leaf(-1.0, -1.0)
-    value = cispo(logprobs, f64(-1.0 - math.log(5.0), -1.0 + math.log(4.0)), f64(2.0, 3.0), clip_high=0.5)
+    value = cispo(logprobs, f64(-1.0 - math.log(5.0), -1.0 + math.log(4.0)), f64(2.0, 3.0), clip_low=1.0, clip_high=0.5)
     assert value.tolist() == pytest.approx([1.5 * 2.0, 0.25 * 3.0])
     assert gradient(value, logprobs) == pytest.approx([-1.5 * 2.0, -0.25 * 3.0])
 
@@ -145,21 +175,39 @@ def test_entropy_gradient_is_finite_where_tokens_are_ruled_out():
 
 def test_value_loss_takes_the_worse_of_clipped_and_not():
     values, old, returns = leaf(2.0, 2.0, 0.1), f64(1.0, 1.0, 0.0), f64(3.0, 0.0, 1.0)
-    assert value_loss(values, returns).tolist() == pytest.approx([0.5, 2.0, 0.405])
+    assert value_loss(values, returns, old_values=old, clip=None).tolist() == pytest.approx([0.5, 2.0, 0.405])
     clipped = value_loss(values, returns, old_values=old, clip=0.2)
     assert clipped.tolist() == pytest.approx([0.5 * 1.8**2, 2.0, 0.405])
     assert gradient(clipped, values) == pytest.approx([0.0, 2.0, -0.9])
-    with pytest.raises(ValueError, match="old_values"):
-        value_loss(values, returns, clip=0.2)
 
 
 def test_dpo_by_hand():
     chosen, rejected = leaf(-2.0), leaf(-3.0)
-    value = dpo(chosen, rejected, f64(-2.5), f64(-2.0), beta=0.4)
+    value = dpo((chosen + 2.5) - (rejected + 2.0), beta=0.4)
     assert value.item() == pytest.approx(math.log(1 + math.exp(-0.6)))
     share = 0.4 / (1 + math.exp(0.6))
     grads = torch.autograd.grad(value.sum(), [chosen, rejected])
     assert [g.item() for g in grads] == pytest.approx([-share, share])
+
+
+def test_dpo_over_two_pairs_of_a_batch():
+    """Sums over each side's tokens, whatever its length; a pair weighs what its coefficient says."""
+    batch = batch_of(
+        {"reference_logprobs": [-1.0, -1.0], "sign": [1.0, 1.0], "coefficients": [0.5, 0.5]},
+        {"reference_logprobs": [-2.0], "sign": [-1.0], "coefficients": [0.5]},
+        {"reference_logprobs": [-1.0], "sign": [1.0], "coefficients": [0.5]},
+        {"reference_logprobs": [-1.0], "sign": [-1.0], "coefficients": [0.5]},
+    )
+    margins, order = [], batch.units.tolist()
+    for unit in (0, 1):
+        logs = [-0.5 if order[n] == unit else 0.0 for n in range(5)]
+        log_ratio = torch.tensor(logs) - batch.column("reference_logprobs")
+        margins.append(float((batch.column("sign") * log_ratio)[batch.units == unit].sum()))
+    loss, sums = DPO(beta=0.5)(batch, Known(torch.full((5,), -0.5)))
+    by_hand = sum(0.5 * math.log(1 + math.exp(-0.5 * margin)) for margin in margins)
+    assert loss.item() == pytest.approx(by_hand)
+    assert float(sums["preference/count"]) == 2
+    assert float(sums["preference/margin"]) == pytest.approx(sum(margins))
 
 
 def test_bradley_terry_by_hand():
@@ -174,13 +222,13 @@ SMOOTH = f64(-0.71, -1.32, -2.05, -0.4), f64(-0.6, -1.5, -2.0, -1.1), f64(1.3, -
     [
         lambda x: policy_gradient(x, SMOOTH[1], SMOOTH[2]),
         lambda x: ppo_clip(x, SMOOTH[1], SMOOTH[2], clip_low=0.1, clip_high=0.15, dual_clip=1.5),
-        lambda x: gspo(x, SMOOTH[1], SMOOTH[2], torch.tensor([0, 1, 0, 1]), clip_low=0.5, clip_high=0.5),
+        lambda x: gspo(x - SMOOTH[1], SMOOTH[2], clip_low=0.9, clip_high=2.0),
         lambda x: kl_k1(x, SMOOTH[1]),
         lambda x: kl_k2(x, SMOOTH[1]),
         lambda x: kl_k3(x, SMOOTH[1]),
         lambda x: entropy_of_logits(x.reshape(2, 2)),
         lambda x: value_loss(x, SMOOTH[2], old_values=SMOOTH[1], clip=0.05),
-        lambda x: dpo(x[:2], x[2:], SMOOTH[1][:2], SMOOTH[1][2:], beta=0.7),
+        lambda x: dpo((x[:2] - SMOOTH[1][:2]) - (x[2:] - SMOOTH[1][2:]), beta=0.7),
         lambda x: bradley_terry(x[:2], x[2:]),
     ],
 )
@@ -188,9 +236,48 @@ def test_gradients_agree_with_finite_differences(loss):
     assert gradcheck(loss, (SMOOTH[0].clone().requires_grad_(),), eps=1e-7, atol=1e-6)
 
 
-def test_every_public_loss_names_its_source():
-    names = [
-        n for n in vars(losses) if callable(getattr(losses, n)) and getattr(losses, n).__module__ == losses.__name__
+def test_each_loss_keeps_its_own_range():
+    assert (PPOClip().clip_low, PPOClip().clip_high) == (0.2, 0.28)
+    assert (GSPO().clip_low, GSPO().clip_high) == (3e-4, 4e-4)
+    assert (CISPO().clip_low, CISPO().clip_high) == (1.0, 0.28)
+
+
+def test_a_total_adds_its_terms_and_asks_for_what_they_need():
+    total = weighted([(1.0, PPOClip()), (0.5, Value()), (0.0, DPO())])
+    assert isinstance(total, Total)
+    assert set(total.columns) == {"advantages", "old_logprobs", "coefficients", "returns", "values"}
+    assert total.needs == ("values",)
+    assert total.unit == "token"
+    assert Total(((1.0, PPOClip()), (1.0, GSPO()))).unit == "row"
+    assert Total(((1.0, GSPO()), (1.0, DPO()))).unit == "pair"
+    assert weighted([(1.0, PPOClip()), (0.0, Value())]) == PPOClip()
+    batch = batch_of({"old_logprobs": [-1.0], "advantages": [2.0]})
+    twice, _ = Total(((1.0, PPOClip()), (3.0, PPOClip())))(batch, Known(f64(-1.0)))
+    assert twice.item() == pytest.approx(-8.0)
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES.names if name != "total"])
+def test_every_objective_is_a_frozen_dataclass_with_defaults(name):
+    objective = OBJECTIVES.find(name)()
+    assert isinstance(objective, Objective)
+    assert dataclasses.fields(objective) is not None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        objective.more = 1
+    assert "coefficients" in objective.columns
+
+
+def test_every_loss_names_its_source():
+    modules = [
+        importlib.import_module(f"agentrl.learning.objectives.{found.name}")
+        for found in pkgutil.iter_modules(agentrl.learning.objectives.__path__)
     ]
-    assert len(names) == 13
-    assert [n for n in names if n != "entropy_of_logits" and "Source:" not in (getattr(losses, n).__doc__ or "")] == []
+    modules.append(importlib.import_module("agentrl.learning.terms"))
+    functions = [
+        value
+        for module in modules
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    without = {f.__name__ for f in functions if "Source:" not in (f.__doc__ or "")}
+    assert len(functions) > 12
+    assert without == {"entropy_of_logits", "outside", "weighted"}

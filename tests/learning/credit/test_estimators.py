@@ -3,17 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrl.learning.advantages import (
-    GROUP_METHODS,
-    dr_grpo,
-    gae,
-    gigpo,
-    group_advantages,
-    grpo,
-    reinforce_plus_plus,
-    remax,
-    rloo,
-)
+from agentrl.errors import ConfigError
+from agentrl.learning.credit.base import CREDITS
+from agentrl.learning.credit.gae import TokenGAE, TurnGAE, gae
+from agentrl.learning.credit.gigpo import GiGPO, gigpo
+from agentrl.learning.credit.group_relative import dr_grpo, grpo, reinforce_plus_plus, rloo
+from agentrl.learning.credit.remax import remax
 from agentrl.messages import Action
 from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
 
@@ -29,6 +24,11 @@ def group_of(rewards, statuses=None, turns=1):
         steps[-1].reward = reward
         made.append(Trajectory("e", Task("t"), 0, steps, status=status))
     return TrajectoryGroup("g", made)
+
+
+def estimated(groups, method):
+    """Advantages of a method, as lists: group, trajectory, turn."""
+    return [[values.tolist() for values in group] for group in CREDITS.find(method)()(groups, None).advantages]
 
 
 def test_grpo_by_hand():
@@ -71,26 +71,57 @@ def test_ragged_groups(returns):
                 assert not values.any()
 
 
-@pytest.mark.parametrize("method", GROUP_METHODS)
+@pytest.mark.parametrize("method", ["grpo", "dr_grpo", "rloo", "reinforce_plus_plus"])
 def test_faults_enter_no_statistic(method):
     with_fault = group_of([1.0, 99.0, 0.0], ["terminated", "fault", "truncated"])
     without = group_of([1.0, 0.0])
     other = group_of([0.25, 0.5])
-    (faulty, _), (clean, _) = group_advantages([with_fault, other], method), group_advantages([without, other], method)
-    assert faulty.tolist() == [clean[0], 0.0, clean[1]]
+    faulty, clean = estimated([with_fault, other], method)[0], estimated([without, other], method)[0]
+    assert faulty == [clean[0], [0.0], clean[1]]
 
 
-@pytest.mark.parametrize("method", GROUP_METHODS)
+@pytest.mark.parametrize("method", ["grpo", "dr_grpo", "rloo", "reinforce_plus_plus"])
 def test_the_number_of_turns_enters_no_statistic(method):
     short, long = group_of([1.0, 0.0, 0.5], turns=1), group_of([1.0, 0.0, 0.5], turns=9)
-    assert group_advantages([short], method)[0].tolist() == group_advantages([long], method)[0].tolist()
+    assert [a * 9 for a in estimated([short], method)[0]] == estimated([long], method)[0]
 
 
-def test_a_group_of_faults_and_an_unknown_method():
+@pytest.mark.parametrize("method", CREDITS.names)
+def test_a_group_of_faults_gets_0(method):
     faults = group_of([1.0, 0.0], ["fault", "fault"])
-    assert group_advantages([faults], "grpo")[0].tolist() == [0, 0]
-    with pytest.raises(ValueError, match="Did you mean 'grpo'"):
-        group_advantages([faults], "gropo")
+    values = [[np.ones(1), np.ones(1)]]
+    assert [v.tolist() for v in CREDITS.find(method)()([faults], values).advantages[0]] == [[0.0], [0.0]]
+
+
+def test_an_unknown_method_names_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean 'grpo'"):
+        CREDITS.find("gropo")
+
+
+def test_gae_of_a_step_by_turns_and_by_tokens():
+    """Two turns of 2 and 1 tokens, rewards 0 and 1; the fault beside them gets 0."""
+    turns = [Turn((), Action(prompt_ids=(1,), token_ids=ids), reward) for ids, reward in (((2, 3), 0.0), ((4,), 1.0))]
+    episode = Trajectory("e", Task("t"), 0, turns)
+    fault = Trajectory("e", Task("t"), 0, turns, status="fault")
+    groups = [TrajectoryGroup("g", [episode, fault])]
+    by_turn = TurnGAE(gamma=0.5, lam=1.0)(groups, [[np.array([0.25, 0.5]), np.zeros(2)]])
+    assert [a.tolist() for a in by_turn.advantages[0]] == [[0.5 - 0.25, 1.0 - 0.5], [0.0, 0.0]]
+    assert by_turn.returns[0][0].tolist() == [0.5, 1.0]
+    by_token = TokenGAE(gamma=1.0, lam=0.0)(groups, [[np.array([0.25, 0.5, 0.125]), np.zeros(3)]])
+    assert by_token.advantages[0][0].tolist() == [0.25, -0.375, 0.875]
+    with pytest.raises(ValueError, match="fill the column 'values' first"):
+        TurnGAE()(groups, None)
+
+
+def test_gigpo_of_a_step_leaves_faults_out():
+    def episode(rewards, status="terminated"):
+        turns = [Turn((), Action(), r, state_key="a" if i == 0 else None) for i, r in enumerate(rewards)]
+        return Trajectory("e", Task("t"), 0, turns, status=status)
+
+    group = TrajectoryGroup("g", [episode([0.0, 1.0]), episode([9.0], "fault"), episode([0.0])])
+    found = GiGPO(gamma=0.5, normalize_std=False)([group], None).advantages[0]
+    by_hand = gigpo([[0.0, 1.0], [0.0]], [["a", None], ["a"]], gamma=0.5, step_weight=1.0, normalize_std=False)
+    assert [v.tolist() for v in found] == [by_hand[0].tolist(), [0.0], by_hand[1].tolist()]
 
 
 def direct_gae(rewards, values, gamma, lam, bootstrap):
@@ -114,9 +145,9 @@ def test_gae_limits_by_hand():
     rewards, values = [0.0, 0.0, 1.0], [0.5, 0.25, 0.75]
     assert gae(rewards, values, gamma=0.5, lam=1.0)[0].tolist() == [0.25 - 0.5, 0.5 - 0.25, 1 - 0.75]
     assert gae(rewards, values, gamma=1.0, lam=0.0)[0].tolist() == [-0.25, 0.5, 0.25]
-    assert gae([], [])[0].tolist() == []
+    assert gae([], [], gamma=1.0, lam=1.0)[0].tolist() == []
     with pytest.raises(ValueError, match="alike"):
-        gae([1.0], [1.0, 2.0])
+        gae([1.0], [1.0, 2.0], gamma=1.0, lam=1.0)
 
 
 def test_gigpo_by_hand():
@@ -130,8 +161,9 @@ def test_gigpo_by_hand():
 
 
 def test_gigpo_without_shared_states_is_grpo():
-    values = gigpo([[0.0, 1.0], [0.5]], [["a", "b"], ["c"]])
+    own = {"gamma": 0.95, "step_weight": 1.0, "normalize_std": True}
+    values = gigpo([[0.0, 1.0], [0.5]], [["a", "b"], ["c"]], **own)
     episode = grpo([[1.0, 0.5]])[0]
     assert [v.tolist() for v in values] == [[episode[0]] * 2, [episode[1]]]
     with pytest.raises(ValueError, match="number of turns"):
-        gigpo([[1.0]], [["a", "b"]])
+        gigpo([[1.0]], [["a", "b"]], **own)

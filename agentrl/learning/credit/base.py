@@ -1,0 +1,92 @@
+"""The contract of credit estimators: returns of groups in, advantages out. Owns no rows and no model.
+
+A third party adds one as a frozen dataclass by an entry point in `agentrl.credits`, or by its reference.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from agentrl.registry import Registry
+from agentrl.trajectory import TrajectoryGroup
+
+Floats = npt.NDArray[np.float64]
+PerTrajectory = Sequence[Sequence[Floats]]
+"""Group -> trajectory -> (turns,) or (sampled tokens,)."""
+
+CREDITS = Registry(
+    "credit estimator",
+    "agentrl.credits",
+    {
+        "grpo": "agentrl.learning.credit.group_relative:GRPO",
+        "dr_grpo": "agentrl.learning.credit.group_relative:DrGRPO",
+        "rloo": "agentrl.learning.credit.group_relative:RLOO",
+        "reinforce_plus_plus": "agentrl.learning.credit.group_relative:ReinforcePlusPlus",
+        "gigpo": "agentrl.learning.credit.gigpo:GiGPO",
+        "turn_gae": "agentrl.learning.credit.gae:TurnGAE",
+        "token_gae": "agentrl.learning.credit.gae:TokenGAE",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """What an estimator found.
+
+    Attributes:
+        advantages: 0 for faults and where nothing is to be learnt.
+        returns: targets of a value head, if the estimator has any.
+    """
+
+    advantages: PerTrajectory
+    returns: PerTrajectory | None = None
+
+
+class Credit(ABC):
+    """An estimator: a frozen dataclass of its own hyper-parameters; a pure function.
+
+    Attributes:
+        level: of what comes in and goes out: one number per turn or per sampled token.
+        needs_values: whether it reads predicted returns.
+        compares: whether it compares the episodes of a group, so that a group of one teaches nothing.
+    """
+
+    @property
+    def level(self) -> Literal["turn", "token"]:
+        return "turn"
+
+    @property
+    def needs_values(self) -> bool:
+        return False
+
+    @property
+    def compares(self) -> bool:
+        return True
+
+    @abstractmethod
+    def __call__(self, groups: Sequence[TrajectoryGroup], values: PerTrajectory | None) -> Advantages:
+        """The advantages of a step.
+
+        Args:
+            groups: of any size, faults included.
+            values: predicted returns in the estimator's level; None where it needs none.
+        """
+
+
+def differs(group: TrajectoryGroup) -> bool:
+    """Whether the group's rewards are not all equal, so that comparing them teaches something."""
+    return len(set(group.rewards)) > 1
+
+
+def without_faults(group: TrajectoryGroup) -> TrajectoryGroup:
+    """The group's scored trajectories; a fault never enters a baseline."""
+    kept = [i for i, t in enumerate(group.trajectories) if t.status != "fault"]
+    place = {old: new for new, old in enumerate(kept)}
+    preferences = tuple((place[a], place[b]) for a, b in group.preferences if a in place and b in place)
+    return TrajectoryGroup(group.group_id, [group.trajectories[i] for i in kept], preferences)

@@ -1,0 +1,103 @@
+"""Generalised advantage estimation over turns or tokens, with the targets of the value head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from agentrl.learning.credit.base import Advantages, Credit, Floats, PerTrajectory
+from agentrl.learning.credit.returns import discounted_sums
+from agentrl.trajectory import Trajectory, TrajectoryGroup
+
+
+@dataclass(frozen=True)
+class _GAE(Credit):
+    """What both levels share.
+
+    Attributes:
+        gamma: discount per turn or token.
+        lam: weight between one step (0) and the whole return (1).
+    """
+
+    gamma: float = 1.0
+    lam: float = 0.95
+
+    @property
+    def needs_values(self) -> bool:
+        return True
+
+    @property
+    def compares(self) -> bool:
+        return False
+
+    def __call__(self, groups: Sequence[TrajectoryGroup], values: PerTrajectory | None) -> Advantages:
+        if values is None:
+            raise ValueError(f"{type(self).__name__} needs predicted returns: fill the column 'values' first")
+        advantages, returns = [], []
+        for group, predicted in zip(groups, values, strict=True):
+            found = [self._of(t, v) for t, v in zip(group.trajectories, predicted, strict=True)]
+            advantages.append([a for a, _ in found])
+            returns.append([r for _, r in found])
+        return Advantages(advantages, returns)
+
+    def _of(self, trajectory: Trajectory, values: Floats) -> tuple[Floats, Floats]:
+        if trajectory.status == "fault":
+            return np.zeros(len(values)), np.zeros(len(values))
+        return gae(self._rewards(trajectory), values, gamma=self.gamma, lam=self.lam)
+
+    def _rewards(self, trajectory: Trajectory) -> Floats:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TurnGAE(_GAE):
+    """One advantage a turn; the value of a turn is what is predicted before its first token. Source: `gae`."""
+
+    def _rewards(self, trajectory: Trajectory) -> Floats:
+        return np.array([turn.reward for turn in trajectory.turns], np.float64)
+
+
+@dataclass(frozen=True)
+class TokenGAE(_GAE):
+    """One advantage a sampled token; a turn's reward comes at its last token. Source: `gae`."""
+
+    @property
+    def level(self) -> Literal["turn", "token"]:
+        return "token"
+
+    def _rewards(self, trajectory: Trajectory) -> Floats:
+        rewards: list[float] = []
+        for turn in trajectory.turns:
+            rewards += [0.0] * len(turn.action.token_ids or ())
+            if rewards:  # a turn without tokens adds to the last token before it
+                rewards[-1] += turn.reward
+        return np.array(rewards, np.float64)
+
+
+def gae(
+    rewards: Sequence[float] | Floats,
+    values: Sequence[float] | Floats,
+    *,
+    gamma: float,
+    lam: float,
+    bootstrap: float = 0.0,
+) -> tuple[Floats, Floats]:
+    """Generalised advantage estimation over the turns of one trajectory.
+
+    Args:
+        rewards: (turns,) reward of each turn.
+        values: (turns,) predicted return before each turn.
+        gamma, lam: discount per turn, and the weight between one step (0) and the whole return (1).
+        bootstrap: predicted return after the last turn: 0 if the episode terminated.
+    Returns: (turns,) advantages, and (turns,) targets for the value function.
+    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16.
+    """
+    rewards, values = np.asarray(rewards, np.float64), np.asarray(values, np.float64)
+    if rewards.shape != values.shape or rewards.ndim != 1:
+        raise ValueError(f"rewards and values must be (turns,) alike, got {rewards.shape} and {values.shape}")
+    deltas = rewards + gamma * np.append(values[1:], bootstrap) - values if len(values) else rewards
+    advantages = discounted_sums(deltas, gamma * lam)
+    return advantages, advantages + values

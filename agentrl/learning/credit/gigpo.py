@@ -1,0 +1,85 @@
+"""GiGPO: a group advantage of the episode, and one among turns that began in the same state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agentrl.learning.credit.base import Advantages, Credit, Floats, PerTrajectory
+from agentrl.learning.credit.returns import discounted_sums, standardized
+from agentrl.trajectory import TrajectoryGroup
+
+
+@dataclass(frozen=True)
+class GiGPO(Credit):
+    """Needs an environment with a `state_key`; without one it is GRPO. Source: `gigpo`.
+
+    Attributes:
+        gamma: discount per turn of the return that turns are compared by.
+        step_weight: weight of the advantage among turns.
+        normalize_std: divide both by the standard deviation of their group.
+    """
+
+    gamma: float = 0.95
+    step_weight: float = 1.0
+    normalize_std: bool = True
+
+    def __call__(self, groups: Sequence[TrajectoryGroup], values: PerTrajectory | None) -> Advantages:
+        return Advantages([self._of(group) for group in groups])
+
+    def _of(self, group: TrajectoryGroup) -> list[Floats]:
+        scored = [t for t in group.trajectories if t.status != "fault"]
+        found = iter(
+            gigpo(
+                [[turn.reward for turn in t.turns] for t in scored],
+                [[turn.state_key for turn in t.turns] for t in scored],
+                gamma=self.gamma,
+                step_weight=self.step_weight,
+                normalize_std=self.normalize_std,
+            )
+        )
+        return [np.zeros(len(t.turns)) if t.status == "fault" else next(found) for t in group.trajectories]
+
+
+def gigpo(
+    rewards: Sequence[Sequence[float] | Floats],
+    state_keys: Sequence[Sequence[str | None]],
+    *,
+    gamma: float,
+    step_weight: float,
+    normalize_std: bool,
+) -> list[Floats]:
+    """Group advantage of the episode, plus one among all turns that began in the same state.
+
+    Args:
+        rewards: of ONE group: per trajectory, (turns,) rewards.
+        state_keys: per trajectory, the `Turn.state_key` of each turn; None belongs to no state group.
+        gamma: discount per turn of the return that turns are compared by.
+        step_weight: weight of the second advantage.
+        normalize_std: divide both by the standard deviation of their group.
+    Returns: per trajectory, (turns,) float64. A state seen once adds 0.
+    Source: Feng et al. 2025, arXiv:2505.10978, section 4 (GiGPO).
+    """
+    steps = [np.asarray(turns, np.float64) for turns in rewards]
+    if [len(turns) for turns in steps] != [len(keys) for keys in state_keys]:
+        raise ValueError("rewards and state_keys must have the same number of turns in each trajectory")
+    episode = standardized([turns.sum() for turns in steps], normalize_std)
+    advantages = [np.full(len(turns), value) for turns, value in zip(steps, episode, strict=True)]
+    returns = [discounted_sums(turns, gamma) for turns in steps]
+    for members in _anchor_groups(state_keys):
+        relative = standardized([returns[i][t] for i, t in members], normalize_std)
+        for (i, t), value in zip(members, relative, strict=True):
+            advantages[i][t] += step_weight * value
+    return advantages
+
+
+def _anchor_groups(state_keys: Sequence[Sequence[str | None]]) -> list[list[tuple[int, int]]]:
+    """(trajectory, turn) of the turns that share a state, one list per state."""
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for i, keys in enumerate(state_keys):
+        for t, key in enumerate(keys):
+            if key is not None:
+                groups.setdefault(key, []).append((i, t))
+    return list(groups.values())

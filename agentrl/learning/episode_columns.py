@@ -1,0 +1,132 @@
+"""Numbers of episodes to columns of rows and back: advantages, predicted returns, preferences.
+
+Owns the whole mapping between an episode's turns and a row's tokens. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from agentrl.learning.credit.base import Advantages, Credit, Floats, PerTrajectory
+from agentrl.learning.rows import Array, Row
+from agentrl.trajectory import Trajectory, TrajectoryGroup
+
+
+def with_advantages(
+    rows: Sequence[Row], groups: Sequence[TrajectoryGroup], found: Advantages, credit: Credit
+) -> list[Row]:
+    """The rows with `advantages`, and `returns` if the estimator has any.
+
+    Args:
+        rows: of `build_rows` for these groups.
+        found: what the estimator said of them.
+    Raises: ValueError if the numbers do not match the groups, or one is not finite.
+    """
+    rows = _with_column(rows, groups, "advantages", found.advantages, credit.level)
+    if found.returns is None:
+        return rows
+    return _with_column(rows, groups, "returns", found.returns, credit.level)
+
+
+def _with_column(
+    rows: Sequence[Row], groups: Sequence[TrajectoryGroup], name: str, numbers: PerTrajectory, level: str
+) -> list[Row]:
+    _check(groups, name, numbers, level)
+    flat = [np.asarray(values, np.float64) for group in numbers for values in group]
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    return [row.with_columns(**{name: _spread(row, flat[row.trajectory], trajectories, level)}) for row in rows]
+
+
+def _check(groups: Sequence[TrajectoryGroup], name: str, numbers: PerTrajectory, level: str) -> None:
+    if len(groups) != len(numbers):
+        raise ValueError(f"got {len(groups)} groups but {name} of {len(numbers)}")
+    for group, values in zip(groups, numbers, strict=True):
+        if len(values) != len(group.trajectories):
+            raise ValueError(
+                f"group {group.group_id!r} has {len(group.trajectories)} trajectories but {len(values)} {name}"
+            )
+        for number, (trajectory, value) in enumerate(zip(group.trajectories, values, strict=True)):
+            size = len(_token_turns(trajectory)) if level == "token" else len(trajectory.turns)
+            where = f"trajectory {number} of group {group.group_id!r}"
+            if np.shape(value) != (size,):
+                raise ValueError(f"{where} has {size} {level}s but {name} of shape {np.shape(value)}: one per {level}")
+            if not np.isfinite(value).all():
+                raise ValueError(f"{where} has a non-finite number in its {name}: {value}")
+
+
+def _spread(row: Row, values: Floats, trajectories: Sequence[Trajectory], level: str) -> Array:
+    """(T,) float32: the value of each trained token, 0 elsewhere."""
+    index = row.column("turns") if level == "turn" else _token_numbers(row, trajectories[row.trajectory])
+    safe = np.where(row.mask, index, 0)
+    whole = values[safe] if len(values) else np.zeros(len(row))
+    return np.where(row.mask, whole, 0.0).astype(np.float32)
+
+
+def _token_turns(trajectory: Trajectory) -> list[int]:
+    """The turn of each sampled token of an episode, in order."""
+    return [i for i, turn in enumerate(trajectory.turns) for _ in turn.action.token_ids or ()]
+
+
+def _token_numbers(row: Row, trajectory: Trajectory) -> Array:
+    """(T,) the number of each trained token among the sampled tokens of its episode."""
+    sizes = [len(turn.action.token_ids or ()) for turn in trajectory.turns]
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+    numbers = np.zeros(len(row), int)
+    turns = row.column("turns")
+    for turn in np.unique(turns[row.mask]):
+        places = np.flatnonzero(row.mask & (turns == turn))
+        numbers[places] = starts[turn] + np.arange(len(places))
+    return numbers
+
+
+def per_trajectory(
+    rows: Sequence[Row], groups: Sequence[TrajectoryGroup], column: str, credit: Credit
+) -> PerTrajectory:
+    """A column of the rows as the estimator reads it.
+
+    Returns: group -> trajectory -> (turns,), the value at each turn's first token (0 where none was sampled), or
+        (sampled tokens,), by the estimator's level.
+    """
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    flat = [np.zeros(len(_token_turns(t))) for t in trajectories]
+    for row in rows:
+        numbers = _token_numbers(row, trajectories[row.trajectory])
+        flat[row.trajectory][numbers[row.mask]] = row.column(column)[row.mask]
+    if credit.level == "turn":
+        flat = [_at_first_tokens(t, values) for t, values in zip(trajectories, flat, strict=True)]
+    found = iter(flat)
+    return [[next(found) for _ in group.trajectories] for group in groups]
+
+
+def _at_first_tokens(trajectory: Trajectory, values: Floats) -> Floats:
+    turns = _token_turns(trajectory)
+    first = {turn: place for place, turn in reversed(list(enumerate(turns)))}
+    return np.array([values[first[i]] if i in first else 0.0 for i in range(len(trajectory.turns))], np.float64)
+
+
+def pairs(rows: Sequence[Row], groups: Sequence[TrajectoryGroup]) -> list[Row]:
+    """Rows of the episodes that are compared, two sides of one `unit` for each preference.
+
+    Returns: rows with `sign` (+1 for the preferred episode, -1 for the other) and coefficients under which every
+        pair weighs 1 / pairs, whatever its number of rows and tokens.
+    """
+    by_trajectory: dict[int, list[Row]] = {}
+    for row in rows:
+        by_trajectory.setdefault(row.trajectory, []).append(row)
+    sides: list[list[tuple[float, Row]]] = []
+    first = 0
+    for group in groups:
+        for better, worse in group.preferences:
+            preferred, other = by_trajectory.get(first + better, []), by_trajectory.get(first + worse, [])
+            if preferred and other:
+                sides.append([*((1.0, row) for row in preferred), *((-1.0, row) for row in other)])
+        first += len(group.trajectories)
+    return [_side(row, sign, unit, 1.0 / len(sides)) for unit, members in enumerate(sides) for sign, row in members]
+
+
+def _side(row: Row, sign: float, unit: int, weight: float) -> Row:
+    signs = np.where(row.mask, sign, 0.0).astype(np.float32)
+    weights = np.where(row.mask, weight, 0.0).astype(np.float32)
+    return Row(row.ids, row.mask, {**row.columns, "sign": signs, "coefficients": weights}, row.trajectory, unit)

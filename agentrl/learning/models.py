@@ -1,0 +1,85 @@
+"""The models of an update: the policy, a frozen reference, a value head. Owns what belongs to one objective.
+
+Which model a run has is `agentrl.training.model_setup`; its files are `agentrl.policy.model_folder`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agentrl.learning.batches import MicroBatch
+from agentrl.learning.forward import Batch, Scores, TokenScorer
+from agentrl.learning.objectives.base import Objective
+
+
+class Models:
+    """The policy with what an objective needs around it.
+
+    Args:
+        policy: a `transformers` causal LM, updated in place.
+        objective: a reference is kept if it reads `reference_logprobs`, a value head if it needs `values`.
+        temperature: divides the logits, as it did in sampling.
+    Attributes:
+        reference: a frozen copy of the policy as it is now, or None.
+        value_head: (H,) to (1,), zero at first, or None.
+    """
+
+    def __init__(self, policy: nn.Module, objective: Objective, temperature: float = 1.0) -> None:
+        self.policy: Any = policy
+        self.scorer = TokenScorer(policy, temperature)
+        self.device = self.scorer.device
+        self.reference: Any = None
+        self._reference_scorer: TokenScorer | None = None
+        if "reference_logprobs" in objective.columns:
+            self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
+            self._reference_scorer = TokenScorer(self.reference, temperature)
+        self.value_head = self._new_value_head() if "values" in objective.needs else None
+
+    def _new_value_head(self) -> nn.Linear:
+        size = self.policy.config.get_text_config().hidden_size
+        head = nn.Linear(size, 1, device=self.device, dtype=torch.float32)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def scores(self, laid_out: MicroBatch, batch: Batch) -> Scores:
+        """What the policy says of a micro-batch."""
+        return Scores(self.scorer, laid_out, batch, self.value_head)
+
+    @torch.no_grad()
+    def predicted(self, laid_out: MicroBatch, column: str) -> Tensor:
+        """(N,) a column that a model fills: `old_logprobs`, `reference_logprobs` or `values`.
+
+        Raises: ValueError for another column, or if the model that it needs was not kept.
+        """
+        if column == "old_logprobs":
+            return self.scorer.logprobs(laid_out)
+        if column == "reference_logprobs":
+            if self._reference_scorer is None:
+                raise ValueError("no reference model was kept: the objective does not read reference_logprobs")
+            return self._reference_scorer.logprobs(laid_out)
+        if column == "values":
+            return self.scores(laid_out, Batch(laid_out, self.device)).values
+        raise ValueError(
+            f"no model fills the column {column!r}; old_logprobs, reference_logprobs and values are filled, "
+            "the others come from the rows' builder or the credit estimator"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the policy's weights."""
+        return {
+            "reference": None if self.reference is None else self.reference.state_dict(),
+            "value_head": None if self.value_head is None else self.value_head.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`. Raises: ValueError if only one side has a reference model or a value head."""
+        for name, part in (("reference", self.reference), ("value_head", self.value_head)):
+            if (state[name] is None) != (part is None):
+                raise ValueError(f"only one of state and learner has a {name}: resume with the same objective")
+            if part is not None:
+                part.load_state_dict(state[name])

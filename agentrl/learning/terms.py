@@ -1,0 +1,76 @@
+"""Terms that several losses share: divergences, entropy, importance weights. Pure functions.
+
+All take flat (N,) tensors of trained tokens and return (N,) unless they say otherwise. Gradients flow through
+`logprobs` alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def truncated_importance(log_ratio: Tensor, *, cap: float = 2.0) -> Tensor:
+    """Weight that corrects for sampler and trainer computing different probabilities, capped above.
+
+    Args:
+        log_ratio: (N,) trainer's minus sampler's logprob under the SAME weights.
+        cap: the largest weight.
+    Returns: (N,) weight of each token's loss, without gradient.
+    Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"
+        (truncated importance sampling, TIS).
+    """
+    return log_ratio.detach().exp().clamp(max=cap)
+
+
+def icepop_importance(log_ratio: Tensor, *, low: float = 0.5, high: float = 5.0) -> Tensor:
+    """Importance weight where the two probabilities roughly agree, 0 where they do not.
+
+    Args:
+        log_ratio: (N,) trainer's minus sampler's logprob under the same weights.
+        low, high: ratios outside [low, high] are left out.
+    Returns: (N,) weight, without gradient.
+    Source: Ling team 2025, arXiv:2510.18855 (IcePop).
+    """
+    ratio = log_ratio.detach().exp()
+    return torch.where((ratio >= low) & (ratio <= high), ratio, torch.zeros_like(ratio))
+
+
+def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """KL(policy || reference) from samples of the policy: log p - log ref. Unbiased, may be negative.
+
+    As a LOSS its expected gradient is zero; use it as a reward penalty.
+
+    Source: Schulman 2020, "Approximating KL Divergence", http://joschu.net/blog/kl-approx.html.
+    """
+    return logprobs - ref_logprobs
+
+
+def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """Half the squared log-ratio: biased in value, but as a loss its on-policy gradient is the KL's.
+
+    Source: Schulman 2020, as in `kl_k1`.
+    """
+    return 0.5 * (logprobs - ref_logprobs) ** 2
+
+
+def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """r - 1 - log r with r = reference / policy: unbiased and never negative.
+
+    As a loss its gradient is that of the reverse direction, KL(reference || policy).
+
+    Source: Schulman 2020, as in `kl_k1`; used as a loss in arXiv:2402.03300, eq. 4.
+    """
+    log_ratio = ref_logprobs - logprobs
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def entropy_of_logits(logits: Tensor) -> Tensor:
+    """Entropy in nats of the next-token distribution.
+
+    Args: logits: (N, V); minus infinity rules a token out.
+    Returns: (N,).
+    """
+    logprobs = torch.log_softmax(logits, -1)
+    logprobs = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)  # 0 * -inf is nan, here and in the gradient
+    return -(logprobs.exp() * logprobs).sum(-1)
