@@ -1,7 +1,7 @@
-"""Running one tool call: in place, awaited, or in a thread, under a timeout. Owns how a result reads.
+"""Answers to tool calls: each runs in place, awaited, or in a thread under a timeout. Owns how a result reads.
 
 What a failure means is decided here once: `ToolError` is for the model, anything else is an `EnvFault`.
-A timeout cancels an `async` tool; a thread cannot be stopped, so a blocking one is left behind.
+A timeout cancels an `async` tool. A thread cannot be stopped: a blocking tool runs on after its timeout.
 """
 
 from __future__ import annotations
@@ -11,16 +11,98 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from agentrl.errors import EnvFault, ToolError
+from agentrl.errors import EnvFault, ToolError, did_you_mean
+from agentrl.messages import Message, ToolCall
 from agentrl.tool_schema import Tool
+
+ToolStats = dict[str, dict[str, int]]
 
 logger = logging.getLogger(__name__)
 SLOW_INLINE_S = 1.0
+
+
+async def answer_all(
+    tools: Mapping[str, Tool], calls: Sequence[ToolCall], stats: ToolStats, timeout_s: float
+) -> tuple[Message, ...]:
+    """The answers to the calls of one turn, in the order of the calls; see `answer`.
+
+    Plain `def` tools run one after the other. Where one tool may wait, all calls of the turn run at once;
+    the first fault then cancels the others.
+
+    Args:
+        timeout_s: seconds for tools that do not name a timeout of their own.
+    """
+    if not any(_waits(tools, call) for call in calls):
+        return tuple([answer(tools, call, stats) for call in calls])
+    if len(calls) == 1:
+        return (await _answer_waiting(tools, calls[0], stats, timeout_s),)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_answer_waiting(tools, call, stats, timeout_s)) for call in calls]
+    except BaseExceptionGroup as failures:
+        first = failures.exceptions[0]
+        raise first from first.__cause__
+    return tuple([task.result() for task in tasks])
+
+
+def answer(tools: Mapping[str, Tool], call: ToolCall, stats: ToolStats) -> Message:
+    """Run one call of a plain `def` tool in place and return the tool message that answers it.
+
+    Args:
+        tools: the tools that may be called, by name, bound to their environment.
+        call: what the model asked for; a call that cannot be run is answered with the reason.
+        stats: calls and errors by tool, counted up here.
+    Raises: EnvFault if the tool fails with anything but ToolError.
+    """
+    name = call.name
+    tool = tools.get(name)
+    counts = stats.get(name) or _counts(stats, name if tool is not None else "(unknown)")
+    counts["calls"] += 1
+    try:
+        if tool is None or call.error is not None:
+            raise _refusal(tools, call)
+        content = run_inline(tool, tool.validate(call.arguments))
+    except ToolError as error:
+        content = _error_text(counts, error)
+    return Message("tool", content, (), call.id, name)
+
+
+async def _answer_waiting(tools: Mapping[str, Tool], call: ToolCall, stats: ToolStats, timeout_s: float) -> Message:
+    if call.error is not None or not _waits(tools, call):
+        return answer(tools, call, stats)
+    tool, counts = tools[call.name], _counts(stats, call.name)
+    counts["calls"] += 1
+    try:
+        content = await run(tool, tool.validate(call.arguments), timeout_s)
+    except ToolError as error:
+        content = _error_text(counts, error)
+    return Message("tool", content, (), call.id, call.name)
+
+
+def _waits(tools: Mapping[str, Tool], call: ToolCall) -> bool:
+    tool = tools.get(call.name)
+    return tool is not None and not tool.is_inline
+
+
+def _refusal(tools: Mapping[str, Tool], call: ToolCall) -> ToolError:
+    """Why a call is not run."""
+    if call.error is not None:
+        return ToolError(f"the call could not be read: {call.error}")
+    return ToolError(f"there is no tool {call.name!r}.{did_you_mean(call.name, tools)}")
+
+
+def _counts(stats: ToolStats, name: str) -> dict[str, int]:
+    return stats.setdefault(name, {"calls": 0, "errors": 0})
+
+
+def _error_text(counts: dict[str, int], error: ToolError) -> str:
+    counts["errors"] += 1
+    return f"Error: {error}"
 
 
 async def run(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> str:

@@ -6,7 +6,6 @@ to `agentrl.tool_schema`, running a call to `agentrl.env.execution`, parsing a m
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -14,9 +13,9 @@ from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
 from agentrl.env.base import Env, Observation, StepResult, as_action, contains_await
-from agentrl.env.execution import in_thread, run, run_inline, to_text
+from agentrl.env.execution import ToolStats, answer, answer_all, in_thread, to_text
 from agentrl.env.rubric import Rubric
-from agentrl.errors import ToolError, ToolSchemaError, did_you_mean
+from agentrl.errors import ToolSchemaError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.tool_schema import Tool, is_tool
 from agentrl.trajectory import Task
@@ -106,7 +105,7 @@ class ToolEnv(Env):
         self._turn, self._tokens, self._ending = 0, 0, False
         self._components: dict[str, float] = {}
         self.success = None
-        self.tool_stats: dict[str, dict[str, int]] = {}
+        self.tool_stats: ToolStats = {}
         self._started_s = time.monotonic()
         messages = _as_messages(await _result(self.start(task)))
         if self.system_prompt is not None:
@@ -122,8 +121,11 @@ class ToolEnv(Env):
         self._tokens += len(action.token_ids or ()) or (action.usage or {}).get("completion_tokens", 0)
         calls = action.tool_calls
         if calls:
-            inline = self._class_inline
-            observation = tuple([self._call_inline(c) for c in calls]) if inline else await self._run_calls(calls)
+            tools, stats = self._tools, self.tool_stats
+            if self._class_inline:
+                observation = tuple([answer(tools, call, stats) for call in calls])
+            else:
+                observation = await answer_all(tools, calls, stats, self.tool_timeout_s)
         elif action.finish_reason == "length":
             return await self._truncate("turn_tokens", ())
         else:
@@ -191,63 +193,6 @@ class ToolEnv(Env):
         if limits.max_wall_s is not None and time.monotonic() - self._started_s >= limits.max_wall_s:
             return "max_wall_s"
         return None
-
-    # Running calls.
-
-    async def _run_calls(self, calls: Sequence[ToolCall]) -> Observation:
-        """Plain `def` tools run in order; where one may wait, all calls of the turn run at once."""
-        if not any(self._may_wait(call.name) for call in calls):
-            return tuple([self._call_inline(call) for call in calls])
-        if len(calls) == 1:
-            return (await self._call_waiting(calls[0]),)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._call_waiting(call)) for call in calls]
-        except BaseExceptionGroup as failures:
-            first = failures.exceptions[0]
-            raise first from first.__cause__
-        return tuple([task.result() for task in tasks])
-
-    def _may_wait(self, name: str) -> bool:
-        found = self._tools.get(name)
-        return found is not None and not found.is_inline
-
-    def _call_inline(self, call: ToolCall) -> Message:
-        found = self._tools.get(call.name)
-        stats = self._count(call.name if found is not None else "(unknown)")
-        try:
-            if found is None or call.error is not None:
-                raise self._refusal(call)
-            content = run_inline(found, found.validate(call.arguments))
-        except ToolError as error:
-            stats["errors"] += 1
-            content = f"Error: {error}"
-        return Message("tool", content, (), call.id, call.name)
-
-    async def _call_waiting(self, call: ToolCall) -> Message:
-        found = self._tools.get(call.name)
-        stats = self._count(call.name if found is not None else "(unknown)")
-        try:
-            if found is None or call.error is not None:
-                raise self._refusal(call)
-            content = await run(found, found.validate(call.arguments), self.tool_timeout_s)
-        except ToolError as error:
-            stats["errors"] += 1
-            content = f"Error: {error}"
-        return Message("tool", content, (), call.id, call.name)
-
-    def _refusal(self, call: ToolCall) -> ToolError:
-        """Why a call is not run."""
-        if call.error is not None:
-            return ToolError(f"the call could not be read: {call.error}")
-        return ToolError(f"there is no tool {call.name!r}.{did_you_mean(call.name, self._tools)}")
-
-    def _count(self, name: str) -> dict[str, int]:
-        stats = self.tool_stats.get(name)
-        if stats is None:
-            stats = self.tool_stats[name] = {"calls": 0, "errors": 0}
-        stats["calls"] += 1
-        return stats
 
     # State: the wall clock of an episode goes on from where it stood.
 
