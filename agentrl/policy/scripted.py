@@ -11,6 +11,7 @@ import numpy as np
 
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.schema_values import draw_arguments
 
 Answer = Action | str | Mapping[str, Any]
 Script = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], Answer]
@@ -139,7 +140,7 @@ class RandomPolicy(Policy):
         if not tools or rng.random() < self.answer_rate:
             return Action(text=_random_text(rng, messages))
         tool = tools[int(rng.integers(len(tools)))]["function"]
-        arguments = random_value(tool.get("parameters") or {"type": "object"}, rng)
+        arguments = draw_arguments(tool.get("parameters") or {}, rng)
         return Action(tool_calls=(ToolCall(tool["name"], arguments),))
 
 
@@ -162,67 +163,6 @@ class HumanPolicy(Policy):
         return Action.of(await self.prompt(messages, tools))
 
 
-def random_value(schema: Mapping[str, Any], rng: np.random.Generator, root: Mapping[str, Any] | None = None) -> Any:
-    """A value that a JSON schema accepts, as far as types, enums, bounds and required fields say.
-
-    Args:
-        schema: the JSON schema.
-        rng: the only source of chance.
-        root: the schema that `$ref` points into; `schema` itself by default.
-    """
-    root = root if root is not None else schema
-    if "$ref" in schema:
-        return random_value(_resolve(schema["$ref"], root), rng, root)
-    for choices in (schema.get("enum"), [schema["const"]] if "const" in schema else None):
-        if choices:
-            return choices[int(rng.integers(len(choices)))]
-    for union in ("anyOf", "oneOf"):
-        if union in schema:
-            options = schema[union]
-            return random_value(options[int(rng.integers(len(options)))], rng, root)
-    return _random_of_type(schema, rng, root)
-
-
-def _random_of_type(schema: Mapping[str, Any], rng: np.random.Generator, root: Mapping[str, Any]) -> Any:
-    kind = schema.get("type", "object" if "properties" in schema else "string")
-    if kind == "object":
-        return _random_object(schema, rng, root)
-    if kind == "array":
-        least = int(schema.get("minItems", 0))
-        count = int(rng.integers(least, int(schema.get("maxItems", least + 2)) + 1))
-        return [random_value(schema.get("items") or {}, rng, root) for _ in range(count)]
-    if kind == "boolean":
-        return bool(rng.integers(2))
-    if kind == "null":
-        return None
-    if kind in ("integer", "number"):
-        return _random_number(schema, rng, kind == "integer")
-    text = str(rng.choice(_WORDS))
-    return text.ljust(int(schema.get("minLength", 0)), "x")[: int(schema.get("maxLength", len(text) + 64))]
-
-
-def _random_object(schema: Mapping[str, Any], rng: np.random.Generator, root: Mapping[str, Any]) -> dict[str, Any]:
-    required = schema.get("required", ())
-    properties = schema.get("properties", {})
-    return {
-        name: random_value(part, rng, root)
-        for name, part in properties.items()
-        if name in required or rng.random() < 0.5
-    }
-
-
-def _random_number(schema: Mapping[str, Any], rng: np.random.Generator, whole: bool) -> int | float:
-    low = schema.get("minimum", schema.get("exclusiveMinimum"))
-    high = schema.get("maximum", schema.get("exclusiveMaximum"))
-    low = (0 if high is None else high - 100) if low is None else low
-    high = low + 100 if high is None else high
-    if whole:
-        first = int(np.ceil(low)) + ("exclusiveMinimum" in schema)
-        last = int(np.floor(high)) - ("exclusiveMaximum" in schema)
-        return int(rng.integers(first, max(first, last) + 1))
-    return float(rng.uniform(low, high)) if high > low else float(low)
-
-
 _WORDS = ("tea", "blue", "42", "alpha", "select 1", "1 + 1", "the", "north", "")
 
 
@@ -230,13 +170,6 @@ def _random_text(rng: np.random.Generator, messages: Sequence[Message]) -> str:
     """A word of the conversation or of a fixed list, so that a random answer has some chance."""
     words = [word for message in messages[-2:] for word in message.content.split()] or list(_WORDS)
     return words[int(rng.integers(len(words)))]
-
-
-def _resolve(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Any = root
-    for part in reference.removeprefix("#/").split("/"):
-        found = found[part]
-    return found  # type: ignore[no-any-return]
 
 
 def _stream(episode_id: str, sampling: SamplingParams | None) -> str:

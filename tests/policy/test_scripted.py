@@ -9,14 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.scripted import HumanPolicy, NullPolicy, OraclePolicy, RandomPolicy, ScriptedPolicy, random_value
+from agentrl.policy.scripted import HumanPolicy, NullPolicy, OraclePolicy, RandomPolicy, ScriptedPolicy
 from agentrl.tool_schema import Tool
 
 START = [Message("user", "What is 1 + 2?")]
@@ -107,25 +104,6 @@ def wide(
 ) -> str:
     """Takes everything."""
     return "ok"
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(0, 2**31))
-def test_random_arguments_fit_the_schema(seed: int) -> None:
-    tool = Tool.of(wide)
-    value = random_value(tool.schema["function"]["parameters"], np.random.default_rng(seed))
-    tool.validate(value)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**31), st.integers(-50, 50), st.integers(0, 9), st.booleans())
-def test_random_numbers_keep_their_bounds(seed: int, low: int, width: int, whole: bool) -> None:
-    schema = {"type": "integer" if whole else "number", "minimum": low, "maximum": low + width}
-    value = random_value(schema, np.random.default_rng(seed))
-    assert low <= value <= low + width
-    assert isinstance(value, int) == whole
-    text = random_value({"type": "string", "minLength": 5, "maxLength": 6}, np.random.default_rng(seed))
-    assert 5 <= len(text) <= 6
 
 
 def test_random_policy_is_seeded_and_uses_every_tool() -> None:

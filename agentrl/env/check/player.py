@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from agentrl.env.base import Env
-from agentrl.env.check_arguments import draw_arguments
 from agentrl.messages import Action, Message, ToolCall
+from agentrl.schema_values import draw_arguments
 from agentrl.trajectory import Task
 
 T = TypeVar("T")

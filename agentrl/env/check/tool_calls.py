@@ -11,10 +11,10 @@ import numpy as np
 
 from agentrl.env.check.player import HangError, Start, Subject
 from agentrl.env.check.report import Finding
-from agentrl.env.check_arguments import draw_arguments
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault
 from agentrl.messages import Action
+from agentrl.schema_values import draw_arguments
 
 _DRAWS = 64
 _DRAWS_AT_LEAST = 8
