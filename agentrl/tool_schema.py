@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar, get_type_hints, overload
 
+import docstring_parser
+from docstring_parser import Docstring, DocstringStyle
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
@@ -318,11 +320,36 @@ def _plain(schema: Any, definitions: Mapping[str, Any], recursive: Set[str]) -> 
 
 
 def parse_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """Split a Google-style docstring into its summary and the text of each parameter.
+    """Split a docstring in Google, NumPy or Sphinx form into its description and the text of each parameter.
 
     Args:
         text: the cleaned docstring (`inspect.getdoc`).
     Returns: the text before the first section, and a mapping of parameter name to its text.
+    """
+    for style in (DocstringStyle.NUMPYDOC, DocstringStyle.REST):
+        try:
+            parsed = docstring_parser.parse(text, style)
+        except docstring_parser.ParseError:
+            continue
+        if parsed.params or parsed.many_returns or parsed.raises:
+            return (parsed.description or "").strip(), _parameter_texts(parsed)
+    return _parse_google(text)
+
+
+def _parameter_texts(parsed: Docstring) -> dict[str, str]:
+    """Text by parameter, on one line; NumPy form may describe several together: `x, y : int`."""
+    texts = {}
+    for parameter in parsed.params:
+        for name in parameter.arg_name.split(","):
+            texts[name.strip()] = " ".join((parameter.description or "").split())
+    return texts
+
+
+def _parse_google(text: str) -> tuple[str, dict[str, str]]:
+    """`parse_docstring` for Google form.
+
+    docstring-parser is too strict here: it does not know `Args: x: text` on one line, and it drops every
+    section where one line of `Args` or `Raises` has no colon.
     """
     summary: list[str] = []
     parameters: dict[str, str] = {}

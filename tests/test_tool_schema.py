@@ -249,3 +249,49 @@ def test_docstring_sections():
     assert parse_docstring(text) == ("Sum.\n\nMore.", {"a": "first goes on", "b": "second: with colon"})
     assert parse_docstring("Args: x: one") == ("", {"x": "one"})
     assert parse_docstring("") == ("", {})
+
+
+NUMPY = """Sum.
+
+More.
+
+Parameters
+----------
+x : int
+    The x,
+    in metres.
+y, z : str, optional
+    Both.
+
+Returns
+-------
+int
+    The sum.
+"""
+SPHINX = """Sum.
+
+More.
+
+:param int x: The x,
+    in metres.
+:param y: Both.
+:param z: Both.
+:type z: str
+:returns: The sum.
+:raises ValueError: If not.
+"""
+
+
+@pytest.mark.parametrize("text", [NUMPY, SPHINX])
+def test_docstrings_in_numpy_and_sphinx_form(text):
+    assert parse_docstring(text) == ("Sum.\n\nMore.", {"x": "The x, in metres.", "y": "Both.", "z": "Both."})
+
+
+def test_docstrings_that_are_not_quite_of_a_form():
+    assert parse_docstring("Sum.\n\nArgs:\n    a: first,\n    goes on\nRaises: ToolError if not.") == (
+        "Sum.",
+        {"a": "first, goes on"},
+    )
+    assert parse_docstring("Sum.\n\nReturns\n-------\nint\n    The sum.") == ("Sum.", {})
+    for text in ("Shows\n:smile: and\n:frown: signs.", ":-) is a smile.", "Parameters\nare free."):
+        assert parse_docstring(text) == (text, {})
