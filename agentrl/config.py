@@ -7,8 +7,6 @@ word "none" stands for it.
 from __future__ import annotations
 
 import json
-import math
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -19,11 +17,13 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from agentrl.errors import ConfigError, did_you_mean
 
+# Types of number fields, with their bounds.
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -33,7 +33,6 @@ Share = Annotated[float, Field(gt=0, le=1)]
 C = TypeVar("C")
 Keys = tuple[str | int, ...]
 _NONE = "none"
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_SET: Any = object()
 _BOUNDS = {
     "greater_than": "more than",
@@ -85,8 +84,7 @@ def dump_config(config: Any) -> str:
 
     Raises: ConfigError if a value has no TOML form.
     """
-    lines = _table_lines(_as_table(config, ()), ())
-    return "\n".join(lines).strip("\n") + "\n"
+    return tomli_w.dumps(_toml_form(config, ()))
 
 
 # Reading.
@@ -267,64 +265,40 @@ def _dotted(keys: Keys) -> str:
 # Writing.
 
 
-def _as_table(value: Any, keys: Keys) -> dict[str, Any]:
-    """Fields of a dataclass, or items of a mapping, without those that are None by default."""
-    if not is_dataclass(value):
-        return dict(value)
+def _toml_form(value: Any, keys: Keys) -> Any:
+    """A value as dictionaries, lists and the plain types of TOML."""
+    if isinstance(value, Enum):
+        return _toml_form(value.value, keys)
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return _section_form(value, keys)
+    if isinstance(value, Mapping):
+        return {_text_key(key, keys): _toml_form(item, (*keys, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_toml_form(item, (*keys, index)) for index, item in enumerate(value)]
+    if isinstance(value, (str, int, float, date)) or (isinstance(value, time) and value.tzinfo is None):
+        return value
+    raise ConfigError(f"{_dotted(keys)} = {value!r}: a {type(value).__name__} has no TOML form")
+
+
+def _section_form(section: Any, keys: Keys) -> dict[str, Any]:
+    """The fields of a dataclass, without those that are None by default."""
     table = {}
-    for field in fields(value):
-        item = getattr(value, field.name)
+    for field in fields(section):
+        item = getattr(section, field.name)
         if field.init and not (item is None and _default(field) is None):
-            table[field.name] = _NONE if item is None else item
+            table[field.name] = _NONE if item is None else _toml_form(item, (*keys, field.name))
     return table
+
+
+def _text_key(key: Any, keys: Keys) -> str:
+    if isinstance(key, str):
+        return key
+    raise ConfigError(f"{_dotted(keys)} has the key {key!r}: a key must be text, not a {type(key).__name__}")
 
 
 def _default(field: DataclassField[Any]) -> Any:
     if field.default is not MISSING:
         return field.default
     return field.default_factory() if field.default_factory is not MISSING else _NOT_SET
-
-
-def _table_lines(table: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
-    """Plain values first, then each section under its own header, as TOML demands."""
-    plain = {key: item for key, item in table.items() if not _is_table(item)}
-    sections = {key: item for key, item in table.items() if _is_table(item)}
-    lines = [f"{_key(key)} = {_value(item, (*keys, key))}" for key, item in plain.items()]
-    for key, item in sections.items():
-        path = (*keys, key)
-        lines += ["", f"[{'.'.join(_key(part) for part in path)}]", *_table_lines(_as_table(item, path), path)]
-    return lines
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) or (is_dataclass(value) and not isinstance(value, type))
-
-
-def _key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else _text(key)
-
-
-def _value(value: Any, keys: Keys) -> str:
-    if isinstance(value, Enum):
-        return _value(value.value, keys)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, (str, Path)):
-        return _text(str(value))
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    if _is_table(value):
-        table = _as_table(value, keys)
-        return "{" + ", ".join(f"{_key(k)} = {_value(item, (*keys, k))}" for k, item in table.items()) + "}"
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return "[" + ", ".join(_value(item, (*keys, index)) for index, item in enumerate(value)) + "]"
-    raise ConfigError(f"{_dotted(keys)} = {value!r}: a {type(value).__name__} has no TOML form")
-
-
-def _text(text: str) -> str:
-    # JSON escapes what TOML does, but for DEL.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

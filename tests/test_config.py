@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -186,6 +188,7 @@ def test_dump_round_trips_every_kind_of_value(tmp_path: Path) -> None:
         rules=(Rule("x", -math.inf), Rule("y")),
     )
     extra = {"nested": {"deep key": [1, 2.5, "three"], "é": 'q"\\\n\x7f\x01😀'}, "flag": False, "many": [{"a": 1}]}
+    extra |= {"empty": {}, "none": []}
     run = Run("a/B-v1", train, extra)
     assert load_config(Run, write(tmp_path, dump_config(run))) == run
     assert load_config(Run, write(tmp_path, dump_config(Run()))) == Run()
@@ -203,9 +206,18 @@ def test_dump_round_trips_any_text_and_number(
     assert load_config(Run, path) == run
 
 
+def test_dump_keeps_dates_and_times() -> None:
+    moments = [date(2024, 2, 1), time(1, 2), datetime(2024, 2, 1, 3, tzinfo=UTC)]
+    assert tomllib.loads(dump_config(Run(env={"when": moments})))["env"]["when"] == moments
+
+
 def test_dump_refuses_what_toml_cannot_say() -> None:
     with pytest.raises(ConfigError, match=r"env\.a\.1 = None"):
         dump_config(Run(env={"a": [1, None]}))
+    with pytest.raises(ConfigError, match=r"env\.a has the key 1: a key must be text, not a int"):
+        dump_config(Run(env={"a": {1: 2}}))
+    with pytest.raises(ConfigError, match=r"env\.a = .*: a time has no TOML form"):
+        dump_config(Run(env={"a": time(1, tzinfo=UTC)}))
 
 
 def test_bounds_read_as_words_and_hold_for_configurations_made_in_python() -> None:
