@@ -102,7 +102,7 @@ def test_logprobs_are_those_of_the_saved_model(run: tuple[str, Path]) -> None:
         with torch.no_grad():
             logprobs = torch.log_softmax(model(torch.from_numpy(row.ids)[None]).logits[0], -1)
         mine = logprobs[:-1].gather(1, torch.from_numpy(row.ids)[1:, None])[:, 0].numpy()
-        assert np.abs(mine - row.old_logprobs[1:])[row.mask[1:]].max() < 1e-4
+        assert np.abs(mine - row.column("sampled_logprobs")[1:])[row.mask[1:]].max() < 1e-4
 
 
 def test_the_penalty_sees_the_model_move(run: tuple[str, Path]) -> None:

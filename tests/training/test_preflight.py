@@ -108,7 +108,7 @@ ENV, MODEL = CONFIG.env, CONFIG.model
         ({"run": replace(CONFIG.run, checkpoint_every=0)}, ConfigError, r"run\.checkpoint_every = 0"),
         ({"seed": -1}, ConfigError, "seed = -1: expected at least 0"),
         ({"model": replace(MODEL, path="/absent")}, ModelError, "/absent is not a folder"),
-        ({"model": replace(MODEL, chat_format="qwen")}, ModelError, "unknown chat format 'qwen'"),
+        ({"model": replace(MODEL, chat_format="qwen")}, ModelError, "no chat format is named 'qwen'"),
         ({"model": replace(MODEL, device="gpu")}, ConfigError, r"use 'auto', 'cpu' or 'cuda'"),
         ({"env": replace(ENV, id="test/AskBrokenOracle-v0")}, RolloutError, "IndexError: list index out of range"),
     ],
