@@ -15,17 +15,16 @@ import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
 
 from agentrl.errors import EnvFault, ToolError
-from agentrl.tools.http_settings import Auth, HttpSettings, Retry, api_key, basic, bearer
+from agentrl.tools.http_settings import Auth, HttpSettings, api_key, basic, bearer
 from agentrl.wire.per_loop import PerLoop
 from agentrl.wire.redaction import REDACTED, Redactor
+from agentrl.wire.retry import Failed, NoMoreAttempts, Retry, retry_after_s, with_retries
 
 __all__ = ["Auth", "HttpApi", "HttpSettings", "Reply", "Retry", "api_key", "basic", "bearer", "reply_text"]
 
@@ -163,31 +162,39 @@ class HttpApi:
         return _SharedClient(httpx.AsyncClient(transport=self._transport, cookies=cookies, timeout=None))
 
     async def _retried(self, client: httpx.AsyncClient, call: _Call) -> Reply:
-        retry, redactor = self.settings.retry, Redactor(self._secrets())
-        for attempt in range(1, retry.attempts + 1):
-            wait_for_s: float | None = None
-            try:
-                response, reply = await self._attempt(client, call, redactor)
-                if reply.status not in RETRIED:
-                    return reply
-                failure = f"status {reply.status}"
-                again = reply.status in NOT_PROCESSED
-                wait_for_s = _retry_after(response.headers.get("retry-after"))
-            except (httpx.TransportError, TimeoutError) as error:
-                failure = f"{type(error).__name__} {redactor.text(str(error))}".strip()
-                again = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-            if not (again or retry.unsafe_methods or call.method in IDEMPOTENT):
-                raise EnvFault(f"{call} failed: {failure}; it may have been carried out, so it is not sent again")
-            if attempt < retry.attempts:
-                await asyncio.sleep(self._wait_s(call, attempt, wait_for_s))
-        raise EnvFault(f"{call} failed {retry.attempts} times, last with {failure}")
+        redactor = Redactor(self._secrets())
+        try:
+            return await with_retries(lambda: self._outcome(client, call, redactor), self.settings.retry, self._rng)
+        except NoMoreAttempts as end:
+            raise self._given_up(call, end) from None
 
-    def _wait_s(self, call: _Call, attempt: int, asked_s: float | None) -> float:
-        retry = self.settings.retry
-        if asked_s is not None and asked_s > retry.max_wait_s:
-            raise EnvFault(f"{call}: the server asks to wait {asked_s:.0f} s, more than max_wait_s={retry.max_wait_s}")
-        backoff_s = self._rng.uniform(0, min(retry.max_wait_s, retry.base_s * 2 ** (attempt - 1)))
-        return max(backoff_s, asked_s or 0.0)
+    async def _outcome(self, client: httpx.AsyncClient, call: _Call, redactor: Redactor) -> Reply | Failed:
+        """One attempt: a reply, or a failure after which the request may be sent again.
+
+        Raises: EnvFault if the request failed and must not be sent again.
+        """
+        try:
+            response, reply = await self._attempt(client, call, redactor)
+        except (httpx.TransportError, TimeoutError) as error:
+            failed = Failed(f"{type(error).__name__} {redactor.text(str(error))}".strip())
+            not_processed = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+        else:
+            if reply.status not in RETRIED:
+                return reply
+            failed = Failed(f"status {reply.status}", retry_after_s(response.headers))
+            not_processed = reply.status in NOT_PROCESSED
+        if not_processed or self.settings.retry.unsafe_methods or call.method in IDEMPOTENT:
+            return failed
+        raise EnvFault(f"{call} failed: {failed.reason}; it may have been carried out, so it is not sent again")
+
+    def _given_up(self, call: _Call, end: NoMoreAttempts) -> EnvFault:
+        if end.asked_too_long:
+            most_s = self.settings.retry.longest_asked_s
+            return EnvFault(
+                f"{call}: the server asks to wait {end.last.asked_s:.0f} s, and at most {most_s:g} s are allowed; "
+                "wait and try again, or raise Retry(max_asked_s=...)"
+            )
+        return EnvFault(f"{call} failed {end.attempts} times, last with {end.last.reason}")
 
     async def _attempt(
         self, client: httpx.AsyncClient, call: _Call, redactor: Redactor
@@ -304,18 +311,3 @@ def _decode(content: bytes, content_type: str, charset: str | None) -> str:
         return content.decode(charset or "utf-8", errors="replace")
     except LookupError:
         return content.decode("utf-8", errors="replace")
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds from now, from a number or an HTTP date; None where it cannot be read."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())

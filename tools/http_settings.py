@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agentrl.wire.retry import Retry
+
 
 @dataclass(frozen=True, slots=True)
 class Auth:
@@ -35,30 +37,6 @@ def basic(user_variable: str, password_variable: str) -> Auth:
 
 
 @dataclass(frozen=True, slots=True)
-class Retry:
-    """Exponential backoff with full jitter, for 408, 429, 5xx and connection errors.
-
-    A POST or PATCH is sent again only where it cannot have been carried out (no connection, 429, 503),
-    unless `unsafe_methods`.
-
-    Attributes:
-        attempts: requests in all; 1 never retries.
-        base_s: most seconds before the second attempt; it doubles from there.
-        max_wait_s: most seconds of one wait; a `Retry-After` beyond it is a fault at once.
-        unsafe_methods: send POST and PATCH again after any failure.
-    """
-
-    attempts: int = 4
-    base_s: float = 0.5
-    max_wait_s: float = 20.0
-    unsafe_methods: bool = False
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ValueError(f"attempts must be at least 1, got {self.attempts}")
-
-
-@dataclass(frozen=True, slots=True)
 class HttpSettings:
     """How requests are made.
 
@@ -79,4 +57,4 @@ class HttpSettings:
     @property
     def total_s(self) -> float:
         """Seconds that a call may take at most, all attempts and waits included."""
-        return self.retry.attempts * (self.timeout_s + self.retry.max_wait_s)
+        return self.retry.attempts * (self.timeout_s + max(self.retry.max_wait_s, self.retry.longest_asked_s))

@@ -33,6 +33,7 @@ from agentrl.policy.chat_wire import (
     request_body,
     shorten,
 )
+from agentrl.wire.retry import Failed, NoMoreAttempts, Retry, with_retries
 
 logger = logging.getLogger(__name__)
 # Answers of reasoning models are long; the completion ends by itself long before this in most episodes.
@@ -84,6 +85,17 @@ class ChatOptions:
             )
         if self.requests_per_minute is not None and self.requests_per_minute <= 0:
             raise ConfigError(f"requests_per_minute must be above 0, got {self.requests_per_minute}")
+
+    @property
+    def retry(self) -> Retry:
+        """The rule that these options describe."""
+        return Retry(
+            attempts=self.max_retries + 1,
+            base_s=_FIRST_BACKOFF_S,
+            max_wait_s=self.max_backoff_s,
+            max_asked_s=self.max_wait_s,
+            jitter="half",
+        )
 
 
 class _Gate:
@@ -228,24 +240,34 @@ class ChatPolicy(Policy):
     async def _ask(self, body: Mapping[str, Any], sampling: SamplingParams) -> Action | ServerError:
         """The action, or the refusal that no retry would change. Raises: PolicyFault when retries are spent."""
         lane, started = self._lane(), monotonic()
-        for attempt in range(self.options.max_retries + 1):
-            wait_s = None
-            try:
-                async with lane.gate:
-                    reply = await self._send(lane.client, body)
-                outcome = reply if isinstance(reply, ServerError) else self._read(reply, sampling)
-                if isinstance(outcome, Action) or not outcome.retryable:
-                    return outcome
-                failure, wait_s = str(outcome), outcome.retry_after_s
-            except TimeoutError:
-                failure = f"no answer within timeout_s={self.options.timeout_s:g}"
-            except (httpx.RequestError, ResponseError) as error:
-                failure = f"{type(error).__name__}: {error}"
-            if wait_s is not None and wait_s > self.options.max_wait_s:
-                raise self._exhausted(f"{failure} (asks to wait {wait_s:g} s)", attempt + 1, monotonic() - started)
-            if attempt < self.options.max_retries:
-                await self._pause(lane.gate, attempt, wait_s, failure)
-        raise self._exhausted(failure, self.options.max_retries + 1, monotonic() - started)
+
+        def before_wait(failed: Failed, failures: int, wait_s: float) -> None:
+            if failed.asked_s is not None:
+                lane.gate.pause(failed.asked_s)  # the server means every request, not this one alone
+            logger.info("try %d failed, next in %.1f s: %s", failures, wait_s, failed.reason)
+
+        try:
+            return await with_retries(
+                lambda: self._try(lane, body, sampling), self.options.retry, self._random, before_wait=before_wait
+            )
+        except NoMoreAttempts as end:
+            raise self._exhausted(end, monotonic() - started) from None
+
+    async def _try(
+        self, lane: _Lane, body: Mapping[str, Any], sampling: SamplingParams
+    ) -> Action | ServerError | Failed:
+        """One request: an action, a refusal that no retry would change, or a failure that may pass."""
+        try:
+            async with lane.gate:
+                reply = await self._send(lane.client, body)
+            outcome = reply if isinstance(reply, ServerError) else self._read(reply, sampling)
+        except TimeoutError:
+            return Failed(f"no answer within timeout_s={self.options.timeout_s:g}")
+        except (httpx.RequestError, ResponseError) as error:
+            return Failed(self._hide(f"{type(error).__name__}: {error}"))
+        if isinstance(outcome, Action) or not outcome.retryable:
+            return outcome
+        return Failed(self._hide(str(outcome)), outcome.retry_after_s)
 
     async def _send(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> Mapping[str, Any] | ServerError:
         async with asyncio.timeout(self.options.timeout_s):
@@ -266,17 +288,6 @@ class ChatPolicy(Policy):
         self._reasoning_field = reasoning_field_of(response) or self._reasoning_field
         self._answered = True
         return action
-
-    async def _pause(self, gate: _Gate, attempt: int, wait_s: float | None, failure: str) -> None:
-        """Wait before the next try; what the server asks for holds for every request of this loop."""
-        backoff_s = min(self.options.max_backoff_s, _FIRST_BACKOFF_S * 2**attempt)
-        jittered_s = backoff_s * self._random.uniform(0.5, 1.0)
-        if wait_s is not None:
-            gate.pause(wait_s)
-            # A short spread, so that the waiting requests do not arrive all at once.
-            jittered_s = wait_s + min(wait_s, backoff_s) * self._random.uniform(0.0, 0.25)
-        logger.info("try %d failed, next in %.1f s: %s", attempt + 1, jittered_s, self._hide(failure))
-        await asyncio.sleep(jittered_s)
 
     def _lane(self) -> _Lane:
         loop = asyncio.get_running_loop()
@@ -301,10 +312,11 @@ class ChatPolicy(Policy):
 
     # Errors.
 
-    def _exhausted(self, failure: str, tries: int, seconds: float) -> PolicyFault:
+    def _exhausted(self, end: NoMoreAttempts, seconds: float) -> PolicyFault:
+        asks = f" (asks to wait {end.last.asked_s:g} s)" if end.asked_too_long else ""
         return PolicyFault(
-            f"{self._shown_url} gave no completion in {tries} tries over {seconds:.1f} s; the last: "
-            f"{self._hide(failure)}. Check that the server is up and its log; then raise timeout_s or max_retries, "
+            f"{self._shown_url} gave no completion in {end.attempts} tries over {seconds:.1f} s; the last: "
+            f"{end.last.reason}{asks}. Check that the server is up and its log; then raise timeout_s or max_retries, "
             "or lower max_concurrency or requests_per_minute."
         )
 

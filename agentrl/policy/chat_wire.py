@@ -10,14 +10,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from msgspec import structs
 
 from agentrl.messages import Action, FinishReason, Message, ToolCall
 from agentrl.policy.base import SamplingParams
+from agentrl.wire.retry import retry_after_s
 
 REASONING_FIELDS = ("reasoning_content", "reasoning")
 _RETRIED_STATUS = frozenset({408, 409, 425, 429})
@@ -251,20 +250,6 @@ def _message_and_code(content: bytes) -> tuple[str, str]:
     return message if isinstance(message, str) else json.dumps(message), str(
         error.get("code") or error.get("type") or ""
     )
-
-
-def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that `retry-after-ms` or `Retry-After` (seconds or an HTTP date) asks to wait; never negative."""
-    lowered = {name.lower(): value for name, value in headers.items()}
-    try:
-        if "retry-after-ms" in lowered:
-            return max(0.0, float(lowered["retry-after-ms"]) / 1000)
-        given = lowered["retry-after"].strip()
-        if re.fullmatch(r"\d+(\.\d+)?", given):
-            return float(given)
-        return max(0.0, (parsedate_to_datetime(given) - (now or datetime.now(UTC))).total_seconds())
-    except (KeyError, ValueError, TypeError):
-        return None
 
 
 def shorten(value: Any, limit: int = 200) -> str:

@@ -109,7 +109,7 @@ def test_retry_after_is_kept_in_seconds_and_as_a_date(server, canned, monkeypatc
     async def sleep(seconds):
         waits.append(seconds)
 
-    monkeypatch.setattr("agentrl.tools.http_api.asyncio.sleep", sleep)
+    monkeypatch.setattr("agentrl.wire.retry.asyncio.sleep", sleep)
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=15), usegmt=True)
     server.script = [canned(429, headers={"Retry-After": "7"}), canned(429, headers={"Retry-After": later})]
     ask(HttpApi(server.url, settings=QUICK), "GET", "/x")
@@ -126,7 +126,7 @@ def test_backoff_doubles_under_a_jitter_of_its_own_generator(server, canned, mon
     async def sleep(seconds):
         waits.append(seconds)
 
-    monkeypatch.setattr("agentrl.tools.http_api.asyncio.sleep", sleep)
+    monkeypatch.setattr("agentrl.wire.retry.asyncio.sleep", sleep)
     settings = HttpSettings(retry=Retry(attempts=5, base_s=1.0, max_wait_s=3.0))
     server.script = [canned(503)] * 4
     ask(HttpApi(server.url, settings=settings, rng=random.Random(5)), "GET", "/x")
