@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -33,6 +32,8 @@ from agentrl.policy.chat_wire import (
     request_body,
     shorten,
 )
+from agentrl.wire.per_loop import PerLoop
+from agentrl.wire.redaction import Redactor
 from agentrl.wire.retry import Failed, NoMoreAttempts, Retry, with_retries
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ DEFAULT_SAMPLING = SamplingParams(max_tokens=4096)
 OPENAI_URL = "https://api.openai.com/v1"
 _FIRST_BACKOFF_S = 0.5
 _CONNECT_TIMEOUT_S = 10.0
+_SHOWN_CHARS = 500
 _JSON = {"Content-Type": "application/json"}
+_CREDENTIAL_HEADERS = ("authorization", "proxy-authorization")
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class _Lane:
 
     client: httpx.AsyncClient
     gate: _Gate
-    owned: bool = True
+    owned: bool
 
 
 class ChatPolicy(Policy):
@@ -166,7 +169,7 @@ class ChatPolicy(Policy):
         self.options = replace(options or ChatOptions(), **more)
         self._url = _completions_url(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)
         self._client = client
-        self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = WeakKeyDictionary()
+        self._lanes = PerLoop(self._open_lane)
         self._random = random.Random()
         self._reasoning_field = REASONING_FIELDS[0]
         self._answered = False
@@ -211,13 +214,14 @@ class ChatPolicy(Policy):
         if not self._warned_too_long:
             self._warned_too_long = True
             logger.warning(
-                "the server's context is too short, such turns count as cut off: %s", self._hide(str(outcome))
+                "the server's context is too short, such turns count as cut off: %s", self._shown(str(outcome))
             )
         return Action(finish_reason="length")
 
     async def aclose(self) -> None:
         """Close the sockets of the running event loop; the policy can be used again."""
-        lane = self._lanes.pop(asyncio.get_running_loop(), None)
+        lane = self._lanes.peek()
+        self._lanes.forget()
         if lane is not None and lane.owned:
             await lane.client.aclose()
 
@@ -239,7 +243,7 @@ class ChatPolicy(Policy):
 
     async def _ask(self, body: Mapping[str, Any], sampling: SamplingParams) -> Action | ServerError:
         """The action, or the refusal that no retry would change. Raises: PolicyFault when retries are spent."""
-        lane, started = self._lane(), monotonic()
+        lane, started = self._lanes.get(), monotonic()
 
         def before_wait(failed: Failed, failures: int, wait_s: float) -> None:
             if failed.asked_s is not None:
@@ -264,10 +268,10 @@ class ChatPolicy(Policy):
         except TimeoutError:
             return Failed(f"no answer within timeout_s={self.options.timeout_s:g}")
         except (httpx.RequestError, ResponseError) as error:
-            return Failed(self._hide(f"{type(error).__name__}: {error}"))
+            return Failed(self._shown(f"{type(error).__name__}: {error}"))
         if isinstance(outcome, Action) or not outcome.retryable:
             return outcome
-        return Failed(self._hide(str(outcome)), outcome.retry_after_s)
+        return Failed(self._shown(str(outcome)), outcome.retry_after_s)
 
     async def _send(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> Mapping[str, Any] | ServerError:
         async with asyncio.timeout(self.options.timeout_s):
@@ -277,10 +281,10 @@ class ChatPolicy(Policy):
         try:
             parsed = response.json()
         except ValueError:
-            raise ResponseError(f"the body is not JSON: {shorten(response.text)}") from None
+            raise ResponseError(f"the body is not JSON: {response.text}") from None
         error = error_inside(parsed)
         if error is None and not isinstance(parsed, Mapping):
-            raise ResponseError(f"the body is no JSON object: {shorten(parsed)}")
+            raise ResponseError(f"the body is no JSON object: {parsed!r}")
         return error or parsed
 
     def _read(self, response: Mapping[str, Any], sampling: SamplingParams) -> Action:
@@ -289,14 +293,9 @@ class ChatPolicy(Policy):
         self._answered = True
         return action
 
-    def _lane(self) -> _Lane:
-        loop = asyncio.get_running_loop()
-        lane = self._lanes.get(loop)
-        if lane is None:
-            gate = _Gate(self.options.max_concurrency, self.options.requests_per_minute)
-            owned = self._client is None
-            lane = self._lanes[loop] = _Lane(self._client or self._make_client(), gate, owned)
-        return lane
+    def _open_lane(self) -> _Lane:
+        gate = _Gate(self.options.max_concurrency, self.options.requests_per_minute)
+        return _Lane(self._client or self._make_client(), gate, owned=self._client is None)
 
     def _make_client(self) -> httpx.AsyncClient:
         key = os.environ.get(self.api_key_env, "").strip()
@@ -321,7 +320,7 @@ class ChatPolicy(Policy):
         )
 
     def _refused(self, error: ServerError) -> ConfigError | PolicyFault:
-        said = f"{self._shown_url} refused the request: {self._hide(str(error))}. "
+        said = f"{self._shown_url} refused the request: {self._shown(str(error))}. "
         if error.status in (401, 403):
             state = "is set, but not accepted" if os.environ.get(self.api_key_env) else "is not set"
             return ConfigError(f"{said}The environment variable {self.api_key_env} {state}: put a valid key there.")
@@ -339,12 +338,17 @@ class ChatPolicy(Policy):
             "extra_body={'FIELD': None}; max_tokens_field, tool_choice and send_reasoning are options too."
         )
 
-    def _hide(self, text: str) -> str:
-        """The text without the key and the headers' values, which servers like to echo."""
-        secrets = [os.environ.get(self.api_key_env, "").strip(), *self.options.headers.values()]
-        for secret in filter(None, secrets):
-            text = text.replace(secret, "***")
-        return text
+    def _shown(self, text: str) -> str:
+        """What a server said, as an error or a log may show it: without secrets, at most 500 characters."""
+        # Secrets first: a cut through one would leave its beginning.
+        return shorten(Redactor(self._secrets()).text(text), _SHOWN_CHARS)
+
+    def _secrets(self) -> list[str]:
+        """The key and the values of the headers, which servers like to echo."""
+        headers = {name.lower(): value for name, value in self.options.headers.items()}
+        # `Bearer KEY`: a server may echo the key alone.
+        credentials = [headers.get(name, "").split(" ", 1)[-1] for name in _CREDENTIAL_HEADERS]
+        return [os.environ.get(self.api_key_env, "").strip(), *headers.values(), *credentials, self._url.password]
 
 
 def _completions_url(base_url: str) -> httpx.URL:

@@ -20,6 +20,7 @@ from agentrl.wire.retry import retry_after_s
 
 REASONING_FIELDS = ("reasoning_content", "reasoning")
 _RETRIED_STATUS = frozenset({408, 409, 425, 429})
+_MESSAGE_CHARS = 4000
 _SPENT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _TOO_LONG = re.compile(
     r"context[ _-]?(length|window|size)|prompt is too long|maximum input length|input is too long|"
@@ -40,7 +41,7 @@ _FINISH: Mapping[str, FinishReason] = {
 
 
 class ResponseError(Exception):
-    """A response that is not a chat completion; worth another try."""
+    """A response that is not a chat completion; another try may help. The text may be long and hold secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class ServerError:
 
     Attributes:
         status: HTTP status, or the code of an error object inside a 200.
-        message: the server's own words, one line, at most 500 characters.
+        message: the server's own words, one line, at most 4000 characters; they may hold secrets.
         code: the machine-readable code, where given.
         retry_after_s: how long the server asks to wait; None where it does not say.
     """
@@ -149,7 +150,7 @@ def action_of(response: Mapping[str, Any], sampling: SamplingParams) -> Action:
         choice = response["choices"][0]
         return _with_tokens(_spoken(choice, response.get("usage")), response, choice, sampling)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise ResponseError(f"no choice with a readable message in {shorten(response)}") from error
+        raise ResponseError(f"no choice with a readable message in {response!r}") from error
 
 
 def _spoken(choice: Mapping[str, Any], usage: Any) -> Action:
@@ -223,8 +224,7 @@ def error_of(status: int, content: bytes, headers: Mapping[str, str] | None = No
     """Read an error body, in OpenAI's form, vLLM's flat form, FastAPI's `detail`, or as plain text."""
     message, code = _message_and_code(content)
     wait_s = retry_after_s(headers or {})
-    line = " ".join(message.split())
-    return ServerError(status, line if len(line) <= 500 else line[:500] + "…", code, wait_s)
+    return ServerError(status, shorten(" ".join(message.split()), _MESSAGE_CHARS), code, wait_s)
 
 
 def error_inside(response: Any) -> ServerError | None:
@@ -252,7 +252,6 @@ def _message_and_code(content: bytes) -> tuple[str, str]:
     )
 
 
-def shorten(value: Any, limit: int = 200) -> str:
-    """A value as text for an error message."""
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= limit else text[:limit] + "…"
+def shorten(text: str, max_chars: int) -> str:
+    """The beginning of a text that is longer than `max_chars`."""
+    return text if len(text) <= max_chars else text[:max_chars] + "…"

@@ -245,17 +245,18 @@ def test_retry_after_is_honoured(server: ChatServer) -> None:
     assert second - first >= 0.4
 
 
-def test_retry_after_holds_for_the_others_too(server: ChatServer) -> None:
+def test_retry_after_holds_for_the_others_too(server: ChatServer, caplog: pytest.LogCaptureFixture) -> None:
     server.script({"status": 429, "json": error("slow down"), "headers": {"retry-after-ms": "500"}})
 
     async def two() -> None:
         async with ChatPolicy("bot", base_url=server.url) as policy:
             first = asyncio.create_task(policy.act(QUESTION, (), episode_id="a"))
-            while not policy._lanes or next(iter(policy._lanes.values())).gate._closed_until_s == 0:
+            while "try 1 failed" not in caplog.text:
                 await asyncio.sleep(0.01)
             await asyncio.gather(first, policy.act(QUESTION, (), episode_id="b"))
 
-    asyncio.run(two())
+    with caplog.at_level(logging.INFO, logger="agentrl"):
+        asyncio.run(two())
     times = [request["at"] for request in server.log()["requests"]]
     assert len(times) == 3
     assert min(times[1:]) - times[0] >= 0.5
@@ -402,10 +403,39 @@ def test_the_key_is_in_no_text(server: ChatServer, caplog: pytest.LogCaptureFixt
     server.script(*[{"status": 500, "json": error(f"you sent Bearer {KEY} and {secret}")}] * 2)
     with caplog.at_level(logging.DEBUG, logger="agentrl"), pytest.raises(PolicyFault) as caught:
         ask(server, headers={"X-Gateway": secret}, max_retries=1)
-    assert "you sent Bearer *** and ***" in str(caught.value)
+    assert "you sent Bearer REDACTED and REDACTED" in str(caught.value)
     assert KEY not in caplog.text
     assert secret not in caplog.text
     assert server.log()["requests"][0]["headers"]["X-Gateway"] == secret
+
+
+@pytest.mark.parametrize(
+    "form", ["sk/secret+key=1", "c2svc2VjcmV0K2tleT0x", "sk%2Fsecret%2Bkey%3D1"], ids=["plain", "base64", "percent"]
+)
+@pytest.mark.parametrize("entry", [{"status": 500}, {"status": 401}, {"status": 200}, {"json": {}}])
+def test_no_form_of_the_key_is_in_an_error(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, form: str, entry: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk/secret+key=1")
+    said = f"you sent {form}"
+    server.script({"json": {"error": said}} if "json" in entry else {**entry, "text": said})
+    with pytest.raises((PolicyFault, ConfigError), match="you sent REDACTED"):
+        ask(server, max_retries=0)
+
+
+@pytest.mark.parametrize("length", range(460, 500, 3))
+def test_a_long_error_is_not_cut_inside_the_key(server: ChatServer, length: int) -> None:
+    server.script({"status": 500, "text": "x" * length + KEY})
+    with pytest.raises(PolicyFault) as caught:
+        ask(server, max_retries=0)
+    assert "sk-" not in str(caught.value)
+
+
+@pytest.mark.parametrize("echoed", ["Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"])
+def test_credentials_in_a_header_are_secret_with_and_without_their_scheme(server: ChatServer, echoed: str) -> None:
+    server.script({"status": 500, "json": error(f"you sent {echoed}.")})
+    with pytest.raises(PolicyFault, match=r"you sent REDACTED\."):
+        ask(server, headers={"authorization": "Basic dXNlcjpwYXNz"}, max_retries=0)
 
 
 def test_a_key_with_a_newline_works_and_one_with_control_characters_is_refused_unseen(
