@@ -194,12 +194,33 @@ def document_with(**operation):
             "leaves the document",
         ),
         (document_with(requestBody={"content": {"application/json": {"schema": {"$ref": "#/none"}}}}), "names nothing"),
+        (document_with(parameters=[{"$ref": "#/paths/~1a/post/parameters/1"}]), "names nothing"),
+        (document_with(parameters=[{"$ref": "#/paths/~1a/post/parameters/0"}]), "leads back to itself"),
+        (
+            {**document_with(parameters=[{"$ref": "#/x"}]), "x": {"$ref": "#/y"}, "y": {"$ref": "#/x"}},
+            "leads back to itself: #/x -> #/y -> #/x",
+        ),
         (document_with(parameters=[{"name": "sid", "in": "cookie", "required": True}]), "cookie 'sid'"),
     ],
 )
 def test_documents_that_have_no_tool_form(document, message):
     with pytest.raises(ToolSchemaError, match=message):
         api_tools(document)
+
+
+def test_references_are_pointers_with_escapes_and_positions():
+    document = document_with(parameters=[{"$ref": "#/paths/~1b~1%7Bid%7D/get/parameters/0"}])
+    schema = {"type": "integer", "maximum": 9}
+    document["paths"]["/b/{id}"] = {"get": {"parameters": [{"name": "id", "in": "path", "schema": schema}]}}
+    tools = api_tools(document, include=["a"])
+    assert tools[0].schema["function"]["parameters"]["properties"] == {"id": schema}
+
+
+def test_a_pattern_holds_no_model_text_for_long():
+    field = {"name": "q", "in": "query", "schema": {"type": "string", "pattern": "^(a+)+$"}}
+    (tool,) = api_tools(document_with(parameters=[field]))
+    with pytest.raises(ToolError, match="should match pattern"):
+        tool.validate({"q": "a" * 5000 + "!"})  # a backtracking engine would not end
 
 
 def test_broken_json_is_named(tmp_path):
