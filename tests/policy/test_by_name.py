@@ -1,6 +1,5 @@
 """Policies by name: the grammar, its errors, and that nothing heavy is imported for a name."""
 
-import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -127,13 +126,13 @@ def test_naming_a_policy_imports_neither_torch_nor_httpx() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_local_model_folder_becomes_a_policy(tmp_path: Path) -> None:
+async def test_a_local_model_folder_becomes_a_policy(tmp_path: Path) -> None:
     tiny = pytest.importorskip("agentrl.policy.tiny")
     model_folder = pytest.importorskip("agentrl.policy.model_folder")
     model_folder.save(tmp_path / "model", *tiny.build_tiny(["1+2 = 3"], hidden_size=16, num_layers=1))
     policy = resolve(f"local:{tmp_path}/model", seed=3, sampling=SamplingParams(max_tokens=4))
     assert policy.name == f"local:{tmp_path}/model"
-    action = asyncio.run(policy.act([Message("user", "1+2")], (), episode_id="e"))
+    action = await policy.act([Message("user", "1+2")], (), episode_id="e")
     assert action.token_ids
     assert len(action.token_ids) <= 4
 

@@ -38,16 +38,12 @@ def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
     return running
 
 
-def ask(
+async def ask(
     server: ChatServer, messages: tuple[Message, ...] = QUESTION, tools: Any = (), sampling: Any = None, **options: Any
 ) -> Action:
     """One turn with a policy of its own."""
-
-    async def once() -> Action:
-        async with ChatPolicy("bot", base_url=server.url, **options) as policy:
-            return await policy.act(messages, tools, episode_id="e", sampling=sampling)
-
-    return asyncio.run(once())
+    async with ChatPolicy("bot", base_url=server.url, **options) as policy:
+        return await policy.act(messages, tools, episode_id="e", sampling=sampling)
 
 
 def error(message: str, code: str = "") -> dict[str, Any]:
@@ -57,12 +53,12 @@ def error(message: str, code: str = "") -> dict[str, Any]:
 # Fields.
 
 
-def test_a_tool_call_and_its_result_go_there_and_back(server: ChatServer) -> None:
-    first = ask(server, QUESTION, TOOLS)
+async def test_a_tool_call_and_its_result_go_there_and_back(server: ChatServer) -> None:
+    first = await ask(server, QUESTION, TOOLS)
     assert first.tool_calls == (ToolCall("add", {"a": 1, "b": 2}, "call_abc"),)
     assert first.finish_reason == "tool_calls"
     assert first.usage == {"prompt_tokens": 11, "completion_tokens": 3}
-    second = ask(server, (*QUESTION, first.to_message(), Message("tool", "3", tool_call_id="call_abc")), TOOLS)
+    second = await ask(server, (*QUESTION, first.to_message(), Message("tool", "3", tool_call_id="call_abc")), TOOLS)
     assert (second.text, second.finish_reason) == ("3", "stop")
     sent = server.bodies[1]["messages"]
     assert sent[1]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1, "b": 2}'}
@@ -72,10 +68,10 @@ def test_a_tool_call_and_its_result_go_there_and_back(server: ChatServer) -> Non
     assert request["headers"]["Authorization"] == f"Bearer {KEY}"
 
 
-def test_only_what_was_asked_for_is_sent(server: ChatServer) -> None:
-    ask(server, sampling=SamplingParams(max_tokens=5), tool_choice="required", parallel_tool_calls=False)
+async def test_only_what_was_asked_for_is_sent(server: ChatServer) -> None:
+    await ask(server, sampling=SamplingParams(max_tokens=5), tool_choice="required", parallel_tool_calls=False)
     assert set(server.bodies[0]) == {"model", "messages", "temperature", "max_tokens"}
-    ask(
+    await ask(
         server,
         tools=TOOLS,
         sampling=SamplingParams(0.5, top_p=0.9, top_k=4, max_tokens=5, stop=("END",), seed=3),
@@ -99,12 +95,12 @@ def test_only_what_was_asked_for_is_sent(server: ChatServer) -> None:
     }
 
 
-def test_greedy_is_sent_as_temperature_zero(server: ChatServer) -> None:
-    ask(server, sampling=SamplingParams(temperature=0.0))
+async def test_greedy_is_sent_as_temperature_zero(server: ChatServer) -> None:
+    await ask(server, sampling=SamplingParams(temperature=0.0))
     assert server.bodies[0]["temperature"] == 0.0
 
 
-def test_parallel_calls_and_malformed_arguments_are_kept(server: ChatServer) -> None:
+async def test_parallel_calls_and_malformed_arguments_are_kept(server: ChatServer) -> None:
     calls = [
         {"id": "a", "type": "function", "function": {"name": "add", "arguments": '{"a": 1'}},
         {"id": "b", "type": "function", "function": {"name": "add", "arguments": "[1]"}},
@@ -112,7 +108,7 @@ def test_parallel_calls_and_malformed_arguments_are_kept(server: ChatServer) -> 
         {"id": "d", "type": "function", "function": {"name": "list_all", "arguments": ""}},
     ]
     server.script({"json": completion(None, calls)})
-    action = ask(server, tools=TOOLS)
+    action = await ask(server, tools=TOOLS)
     assert [call.id for call in action.tool_calls] == ["a", "b", "call_2", "d"]
     assert "not valid JSON" in (action.tool_calls[0].error or "")
     assert "must be a JSON object, got list" in (action.tool_calls[1].error or "")
@@ -120,19 +116,14 @@ def test_parallel_calls_and_malformed_arguments_are_kept(server: ChatServer) -> 
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
-def test_thinking_is_read_and_sent_back_under_the_servers_own_name(server: ChatServer, name: str) -> None:
+async def test_thinking_is_read_and_sent_back_under_the_servers_own_name(server: ChatServer, name: str) -> None:
     server.script({"json": completion("3", message={name: "one and two"})})
-
-    async def two_turns() -> Action:
-        async with ChatPolicy("bot", base_url=server.url) as policy:
-            action = await policy.act(QUESTION, (), episode_id="e")
-            await policy.act((*QUESTION, action.to_message(), *QUESTION), (), episode_id="e")
-            return action
-
-    action = asyncio.run(two_turns())
+    async with ChatPolicy("bot", base_url=server.url) as policy:
+        action = await policy.act(QUESTION, (), episode_id="e")
+        await policy.act((*QUESTION, action.to_message(), *QUESTION), (), episode_id="e")
     assert (action.text, action.reasoning) == ("3", "one and two")
     assert server.bodies[1]["messages"][1] == {"role": "assistant", "content": "3", name: "one and two"}
-    ask(server, (*QUESTION, action.to_message(), *QUESTION), send_reasoning=False)
+    await ask(server, (*QUESTION, action.to_message(), *QUESTION), send_reasoning=False)
     assert server.bodies[2]["messages"][1] == {"role": "assistant", "content": "3"}
 
 
@@ -147,32 +138,32 @@ def test_thinking_is_read_and_sent_back_under_the_servers_own_name(server: ChatS
         (7, "stop"),
     ],
 )
-def test_finish_reasons(server: ChatServer, given: Any, expected: str) -> None:
+async def test_finish_reasons(server: ChatServer, given: Any, expected: str) -> None:
     server.script({"json": completion("x", choice={"finish_reason": given})})
-    assert ask(server).finish_reason == expected
+    assert (await ask(server)).finish_reason == expected
 
 
-def test_calls_under_finish_reason_stop_are_calls(server: ChatServer) -> None:
+async def test_calls_under_finish_reason_stop_are_calls(server: ChatServer) -> None:
     calls = [{"id": "a", "type": "function", "function": {"name": "add", "arguments": "{}"}}]
     server.script({"json": completion("", calls, choice={"finish_reason": "stop"})})
-    assert ask(server, tools=TOOLS).finish_reason == "tool_calls"
+    assert (await ask(server, tools=TOOLS)).finish_reason == "tool_calls"
 
 
-def test_content_parts_refusals_and_cached_tokens(server: ChatServer) -> None:
+async def test_content_parts_refusals_and_cached_tokens(server: ChatServer) -> None:
     parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     usage = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 8}}
     server.script(
         {"json": completion(None, message={"content": parts}, top={"usage": usage})},
         {"json": completion(None, message={"refusal": "no"}, top={"usage": None})},
     )
-    first, second = ask(server), ask(server)
+    first, second = await ask(server), await ask(server)
     assert (first.text, first.usage) == ("ab", {"prompt_tokens": 9, "completion_tokens": 2, "cached_tokens": 8})
     assert (second.text, second.usage) == ("no", None)
 
 
-def test_text_that_utf8_cannot_hold_is_sent(server: ChatServer) -> None:
+async def test_text_that_utf8_cannot_hold_is_sent(server: ChatServer) -> None:
     server.script({"json": completion("ok \ud83d")})
-    action = ask(server, (Message("user", "lone \ud800 surrogate, é, 漢"),))
+    action = await ask(server, (Message("user", "lone \ud800 surrogate, é, 漢"),))
     assert action.text == "ok \ud83d"
     assert server.bodies[0]["messages"][0]["content"] == "lone \ud800 surrogate, é, 漢"
 
@@ -182,28 +173,28 @@ def test_text_that_utf8_cannot_hold_is_sent(server: ChatServer) -> None:
 TOKENS = {"token_ids": [5, 6, 2], "logprobs": {"content": [{"token": "x", "logprob": -0.5}] * 3}}
 
 
-def test_token_ids_and_logprobs_where_the_server_gives_them(server: ChatServer) -> None:
+async def test_token_ids_and_logprobs_where_the_server_gives_them(server: ChatServer) -> None:
     server.script({"json": completion("x", choice=TOKENS, top={"prompt_token_ids": [1, 2, 3]})})
-    action = ask(server, return_token_ids=True)
+    action = await ask(server, return_token_ids=True)
     assert (action.prompt_ids, action.token_ids, action.logprobs) == ((1, 2, 3), (5, 6, 2), (-0.5,) * 3)
     assert (server.bodies[0]["return_token_ids"], server.bodies[0]["logprobs"]) == (True, True)
 
 
-def test_logprobs_of_another_distribution_are_not_taken(server: ChatServer) -> None:
+async def test_logprobs_of_another_distribution_are_not_taken(server: ChatServer) -> None:
     server.script({"json": completion("x", choice=TOKENS)})
-    action = ask(server, sampling=SamplingParams(temperature=0.7))
+    action = await ask(server, sampling=SamplingParams(temperature=0.7))
     assert (action.token_ids, action.logprobs) == ((5, 6, 2), None)
 
 
-def test_logprobs_that_do_not_match_the_ids_are_not_taken(server: ChatServer) -> None:
+async def test_logprobs_that_do_not_match_the_ids_are_not_taken(server: ChatServer) -> None:
     server.script({"json": completion("x", choice={**TOKENS, "token_ids": [5, 6]})})
-    assert ask(server).logprobs is None
+    assert (await ask(server)).logprobs is None
 
 
-def test_ids_written_as_token_names(server: ChatServer) -> None:
+async def test_ids_written_as_token_names(server: ChatServer) -> None:
     content = [{"token": "token_id:7", "logprob": -1.0}, {"token": "token_id:2", "logprob": -2.0}]
     server.script({"json": completion("x", choice={"logprobs": {"content": content}})})
-    action = ask(server)
+    action = await ask(server)
     assert (action.token_ids, action.logprobs) == ((7, 2), (-1.0, -2.0))
 
 
@@ -227,64 +218,58 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("entry", BROKEN, ids=lambda entry: json.dumps(entry)[:40])
-def test_a_passing_failure_is_tried_again(server: ChatServer, entry: dict[str, Any]) -> None:
+async def test_a_passing_failure_is_tried_again(server: ChatServer, entry: dict[str, Any]) -> None:
     server.script(entry, {"json": completion("fine")})
-    assert ask(server).text == "fine"
+    assert (await ask(server)).text == "fine"
     assert len(server.bodies) == 2
 
 
-def test_a_slow_answer_is_tried_again(server: ChatServer) -> None:
+async def test_a_slow_answer_is_tried_again(server: ChatServer) -> None:
     server.script({"delay_s": 20.0, "json": completion("late")}, *[{"json": completion("in time")}] * 6)
-    assert ask(server, timeout_s=0.4).text == "in time"
+    assert (await ask(server, timeout_s=0.4)).text == "in time"
 
 
-def test_retry_after_is_honoured(server: ChatServer) -> None:
+async def test_retry_after_is_honoured(server: ChatServer) -> None:
     server.script({"status": 429, "json": error("slow down"), "headers": {"Retry-After": "0.4"}})
-    assert ask(server, tools=TOOLS).tool_calls
+    assert (await ask(server, tools=TOOLS)).tool_calls
     first, second = (request["at"] for request in server.log()["requests"])
     assert second - first >= 0.4
 
 
-def test_retry_after_holds_for_the_others_too(server: ChatServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_retry_after_holds_for_the_others_too(server: ChatServer, caplog: pytest.LogCaptureFixture) -> None:
     server.script({"status": 429, "json": error("slow down"), "headers": {"retry-after-ms": "500"}})
-
-    async def two() -> None:
+    with caplog.at_level(logging.INFO, logger="agentrl"):
         async with ChatPolicy("bot", base_url=server.url) as policy:
             first = asyncio.create_task(policy.act(QUESTION, (), episode_id="a"))
             while "try 1 failed" not in caplog.text:
                 await asyncio.sleep(0.01)
             await asyncio.gather(first, policy.act(QUESTION, (), episode_id="b"))
-
-    with caplog.at_level(logging.INFO, logger="agentrl"):
-        asyncio.run(two())
     times = [request["at"] for request in server.log()["requests"]]
     assert len(times) == 3
     assert min(times[1:]) - times[0] >= 0.5
 
 
-def test_a_pause_beyond_all_patience_is_a_fault_at_once(server: ChatServer) -> None:
+async def test_a_pause_beyond_all_patience_is_a_fault_at_once(server: ChatServer) -> None:
     server.script({"status": 429, "json": error("daily limit"), "headers": {"Retry-After": "86400"}})
     with pytest.raises(PolicyFault, match=r"daily limit \(asks to wait 86400 s\)"):
-        ask(server)
+        await ask(server)
 
 
-def test_spent_retries_are_a_fault_that_says_what_to_do(server: ChatServer) -> None:
+async def test_spent_retries_are_a_fault_that_says_what_to_do(server: ChatServer) -> None:
     server.script(*[{"status": 503, "json": error("overloaded")}] * 3)
     with pytest.raises(PolicyFault, match=r"in 3 tries .* 503 overloaded\. Check that the server is up.*max_retries"):
-        ask(server, max_retries=2)
+        await ask(server, max_retries=2)
     assert len(server.bodies) == 3
 
 
-def test_no_server_at_all_is_a_fault(server: ChatServer) -> None:
-    async def unreachable() -> None:
-        async with ChatPolicy("bot", base_url="http://127.0.0.1:9/v1", max_retries=1) as policy:
+async def test_no_server_at_all_is_a_fault(server: ChatServer) -> None:
+    expected = r"http://127.0.0.1:9/v1/chat/completions gave no completion in 2 tries"
+    async with ChatPolicy("bot", base_url="http://127.0.0.1:9/v1", max_retries=1) as policy:
+        with pytest.raises(PolicyFault, match=expected):
             await policy.act(QUESTION, (), episode_id="e")
 
-    with pytest.raises(PolicyFault, match=r"http://127.0.0.1:9/v1/chat/completions gave no completion in 2 tries"):
-        asyncio.run(unreachable())
 
-
-def test_a_server_killed_and_started_again_costs_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_killed_and_started_again_costs_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("agentrl.policy.chat._FIRST_BACKOFF_S", 0.1)
     server = ChatServer()
@@ -302,7 +287,7 @@ def test_a_server_killed_and_started_again_costs_no_turn(monkeypatch: pytest.Mon
             return await asyncio.gather(*turns)
 
     try:
-        assert [len(action.tool_calls) for action in asyncio.run(play())] == [1] * 8
+        assert [len(action.tool_calls) for action in await play()] == [1] * 8
     finally:
         server.kill()
 
@@ -324,32 +309,28 @@ def test_a_server_killed_and_started_again_costs_no_turn(monkeypatch: pytest.Mon
         ({"status": 422, "json": {"object": "error", "message": "bad tools", "code": 422}}, "bad tools"),
     ],
 )
-def test_what_cannot_work_is_said_at_once(server: ChatServer, entry: dict[str, Any], words: str) -> None:
+async def test_what_cannot_work_is_said_at_once(server: ChatServer, entry: dict[str, Any], words: str) -> None:
     server.script(entry)
     with pytest.raises(ConfigError, match=words) as caught:
-        ask(server)
+        await ask(server)
     assert KEY not in str(caught.value)
     assert len(server.bodies) == 1
 
 
-def test_a_missing_key_is_named(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_key_is_named(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     server.script({"status": 401, "json": error("no key")})
     with pytest.raises(ConfigError, match="MY_KEY is not set"):
-        ask(server, api_key_env="MY_KEY")
+        await ask(server, api_key_env="MY_KEY")
     assert "Authorization" not in server.log()["requests"][0]["headers"]
 
 
-def test_one_refused_conversation_among_others_is_a_fault_of_its_own(server: ChatServer) -> None:
+async def test_one_refused_conversation_among_others_is_a_fault_of_its_own(server: ChatServer) -> None:
     server.script({"json": completion("fine")}, {"status": 400, "json": error("cannot render this")})
-
-    async def two() -> None:
-        async with ChatPolicy("bot", base_url=server.url) as policy:
-            await policy.act(QUESTION, (), episode_id="a")
+    async with ChatPolicy("bot", base_url=server.url) as policy:
+        await policy.act(QUESTION, (), episode_id="a")
+        with pytest.raises(PolicyFault, match=r"cannot render this.*Other conversations were accepted"):
             await policy.act(QUESTION, (), episode_id="b")
-
-    with pytest.raises(PolicyFault, match=r"cannot render this.*Other conversations were accepted"):
-        asyncio.run(two())
 
 
 TOO_LONG = [
@@ -364,12 +345,12 @@ TOO_LONG = [
 
 
 @pytest.mark.parametrize("entry", TOO_LONG)
-def test_a_conversation_too_long_is_cut_off_not_a_crash(
+async def test_a_conversation_too_long_is_cut_off_not_a_crash(
     server: ChatServer, entry: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script(entry)
     with caplog.at_level(logging.WARNING):
-        action = ask(server)
+        action = await ask(server)
     assert (action.text, action.tool_calls, action.finish_reason) == ("", (), "length")
     assert "context is too short" in caplog.text
 
@@ -383,16 +364,16 @@ def test_a_conversation_too_long_is_cut_off_not_a_crash(
         "100 tokens, resulting in a maximum input length of 0 tokens.",
     ],
 )
-def test_a_prompt_that_fits_gets_what_room_is_left(server: ChatServer, words: str) -> None:
+async def test_a_prompt_that_fits_gets_what_room_is_left(server: ChatServer, words: str) -> None:
     server.script({"status": 400, "json": error(words)}, {"json": completion("short")})
-    assert ask(server).text == "short"
+    assert (await ask(server)).text == "short"
     assert [body["max_tokens"] for body in server.bodies] == [4096, 26]
 
 
 # Secrets.
 
 
-def test_the_key_is_in_no_text(server: ChatServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_key_is_in_no_text(server: ChatServer, caplog: pytest.LogCaptureFixture) -> None:
     secret = "header-secret-77"
     policy = ChatPolicy(
         "bot", base_url=f"http://user:{KEY}@127.0.0.1/v1?key={KEY}", headers={"X-Gateway": secret}, max_retries=0
@@ -402,7 +383,7 @@ def test_the_key_is_in_no_text(server: ChatServer, caplog: pytest.LogCaptureFixt
     assert secret not in shown
     server.script(*[{"status": 500, "json": error(f"you sent Bearer {KEY} and {secret}")}] * 2)
     with caplog.at_level(logging.DEBUG, logger="agentrl"), pytest.raises(PolicyFault) as caught:
-        ask(server, headers={"X-Gateway": secret}, max_retries=1)
+        await ask(server, headers={"X-Gateway": secret}, max_retries=1)
     assert "you sent Bearer REDACTED and REDACTED" in str(caught.value)
     assert KEY not in caplog.text
     assert secret not in caplog.text
@@ -413,70 +394,66 @@ def test_the_key_is_in_no_text(server: ChatServer, caplog: pytest.LogCaptureFixt
     "form", ["sk/secret+key=1", "c2svc2VjcmV0K2tleT0x", "sk%2Fsecret%2Bkey%3D1"], ids=["plain", "base64", "percent"]
 )
 @pytest.mark.parametrize("entry", [{"status": 500}, {"status": 401}, {"status": 200}, {"json": {}}])
-def test_no_form_of_the_key_is_in_an_error(
+async def test_no_form_of_the_key_is_in_an_error(
     server: ChatServer, monkeypatch: pytest.MonkeyPatch, form: str, entry: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk/secret+key=1")
     said = f"you sent {form}"
     server.script({"json": {"error": said}} if "json" in entry else {**entry, "text": said})
     with pytest.raises((PolicyFault, ConfigError), match="you sent REDACTED"):
-        ask(server, max_retries=0)
+        await ask(server, max_retries=0)
 
 
 @pytest.mark.parametrize("length", range(460, 500, 3))
-def test_a_long_error_is_not_cut_inside_the_key(server: ChatServer, length: int) -> None:
+async def test_a_long_error_is_not_cut_inside_the_key(server: ChatServer, length: int) -> None:
     server.script({"status": 500, "text": "x" * length + KEY})
     with pytest.raises(PolicyFault) as caught:
-        ask(server, max_retries=0)
+        await ask(server, max_retries=0)
     assert "sk-" not in str(caught.value)
 
 
 @pytest.mark.parametrize("echoed", ["Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"])
-def test_credentials_in_a_header_are_secret_with_and_without_their_scheme(server: ChatServer, echoed: str) -> None:
+async def test_credentials_in_a_header_are_secret_with_and_without_their_scheme(
+    server: ChatServer, echoed: str
+) -> None:
     server.script({"status": 500, "json": error(f"you sent {echoed}.")})
     with pytest.raises(PolicyFault, match=r"you sent REDACTED\."):
-        ask(server, headers={"authorization": "Basic dXNlcjpwYXNz"}, max_retries=0)
+        await ask(server, headers={"authorization": "Basic dXNlcjpwYXNz"}, max_retries=0)
 
 
-def test_a_key_with_a_newline_works_and_one_with_control_characters_is_refused_unseen(
+async def test_a_key_with_a_newline_works_and_one_with_control_characters_is_refused_unseen(
     server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")
-    assert ask(server, tools=TOOLS).tool_calls
+    assert (await ask(server, tools=TOOLS)).tool_calls
     monkeypatch.setenv("OPENAI_API_KEY", "sk-\u201cquoted\u201d")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY") as caught:
-        ask(server)
+        await ask(server)
     assert "quoted" not in str(caught.value)
 
 
-def test_the_key_does_not_follow_a_redirect(server: ChatServer) -> None:
+async def test_the_key_does_not_follow_a_redirect(server: ChatServer) -> None:
     server.script({"status": 307, "text": "", "headers": {"Location": f"{server.url}/elsewhere"}})
     with pytest.raises(ConfigError, match="307"):
-        ask(server)
+        await ask(server)
     assert len(server.bodies) == 1
 
 
 # Concurrency and event loops.
 
 
-def test_requests_in_flight_are_bounded(server: ChatServer) -> None:
+async def test_requests_in_flight_are_bounded(server: ChatServer) -> None:
     server.script(*[{"delay_s": 0.05, "json": completion("x")}] * 12)
-
-    async def many() -> list[Action]:
-        async with ChatPolicy("bot", base_url=server.url, max_concurrency=3) as policy:
-            return await asyncio.gather(*(policy.act(QUESTION, (), episode_id=str(i)) for i in range(12)))
-
-    assert len(asyncio.run(many())) == 12
+    async with ChatPolicy("bot", base_url=server.url, max_concurrency=3) as policy:
+        actions = await asyncio.gather(*(policy.act(QUESTION, (), episode_id=str(i)) for i in range(12)))
+    assert len(actions) == 12
     assert server.log()["most_in_flight"] == 3
 
 
-def test_requests_are_spaced(server: ChatServer) -> None:
-    async def several() -> None:
-        async with ChatPolicy("bot", base_url=server.url, requests_per_minute=1200) as policy:
-            await asyncio.gather(*(policy.act(QUESTION, (), episode_id=str(i)) for i in range(5)))
-
+async def test_requests_are_spaced(server: ChatServer) -> None:
     started = time.time()
-    asyncio.run(several())
+    async with ChatPolicy("bot", base_url=server.url, requests_per_minute=1200) as policy:
+        await asyncio.gather(*(policy.act(QUESTION, (), episode_id=str(i)) for i in range(5)))
     times = [request["at"] for request in server.log()["requests"]]
     assert max(times) - started >= 4 * 0.05 - 0.005  # 1200 a minute: 50 ms apart
 
@@ -484,7 +461,8 @@ def test_requests_are_spaced(server: ChatServer) -> None:
 def test_one_policy_serves_one_event_loop_after_another(server: ChatServer) -> None:
     policy = ChatPolicy("bot", base_url=server.url)
     for number in range(3):
-        action = asyncio.run(policy.act(QUESTION, TOOLS, episode_id=str(number)))
+        with asyncio.Runner() as loop:  # this test is about several event loops
+            action = loop.run(policy.act(QUESTION, TOOLS, episode_id=str(number)))
         assert action.tool_calls[0].name == "add"
 
 
@@ -498,7 +476,8 @@ def test_two_event_loops_at_once(server: ChatServer) -> None:
                 texts.append(action.tool_calls[0].name)
             await policy.aclose()
 
-        asyncio.run(turns())
+        with asyncio.Runner() as loop:  # this test is about several event loops
+            loop.run(turns())
 
     threads = [threading.Thread(target=play) for _ in range(2)]
     for thread in threads:
@@ -508,43 +487,31 @@ def test_two_event_loops_at_once(server: ChatServer) -> None:
     assert texts == ["add"] * 10
 
 
-def test_a_closed_policy_opens_again(server: ChatServer) -> None:
-    async def twice() -> int:
-        policy = ChatPolicy("bot", base_url=server.url)
-        count = 0
-        for _ in range(2):
-            count += len((await policy.act(QUESTION, TOOLS, episode_id="e")).tool_calls)
-            await policy.aclose()
-            await policy.aclose()
-        return count
-
-    assert asyncio.run(twice()) == 2
+async def test_a_closed_policy_opens_again(server: ChatServer) -> None:
+    policy = ChatPolicy("bot", base_url=server.url)
+    for _ in range(2):
+        assert len((await policy.act(QUESTION, TOOLS, episode_id="e")).tool_calls) == 1
+        await policy.aclose()
+        await policy.aclose()
 
 
-def test_cancelling_frees_the_slot(server: ChatServer) -> None:
+async def test_cancelling_frees_the_slot(server: ChatServer) -> None:
     server.script({"delay_s": 20.0, "json": completion("late")}, {"json": completion("next")})
-
-    async def cancel_one() -> Action:
-        async with ChatPolicy("bot", base_url=server.url, max_concurrency=1) as policy:
-            slow = asyncio.create_task(policy.act(QUESTION, (), episode_id="a"))
-            while not (await asyncio.to_thread(server.log))["requests"]:
-                await asyncio.sleep(0.01)
-            slow.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await slow
-            return await policy.act(QUESTION, (), episode_id="b")
-
-    assert asyncio.run(cancel_one()).text == "next"
+    async with ChatPolicy("bot", base_url=server.url, max_concurrency=1) as policy:
+        slow = asyncio.create_task(policy.act(QUESTION, (), episode_id="a"))
+        while not (await asyncio.to_thread(server.log))["requests"]:
+            await asyncio.sleep(0.01)
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
+        assert (await policy.act(QUESTION, (), episode_id="b")).text == "next"
 
 
-def test_a_given_client_is_used_and_left_open(server: ChatServer) -> None:
-    async def with_client() -> bool:
-        async with httpx.AsyncClient(headers={"X-Mine": "yes"}) as client:
-            async with ChatPolicy("bot", base_url=server.url, client=client) as policy:
-                await policy.act(QUESTION, (), episode_id="e")
-            return client.is_closed
-
-    assert asyncio.run(with_client()) is False
+async def test_a_given_client_is_used_and_left_open(server: ChatServer) -> None:
+    async with httpx.AsyncClient(headers={"X-Mine": "yes"}) as client:
+        async with ChatPolicy("bot", base_url=server.url, client=client) as policy:
+            await policy.act(QUESTION, (), episode_id="e")
+        assert not client.is_closed
     assert server.log()["requests"][0]["headers"]["X-Mine"] == "yes"
 
 

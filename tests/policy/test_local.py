@@ -77,15 +77,10 @@ def check_tokens(p: LocalPolicy, actions: list[Action], replies: list[list[Messa
         assert list(action.logprobs or ()) == pytest.approx(expected, abs=1e-4)
 
 
-def test_contexts_only_grow_in_a_crowd(policy: LocalPolicy, tools: Any) -> None:
+async def test_contexts_only_grow_in_a_crowd(policy: LocalPolicy, tools: Any) -> None:
     replies = [[Message("tool", "4" * n, tool_call_id="call_0", name="add")] for n in (1, 2, 3)]
-
-    async def main() -> list[list[Action]]:
-        return await asyncio.gather(
-            *(episode(policy, f"g{i // 4}-{i}", tools, replies, f"What is {i // 4} + 9?") for i in range(12))
-        )
-
-    for actions in asyncio.run(main()):
+    work = [episode(policy, f"g{i // 4}-{i}", tools, replies, f"What is {i // 4} + 9?") for i in range(12)]
+    for actions in await asyncio.gather(*work):
         check_tokens(policy, actions, replies)
     assert policy.engine.busy == 0
     assert len(policy.engine.owners) == 0
@@ -93,11 +88,11 @@ def test_contexts_only_grow_in_a_crowd(policy: LocalPolicy, tools: Any) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(replies=REPLIES, seed=st.integers(0, 10**6))
-def test_contexts_only_grow_whatever_is_said(
+async def test_contexts_only_grow_whatever_is_said(
     replies: list[list[Message]], seed: int, tiny: tuple[Any, Any], tools: Any
 ) -> None:
     p = LocalPolicy(*tiny, sampling=SamplingParams(max_tokens=12, temperature=1.5, seed=seed), max_context=400)
-    actions = asyncio.run(episode(p, "e", tools, replies))
+    actions = await episode(p, "e", tools, replies)
     context: tuple[int, ...] = ()
     for action in actions:
         assert action.prompt_ids is not None
@@ -107,11 +102,11 @@ def test_contexts_only_grow_whatever_is_said(
         assert p.format.parse(action.token_ids).tool_calls == action.tool_calls
 
 
-def test_a_stopped_turn_goes_on_after_its_stop_token(tiny: tuple[Any, Any], tools: Any) -> None:
+async def test_a_stopped_turn_goes_on_after_its_stop_token(tiny: tuple[Any, Any], tools: Any) -> None:
     p = LocalPolicy(*tiny, sampling=SamplingParams(max_tokens=200, temperature=2.0))
     replies = [[Message("user", "go on")]] * 4
     for number in range(20):
-        actions = asyncio.run(episode(p, str(number), tools, replies))
+        actions = await episode(p, str(number), tools, replies)
         if any(a.finish_reason == "stop" for a in actions[:-1]):
             break
     else:
@@ -123,21 +118,14 @@ def test_a_stopped_turn_goes_on_after_its_stop_token(tiny: tuple[Any, Any], tool
         assert (end in between[:1]) == (action.finish_reason == "length")
 
 
-def test_changed_history_is_rendered_anew(tiny: tuple[Any, Any], tools: Any) -> None:
+async def test_changed_history_is_rendered_anew(tiny: tuple[Any, Any], tools: Any) -> None:
     p = LocalPolicy(*tiny, sampling=SHORT)
-
-    async def main() -> tuple[Action, Action, Action]:
-        start = first()
-        one = await p.act(start, tools, episode_id="e")
-        forgotten = [*start, Message("assistant", "something else"), Message("user", "and?")]
-        two = await p.act(forgotten, tools, episode_id="e")
-        again = [*forgotten, two.to_message(), Message("user", "so?")]
-        return one, two, await p.act(again, tools, episode_id="e")
-
-    one, two, three = asyncio.run(main())
+    fork = [*first(), Message("assistant", "something else"), Message("user", "and?")]
+    one = await p.act(first(), tools, episode_id="e")
+    two = await p.act(fork, tools, episode_id="e")
+    three = await p.act([*fork, two.to_message(), Message("user", "so?")], tools, episode_id="e")
     assert one.prompt_ids is not None
     assert two.prompt_ids is not None
-    fork = [*first(), Message("assistant", "something else"), Message("user", "and?")]
     assert list(two.prompt_ids) == p.format.render_first(fork, tools)
     assert two.usage is not None
     assert two.usage["cached_tokens"] >= len(one.prompt_ids) - 1  # the unchanged beginning is not computed again
@@ -146,11 +134,11 @@ def test_changed_history_is_rendered_anew(tiny: tuple[Any, Any], tools: Any) -> 
     assert three.prompt_ids[: len(context)] == context
 
 
-def test_dropped_thinking_forks(tiny: tuple[Any, Any], tools: Any) -> None:
+async def test_dropped_thinking_forks(tiny: tuple[Any, Any], tools: Any) -> None:
     p = LocalPolicy(*tiny, sampling=SHORT)
     thought = p.tokenizer.encode("<think>hm</think>4")
 
-    async def main(keep: bool) -> Action:
+    async def ask(keep: bool) -> Action:
         start = first()
         prompt = tuple(p.format.render_first(start, tools))
         action = p.format.parse(thought)
@@ -161,43 +149,40 @@ def test_dropped_thinking_forks(tiny: tuple[Any, Any], tools: Any) -> None:
         message = action.to_message() if keep else Message("assistant", "4")
         return await p.act([*start, message, Message("user", "sure?")], tools, episode_id=name)
 
-    kept, dropped = asyncio.run(main(True)), asyncio.run(main(False))
+    kept, dropped = await ask(True), await ask(False)
     assert "<think>hm</think>" in p.format.decode(kept.prompt_ids or ())
     assert "<think>" not in p.format.decode(dropped.prompt_ids or ())
 
 
-def test_a_group_shares_its_seed_rule_and_runs_repeat(tiny: tuple[Any, Any], tools: Any) -> None:
+async def test_a_group_shares_its_seed_rule_and_runs_repeat(tiny: tuple[Any, Any], tools: Any) -> None:
     replies = [[Message("user", "more")]] * 3
 
-    def run(slots: int, names: list[str], seed: int = 0) -> dict[str, list[Any]]:
+    async def run(slots: int, names: list[str], seed: int = 0) -> dict[str, list[Any]]:
         p = LocalPolicy(*tiny, sampling=SHORT, slots=slots, seed=seed)
-
-        async def main() -> list[list[Action]]:
-            return await asyncio.gather(*(episode(p, name, tools, replies) for name in names))
-
-        return {n: [a.token_ids for a in actions] for n, actions in zip(names, asyncio.run(main()), strict=True)}
+        episodes = await asyncio.gather(*(episode(p, name, tools, replies) for name in names))
+        return {n: [a.token_ids for a in actions] for n, actions in zip(names, episodes, strict=True)}
 
     names = [f"e{i}" for i in range(6)]
-    together = run(6, names)
-    assert run(2, names[::-1]) == together
-    assert run(1, ["e3"]) == {"e3": together["e3"]}
+    together = await run(6, names)
+    assert await run(2, names[::-1]) == together
+    assert await run(1, ["e3"]) == {"e3": together["e3"]}
     assert len({str(ids) for ids in together.values()}) == 6  # members of a group differ
     assert len({str(turn) for turn in together["e0"]}) == 3  # and so do the turns of an episode
-    assert run(6, names, seed=1) != together
+    assert await run(6, names, seed=1) != together
 
 
-def test_an_explicit_seed_names_the_stream(tiny: tuple[Any, Any], tools: Any) -> None:
+async def test_an_explicit_seed_names_the_stream(tiny: tuple[Any, Any], tools: Any) -> None:
     p = LocalPolicy(*tiny, sampling=SHORT)
     seeded = SamplingParams(max_tokens=12, seed=7)
-    a, b = (asyncio.run(episode(p, n, tools, [[Message("user", "x")]], sampling=seeded)) for n in ("a", "b"))
+    a, b = [await episode(p, n, tools, [[Message("user", "x")]], sampling=seeded) for n in ("a", "b")]
     assert [x.token_ids for x in a] == [x.token_ids for x in b]
 
 
-def test_usage_and_versions(tiny: tuple[Any, Any], tools: Any) -> None:
+async def test_usage_and_versions(tiny: tuple[Any, Any], tools: Any) -> None:
     p = LocalPolicy(*tiny, sampling=SHORT, version=4)
-    before = asyncio.run(episode(p, "a", tools, [[Message("user", "x")]] * 2))
+    before = await episode(p, "a", tools, [[Message("user", "x")]] * 2)
     p.weights_changed()
-    after = asyncio.run(episode(p, "b", tools, [[Message("user", "x")]]))
+    after = await episode(p, "b", tools, [[Message("user", "x")]])
     assert [a.policy_version for a in (*before, *after)] == [4, 4, 5]
     for action in (*before, *after):
         assert action.usage is not None
@@ -209,37 +194,33 @@ def test_usage_and_versions(tiny: tuple[Any, Any], tools: Any) -> None:
     assert after[0].usage["cached_tokens"] == 0
 
 
-def test_a_full_context_ends_the_turn_without_tokens_and_is_told_once(
+async def test_a_full_context_ends_the_turn_without_tokens_and_is_told_once(
     tiny: tuple[Any, Any], tools: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     p = LocalPolicy(*tiny, sampling=SHORT, max_context=60)
     replies = [[Message("user", "word " * 8)]] * 3
-    actions = asyncio.run(episode(p, "e", tools, replies))
+    actions = await episode(p, "e", tools, replies)
     assert actions[-1].token_ids == ()
     assert actions[-1].finish_reason == "length"
     assert actions[-1].text == ""
-    asyncio.run(episode(p, "f", tools, replies))
+    await episode(p, "f", tools, replies)
     (record,) = caplog.records
     assert "leaves no room in a context of 60" in record.getMessage()
 
 
-def test_cancelled_act_can_be_released_and_repeated(tiny: tuple[Any, Any], tools: Any) -> None:
+async def test_cancelled_act_can_be_released_and_repeated(tiny: tuple[Any, Any], tools: Any) -> None:
     p = LocalPolicy(*tiny, sampling=SamplingParams(max_tokens=300), slots=1)
-
-    async def main() -> Action:
-        task = asyncio.create_task(p.act(first(), tools, episode_id="e"))
-        for _ in range(5):
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await p.release("e")
-        await p.release("e")
-        action = await p.act(first(), tools, episode_id="f", sampling=SHORT)
-        await p.aclose()
-        return action
-
-    assert len(asyncio.run(main()).token_ids or ()) > 0
+    task = asyncio.create_task(p.act(first(), tools, episode_id="e"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await p.release("e")
+    await p.release("e")
+    action = await p.act(first(), tools, episode_id="f", sampling=SHORT)
+    await p.aclose()
+    assert len(action.token_ids or ()) > 0
     assert p.engine.busy == 0
     assert len(p.engine.owners) == 0
 

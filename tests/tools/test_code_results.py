@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from agentrl.env.execution import run as run_tool
@@ -18,30 +16,26 @@ from agentrl.tools.work_files import file_tools
 LIMITS = Limits(wall_s=1.0, cpu_s=1.0, memory_bytes=200 << 20, output_bytes=4096)
 
 
-def use(*steps, limits=LIMITS):
+async def use(*steps, limits=LIMITS):
     """Run (tool, arguments) one after the other in one sandbox; what the model reads, or the ToolError."""
-
-    async def all_of_them():
-        told = []
-        async with await make_backend().start(SandboxSpec(limits=limits)) as sandbox:
-            for made, arguments in steps:
-                bound = made.bound_to(Held(sandbox))
-                try:
-                    told.append(await run_tool(bound, bound.validate(arguments), 30.0))
-                except ToolError as error:
-                    told.append(error)
-        return told
-
-    return asyncio.run(all_of_them())
+    told = []
+    async with await make_backend().start(SandboxSpec(limits=limits)) as sandbox:
+        for made, arguments in steps:
+            bound = made.bound_to(Held(sandbox))
+            try:
+                told.append(await run_tool(bound, bound.validate(arguments), 30.0))
+            except ToolError as error:
+                told.append(error)
+    return told
 
 
 def files(name):
     return file_tools(name)[0]
 
 
-def test_shell_says_what_was_printed_and_how_it_ended():
+async def test_shell_says_what_was_printed_and_how_it_ended():
     shell = shell_tool()
-    told = use(
+    told = await use(
         (shell, {"command": "echo out; echo err >&2"}),
         (shell, {"command": "exit 3"}),
         (shell, {"command": "true"}),
@@ -61,8 +55,8 @@ def test_shell_says_what_was_printed_and_how_it_ended():
     ]
 
 
-def test_timeouts_and_limits_are_text_for_the_model():
-    told = use(
+async def test_timeouts_and_limits_are_text_for_the_model():
+    told = await use(
         (shell_tool(wall_s=0.3), {"command": "echo before; sleep 20"}),
         (python_tool(), {"code": "x = b'x' * (1 << 40)"}),
         (python_tool(), {"code": "print('still here')"}),
@@ -72,23 +66,23 @@ def test_timeouts_and_limits_are_text_for_the_model():
     assert told[2] == "still here"
 
 
-def test_long_output_keeps_its_beginning_and_its_end():
-    (told,) = use((shell_tool(max_chars=100), {"command": "seq 1 500"}))
+async def test_long_output_keeps_its_beginning_and_its_end():
+    (told,) = await use((shell_tool(max_chars=100), {"command": "seq 1 500"}))
     assert told.startswith("1\n2\n3\n")
     assert told.endswith("499\n500")
     assert "characters left out" in told
     assert len(told) < 150
 
 
-def test_output_beyond_the_sandbox_limit_says_that_it_was_cut():
-    (told,) = use((shell_tool(), {"command": "head -c 100000 /dev/zero | tr '\\0' a"}))
+async def test_output_beyond_the_sandbox_limit_says_that_it_was_cut():
+    (told,) = await use((shell_tool(), {"command": "head -c 100000 /dev/zero | tr '\\0' a"}))
     assert told.endswith("[output cut off]")
     assert len(told) < 4200
 
 
-def test_python_is_fresh_or_a_notebook():
+async def test_python_is_fresh_or_a_notebook():
     fresh, notebook = python_tool(), python_tool(notebook=True)
-    told = use(
+    told = await use(
         (fresh, {"code": "x = 1\nx"}),
         (fresh, {"code": "print(x)"}),
         (notebook, {"code": "x = 1\nx"}),
@@ -101,8 +95,8 @@ def test_python_is_fresh_or_a_notebook():
     assert (told[2], told[3], told[5]) == ("1", "2", "3")
 
 
-def test_files_are_written_read_edited_and_listed():
-    told = use(
+async def test_files_are_written_read_edited_and_listed():
+    told = await use(
         (files("write_file"), {"path": "d/a.txt", "text": "one two\nthree"}),
         (files("edit_file"), {"path": "d/a.txt", "old": "two", "new": "2"}),
         (files("read_file"), {"path": "d/a.txt"}),
@@ -120,9 +114,9 @@ def test_files_are_written_read_edited_and_listed():
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "", ".", "missing", "link", "up/passwd", "d/../../x", "a\0b"])
-def test_paths_that_lead_elsewhere_are_refused(path):
+async def test_paths_that_lead_elsewhere_are_refused(path):
     prepare = (shell_tool(), {"command": "ln -s /etc/hostname link; ln -s /etc up; mkdir d"})
-    told = use(
+    told = await use(
         prepare, (files("read_file"), {"path": path}), (files("edit_file"), {"path": path, "old": "a", "new": ""})
     )
     assert isinstance(told[1], ToolError)
@@ -130,9 +124,9 @@ def test_paths_that_lead_elsewhere_are_refused(path):
 
 
 @pytest.mark.parametrize("path", ["../x", "", ".", "up/x", "link", "a\0b"])
-def test_nothing_is_written_elsewhere(path):
+async def test_nothing_is_written_elsewhere(path):
     prepare = (shell_tool(), {"command": "ln -s /tmp up; echo kept > /work/target; ln -s target link"})
-    told = use(
+    told = await use(
         prepare,
         (files("write_file"), {"path": path, "text": "mine"}),
         (shell_tool(), {"command": "cat target; ls /tmp"}),
@@ -141,9 +135,9 @@ def test_nothing_is_written_elsewhere(path):
     assert told[2] == "kept"
 
 
-def test_a_file_that_is_no_text_is_shown_but_not_edited():
+async def test_a_file_that_is_no_text_is_shown_but_not_edited():
     prepare = (shell_tool(), {"command": "printf 'a\\xffb' > raw"})
-    told = use(
+    told = await use(
         prepare, (files("read_file"), {"path": "raw"}), (files("edit_file"), {"path": "raw", "old": "a", "new": ""})
     )
     assert told[1] == "a\ufffdb"

@@ -21,21 +21,17 @@ QUICK = HttpSettings(timeout_s=2.0, retry=Retry(attempts=3, base_s=0.001))
 SECRET = "s3cr3t/token+1"
 
 
-def ask(api, *args, **kwargs):
-    """One request in a loop of its own, with everything closed after it."""
-
-    async def work():
-        try:
-            return await api.request(*args, **kwargs)
-        finally:
-            await api.aclose()
-
-    return asyncio.run(work())
+async def ask(api, *args, **kwargs):
+    """One request, with everything closed after it."""
+    try:
+        return await api.request(*args, **kwargs)
+    finally:
+        await api.aclose()
 
 
-def test_a_request_as_it_arrives(server):
+async def test_a_request_as_it_arrives(server):
     api = HttpApi(server.url + "/v1/", settings=HttpSettings(headers={"X-App": "agentrl"}))
-    reply = ask(api, "post", "/items", params=[("tag", "a b"), ("tag", "c&d")], json={"n": 1})
+    reply = await ask(api, "post", "/items", params=[("tag", "a b"), ("tag", "c&d")], json={"n": 1})
     assert json.loads(reply.text) == {"method": "POST", "path": "/v1/items?tag=a+b&tag=c%26d", "body": '{"n":1}'}
     assert server.seen[0].headers["x-app"] == "agentrl"
 
@@ -44,52 +40,52 @@ def test_a_request_as_it_arrives(server):
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_get_is_retried(server, canned, status):
+async def test_a_get_is_retried(server, canned, status):
     server.script = [canned(status), canned(status)]
-    assert ask(HttpApi(server.url, settings=QUICK), "GET", "/x").status == 200
+    assert (await ask(HttpApi(server.url, settings=QUICK), "GET", "/x")).status == 200
     assert len(server.seen) == 3
 
 
-def test_spent_retries_are_a_fault_that_names_the_request(server, canned):
+async def test_spent_retries_are_a_fault_that_names_the_request(server, canned):
     server.script = [canned(503)] * 3
     with pytest.raises(EnvFault, match=r"GET http://127.0.0.1:\d+/x failed 3 times, last with status 503"):
-        ask(HttpApi(server.url, settings=QUICK), "GET", "/x", params=[("q", "1")])
+        await ask(HttpApi(server.url, settings=QUICK), "GET", "/x", params=[("q", "1")])
     assert len(server.seen) == 3
 
 
 @pytest.mark.parametrize(("status", "requests"), [(500, 1), (504, 1), (429, 3), (503, 3)])
-def test_a_post_is_sent_again_only_where_it_was_not_carried_out(server, canned, status, requests):
+async def test_a_post_is_sent_again_only_where_it_was_not_carried_out(server, canned, status, requests):
     server.script = [canned(status)] * 3
     with pytest.raises(EnvFault):
-        ask(HttpApi(server.url, settings=QUICK), "POST", "/x", json={})
+        await ask(HttpApi(server.url, settings=QUICK), "POST", "/x", json={})
     assert len(server.seen) == requests
 
 
-def test_a_post_may_be_sent_again_on_request(server, canned):
+async def test_a_post_may_be_sent_again_on_request(server, canned):
     server.script = [canned(500)]
     settings = HttpSettings(retry=Retry(base_s=0.001, unsafe_methods=True))
-    assert ask(HttpApi(server.url, settings=settings), "POST", "/x", json={}).status == 200
+    assert (await ask(HttpApi(server.url, settings=settings), "POST", "/x", json={})).status == 200
 
 
-def test_a_connection_that_breaks_is_retried_for_a_get_only(server, canned):
+async def test_a_connection_that_breaks_is_retried_for_a_get_only(server, canned):
     server.script = [canned(hang_up=True)]
-    assert ask(HttpApi(server.url, settings=QUICK), "GET", "/x").status == 200
+    assert (await ask(HttpApi(server.url, settings=QUICK), "GET", "/x")).status == 200
     server.script = [canned(hang_up=True)]
     with pytest.raises(EnvFault, match="may have been carried out"):
-        ask(HttpApi(server.url, settings=QUICK), "POST", "/x", json={})
+        await ask(HttpApi(server.url, settings=QUICK), "POST", "/x", json={})
 
 
-def test_a_killed_server_is_a_fault_and_a_restarted_one_works(tmp_path):
+async def test_a_killed_server_is_a_fault_and_a_restarted_one_works(tmp_path):
     (tmp_path / "x.txt").write_text("here")
     process, port = _serve(tmp_path, 0)
     api = HttpApi(f"http://127.0.0.1:{port}", settings=QUICK)
-    assert ask(api, "GET", "/x.txt").text == "here"
+    assert (await ask(api, "GET", "/x.txt")).text == "here"
     process.kill()
     process.wait()
     with pytest.raises(EnvFault, match="failed 3 times, last with ConnectError"):
-        ask(api, "GET", "/x")
+        await ask(api, "GET", "/x")
     process, _ = _serve(tmp_path, port)
-    assert ask(api, "GET", "/x.txt").text == "here"
+    assert (await ask(api, "GET", "/x.txt")).text == "here"
     process.kill()
     process.wait()
 
@@ -103,7 +99,7 @@ def _serve(folder, port):
     return process, int(re.search(r"port (\d+)", line).group(1))
 
 
-def test_retry_after_is_kept_in_seconds_and_as_a_date(server, canned, monkeypatch):
+async def test_retry_after_is_kept_in_seconds_and_as_a_date(server, canned, monkeypatch):
     waits = []
 
     async def sleep(seconds):
@@ -112,15 +108,15 @@ def test_retry_after_is_kept_in_seconds_and_as_a_date(server, canned, monkeypatc
     monkeypatch.setattr("agentrl.wire.retry.asyncio.sleep", sleep)
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=15), usegmt=True)
     server.script = [canned(429, headers={"Retry-After": "7"}), canned(429, headers={"Retry-After": later})]
-    ask(HttpApi(server.url, settings=QUICK), "GET", "/x")
+    await ask(HttpApi(server.url, settings=QUICK), "GET", "/x")
     assert waits[0] == 7.0
     assert 10 < waits[1] <= 15
     server.script = [canned(429, headers={"Retry-After": "3600"})]
     with pytest.raises(EnvFault, match="asks to wait 3600 s"):
-        ask(HttpApi(server.url, settings=QUICK), "GET", "/x")
+        await ask(HttpApi(server.url, settings=QUICK), "GET", "/x")
 
 
-def test_backoff_doubles_under_a_jitter_of_its_own_generator(server, canned, monkeypatch):
+async def test_backoff_doubles_under_a_jitter_of_its_own_generator(server, canned, monkeypatch):
     waits = []
 
     async def sleep(seconds):
@@ -129,39 +125,39 @@ def test_backoff_doubles_under_a_jitter_of_its_own_generator(server, canned, mon
     monkeypatch.setattr("agentrl.wire.retry.asyncio.sleep", sleep)
     settings = HttpSettings(retry=Retry(attempts=5, base_s=1.0, max_wait_s=3.0))
     server.script = [canned(503)] * 4
-    ask(HttpApi(server.url, settings=settings, rng=random.Random(5)), "GET", "/x")
+    await ask(HttpApi(server.url, settings=settings, rng=random.Random(5)), "GET", "/x")
     twin = random.Random(5)
     assert waits == [twin.uniform(0, most) for most in (1.0, 2.0, 3.0, 3.0)]
 
 
-def test_one_attempt_has_a_deadline_even_if_bytes_keep_coming(server, canned):
+async def test_one_attempt_has_a_deadline_even_if_bytes_keep_coming(server, canned):
     server.script = [canned(body=b"x" * 100, drip_s=0.05)]
     settings = HttpSettings(timeout_s=0.2, retry=Retry(attempts=1))
     with pytest.raises(EnvFault, match="TimeoutError"):
-        ask(HttpApi(server.url, settings=settings), "GET", "/x")
+        await ask(HttpApi(server.url, settings=settings), "GET", "/x")
 
 
 # What the model sees.
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
-def test_a_4xx_is_for_the_model(server, canned, status):
+async def test_a_4xx_is_for_the_model(server, canned, status):
     server.script = [canned(status, body=b'{"detail": "no such item"}')]
     with pytest.raises(ToolError, match=f"status {status}: .*no such item"):
-        ask(HttpApi(server.url, settings=QUICK), "GET", "/x")
+        await ask(HttpApi(server.url, settings=QUICK), "GET", "/x")
     assert len(server.seen) == 1
 
 
-def test_a_long_error_is_shortened(server, canned):
+async def test_a_long_error_is_shortened(server, canned):
     server.script = [canned(400, body=b"y" * 10_000)]
     with pytest.raises(ToolError) as caught:
-        ask(HttpApi(server.url, settings=QUICK), "GET", "/x")
+        await ask(HttpApi(server.url, settings=QUICK), "GET", "/x")
     assert len(str(caught.value)) < 600
 
 
-def test_a_large_body_is_cut_off(server, canned):
+async def test_a_large_body_is_cut_off(server, canned):
     server.script = [canned(body=b"z" * 1_000_000, headers={"Content-Type": "text/plain"})]
-    reply = ask(HttpApi(server.url, settings=HttpSettings(max_response_bytes=1000)), "GET", "/x")
+    reply = await ask(HttpApi(server.url, settings=HttpSettings(max_response_bytes=1000)), "GET", "/x")
     assert reply.cut_off
     assert reply_text(reply) == "z" * 1000 + " [cut off]"
 
@@ -174,48 +170,48 @@ def test_how_replies_read():
     assert reply_text(Reply(204, "")) == "ok"
 
 
-def test_binary_is_named_not_shown(server, canned):
+async def test_binary_is_named_not_shown(server, canned):
     server.script = [canned(body=b"\x89PNG\xff", headers={"Content-Type": "image/png"})]
-    assert ask(HttpApi(server.url), "GET", "/x").text == "<image/png, 5 bytes>"
+    assert (await ask(HttpApi(server.url), "GET", "/x")).text == "<image/png, 5 bytes>"
 
 
 # Hosts.
 
 
-def test_only_the_base_host_is_allowed_by_default(server, canned):
+async def test_only_the_base_host_is_allowed_by_default(server, canned):
     server.script = [canned(302, headers={"Location": "http://169.254.169.254/latest"})]
     api = HttpApi(server.url, settings=HttpSettings(follow_redirects=True))
     with pytest.raises(ToolError, match=r"'169\.254\.169\.254' is not allowed"):
-        ask(api, "GET", "/x")
+        await ask(api, "GET", "/x")
 
 
-def test_the_port_counts(server, canned):
+async def test_the_port_counts(server, canned):
     server.script = [canned(302, headers={"Location": "http://127.0.0.1:1/x"})]
     with pytest.raises(ToolError, match=r"'127\.0\.0\.1:1' is not allowed"):
-        ask(HttpApi(server.url, settings=HttpSettings(follow_redirects=True)), "GET", "/x")
+        await ask(HttpApi(server.url, settings=HttpSettings(follow_redirects=True)), "GET", "/x")
     with pytest.raises(ToolError, match="is not allowed"):
-        ask(HttpApi(server.url, allow_hosts=["127.0.0.1"]), "GET", "/x")
-    assert ask(HttpApi(server.url, allow_hosts=[f"127.0.0.1:{server.port}"]), "GET", "/x").status == 200
+        await ask(HttpApi(server.url, allow_hosts=["127.0.0.1"]), "GET", "/x")
+    assert (await ask(HttpApi(server.url, allow_hosts=[f"127.0.0.1:{server.port}"]), "GET", "/x")).status == 200
 
 
-def test_redirects_are_off_by_default_and_bounded(server, canned):
+async def test_redirects_are_off_by_default_and_bounded(server, canned):
     server.script = [canned(302, headers={"Location": "/other"})]
     with pytest.raises(ToolError, match="redirects are off"):
-        ask(HttpApi(server.url), "GET", "/x")
+        await ask(HttpApi(server.url), "GET", "/x")
     server.script = [canned(302, headers={"Location": "/again"})] * 20
     with pytest.raises(ToolError, match="more than 5 redirects"):
-        ask(HttpApi(server.url, settings=HttpSettings(follow_redirects=True)), "GET", "/x")
+        await ask(HttpApi(server.url, settings=HttpSettings(follow_redirects=True)), "GET", "/x")
 
 
 @pytest.mark.parametrize(("status", "method", "body"), [(303, "GET", ""), (302, "GET", ""), (307, "POST", '{"n":1}')])
-def test_a_followed_redirect_keeps_the_method_where_it_should(server, canned, status, method, body):
+async def test_a_followed_redirect_keeps_the_method_where_it_should(server, canned, status, method, body):
     server.script = [canned(status, headers={"Location": "/other"})]
     api = HttpApi(server.url, settings=HttpSettings(follow_redirects=True))
-    reply = json.loads(ask(api, "POST", "/x", json={"n": 1}).text)
+    reply = json.loads((await ask(api, "POST", "/x", json={"n": 1})).text)
     assert reply == {"method": method, "path": "/other", "body": body}
 
 
-def test_credentials_do_not_follow_to_another_origin(server, canned, monkeypatch):
+async def test_credentials_do_not_follow_to_another_origin(server, canned, monkeypatch):
     monkeypatch.setenv("API_TOKEN", SECRET)
     api = HttpApi(
         server.url,
@@ -224,7 +220,7 @@ def test_credentials_do_not_follow_to_another_origin(server, canned, monkeypatch
         settings=HttpSettings(follow_redirects=True),
     )
     server.script = [canned(302, headers={"Location": f"http://localhost:{server.port}/other"})]
-    ask(api, "GET", "/x")
+    await ask(api, "GET", "/x")
     assert server.seen[0].headers["authorization"] == f"Bearer {SECRET}"
     assert server.seen[1].path == "/other"
     assert "authorization" not in server.seen[1].headers
@@ -246,16 +242,16 @@ def test_the_base_url_must_be_a_web_address():
         (basic("API_USER", "API_TOKEN"), "authorization", "Basic YW5hOnMzY3IzdC90b2tlbisx"),
     ],
 )
-def test_auth_headers(server, monkeypatch, auth, header, value):
+async def test_auth_headers(server, monkeypatch, auth, header, value):
     monkeypatch.setenv("API_TOKEN", SECRET)
     monkeypatch.setenv("API_USER", "ana")
-    ask(HttpApi(server.url, auth=auth), "GET", "/x")
+    await ask(HttpApi(server.url, auth=auth), "GET", "/x")
     assert server.seen[0].headers[header] == value
 
 
-def test_a_key_in_the_query_keeps_the_other_parameters(server, monkeypatch):
+async def test_a_key_in_the_query_keeps_the_other_parameters(server, monkeypatch):
     monkeypatch.setenv("API_TOKEN", "abc")
-    ask(HttpApi(server.url, auth=api_key("key", "API_TOKEN", where="query")), "GET", "/x", params=[("a", "1")])
+    await ask(HttpApi(server.url, auth=api_key("key", "API_TOKEN", where="query")), "GET", "/x", params=[("a", "1")])
     assert server.seen[0].path == "/x?a=1&key=abc"
 
 
@@ -263,13 +259,13 @@ def test_a_key_in_the_query_keeps_the_other_parameters(server, monkeypatch):
     "auth", [bearer("API_TOKEN"), api_key("key", "API_TOKEN", where="query"), basic("API_USER", "API_TOKEN")]
 )
 @pytest.mark.parametrize("status", [200, 400, 401, 503])
-def test_a_secret_shows_in_no_reply_and_no_error(server, canned, monkeypatch, auth: Auth, status):
+async def test_a_secret_shows_in_no_reply_and_no_error(server, canned, monkeypatch, auth: Auth, status):
     monkeypatch.setenv("API_TOKEN", SECRET)
     monkeypatch.setenv("API_USER", "ana")
     forms = [SECRET, "s3cr3t%2Ftoken%2B1", *(["YW5hOnMzY3IzdC90b2tlbisx"] if auth.kind == "basic" else [])]
     server.script = [canned(status, body=" ".join(forms).encode())] * 3
     try:
-        shown = ask(HttpApi(server.url, auth=auth, settings=QUICK), "GET", "/x").text
+        shown = (await ask(HttpApi(server.url, auth=auth, settings=QUICK), "GET", "/x")).text
         assert "REDACTED" in shown
     except (ToolError, EnvFault):
         shown = traceback.format_exc()
@@ -277,33 +273,29 @@ def test_a_secret_shows_in_no_reply_and_no_error(server, canned, monkeypatch, au
     assert SECRET not in repr(auth)
 
 
-def test_refused_credentials_are_a_fault_not_the_models_mistake(server, canned, monkeypatch):
+async def test_refused_credentials_are_a_fault_not_the_models_mistake(server, canned, monkeypatch):
     monkeypatch.setenv("API_TOKEN", SECRET)
     server.script = [canned(401)]
     with pytest.raises(EnvFault, match=r"refused the credentials \(401\); check API_TOKEN"):
-        ask(HttpApi(server.url, auth=bearer("API_TOKEN")), "GET", "/x")
+        await ask(HttpApi(server.url, auth=bearer("API_TOKEN")), "GET", "/x")
     server.script = [canned(401)]
     with pytest.raises(ToolError, match="401"):
-        ask(HttpApi(server.url), "GET", "/x")
+        await ask(HttpApi(server.url), "GET", "/x")
 
 
-def test_a_missing_variable_is_named(server, monkeypatch):
+async def test_a_missing_variable_is_named(server, monkeypatch):
     monkeypatch.delenv("API_TOKEN", raising=False)
     with pytest.raises(EnvFault, match="API_TOKEN is not set"):
-        ask(HttpApi(server.url, auth=bearer("API_TOKEN")), "GET", "/x")
+        await ask(HttpApi(server.url, auth=bearer("API_TOKEN")), "GET", "/x")
     assert not server.seen
 
 
-def test_cookies_do_not_pass_from_one_request_to_the_next(server, canned):
+async def test_cookies_do_not_pass_from_one_request_to_the_next(server, canned):
     server.script = [canned(headers={"Set-Cookie": "session=abc"})]
     api = HttpApi(server.url)
-
-    async def work():
-        await api.request("GET", "/x")
-        await api.request("GET", "/x")
-        await api.aclose()
-
-    asyncio.run(work())
+    await api.request("GET", "/x")
+    await api.request("GET", "/x")
+    await api.aclose()
     assert "cookie" not in server.seen[1].headers
 
 
@@ -315,48 +307,37 @@ def test_one_client_per_loop_reopened_after_closing_and_nothing_left_open(server
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         for _ in range(3):
-            assert ask(api, "GET", "/x").status == 200
+            with asyncio.Runner() as loop:  # this test is about several event loops
+                assert loop.run(ask(api, "GET", "/x")).status == 200
         gc.collect()
 
 
-def test_closing_waits_for_requests_under_way(server, canned):
+async def test_closing_waits_for_requests_under_way(server, canned):
     server.script = [canned(body=b"slow", headers={"Content-Type": "text/plain"}, drip_s=0.05)]
     api = HttpApi(server.url)
-
-    async def work():
-        slow = asyncio.create_task(api.request("GET", "/slow"))
-        while not server.seen:
-            await asyncio.sleep(0.005)
-        await api.aclose()
-        assert (await api.request("GET", "/other")).status == 200
-        return (await slow).text
-
-    assert asyncio.run(work()) == "slow"
+    slow = asyncio.create_task(api.request("GET", "/slow"))
+    while not server.seen:
+        await asyncio.sleep(0.005)
+    await api.aclose()
+    assert (await api.request("GET", "/other")).status == 200
+    assert (await slow).text == "slow"
 
 
-def test_many_requests_at_once(server):
+async def test_many_requests_at_once(server):
     api = HttpApi(server.url)
-
-    async def work():
-        replies = await asyncio.gather(*(api.request("GET", f"/{i}") for i in range(64)))
-        await api.aclose()
-        return [json.loads(reply.text)["path"] for reply in replies]
-
-    assert asyncio.run(work()) == [f"/{i}" for i in range(64)]
+    replies = await asyncio.gather(*(api.request("GET", f"/{i}") for i in range(64)))
+    await api.aclose()
+    assert [json.loads(reply.text)["path"] for reply in replies] == [f"/{i}" for i in range(64)]
 
 
-def test_a_cancelled_request_leaves_the_client_usable(server, canned):
+async def test_a_cancelled_request_leaves_the_client_usable(server, canned):
     server.script = [canned(body=b"x" * 100, drip_s=0.05)]
     api = HttpApi(server.url)
-
-    async def work():
-        slow = asyncio.create_task(api.request("GET", "/slow"))
-        while not server.seen:
-            await asyncio.sleep(0.005)
-        slow.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await slow
-        assert (await api.request("GET", "/x")).status == 200
-        await api.aclose()
-
-    asyncio.run(work())
+    slow = asyncio.create_task(api.request("GET", "/slow"))
+    while not server.seen:
+        await asyncio.sleep(0.005)
+    slow.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slow
+    assert (await api.request("GET", "/x")).status == 200
+    await api.aclose()

@@ -28,14 +28,11 @@ def tools(server, monkeypatch):
     return {tool.name: tool for tool in made}
 
 
-def use(tool, **arguments):
-    async def work():
-        try:
-            return await tool.function(**tool.validate(arguments))
-        finally:
-            await tool.aclose()
-
-    return asyncio.run(work())
+async def use(tool, **arguments):
+    try:
+        return await tool.function(**tool.validate(arguments))
+    finally:
+        await tool.aclose()
 
 
 def test_every_operation_becomes_a_tool(tools):
@@ -72,14 +69,14 @@ def test_the_schema_of_a_body_is_resolved_and_modern(tools):
     assert "$ref" not in json.dumps([tool.schema for tool in tools.values()])
 
 
-def test_a_schema_that_contains_itself_ends(tools):
+async def test_a_schema_that_contains_itself_ends(tools):
     leaf = tools["plant"].schema["function"]["parameters"]["properties"]["children"]["items"]
     assert leaf["type"] == "object"
-    assert use(tools["plant"], children=[{"leaf": "a", "children": [{"leaf": "b"}]}])
+    assert await use(tools["plant"], children=[{"leaf": "a", "children": [{"leaf": "b"}]}])
 
 
-def test_a_query_as_it_arrives(tools, server):
-    use(
+async def test_a_query_as_it_arrives(tools, server):
+    await use(
         tools["listItems"],
         tag=["a b", "c"],
         ids=[1, 2],
@@ -94,20 +91,20 @@ def test_a_query_as_it_arrives(tools, server):
         == "/items?tag=a+b&tag=c&ids=1%2C2&limit=5&sort=name&filter%5Bmin%5D=2&filter%5Bnew%5D=true&api_key=k3y"
     )
     assert seen.headers["x-trace"] == "t1"
-    use(tools["listItems"], sort="price")
+    await use(tools["listItems"], sort="price")
     assert server.seen[1].path == "/items?sort=price&api_key=k3y"
 
 
-def test_a_body_as_it_arrives(tools, server):
-    use(tools["post_items"], name="tea", price=2, size={"w": 3, "h-2": 4})
+async def test_a_body_as_it_arrives(tools, server):
+    await use(tools["post_items"], name="tea", price=2, size={"w": 3, "h-2": 4})
     assert json.loads(server.seen[0].body) == {"name": "tea", "price": 2, "size": {"w": 3, "h-2": 4}}
-    use(tools["post_items"], name="tea", price=2.5, note=None, size={"w": 1})
+    await use(tools["post_items"], name="tea", price=2.5, note=None, size={"w": 1})
     assert json.loads(server.seen[1].body) == {"name": "tea", "price": 2.5, "note": None, "size": {"w": 1}}
-    use(tools["bulk"], body=[{"name": "a", "price": 1}])
+    await use(tools["bulk"], body=[{"name": "a", "price": 1}])
     assert json.loads(server.seen[2].body) == [{"name": "a", "price": 1}]
-    use(tools["renameItem"], **{"item-id": "7", "name": "a&b c"})
+    await use(tools["renameItem"], **{"item-id": "7", "name": "a&b c"})
     assert server.seen[3].body == b"name=a%26b+c"
-    use(tools["plant"])
+    await use(tools["plant"])
     assert server.seen[4].body == b"{}"
 
 
@@ -128,24 +125,24 @@ def test_a_body_as_it_arrives(tools, server):
         ("getItem", {"item-id": ""}, "cannot be part"),
     ],
 )
-def test_wrong_arguments_are_told_to_the_model_and_sent_nowhere(tools, server, name, arguments, message):
+async def test_wrong_arguments_are_told_to_the_model_and_sent_nowhere(tools, server, name, arguments, message):
     with pytest.raises(ToolError, match=message):
-        use(tools[name], **arguments)
+        await use(tools[name], **arguments)
     assert not server.seen
 
 
 @pytest.mark.parametrize("value", ["../admin", "a/b", "a?x=1", "a#b", "a%2Fb", "é", "//evil.test", "@evil"])
-def test_a_path_argument_stays_in_its_place(tools, server, value):
-    use(tools["getItem"], **{"item-id": value})
+async def test_a_path_argument_stays_in_its_place(tools, server, value):
+    await use(tools["getItem"], **{"item-id": value})
     path = server.seen[0].path
     assert path.startswith("/items/")
     assert path.count("/") == 2
     assert unquote(urlsplit(path).path.removeprefix("/items/")) == value
 
 
-def test_a_header_argument_cannot_add_headers(tools, server):
+async def test_a_header_argument_cannot_add_headers(tools, server):
     with pytest.raises(ToolError, match="printable"):
-        use(tools["listItems"], sort="name", **{"X-Trace": "a\r\nX-Admin: 1"})
+        await use(tools["listItems"], sort="name", **{"X-Trace": "a\r\nX-Admin: 1"})
     assert not server.seen
 
 
@@ -230,7 +227,7 @@ def test_broken_json_is_named(tmp_path):
         load_document(path)
 
 
-def test_schemas_of_31_unions_constants_and_maps(server):
+async def test_schemas_of_31_unions_constants_and_maps(server):
     properties = {
         "either": {"oneOf": [{"type": "integer"}, {"type": "object", "properties": {"a": {"type": "string"}}}]},
         "maybe": {"type": ["integer", "null"]},
@@ -251,11 +248,11 @@ def test_schemas_of_31_unions_constants_and_maps(server):
         "any": [1, "x"],
         "code": "b",
     }
-    use(tool, **given)
+    await use(tool, **given)
     assert json.loads(server.seen[0].body) == given
     for wrong in ({"either": "x"}, {"maybe": "x"}, {"fixed": "off"}, {"map": {"k": "x"}}, {"open": {"a": "x"}}):
         with pytest.raises(ToolError):
-            use(tool, **wrong)
+            await use(tool, **wrong)
     assert len(server.seen) == 1
 
 
@@ -301,21 +298,19 @@ def test_an_environment_over_an_api_sync_and_forked(server):
         gc.collect()
 
 
-def test_many_environments_share_a_client_and_one_may_close_first(server):
-    async def work():
-        shop = shop_env(server)
-        envs = [shop() for _ in range(8)]
-        for env in envs:
-            await env.areset(seed=1)
-        first = envs[0].aclose()
-        steps = [env.astep(call("getItem", **{"item-id": str(i)})) for i, env in enumerate(envs)]
-        *results, _ = await asyncio.gather(*steps, first)
-        again = await envs[1].astep(call("getItem", **{"item-id": "x"}))
-        for env in envs:
-            await env.aclose()
-        return [json.loads(result[0][0].content)["path"] for result in (*results, again)]
-
-    assert asyncio.run(work()) == [*(f"/items/{i}" for i in range(8)), "/items/x"]
+async def test_many_environments_share_a_client_and_one_may_close_first(server):
+    shop = shop_env(server)
+    envs = [shop() for _ in range(8)]
+    for env in envs:
+        await env.areset(seed=1)
+    first = envs[0].aclose()
+    steps = [env.astep(call("getItem", **{"item-id": str(i)})) for i, env in enumerate(envs)]
+    *results, _ = await asyncio.gather(*steps, first)
+    again = await envs[1].astep(call("getItem", **{"item-id": "x"}))
+    for env in envs:
+        await env.aclose()
+    paths = [json.loads(result[0][0].content)["path"] for result in (*results, again)]
+    assert paths == [*(f"/items/{i}" for i in range(8)), "/items/x"]
 
 
 def test_an_answer_of_4xx_is_a_message_and_a_dead_server_a_fault(server, canned):

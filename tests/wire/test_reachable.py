@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -41,17 +40,17 @@ def test_a_missing_server_ends_the_benchmark_before_an_episode(free_url: str, tm
     assert "no server answers" in (tmp_path / "out" / "summary.json").read_text()
 
 
-def test_any_answer_will_do() -> None:
+async def test_any_answer_will_do() -> None:
     server = HTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        asyncio.run(check_reachable(f"http://127.0.0.1:{server.server_port}/v1", tries=1))
+        await check_reachable(f"http://127.0.0.1:{server.server_port}/v1", tries=1)
     finally:
         server.shutdown()
         server.server_close()
 
 
-def test_a_server_that_comes_up_meanwhile_is_waited_for(monkeypatch: pytest.MonkeyPatch, free_url: str) -> None:
+async def test_a_server_that_comes_up_meanwhile_is_waited_for(monkeypatch: pytest.MonkeyPatch, free_url: str) -> None:
     servers: list[HTTPServer] = []
 
     async def pause(seconds: float) -> None:
@@ -60,7 +59,7 @@ def test_a_server_that_comes_up_meanwhile_is_waited_for(monkeypatch: pytest.Monk
         servers.append(server)
 
     monkeypatch.setattr("agentrl.wire.reachable.asyncio.sleep", pause)
-    asyncio.run(check_reachable(free_url, tries=2))
+    await check_reachable(free_url, tries=2)
     assert len(servers) == 1
     servers[0].shutdown()
     servers[0].server_close()

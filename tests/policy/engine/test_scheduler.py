@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from agentrl.errors import ModelError
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.engine.scheduler import Completion, Engine, EngineOptions
+from agentrl.policy.engine.scheduler import Engine, EngineOptions
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 FREE = SamplingParams(max_tokens=12)
@@ -68,14 +68,10 @@ async def turns(engine: Engine, name: str, prompt: list[int], count: int, sampli
 
 @pytest.mark.parametrize("lean", [True, False])
 @pytest.mark.parametrize(("slots", "prefill_tokens"), [(2, 16384), (5, 60), (32, 16384)])
-def test_logprobs_are_a_full_forwards(tiny: tuple[Any, Any], lean: bool, slots: int, prefill_tokens: int) -> None:
+async def test_logprobs_are_a_full_forwards(tiny: tuple[Any, Any], lean: bool, slots: int, prefill_tokens: int) -> None:
     engine = engine_of(tiny, slots=slots, prefill_tokens=prefill_tokens, lean=lean)
     shared = prompts(3)
-
-    async def main() -> list[Any]:
-        return await asyncio.gather(*(turns(engine, f"e{i}", shared[i % 3], 4, FREE) for i in range(9)))
-
-    for episode in asyncio.run(main()):
+    for episode in await asyncio.gather(*(turns(engine, f"e{i}", shared[i % 3], 4, FREE) for i in range(9))):
         for prompt, done in episode:
             assert len(done.ids) == 12
             assert list(done.logprobs) == pytest.approx(full_logprobs(tiny[0], prompt, done.ids), abs=1e-4)
@@ -83,84 +79,66 @@ def test_logprobs_are_a_full_forwards(tiny: tuple[Any, Any], lean: bool, slots: 
     assert len(engine.owners) == 0
 
 
-def test_greedy_is_generate(tiny: tuple[Any, Any]) -> None:
+async def test_greedy_is_generate(tiny: tuple[Any, Any]) -> None:
     engine = engine_of(tiny, slots=3)
     questions = prompts(5, seed=3)
-
-    async def main() -> list[Completion]:
-        return await asyncio.gather(*(engine.sample(str(i), p, GREEDY, 0) for i, p in enumerate(questions)))
-
+    completions = await asyncio.gather(*(engine.sample(str(i), p, GREEDY, 0) for i, p in enumerate(questions)))
     config = GenerationConfig(do_sample=False, max_new_tokens=12, pad_token_id=0, eos_token_id=-1)
-    for prompt, done in zip(questions, asyncio.run(main()), strict=True):
+    for prompt, done in zip(questions, completions, strict=True):
         reference = tiny[0].generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :]
         assert list(done.ids) == reference.tolist()
         assert done.finish == "length"
 
 
-def test_a_sample_does_not_depend_on_its_company(tiny: tuple[Any, Any]) -> None:
+async def test_a_sample_does_not_depend_on_its_company(tiny: tuple[Any, Any]) -> None:
     questions = prompts(8, seed=1)
 
-    def run(chosen: Sequence[int], **options: Any) -> dict[int, tuple[int, ...]]:
+    async def run(chosen: Sequence[int], **options: Any) -> dict[int, tuple[int, ...]]:
         engine = engine_of(tiny, **options)
+        completions = await asyncio.gather(*(engine.sample(str(i), questions[i], FREE, 100 + i) for i in chosen))
+        return {i: done.ids for i, done in zip(chosen, completions, strict=True)}
 
-        async def main() -> list[Completion]:
-            return await asyncio.gather(*(engine.sample(str(i), questions[i], FREE, 100 + i) for i in chosen))
-
-        return {i: done.ids for i, done in zip(chosen, asyncio.run(main()), strict=True)}
-
-    together = run(range(8), slots=8)
-    assert run([7, 2, 5], slots=1) == {i: together[i] for i in (7, 2, 5)}
-    assert run(range(7, -1, -1), slots=3, prefill_tokens=50) == together
+    together = await run(range(8), slots=8)
+    assert await run([7, 2, 5], slots=1) == {i: together[i] for i in (7, 2, 5)}
+    assert await run(range(7, -1, -1), slots=3, prefill_tokens=50) == together
     assert len(set(together.values())) == 8
 
 
-def test_the_seed_decides(tiny: tuple[Any, Any]) -> None:
+async def test_the_seed_decides(tiny: tuple[Any, Any]) -> None:
     engine = engine_of(tiny)
     prompt = prompts(1)[0]
-
-    async def main() -> list[Completion]:
-        return [await engine.sample("e", prompt, FREE, seed) for seed in (5, 6, 5)]
-
-    first, second, third = asyncio.run(main())
+    first, second, third = [await engine.sample("e", prompt, FREE, seed) for seed in (5, 6, 5)]
     assert first.ids == third.ids
     assert first.ids != second.ids
 
 
-def test_a_group_prefills_its_prompt_once(tiny: tuple[Any, Any]) -> None:
+async def test_a_group_prefills_its_prompt_once(tiny: tuple[Any, Any]) -> None:
     engine = engine_of(tiny, slots=8)
     watched = Watched(engine)
     prompt = prompts(1, low=40, high=41)[0]
-
-    async def main() -> list[Completion]:
-        return await asyncio.gather(*(engine.sample(str(i), prompt, FREE, i) for i in range(8)))
-
-    done = asyncio.run(main())
+    done = await asyncio.gather(*(engine.sample(str(i), prompt, FREE, i) for i in range(8)))
     assert watched.prefilled == 40 + 7  # the others take the prompt but for its last token, which gives logits
     assert sorted(c.cached for c in done) == [0, *[39] * 7]
 
 
-def test_later_turns_prefill_only_new_tokens(tiny: tuple[Any, Any]) -> None:
+async def test_later_turns_prefill_only_new_tokens(tiny: tuple[Any, Any]) -> None:
     engine = engine_of(tiny)
     watched = Watched(engine)
-    episode = asyncio.run(turns(engine, "a", prompts(1, low=30, high=31)[0], 3, FREE))
+    episode = await turns(engine, "a", prompts(1, low=30, high=31)[0], 3, FREE)
     new = [len(later[0]) - len(earlier[0]) - 12 for earlier, later in pairwise(episode)]
     # The last sampled token was never fed, so it belongs to the next prefill.
     assert watched.prefilled == 30 + sum(n + 1 for n in new)
     assert [done.cached for _, done in episode[1:]] == [len(p) + 11 for p, _ in episode[:-1]]
 
 
-def test_a_finished_slot_is_refilled_in_the_next_round(tiny: tuple[Any, Any]) -> None:
+async def test_a_finished_slot_is_refilled_in_the_next_round(tiny: tuple[Any, Any]) -> None:
     engine = engine_of(tiny, slots=2)
     watched = Watched(engine)
     questions = prompts(6, seed=2)
     lengths = [3, 9, 4, 5, 2, 6]
-
-    async def main() -> None:
-        params = [SamplingParams(temperature=0, max_tokens=n) for n in lengths]
-        work = zip(questions, params, strict=True)
-        await asyncio.gather(*(engine.sample(str(i), p, s, 0) for i, (p, s) in enumerate(work)))
-
-    asyncio.run(main())
+    params = [SamplingParams(temperature=0, max_tokens=n) for n in lengths]
+    work = zip(questions, params, strict=True)
+    await asyncio.gather(*(engine.sample(str(i), p, s, 0) for i, (p, s) in enumerate(work)))
     ends = [0, 0]
     for length in lengths:  # two machines, jobs in order, no gap
         ends[ends.index(min(ends))] += length
@@ -168,52 +146,39 @@ def test_a_finished_slot_is_refilled_in_the_next_round(tiny: tuple[Any, Any]) ->
     assert sum(watched.rows) == sum(lengths)
 
 
-def test_stop_tokens_and_stop_strings(tiny: tuple[Any, Any]) -> None:
+async def test_stop_tokens_and_stop_strings(tiny: tuple[Any, Any]) -> None:
     model, tokenizer = tiny
     prompt = prompts(1)[0]
-
-    async def free() -> Completion:
-        return await engine_of(tiny).sample("e", prompt, SamplingParams(max_tokens=40), 1)
-
-    whole = asyncio.run(free())
+    whole = await engine_of(tiny).sample("e", prompt, SamplingParams(max_tokens=40), 1)
     text = tokenizer.decode(whole.ids)
     stop = text[8:11]
     end = next(n for n in range(1, 41) if stop in tokenizer.decode(whole.ids[:n]))
-
-    async def stopped() -> Completion:
-        return await engine_of(tiny).sample("e", prompt, SamplingParams(max_tokens=40, stop=("@never@", stop)), 1)
-
-    done = asyncio.run(stopped())
+    done = await engine_of(tiny).sample("e", prompt, SamplingParams(max_tokens=40, stop=("@never@", stop)), 1)
     assert done.ids == whole.ids[:end]
     assert done.finish == "stop"
 
     token = whole.ids[5]
     options = EngineOptions(slots=1, context=200)
     engine = Engine(model, stop_ids=frozenset([token]), decode=tokenizer.decode, options=options)
-    done = asyncio.run(engine.sample("e", prompt, SamplingParams(max_tokens=40), 1))
+    done = await engine.sample("e", prompt, SamplingParams(max_tokens=40), 1)
     assert done.ids == whole.ids[: whole.ids.index(token) + 1]
     assert done.finish == "stop"
 
 
-def test_cancelling_leaves_no_slot_taken(tiny: tuple[Any, Any]) -> None:
+async def test_cancelling_leaves_no_slot_taken(tiny: tuple[Any, Any]) -> None:
     engine = engine_of(tiny, slots=2)
     long = SamplingParams(max_tokens=150)
     questions = prompts(5)
-
-    async def main() -> Completion:
-        tasks = [asyncio.create_task(engine.sample(str(i), p, long, i)) for i, p in enumerate(questions)]
-        for _ in range(6):
-            await asyncio.sleep(0)
-        assert engine.busy == 5
-        for i, task in enumerate(tasks):
-            task.cancel()
-            engine.release(str(i))
-        await asyncio.gather(*tasks, return_exceptions=True)
-        done = await engine.sample("new", questions[0], FREE, 9)
-        assert engine.busy == 0
-        return done
-
-    done = asyncio.run(main())
+    tasks = [asyncio.create_task(engine.sample(str(i), p, long, i)) for i, p in enumerate(questions)]
+    for _ in range(6):
+        await asyncio.sleep(0)
+    assert engine.busy == 5
+    for i, task in enumerate(tasks):
+        task.cancel()
+        engine.release(str(i))
+    await asyncio.gather(*tasks, return_exceptions=True)
+    done = await engine.sample("new", questions[0], FREE, 9)
+    assert engine.busy == 0
     assert len(engine.owners) == 1
     assert list(done.logprobs) == pytest.approx(full_logprobs(tiny[0], questions[0], done.ids), abs=1e-4)
 
@@ -228,13 +193,15 @@ def test_a_loop_that_dies_does_not_block_the_next(tiny: tuple[Any, Any]) -> None
         await asyncio.sleep(0)
         del task
 
-    asyncio.run(abandoned())
-    done = asyncio.run(engine.sample("b", prompt, FREE, 0))
+    with asyncio.Runner() as loop:  # this test is about several event loops
+        loop.run(abandoned())
+    with asyncio.Runner() as loop:
+        done = loop.run(engine.sample("b", prompt, FREE, 0))
     assert list(done.logprobs) == pytest.approx(full_logprobs(tiny[0], prompt, done.ids), abs=1e-4)
     assert engine.busy == 0
 
 
-def test_a_failing_forward_reaches_every_caller_and_the_engine_recovers(tiny: tuple[Any, Any]) -> None:
+async def test_a_failing_forward_reaches_every_caller_and_the_engine_recovers(tiny: tuple[Any, Any]) -> None:
     engine = engine_of(tiny)
     inner, broken = engine.forward, True
 
@@ -245,67 +212,51 @@ def test_a_failing_forward_reaches_every_caller_and_the_engine_recovers(tiny: tu
 
     engine.forward = forward  # type: ignore[assignment]
     questions = prompts(6)
-
-    async def main() -> list[Any]:
-        work = [engine.sample(str(i), p, FREE, i) for i, p in enumerate(questions)]
-        return await asyncio.gather(*work, return_exceptions=True)
-
-    assert all(isinstance(result, RuntimeError) for result in asyncio.run(main()))
+    work = [engine.sample(str(i), p, FREE, i) for i, p in enumerate(questions)]
+    assert all(isinstance(result, RuntimeError) for result in await asyncio.gather(*work, return_exceptions=True))
     broken = False
-    done = asyncio.run(engine.sample("0", questions[0], FREE, 0))
+    done = await engine.sample("0", questions[0], FREE, 0)
     assert list(done.logprobs) == pytest.approx(full_logprobs(tiny[0], questions[0], done.ids), abs=1e-4)
 
 
 @pytest.mark.parametrize("lean", [True, False])
-def test_memory_follows_the_longest_context(tiny: tuple[Any, Any], lean: bool) -> None:
+async def test_memory_follows_the_longest_context(tiny: tuple[Any, Any], lean: bool) -> None:
     engine = engine_of(tiny, slots=64, context=1500, lean=lean)
     kv, questions = engine.kv, prompts(3, low=240, high=250)
-
-    async def main() -> list[list[Any]]:
-        short = await asyncio.gather(*(turns(engine, f"s{i}", p[:9], 1, FREE) for i, p in enumerate(questions)))
-        assert (kv.rows, kv.positions) == (3, 256)
-        long = await asyncio.gather(*(turns(engine, f"l{i}", p, 3, FREE) for i, p in enumerate(questions)))
-        assert (kv.rows, kv.positions) == (3, 512)
-        return [*short, *long]
-
-    for episode in asyncio.run(main()):
+    short = await asyncio.gather(*(turns(engine, f"s{i}", p[:9], 1, FREE) for i, p in enumerate(questions)))
+    assert (kv.rows, kv.positions) == (3, 256)
+    long = await asyncio.gather(*(turns(engine, f"l{i}", p, 3, FREE) for i, p in enumerate(questions)))
+    assert (kv.rows, kv.positions) == (3, 512)
+    for episode in [*short, *long]:
         for prompt, done in episode:
             assert list(done.logprobs) == pytest.approx(full_logprobs(tiny[0], prompt, done.ids), abs=1e-4)
 
 
-def test_too_little_memory_reaches_every_caller(tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_little_memory_reaches_every_caller(tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(tiny, slots=64)
     prompt = prompts(1)[0]
     monkeypatch.setattr("agentrl.policy.engine.slots.available_bytes", lambda: 5 * 257 * 32 * 4)
-
-    async def main() -> list[Any]:
-        work = [engine.sample(str(i), [*prompt, *([i] * (i % 2))], FREE, i) for i in range(9)]
-        return await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), 30)
-
-    assert all(isinstance(result, ModelError) and "model.slots" in str(result) for result in asyncio.run(main()))
-    done = asyncio.run(engine.sample("0", prompt, FREE, 0))
+    work = [engine.sample(str(i), [*prompt, *([i] * (i % 2))], FREE, i) for i in range(9)]
+    results = await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), 30)
+    assert all(isinstance(result, ModelError) and "model.slots" in str(result) for result in results)
+    done = await engine.sample("0", prompt, FREE, 0)
     assert list(done.logprobs) == pytest.approx(full_logprobs(tiny[0], prompt, done.ids), abs=1e-4)
 
 
-def test_new_weights_in_the_middle_of_a_turn(tiny: tuple[Any, Any]) -> None:
+async def test_new_weights_in_the_middle_of_a_turn(tiny: tuple[Any, Any]) -> None:
     model = copy.deepcopy(tiny[0])
     engine = engine_of((model, tiny[1]))
     prompt = prompts(1)[0]
-
-    async def main() -> tuple[Completion, Completion, int]:
-        task = asyncio.create_task(engine.sample("a", prompt, SamplingParams(max_tokens=30), 3))
-        for _ in range(8):
-            await asyncio.sleep(0)
-        sampled = len(next(iter(engine._active.values())).ids)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(1.2)
-        engine.weights_changed()
-        done = await task
-        later = await engine.sample("a", [*prompt, *done.ids, 9], FREE, 4)
-        return done, later, sampled
-
-    done, later, sampled = asyncio.run(main())
+    task = asyncio.create_task(engine.sample("a", prompt, SamplingParams(max_tokens=30), 3))
+    for _ in range(8):
+        await asyncio.sleep(0)
+    sampled = len(next(iter(engine._active.values())).ids)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.2)
+    engine.weights_changed()
+    done = await task
+    later = await engine.sample("a", [*prompt, *done.ids, 9], FREE, 4)
     assert 0 < sampled < 30
     old, new = (full_logprobs(m, prompt, done.ids) for m in (tiny[0], model))
     assert list(done.logprobs[:sampled]) == pytest.approx(old[:sampled], abs=1e-4)
@@ -315,29 +266,25 @@ def test_new_weights_in_the_middle_of_a_turn(tiny: tuple[Any, Any]) -> None:
     assert list(later.logprobs) == pytest.approx(full_logprobs(model, [*prompt, *done.ids, 9], later.ids), abs=1e-4)
 
 
-def test_the_context_limit_cuts_off(tiny: tuple[Any, Any]) -> None:
+async def test_the_context_limit_cuts_off(tiny: tuple[Any, Any]) -> None:
     engine = engine_of(tiny, context=30)
     short, full, over = (list(range(9, 9 + n)) for n in (25, 30, 50))
-
-    async def main() -> list[Completion]:
-        return [await engine.sample("e", p, SamplingParams(max_tokens=20), 0) for p in (short, full, over)]
-
-    first, second, third = asyncio.run(main())
+    first, second, third = [await engine.sample("e", p, SamplingParams(max_tokens=20), 0) for p in (short, full, over)]
     assert (len(first.ids), first.finish) == (5, "length")
     assert list(first.logprobs) == pytest.approx(full_logprobs(tiny[0], short, first.ids), abs=1e-4)
     assert (second.ids, second.finish) == ((), "length")
     assert (third.ids, third.finish) == ((), "length")
 
 
-def test_dropout_is_off_while_sampling(tiny: tuple[Any, Any]) -> None:
+async def test_dropout_is_off_while_sampling(tiny: tuple[Any, Any]) -> None:
     engine = engine_of(tiny)
     tiny[0].train()
-    asyncio.run(engine.sample("e", prompts(1)[0], FREE, 0))
+    await engine.sample("e", prompts(1)[0], FREE, 0)
     assert not tiny[0].training
 
 
-def test_bad_sizes_and_empty_prompts(tiny: tuple[Any, Any]) -> None:
+async def test_bad_sizes_and_empty_prompts(tiny: tuple[Any, Any]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         EngineOptions(slots=0)
     with pytest.raises(ValueError, match="at least one token"):
-        asyncio.run(engine_of(tiny).sample("e", [], FREE, 0))
+        await engine_of(tiny).sample("e", [], FREE, 0)
