@@ -18,7 +18,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
 from agentrl.environments.bug_fix_functions import BREAKS, FUNCTIONS, INPUTS, text_of
 from agentrl.messages import Action, Message
-from agentrl.sandbox.base import Limits, Sandbox, SandboxError
+from agentrl.sandbox.base import Sandbox, SandboxError, SandboxLimits
 from agentrl.sandbox.values import same_value
 from agentrl.sandboxed.env import SandboxEnv
 from agentrl.sandboxed.grading import CASE_LIMITS, Case, passes
@@ -144,7 +144,7 @@ class BugFix(SandboxEnv):
 
     tasks = Tasks(make_splits)
     rubric = Rubric({"correct": 1.0})
-    sandbox_limits: ClassVar[Limits] = Limits(wall_s=20.0, cpu_s=10.0, output_bytes=64 * 1024)
+    sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits(wall_s=20.0, cpu_s=10.0, output_bytes=64 * 1024)
     extra_tools: ClassVar[Sequence[Tool]] = (
         shell_tool(max_chars=3000),
         *file_tools("read_file", "write_file", "edit_file"),

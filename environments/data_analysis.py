@@ -16,7 +16,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
 from agentrl.environments.data_tables import FAMILIES, FILE, Question, Sale, as_csv, problem
 from agentrl.messages import Action, Message
-from agentrl.sandbox.base import Limits
+from agentrl.sandbox.base import SandboxLimits
 from agentrl.sandboxed.env import SandboxEnv
 from agentrl.tool_schema import Tool
 from agentrl.tools.python_session import python_tool
@@ -62,7 +62,7 @@ class DataAnalysis(SandboxEnv):
 
     tasks = Tasks.generate(make_task, seed=61_001, train=2000, eval=200)
     rubric = Rubric({"correct": 1.0})
-    sandbox_limits: ClassVar[Limits] = Limits(wall_s=10.0, cpu_s=5.0, output_bytes=64 * 1024)
+    sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits(wall_s=10.0, cpu_s=5.0, output_bytes=64 * 1024)
     extra_tools: ClassVar[Sequence[Tool]] = (python_tool(notebook=True, max_chars=2000),)
 
     async def start(self, task: Task) -> str:

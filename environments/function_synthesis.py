@@ -16,7 +16,7 @@ from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.environments.function_families import FAMILIES, LEVELS, families_of
 from agentrl.messages import Action, Message
-from agentrl.sandbox.base import Limits
+from agentrl.sandbox.base import SandboxLimits
 from agentrl.sandboxed.env import SandboxEnv
 from agentrl.sandboxed.grading import CASE_LIMITS, Case, passes
 from agentrl.trajectory import Task
@@ -91,7 +91,7 @@ class FunctionSynthesis(SandboxEnv):
 
     tasks = _tasks(1)
     rubric = Rubric({"correct": 1.0})
-    sandbox_limits: ClassVar[Limits] = CASE_LIMITS
+    sandbox_limits: ClassVar[SandboxLimits] = CASE_LIMITS
     demonstrators = ("oracle", "hasty")
     not_state = ("tasks",)
 

@@ -14,7 +14,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
 from agentrl.environments.terminal_families import FAMILIES, Problem, problem
 from agentrl.messages import Action, Message
-from agentrl.sandbox.base import Limits, Sandbox, SandboxError
+from agentrl.sandbox.base import Sandbox, SandboxError, SandboxLimits
 from agentrl.sandboxed.env import SandboxEnv
 from agentrl.tool_schema import Tool
 from agentrl.tools.shell import shell_tool
@@ -63,7 +63,7 @@ class Terminal(SandboxEnv):
 
     tasks = Tasks.generate(make_task, seed=41_001, train=2000, eval=200)
     rubric = Rubric({"correct": 1.0})
-    sandbox_limits: ClassVar[Limits] = Limits(wall_s=10.0, cpu_s=5.0, output_bytes=64 * 1024)
+    sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits(wall_s=10.0, cpu_s=5.0, output_bytes=64 * 1024)
     extra_tools: ClassVar[Sequence[Tool]] = (shell_tool(max_chars=2000),)
 
     async def start(self, task: Task) -> str:

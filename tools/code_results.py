@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from agentrl.sandbox.base import ExecResult, Limits, Sandbox
+from agentrl.sandbox.base import ExecResult, Sandbox, SandboxLimits
 from agentrl.tool_schema import Tool
 
 MAX_CHARS = 4000
@@ -23,7 +23,7 @@ class SandboxHolder(Protocol):
     async def sandbox(self) -> Sandbox:
         """The sandbox of the running episode, as the episode left it."""
 
-    async def run_cell(self, code: str, limits: Limits | None = None) -> ExecResult:
+    async def run_cell(self, code: str, limits: SandboxLimits | None = None) -> ExecResult:
         """Run a cell of the episode's notebook. Raises: SandboxError, SandboxFault."""
 
 
@@ -36,12 +36,12 @@ class Held:
     async def sandbox(self) -> Sandbox:
         return self._sandbox
 
-    async def run_cell(self, code: str, limits: Limits | None = None) -> ExecResult:
+    async def run_cell(self, code: str, limits: SandboxLimits | None = None) -> ExecResult:
         result = await self._sandbox.run_python(code, session="main", limits=limits)
         return result.checked()
 
 
-def limits_of(sandbox: Sandbox, wall_s: float | None) -> Limits | None:
+def limits_of(sandbox: Sandbox, wall_s: float | None) -> SandboxLimits | None:
     """The sandbox's limits with a shorter wall time; None leaves them as they are."""
     return None if wall_s is None else replace(sandbox.spec.limits, wall_s=wall_s)
 

@@ -1,6 +1,6 @@
 """The contract of a sandbox: an isolated place to run code that nobody trusts. Owns its words; starts no process.
 
-A result always has a typed `Status`. `infra` means that the sandbox failed, not the program: it voids an episode
+A result always has a typed `ExecStatus`. `infra` means that the sandbox failed, not the program: it voids an episode
 and is never a reward. What each backend protects, and what it does not, is in docs/security.md.
 """
 
@@ -14,9 +14,9 @@ from typing import Literal, Self
 
 from agentrl.errors import AgentRLError, EnvFault
 from agentrl.sandbox.allow_list import parse_entry
-from agentrl.sandbox.values import Value
+from agentrl.sandbox.values import PlainValue
 
-Status = Literal["ok", "nonzero", "timeout", "oom", "limit", "infra"]
+ExecStatus = Literal["ok", "nonzero", "timeout", "oom", "limit", "infra"]
 """`ok` exit code 0; `nonzero` any other end of the program's own; `timeout` wall time; `oom` memory;
 `limit` another limit (processor time, file size, a folder beyond what can be saved); `infra` the sandbox failed."""
 
@@ -32,7 +32,7 @@ class SandboxFault(EnvFault):
 
 
 @dataclass(frozen=True)
-class Limits:
+class SandboxLimits:
     """What one request may use; for the work folder, what all requests may use together.
 
     Attributes:
@@ -59,11 +59,11 @@ class Limits:
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 2**62:
-                raise ValueError(f"Limits.{item.name} must be a number above 0, got {value!r}")
+                raise ValueError(f"SandboxLimits.{item.name} must be a number above 0, got {value!r}")
 
-    def within(self, ceiling: Limits) -> Limits:
+    def within(self, ceiling: SandboxLimits) -> SandboxLimits:
         """These limits, none above the ceiling's."""
-        return Limits(
+        return SandboxLimits(
             **{item.name: min(getattr(self, item.name), getattr(ceiling, item.name)) for item in fields(self)}
         )
 
@@ -111,7 +111,7 @@ class SandboxSpec:
         read_only: host folders that programs may read, at the same path.
     """
 
-    limits: Limits = field(default_factory=Limits)
+    limits: SandboxLimits = field(default_factory=SandboxLimits)
     network: Network = field(default_factory=Network)
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class ExecResult:
     """How a program ended, and what it said.
 
     Attributes:
-        status: see `Status`.
+        status: see `ExecStatus`.
         exit_code: the program's own, 128 + n where signal n ended it; None where it never ran.
         stdout: the first `output_bytes` of it, raw.
         stderr: likewise.
@@ -134,7 +134,7 @@ class ExecResult:
         detail: which limit, or what failed; empty for `ok`.
     """
 
-    status: Status
+    status: ExecStatus
     exit_code: int | None = None
     stdout: bytes = b""
     stderr: bytes = b""
@@ -178,7 +178,7 @@ class CallResult(ExecResult):
         raised: `ValueError: text` where the function raised or its value has a type that cannot come out.
     """
 
-    value: Value = None
+    value: PlainValue = None
     returned: bool = False
     raised: str = ""
 
@@ -215,7 +215,7 @@ class Sandbox(abc.ABC):
         stdin: bytes = b"",
         cwd: str = ".",
         env: Mapping[str, str] | None = None,
-        limits: Limits | None = None,
+        limits: SandboxLimits | None = None,
     ) -> ExecResult:
         """Run a program to its end; whatever it leaves running is killed.
 
@@ -229,7 +229,7 @@ class Sandbox(abc.ABC):
 
     @abc.abstractmethod
     async def run_python(
-        self, code: str, *, session: str | None = None, stdin: bytes = b"", limits: Limits | None = None
+        self, code: str, *, session: str | None = None, stdin: bytes = b"", limits: SandboxLimits | None = None
     ) -> ExecResult:
         """Run Python code, fresh, or in a named session that keeps its variables until reset or a timeout.
 
@@ -241,10 +241,10 @@ class Sandbox(abc.ABC):
         self,
         source: str,
         function: str,
-        args: Sequence[Value] = (),
-        kwargs: Mapping[str, Value] | None = None,
+        args: Sequence[PlainValue] = (),
+        kwargs: Mapping[str, PlainValue] | None = None,
         *,
-        limits: Limits | None = None,
+        limits: SandboxLimits | None = None,
     ) -> CallResult:
         """Execute a module's source, call one of its functions in a process of its own, and bring the value out.
 

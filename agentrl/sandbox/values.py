@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 
 from agentrl.sandbox.worker.plain import MAX_DEPTH, ValueFormError, decode, encode
 
-__all__ = ["MAX_DEPTH", "Value", "ValueFormError", "decode", "encode", "same_value"]
+__all__ = ["MAX_DEPTH", "PlainValue", "ValueFormError", "decode", "encode", "same_value"]
 
-Value: TypeAlias = Any
+PlainValue: TypeAlias = Any
 """None, bool, int, float, str, bytes, or a list, tuple, set, frozenset or dict of such values."""
 
 
-def same_value(value: Value, expected: Value, *, rel_tol: float = 0.0, abs_tol: float = 0.0) -> bool:
+def same_value(value: PlainValue, expected: PlainValue, *, rel_tol: float = 0.0, abs_tol: float = 0.0) -> bool:
     """Whether two plain values are the same, in value and in type, at every depth.
 
     `1`, `1.0` and `True` differ; `(1,)` and `[1]` differ; NaN is itself; 0.0 and -0.0 are the same.
@@ -52,7 +52,7 @@ def _by_key(mapping: dict[Any, Any]) -> dict[Any, Any]:
     return {_typed(key): value for key, value in mapping.items()}
 
 
-def _typed(item: Value) -> Any:
+def _typed(item: PlainValue) -> Any:
     """A hashable that tells 1 from True and (1,) from (1.0,)."""
     if type(item) is tuple:
         return ("tuple", tuple(_typed(part) for part in item))

@@ -14,7 +14,16 @@ from typing import Any, ClassVar
 
 from agentrl.env.base import Observation, StepResult
 from agentrl.env.tool_env import ToolEnv
-from agentrl.sandbox.base import ExecResult, Limits, Network, Sandbox, SandboxError, SandboxFault, SandboxSpec, Snapshot
+from agentrl.sandbox.base import (
+    ExecResult,
+    Network,
+    Sandbox,
+    SandboxError,
+    SandboxFault,
+    SandboxLimits,
+    SandboxSpec,
+    Snapshot,
+)
 from agentrl.sandbox.pool import Pool, pool_of
 
 # The one session that an episode's notebook cells share, and what its loss is reported as.
@@ -55,7 +64,7 @@ class SandboxEnv(ToolEnv):
         backend_options: what that backend takes, such as `{"unsafe": True}` for `subprocess`.
     """
 
-    sandbox_limits: ClassVar[Limits] = Limits()
+    sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits()
     sandbox_network: ClassVar[Network] = Network()
     not_state: ClassVar[tuple[str, ...]] = ("_pool", "_lent", "_on_drop", "_opening", "_content", "_tools")
     _content = Content({})
@@ -89,7 +98,7 @@ class SandboxEnv(ToolEnv):
                 self._lent = await self._opened()
             return self._lent
 
-    async def run_cell(self, code: str, limits: Limits | None = None) -> ExecResult:
+    async def run_cell(self, code: str, limits: SandboxLimits | None = None) -> ExecResult:
         """Run a cell of the episode's notebook, and remember it so that a fork can run it again.
 
         Args:

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agentrl.sandbox.base import Limits, Sandbox, SandboxError
-from agentrl.sandbox.values import Value, same_value
+from agentrl.sandbox.base import Sandbox, SandboxError, SandboxLimits
+from agentrl.sandbox.values import PlainValue, same_value
 
-CASE_LIMITS = Limits(wall_s=5.0, cpu_s=2.0, memory_bytes=256 << 20, pids=16, output_bytes=4096)
+CASE_LIMITS = SandboxLimits(wall_s=5.0, cpu_s=2.0, memory_bytes=256 << 20, pids=16, output_bytes=4096)
 
 
 @dataclass(frozen=True)
 class Case:
     """One hidden test: arguments, and what a right function returns for them."""
 
-    args: tuple[Value, ...]
-    expected: Value
+    args: tuple[PlainValue, ...]
+    expected: PlainValue
 
 
 async def passes(
-    sandbox: Sandbox, source: str, function: str, cases: Iterable[Case], *, limits: Limits = CASE_LIMITS
+    sandbox: Sandbox, source: str, function: str, cases: Iterable[Case], *, limits: SandboxLimits = CASE_LIMITS
 ) -> bool:
     """Whether a function returns what is expected in every case; the first failure ends the grading.
 

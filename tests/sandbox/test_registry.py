@@ -39,7 +39,7 @@ def test_subprocess_is_refused_without_unsafe(unsafe):
 def test_the_suite_takes_a_sandbox_without_walls_for_what_it_is():
     backend = make_backend("subprocess", unsafe=True)
     report = asyncio.run(check_sandbox(backend, topics=["contract"]))
-    assert {finding.name for finding in report.failures} <= {"snapshots", "turns"}, report.text
+    assert {result.name for result in report.failures} <= {"snapshots", "turns"}, report.text
 
 
 @pytest.mark.parametrize("topic", ["limits", "reach", "state", "tampering"])

@@ -6,14 +6,14 @@ import pytest
 
 from agentrl.env.execution import run as run_tool
 from agentrl.errors import EnvFault, ToolError
-from agentrl.sandbox.base import ExecResult, Limits, SandboxSpec
+from agentrl.sandbox.base import ExecResult, SandboxLimits, SandboxSpec
 from agentrl.sandbox.registry import make_backend
 from agentrl.tools.code_results import Held, printable, read_result, shortened
 from agentrl.tools.python_session import python_tool
 from agentrl.tools.shell import shell_tool
 from agentrl.tools.work_files import file_tools
 
-LIMITS = Limits(wall_s=1.0, cpu_s=1.0, memory_bytes=200 << 20, output_bytes=4096)
+LIMITS = SandboxLimits(wall_s=1.0, cpu_s=1.0, memory_bytes=200 << 20, output_bytes=4096)
 
 
 async def use(*steps, limits=LIMITS):

@@ -31,7 +31,7 @@ TOPICS: dict[str, tuple[Probe, ...]] = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProbeResult:
     """What came of one probe; `failure` is empty where the backend did as it must."""
 
     topic: str
@@ -44,19 +44,18 @@ class Finding:
 class SandboxReport:
     """What came of all probes."""
 
-    findings: tuple[Finding, ...]
+    results: tuple[ProbeResult, ...]
 
     @property
-    def failures(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.failure)
+    def failures(self) -> tuple[ProbeResult, ...]:
+        return tuple(result for result in self.results if result.failure)
 
     @property
     def text(self) -> str:
         """A line per probe."""
         rows = [
-            f"{'FAILED' if finding.failure else 'ok':<7}{finding.topic}/{finding.name}: "
-            f"{finding.failure or finding.claim}"
-            for finding in self.findings
+            f"{'FAILED' if result.failure else 'ok':<7}{result.topic}/{result.name}: {result.failure or result.claim}"
+            for result in self.results
         ]
         return "\n".join(rows)
 
@@ -69,12 +68,12 @@ async def check_sandbox(backend: Backend, *, topics: Iterable[str] | None = None
         topics: names in `TOPICS`; default all.
         slow: whether to run those that take more than a few seconds.
     """
-    findings = []
+    results = []
     for topic in topics or TOPICS:
         for probe in TOPICS[topic]:
             if slow or not probe.slow:
-                findings.append(Finding(topic, probe.name, probe.claim, await _failure(probe, backend)))
-    return SandboxReport(tuple(findings))
+                results.append(ProbeResult(topic, probe.name, probe.claim, await _failure(probe, backend)))
+    return SandboxReport(tuple(results))
 
 
 async def _failure(probe: Probe, backend: Backend) -> str:

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
-from agentrl.sandbox.base import Backend, Limits, Sandbox, SandboxError, SandboxSpec
+from agentrl.sandbox.base import Backend, Sandbox, SandboxError, SandboxLimits, SandboxSpec
 
 MIB = 1024**2
-SMALL = Limits(wall_s=3, cpu_s=3, memory_bytes=128 * MIB, pids=24, disk_bytes=8 * MIB, inodes=256, file_bytes=4 * MIB)
+SMALL = SandboxLimits(
+    wall_s=3, cpu_s=3, memory_bytes=128 * MIB, pids=24, disk_bytes=8 * MIB, inodes=256, file_bytes=4 * MIB
+)
 _GONE_S = 1.0
 
 
@@ -34,7 +36,7 @@ class Ground:
     token: str = field(default_factory=lambda: f"probe{uuid4().hex}")
 
     @asynccontextmanager
-    async def sandbox(self, limits: Limits = SMALL, **more: object) -> AsyncIterator[Sandbox]:
+    async def sandbox(self, limits: SandboxLimits = SMALL, **more: object) -> AsyncIterator[Sandbox]:
         """A sandbox of its own with small limits."""
         sandbox = await self.backend.start(replace(SandboxSpec(limits=limits), **more))  # type: ignore[arg-type]
         async with sandbox:

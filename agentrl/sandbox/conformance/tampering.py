@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from agentrl.sandbox.base import Sandbox
 from agentrl.sandbox.conformance.probes import Ground, Probes, expect
-from agentrl.sandbox.values import Value, same_value
+from agentrl.sandbox.values import PlainValue, same_value
 
 probe = Probes()
-_CASES: tuple[tuple[list[Value], Value], ...] = (
+_CASES: tuple[tuple[list[PlainValue], PlainValue], ...] = (
     ([123456789, 987654321], 1111111110),
     ([10**12, -3], 999999999997),
     ([271828, 314159], 585987),

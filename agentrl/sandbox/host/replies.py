@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from agentrl.sandbox.base import CallResult, ExecResult, Limits
+from agentrl.sandbox.base import CallResult, ExecResult, SandboxLimits
 from agentrl.sandbox.host.session_port import Answer
 from agentrl.sandbox.values import ValueFormError, decode
 from agentrl.sandbox.worker.programs import OUT_OF_MEMORY
@@ -22,7 +22,7 @@ class Reply:
     wall_s: float
 
 
-def answer_header(answer: Answer, limits: Limits) -> dict[str, Any]:
+def answer_header(answer: Answer, limits: SandboxLimits) -> dict[str, Any]:
     """The header of a reply, for what a session answered itself."""
     header = {"exit_code": answer.exit_code, "truncated": answer.truncated}
     if answer.exit_code == OUT_OF_MEMORY:
@@ -30,7 +30,7 @@ def answer_header(answer: Answer, limits: Limits) -> dict[str, Any]:
     return {"status": "nonzero" if answer.exit_code else "ok", **header}
 
 
-def too_much_memory(limits: Limits) -> str:
+def too_much_memory(limits: SandboxLimits) -> str:
     """The detail of a result that was ended for memory."""
     return f"more than {limits.memory_bytes} bytes of memory"
 

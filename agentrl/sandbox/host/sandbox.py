@@ -21,10 +21,10 @@ from agentrl.sandbox.base import (
     CallResult,
     ExecResult,
     FileInfo,
-    Limits,
     Sandbox,
     SandboxError,
     SandboxFault,
+    SandboxLimits,
     SandboxSpec,
     Snapshot,
 )
@@ -32,7 +32,7 @@ from agentrl.sandbox.egress.proxy import PORT, Door, proxy_variables
 from agentrl.sandbox.host.channel import Channel, ChannelClosed
 from agentrl.sandbox.host.replies import Reply, answer_header, call_result, result_of, too_much_memory
 from agentrl.sandbox.host.session_port import PIPES, SessionPort
-from agentrl.sandbox.values import Value, ValueFormError, encode
+from agentrl.sandbox.values import PlainValue, ValueFormError, encode
 from agentrl.sandbox.worker.archive import pack_files
 
 BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
@@ -117,7 +117,7 @@ class RemoteSandbox(Sandbox):
         stdin: bytes = b"",
         cwd: str = ".",
         env: Mapping[str, str] | None = None,
-        limits: Limits | None = None,
+        limits: SandboxLimits | None = None,
     ) -> ExecResult:
         if not argv or any("\0" in word for word in argv):
             raise SandboxError(f"argv must name a program and hold no NUL, got {list(argv)!r}")
@@ -127,7 +127,7 @@ class RemoteSandbox(Sandbox):
         return await self._run(("exec", None, cwd), body, stdin, limits)
 
     async def run_python(
-        self, code: str, *, session: str | None = None, stdin: bytes = b"", limits: Limits | None = None
+        self, code: str, *, session: str | None = None, stdin: bytes = b"", limits: SandboxLimits | None = None
     ) -> ExecResult:
         if session is not None and stdin:
             raise SandboxError("a session has no stdin; put the text into a file or into the code")
@@ -137,10 +137,10 @@ class RemoteSandbox(Sandbox):
         self,
         source: str,
         function: str,
-        args: Sequence[Value] = (),
-        kwargs: Mapping[str, Value] | None = None,
+        args: Sequence[PlainValue] = (),
+        kwargs: Mapping[str, PlainValue] | None = None,
         *,
-        limits: Limits | None = None,
+        limits: SandboxLimits | None = None,
     ) -> CallResult:
         try:
             forms = {"args": encode(list(args)).decode(), "kwargs": encode(dict(kwargs or {})).decode()}
@@ -154,14 +154,14 @@ class RemoteSandbox(Sandbox):
             return CallResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
         return call_result(reply)
 
-    async def _run(self, words: _Words, body: bytes, stdin: bytes, limits: Limits | None) -> ExecResult:
+    async def _run(self, words: _Words, body: bytes, stdin: bytes, limits: SandboxLimits | None) -> ExecResult:
         started_s = time.monotonic()
         try:
             return result_of(ExecResult, await self._request(words, body, stdin, limits))
         except SandboxFault as fault:
             return ExecResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
 
-    async def _request(self, words: _Words, body: bytes, stdin: bytes, limits: Limits | None) -> Reply:
+    async def _request(self, words: _Words, body: bytes, stdin: bytes, limits: SandboxLimits | None) -> Reply:
         limits, header = _run_header(limits or self.spec.limits, self.spec.limits, *words)
         session = words[1] if len(words) > 1 else None
         async with self._turn:
@@ -173,17 +173,17 @@ class RemoteSandbox(Sandbox):
                 detail = f"more than {limits.wall_s:g} s; the sandbox did not answer and was ended"
                 return Reply({"status": "timeout", "detail": detail}, [b"", b""], limits.wall_s + _GRACE_S)
 
-    async def _ask_worker(self, header: bytes, parts: Sequence[bytes], limits: Limits) -> Reply:
+    async def _ask_worker(self, header: bytes, parts: Sequence[bytes], limits: SandboxLimits) -> Reply:
         max_reply = 2 * int(limits.output_bytes) + _MAX_VALUE_BYTES
         return self._judged(await self._ask(header, parts, max_reply, limits.wall_s + _GRACE_S), limits)
 
-    def _judged(self, reply: Reply, limits: Limits) -> Reply:
+    def _judged(self, reply: Reply, limits: SandboxLimits) -> Reply:
         """A reply that says so where the kernel has ended something for memory."""
         if self._process.out_of_memory() and reply.header["status"] == "nonzero":
             reply.header.update(status="oom", detail=too_much_memory(limits))
         return reply
 
-    async def _cell(self, session: str, header: bytes, code: bytes, limits: Limits) -> Reply:
+    async def _cell(self, session: str, header: bytes, code: bytes, limits: SandboxLimits) -> Reply:
         """One piece of code in a session; past the worker where it is short and ends soon."""
         self._raise_if_broken()
         started_s = time.monotonic()
@@ -208,7 +208,7 @@ class RemoteSandbox(Sandbox):
             self._ports.pop(session, port).close()  # it may have ended
         return replace(reply, wall_s=time.monotonic() - started_s)
 
-    async def _open_port(self, session: str, limits: Limits) -> SessionPort:
+    async def _open_port(self, session: str, limits: SandboxLimits) -> SessionPort:
         fds = await self._ask_for_fds({"op": "open", "session": session, "limits": asdict(limits)}, PIPES)
         port = self._ports[session] = SessionPort(fds)
         return port
@@ -332,14 +332,14 @@ class RemoteSandbox(Sandbox):
 
 @functools.lru_cache(maxsize=256)
 def _run_header(
-    asked: Limits, ceiling: Limits, kind: str, session: str | None = None, cwd: str = "."
-) -> tuple[Limits, bytes]:
+    asked: SandboxLimits, ceiling: SandboxLimits, kind: str, session: str | None = None, cwd: str = "."
+) -> tuple[SandboxLimits, bytes]:
     """What a request may use, and its packed header; an environment asks for few different ones."""
     limits = asked.within(ceiling)
     return limits, _packed(limits, kind, session, cwd)
 
 
-def _packed(limits: Limits, kind: str, session: str | None, cwd: str = ".") -> bytes:
+def _packed(limits: SandboxLimits, kind: str, session: str | None, cwd: str = ".") -> bytes:
     header = {"op": "run", "kind": kind, "session": session, "cwd": cwd, "limits": asdict(limits)}
     return json.dumps(header).encode("ascii")
 

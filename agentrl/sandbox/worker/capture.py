@@ -46,7 +46,7 @@ class Child:
             os.close(self.requests_fd)
 
 
-class Outcome:
+class RunOutcome:
     """How a request ended, in the words of the reply."""
 
     def __init__(self) -> None:
@@ -107,17 +107,17 @@ def watch(
     interrupted: Callable[[], None],
     wake_fds: list[int],
     kill: Callable[[int], None],
-) -> Outcome:
+) -> RunOutcome:
     """Read a child's pipes until it ends, or a limit ends it.
 
     Args:
         child: it leads its own process namespace.
-        limits: fields of `Limits` by name.
+        limits: fields of `SandboxLimits` by name.
         interrupted: called when one of wake_fds is readable; raises to end everything.
         wake_fds: descriptors that tell of the owner's end.
         kill: ends a child and all that it started; called even for one that has ended, before it is waited for.
     """
-    outcome, seen = Outcome(), Watch(child, limits)
+    outcome, seen = RunOutcome(), Watch(child, limits)
     poll = select.poll()
     for fd in (child.pidfd, *wake_fds):
         poll.register(fd, select.POLLIN)
@@ -162,7 +162,7 @@ def ends_soon(poll: select.poll, fd: int, streams: Iterable[Stream]) -> bool:
     return False
 
 
-def collect(child: Child, outcome: Outcome, limits: Mapping[str, Any]) -> None:
+def collect(child: Child, outcome: RunOutcome, limits: Mapping[str, Any]) -> None:
     """Wait for the end of a child, take its last output, and say how it ended."""
     code, outcome.cpu_s, outcome.max_rss_bytes = kernel.wait(child.pid)
     for stream in child.streams.values():

@@ -40,7 +40,7 @@ class Jail(Protocol):
         """In the child: shut the door for good.
 
         Args:
-            limits: fields of `Limits` by name.
+            limits: fields of `SandboxLimits` by name.
             folder: where to stand, inside the work folder.
             other_pids: processes of this sandbox beside the request's.
         Raises: NoFolder; OSError where a wall cannot be made.
@@ -167,7 +167,7 @@ def set_limits(limits: Mapping[str, Any], other_pids: int | None) -> None:
     """Limits that the kernel holds per process.
 
     Args:
-        limits: fields of `Limits` by name.
+        limits: fields of `SandboxLimits` by name.
         other_pids: processes of the same user beside the request's, which RLIMIT_NPROC counts too; None where
             that user is not the sandbox's own.
     """

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentrl.sandbox.worker import programs
-from agentrl.sandbox.worker.capture import Child, Outcome, Watch, collect, ends_soon, watch
+from agentrl.sandbox.worker.capture import Child, RunOutcome, Watch, collect, ends_soon, watch
 from agentrl.sandbox.worker.files import FileError
 from agentrl.sandbox.worker.frames import left
 from agentrl.sandbox.worker.jail import Jail, NoFolder
@@ -40,9 +40,9 @@ class Runner:
     def close_sessions(self) -> None:
         """End every session."""
         for name in list(self._sessions):
-            self._end(name, Outcome(), {"cpu_s": 1e9})
+            self._end(name, RunOutcome(), {"cpu_s": 1e9})
 
-    def _end(self, name: str, outcome: Outcome, limits: Mapping[str, Any]) -> None:
+    def _end(self, name: str, outcome: RunOutcome, limits: Mapping[str, Any]) -> None:
         child = self._sessions.pop(name)
         self._jail.kill(child.pid)
         collect(child, outcome, limits)
@@ -162,13 +162,13 @@ class Runner:
         limits: Mapping[str, Any],
         code: memoryview | None,
         interrupted: Callable[[], None],
-    ) -> Outcome:
+    ) -> RunOutcome:
         """Have a session run a cell, and say how that went.
 
         Args:
             code: None where the owner has given it to the session, and has waited some moments.
         """
-        outcome, seen, answer = Outcome(), Watch(child, limits), child.streams["value"]
+        outcome, seen, answer = RunOutcome(), Watch(child, limits), child.streams["value"]
         answer.rewind(programs.LENGTH.size)
         unsent: list[memoryview] = []
         if code is not None:
@@ -190,7 +190,7 @@ class Runner:
         return outcome
 
     def _attend(
-        self, child: Child, seen: Watch, outcome: Outcome, unsent: list[memoryview], interrupted: Callable[[], None]
+        self, child: Child, seen: Watch, outcome: RunOutcome, unsent: list[memoryview], interrupted: Callable[[], None]
     ) -> None:
         """Carry what goes in and comes out until the answer is whole; else the outcome says why it will not be."""
         answer, poll = child.streams["value"], select.poll()
@@ -277,7 +277,7 @@ def _arrange(fds: Sequence[int]) -> None:
     os.closerange(len(high), 1 << 20)
 
 
-def _reply(outcome: Outcome, streams: dict[str, Stream]) -> Reply:
+def _reply(outcome: RunOutcome, streams: dict[str, Stream]) -> Reply:
     contents, truncated = [], False
     for stream in streams.values():
         contents.append(stream.content)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.sandbox import Limits, SandboxError, SandboxSpec, make_backend
+from agentrl.sandbox import SandboxError, SandboxLimits, SandboxSpec, make_backend
 from agentrl.sandbox.bubblewrap.backend import Bubblewrap
 from agentrl.sandbox.bubblewrap.doctor import look
 from agentrl.sandbox.conformance.probes import Ground
@@ -22,9 +22,9 @@ from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import asyncio, os, sys, time
-from agentrl.sandbox import Limits, SandboxSpec, make_backend
+from agentrl.sandbox import SandboxLimits, SandboxSpec, make_backend
 async def main():
-    sandbox = await make_backend("bubblewrap").start(SandboxSpec(limits=Limits(wall_s=60)))
+    sandbox = await make_backend("bubblewrap").start(SandboxSpec(limits=SandboxLimits(wall_s=60)))
     await sandbox.run_python("x = 1", session="s")
     run = asyncio.create_task(sandbox.exec(["python3", "-c", "import time; time.sleep(60)", sys.argv[1]]))
     await asyncio.sleep(0.5)
@@ -222,7 +222,7 @@ def test_the_doctor_names_the_command_that_repairs(monkeypatch):
 @pytest.mark.parametrize("value", [0, -1, float("inf"), True, "5"])
 def test_limits_must_be_numbers_above_zero(value):
     with pytest.raises(ValueError, match="wall_s must be a number above 0"):
-        Limits(wall_s=value)
+        SandboxLimits(wall_s=value)
 
 
 @pytest.mark.parametrize(

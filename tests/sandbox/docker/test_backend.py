@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.sandbox import Limits, SandboxError, SandboxFault, SandboxSpec
+from agentrl.sandbox import SandboxError, SandboxFault, SandboxLimits, SandboxSpec
 from agentrl.sandbox.docker.backend import IMAGE, LABEL, Docker, build_command
 from agentrl.sandbox.docker.daemon import Daemon
 from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
@@ -24,7 +24,9 @@ docker = pytest.importorskip("docker")
 pytestmark = pytest.mark.docker
 
 MIB = 1024**2
-SMALL = Limits(wall_s=3, cpu_s=3, memory_bytes=128 * MIB, pids=24, disk_bytes=8 * MIB, inodes=256, file_bytes=4 * MIB)
+SMALL = SandboxLimits(
+    wall_s=3, cpu_s=3, memory_bytes=128 * MIB, pids=24, disk_bytes=8 * MIB, inodes=256, file_bytes=4 * MIB
+)
 SPEC = SandboxSpec(limits=SMALL)
 
 
@@ -141,7 +143,7 @@ def test_programs_sessions_calls_and_files(transport):
 def test_an_endless_loop_over_stdio_ends_in_time():
     async def work(sandbox):
         started_s = time.monotonic()
-        result = await sandbox.run_python("while True: pass", limits=Limits(wall_s=0.5, memory_bytes=64 * MIB))
+        result = await sandbox.run_python("while True: pass", limits=SandboxLimits(wall_s=0.5, memory_bytes=64 * MIB))
         assert result.status == "timeout"
         assert time.monotonic() - started_s < 1.0
         assert (await sandbox.run_python("print(1)")).ok

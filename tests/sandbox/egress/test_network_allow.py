@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from agentrl.environments.terminal import Terminal
-from agentrl.sandbox import Limits, Network, SandboxFault, SandboxSpec, make_backend
+from agentrl.sandbox import Network, SandboxFault, SandboxLimits, SandboxSpec, make_backend
 from agentrl.sandbox.conformance.check_sandbox import TOPICS
 from agentrl.sandbox.egress.proxy import PORT
 from agentrl.sandbox.egress.thread import NAME
@@ -253,9 +253,9 @@ def test_killing_the_host_process_leaves_no_way_out(site, tmp_path):
     """A program that goes on inside, were there one, would find nobody behind the port."""
     program = """
 import asyncio, os, sys, time
-from agentrl.sandbox import Limits, Network, SandboxSpec, make_backend
+from agentrl.sandbox import SandboxLimits, Network, SandboxSpec, make_backend
 async def main():
-    spec = SandboxSpec(limits=Limits(wall_s=60), network=Network((sys.argv[1],)))
+    spec = SandboxSpec(limits=SandboxLimits(wall_s=60), network=Network((sys.argv[1],)))
     sandbox = await make_backend("bubblewrap").start(spec)
     print("ready", flush=True)
     await sandbox.exec(["python3", "-c", "import time; time.sleep(60)", sys.argv[2]])
@@ -321,7 +321,7 @@ def test_an_environment_sets_it_for_its_sandboxes(site):
 
 def test_limits_of_a_request_hold_while_it_waits_for_the_network(site):
     url = f"http://127.0.0.1:{site.server_port}/slow"
-    limits = Limits(wall_s=1.0)
+    limits = SandboxLimits(wall_s=1.0)
 
     async def run() -> None:
         async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:

@@ -12,16 +12,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from agentrl.sandbox import Limits, SandboxSpec, make_backend
+from agentrl.sandbox import SandboxLimits, SandboxSpec, make_backend
 from agentrl.sandbox.base import Sandbox
 from agentrl.sandbox.host.pipe_waits import Answers
 from agentrl.sandbox.host.session_port import MAX_CODE_BYTES
 
 KIB = 1 << 10
-SMALL = Limits(wall_s=5.0, output_bytes=100 * KIB)
+SMALL = SandboxLimits(wall_s=5.0, output_bytes=100 * KIB)
 
 
-def inside(work: Callable[[Sandbox], Awaitable[None]], limits: Limits = SMALL) -> None:
+def inside(work: Callable[[Sandbox], Awaitable[None]], limits: SandboxLimits = SMALL) -> None:
     """Run something with a new sandbox."""
 
     async def run() -> None:
@@ -55,7 +55,7 @@ def test_a_short_cell_does_not_need_the_worker():
             assert await cell(sandbox, "x + 1") == ("ok", "2\n", "")
             assert (await cell(sandbox, "1 / 0"))[0] == "nonzero"
             assert await cell(sandbox, "import sys; print('a' * 3, file=sys.stderr); x") == ("ok", "1\n", "aaa\n")
-            long = await sandbox.run_python(f"#{'x' * MAX_CODE_BYTES}", session="s", limits=Limits(wall_s=0.3))
+            long = await sandbox.run_python(f"#{'x' * MAX_CODE_BYTES}", session="s", limits=SandboxLimits(wall_s=0.3))
             assert long.status == "timeout"  # that one does
         finally:
             send_worker(sandbox, signal.SIGCONT)
@@ -91,7 +91,7 @@ def test_output_within_the_cap_comes_whole(size):
 
 def test_output_above_the_cap_is_cut_and_none_is_left_for_the_next_cell():
     async def work(sandbox):
-        few = Limits(wall_s=5.0, output_bytes=10)
+        few = SandboxLimits(wall_s=5.0, output_bytes=10)
         for size, limits in ((50, few), (50 * KIB, few), (1 << 20, SMALL)):
             result = await sandbox.run_python(f"print('x' * {size})", session="s", limits=limits)
             assert (result.status, result.truncated) == ("ok", True)
@@ -122,7 +122,7 @@ def test_a_session_past_its_time_is_ended_and_the_sandbox_goes_on():
     async def work(sandbox):
         for wall_s in (0.001, 0.2):
             started_s = time.monotonic()
-            result = await sandbox.run_python("while True: pass", session="s", limits=Limits(wall_s=wall_s))
+            result = await sandbox.run_python("while True: pass", session="s", limits=SandboxLimits(wall_s=wall_s))
             assert result.status == "timeout"
             assert time.monotonic() - started_s < wall_s + 0.5
             assert await cell(sandbox, "1") == ("ok", "1\n", "")
@@ -262,7 +262,7 @@ def test_closing_a_sandbox_lets_go_of_what_runs_in_it(session, after_s):
         assert result.status == "infra"
         assert "closed" in result.detail
 
-    inside(work, Limits(wall_s=3600))
+    inside(work, SandboxLimits(wall_s=3600))
 
 
 def test_a_cell_that_is_cancelled_ends_its_sandbox():
