@@ -335,6 +335,15 @@ class Backend(abc.ABC):
     name: str
     isolates: bool = True
 
+    @classmethod
+    def works_here(cls) -> bool:
+        """Whether this backend can be expected to work on this machine; `make_backend("auto")` asks.
+
+        Looks for what the backend needs and starts nothing; `doctor` tries it out. A backend that does not say is
+        never chosen by `auto`.
+        """
+        return False
+
     @abc.abstractmethod
     async def start(self, spec: SandboxSpec) -> Sandbox:
         """A new sandbox.

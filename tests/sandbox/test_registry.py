@@ -1,4 +1,4 @@
-"""Backends by name, and the one that has no walls."""
+"""Backends by name, which one `auto` takes, and the one that has no walls."""
 
 from __future__ import annotations
 
@@ -8,15 +8,95 @@ import pytest
 
 from agentrl.sandbox import SandboxError, SandboxFault, make_backend, register_backend, registry
 from agentrl.sandbox.base import Backend
+from agentrl.sandbox.bubblewrap.backend import Bubblewrap
 from agentrl.sandbox.conformance.check_sandbox import TOPICS, check_sandbox
+from agentrl.sandbox.docker import backend as docker_backend
+from agentrl.sandbox.docker.backend import Docker
+from agentrl.sandbox.host.unsafe import Subprocess
 
 
-def test_auto_is_never_the_one_without_walls(monkeypatch):
-    assert make_backend().name == "bubblewrap"
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(registry, "backend_names", lambda: ["subprocess"])
+def backend(*, here: bool, walls: bool = True) -> type[Backend]:
+    """A backend class that says whether it works here; it starts nothing."""
+
+    class Made(Backend):
+        isolates = walls
+
+        @classmethod
+        def works_here(cls) -> bool:
+            return here
+
+        async def start(self, spec):
+            pytest.fail("nothing is started to choose a backend")
+
+        doctor = reap = start
+
+    return Made
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Backends that replace the built-in ones of the same name, until the end of the test."""
+    backends: dict[str, object] = {}
+    monkeypatch.setattr(registry, "_registered", backends)
+    return backends
+
+
+def test_auto_takes_bubblewrap_before_docker(registered):
+    registered |= {"bubblewrap": backend(here=True), "docker": backend(here=True), "a": backend(here=True)}
+    assert type(make_backend()) is registered["bubblewrap"]
+    registered["bubblewrap"] = backend(here=False)
+    assert type(make_backend("auto")) is registered["docker"]
+
+
+def test_auto_takes_a_registered_backend_if_the_built_in_ones_do_not_work(registered):
+    register_backend("bubblewrap", backend(here=False))
+    register_backend("docker", backend(here=False))
+    register_backend("a", backend(here=False))
+    register_backend("b", lambda: pytest.fail("a function cannot say whether it works here"))
+    register_backend("c", backend(here=True))
+    register_backend("d", backend(here=True))
+    assert type(make_backend()) is registered["c"]
+
+
+def test_auto_never_takes_a_backend_without_walls(registered):
+    registered |= {"bubblewrap": backend(here=False), "docker": backend(here=False)}
+    registered["mine"] = backend(here=True, walls=False)
+    assert Subprocess.works_here()
     with pytest.raises(SandboxFault, match="sudo apt-get install -y bubblewrap"):
         make_backend()
+
+
+def test_a_backend_that_does_not_say_whether_it_works_is_not_taken(registered):
+    class Silent(Backend):
+        async def start(self, spec):
+            pytest.fail("nothing is started to choose a backend")
+
+        doctor = reap = start
+
+    registered |= {"bubblewrap": Silent, "docker": Silent}
+    with pytest.raises(SandboxFault):
+        make_backend()
+    assert type(make_backend("docker")) is Silent
+
+
+def test_bubblewrap_works_here_if_its_program_is_installed(monkeypatch):
+    assert type(make_backend()) is Bubblewrap
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not Bubblewrap.works_here()
+
+
+def test_docker_works_here_if_its_sdk_is_installed_and_there_is_an_address(monkeypatch, tmp_path):
+    pytest.importorskip("docker")
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(docker_backend, "_DAEMON_SOCKET", str(tmp_path / "docker.sock"))
+    assert not Docker.works_here()
+    (tmp_path / "docker.sock").touch()
+    assert Docker.works_here()
+    (tmp_path / "docker.sock").unlink()
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    assert Docker.works_here()
+    monkeypatch.setattr(docker_backend, "docker", None)
+    assert not Docker.works_here()
 
 
 def test_unknown_names_are_answered_with_the_nearest():
@@ -24,8 +104,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         make_backend("bublewrap")
 
 
-def test_a_plug_in_is_found_by_its_name(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", {})
+def test_a_registered_backend_is_found_by_its_name(registered):
     register_backend("mine", lambda **options: ("made", options))
     assert make_backend("mine", depth=2) == ("made", {"depth": 2})
 

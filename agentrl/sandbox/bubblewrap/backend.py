@@ -120,6 +120,10 @@ class Bubblewrap(Backend):
         self._python = python or _default_python()
         self._owner = Owner.this_process()
 
+    @classmethod
+    def works_here(cls) -> bool:
+        return sys.platform == "linux" and shutil.which("bwrap") is not None
+
     async def start(self, spec: SandboxSpec) -> Sandbox:
         if shutil.which("bwrap") is None:
             raise SandboxFault(f"bubblewrap is not installed; run: {INSTALL}")

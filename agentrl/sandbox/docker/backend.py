@@ -47,6 +47,9 @@ INSTALL_SDK = "pip install 'agentrl[docker]'"
 INSTALL_DAEMON = "sudo apt-get install -y docker.io && sudo systemctl start docker"
 BUILD_SCRIPT = Path(__file__).parent / "image" / "build.sh"
 
+_DAEMON_SOCKET = "/var/run/docker.sock"
+"""Where docker's SDK looks for the daemon if DOCKER_HOST does not name another address."""
+
 Transport = Literal["auto", "socket", "stdio"]
 _CAPABILITIES = ("SETGID", "SETUID")
 _ULIMITS = {"core": 0, "nofile": 1024, "nproc": 8192}
@@ -90,6 +93,11 @@ class Docker(Backend):
         self._owner = Owner.this_process()
         self._connecting = threading.Lock()
         self._connected: tuple[APIClient, Daemon] | None = None
+
+    @classmethod
+    def works_here(cls) -> bool:
+        """Whether the SDK is installed and there is an address where a daemon may answer; does not ask it."""
+        return docker is not None and (bool(os.environ.get("DOCKER_HOST")) or os.access(_DAEMON_SOCKET, os.W_OK))
 
     def _connect(self) -> tuple[APIClient, Daemon]:
         """The daemon's client, made at first use.

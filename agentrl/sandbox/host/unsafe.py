@@ -61,6 +61,10 @@ class Subprocess(Backend):
                 "Use make_backend('bubblewrap'), or Subprocess(unsafe=True) for code you trust"
             )
 
+    @classmethod
+    def works_here(cls) -> bool:
+        return sys.platform == "linux"
+
     async def start(self, spec: SandboxSpec) -> Sandbox:
         folder = Path(tempfile.mkdtemp(prefix="agentrl-"))
         (folder / "work").mkdir()
