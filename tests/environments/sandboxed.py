@@ -1,16 +1,9 @@
-"""Playing sandboxed environments in tests: scripts of shell commands or other actions, in one event loop."""
+"""Playing sandboxed environments in tests: scripts of shell commands or other actions."""
 
 from __future__ import annotations
 
-import asyncio
-
 from agentrl.env.tool_env import call
 from agentrl.messages import Action
-
-
-def run(coroutine):
-    """Run to the end."""
-    return asyncio.run(coroutine)
 
 
 def shell(*commands):
@@ -33,14 +26,10 @@ async def play(env, task, actions=None):
     return total, messages
 
 
-def rewards(make, pairs):
+async def rewards(make, pairs):
     """Rewards of (task, script) pairs on one instance."""
-
-    async def all_of_them():
-        env = make()
-        try:
-            return [(await play(env, task, script))[0] for task, script in pairs]
-        finally:
-            await env.aclose()
-
-    return run(all_of_them())
+    env = make()
+    try:
+        return [(await play(env, task, script))[0] for task, script in pairs]
+    finally:
+        await env.aclose()

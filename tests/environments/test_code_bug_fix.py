@@ -38,27 +38,27 @@ def test_held_out_bugs_are_of_other_kinds():
     assert {name for name, _ in kinds["eval"]} == set(FUNCTIONS)
 
 
-def test_oracle_mends_every_function():
+async def test_oracle_mends_every_function():
     found = {}
     for task in TASKS:
         found.setdefault(task.data["bug"][0], task)
-    assert rewards(BugFix, [(task, None) for task in found.values()]) == [1.0] * len(FUNCTIONS)
+    assert await rewards(BugFix, [(task, None) for task in found.values()]) == [1.0] * len(FUNCTIONS)
 
 
-def test_the_visible_tests_fail_before_and_pass_after():
-    _, messages = sandboxed.run(sandboxed.play(BugFix(), TASK))
+async def test_the_visible_tests_fail_before_and_pass_after():
+    _, messages = await sandboxed.play(BugFix(), TASK)
     runs = [message.content for message in messages if message.role == "tool" and message.name == "shell"]
     assert runs[0].startswith("FAIL tests/")
     assert runs[0].endswith("1 failed\n[exit code 1]")
     assert runs[-1] == "all tests pass"
 
 
-def test_a_mended_function_may_be_written_in_another_way():
+async def test_a_mended_function_may_be_written_in_another_way():
     """The whole module again, from the functions' right texts, under another order."""
     functions = TASK.data["modules"][MODULE]
     text = "\n\n".join(text_of(name) for name in reversed(functions))
     script = [call("write_file", path=PATH, text=f"# mended\n{text}"), Action(text="done")]
-    assert rewards(BugFix, [(TASK, script)]) == [1.0]
+    assert await rewards(BugFix, [(TASK, script)]) == [1.0]
 
 
 _LIE = (
@@ -96,24 +96,24 @@ CHEATS = {
 }
 
 
-def test_cheats_earn_nothing():
-    earned = rewards(BugFix, [(TASK, script) for script in CHEATS.values()])
+async def test_cheats_earn_nothing():
+    earned = await rewards(BugFix, [(TASK, script) for script in CHEATS.values()])
     assert dict(zip(CHEATS, earned, strict=True)) == dict.fromkeys(CHEATS, 0.0)
 
 
-def test_mending_one_function_and_breaking_another_earns_nothing():
+async def test_mending_one_function_and_breaking_another_earns_nothing():
     other = next(name for name in TASK.data["modules"][MODULE] if name != BUG)
     mend = call("edit_file", path=PATH, old=text_of(BUG, BROKEN), new=text_of(BUG))
     spoil = call("shell", command=f"printf 'def {other}(*a): return None\\n' >> {PATH}")
     pairs = [(TASK, [mend, Action(text="done")]), (TASK, [mend, spoil, Action(text="done")])]
-    assert rewards(BugFix, pairs) == [1.0, 0.0]
+    assert await rewards(BugFix, pairs) == [1.0, 0.0]
 
 
-def test_what_lies_beside_a_mended_package_has_no_say():
+async def test_what_lies_beside_a_mended_package_has_no_say():
     """Rubbish in the work folder, also start-up files, neither helps nor harms."""
     mend = call("edit_file", path=PATH, old=text_of(BUG, BROKEN), new=text_of(BUG))
     rubbish = [action for name in ("start-up files", "tests deleted") for action in CHEATS[name][:-1]]
-    assert rewards(BugFix, [(TASK, [mend, *rubbish, Action(text="done")])]) == [1.0]
+    assert await rewards(BugFix, [(TASK, [mend, *rubbish, Action(text="done")])]) == [1.0]
 
 
 def test_repositories_are_small_and_parse():

@@ -19,15 +19,15 @@ def task_of(family, seed=0):
     return Task(f"{family}-{seed}", "eval", {"family": family, "seed": seed})
 
 
-def test_oracle_answers_every_kind_of_question():
+async def test_oracle_answers_every_kind_of_question():
     tasks = [task_of(family, seed) for family in FAMILIES for seed in range(4)]
-    assert rewards(DataAnalysis, [(task, None) for task in tasks]) == [1.0] * len(tasks)
+    assert await rewards(DataAnalysis, [(task, None) for task in tasks]) == [1.0] * len(tasks)
 
 
-def test_answers_without_a_look_earn_nothing():
+async def test_answers_without_a_look_earn_nothing():
     said = ("", "I do not know", "0", "1", "nan", "inf", "1e9", "done")
     pairs = [(task_of(family), [Action(text=text)]) for family in FAMILIES for text in said]
-    assert rewards(DataAnalysis, pairs) == [0.0] * len(pairs)
+    assert await rewards(DataAnalysis, pairs) == [0.0] * len(pairs)
 
 
 def test_the_answer_is_not_in_the_question():
@@ -78,7 +78,7 @@ def test_questions_worked_by_hand():
     assert question.answer == sum(int(row[4]) for row in rows if row[3] == product and row[2] == region and row[4])
 
 
-def test_cheats_earn_nothing():
+async def test_cheats_earn_nothing():
     """Whatever the sandbox is made to print or hold, the answer that is said counts."""
     task = task_of("revenue_of")
     codes = (
@@ -90,12 +90,12 @@ def test_cheats_earn_nothing():
         "import sys; print([f for f in dir(sys) if 'expected' in f])",
     )
     pairs = [(task, [call("python", code=code), Action(text="1.0")]) for code in codes]
-    assert rewards(DataAnalysis, pairs) == [0.0] * len(codes)
+    assert await rewards(DataAnalysis, pairs) == [0.0] * len(codes)
 
 
-def test_the_notebook_keeps_variables_and_shows_values():
+async def test_the_notebook_keeps_variables_and_shows_values():
     script = [call("python", code="x = 6"), call("python", code="x * 7"), call("python", code="1/0"), Action(text="")]
-    _, messages = sandboxed.run(sandboxed.play(DataAnalysis(), task_of("share"), script))
+    _, messages = await sandboxed.play(DataAnalysis(), task_of("share"), script)
     told = [message.content for message in messages if message.role == "tool"]
     assert told[:2] == ["(no output)", "42"]
     assert told[2].endswith("ZeroDivisionError: division by zero\n[exit code 1]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import numpy as np
@@ -24,24 +23,20 @@ from agentrl.sandboxed.grading import Case, passes
 from agentrl.trajectory import Task
 
 
-def rewards(pairs, **options):
-    """Rewards of (task, answer) pairs, in one event loop."""
-
-    async def play():
-        env = FunctionSynthesis(**options)
-        earned = []
-        try:
-            for task, answer in pairs:
-                await env.areset(seed=5, options={"task": task})
-                _, reward, terminated, *_ = await env.astep(answer)
-                assert terminated
-                earned.append(reward)
-        finally:
-            await env.aclose()
-            await clear_pools()
-        return earned
-
-    return asyncio.run(play())
+async def rewards(pairs, **options):
+    """Rewards of (task, answer) pairs on one instance."""
+    env = FunctionSynthesis(**options)
+    earned = []
+    try:
+        for task, answer in pairs:
+            await env.areset(seed=5, options={"task": task})
+            _, reward, terminated, *_ = await env.astep(answer)
+            assert terminated
+            earned.append(reward)
+    finally:
+        await env.aclose()
+        await clear_pools()
+    return earned
 
 
 def some_tasks(per_family=1, level=None):
@@ -102,9 +97,9 @@ def test_hidden_cases_tell_neighbouring_problems_apart(name):
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_oracle_solves_held_out_tasks(level):
+async def test_oracle_solves_held_out_tasks(level):
     tasks = some_tasks(2, level)
-    assert rewards([(task, solution_of(task)) for task in tasks], level=level) == [1.0] * len(tasks)
+    assert await rewards([(task, solution_of(task)) for task in tasks], level=level) == [1.0] * len(tasks)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -136,9 +131,9 @@ def test_easy_prompts_are_short_and_hold_no_solution():
 @pytest.mark.parametrize(
     "answer", ["", "I do not know", "42", "yes", "return", "def f(x): pass", "return None", "f = 3"]
 )
-def test_doing_nothing_earns_nothing(answer):
+async def test_doing_nothing_earns_nothing(answer):
     tasks = some_tasks()
-    assert rewards([(task, answer) for task in tasks], level=None) == [0.0] * len(tasks)
+    assert await rewards([(task, answer) for task in tasks], level=None) == [0.0] * len(tasks)
 
 
 AFFINE = Task("affine", "eval", {"family": "Affine", "params": {"a": 3, "b": 2}})
@@ -157,9 +152,9 @@ HONEST = [
 ]
 
 
-def test_honest_solutions_earn_1_however_they_are_written():
+async def test_honest_solutions_earn_1_however_they_are_written():
     pairs = [(task, text.replace("{v}", argument_of(task.data))) for task, text in HONEST]
-    assert rewards(pairs, level=None) == [1.0] * len(HONEST)
+    assert await rewards(pairs, level=None) == [1.0] * len(HONEST)
 
 
 CHEATS = {
@@ -224,18 +219,18 @@ CHEATS = {
 }
 
 
-def test_cheats_earn_nothing():
-    earned = rewards([(AFFINE, text) for text in CHEATS.values()], level=None)
+async def test_cheats_earn_nothing():
+    earned = await rewards([(AFFINE, text) for text in CHEATS.values()], level=None)
     assert dict(zip(CHEATS, earned, strict=True)) == dict.fromkeys(CHEATS, 0.0)
 
 
-def test_a_number_is_no_truth_value():
+async def test_a_number_is_no_truth_value():
     v = argument_of(DIVIDES.data)
     pairs = [(DIVIDES, f"return ({v} + 2) % 3 == 0"), (DIVIDES, f"return int(({v} + 2) % 3 == 0)")]
-    assert rewards(pairs, level=None) == [1.0, 0.0]
+    assert await rewards(pairs, level=None) == [1.0, 0.0]
 
 
-def test_expected_values_never_enter_the_sandbox():
+async def test_expected_values_never_enter_the_sandbox():
     """Whatever is sent is the source, the function's name and the inputs."""
 
     class Recorder:
@@ -248,27 +243,27 @@ def test_expected_values_never_enter_the_sandbox():
 
     recorder = Recorder()
     cases = [Case((1,), 90_210), (Case((2,), 90_210))]
-    assert asyncio.run(passes(recorder, "def f(x): return 1", "f", cases))
+    assert await passes(recorder, "def f(x): return 1", "f", cases)
     assert "90210" not in repr(recorder.sent)
     assert recorder.sent == [("def f(x): return 1", "f", (1,)), ("def f(x): return 1", "f", (2,))]
 
 
 @pytest.mark.parametrize("status", ["timeout", "oom", "limit", "nonzero"])
-def test_only_a_proper_end_counts(status):
+async def test_only_a_proper_end_counts(status):
     class Ended:
         async def call(self, *args, **kwargs):
             return CallResult(status, 0, value=7, returned=True)
 
-    assert asyncio.run(passes(Ended(), "", "f", [Case((1,), 7)])) is False
+    assert await passes(Ended(), "", "f", [Case((1,), 7)]) is False
 
 
-def test_a_broken_sandbox_is_a_fault_and_no_verdict():
+async def test_a_broken_sandbox_is_a_fault_and_no_verdict():
     class Broken:
         async def call(self, *args, **kwargs):
             return CallResult("infra", detail="the worker is gone")
 
     with pytest.raises(EnvFault, match="the worker is gone"):
-        asyncio.run(passes(Broken(), "", "f", [Case((1,), 7)]))
+        await passes(Broken(), "", "f", [Case((1,), 7)])
 
 
 def test_unknown_levels_are_refused():

@@ -15,9 +15,9 @@ def task_of(family, seed=0):
     return Task(f"{family}-{seed}", "eval", {"family": family, "seed": seed})
 
 
-def test_oracle_solves_every_family():
+async def test_oracle_solves_every_family():
     tasks = [task_of(family, seed) for family in FAMILIES for seed in (1, 2)]
-    assert rewards(Terminal, [(task, None) for task in tasks]) == [1.0] * len(tasks)
+    assert await rewards(Terminal, [(task, None) for task in tasks]) == [1.0] * len(tasks)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -36,10 +36,10 @@ def test_what_is_wanted_is_not_in_the_question(family):
         assert not any(text in made.question.split() for text in new.values())
 
 
-def test_doing_nothing_earns_nothing():
+async def test_doing_nothing_earns_nothing():
     tasks = [task_of(family) for family in FAMILIES]
-    assert rewards(Terminal, [(task, shell()) for task in tasks]) == [0.0] * len(tasks)
-    assert rewards(Terminal, [(task, shell("ls -R", "true")) for task in tasks]) == [0.0] * len(tasks)
+    assert await rewards(Terminal, [(task, shell()) for task in tasks]) == [0.0] * len(tasks)
+    assert await rewards(Terminal, [(task, shell("ls -R", "true")) for task in tasks]) == [0.0] * len(tasks)
 
 
 COUNT = task_of("count")
@@ -66,32 +66,31 @@ ANSWER = problem("count", 0).wanted["count.txt"]
         (["yes > count.txt"], 0.0),
     ],
 )
-def test_only_the_file_itself_counts(commands, reward):
-    assert rewards(Terminal, [(COUNT, shell(*commands))]) == [reward]
+async def test_only_the_file_itself_counts(commands, reward):
+    assert await rewards(Terminal, [(COUNT, shell(*commands))]) == [reward]
 
 
-def test_a_file_that_had_to_go_spoils_it():
+async def test_a_file_that_had_to_go_spoils_it():
     made = problem("rename", 0)
     copies = made.commands[0].replace("mv ", "cp ")
-    assert rewards(Terminal, [(task_of("rename"), shell(copies)), (task_of("rename"), shell(*made.commands))]) == [0, 1]
+    assert await rewards(
+        Terminal, [(task_of("rename"), shell(copies)), (task_of("rename"), shell(*made.commands))]
+    ) == [0, 1]
 
 
-def test_other_files_must_stay_as_they_are():
+async def test_other_files_must_stay_as_they_are():
     made = problem("replace_word", 0)
     too_much = made.commands[0].replace("*.cfg", "*")
-    assert rewards(Terminal, [(task_of("replace_word"), shell(too_much))]) == [0.0]
+    assert await rewards(Terminal, [(task_of("replace_word"), shell(too_much))]) == [0.0]
 
 
-def test_an_episode_sees_nothing_of_the_one_before():
-    async def twice():
-        env = Terminal()
-        try:
-            await sandboxed.play(env, COUNT, shell(f"echo {ANSWER} > count.txt; echo {ANSWER} > /tmp/left"))
-            return await sandboxed.play(env, COUNT, shell("ls count.txt /tmp"))
-        finally:
-            await env.aclose()
-
-    reward, messages = sandboxed.run(twice())
+async def test_an_episode_sees_nothing_of_the_one_before():
+    env = Terminal()
+    try:
+        await sandboxed.play(env, COUNT, shell(f"echo {ANSWER} > count.txt; echo {ANSWER} > /tmp/left"))
+        reward, messages = await sandboxed.play(env, COUNT, shell("ls count.txt /tmp"))
+    finally:
+        await env.aclose()
     assert reward == 0.0
     assert "left" not in messages[2].content
     assert "cannot access 'count.txt'" in messages[2].content

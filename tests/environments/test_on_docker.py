@@ -9,47 +9,39 @@ from agentrl.env.tool_env import call
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.rollout.episode import run_episode
 from agentrl.sandbox.pool import clear_pools
-from tests.environments.sandboxed import run
 
 pytestmark = pytest.mark.docker
 IDS = ("FunctionSynthesis", "Terminal", "BugFix", "DataAnalysis")
 
 
 @pytest.fixture(autouse=True)
-def no_warm_containers():
+async def no_warm_containers():
     """Other tests count this process's containers."""
     yield
-    run(clear_pools())
+    await clear_pools()
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_oracle_and_silence(name):
+async def test_oracle_and_silence(name):
     env_id = f"agentrl/{name}-v0"
-
-    async def story():
-        env = make(env_id, backend="docker")
-        rewards = []
-        for policy in (OraclePolicy(), NullPolicy()):
-            for task in env.tasks.split("eval")[:2]:
-                trajectory = await run_episode(env, policy, task, 0, env_id=env_id)
-                assert trajectory.error is None
-                rewards.append(trajectory.reward)
-        await env.aclose()
-        return rewards
-
-    assert run(story()) == [1.0, 1.0, 0.0, 0.0]
+    env = make(env_id, backend="docker")
+    rewards = []
+    for policy in (OraclePolicy(), NullPolicy()):
+        for task in env.tasks.split("eval")[:2]:
+            trajectory = await run_episode(env, policy, task, 0, env_id=env_id)
+            assert trajectory.error is None
+            rewards.append(trajectory.reward)
+    await env.aclose()
+    assert rewards == [1.0, 1.0, 0.0, 0.0]
 
 
-def test_a_fork_has_the_files():
-    async def story():
-        env = make("agentrl/Terminal-v0", backend="docker")
-        await env.areset(options={"task": "eval-0"})
-        await env.astep(call("shell", command="echo one > a.txt"))
-        twin = await env.afork()
-        await env.astep(call("shell", command="echo two > a.txt"))
-        told = [(await each.astep(call("shell", command="cat a.txt")))[0][0].content.strip() for each in (env, twin)]
-        await env.aclose()
-        await twin.aclose()
-        return told
-
-    assert run(story()) == ["two", "one"]
+async def test_a_fork_has_the_files():
+    env = make("agentrl/Terminal-v0", backend="docker")
+    await env.areset(options={"task": "eval-0"})
+    await env.astep(call("shell", command="echo one > a.txt"))
+    twin = await env.afork()
+    await env.astep(call("shell", command="echo two > a.txt"))
+    told = [(await each.astep(call("shell", command="cat a.txt")))[0][0].content.strip() for each in (env, twin)]
+    await env.aclose()
+    await twin.aclose()
+    assert told == ["two", "one"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from agentrl.sandbox import SandboxError, SandboxFault, make_backend, register_backend, registry
@@ -115,14 +113,14 @@ def test_subprocess_is_refused_without_unsafe(unsafe):
         make_backend("subprocess", **unsafe)
 
 
-def test_the_suite_takes_a_sandbox_without_walls_for_what_it_is():
+async def test_the_suite_takes_a_sandbox_without_walls_for_what_it_is():
     backend = make_backend("subprocess", unsafe=True)
-    report = asyncio.run(check_sandbox(backend, topics=["contract"]))
+    report = await check_sandbox(backend, topics=["contract"])
     assert {result.name for result in report.failures} <= {"snapshots", "turns"}, report.text
 
 
-@pytest.mark.parametrize("topic", ["limits", "reach", "state", "tampering"])
-def test_no_attack_is_made_without_walls(topic):
+@pytest.mark.parametrize("topic", sorted(set(TOPICS) - {"contract"}))
+async def test_no_attack_is_made_without_walls(topic):
     """Never loosen this: these attacks signal every process they can reach, and fill and overwrite what they can."""
 
     class NoWalls(Backend):
@@ -136,5 +134,5 @@ def test_no_attack_is_made_without_walls(topic):
     assert TOPICS[topic]
     for probe in TOPICS[topic]:
         with pytest.raises(SandboxError, match="has no walls: not made"):
-            asyncio.run(probe.run(NoWalls()))
+            await probe.run(NoWalls())
     assert make_backend("subprocess", unsafe=True).isolates is False

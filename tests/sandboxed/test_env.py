@@ -20,7 +20,6 @@ from agentrl.sandbox import pool as pools
 from agentrl.sandbox.base import SandboxFault, SandboxSpec
 from agentrl.sandbox.pool import Pool, clear_pools
 from agentrl.sandboxed import env as sandbox_env
-from tests.environments.sandboxed import run
 
 IDS = ("FunctionSynthesis", "Terminal", "BugFix", "DataAnalysis")
 
@@ -30,74 +29,60 @@ async def tell(env, command):
     return (await env.astep(call("shell", command=command)))[0][0].content
 
 
-def test_a_fork_has_the_files_and_goes_its_own_way():
-    async def story():
-        env = Terminal()
-        await env.areset(options={"task": "eval-0"})
-        await tell(env, "echo one > a.txt; mkdir -p d; chmod 700 d; ln -s a.txt d/link; printf '\\xff' > raw")
-        twin = await env.afork()
-        await tell(twin, "echo two > a.txt; rm raw")
-        await tell(env, "echo three >> a.txt")
-        told = [await tell(e, "cat a.txt; readlink d/link; stat -c %a d; ls") for e in (env, twin)]
-        await env.aclose()
-        await twin.aclose()
-        return told
-
-    here, there = run(story())
+async def test_a_fork_has_the_files_and_goes_its_own_way():
+    env = Terminal()
+    await env.areset(options={"task": "eval-0"})
+    await tell(env, "echo one > a.txt; mkdir -p d; chmod 700 d; ln -s a.txt d/link; printf '\\xff' > raw")
+    twin = await env.afork()
+    await tell(twin, "echo two > a.txt; rm raw")
+    await tell(env, "echo three >> a.txt")
+    here, there = [await tell(e, "cat a.txt; readlink d/link; stat -c %a d; ls") for e in (env, twin)]
+    await env.aclose()
+    await twin.aclose()
     assert here.startswith("one\nthree\na.txt\n700\n")
     assert "raw" in here.splitlines()
     assert there.startswith("two\na.txt\n700\n")
     assert "raw" not in there.splitlines()
 
 
-def test_a_state_outlives_its_environment_and_may_be_used_twice():
-    async def story():
-        env = Terminal()
-        await env.areset(options={"task": "eval-0"})
-        await tell(env, "echo kept > a.txt")
-        state = pickle.loads(pickle.dumps(await env.aget_state()))
-        await env.aclose()
-        told = []
-        for _ in range(2):
-            other = Terminal()
-            await other.aset_state(state)
-            told.append(await tell(other, "cat a.txt; echo more >> a.txt"))
-            await other.aclose()
-        return told
-
-    assert run(story()) == ["kept", "kept"]
+async def test_a_state_outlives_its_environment_and_may_be_used_twice():
+    env = Terminal()
+    await env.areset(options={"task": "eval-0"})
+    await tell(env, "echo kept > a.txt")
+    state = pickle.loads(pickle.dumps(await env.aget_state()))
+    await env.aclose()
+    told = []
+    for _ in range(2):
+        other = Terminal()
+        await other.aset_state(state)
+        told.append(await tell(other, "cat a.txt; echo more >> a.txt"))
+        await other.aclose()
+    assert told == ["kept", "kept"]
 
 
-def test_a_fork_of_a_notebook_has_its_variables():
-    async def story():
-        env = DataAnalysis()
-        await env.areset(options={"task": "eval-0"})
-        for code in ("x = [1]", "x.append(2)"):
-            await env.astep(call("python", code=code))
-        twin = await env.afork()
-        await env.astep(call("python", code="x.append(3)"))
-        told = [(await e.astep(call("python", code="x")))[0][0].content for e in (env, twin)]
-        await env.aclose()
-        await twin.aclose()
-        return told
-
-    assert run(story()) == ["[1, 2, 3]", "[1, 2]"]
+async def test_a_fork_of_a_notebook_has_its_variables():
+    env = DataAnalysis()
+    await env.areset(options={"task": "eval-0"})
+    for code in ("x = [1]", "x.append(2)"):
+        await env.astep(call("python", code=code))
+    twin = await env.afork()
+    await env.astep(call("python", code="x.append(3)"))
+    told = [(await e.astep(call("python", code="x")))[0][0].content for e in (env, twin)]
+    await env.aclose()
+    await twin.aclose()
+    assert told == ["[1, 2, 3]", "[1, 2]"]
 
 
-def test_a_session_that_was_lost_is_not_run_again():
-    async def story():
-        env = DataAnalysis()
-        await env.areset(options={"task": "eval-0"})
-        await env.astep(call("python", code="x = 1"))
-        (lost,), *_ = await env.astep(call("python", code="import os; os._exit(3)"))
-        twin = await env.afork()
-        told = [(await e.astep(call("python", code="x")))[0][0].content for e in (env, twin)]
-        await env.aclose()
-        await twin.aclose()
-        return [lost.content, *told]
-
-    lost, here, there = run(story())
-    assert "[" in lost
+async def test_a_session_that_was_lost_is_not_run_again():
+    env = DataAnalysis()
+    await env.areset(options={"task": "eval-0"})
+    await env.astep(call("python", code="x = 1"))
+    (lost,), *_ = await env.astep(call("python", code="import os; os._exit(3)"))
+    twin = await env.afork()
+    here, there = [(await e.astep(call("python", code="x")))[0][0].content for e in (env, twin)]
+    await env.aclose()
+    await twin.aclose()
+    assert "[" in lost.content
     assert "NameError" in here
     assert here == there
 
@@ -113,15 +98,12 @@ def test_the_synchronous_face_forks_too():
     twin.close()
 
 
-def test_inside_a_loop_the_synchronous_face_says_what_to_await():
-    async def story():
-        env = Terminal()
-        await env.areset(options={"task": "eval-0"})
-        with pytest.raises(RuntimeError, match=r"await env\.afork\(\)"):
-            env.fork()
-        await env.aclose()
-
-    run(story())
+async def test_inside_a_loop_the_synchronous_face_says_what_to_await():
+    env = Terminal()
+    await env.areset(options={"task": "eval-0"})
+    with pytest.raises(RuntimeError, match=r"await env\.afork\(\)"):
+        env.fork()
+    await env.aclose()
 
 
 class Counting:
@@ -163,104 +145,87 @@ def test_a_pool_lends_the_same_sandbox_again_also_in_another_loop():
     async def once():
         await pool.take_back(await pool.lend())
 
-    for _ in range(3):
-        run(once())
+    for _ in range(3):  # about several event loops, so it makes its own
+        with asyncio.Runner() as runner:
+            runner.run(once())
     assert (backend.started, backend.resets, backend.closed) == (1, 3, 0)
 
 
-def test_a_sandbox_that_cannot_be_emptied_is_never_lent_again():
+async def test_a_sandbox_that_cannot_be_emptied_is_never_lent_again():
     backend = Counting(broken=True)
     pool = Pool(backend, SandboxSpec())
-
-    async def twice():
-        first = await pool.lend()
-        await pool.take_back(first)
-        return first, await pool.lend()
-
-    first, second = run(twice())
+    first = await pool.lend()
+    await pool.take_back(first)
+    second = await pool.lend()
     assert first is not second
     assert (backend.started, backend.closed) == (2, 1)
 
 
-def test_episodes_wait_for_a_sandbox_and_are_told_when_none_comes_back(monkeypatch):
+async def test_episodes_wait_for_a_sandbox_and_are_told_when_none_comes_back(monkeypatch):
     monkeypatch.setattr(pools, "MAX_LENT", 1)
     monkeypatch.setattr(pools, "_WAIT_S", 0.05)
     pool = Pool(Counting(), SandboxSpec())
-
-    async def story():
-        first = await pool.lend()
-        with pytest.raises(EnvFault, match="all 1 sandboxes are lent"):
-            await pool.lend()
-        waiting = asyncio.ensure_future(pool.lend())
-        await asyncio.sleep(0)
-        await pool.take_back(first)
-        assert await waiting is first
-
-    run(story())
+    first = await pool.lend()
+    with pytest.raises(EnvFault, match="all 1 sandboxes are lent"):
+        await pool.lend()
+    waiting = asyncio.ensure_future(pool.lend())
+    await asyncio.sleep(0)
+    await pool.take_back(first)
+    assert await waiting is first
 
 
-def test_no_sandbox_is_lent_before_code_runs(monkeypatch):
+async def test_no_sandbox_is_lent_before_code_runs(monkeypatch):
     asked = []
     monkeypatch.setattr(
         sandbox_env, "pool_of", lambda *args: asked.append(args) or pytest.fail("a sandbox was asked for")
     )
-
-    async def story():
-        for make_env, said in ((FunctionSynthesis, "I do not know"), (Terminal, "done"), (BugFix, "done")):
-            env = make_env()
-            await env.areset(seed=1)
-            assert (await env.astep(Action(text=said)))[1] == 0.0
-            await env.aclose()
-
-    run(story())
+    for make_env, said in ((FunctionSynthesis, "I do not know"), (Terminal, "done"), (BugFix, "done")):
+        env = make_env()
+        await env.areset(seed=1)
+        assert (await env.astep(Action(text=said)))[1] == 0.0
+        await env.aclose()
     assert asked == []
 
 
-def test_a_broken_sandbox_voids_the_episode(monkeypatch):
+@pytest.mark.parametrize(
+    ("make_env", "action"),
+    [(FunctionSynthesis, Action(text="return 1")), (Terminal, call("shell", command="ls"))],
+)
+async def test_an_episode_with_a_broken_sandbox_is_a_fault(monkeypatch, make_env, action):
     class Nowhere:
         async def lend(self):
             raise SandboxFault("bubblewrap is not installed")
 
     monkeypatch.setattr(sandbox_env, "pool_of", lambda *args: Nowhere())
-
-    async def story(env, action):
-        await env.areset(seed=1)
-        with pytest.raises(EnvFault, match="bubblewrap is not installed"):
-            await env.astep(action)
-
-    run(story(FunctionSynthesis(), Action(text="return 1")))
-    run(story(Terminal(), call("shell", command="ls")))
+    env = make_env()
+    await env.areset(seed=1)
+    with pytest.raises(EnvFault, match="bubblewrap is not installed"):
+        await env.astep(action)
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_closing_twice_and_resetting_in_the_middle_leave_nothing_lent(name):
-    async def story():
-        env = make(f"agentrl/{name}-v0")
-        for _ in range(3):
-            await env.areset(seed=1)
-            if env.tool_schemas:
-                tool = env.tool_schemas[0]["function"]["name"]
-                await env.astep(call(tool, **{"python": {"code": "1"}, "shell": {"command": "ls"}}[tool]))
-                assert env._lent is not None
-        await env.aclose()
-        await env.aclose()
-        assert env._lent is None
-
-    run(story())
+async def test_closing_twice_and_resetting_in_the_middle_leave_nothing_lent(name):
+    env = make(f"agentrl/{name}-v0")
+    for _ in range(3):
+        await env.areset(seed=1)
+        if env.tool_schemas:
+            tool = env.tool_schemas[0]["function"]["name"]
+            await env.astep(call(tool, **{"python": {"code": "1"}, "shell": {"command": "ls"}}[tool]))
+            assert env._lent is not None
+    await env.aclose()
+    await env.aclose()
+    assert env._lent is None
 
 
 def _child(queue):
     queue.put(len(pools._pools))
 
 
-def test_a_forked_process_does_not_share_its_parents_sandboxes():
-    async def warm():
-        env = Terminal()
-        await env.areset(seed=1)
-        await tell(env, "ls")
-        await env.aclose()
-
-    run(warm())
+async def test_a_forked_process_does_not_share_its_parents_sandboxes():
+    env = Terminal()
+    await env.areset(seed=1)
+    await tell(env, "ls")
+    await env.aclose()
     assert len(pools._pools) >= 1
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
@@ -268,7 +233,7 @@ def test_a_forked_process_does_not_share_its_parents_sandboxes():
     process.start()
     process.join()
     assert queue.get() == 0
-    run(clear_pools())
+    await clear_pools()
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -99,7 +99,7 @@ def _label(boot: str = "", namespace: int = -1, pid: int = 2**22 + 5, ticks: int
     return Owner(boot or boot_id(), pid_namespace() if namespace < 0 else namespace, pid, ticks).label
 
 
-def test_reaping_ends_planted_orphans_and_nothing_else():
+async def test_reaping_ends_planted_orphans_and_nothing_else():
     mine = Owner.this_process()
     foreign = {
         "no label": _bwrap(),
@@ -117,7 +117,7 @@ def test_reaping_ends_planted_orphans_and_nothing_else():
         time.sleep(0.3)
         children = [int(pid) for item in orphans.values() for pid in _children(item.pid)]
         assert len(children) == len(orphans)
-        assert asyncio.run(make_backend("bubblewrap").reap()) >= len(orphans)
+        assert await make_backend("bubblewrap").reap() >= len(orphans)
         for name, orphan in orphans.items():
             assert orphan.wait(timeout=3) != 0, name
         deadline_s = time.monotonic() + 3
@@ -171,50 +171,48 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="others are not root to begin with")
-def test_root_does_not_enter():
+async def test_root_does_not_enter():
     """To the host, the processes of a sandbox belong to a user without an account."""
-
-    async def owner_of_processes() -> set[int]:
-        ground = Ground(make_backend("bubblewrap"))
-        async with ground.sandbox() as sandbox:
-            run = asyncio.create_task(sandbox.exec(["python3", "-c", "import time; time.sleep(1)", ground.token]))
-            await asyncio.sleep(0.5)
-            found = {Path(f"/proc/{pid}").stat().st_uid for pid in ground.processes()}
-            await run
-            return found
-
-    (user,) = asyncio.run(owner_of_processes())
+    ground = Ground(make_backend("bubblewrap"))
+    async with ground.sandbox() as sandbox:
+        run = asyncio.create_task(sandbox.exec(["python3", "-c", "import time; time.sleep(1)", ground.token]))
+        await asyncio.sleep(0.5)
+        found = {Path(f"/proc/{pid}").stat().st_uid for pid in ground.processes()}
+        await run
+        (user,) = found
     assert user >= 61184
 
 
-def test_a_start_leaves_no_descriptor_and_no_process_behind():
+async def test_a_start_leaves_no_descriptor_and_no_process_behind():
     async def once() -> None:
         async with await make_backend("bubblewrap").start(SandboxSpec()) as sandbox:
             await sandbox.run_python("print(1)")
 
-    asyncio.run(once())
+    await once()
     before = sorted(os.listdir("/proc/self/fd"))
     running = labelled(os.getpid())  # other tests may keep warm sandboxes
     for _ in range(3):
-        asyncio.run(once())
+        await once()
     assert sorted(os.listdir("/proc/self/fd")) == before
     assert labelled(os.getpid()) == running
 
 
 def test_one_sandbox_serves_one_event_loop_after_the_other():
-    sandbox = asyncio.run(make_backend("bubblewrap").start(SandboxSpec()))
-    try:
-        assert asyncio.run(sandbox.run_python("print(1)")).text == "1\n"
-        assert asyncio.run(sandbox.run_python("print(2)")).text == "2\n"
-    finally:
-        asyncio.run(sandbox.close())
+    # About several event loops, so it makes its own.
+    with asyncio.Runner() as first:
+        sandbox = first.run(make_backend("bubblewrap").start(SandboxSpec()))
+    for number in range(2):
+        with asyncio.Runner() as other:
+            assert other.run(sandbox.run_python(f"print({number})")).text == f"{number}\n"
+    with asyncio.Runner() as last:
+        last.run(sandbox.close())
 
 
-def test_the_doctor_names_the_command_that_repairs(monkeypatch):
-    report = asyncio.run(Bubblewrap().doctor())
+async def test_the_doctor_names_the_command_that_repairs(monkeypatch):
+    report = await Bubblewrap().doctor()
     assert report.usable, report
     monkeypatch.setenv("PATH", "/nowhere")
-    report = asyncio.run(Bubblewrap().doctor())
+    report = await Bubblewrap().doctor()
     assert not report.usable
     assert report.repair == "sudo apt-get install -y bubblewrap"
 
@@ -239,12 +237,9 @@ def test_the_doctor_knows_why_user_namespaces_fail(tmp_path, setting, value, rep
     assert [check.repair for check in found] == [f"sudo sysctl -w {repair}"]
 
 
-def test_many_wrong_folders_cost_the_worker_nothing():
-    async def work() -> None:
-        async with await make_backend("bubblewrap").start(SandboxSpec()) as sandbox:
-            for _ in range(300):  # two descriptors left by each would be more than a worker may have
-                with pytest.raises(SandboxError, match="no folder"):
-                    await sandbox.exec(["true"], cwd="nowhere")
-            assert (await sandbox.exec(["true"])).ok
-
-    asyncio.run(work())
+async def test_many_wrong_folders_cost_the_worker_nothing():
+    async with await make_backend("bubblewrap").start(SandboxSpec()) as sandbox:
+        for _ in range(300):  # two descriptors left by each would be more than a worker may have
+            with pytest.raises(SandboxError, match="no folder"):
+                await sandbox.exec(["true"], cwd="nowhere")
+        assert (await sandbox.exec(["true"])).ok

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from agentrl.sandbox import make_backend
@@ -19,5 +17,5 @@ PROBES = [(topic, probe) for topic, probes in TOPICS.items() for probe in probes
         for topic, probe in PROBES
     ],
 )
-def test_bubblewrap_contains(probe):
-    assert asyncio.run(probe.run(make_backend("bubblewrap"))) == ""
+async def test_bubblewrap_contains(probe):
+    assert await probe.run(make_backend("bubblewrap")) == ""

@@ -59,24 +59,22 @@ def eventually(condition, within_s):
     return True
 
 
-def inside(work, spec=SPEC, **options):
-    """Run `await work(sandbox)` in a fresh sandbox."""
-
-    async def body():
-        async with await Docker(**options).start(spec) as sandbox:
-            return await work(sandbox)
-
-    return asyncio.run(body())
+@pytest.fixture
+def transport():
+    """How the worker of `sandbox` is reached, if the test does not say."""
+    return "auto"
 
 
-def test_the_container_is_hardened(api):
+@pytest.fixture
+async def sandbox(transport):
+    async with await Docker(transport=transport).start(SPEC) as sandbox:
+        yield sandbox
+
+
+async def test_the_container_is_hardened(api, sandbox):
     if podman(api):
         pytest.skip("Podman describes a container in words of its own; the attacks try its walls")
-
-    async def look(sandbox):
-        return api.inspect_container(mine(api)[0])
-
-    found = inside(look)
+    found = api.inspect_container(mine(api)[0])
     host = found["HostConfig"]
     assert host["NetworkMode"] == "none"
     assert host["ReadonlyRootfs"] is True
@@ -94,18 +92,16 @@ def test_the_container_is_hardened(api):
     assert all(bind.endswith(":ro") for bind in host["Binds"])
 
 
-def test_every_sandbox_has_a_user_of_its_own_and_no_right_on_the_host(api):
-    async def two():
-        backend = Docker()
-        async with await backend.start(SPEC) as one, await backend.start(SPEC) as other:
-            for sandbox in (one, other):
-                assert (await sandbox.run_python("import os\nprint(os.getresuid())")).text == "(1000, 1000, 1000)\n"
-            pids = [api.inspect_container(container)["State"]["Pid"] for container in mine(api)]
-            return [Path(f"/proc/{pid}/status").read_text() for pid in pids], [
-                os.stat(f"/proc/{pid}/ns/user").st_ino for pid in pids
-            ]
-
-    statuses, namespaces = asyncio.run(two())
+async def test_every_sandbox_has_a_user_of_its_own_and_no_right_on_the_host(api):
+    backend = Docker()
+    async with await backend.start(SPEC) as one, await backend.start(SPEC) as other:
+        for sandbox in (one, other):
+            assert (await sandbox.run_python("import os\nprint(os.getresuid())")).text == "(1000, 1000, 1000)\n"
+        pids = [api.inspect_container(container)["State"]["Pid"] for container in mine(api)]
+        statuses, namespaces = (
+            [Path(f"/proc/{pid}/status").read_text() for pid in pids],
+            [os.stat(f"/proc/{pid}/ns/user").st_ino for pid in pids],
+        )
     users = [set(line.split()[1:]) for text in statuses for line in text.splitlines() if line.startswith("Uid:")]
     assert [len(user) for user in users] == [1, 1]
     assert users[0] != users[1]
@@ -114,44 +110,39 @@ def test_every_sandbox_has_a_user_of_its_own_and_no_right_on_the_host(api):
 
 
 @pytest.mark.parametrize("transport", ["socket", "stdio"])
-def test_programs_sessions_calls_and_files(transport):
-    async def work(sandbox):
-        said = await sandbox.exec(["sh", "-c", "cat; pwd; exit 3"], stdin=b"given\n")
-        assert (said.status, said.exit_code, said.stdout) == ("nonzero", 3, b"given\n/work\n")
-        await sandbox.run_python("x = 20", session="s")
-        assert (await sandbox.run_python("x + 1", session="s")).stdout == b"21\n"
-        value = await sandbox.call("def f(a, b):\n    return {a: (b, 1.5)}", "f", [1, {2}])
-        assert value.returned
-        assert value.value == {1: ({2}, 1.5)}
-        large = os.urandom(3 * MIB)
-        await sandbox.write("in/large", large)
-        assert await sandbox.read("in/large") == large
-        saved = await sandbox.snapshot()
-        await sandbox.reset()
-        assert await sandbox.entries() == []
-        await sandbox.restore(saved)
-        assert [(entry.path, entry.size_bytes) for entry in await sandbox.entries()] == [
-            ("in", 0),
-            ("in/large", 3 * MIB),
-        ]
-        shown = await sandbox.run_python("print('x' * 10**6)")
-        assert (shown.status, shown.truncated, len(shown.stdout)) == ("ok", True, SMALL.output_bytes)
-
-    inside(work, transport=transport)
+async def test_programs_sessions_calls_and_files(sandbox):
+    said = await sandbox.exec(["sh", "-c", "cat; pwd; exit 3"], stdin=b"given\n")
+    assert (said.status, said.exit_code, said.stdout) == ("nonzero", 3, b"given\n/work\n")
+    await sandbox.run_python("x = 20", session="s")
+    assert (await sandbox.run_python("x + 1", session="s")).stdout == b"21\n"
+    value = await sandbox.call("def f(a, b):\n    return {a: (b, 1.5)}", "f", [1, {2}])
+    assert value.returned
+    assert value.value == {1: ({2}, 1.5)}
+    large = os.urandom(3 * MIB)
+    await sandbox.write("in/large", large)
+    assert await sandbox.read("in/large") == large
+    saved = await sandbox.snapshot()
+    await sandbox.reset()
+    assert await sandbox.entries() == []
+    await sandbox.restore(saved)
+    assert [(entry.path, entry.size_bytes) for entry in await sandbox.entries()] == [
+        ("in", 0),
+        ("in/large", 3 * MIB),
+    ]
+    shown = await sandbox.run_python("print('x' * 10**6)")
+    assert (shown.status, shown.truncated, len(shown.stdout)) == ("ok", True, SMALL.output_bytes)
 
 
-def test_an_endless_loop_over_stdio_ends_in_time():
-    async def work(sandbox):
-        started_s = time.monotonic()
-        result = await sandbox.run_python("while True: pass", limits=SandboxLimits(wall_s=0.5, memory_bytes=64 * MIB))
-        assert result.status == "timeout"
-        assert time.monotonic() - started_s < 1.0
-        assert (await sandbox.run_python("print(1)")).ok
-
-    inside(work, transport="stdio")
+@pytest.mark.parametrize("transport", ["stdio"])
+async def test_an_endless_loop_over_stdio_ends_in_time(sandbox):
+    started_s = time.monotonic()
+    result = await sandbox.run_python("while True: pass", limits=SandboxLimits(wall_s=0.5, memory_bytes=64 * MIB))
+    assert result.status == "timeout"
+    assert time.monotonic() - started_s < 1.0
+    assert (await sandbox.run_python("print(1)")).ok
 
 
-def test_nothing_of_the_container_s_own_is_left_to_programs():
+async def test_nothing_of_the_container_s_own_is_left_to_programs(sandbox):
     code = """
 import os
 print(os.listdir("/sys"), os.listdir("/control"), os.listdir("/box"))
@@ -162,45 +153,35 @@ for path in ("/x", "/etc/x", "/dev/x", "/usr/x", "/control/x", "/box/x", "/proc/
     except OSError:
         pass
 """
-    assert inside(lambda sandbox: sandbox.run_python(code)).text == "[] [] []\n"
+    assert (await sandbox.run_python(code)).text == "[] [] []\n"
 
 
-def test_the_kernel_ends_what_takes_the_container_s_memory_and_the_sandbox_lives():
+async def test_the_kernel_ends_what_takes_the_container_s_memory_and_the_sandbox_lives(sandbox):
     # Touched in one go by a child, faster than the worker looks.
     code = "import mmap\nblock = mmap.mmap(-1, 2**30)\nfor at in range(0, 2**30, 4096): block[at] = 1"
-
-    async def work(sandbox):
-        assert (await sandbox.run_python(code)).status == "oom"
-        assert (await sandbox.run_python("print(1)")).ok
-
-    inside(work)
+    assert (await sandbox.run_python(code)).status == "oom"
+    assert (await sandbox.run_python("print(1)")).ok
 
 
-def test_a_lost_container_is_a_fault_and_never_a_result(api):
-    async def work(sandbox):
-        api.kill(mine(api)[0])
-        assert (await sandbox.run_python("print(1)")).status == "infra"
-        assert not await sandbox.healthy()
-        with pytest.raises(SandboxFault):
-            await sandbox.entries()
-
-    inside(work)
+async def test_a_lost_container_is_a_fault_and_never_a_result(sandbox, api):
+    api.kill(mine(api)[0])
+    assert (await sandbox.run_python("print(1)")).status == "infra"
+    assert not await sandbox.healthy()
+    with pytest.raises(SandboxFault):
+        await sandbox.entries()
 
 
 @pytest.mark.parametrize("transport", ["socket", "stdio"])
-def test_close_and_hang_up_remove_the_container(api, transport):
-    async def work():
-        backend = Docker(transport=transport)
-        sandbox = await backend.start(SPEC)
-        assert len(mine(api)) == 1
-        await sandbox.close()
-        await sandbox.close()
-        assert mine(api) == []
-        left = await backend.start(SPEC)
-        left._channel.close()  # nobody asks the daemon for anything
-        assert await asyncio.to_thread(eventually, lambda: mine(api) == [], 3)
-
-    asyncio.run(work())
+async def test_close_and_hang_up_remove_the_container(api, transport):
+    backend = Docker(transport=transport)
+    sandbox = await backend.start(SPEC)
+    assert len(mine(api)) == 1
+    await sandbox.close()
+    await sandbox.close()
+    assert mine(api) == []
+    left = await backend.start(SPEC)
+    left._channel.close()  # nobody asks the daemon for anything
+    assert await asyncio.to_thread(eventually, lambda: mine(api) == [], 3)
 
 
 @pytest.mark.parametrize("transport", ["socket", "stdio"])
@@ -223,17 +204,14 @@ asyncio.run(main())
         assert eventually(lambda: of_owner(api, label) == [], 3)
 
 
-def test_a_cancelled_start_leaves_nothing(api):
-    async def work():
-        for wait_s in (0.05, 0.2):
-            task = asyncio.create_task(Docker().start(SPEC))
-            await asyncio.sleep(wait_s)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await (await task).close()
-        assert await asyncio.to_thread(eventually, lambda: mine(api) == [], 5)
-
-    asyncio.run(work())
+async def test_a_cancelled_start_leaves_nothing(api):
+    for wait_s in (0.05, 0.2):
+        task = asyncio.create_task(Docker().start(SPEC))
+        await asyncio.sleep(wait_s)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await task).close()
+    assert await asyncio.to_thread(eventually, lambda: mine(api) == [], 5)
 
 
 @contextlib.contextmanager
@@ -253,7 +231,7 @@ def planted(api, label_of):
                 api.remove_container(container, force=True)
 
 
-def test_reaping_ends_orphans_alone(api):
+async def test_reaping_ends_orphans_alone(api):
     with subprocess.Popen(["true"]) as ended:
         pass
     me = Owner.this_process()
@@ -267,7 +245,7 @@ def test_reaping_ends_orphans_alone(api):
     label_of = {name: {LABEL: owner.label} for name, owner in owners.items()}
     label_of |= {"no owner": {LABEL: "mine"}, "foreign": {"com.example": owners["dead"].label}}
     with planted(api, label_of) as containers:
-        assert asyncio.run(Docker().reap()) == 2
+        assert await Docker().reap() == 2
         left = {row["Id"] for row in api.containers(all=True)}
         assert {name for name, container in containers.items() if container not in left} == {"dead", "pid used again"}
 
@@ -281,34 +259,32 @@ def folder():
     shutil.rmtree(path)
 
 
-def test_read_only_folders_are_seen_and_not_written(folder):
+async def test_read_only_folders_are_seen_and_not_written(folder):
     (folder / "given").write_text("as it was")
     code = f"print(open('{folder}/given').read())\nopen('{folder}/given', 'w')"
-    result = inside(lambda sandbox: sandbox.run_python(code), SandboxSpec(limits=SMALL, read_only=(str(folder),)))
+    async with await Docker().start(SandboxSpec(limits=SMALL, read_only=(str(folder),))) as sandbox:
+        result = await sandbox.run_python(code)
     assert result.stdout == b"as it was\n"
     assert b"Read-only file system" in result.stderr
     assert (folder / "given").read_text() == "as it was"
 
 
-def test_what_is_missing_is_named_with_its_repair(api):
-    async def report(**options):
-        return await Docker(**options).doctor()
-
-    good = asyncio.run(report())
+async def test_what_is_missing_is_named_with_its_repair(api):
+    good = await Docker().doctor()
     assert good.usable, good
     assert [check.name for check in good.checks] == ["sdk", "daemon", "image", "start"]
-    no_image = asyncio.run(report(image="agentrl-none:none"))
+    no_image = await Docker("agentrl-none:none").doctor()
     assert not no_image.usable
     assert no_image.repair == build_command("agentrl-none:none", podman(api))
-    no_runtime = asyncio.run(report(runtime="none-such"))
+    no_runtime = await Docker(runtime="none-such").doctor()
     assert not no_runtime.usable
     assert "runsc install" in no_runtime.repair
     with pytest.raises(SandboxFault, match=r"build\.sh debian agentrl-none:none"):
-        asyncio.run(Docker("agentrl-none:none").start(SPEC))
+        await Docker("agentrl-none:none").start(SPEC)
 
 
-def test_a_network_is_refused_where_no_socket_reaches_the_worker():
+async def test_a_network_is_refused_where_no_socket_reaches_the_worker():
     backend = Docker(transport="stdio")
     spec = SandboxSpec(network=type(SPEC.network)(allow=("example.org:443",)))
     with pytest.raises(SandboxError, match=r"cannot let example\.org:443 through: that takes a daemon on this Linux"):
-        asyncio.run(backend.start(spec))
+        await backend.start(spec)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from agentrl.sandbox.conformance.check_sandbox import TOPICS
@@ -17,10 +15,10 @@ def _cases(topics):
 
 
 @pytest.mark.parametrize("probe", _cases(TOPICS))
-def test_docker_contains(probe):
-    assert asyncio.run(probe.run(Docker())) == ""
+async def test_docker_contains(probe):
+    assert await probe.run(Docker()) == ""
 
 
 @pytest.mark.parametrize("probe", _cases(["contract", "state"]))
-def test_docker_over_stdio_contains(probe):
-    assert asyncio.run(probe.run(Docker(transport="stdio"))) == ""
+async def test_docker_over_stdio_contains(probe):
+    assert await probe.run(Docker(transport="stdio")) == ""

@@ -25,24 +25,24 @@ from agentrl.sandbox.host.worker_zip import worker_zip
 from agentrl.sandbox.worker.frames import pack
 
 
-def test_without_the_sdk_the_doctor_names_it(monkeypatch):
+async def test_without_the_sdk_the_doctor_names_it(monkeypatch):
     monkeypatch.setattr(backend_module, "docker", None)
-    report = asyncio.run(Docker().doctor())
+    report = await Docker().doctor()
     assert not report.usable
     assert report.repair == INSTALL_SDK
     with pytest.raises(SandboxFault, match=r"agentrl\[docker\]"):
-        asyncio.run(Docker().start(SandboxSpec()))
+        await Docker().start(SandboxSpec())
 
 
-def test_without_a_daemon_the_doctor_names_it(tmp_path):
+async def test_without_a_daemon_the_doctor_names_it(tmp_path):
     pytest.importorskip("docker")
     backend = Docker(base_url=f"unix://{tmp_path}/none.sock")
-    report = asyncio.run(backend.doctor())
+    report = await backend.doctor()
     assert not report.usable
     assert report.repair == INSTALL_DAEMON
     assert [check.name for check in report.checks] == ["sdk", "daemon"]
     with pytest.raises(SandboxFault, match="systemctl start docker"):
-        asyncio.run(backend.start(SandboxSpec()))
+        await backend.start(SandboxSpec())
 
 
 def test_processors_must_be_above_zero():
@@ -136,7 +136,7 @@ def piece(stream, content):
     return struct.pack("!BxxxI", stream, len(content)) + content
 
 
-def test_pieces_of_output_become_one_stream_again():
+async def test_pieces_of_output_become_one_stream_again():
     reply = b"".join(pack({"a": 1}, [b"x" * 1000, b"", b"yz"]))
 
     async def ask(pieces):
@@ -151,34 +151,21 @@ def test_pieces_of_output_become_one_stream_again():
 
     for cut in (1, 7, 8, 9, 500):
         pieces = [piece(1, reply[:cut]), piece(2, b"a warning"), piece(1, b""), piece(1, reply[cut:])]
-        header, parts, said = asyncio.run(ask(pieces))
+        header, parts, said = await ask(pieces)
         assert (header["a"], parts, said) == (1, [b"x" * 1000, b"", b"yz", b""], b"a warning")
 
 
-def test_a_hang_up_within_a_piece_is_told():
-    async def ask():
-        ours, theirs = socket.socketpair()
-        theirs.sendall(piece(1, b"abcdefgh")[:-3])
-        theirs.shutdown(socket.SHUT_WR)
-        with pytest.raises(ChannelClosed):
-            await StdioChannel(ours).ask({}, [], 1 << 20)
-        theirs.close()
-        ours.close()
-
-    asyncio.run(ask())
+async def test_a_hang_up_within_a_piece_is_told():
+    ours, theirs = socket.socketpair()
+    theirs.sendall(piece(1, b"abcdefgh")[:-3])
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(ChannelClosed):
+        await StdioChannel(ours).ask({}, [], 1 << 20)
+    theirs.close()
+    ours.close()
 
 
-def test_the_listener_hands_over_a_pidfd_and_the_program_and_leaves_no_folder():
-    async def meet():
-        with Listener() as listener:
-            caller = socket.socket(socket.AF_UNIX)
-            caller.connect(f"{listener.folder}/socket")
-            channel, received = await asyncio.gather(listener.accept(5), asyncio.to_thread(receive, caller))
-            channel.close()
-            folder = listener.folder
-        assert not os.path.exists(os.path.dirname(folder))
-        return received
-
+async def test_the_listener_hands_over_a_pidfd_and_the_program_and_leaves_no_folder():
     def receive(caller):
         with caller:
             _, fds, _, _ = socket.recv_fds(caller, 1, 1)
@@ -188,7 +175,12 @@ def test_the_listener_hands_over_a_pidfd_and_the_program_and_leaves_no_folder():
             (size,) = struct.unpack("!I", caller.recv(4, socket.MSG_WAITALL))
             return int(fields["Pid"]), caller.recv(size, socket.MSG_WAITALL)
 
-    pid, content = asyncio.run(meet())
+    with Listener() as listener:
+        caller = socket.socket(socket.AF_UNIX)
+        caller.connect(f"{listener.folder}/socket")
+        channel, (pid, content) = await asyncio.gather(listener.accept(5), asyncio.to_thread(receive, caller))
+        channel.close()
+    assert not os.path.exists(os.path.dirname(listener.folder))
     assert pid == os.getpid()
     assert content == worker_zip()
 
@@ -214,13 +206,9 @@ def test_only_folders_of_dead_listeners_are_removed(short_folder, monkeypatch):
     assert sorted(os.listdir(short_folder)) == sorted(names[1:])
 
 
-def test_a_listener_that_nobody_calls_gives_up():
-    async def wait():
-        with Listener() as listener:
-            await listener.accept(0.01)
-
-    with pytest.raises(TimeoutError):
-        asyncio.run(wait())
+async def test_a_listener_that_nobody_calls_gives_up():
+    with Listener() as listener, pytest.raises(TimeoutError):
+        await listener.accept(0.01)
 
 
 def test_the_script_that_a_fault_names_exists():

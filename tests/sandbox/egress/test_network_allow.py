@@ -18,7 +18,6 @@ import pytest
 
 from agentrl.environments.terminal import Terminal
 from agentrl.sandbox import Network, SandboxFault, SandboxLimits, SandboxSpec, make_backend
-from agentrl.sandbox.conformance.check_sandbox import TOPICS
 from agentrl.sandbox.egress.proxy import PORT
 from agentrl.sandbox.egress.thread import NAME
 from agentrl.sandbox.pool import clear_pools
@@ -84,43 +83,29 @@ def until(happened: object, wait_s: float = 3.0) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("probe", [pytest.param(probe, id=probe.name) for probe in TOPICS["network"]])
-def test_bubblewrap_contains(probe):
-    assert asyncio.run(probe.run(make_backend("bubblewrap"))) == ""
-
-
-def test_python_programs_sessions_and_calls_reach_the_allowed_host(site):
+async def test_python_programs_sessions_and_calls_reach_the_allowed_host(site):
     url = f"http://127.0.0.1:{site.server_port}/page"
     hello = f"hello /page at 127.0.0.1:{site.server_port}"
     code = f"import urllib.request\ntext = urllib.request.urlopen({url!r}).read().decode()"
-
-    async def run() -> None:
-        async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
-            assert (await sandbox.run_python(f"{code}\nprint(text)")).text == f"{hello}\n"
-            assert (await sandbox.run_python(f"{code}\ntext", session="s")).text == f"{hello!r}\n"
-            assert (await sandbox.exec(["python3", "-c", FETCH, url])).text == f"{hello}\n"
-            called = await sandbox.call(
-                f"def f():\n    {code.replace(chr(10), chr(10) + '    ')}\n    return text", "f"
-            )
-            assert called.value == hello
-            post = f"import urllib.request\nprint(urllib.request.urlopen({url!r}, bytes(10**6)).read())"
-            assert (await sandbox.run_python(post)).text == "b'1000000'\n"
-
-    asyncio.run(run())
+    async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
+        assert (await sandbox.run_python(f"{code}\nprint(text)")).text == f"{hello}\n"
+        assert (await sandbox.run_python(f"{code}\ntext", session="s")).text == f"{hello!r}\n"
+        assert (await sandbox.exec(["python3", "-c", FETCH, url])).text == f"{hello}\n"
+        called = await sandbox.call(f"def f():\n    {code.replace(chr(10), chr(10) + '    ')}\n    return text", "f")
+        assert called.value == hello
+        post = f"import urllib.request\nprint(urllib.request.urlopen({url!r}, bytes(10**6)).read())"
+        assert (await sandbox.run_python(post)).text == "b'1000000'\n"
 
 
-def test_what_is_refused_says_why(site):
-    async def run() -> None:
-        async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
-            result = await sandbox.exec(["python3", "-c", FETCH, "https://example.org/"])
-            assert "403 Forbidden: example.org:443 is not on the allow-list of this sandbox" in result.error_text
-            result = await sandbox.exec(["python3", "-c", FETCH, "http://example.org/"])
-            assert "HTTP Error 403: Forbidden: example.org:80 is not on the allow-list" in result.error_text
-
-    asyncio.run(run())
+async def test_what_is_refused_says_why(site):
+    async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
+        result = await sandbox.exec(["python3", "-c", FETCH, "https://example.org/"])
+        assert "403 Forbidden: example.org:443 is not on the allow-list of this sandbox" in result.error_text
+        result = await sandbox.exec(["python3", "-c", FETCH, "http://example.org/"])
+        assert "HTTP Error 403: Forbidden: example.org:80 is not on the allow-list" in result.error_text
 
 
-def test_a_server_of_the_sandbox_is_reached_beside_the_proxy():
+async def test_a_server_of_the_sandbox_is_reached_beside_the_proxy():
     code = """
 import http.server, threading, urllib.request
 server = http.server.HTTPServer(("127.0.0.1", 8000), http.server.SimpleHTTPRequestHandler)
@@ -128,107 +113,82 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 print(urllib.request.urlopen("http://localhost:8000/").status, urllib.request.urlopen("http://127.0.0.1:8000/").status)
 """
 
-    async def run() -> str:
-        network = Network(("example.org",))
-        async with await make_backend("bubblewrap").start(SandboxSpec(network=network)) as sandbox:
-            return (await sandbox.run_python(code)).text
-
-    assert asyncio.run(run()) == "200 200\n"
+    network = Network(("example.org",))
+    async with await make_backend("bubblewrap").start(SandboxSpec(network=network)) as sandbox:
+        assert (await sandbox.run_python(code)).text == "200 200\n"
 
 
-def test_off_means_no_proxy_no_socket_and_no_variable():
+async def test_off_means_no_proxy_no_socket_and_no_variable():
     before = sockets()
-
-    async def run() -> None:
-        async with await make_backend("bubblewrap").start(SandboxSpec()) as sandbox:
-            assert len(sockets() - before - loop_sockets) == 1  # the worker's
-            assert proxy_threads() == []
-            result = await sandbox.run_python(
-                f"import os\nprint([n for n in os.environ if 'prox' in n.lower()])\n{LISTENERS}"
-            )
-            assert result.text == "[]\n[]\n"
-            assert not Path("/etc/ssl/certs").is_dir() or (await sandbox.exec(["ls", "/etc/ssl"])).exit_code == 2
-
-    async def outer() -> None:
-        nonlocal loop_sockets
-        loop_sockets = sockets() - before
-        await run()
-
-    loop_sockets: set[str] = set()
-    asyncio.run(outer())
+    async with await make_backend("bubblewrap").start(SandboxSpec()) as sandbox:
+        assert len(sockets() - before) == 1  # the worker's
+        assert proxy_threads() == []
+        result = await sandbox.run_python(
+            f"import os\nprint([n for n in os.environ if 'prox' in n.lower()])\n{LISTENERS}"
+        )
+        assert result.text == "[]\n[]\n"
+        assert not Path("/etc/ssl/certs").is_dir() or (await sandbox.exec(["ls", "/etc/ssl"])).exit_code == 2
 
 
-def test_on_means_one_listening_socket_inside(site):
-    async def run() -> str:
-        async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
-            return (await sandbox.run_python(LISTENERS)).text
-
-    assert asyncio.run(run()) == f"['0100007F:{PORT:04X}']\n"
+async def test_on_means_one_listening_socket_inside(site):
+    async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
+        assert (await sandbox.run_python(LISTENERS)).text == f"['0100007F:{PORT:04X}']\n"
 
 
-def test_programs_can_check_certificates(site):
+async def test_programs_can_check_certificates(site):
     if not Path("/etc/ssl/certs/ca-certificates.crt").exists():
         pytest.skip("this machine has no certificates")
     code = "import ssl\nprint(ssl.create_default_context().cert_store_stats()['x509_ca'] > 10)"
-
-    async def run() -> str:
-        async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
-            return (await sandbox.run_python(code)).text
-
-    assert asyncio.run(run()) == "True\n"
+    async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
+        assert (await sandbox.run_python(code)).text == "True\n"
 
 
-def test_closing_leaves_no_thread_no_socket_and_no_connection(site):
+async def test_closing_leaves_no_thread_no_socket_and_no_connection(site):
     url = f"http://127.0.0.1:{site.server_port}/slow"
     gc.collect()
     before = sockets()
-
-    async def run() -> None:
-        backend = make_backend("bubblewrap")
-        sandboxes = [await backend.start(spec_for(site)) for _ in range(3)]
-        assert proxy_threads() == [NAME]
-        task = asyncio.create_task(sandboxes[0].exec(["python3", "-c", FETCH, url]))
-        await asyncio.to_thread(site.asked.wait, 5)
-        await sandboxes[1].close()
-        assert NAME in proxy_threads()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        for sandbox in sandboxes:
-            await sandbox.close()
-
-    asyncio.run(run())
+    backend = make_backend("bubblewrap")
+    sandboxes = [await backend.start(spec_for(site)) for _ in range(3)]
+    assert proxy_threads() == [NAME]
+    task = asyncio.create_task(sandboxes[0].exec(["python3", "-c", FETCH, url]))
+    await asyncio.to_thread(site.asked.wait, 5)
+    await sandboxes[1].close()
+    assert NAME in proxy_threads()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    for sandbox in sandboxes:
+        await sandbox.close()
     until(lambda: not proxy_threads())
     # The server's own end is in the site's hands until its page is done.
     until(lambda: len(sockets() - before) <= 1)
 
 
-def test_a_sandbox_that_is_lost_leaves_nothing(site):
-    async def run() -> None:
-        sandbox = await make_backend("bubblewrap").start(spec_for(site))
-        await sandbox.run_python("print(1)")
-        process = sandbox._process  # type: ignore[attr-defined]
-        sandbox._channel.close()  # type: ignore[attr-defined]
-        del sandbox
-        gc.collect()
-        process.kill()
-        await process.ended()
-
-    asyncio.run(run())
+async def test_a_sandbox_that_is_lost_leaves_nothing(site):
+    sandbox = await make_backend("bubblewrap").start(spec_for(site))
+    await sandbox.run_python("print(1)")
+    process = sandbox._process  # type: ignore[attr-defined]
+    sandbox._channel.close()  # type: ignore[attr-defined]
+    del sandbox
+    gc.collect()
+    process.kill()
+    await process.ended()
     until(lambda: not proxy_threads())
 
 
 def test_one_sandbox_serves_one_event_loop_after_the_other(site):
+    # About several event loops, so it makes its own.
     url = f"http://127.0.0.1:{site.server_port}/"
-    sandbox = asyncio.run(make_backend("bubblewrap").start(spec_for(site)))
-    try:
-        for _ in range(2):
-            assert asyncio.run(sandbox.exec(["python3", "-c", FETCH, url])).text.startswith("hello /")
-    finally:
-        asyncio.run(sandbox.close())
+    with asyncio.Runner() as first:
+        sandbox = first.run(make_backend("bubblewrap").start(spec_for(site)))
+    for _ in range(2):
+        with asyncio.Runner() as other:
+            assert other.run(sandbox.exec(["python3", "-c", FETCH, url])).text.startswith("hello /")
+    with asyncio.Runner() as last:
+        last.run(sandbox.close())
 
 
-def test_a_reset_drops_connections_and_gives_a_new_share(site):
+async def test_a_reset_drops_connections_and_gives_a_new_share(site):
     fetch = f"""
 import urllib.request
 try:
@@ -237,16 +197,13 @@ except OSError as error:
     print(error)
 """
 
-    async def run() -> None:
-        async with await make_backend("bubblewrap").start(spec_for(site, max_bytes=100_000)) as sandbox:
-            assert (await sandbox.run_python(fetch)).text == "b'60000'\n"
-            await sandbox.run_python(fetch)
-            spent = (await sandbox.run_python(fetch)).text
-            assert "403: Forbidden: this sandbox has had its 100000 bytes" in spent
-            await sandbox.reset()
-            assert (await sandbox.run_python(fetch)).text == "b'60000'\n"
-
-    asyncio.run(run())
+    async with await make_backend("bubblewrap").start(spec_for(site, max_bytes=100_000)) as sandbox:
+        assert (await sandbox.run_python(fetch)).text == "b'60000'\n"
+        await sandbox.run_python(fetch)
+        spent = (await sandbox.run_python(fetch)).text
+        assert "403: Forbidden: this sandbox has had its 100000 bytes" in spent
+        await sandbox.reset()
+        assert (await sandbox.run_python(fetch)).text == "b'60000'\n"
 
 
 def test_killing_the_host_process_leaves_no_way_out(site, tmp_path):
@@ -287,21 +244,15 @@ def marked(token: str) -> list[str]:
     return found
 
 
-def test_a_worker_that_cannot_listen_is_a_fault_that_says_so():
-    async def run() -> None:
-        sandbox = await make_backend("bubblewrap").start(SandboxSpec(network=Network(("example.org",))))
-        try:
-            with pytest.raises(SandboxFault, match=rf"port {PORT} in there \(OSError: .*Address already in use\)"):
-                await sandbox._open_door()  # type: ignore[attr-defined]
-            assert (await sandbox.run_python("print(1)")).status == "infra"
-        finally:
-            await sandbox.close()
-
-    asyncio.run(run())
+async def test_a_worker_that_cannot_listen_is_a_fault_that_says_so():
+    async with await make_backend("bubblewrap").start(SandboxSpec(network=Network(("example.org",)))) as sandbox:
+        with pytest.raises(SandboxFault, match=rf"port {PORT} in there \(OSError: .*Address already in use\)"):
+            await sandbox._open_door()  # type: ignore[attr-defined]
+        assert (await sandbox.run_python("print(1)")).status == "infra"
     until(lambda: not proxy_threads())
 
 
-def test_an_environment_sets_it_for_its_sandboxes(site):
+async def test_an_environment_sets_it_for_its_sandboxes(site):
     class Connected(Terminal):
         sandbox_network = Network((f"127.0.0.1:{site.server_port}",))
 
@@ -314,20 +265,16 @@ def test_an_environment_sets_it_for_its_sandboxes(site):
         await clear_pools()
         return result.text
 
-    assert asyncio.run(run(Connected)).startswith("hello / at")
-    assert asyncio.run(run(Terminal)) == ""
+    assert (await run(Connected)).startswith("hello / at")
+    assert await run(Terminal) == ""
     until(lambda: not proxy_threads())
 
 
-def test_limits_of_a_request_hold_while_it_waits_for_the_network(site):
+async def test_limits_of_a_request_hold_while_it_waits_for_the_network(site):
     url = f"http://127.0.0.1:{site.server_port}/slow"
     limits = SandboxLimits(wall_s=1.0)
-
-    async def run() -> None:
-        async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
-            started_s = time.monotonic()
-            result = await sandbox.exec(["python3", "-c", FETCH, url], limits=limits)
-            assert result.status == "timeout"
-            assert time.monotonic() - started_s < 1.5
-
-    asyncio.run(run())
+    async with await make_backend("bubblewrap").start(spec_for(site)) as sandbox:
+        started_s = time.monotonic()
+        result = await sandbox.exec(["python3", "-c", FETCH, url], limits=limits)
+        assert result.status == "timeout"
+        assert time.monotonic() - started_s < 1.5

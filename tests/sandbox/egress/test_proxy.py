@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address
 
 import pytest
@@ -88,9 +88,9 @@ class Names:
         return [ip_address(word) for word in answer.split()]
 
 
-@contextlib.contextmanager
-def opened(*allow: str, names: Names | None = None, **more: object) -> Iterator[socket.socket]:
-    """A door on a socket of this machine; yields its address."""
+@contextlib.asynccontextmanager
+async def opened(*allow: str, names: Names | None = None, **more: object) -> AsyncIterator[tuple[str, int]]:
+    """A door on a socket of this machine; yields its address. It has a thread of its own, so clients may block."""
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     door = Door(listener, Network(allow, **more), names or Names("192.0.2.1"))
@@ -98,7 +98,7 @@ def opened(*allow: str, names: Names | None = None, **more: object) -> Iterator[
         yield address
     finally:
         door.close()
-        asyncio.run(door.ended())
+        await door.ended()
 
 
 def say(address: object, content: bytes, end: bool = False) -> bytes:
@@ -142,14 +142,14 @@ def proxy_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(NAME)]
 
 
-def test_a_plain_request_goes_out_as_one_request_to_where_it_says(server):
+async def test_a_plain_request_goes_out_as_one_request_to_where_it_says(server):
     where = f"127.0.0.1:{server.port}"
     request = (
         f"POST http://{where}/a/b?c=d HTTP/1.1\r\nHost: elsewhere.test\r\nhost: third.test\r\nX-Own: 1\r\n"
         "Proxy-Authorization: Basic c2VjcmV0\r\nProxy-Connection: keep-alive\r\nConnection: keep-alive\r\n"
         "Content-Length: 4\r\n\r\nbodyGET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n"
     )
-    with opened(where) as address:
+    async with opened(where) as address:
         assert say(address, request.encode()) == ANSWER
     assert server.heard == [
         f"POST /a/b?c=d HTTP/1.1\r\nHost: {where}\r\nX-Own: 1\r\nContent-Length: 4\r\n"
@@ -157,11 +157,11 @@ def test_a_plain_request_goes_out_as_one_request_to_where_it_says(server):
     ]
 
 
-def test_a_body_in_chunks_goes_out_without_what_follows_it(server):
+async def test_a_body_in_chunks_goes_out_without_what_follows_it(server):
     where = f"127.0.0.1:{server.port}"
     start = f"PUT http://{where} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n"
     chunks = "4;note=1\r\nWiki\r\n00a\r\n\r\n\r\nGET / \r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"
-    with opened(where) as address:
+    async with opened(where) as address:
         assert say(address, (start + chunks).encode()) == ANSWER
     head, _, body = server.heard[0].partition(b"\r\n\r\n")
     assert head.startswith(b"PUT / HTTP/1.1\r\nHost: ")
@@ -178,18 +178,18 @@ def test_a_body_in_chunks_goes_out_without_what_follows_it(server):
         "Content-Length: 4\r\n folded: yes", "no colon", "X: a\rb", "X: a\nHost: b", "X: a\0b", "Host: a\r\n: b",
     ],
 )  # fmt: skip
-def test_a_request_that_can_be_read_in_two_ways_goes_nowhere(server, fields):
+async def test_a_request_that_can_be_read_in_two_ways_goes_nowhere(server, fields):
     where = f"127.0.0.1:{server.port}"
-    with opened(where) as address:
+    async with opened(where) as address:
         answer = say(address, f"POST http://{where}/ HTTP/1.1\r\n{fields}\r\n\r\nbody".encode())
     assert status(answer) == 400
     assert server.heard == []
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
-def test_a_chunk_without_a_size_ends_the_request(server, version):
+async def test_a_chunk_without_a_size_ends_the_request(server, version):
     where = f"127.0.0.1:{server.port}"
-    with opened(where) as address:
+    async with opened(where) as address:
         start = f"POST http://{where}/ {version}\r\nTransfer-Encoding: chunked\r\n\r\n"
         say(address, (start + "-1\r\nGET /smuggled HTTP/1.1\r\n\r\n").encode())
     assert not any(b"smuggled" in text for text in server.heard)
@@ -206,10 +206,10 @@ def test_a_chunk_without_a_size_ends_the_request(server, version):
         "CONNECT 2130706433:{port} HTTP/1.1", "CONNECT 127.1:{port} HTTP/1.1", "CONNECT 0x7f000001:{port} HTTP/1.1",
     ],
 )  # fmt: skip
-def test_what_is_no_request_for_a_proxy_is_refused(server, line):
+async def test_what_is_no_request_for_a_proxy_is_refused(server, line):
     allowed = f"127.0.0.1:{server.port}"
     names = Names("127.0.0.1")
-    with opened(allowed, names=names, private=True) as address:
+    async with opened(allowed, names=names, private=True) as address:
         answer = say(address, line.format(allowed=allowed, port=server.port).encode("latin-1") + b"\r\n\r\n")
     assert status(answer) == 400
     assert (server.heard, names.asked) == ([], [])
@@ -220,10 +220,10 @@ def test_what_is_no_request_for_a_proxy_is_refused(server, line):
     "where", ["127.0.0.1:{other}", "127.0.0.2:{port}", "localhost:{port}", "[::1]:{port}", "[::ffff:127.0.0.1]:{port}",
               "0.0.0.0:{port}", "example.org:443", "127.0.0.1.:1"],
 )  # fmt: skip
-def test_what_is_not_on_the_list_is_refused_by_name_and_never_looked_up(server, form, where):
+async def test_what_is_not_on_the_list_is_refused_by_name_and_never_looked_up(server, form, where):
     where = where.format(port=server.port, other=server.port % 60000 + 1)
     names = Names("127.0.0.1")
-    with opened(f"127.0.0.1:{server.port}", names=names) as address:
+    async with opened(f"127.0.0.1:{server.port}", names=names) as address:
         answer = say(address, f"{form.format(where)}\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
     assert status(answer) == 403
     assert b"is not on the allow-list of this sandbox\r\n" in answer.partition(b"Content-Type")[0]
@@ -231,8 +231,9 @@ def test_what_is_not_on_the_list_is_refused_by_name_and_never_looked_up(server, 
     assert (server.heard, names.asked) == ([], [])
 
 
-def test_a_tunnel_carries_bytes_both_ways_until_both_ends_are_silent(echo):
-    with opened(f"127.0.0.1:{echo.port}") as address, socket.create_connection(address, timeout=_WAIT_S) as client:
+async def test_a_tunnel_carries_bytes_both_ways_until_both_ends_are_silent(echo):
+    async with opened(f"127.0.0.1:{echo.port}") as address, contextlib.AsyncExitStack() as stack:
+        client = stack.enter_context(socket.create_connection(address, timeout=_WAIT_S))
         client.sendall(f"CONNECT 127.0.0.1:{echo.port} HTTP/1.1\r\nHost: x\r\n\r\nearly".encode())
         established = b"HTTP/1.1 200 Connection established\r\n\r\n"
         got = b""
@@ -247,20 +248,20 @@ def test_a_tunnel_carries_bytes_both_ways_until_both_ends_are_silent(echo):
     assert echo.heard == [b"early" + content]
 
 
-def test_ipv6_is_spelled_in_brackets():
+async def test_ipv6_is_spelled_in_brackets():
     try:
         server = Server(socket.AF_INET6, "::1")
     except OSError:
         pytest.skip("this machine has no IPv6")
-    with opened(f"[::1]:{server.port}") as address:
+    async with opened(f"[::1]:{server.port}") as address:
         assert say(address, f"GET http://[0::1]:{server.port}/ HTTP/1.1\r\n\r\n".encode()) == ANSWER
     assert f"Host: [::1]:{server.port}\r\n".encode() in server.heard[0]
     server.close()
 
 
-def test_a_name_is_resolved_here_once_and_the_checked_address_is_used(server):
+async def test_a_name_is_resolved_here_once_and_the_checked_address_is_used(server):
     names = Names("127.0.0.1", "169.254.169.254")
-    with opened(f"good.test:{server.port}", names=names, private=True) as address:
+    async with opened(f"good.test:{server.port}", names=names, private=True) as address:
         assert say(address, f"GET http://GOOD.test.:{server.port}/ HTTP/1.1\r\n\r\n".encode()) == ANSWER
         assert names.asked == ["good.test"]
         assert status(say(address, f"GET http://good.test:{server.port}/ HTTP/1.1\r\n\r\n".encode())) == 403
@@ -273,38 +274,38 @@ def test_a_name_is_resolved_here_once_and_the_checked_address_is_used(server):
     [("127.0.0.1", False), ("::ffff:127.0.0.1", False), ("169.254.169.254", False), ("169.254.169.254", True),
      ("10.0.0.1 127.0.0.1", False), ("0.0.0.0", True), ("::", True), ("fd00:ec2::254", True)],
 )  # fmt: skip
-def test_a_name_that_stands_for_an_inner_address_is_refused(server, found, private):
+async def test_a_name_that_stands_for_an_inner_address_is_refused(server, found, private):
     names = Names(found)
-    with opened(f"rebound.test:{server.port}", names=names, private=private) as address:
+    async with opened(f"rebound.test:{server.port}", names=names, private=private) as address:
         answer = say(address, f"CONNECT rebound.test:{server.port} HTTP/1.1\r\n\r\n".encode())
     assert status(answer) == 403
     assert b"rebound.test stands for a" in answer
     assert server.heard == []
 
 
-def test_of_several_addresses_only_the_good_ones_are_tried(server):
+async def test_of_several_addresses_only_the_good_ones_are_tried(server):
     names = Names("169.254.169.254 127.0.0.1")
-    with opened(f"mixed.test:{server.port}", names=names, private=True) as address:
+    async with opened(f"mixed.test:{server.port}", names=names, private=True) as address:
         assert say(address, f"GET http://mixed.test:{server.port}/ HTTP/1.1\r\n\r\n".encode()) == ANSWER
 
 
-def test_a_wildcard_stands_for_names_below_it(server):
+async def test_a_wildcard_stands_for_names_below_it(server):
     names = Names("127.0.0.1")
-    with opened(f"*.good.test:{server.port}", names=names, private=True) as address:
+    async with opened(f"*.good.test:{server.port}", names=names, private=True) as address:
         assert say(address, f"GET http://a.b.good.test:{server.port}/ HTTP/1.1\r\n\r\n".encode()) == ANSWER
         for name in ("good.test", "notgood.test", "good.test.evil.test"):
             assert status(say(address, f"GET http://{name}:{server.port}/ HTTP/1.1\r\n\r\n".encode())) == 403
     assert names.asked == ["a.b.good.test"]
 
 
-def test_what_does_not_answer_is_a_bad_gateway():
+async def test_what_does_not_answer_is_a_bad_gateway():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
     async def fails(host: str) -> list[object]:
         raise socket.gaierror(-2, "Name or service not known")
 
-    with opened(f"127.0.0.1:{port}", "missing.test", names=fails) as address:
+    async with opened(f"127.0.0.1:{port}", "missing.test", names=fails) as address:
         answer = say(address, f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\n\r\n".encode())
         assert status(answer) == 502
         assert b"Connection refused" in answer
@@ -313,17 +314,17 @@ def test_what_does_not_answer_is_a_bad_gateway():
         assert b"missing.test:443 cannot be reached: Name or service not known" in answer
 
 
-def test_a_redirect_is_the_programs_own_affair_and_its_goal_is_refused(server, monkeypatch):
+async def test_a_redirect_is_the_programs_own_affair_and_its_goal_is_refused(server, monkeypatch):
     moved = b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/secret\r\nContent-Length: 0\r\n\r\n"
     monkeypatch.setitem(globals(), "ANSWER", moved)
-    with opened(f"127.0.0.1:{server.port}") as address:
+    async with opened(f"127.0.0.1:{server.port}") as address:
         answer = say(address, f"GET http://127.0.0.1:{server.port}/ HTTP/1.1\r\n\r\n".encode())
         assert answer == moved
         assert status(say(address, b"GET http://169.254.169.254/secret HTTP/1.1\r\n\r\n")) == 403
 
 
-def test_a_long_header_is_refused_and_a_slow_one_is_dropped(server, monkeypatch):
-    with opened(f"127.0.0.1:{server.port}") as address:
+async def test_a_long_header_is_refused_and_a_slow_one_is_dropped(server, monkeypatch):
+    async with opened(f"127.0.0.1:{server.port}") as address:
         assert status(say(address, b"GET http://x/ HTTP/1.1\r\nX: " + b"a" * 20_000)) == 431
         assert status(say(address, b"A" * 100_000)) == 431
         monkeypatch.setattr(proxy_module, "_HEAD_S", 0.2)
@@ -331,15 +332,15 @@ def test_a_long_header_is_refused_and_a_slow_one_is_dropped(server, monkeypatch)
     assert server.heard == []
 
 
-def test_a_program_that_hangs_up_early_harms_nothing(server):
-    with opened(f"127.0.0.1:{server.port}") as address:
+async def test_a_program_that_hangs_up_early_harms_nothing(server):
+    async with opened(f"127.0.0.1:{server.port}") as address:
         assert say(address, b"GET http://x", end=True) == b""
         socket.create_connection(address).close()
         assert say(address, f"GET http://127.0.0.1:{server.port}/ HTTP/1.1\r\n\r\n".encode()) == ANSWER
 
 
-def test_bytes_are_counted_both_ways_and_capped(echo):
-    with opened(f"127.0.0.1:{echo.port}", max_bytes=100_000) as address:
+async def test_bytes_are_counted_both_ways_and_capped(echo):
+    async with opened(f"127.0.0.1:{echo.port}", max_bytes=100_000) as address:
         connect = f"CONNECT 127.0.0.1:{echo.port} HTTP/1.1\r\n\r\n".encode()
         with socket.create_connection(address, timeout=_WAIT_S) as client:
             with contextlib.suppress(ConnectionError):
@@ -352,9 +353,9 @@ def test_bytes_are_counted_both_ways_and_capped(echo):
     assert sum(map(len, echo.heard)) <= 100_000
 
 
-def test_one_sandbox_holds_only_so_many_connections(echo):
+async def test_one_sandbox_holds_only_so_many_connections(echo):
     connect = f"CONNECT 127.0.0.1:{echo.port} HTTP/1.1\r\n\r\n".encode()
-    with opened(f"127.0.0.1:{echo.port}") as address, contextlib.ExitStack() as stack:
+    async with opened(f"127.0.0.1:{echo.port}") as address, contextlib.AsyncExitStack() as stack:
         for _ in range(MAX_CONNECTIONS):
             client = stack.enter_context(socket.create_connection(address, timeout=_WAIT_S))
             client.sendall(b"CONN")
@@ -368,10 +369,10 @@ def test_one_sandbox_holds_only_so_many_connections(echo):
             assert time.monotonic() < deadline_s
 
 
-def test_closing_drops_everything_and_ends_the_thread(echo):
+async def test_closing_drops_everything_and_ends_the_thread(echo):
     before = descriptors()
     with contextlib.ExitStack() as stack:
-        with opened(f"127.0.0.1:{echo.port}") as address, opened("other.test") as other:
+        async with opened(f"127.0.0.1:{echo.port}") as address, opened("other.test") as other:
             client = stack.enter_context(socket.create_connection(address, timeout=_WAIT_S))
             client.sendall(f"CONNECT 127.0.0.1:{echo.port} HTTP/1.1\r\n\r\n".encode())
             assert b"200" in client.recv(100)
@@ -385,21 +386,21 @@ def test_closing_drops_everything_and_ends_the_thread(echo):
     gone(lambda: descriptors() - before)
 
 
-def test_a_door_that_is_closed_at_once_leaves_nothing():
+async def test_a_door_that_is_closed_at_once_leaves_nothing():
     for _ in range(20):
         listener = socket.create_server(("127.0.0.1", 0))
         door = Door(listener, Network(("example.org",)))
         client = socket.create_connection(listener.getsockname())
         door.close()
         door.close()
-        asyncio.run(door.ended())
+        await door.ended()
         door.renew()
         client.close()
         assert listener.fileno() == -1
     gone(proxy_threads)
 
 
-def test_another_episode_finds_no_connection_and_its_full_share(echo):
+async def test_another_episode_finds_no_connection_and_its_full_share(echo):
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     door = Door(listener, Network((f"127.0.0.1:{echo.port}",), max_bytes=1000))
@@ -413,20 +414,27 @@ def test_another_episode_finds_no_connection_and_its_full_share(echo):
         assert say(address, connect + b"again", end=True).endswith(b"again")
     finally:
         door.close()
-        asyncio.run(door.ended())
+        await door.ended()
 
 
 def test_a_forked_process_can_have_a_proxy_of_its_own(server):
+    # About processes: each of the two makes an event loop of its own.
     where = f"127.0.0.1:{server.port}"
-    with opened(where):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                with opened(where) as address:
-                    os._exit(0 if say(address, f"GET http://{where}/ HTTP/1.1\r\n\r\n".encode()) == ANSWER else 1)
-            finally:
-                os._exit(2)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    door = Door(socket.create_server(("127.0.0.1", 0)), Network((where,)))
+
+    async def ask() -> bytes:
+        async with opened(where) as address:
+            return say(address, f"GET http://{where}/ HTTP/1.1\r\n\r\n".encode())
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if asyncio.run(ask()) == ANSWER else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    door.close()
+    asyncio.run(door.ended())
 
 
 def test_programs_are_told_where_the_proxy_is_and_what_goes_beside_it():
