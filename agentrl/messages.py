@@ -131,7 +131,7 @@ class Action(Struct, frozen=True, omit_defaults=True):
         prompt_ids: (P,) ids of the whole context the model saw; None where the policy has no tokens.
         token_ids: (T,) sampled ids, stop token included; immutable, never re-tokenised.
         logprobs: (T,) log-probability in nats of each sampled id under the sampling distribution.
-        policy_version: number of the weights that sampled it.
+        versions: (T,) number of the weights that sampled each id.
         finish_reason: `length` where the token limit cut the turn off.
         usage: tokens as the policy counts them: `prompt_tokens`, `completion_tokens`, `cached_tokens`.
     """
@@ -142,7 +142,7 @@ class Action(Struct, frozen=True, omit_defaults=True):
     prompt_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
-    policy_version: int = 0
+    versions: tuple[int, ...] | None = None
     finish_reason: FinishReason = "stop"
     usage: Mapping[str, int] | None = None
 

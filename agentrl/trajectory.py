@@ -1,10 +1,12 @@
-"""Tasks, turns, trajectories and groups: what a rollout produces. Their JSON form is `agentrl.rollout.records`.
+"""Environments' identities, tasks, turns, trajectories and groups: what a rollout produces. Plain values.
 
-`Turn.action` holds the sampled ids; they are immutable from here to the gradient.
+`Turn.action` holds the sampled ids; they are immutable from here to the gradient. The JSON form is
+`agentrl.rollout.records`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +16,35 @@ from msgspec import Struct
 from agentrl.messages import Action, Message
 
 Status = Literal["terminated", "truncated", "fault"]
+Mode = Literal["sampled", "greedy", "demonstration", "captured"]
+EndingKind = Literal["answer", "tool", "environment", "limit", "error", "fault"]
+_SUCCESS_REWARD = 1.0 - 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class EnvRef:
+    """An environment's identity; `agentrl.env.registry.make` builds the environment.
+
+    Attributes:
+        id: a registered id, `package.module:Class` or `./file.py:Class`.
+        kwargs: given to the constructor.
+        limits: those that differ from the environment's own, such as `max_turns`.
+        version: of the installed package, or a hash of the file; empty where it is not resolved yet.
+    """
+
+    id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
+    version: str = ""
+
+    @property
+    def key(self) -> str:
+        """A text that is equal for references to the same environment, whatever the version."""
+        return json.dumps([self.id, self.kwargs, self.limits], sort_keys=True, default=repr)
+
+    def __str__(self) -> str:
+        given = {**self.kwargs, **self.limits}
+        return f"{self.id}({', '.join(f'{k}={v!r}' for k, v in given.items())})" if given else self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +57,56 @@ class Task:
     id: str
     split: str = "train"
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What the run says about an episode; `info` belongs to the environment alone.
+
+    Attributes:
+        stage: name of the stage that played it.
+        step: of the stage.
+        mode: how its actions came about.
+        attempt: number of the try, from 0.
+        superseded: another attempt followed, so this one does not count.
+    """
+
+    stage: str = ""
+    step: int = 0
+    mode: Mode = "sampled"
+    attempt: int = 0
+    superseded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why an episode stopped.
+
+    Attributes:
+        kind: `answer` and `tool`: what the model did ended it; `environment`: the environment did; `limit`: cut off;
+            `error`: the model's doing made going on impossible, which is scored; `fault`: something failed that is
+            not the model's, which is never scored.
+        detail: which limit, or what cause.
+        who: failed, in a fault alone.
+    """
+
+    kind: EndingKind = "environment"
+    detail: str = ""
+    who: Literal["", "author", "server", "network", "sandbox", "host"] = ""
+
+
+_STATUS: Mapping[EndingKind, Status] = {"limit": "truncated", "fault": "fault"}
+
+
+def succeeded(info: Mapping[str, Any], reward: float) -> bool:
+    """The one rule for success: the environment's verdict `info["success"]`, else a reward of at least 1.
+
+    Args:
+        info: of the last step.
+        reward: of the whole episode.
+    """
+    verdict = info.get("success")
+    return bool(verdict) if verdict is not None else reward >= _SUCCESS_REWARD
 
 
 class Turn(Struct):
@@ -56,24 +137,44 @@ class Turn(Struct):
 class Trajectory:
     """The turns of one episode.
 
-    `reward` is the sum of the turns' rewards. A `fault` has no meaningful reward and never trains or
-    scores; `error` then says what failed. `group_id` names the task and seed it shares with others.
+    Attributes:
+        env: which environment.
+        task, seed: what it started from.
+        turns: model calls, in order.
+        ending: why it stopped; an episode that ended in a fault has no meaningful reward and never trains or scores.
+        group_id: names the task and seed it shares with others.
+        episode_id: names the episode in its run; attempts share it.
+        labels: what the run says of it.
+        info: what the environment said at the end.
+        tools: definitions that the model was shown.
+        fork: (episode_id, turn) that it continues; earlier turns are context and do not train.
     """
 
-    env_id: str
+    env: EnvRef
     task: Task
     seed: int
     turns: list[Turn] = field(default_factory=list)
-    status: Status = "terminated"
+    ending: Ending = Ending()
     group_id: str = ""
     episode_id: str = ""
-    attempt: int = 0
-    error: str | None = None
+    labels: Labels = Labels()
     info: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] = ()
+    fork: tuple[str, int] | None = None
+
+    @property
+    def status(self) -> Status:
+        """What follows from the ending, in Gymnasium's words."""
+        return _STATUS.get(self.ending.kind, "terminated")
+
+    @property
+    def error(self) -> str | None:
+        """What failed, if the episode ended in a fault."""
+        return self.ending.detail if self.ending.kind == "fault" else None
 
     @property
     def reward(self) -> float:
+        """The sum of the turns' rewards."""
         total = 0.0
         for turn in self.turns:
             total += turn.reward
@@ -81,9 +182,8 @@ class Trajectory:
 
     @property
     def success(self) -> bool:
-        """The environment's verdict `info["success"]`, or a reward of at least 1."""
-        verdict = self.info.get("success")
-        return bool(verdict) if verdict is not None else self.status != "fault" and self.reward >= 1.0 - 1e-9
+        """Whether the episode solved its task; a fault did not."""
+        return self.ending.kind != "fault" and succeeded(self.info, self.reward)
 
     @property
     def reward_components(self) -> dict[str, float]:

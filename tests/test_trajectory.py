@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from agentrl.messages import Action, Message
-from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
+from agentrl.trajectory import EnvRef, Task, Trajectory, TrajectoryGroup, Turn
+from tests.endings import ENDINGS
 
 
 def test_sums_components_and_the_conversation():
     ask, told = Message("user", "q"), Message("tool", "r", (), "c", "f")
     trajectory = Trajectory(
-        "e",
+        EnvRef("e"),
         Task("t"),
         0,
         [
@@ -23,8 +24,8 @@ def test_sums_components_and_the_conversation():
     assert trajectory.reward_components == {"neat": 1.0, "right": 1.0}
     assert trajectory.num_sampled_tokens == 2
     assert [m.content for m in trajectory.messages()] == ["q", "a", "r", "b", "q"]
-    assert TrajectoryGroup("g", [trajectory, Trajectory("e", Task("t"), 0)]).rewards == [1.0, 0.0]
-    assert Trajectory("e", Task("t"), 0).messages() == []
+    assert TrajectoryGroup("g", [trajectory, Trajectory(EnvRef("e"), Task("t"), 0)]).rewards == [1.0, 0.0]
+    assert Trajectory(EnvRef("e"), Task("t"), 0).messages() == []
 
 
 @pytest.mark.parametrize(
@@ -39,4 +40,4 @@ def test_sums_components_and_the_conversation():
 )
 def test_the_verdict(reward, status, info, success):
     turn = Turn((), Action("a"), reward)
-    assert Trajectory("e", Task("t"), 0, [turn], status, info=info).success is success
+    assert Trajectory(EnvRef("e"), Task("t"), 0, [turn], ENDINGS[status], info=info).success is success

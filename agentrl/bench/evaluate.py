@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,9 +21,11 @@ from agentrl.env.base import Env
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.runner import GroupRequest, Rollouts
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Task, Trajectory
+from agentrl.trajectory import EnvRef, Labels, Task, Trajectory
 
 EnvMaker = Callable[[], Env]
+Which = str | EnvRef | EnvMaker
+"""An environment as callers name it: a registered id, a reference, or a function that makes one instance."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class EvalResult:
 
     Attributes:
         success, reward: over tasks, trials of a task averaged first.
-        n_faults: episodes that infrastructure voided on every attempt.
+        n_faults: episodes that failed on every attempt for reasons that are not the model's.
         wall_s: seconds for the whole evaluation.
         trajectories: all episodes in the order of tasks and trials, faults included.
     """
@@ -106,13 +108,16 @@ def trial_key(task_id: str, trial: int) -> str:
 
 
 def requests_of(
-    tasks: Sequence[Task], trials: int, seed: int, tags: Mapping[str, Any] | None = None
+    tasks: Sequence[Task],
+    trials: int,
+    seed: int,
+    labels: Labels = Labels(),  # noqa: B008 (frozen)
 ) -> list[GroupRequest]:
     """One request per task and trial, trials of a task next to each other."""
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
     return [
-        GroupRequest(task, episode_seed(seed, task.id, trial), 1, trial_key(task.id, trial), tags or {})
+        GroupRequest(task, episode_seed(seed, task.id, trial), 1, trial_key(task.id, trial), labels)
         for task in tasks
         for trial in range(trials)
     ]
@@ -120,14 +125,14 @@ def requests_of(
 
 async def aevaluate(
     policy: Policy,
-    env: str | EnvMaker,
+    env: Which,
     tasks: Sequence[Task],
     *,
     trials: int = 1,
     sampling: SamplingParams | None = None,
     seed: int = 0,
     env_id: str | None = None,
-    tags: Mapping[str, Any] | None = None,
+    labels: Labels = Labels(),  # noqa: B008 (frozen)
     max_concurrency: int = 64,
     store: TrajectoryStore | None = None,
     on_trajectory: Callable[[Trajectory], None] | None = None,
@@ -136,23 +141,23 @@ async def aevaluate(
 
     Args:
         policy: stays open; the caller closes it.
-        env: a registered id, or a function that makes one environment.
+        env: a registered id, a reference, or a function that makes one environment.
         tasks: for example `env.tasks.split("eval")`.
         trials: episodes per task, each with seeds of its own.
         sampling: overrides the policy's default; `SamplingParams(temperature=0)` is greedy.
         seed: of environments and sampling; the same seed gives every policy the same episodes.
         env_id: the name to record, where `env` is a function.
-        tags: written into each trajectory's info (`phase`, `step`).
-        store: receives every episode as it ends, void attempts too.
+        labels: recorded on each trajectory.
+        store: receives every episode as it ends, discarded attempts too.
         on_trajectory: called as each episode ends.
     Raises: RolloutError if (almost) nothing but faults comes back.
     """
-    requests = requests_of(tasks, trials, seed, tags)
+    requests = requests_of(tasks, trials, seed, labels)
     started = time.perf_counter()
     rollouts = Rollouts(
-        env_maker(env),
+        env,
         policy,
-        env_id=env_id or env_name(env),
+        env_id=env_id or "",
         max_concurrency=min(max_concurrency, max(1, len(requests))),
         sampling=sampling,
         store=store,
@@ -164,7 +169,7 @@ async def aevaluate(
     return summarize(trajectories, wall_s=time.perf_counter() - started)
 
 
-def evaluate(policy: Policy, env: str | EnvMaker, tasks: Sequence[Task], **options: Any) -> EvalResult:
+def evaluate(policy: Policy, env: Which, tasks: Sequence[Task], **options: Any) -> EvalResult:
     """`aevaluate` for code without an event loop; the same arguments.
 
     Raises: RuntimeError inside a running event loop, where `await aevaluate(...)` is the way.
@@ -176,11 +181,11 @@ def evaluate(policy: Policy, env: str | EnvMaker, tasks: Sequence[Task], **optio
     raise RuntimeError("an event loop is running here: use `await aevaluate(...)` with the same arguments")
 
 
-def env_maker(env: str | EnvMaker) -> EnvMaker:
-    """A function that makes one environment of a registered id, or the given function."""
-    return partial(registry.make, env) if isinstance(env, str) else env
+def env_maker(env: Which) -> EnvMaker:
+    """A function that makes one environment of a registered id or reference, or the given function."""
+    return partial(registry.make, env) if isinstance(env, (str, EnvRef)) else env
 
 
-def env_name(env: str | EnvMaker) -> str:
-    """The name to record: an id as it is, else the class's or function's name."""
-    return env if isinstance(env, str) else getattr(env, "__name__", "env")
+def env_ref(env: Which) -> EnvRef:
+    """The reference to record: that of an id, or of a class's or function's name."""
+    return registry.reference(env) if isinstance(env, (str, EnvRef)) else EnvRef(getattr(env, "__name__", "env"))

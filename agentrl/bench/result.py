@@ -22,7 +22,7 @@ from agentrl.bench.estimates import (
 )
 from agentrl.bench.evaluate import by_task
 from agentrl.policy.base import SamplingParams
-from agentrl.trajectory import Trajectory, Turn
+from agentrl.trajectory import EnvRef, Trajectory, Turn
 
 Outcome = Literal["finished", "interrupted", "failed"]
 
@@ -95,7 +95,7 @@ class Score:
         components: the reward's named parts, mean per episode.
         n_planned: episodes asked for; more than `n_episodes + n_faults` where the run was interrupted.
         truncated: episodes that a limit cut off, by limit; they are scored.
-        faults: causes of void episodes; those are not scored.
+        faults: causes of discarded episodes; those are not scored.
         malformed_calls: tool calls that could not be read.
     """
 
@@ -148,7 +148,7 @@ class BenchResult:
         trajectories: the policy's final episodes, faults included.
     """
 
-    env_id: str
+    env: EnvRef
     policy: str
     config: BenchConfig
     status: Outcome
@@ -162,7 +162,7 @@ class BenchResult:
         """A dictionary that JSON can hold, trajectories left out."""
         return {
             "status": self.status,
-            "env_id": self.env_id,
+            "env": asdict(self.env),
             "policy": self.policy,
             "config": asdict(self.config),
             **self.score.to_json(),
@@ -173,7 +173,7 @@ class BenchResult:
 
 
 def score_of(trajectories: Sequence[Trajectory], *, trials: int, n_planned: int) -> Score:
-    """Score the final trajectories of one policy; void ones are counted and left out."""
+    """Score the final trajectories of one policy; discarded ones are counted and left out."""
     scored = [t for t in trajectories if t.status != "fault"]
     outcomes = [[bool(v) for v in values] for values in by_task(scored, lambda t: float(t.success))]
     ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, trials) if k <= trials})
@@ -228,7 +228,7 @@ def _component(trajectories: Sequence[Trajectory], name: str) -> Estimate:
 
 
 def _truncations(trajectories: Iterable[Trajectory]) -> dict[str, int]:
-    limits = (str(t.info.get("truncated_by", "limit")) for t in trajectories if t.status == "truncated")
+    limits = (t.ending.detail for t in trajectories if t.ending.kind == "limit")
     return dict(Counter(limits).most_common())
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from agentrl.bench.evaluate import EnvMaker, env_maker, env_name, episode_seed, trial_key
+from agentrl.bench.evaluate import Which, env_maker, env_ref, episode_seed, trial_key
 from agentrl.bench.result import BenchConfig, BenchResult, Outcome, score_of
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, RolloutError, StoreError, TaskError
@@ -29,7 +29,7 @@ from agentrl.policy.chat import OPENAI_URL
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.rollout.runner import GroupRequest, Rollouts
 from agentrl.rollout.store import TrajectoryStore, write_summary
-from agentrl.trajectory import Task, Trajectory
+from agentrl.trajectory import EnvRef, Labels, Task, Trajectory
 from agentrl.wire.reachable import check_reachable
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ Progress = Callable[[int, int, Trajectory], None]
 
 
 def run_bench(
-    env: str | EnvMaker,
+    env: Which,
     policy: Policy | str,
     *,
     config: BenchConfig | None = None,
@@ -51,10 +51,10 @@ def run_bench(
     """Measure a policy on an environment.
 
     Ctrl-C ends it with what had been played (`status` `interrupted`); calling again with the same `out` plays
-    only what is missing or void.
+    only what is missing or was discarded.
 
     Args:
-        env: a registered id, or a function that makes one environment.
+        env: a registered id, a reference, or a function that makes one environment.
         policy: a policy, which stays open, or its name (`oracle`, `local:DIR`, `openai:NAME`), which is resolved
             with `setup` and closed.
         config: what to measure; its fields can also be given directly (`trials=5`).
@@ -83,7 +83,7 @@ def run_bench(
 
 
 async def arun_bench(
-    env: str | EnvMaker,
+    env: Which,
     policy: Policy | str,
     *,
     config: BenchConfig | None = None,
@@ -112,7 +112,7 @@ def default_out(env_id: str, policy: str, root: str | Path = "runs") -> Path:
 
 
 async def _prepare(
-    env: str | EnvMaker,
+    env: Which,
     policy: Policy | str,
     config: BenchConfig,
     out: str | Path | None,
@@ -135,7 +135,8 @@ async def _prepare(
         if setup.demonstrators is None:
             setup = replace(setup, demonstrators=demonstrators)
         policy = resolve(policy, setup)
-    folder = _Folder(out, env_name(env), policy.name, config)
+    ref = env_ref(env)
+    folder = _Folder(out, ref, policy.name, config)
     players: dict[str, Policy] = {}
     if config.references and policy.name != "null":
         players["null"] = NullPolicy()
@@ -143,7 +144,7 @@ async def _prepare(
         players["oracle"] = OraclePolicy()
     # References first: an environment that is broken shows before the policy has cost anything.
     players[MAIN] = policy
-    bench = _Bench(make_env, env_name(env), tasks, config, players, folder, owned, on_progress)
+    bench = _Bench(env, ref, tasks, config, players, folder, owned, on_progress)
     bench.server = server
     return bench
 
@@ -176,12 +177,12 @@ def choose_tasks(env: Env, config: BenchConfig) -> list[Task]:
 class _Folder:
     """The records on disk: what a former call left, and where this one writes."""
 
-    def __init__(self, out: str | Path | None, env_id: str, policy: str, config: BenchConfig) -> None:
+    def __init__(self, out: str | Path | None, ref: EnvRef, policy: str, config: BenchConfig) -> None:
         self.path = Path(out) if out is not None else None
         self.store = TrajectoryStore(self.path / "trajectories.jsonl") if self.path is not None else None
         # What must not change between calls that share a folder; more trials or tasks may be added.
         self.identity = {
-            "env_id": env_id,
+            "env": asdict(replace(ref, version="")),
             "policy": policy,
             "split": config.split,
             "seed": config.seed,
@@ -211,7 +212,7 @@ class _Folder:
         """Final trajectories of former calls, in the order in which they ended."""
         if self.store is None or not self.store.path.exists():
             return []
-        return [t for t in self.store if not t.info.get("retried")]
+        return [t for t in self.store if not t.labels.superseded]
 
     def write(self, summary: dict[str, Any]) -> None:
         if self.path is not None:
@@ -223,8 +224,8 @@ class _Bench:
 
     def __init__(
         self,
-        make_env: EnvMaker,
-        env_id: str,
+        env: Which,
+        ref: EnvRef,
         tasks: Sequence[Task],
         config: BenchConfig,
         players: dict[str, Policy],
@@ -232,7 +233,7 @@ class _Bench:
         owned: bool,
         on_progress: Progress | None,
     ) -> None:
-        self.make_env, self.env_id, self.config, self.folder = make_env, env_id, config, folder
+        self.env, self.ref, self.config, self.folder = env, ref, config, folder
         self.players, self.owned, self.on_progress = players, owned, on_progress
         self.requests = {phase: self._requests(phase, tasks) for phase in players}
         self.planned = {r.group_id for requests in self.requests.values() for r in requests}
@@ -248,14 +249,14 @@ class _Bench:
         seed = self.config.seed
         return [
             GroupRequest(
-                task, episode_seed(seed, task.id, trial), 1, f"{phase}/{trial_key(task.id, trial)}", {"phase": phase}
+                task, episode_seed(seed, task.id, trial), 1, f"{phase}/{trial_key(task.id, trial)}", Labels(phase)
             )
             for trial in range(trials)
             for task in tasks
         ]
 
     def _keep(self, trajectory: Trajectory) -> None:
-        """Remember a final trajectory; a void one never replaces one that counts."""
+        """Remember a final trajectory; a discarded one never replaces one that counts."""
         former = self.played.get(trajectory.group_id)
         if former is None or former.status == "fault" or trajectory.status != "fault":
             self.played[trajectory.group_id] = trajectory
@@ -266,7 +267,7 @@ class _Bench:
             self.on_progress(len(self.played.keys() & self.planned), len(self.planned), trajectory)
 
     async def play(self) -> None:
-        """Play what is missing or void."""
+        """Play what is missing or was discarded."""
         self.folder.write({"status": "running"})
         try:
             if self.server is not None and not all(self._is_scored(r.group_id) for r in self.requests[MAIN]):
@@ -282,9 +283,9 @@ class _Bench:
         if not missing:
             return
         rollouts = Rollouts(
-            self.make_env,
+            self.env,
             self.players[phase],
-            env_id=self.env_id,
+            env_id=self.ref.id,
             max_concurrency=min(self.config.max_concurrency, len(missing)),
             sampling=self.config.sampling,
             store=self.folder.store,
@@ -309,7 +310,7 @@ class _Bench:
             trials = self.config.trials if phase == MAIN else 1
             scores[phase] = score_of(finals[phase], trials=trials, n_planned=len(requests))
         result = BenchResult(
-            env_id=self.env_id,
+            env=self.ref,
             policy=self.players[MAIN].name,
             config=self.config,
             status=status,

@@ -14,6 +14,8 @@ from agentrl.cli.boundary import debug_option
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.messages import Action, Message, ToolCall
+from agentrl.rollout.episode import ending_of
+from agentrl.trajectory import Ending
 
 HELP = """\
   tool {"arg": 1}    call a tool with JSON arguments
@@ -75,7 +77,7 @@ def play_episode(env: Env, lines: Iterable[str], *, seed: int, options: Mapping[
         total += float(reward)
         show(observation)
         if terminated or truncated:
-            _show_end(total, info, truncated)
+            _show_end(total, info, ending_of(env, truncated=truncated))
             return total
     click.echo("The episode was left unfinished; no reward.")
     return None
@@ -86,10 +88,10 @@ def _numbered(action: Action, turn: int) -> Action:
     return Action(action.text, calls)
 
 
-def _show_end(total: float, info: Mapping[str, Any], truncated: bool) -> None:
+def _show_end(total: float, info: Mapping[str, Any], ending: Ending) -> None:
     parts = info.get("reward_components") or {}
     named = "".join(f", {name} {value:g}" for name, value in parts.items() if name != "reward")
-    ended = f"cut off ({info.get('truncated_by', 'limit')})" if truncated else "over"
+    ended = f"cut off ({ending.detail})" if ending.kind == "limit" else "over"
     click.echo(f"The episode is {ended}. Reward {total:g}{named}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,17 +14,18 @@ from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import StoreError
 from agentrl.rollout.replay import ReplayReport, StoreReplay, replay_store
+from agentrl.trajectory import EnvRef
 
 
 @click.command("replay")
 @click.argument("run_or_file", type=click.Path(path_type=Path))
 @click.option("--env", "env_id", help="Replay on this environment instead of the recorded one.")
-@click.option("--phase", help="Only episodes of this phase: train, eval, eval_before, eval_after.")
+@click.option("--stage", help="Only episodes of this stage, such as rl.")
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many episodes.")
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, run_or_file: Path, env_id: str | None, phase: str | None, limit: int | None, as_json: bool
+    ctx: click.Context, run_or_file: Path, env_id: str | None, stage: str | None, limit: int | None, as_json: bool
 ) -> None:
     """Execute the episodes of RUN_OR_FILE again and name the first step that differs.
 
@@ -36,7 +38,7 @@ def command(
         def count(_: ReplayReport) -> None:
             counter.show(counter.count + 1)
 
-        result = replay_store(store, _env_maker(store.parent, env_id), phase=phase, limit=limit, on_report=count)
+        result = replay_store(store, _env_maker(env_id), stage=stage, limit=limit, on_report=count)
     if as_json:
         print_json(_to_json(result))
     else:
@@ -53,22 +55,11 @@ def find_store(run_or_file: Path) -> Path:
     return store
 
 
-def _env_maker(folder: Path, env_id: str | None) -> Callable[[str], Env]:
-    """Makes an environment as the run made it: with its constructor arguments and limit."""
-    if env_id is not None:
-        return lambda recorded: registry.make(env_id)
-    if not (folder / "config.toml").is_file():
-        return registry.make
-    from agentrl.config import load_config
-    from agentrl.training.config import TrainConfig  # only where a training run is replayed
-
-    settings = load_config(TrainConfig, folder / "config.toml").env
-    limit = {} if settings.max_turns is None else {"max_turns": settings.max_turns}
-
-    def make(recorded: str) -> Env:
-        return registry.make(recorded, **({**settings.kwargs, **limit} if recorded == settings.id else {}))
-
-    return make
+def _env_maker(env_id: str | None) -> Callable[[EnvRef], Env] | None:
+    """Makes the named environment with the recorded arguments and limits; None leaves the recorded one."""
+    if env_id is None:
+        return None
+    return lambda recorded: registry.make(replace(recorded, id=env_id))
 
 
 def _to_json(result: StoreReplay) -> dict[str, object]:

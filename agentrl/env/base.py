@@ -24,7 +24,7 @@ from agentrl.env.spaces import ActionSpace, MessagesSpace
 from agentrl.env.tasks import Tasks
 from agentrl.errors import TaskError
 from agentrl.messages import Action, Message
-from agentrl.trajectory import Task
+from agentrl.trajectory import Ending, EnvRef, Task
 
 T = TypeVar("T")
 Observation = tuple[Message, ...]
@@ -64,11 +64,15 @@ class Env(gymnasium.Env[Observation, Any]):
     # Attributes that are not part of an episode's state: never copied by get_state.
     not_state: ClassVar[tuple[str, ...]] = ()
     _not_state: ClassVar[frozenset[str]] = frozenset(
-        {"_init_arguments", "_runner", "spec", "render_mode", "observation_space", "action_space", "limits"}
+        {"_init_arguments", "_runner", "spec", "render_mode", "observation_space", "action_space", "limits", "ref"}
     )
 
     task: Task
     render_mode: str | None = None
+    # Set by `registry.make`: what this environment is.
+    ref: EnvRef | None = None
+    # Why the episode ended, where the environment tells; set by the step that ends it.
+    ending: Ending | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
@@ -126,7 +130,7 @@ class Env(gymnasium.Env[Observation, Any]):
             if not tasks:
                 raise TaskError(f"split {split!r} of {type(self).__name__} is empty: give it tasks, or choose another")
             task = tasks[int(self.np_random.integers(len(tasks)))]
-        self.task = task
+        self.task, self.ending = task, None
         return task
 
     # Making a generator costs as much as several steps, and most episodes are given their task and draw
@@ -238,7 +242,7 @@ class Env(gymnasium.Env[Observation, Any]):
         """A new instance made as this one was."""
         args, kwargs = self._init_arguments
         twin = type(self)(*args, **kwargs)
-        twin.limits, twin.spec = self.limits, self.spec
+        twin.limits, twin.spec, twin.ref = self.limits, self.spec, self.ref
         return twin
 
     # State, in the native face: an environment whose state lies elsewhere (a sandbox, a server) overrides these two.

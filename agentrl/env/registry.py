@@ -9,9 +9,12 @@ no entry points any more.)
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import logging
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -21,14 +24,16 @@ from typing import Any, TypeVar
 import gymnasium
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
-from agentrl.env.base import Env
+from agentrl.env.base import Env, Limits
 from agentrl.errors import ConfigError, EnvNotFound, did_you_mean
 from agentrl.registry import load_file, load_module
+from agentrl.trajectory import EnvRef
 
 logger = logging.getLogger(__name__)
 E = TypeVar("E", bound=type[Env])
 GROUP = "agentrl.environments"
 _REGISTERED: dict[str, EnvSpec] = {}
+_LIMITS = frozenset(limit.name for limit in fields(Limits))
 _CREATOR = "agentrl.env.registry:make_for_gymnasium"
 # Where base classes stand, which a file may import and does not offer.
 _BASES = ("agentrl.env.", "agentrl.sandboxed.")
@@ -71,27 +76,54 @@ def register(id: str, *, max_turns: int | None = None, **kwargs: Any) -> Callabl
     return add
 
 
-def make(id: str, **kwargs: Any) -> Env:
-    """Create an environment.
+def make(env: str | EnvRef, **kwargs: Any) -> Env:
+    """Create an environment; `env.ref` then says what it is.
 
     Args:
-        id: a registered id, `package.module:Class`, or a file `./my_env.py:Class`.
-        kwargs: override what was registered; `max_turns` sets the limit.
+        env: a registered id, `package.module:Class`, a file `./my_env.py:Class`, or a reference to an environment.
+        kwargs: override what was registered; names of `Limits`, such as `max_turns`, set limits.
     Raises: EnvNotFound that names the nearest id; ConfigError if the constructor takes no such arguments.
     """
-    env = _create(id, kwargs)
-    env.spec = _gymnasium_spec(id, kwargs)
-    return env
+    ref = reference(env, **kwargs)
+    made = _create(ref)
+    made.spec = _gymnasium_spec(ref.id, {**ref.kwargs, **ref.limits})
+    return made
 
 
-def _create(id: str, given: Mapping[str, Any]) -> Env:
-    found = spec(id)
-    kwargs = {**found.kwargs, **given}
-    max_turns = kwargs.pop("max_turns", found.max_turns)
-    env = _construct(found, kwargs)
-    if max_turns is not None:
-        env.limits = replace(env.limits, max_turns=max_turns)
-    return env
+def reference(env: str | EnvRef, **kwargs: Any) -> EnvRef:
+    """A reference with more arguments; names of `Limits`, such as `max_turns`, become its limits."""
+    ref = EnvRef(env) if isinstance(env, str) else env
+    limits = {name: value for name, value in kwargs.items() if name in _LIMITS}
+    rest = {name: value for name, value in kwargs.items() if name not in _LIMITS}
+    return replace(ref, kwargs={**ref.kwargs, **rest}, limits={**ref.limits, **limits})
+
+
+def _create(ref: EnvRef) -> Env:
+    found = spec(ref.id)
+    made = _construct(found, {**found.kwargs, **ref.kwargs})
+    own = {} if found.max_turns is None else {"max_turns": found.max_turns}
+    limits: dict[str, Any] = {**own, **ref.limits}
+    if limits:
+        made.limits = replace(made.limits, **limits)
+    made.ref = replace(ref, version=version_of(found))
+    return made
+
+
+@lru_cache(maxsize=256)
+def _file_hash(path: str, modified_ns: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+
+
+def version_of(found: EnvSpec) -> str:
+    """The version of the package that declares an environment, or a hash of its file; empty for a notebook's class."""
+    entry = _entries().get(found.id)
+    if entry is not None and entry.dist is not None:
+        return f"{entry.dist.name} {entry.dist.version}"
+    try:
+        path = inspect.getfile(found.env_class)
+        return f"sha256:{_file_hash(path, os.stat(path).st_mtime_ns)}"
+    except (TypeError, OSError):
+        return ""
 
 
 def _construct(found: EnvSpec, kwargs: Mapping[str, Any]) -> Env:
@@ -105,7 +137,7 @@ def _construct(found: EnvSpec, kwargs: Mapping[str, Any]) -> Env:
 
 def make_for_gymnasium(env_id: str, **kwargs: Any) -> Env:
     """What `gymnasium.make` calls; named by a string there, so that its spec can be saved as JSON."""
-    return _create(env_id, kwargs)
+    return _create(reference(env_id, **kwargs))
 
 
 def _gymnasium_spec(id: str, kwargs: Mapping[str, Any]) -> GymnasiumSpec:

@@ -18,7 +18,7 @@ from agentrl.env.rubric import Rubric
 from agentrl.errors import ToolSchemaError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.tool_schema import Tool, is_tool
-from agentrl.trajectory import Task
+from agentrl.trajectory import Ending, Task
 
 __all__ = ["ToolEnv", "call", "in_thread", "to_text"]
 
@@ -127,17 +127,17 @@ class ToolEnv(Env):
             else:
                 observation = await answer_all(tools, calls, stats, self.tool_timeout_s)
         elif action.finish_reason == "length":
-            return await self._truncate("turn_tokens", ())
+            return await self._finish(Ending("limit", "turn_tokens"), ())
         else:
             reply = await _result(self.respond(action.text))
             if reply is None:
-                return await self._finish(action.text, ())
+                return await self._finish(Ending("answer"), (), action.text)
             observation = (Message("user", reply),)
         if self._ending:
-            return await self._finish(None, observation)
+            return await self._finish(Ending("tool" if calls else "environment"), observation)
         limit = self._limit_reached()
         if limit is not None:
-            return await self._truncate(limit, observation)
+            return await self._finish(Ending("limit", limit), observation)
         reward, info = self._take_reward()
         return observation, reward, False, False, info
 
@@ -151,16 +151,16 @@ class ToolEnv(Env):
 
     # Ending an episode.
 
-    async def _finish(self, answer: str | None, observation: Observation) -> StepResult:
-        self._add_score(await _result(self.score(answer)))
-        return self._last(observation, terminated=True)
-
-    async def _truncate(self, limit: str, observation: Observation) -> StepResult:
-        if self.score_truncated:
-            self._add_score(await _result(self.score(None)))
-        obs, reward, terminated, truncated, info = self._last(observation, terminated=False)
-        info["truncated_by"] = limit
-        return obs, reward, terminated, truncated, info
+    async def _finish(self, ending: Ending, observation: Observation, answer: str | None = None) -> StepResult:
+        truncated = ending.kind == "limit"
+        if self.score_truncated or not truncated:
+            self._add_score(await _result(self.score(answer)))
+        self._over, self.ending = True, ending
+        reward, info = self._take_reward()
+        info["tool_stats"] = {name: dict(stats) for name, stats in self.tool_stats.items()}
+        if self.success is not None:
+            info["success"] = self.success
+        return observation, reward, not truncated, truncated, info
 
     def _add_score(self, score: Score) -> None:
         parts = score if isinstance(score, Mapping) else {"reward": score}
@@ -168,14 +168,6 @@ class ToolEnv(Env):
             if not isinstance(value, Real):
                 raise TypeError(f"score must return a number or a dict of numbers, got {name}={value!r}")
             self.add_reward(name, float(value))
-
-    def _last(self, observation: Observation, *, terminated: bool) -> StepResult:
-        self._over = True
-        reward, info = self._take_reward()
-        info["tool_stats"] = {name: dict(stats) for name, stats in self.tool_stats.items()}
-        if self.success is not None:
-            info["success"] = self.success
-        return observation, reward, terminated, not terminated, info
 
     def _take_reward(self) -> tuple[float, dict[str, Any]]:
         components = self._components

@@ -164,11 +164,14 @@ def _tokens_of(turn: Turn, index: int) -> _Sampled:
         )
     size = len(action.token_ids)
     logprobs = action.logprobs if action.logprobs is not None else (0.0,) * size
-    if len(logprobs) != size:
-        raise ValueError(f"turn {index} has {size} sampled ids but {len(logprobs)} logprobs")
+    versions = action.versions if action.versions is not None else (0,) * size
+    if len(logprobs) != size or len(versions) != size:
+        raise ValueError(
+            f"turn {index} has {size} sampled ids but {len(logprobs)} logprobs and {len(versions)} versions"
+        )
     if action.token_ids and not action.prompt_ids:
         raise ValueError(f"turn {index} has sampled ids but an empty prompt: the first token has nothing before it")
-    return _Sampled(action.prompt_ids, action.token_ids, logprobs, (action.policy_version,) * size)
+    return _Sampled(action.prompt_ids, action.token_ids, logprobs, versions)
 
 
 def rows_of_trajectory(trajectory: Trajectory, number: int = 0) -> list[Row]:

@@ -164,7 +164,7 @@ class LocalPolicy(Policy):
             prompt_ids=prompt,
             token_ids=done.ids,
             logprobs=done.logprobs,
-            policy_version=done.version,
+            versions=done.versions,
             finish_reason=finish,
             usage=usage,
         )

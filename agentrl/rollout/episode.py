@@ -13,7 +13,6 @@ import math
 import os
 import sysconfig
 import traceback
-from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
@@ -21,7 +20,7 @@ from agentrl.env.base import Env, as_action
 from agentrl.errors import EnvFault, PolicyFault, TaskError
 from agentrl.messages import Message
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.trajectory import Task, Trajectory, Turn
+from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
 logger = logging.getLogger(__name__)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -36,12 +35,11 @@ async def run_episode(
     task: Task,
     seed: int,
     *,
-    env_id: str,
+    ref: EnvRef | None = None,
     sampling: SamplingParams | None = None,
     group_id: str = "",
     episode_id: str = "",
-    attempt: int = 0,
-    info: Mapping[str, Any] | None = None,
+    labels: Labels = Labels(),  # noqa: B008 (frozen)
 ) -> Trajectory:
     """Play one episode to its end.
 
@@ -56,34 +54,38 @@ async def run_episode(
         policy: asked once per turn with the whole conversation, a list that grows between turns.
         task: what `areset` starts from.
         seed: of the environment's randomness.
-        env_id: recorded.
+        ref: the environment's identity, recorded; by default what `make` noted on it, else the class's name.
         sampling: handed to every `act`; its `seed` is this episode's sampling stream.
-        group_id, episode_id, attempt: recorded; a unique id is made where `episode_id` is empty.
-        info: added to the final info (`phase`, `step`).
-    Returns: the trajectory; `status` is `terminated`, `truncated` or `fault`.
+        group_id, episode_id, labels: recorded; a unique id is made where `episode_id` is empty.
+    Returns: the trajectory, with its ending.
     """
     number = next(_numbers)
     episode_id = episode_id or f"episode-{number}"
     trajectory = Trajectory(
-        env_id, task, seed, group_id=group_id, episode_id=episode_id, attempt=attempt, tools=env.tool_schemas
+        ref or getattr(env.unwrapped, "ref", None) or EnvRef(type(env).__name__),
+        task,
+        seed,
+        group_id=group_id,
+        episode_id=episode_id,
+        labels=labels,
+        tools=env.tool_schemas,
     )
     key = f"{episode_id}#{number}"
     players: list[Policy] = [policy]
     try:
-        final = await _play(trajectory, env, players, key, sampling)
+        trajectory.info = await _play(trajectory, env, players, key, sampling)
     except (EnvFault, PolicyFault) as fault:
-        final = {"task_id": task.id}
+        trajectory.info = {"task_id": task.id}
         mark_fault(trajectory, fault)
     finally:
         await players[-1].release(key)
-    trajectory.info = {**final, **info} if info else final
     return trajectory
 
 
 async def _play(
     trajectory: Trajectory, env: Env, players: list[Policy], key: str, sampling: SamplingParams | None
 ) -> dict[str, Any]:
-    """Fill the trajectory's turns and status; return the final info. Raises EnvFault, PolicyFault."""
+    """Fill the trajectory's turns and ending; return the final info. Raises EnvFault, PolicyFault."""
     place = "reset"  # what of the environment author's code is running: an exception from there is a fault
     try:
         started = perf_counter()
@@ -122,7 +124,7 @@ async def _play(
             if not math.isfinite(turn.reward):
                 raise EnvFault(f"step returned reward {reward!r}; a reward must be a finite number")
             if terminated or truncated:
-                trajectory.status = "terminated" if terminated else "truncated"
+                trajectory.ending = ending_of(env, truncated=truncated and not terminated)
                 return {**first_info, **{k: v for k, v in info.items() if k != "reward_components"}}
             conversation.append(action.to_message())
             conversation.extend(observation)
@@ -131,6 +133,14 @@ async def _play(
         if fault is None:
             raise
         raise fault from error
+
+
+def ending_of(env: Env, *, truncated: bool) -> Ending:
+    """What the environment says of its ending, where that agrees with how the episode ended; else what follows."""
+    own = getattr(env.unwrapped, "ending", None)
+    if isinstance(own, Ending) and (own.kind == "limit") == truncated:
+        return own
+    return Ending("limit", "truncated") if truncated else Ending("environment")
 
 
 def _fault_of(error: BaseException, place: str) -> EnvFault | None:
@@ -152,11 +162,10 @@ def _is_cancelled() -> bool:
 
 
 def mark_fault(trajectory: Trajectory, fault: BaseException) -> None:
-    """Void a trajectory and record the cause with the author's line that raised."""
+    """Discard a trajectory: record the cause, with the author's line that raised."""
     place = _origin(fault)
-    trajectory.status = "fault"
-    trajectory.error = f"{type(fault).__name__}: {fault}" + (f" ({place})" if place else "")
-    logger.warning("episode %s of %s is void: %s", trajectory.episode_id, trajectory.env_id, trajectory.error)
+    trajectory.ending = Ending("fault", f"{type(fault).__name__}: {fault}" + (f" ({place})" if place else ""))
+    logger.warning("episode %s of %s is discarded: %s", trajectory.episode_id, trajectory.env.id, trajectory.error)
     logger.debug("the cause of the fault", exc_info=fault)
 
 

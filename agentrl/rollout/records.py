@@ -11,7 +11,24 @@ from typing import Any
 from msgspec import Struct, structs
 
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.trajectory import Status, Task, Trajectory, Turn, context_after
+from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn, context_after
+
+FORMAT = 2
+"""Number of the JSON form; a reader refuses every other."""
+
+
+class FormatError(ValueError):
+    """A record was written in another format."""
+
+
+def check_format(record: Mapping[str, Any]) -> None:
+    """Refuse a record of another format, which would be half read. Raises: FormatError."""
+    found = record.get("format", 1)
+    if found != FORMAT:
+        raise FormatError(
+            f"was written in format {found}, and this version reads format {FORMAT}: read it with the version of "
+            "AgentRL that wrote it, or play the episodes again into a new folder"
+        )
 
 
 def _calls_from_json(records: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
@@ -43,20 +60,21 @@ class _TurnRecord(Struct, omit_defaults=True):
 class _TrajectoryRecord(Struct):
     """The JSON form of a trajectory."""
 
-    env_id: str
+    format: int
+    env: EnvRef
     task: Task
     seed: int
-    status: Status
+    ending: Ending
     reward: float
     success: bool
     group_id: str
     episode_id: str
-    attempt: int
-    error: str | None
+    labels: Labels
     info: Mapping[str, Any]
     tools: Sequence[Mapping[str, Any]]
     turns: list[_TurnRecord]
     final_observation: tuple[Message, ...]
+    fork: tuple[str, int] | None
 
 
 def _shared_prefix(before: Action | None, prompt: Sequence[int]) -> int:
@@ -84,7 +102,7 @@ def _action_from_json(record: Mapping[str, Any], context: Sequence[int]) -> Acti
     prefix = fields.pop("prompt_prefix", None)
     if prefix is not None:
         fields["prompt_ids"] = (*context[:prefix], *fields["prompt_ids"])
-    for name in ("token_ids", "logprobs"):
+    for name in ("token_ids", "logprobs", "versions"):
         if name in fields:
             fields[name] = tuple(fields[name])
     fields["tool_calls"] = _calls_from_json(fields.get("tool_calls", ()))
@@ -116,25 +134,30 @@ def trajectory_record(trajectory: Trajectory) -> Struct:
         )
         before = turn.action
     return _TrajectoryRecord(
-        env_id=trajectory.env_id,
+        format=FORMAT,
+        env=trajectory.env,
         task=trajectory.task,
         seed=trajectory.seed,
-        status=trajectory.status,
+        ending=trajectory.ending,
         reward=trajectory.reward,
         success=trajectory.success,
         group_id=trajectory.group_id,
         episode_id=trajectory.episode_id,
-        attempt=trajectory.attempt,
-        error=trajectory.error,
+        labels=trajectory.labels,
         info=trajectory.info,
         tools=trajectory.tools,
         turns=turns,
         final_observation=trajectory.turns[-1].next_observation if trajectory.turns else (),
+        fork=trajectory.fork,
     )
 
 
 def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
-    """Read what `trajectory_record` describes; token ids come back exactly."""
+    """Read what `trajectory_record` describes; token ids come back exactly.
+
+    Raises: FormatError if the record has another format number.
+    """
+    check_format(record)
     turns: list[Turn] = []
     context: tuple[int, ...] = ()
     for item in record["turns"]:
@@ -157,15 +180,15 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
     if turns:
         turns[-1].next_observation = tuple(_message_from_json(m) for m in record["final_observation"])
     return Trajectory(
-        env_id=record["env_id"],
+        env=EnvRef(**record["env"]),
         task=Task(**record["task"]),
         seed=record["seed"],
         turns=turns,
-        status=record["status"],
+        ending=Ending(**record["ending"]),
         group_id=record["group_id"],
         episode_id=record["episode_id"],
-        attempt=record["attempt"],
-        error=record["error"],
+        labels=Labels(**record["labels"]),
         info=record["info"],
         tools=record["tools"],
+        fork=None if record["fork"] is None else tuple(record["fork"]),
     )

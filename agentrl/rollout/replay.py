@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentrl.env.base import Env
-from agentrl.env.registry import make
+from agentrl.env.registry import env_ids, make
 from agentrl.errors import ReplayError
 from agentrl.messages import Message
 from agentrl.rollout.json_lines import canonical
-from agentrl.rollout.runner import RUN_KEYS
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Trajectory, Turn
+from agentrl.trajectory import EnvRef, Trajectory, Turn
 
 _SHOWN = 300
 
@@ -55,7 +54,7 @@ def _common_prefix(one: str, other: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ReplayReport:
-    """What one replay found. A void episode is `skipped`."""
+    """What one replay found. A discarded episode is `skipped`."""
 
     episode_id: str
     env_id: str
@@ -98,10 +97,10 @@ def replay(trajectory: Trajectory, env: Env) -> ReplayReport:
 async def areplay(trajectory: Trajectory, env: Env) -> ReplayReport:
     """`replay`, inside an event loop."""
     if trajectory.status == "fault":
-        return ReplayReport(trajectory.episode_id, trajectory.env_id, "skipped")
+        return ReplayReport(trajectory.episode_id, trajectory.env.id, "skipped")
     difference = await _first_difference(trajectory, env)
     outcome: Literal["same", "differs"] = "same" if difference is None else "differs"
-    return ReplayReport(trajectory.episode_id, trajectory.env_id, outcome, difference)
+    return ReplayReport(trajectory.episode_id, trajectory.env.id, outcome, difference)
 
 
 async def _first_difference(trajectory: Trajectory, env: Env) -> Difference | None:
@@ -154,8 +153,8 @@ def _plain(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
 
 
 def _environment_info(info: Any) -> dict[str, Any]:
-    """The final info without what the run added and what the turns hold already."""
-    return {key: value for key, value in info.items() if key not in RUN_KEYS and key != "reward_components"}
+    """The final info without what the turns hold already."""
+    return {key: value for key, value in info.items() if key != "reward_components"}
 
 
 def _compare(turn: int | None, part: str, recorded: Any, replayed: Any) -> Difference | None:
@@ -171,9 +170,9 @@ def _raised(turn: int | None, error: Exception) -> Difference:
 
 def replay_store(
     path: str | Path,
-    make_env: Callable[[str], Env] = make,
+    make_env: Callable[[EnvRef], Env] | None = None,
     *,
-    phase: str | None = None,
+    stage: str | None = None,
     limit: int | None = None,
     on_report: Callable[[ReplayReport], None] | None = None,
 ) -> StoreReplay:
@@ -181,20 +180,22 @@ def replay_store(
 
     Args:
         path: a `trajectories.jsonl`.
-        make_env: makes an environment from its recorded id.
-        phase: only trajectories of this phase.
+        make_env: makes an environment from its recorded reference; by default only what is registered is made, so
+            that a record cannot name code to import.
+        stage: only trajectories of this stage.
         limit: stop after this many.
         on_report: called after each, for progress.
     Returns: counts, and a report for each trajectory that differs.
-    Raises: StoreError, EnvNotFound.
+    Raises: StoreError, EnvNotFound; ReplayError if the record names code that is not registered.
     """
     result = StoreReplay()
     envs: dict[str, Env] = {}
     try:
-        for trajectory in _first(TrajectoryStore(path).read(phase=phase), limit):
-            if trajectory.env_id not in envs:
-                envs[trajectory.env_id] = make_env(trajectory.env_id)
-            report = replay(trajectory, envs[trajectory.env_id])
+        for trajectory in _first(TrajectoryStore(path).read(stage=stage), limit):
+            key = trajectory.env.key
+            if key not in envs:
+                envs[key] = (make_env or make_registered)(trajectory.env)
+            report = replay(trajectory, envs[key])
             result.counts[report.outcome] += 1
             if report.outcome == "differs":
                 result.differing.append(report)
@@ -204,6 +205,19 @@ def replay_store(
         for env in envs.values():
             env.close()
     return result
+
+
+def make_registered(ref: EnvRef) -> Env:
+    """Make an environment that is registered here; `ref` may come from anybody's record.
+
+    Raises: ReplayError if it names a file or a module.
+    """
+    if ref.id not in env_ids():
+        raise ReplayError(
+            f"the record names {ref.id!r}, which is not registered here. If you trust that code, name it yourself: "
+            f"--env {ref.id} (in Python: make_env=agentrl.make)"
+        )
+    return make(ref)
 
 
 def _first(trajectories: Iterator[Trajectory], limit: int | None) -> Iterator[Trajectory]:

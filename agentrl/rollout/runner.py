@@ -9,9 +9,9 @@ import asyncio
 import logging
 import zlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -25,12 +25,10 @@ from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.env_pool import EnvPool
 from agentrl.rollout.episode import mark_fault, run_episode
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Task, Trajectory, TrajectoryGroup
+from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, TrajectoryGroup
 
 logger = logging.getLogger(__name__)
 _MAX_BACKOFF_S = 30.0
-# What a run, not an environment, writes into a trajectory's info; replay leaves these out.
-RUN_KEYS = frozenset({"phase", "step", "retried"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +40,20 @@ class GroupRequest:
         seed: of the environment, the same for all; each episode samples from its own stream.
         size: number of episodes, at least 1.
         group_id: unique within a run; `TASK@SEED` where empty.
-        tags: written into each trajectory's info: `phase` and `step`.
+        labels: recorded on each trajectory, with its attempt.
+        env: which environment; None is the runner's own.
     """
 
     task: Task
     seed: int
     size: int = 1
     group_id: str = ""
-    tags: Mapping[str, Any] = field(default_factory=dict)
+    labels: Labels = Labels()  # noqa: RUF009 (frozen)
+    env: EnvRef | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.seed < 0:
             raise ValueError(f"size must be >= 1 and seed >= 0, got {self.size} and {self.seed}")
-        if not RUN_KEYS.issuperset(self.tags):
-            raise ValueError(f"tags may be {sorted(RUN_KEYS)}, got {sorted(self.tags)}")
         if not self.group_id:
             object.__setattr__(self, "group_id", f"{self.task.id}@{self.seed}")
 
@@ -103,7 +101,7 @@ class _Tally:
             raise self._error(f"{self.in_a_row} episodes in a row")
 
     def finish(self) -> None:
-        """Raises: RolloutError if more than the accepted fraction of all episodes are void."""
+        """Raises: RolloutError if more than the accepted fraction of all episodes are discarded."""
         faults = self.causes.total()
         if faults > self.max_fraction * self.episodes:
             raise self._error(f"{faults} of {self.episodes} episodes")
@@ -117,32 +115,33 @@ class _Tally:
 
 
 class Rollouts:
-    """Runs episodes of one environment with one policy, `max_concurrency` at a time in each stream.
+    """Runs episodes with one policy, at most `max_concurrency` at a time in all its streams together.
 
     Episodes start in the order of the requests and end when they end: a straggler holds its own
-    slot and no other. Environment instances are re-used between episodes; a fault or a cancellation
+    slot and no other. Environment instances are used again between episodes; a fault or a cancellation
     costs the instance. Use it under `async with`, or call `aclose`.
 
     Args:
-        make_env: makes one instance; an `EnvFault` from it voids the episode, any other exception propagates.
+        env: of the requests that name none: an id, a reference, or a function that makes one instance. An `EnvFault`
+            from making one discards the episode, any other exception propagates.
         policy: serves all episodes; stays open.
-        env_id: recorded on the trajectories.
+        env_id: recorded on the trajectories where `env` is a function.
         max_concurrency: episodes alive at the same time.
         max_attempts: tries of an episode that ends in a fault, all with the same seeds.
         sampling: of every turn; by default the policy's own `sampling`, if it has one. Each episode
             gets its own `seed`.
-        store: receives every trajectory, void attempts too (with `info.retried` where another try follows).
+        store: receives every trajectory, discarded attempts too (labelled `superseded` where another try follows).
         on_trajectory: called with each final trajectory, as it ends.
         backoff_s: wait before the second attempt; doubles each time, at most 30.
-        max_fault_fraction: a stream with a greater share of void episodes ends with RolloutError.
+        max_fault_fraction: a stream with a greater share of discarded episodes ends with RolloutError.
     """
 
     def __init__(
         self,
-        make_env: Callable[[], Env],
+        env: str | EnvRef | Callable[[], Env],
         policy: Policy,
         *,
-        env_id: str,
+        env_id: str = "",
         max_concurrency: int = 64,
         max_attempts: int = 3,
         sampling: SamplingParams | None = None,
@@ -153,12 +152,23 @@ class Rollouts:
     ) -> None:
         if max_concurrency < 1 or max_attempts < 1:
             raise ValueError(f"max_concurrency and max_attempts must be >= 1, got {max_concurrency} and {max_attempts}")
-        self.policy, self.env_id = policy, env_id
+        self.policy = policy
         self.max_concurrency, self.max_attempts = max_concurrency, max_attempts
         self.sampling, self.store, self.on_trajectory = sampling, store, on_trajectory
         self.backoff_s, self.max_fault_fraction = backoff_s, max_fault_fraction
+        self.ref, make_env = _own_env(env, env_id)
         self.envs = EnvPool(make_env)
+        self._pools = {self.ref.key: self.envs}
+        self._slots = asyncio.Semaphore(max_concurrency)
         self._workers: set[asyncio.Task[None]] = set()
+
+    def pool_of(self, ref: EnvRef | None) -> EnvPool:
+        """The instances of an environment; None is the runner's own."""
+        if ref is None:
+            return self.envs
+        if ref.key not in self._pools:
+            self._pools[ref.key] = EnvPool(partial(registry.make, ref))
+        return self._pools[ref.key]
 
     async def stream(self, requests: Iterable[GroupRequest]) -> AsyncIterator[TrajectoryGroup]:
         """Run groups and yield each as it completes.
@@ -179,9 +189,10 @@ class Rollouts:
         return [group.finished() for group in sorted(complete, key=lambda group: group.number)]
 
     async def aclose(self) -> None:
-        """Stop whatever is running and close the environments; the policy stays open."""
+        """Stop what is running and close the environments; the policy stays open."""
         await _stop(set(self._workers))
-        await self.envs.aclose()
+        for pool in self._pools.values():
+            await pool.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -222,9 +233,14 @@ class Rollouts:
             await _stop(workers)
 
     async def _work(self, jobs: Iterator[_Job], outcomes: asyncio.Queue[Any], tally: _Tally) -> None:
-        """One slot: takes the next episode until none is left."""
-        for group, index in jobs:
-            trajectory = await self._attempts(group.request, index)
+        """One worker: takes a slot, then the next episode, until none is left."""
+        while True:
+            async with self._slots:
+                job = next(jobs, None)
+                if job is None:
+                    return
+                group, index = job
+                trajectory = await self._attempts(group.request, index)
             tally.add(trajectory)
             if self.on_trajectory is not None:
                 self.on_trajectory(trajectory)
@@ -241,7 +257,7 @@ class Rollouts:
             attempt += 1
             again = trajectory.status == "fault" and attempt < self.max_attempts
             if again:
-                trajectory.info = {**trajectory.info, "retried": True}
+                trajectory.labels = replace(trajectory.labels, superseded=True)
             if self.store is not None:
                 self.store.append(trajectory)
             if not again:
@@ -250,10 +266,12 @@ class Rollouts:
 
     async def _episode(self, request: GroupRequest, index: int, attempt: int) -> Trajectory:
         episode_id = f"{request.group_id}/{index}"
+        labels = replace(request.labels, attempt=attempt) if attempt else request.labels
+        pool = self.pool_of(request.env)
         try:
-            env = await self.envs.lend()
+            env = await pool.lend()
         except EnvFault as fault:
-            return self._never_began(request, episode_id, attempt, fault)
+            return self._never_began(request, episode_id, labels, fault)
         well = False
         try:
             trajectory = await run_episode(
@@ -261,26 +279,30 @@ class Rollouts:
                 self.policy,
                 request.task,
                 request.seed,
-                env_id=self.env_id,
+                ref=env.unwrapped.ref or request.env or self.ref,  # type: ignore[attr-defined]
                 sampling=self._sampling_of(request, index),
                 group_id=request.group_id,
                 episode_id=episode_id,
-                attempt=attempt,
-                info=request.tags,
+                labels=labels,
             )
             well = trajectory.status != "fault"
             return trajectory
         finally:
             if well:
-                self.envs.give_back(env)
+                pool.give_back(env)
             else:
-                await self.envs.discard(env)
+                await pool.discard(env)
 
-    def _never_began(self, request: GroupRequest, episode_id: str, attempt: int, fault: EnvFault) -> Trajectory:
+    def _never_began(self, request: GroupRequest, episode_id: str, labels: Labels, fault: EnvFault) -> Trajectory:
         trajectory = Trajectory(
-            self.env_id, request.task, request.seed, group_id=request.group_id, episode_id=episode_id, attempt=attempt
+            request.env or self.ref,
+            request.task,
+            request.seed,
+            group_id=request.group_id,
+            episode_id=episode_id,
+            labels=labels,
+            info={"task_id": request.task.id},
         )
-        trajectory.info = {"task_id": request.task.id, **request.tags}
         mark_fault(trajectory, fault)
         return trajectory
 
@@ -289,6 +311,14 @@ class Rollouts:
         if not isinstance(base, SamplingParams):
             return None
         return replace(base, seed=sampling_seed(request, index))
+
+
+def _own_env(env: str | EnvRef | Callable[[], Env], env_id: str) -> tuple[EnvRef, Callable[[], Env]]:
+    """The reference and the maker of a runner's own environment."""
+    if isinstance(env, (str, EnvRef)):
+        ref = registry.reference(env)
+        return ref, partial(registry.make, ref)
+    return EnvRef(env_id or getattr(env, "__name__", "env")), env
 
 
 _Job = tuple[_Group, int]
@@ -319,7 +349,7 @@ async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 async def arollout(
-    env: str | Callable[[], Env],
+    env: str | EnvRef | Callable[[], Env],
     policy: Policy,
     tasks: str | Sequence[Task | str] = "train",
     *,
@@ -330,7 +360,7 @@ async def arollout(
     """Run every task with every seed.
 
     Args:
-        env: a registered id, or a function that makes an instance.
+        env: a registered id, a reference, or a function that makes an instance.
         policy: plays; stays open.
         tasks: a split's name, or tasks or their ids.
         seeds: one group per task and seed.
@@ -339,9 +369,7 @@ async def arollout(
     Returns: the groups, task by task.
     Raises: EnvNotFound, TaskError, RolloutError.
     """
-    make_env: Callable[[], Env] = partial(registry.make, env) if isinstance(env, str) else env
-    options.setdefault("env_id", env if isinstance(env, str) else getattr(env, "__name__", "env"))
-    async with Rollouts(make_env, policy, **options) as rollouts:
+    async with Rollouts(env, policy, **options) as rollouts:
         instance = await rollouts.envs.lend()
         table = instance.tasks
         rollouts.envs.give_back(instance)
@@ -351,7 +379,7 @@ async def arollout(
 
 
 def rollout(
-    env: str | Callable[[], Env],
+    env: str | EnvRef | Callable[[], Env],
     policy: Policy,
     tasks: str | Sequence[Task | str] = "train",
     *,

@@ -17,7 +17,7 @@ import msgspec
 
 from agentrl.errors import StoreError
 from agentrl.rollout.json_lines import decode_line, encode_line
-from agentrl.rollout.records import trajectory_from_json, trajectory_record
+from agentrl.rollout.records import FormatError, trajectory_from_json, trajectory_record
 from agentrl.trajectory import Status, Trajectory
 
 _BLOCK_BYTES = 1 << 16
@@ -54,7 +54,7 @@ class TrajectoryStore:
             line = encode_line(trajectory_record(trajectory))
         except TypeError as error:
             raise StoreError(
-                f"episode {trajectory.episode_id!r} of {trajectory.env_id} cannot be stored: {error}. "
+                f"episode {trajectory.episode_id!r} of {trajectory.env.id} cannot be stored: {error}. "
                 "Put only JSON values (numbers, text, lists, dictionaries) into info, task data and arguments"
             ) from error
         self._write(line)
@@ -74,26 +74,28 @@ class TrajectoryStore:
         self._size = position
 
     def read(
-        self, *, phase: str | None = None, group_id: str | None = None, status: Status | None = None
+        self, *, stage: str | None = None, group_id: str | None = None, status: Status | None = None
     ) -> Iterator[Trajectory]:
-        """The stored trajectories, lazily, void attempts too.
+        """The stored trajectories, lazily, discarded attempts too.
 
         Args:
-            phase: only those with this `info["phase"]`.
+            stage: only those of the stage of this name.
             group_id, status: only those.
-        Raises: StoreError that names the line, if one in the middle is broken.
+        Raises: StoreError that names the line, if one in the middle is broken or one is of another format.
         """
         for number, record in self.records():
-            if status is not None and record.get("status") != status:
-                continue
             if group_id is not None and record.get("group_id") != group_id:
                 continue
-            if phase is not None and record.get("info", {}).get("phase") != phase:
+            if stage is not None and record.get("labels", {}).get("stage") != stage:
                 continue
             try:
-                yield trajectory_from_json(record)
+                trajectory = trajectory_from_json(record)
+            except FormatError as error:
+                raise StoreError(f"{self.path}, line {number}: {error}") from None
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise self._broken(number, f"is no trajectory: {type(error).__name__}: {error}") from error
+            if status is None or trajectory.status == status:
+                yield trajectory
 
     def __iter__(self) -> Iterator[Trajectory]:
         return self.read()

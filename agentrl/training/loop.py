@@ -39,7 +39,7 @@ from agentrl.training.config import EnvConfig, TrainConfig
 from agentrl.training.groups import eval_metrics, rollout_metrics
 from agentrl.training.learners import rl_learner, rl_objective, warm_start_learner, warm_start_steps
 from agentrl.training.run_folder import RunFolder
-from agentrl.trajectory import Trajectory, TrajectoryGroup
+from agentrl.trajectory import Mode, Trajectory, TrajectoryGroup
 
 logger = logging.getLogger(__name__)
 Phase = Literal["warm_start", "rl", "finished"]
@@ -312,8 +312,8 @@ class Trainer:
             max_concurrency=self.config.train.max_concurrency,
             on_trajectory=count,
         )
-        mode = "greedy" if temperature == 0 else "sampled"
-        self._store(result.trajectories, {"phase": phase, "mode": mode, "step": self.state.step})
+        mode: Mode = "greedy" if temperature == 0 else "sampled"
+        self._store(result.trajectories, phase, mode)
         return result
 
     async def _evaluate_in_between(self) -> None:
@@ -340,11 +340,12 @@ class Trainer:
     def _record(self, groups: Sequence[TrajectoryGroup], phase: str) -> None:
         if self.config.run.record_trajectories:
             trajectories = [t for group in groups for t in group.trajectories]
-            self._store(trajectories, {"phase": phase, "mode": "sampled", "step": self.state.step})
+            self._store(trajectories, phase, "sampled")
 
-    def _store(self, trajectories: Sequence[Trajectory], labels: Mapping[str, Any]) -> None:
+    def _store(self, trajectories: Sequence[Trajectory], stage: str, mode: Mode) -> None:
         for trajectory in trajectories:
-            self.store.append(replace(trajectory, info={**trajectory.info, **labels}))
+            labels = replace(trajectory.labels, stage=stage, step=self.state.step, mode=mode)
+            self.store.append(replace(trajectory, labels=labels))
 
     def _log(self, phase: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
         self.folder.log(phase, step, self._wall_s(), metrics)

@@ -10,6 +10,7 @@ from agentrl.bench.evaluate import aevaluate, episode_seed, evaluate, requests_o
 from agentrl.errors import RolloutError
 from agentrl.policy.base import SamplingParams
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.trajectory import Labels
 from tests.bench.toys import Adder, Some
 
 TASKS = Adder.tasks.split("eval")
@@ -59,10 +60,10 @@ def test_greedy_reaches_the_policy_with_a_sampling_stream_per_episode() -> None:
 
 def test_episodes_are_recorded_with_their_tags(tmp_path: Path) -> None:
     store = TrajectoryStore(tmp_path / "trajectories.jsonl")
-    evaluate(Some(), Adder, TASKS, store=store, tags={"phase": "eval", "step": 40}, env_id="test/Adder-v0")
-    recorded = list(store.read(phase="eval"))
+    evaluate(Some(), Adder, TASKS, store=store, labels=Labels("eval", 40), env_id="test/Adder-v0")
+    recorded = list(store.read(stage="eval"))
     assert len(recorded) == 8
-    assert {(t.env_id, t.info["step"]) for t in recorded} == {("test/Adder-v0", 40)}
+    assert {(t.env.id, t.labels.step) for t in recorded} == {("test/Adder-v0", 40)}
 
 
 def test_inside_a_loop_the_sync_face_says_what_to_do() -> None:

@@ -21,7 +21,7 @@ from agentrl.messages import Action, ToolCall
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.by_name import PolicySetup
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Task, Trajectory, Turn
+from agentrl.trajectory import EnvRef, Task, Trajectory, Turn
 from tests.bench.toys import Adder, Some
 from tests.policy.chat_server import KEY, ChatServer
 
@@ -262,7 +262,7 @@ def test_two_agents_are_compared_task_by_task() -> None:
 
 def test_tools_of_environments_that_count_nothing_come_from_the_actions() -> None:
     action = Action(tool_calls=(ToolCall("add", {"a": 1}), ToolCall("add", {"a": 2})))
-    trajectory = Trajectory("x", Task("t"), 0, [Turn((), action)])
+    trajectory = Trajectory(EnvRef("x"), Task("t"), 0, [Turn((), action)])
     assert tool_statistics([trajectory, trajectory])["add"].calls == 4
     assert score_of([], trials=1, n_planned=3).to_json()["success"]["mean"] is None
 

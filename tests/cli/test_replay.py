@@ -57,5 +57,5 @@ def test_what_cannot_be_replayed(recorded: Path, tmp_path: Path) -> None:
     result = replay(str(tmp_path))
     assert result.exit_code == 1
     assert "give a run folder or a trajectories.jsonl" in result.stderr
-    assert replay(str(recorded), "--phase", "eval").exit_code == 1
+    assert replay(str(recorded), "--stage", "eval").exit_code == 1
     assert "Did you mean" in replay(str(recorded), "--env", "agentrl/Gess-v0").stderr

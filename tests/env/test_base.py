@@ -17,6 +17,7 @@ from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import TaskError
 from agentrl.messages import Action, Message
 from agentrl.tool_schema import tool
+from agentrl.trajectory import Ending
 
 
 class Line:
@@ -97,7 +98,9 @@ def test_the_wall_clock_goes_on_in_a_fork():
     assert twin.limits == env.limits
     assert twin.step(call("draw"))[3] is False
     env._started_s -= 2.0
-    assert env.fork().step(call("draw"))[4]["truncated_by"] == "max_wall_s"
+    twin = env.fork()
+    assert twin.step(call("draw"))[3]
+    assert twin.ending == Ending("limit", "max_wall_s")
 
 
 def test_a_fork_before_reset_is_a_fresh_instance():

@@ -16,6 +16,7 @@ from agentrl.env.tool_env import ToolEnv, call, to_text
 from agentrl.errors import EnvFault, ToolError, ToolSchemaError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.tool_schema import Tool, tool
+from agentrl.trajectory import Ending
 
 
 def double(n: int) -> int:
@@ -198,7 +199,7 @@ def test_limits_truncate_without_a_score(limits, action, steps, reason):
     for _ in range(steps - 1):
         assert env.step(action)[2:4] == (False, False)
     *_, terminated, truncated, info = env.step(action)
-    assert (terminated, truncated, info["truncated_by"]) == (False, True, reason)
+    assert (terminated, truncated, env.ending) == (False, True, Ending("limit", reason))
     assert "right" not in info.get("reward_components", {})
     assert "success" not in info
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from agentrl.learning.rows import Row, build_rows, rows_of_trajectory, with_coefficients
 from agentrl.messages import Action
-from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
+from agentrl.trajectory import EnvRef, Task, Trajectory, TrajectoryGroup, Turn
+from tests.endings import ENDINGS
 
 # What a chat template may do to a conversation between two turns.
 EDITS = (
@@ -25,12 +26,12 @@ EDITS = (
 def trajectory_of(turns, reward=0.0, status="terminated"):
     """A trajectory from (prompt_ids, token_ids, logprobs) triples."""
     made = [
-        Turn((), Action(prompt_ids=tuple(p), token_ids=tuple(s), logprobs=tuple(lp), policy_version=i))
+        Turn((), Action(prompt_ids=tuple(p), token_ids=tuple(s), logprobs=tuple(lp), versions=(i,) * len(s)))
         for i, (p, s, lp) in enumerate(turns)
     ]
     if made:
         made[-1].reward = reward
-    return Trajectory("test/Env-v0", Task("t"), 0, made, status=status)
+    return Trajectory(EnvRef("test/Env-v0"), Task("t"), 0, made, ending=ENDINGS[status])
 
 
 def draw_turns(rng):
@@ -168,7 +169,7 @@ def test_hand_computed_coefficients():
 )
 def test_turns_that_cannot_train_are_refused(turn, message):
     with pytest.raises(ValueError, match=message):
-        rows_of_trajectory(Trajectory("e", Task("t"), 0, [turn]))
+        rows_of_trajectory(Trajectory(EnvRef("e"), Task("t"), 0, [turn]))
 
 
 def test_bad_rows_are_refused():

@@ -19,7 +19,7 @@ from agentrl.policy.scripted import OraclePolicy
 from agentrl.rollout import episode
 from agentrl.rollout.episode import run_episode
 from agentrl.tool_schema import tool
-from agentrl.trajectory import Task
+from agentrl.trajectory import Ending, EnvRef, Labels, Task
 
 
 class Till(ToolEnv):
@@ -104,13 +104,14 @@ TASK = Till.tasks["train-0"]
 
 
 def play(env, policy, **options):
-    return asyncio.run(run_episode(env, policy, TASK, 5, env_id="test/Till-v0", **options))
+    return asyncio.run(run_episode(env, policy, TASK, 5, ref=EnvRef("test/Till-v0"), **options))
 
 
 def test_an_episode_is_recorded_turn_by_turn():
     sampling = SamplingParams(temperature=0.5, seed=9)
     policy = Script(call("add", coin=1), call("add", coin=2), Action("3"))
-    options = {"group_id": "g", "episode_id": "g/0", "attempt": 2, "info": {"phase": "eval"}}
+    labels = Labels("rl", 3, "greedy", 2)
+    options = {"group_id": "g", "episode_id": "g/0", "labels": labels}
     got = play(till(), policy, sampling=sampling, **options)
     ask, one, three = Message("user", "Pay 3."), _tool("1"), _tool("3")
     assert [turn.observation for turn in got.turns] == [(ask,), (one,), (three,)]
@@ -121,8 +122,9 @@ def test_an_episode_is_recorded_turn_by_turn():
     assert got.reward == 2.5
     assert got.reward_components == {"coins": 3.0, "right": 1.0}
     assert (got.status, got.seed, got.task, got.error) == ("terminated", 5, TASK, None)
-    assert (got.env_id, got.group_id, got.episode_id, got.attempt) == ("test/Till-v0", "g", "g/0", 2)
-    assert got.info == {"task_id": "train-0", "tool_stats": {"add": {"calls": 2, "errors": 0}}, "phase": "eval"}
+    assert (got.env.id, got.group_id, got.episode_id, got.labels) == ("test/Till-v0", "g", "g/0", labels)
+    assert got.info == {"task_id": "train-0", "tool_stats": {"add": {"calls": 2, "errors": 0}}}
+    assert got.ending == Ending("answer")
     assert got.tools[0]["function"]["name"] == "add"
     assert all(turn.policy_s > 0 and turn.env_s > 0 for turn in got.turns)
     said = [Action(tool_calls=(ToolCall("add", {"coin": n}),)).to_message() for n in (1, 2)]
@@ -137,7 +139,7 @@ def _tool(text: str) -> Message:
 
 def test_a_limit_truncates():
     got = play(till(), Script(*[call("add", coin=1)] * 3))
-    assert (got.status, got.info["truncated_by"], len(got.turns)) == ("truncated", "max_turns", 3)
+    assert (got.status, got.ending, len(got.turns)) == ("truncated", Ending("limit", "max_turns"), 3)
 
 
 @pytest.mark.parametrize(
@@ -152,22 +154,23 @@ def test_a_limit_truncates():
         ("cancelled", "cancelled", 2, "in respond"),
     ],
 )
-def test_what_the_author_raises_voids_the_episode_and_names_its_line(broken, error, turns, line):
+def test_what_the_author_raises_discards_the_episode_and_names_its_line(broken, error, turns, line):
     policy = Script(call("add", coin=1), Action("1"))
-    got = play(till(broken), policy, info={"phase": "train"})
+    got = play(till(broken), policy, labels=Labels("rl"))
     assert got.status == "fault"
     assert got.error.startswith("EnvFault: ")
     assert error in got.error
     assert len(got.turns) == turns
     assert not got.success
-    assert got.info == {"task_id": "train-0", "phase": "train"}
+    assert got.info == {"task_id": "train-0"}
+    assert got.labels == Labels("rl")
     assert len(policy.released) == 1
     if line:
         assert "(test_episode.py:" in got.error
         assert got.error.endswith(f"{line})")
 
 
-def test_a_reward_that_is_no_number_voids_the_episode():
+def test_a_reward_that_is_no_number_discards_the_episode():
     class Bare(Env):
         async def areset(self, *, seed=None, options=None):
             self._begin(seed, options)
@@ -198,7 +201,7 @@ def test_the_action_that_broke_the_environment_is_kept():
         (Action("half a w", finish_reason="abort"), "PolicyFault: the policy aborted the turn"),
     ],
 )
-def test_a_policy_fault_voids_the_episode(answer, error):
+def test_a_policy_fault_discards_the_episode(answer, error):
     policy = Script(call("add", coin=1), answer)
     got = play(till(), policy)
     assert got.status == "fault"
@@ -213,14 +216,14 @@ def test_a_policy_fault_voids_the_episode(answer, error):
         (42, "the oracle or demonstrator raised TypeError: an action is an Action"),
     ],
 )
-def test_an_oracle_that_raises_voids_the_episode(answer, error):
+def test_an_oracle_that_raises_discards_the_episode(answer, error):
     class Knowing(Till):
         def oracle(self, messages):
             if isinstance(answer, Exception):
                 raise answer
             return answer
 
-    got = asyncio.run(run_episode(Knowing(), OraclePolicy(), TASK, 5, env_id="t"))
+    got = asyncio.run(run_episode(Knowing(), OraclePolicy(), TASK, 5, ref=EnvRef("t")))
     assert got.status == "fault"
     assert error in got.error
 
@@ -241,7 +244,7 @@ def test_cancellation_propagates_and_releases():
     policy = Script(Action("1"))
 
     async def main():
-        task = asyncio.create_task(run_episode(till("hang"), policy, TASK, 5, env_id="t"))
+        task = asyncio.create_task(run_episode(till("hang"), policy, TASK, 5, ref=EnvRef("t")))
         await asyncio.sleep(0.01)
         assert not task.done()
         task.cancel()
@@ -268,7 +271,7 @@ def test_the_bound_policy_plays_and_is_released():
 
 
 def test_an_episode_that_never_waits_needs_no_event_loop():
-    got = run_without_loop(run_episode(till(), Script(call("add", coin=3), Action("3")), TASK, 5, env_id="t"))
+    got = run_without_loop(run_episode(till(), Script(call("add", coin=3), Action("3")), TASK, 5, ref=EnvRef("t")))
     assert got.status == "terminated"
     assert got.reward == 2.5
 
@@ -276,7 +279,7 @@ def test_an_episode_that_never_waits_needs_no_event_loop():
 def test_policy_keys_differ_between_attempts_of_one_episode():
     policy = Script(Action("0"), Action("0"))
     for attempt in (0, 1):
-        play(till(), policy, episode_id="same", attempt=attempt)
+        play(till(), policy, episode_id="same", labels=Labels(attempt=attempt))
     assert len(policy.keys) == 2
     assert all("same" in key for key in policy.keys)
 
@@ -286,3 +289,39 @@ def test_no_folder_of_ours_is_named_as_the_place_of_a_fault():
     assert folders == {"env", "policy", "rollout", "sandboxed", "tools"}
     ours = [Path(folder) for folder in episode._OURS if Path(folder).name != "tools"]  # tools are installed there
     assert all((folder / "__init__.py").is_file() for folder in ours)
+
+
+class Plain(Env):
+    """An environment that tells no ending of its own."""
+
+    tasks = Tasks.of(train=[{}])
+
+    def __init__(self, ending=None, *, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        self.told = ending
+
+    async def areset(self, *, seed=None, options=None):
+        self._begin(seed, options)
+        return (Message("user", "go"),), {}
+
+    async def astep(self, action):
+        self.ending = self.told
+        return (), 0.0, action.text == "end", action.text != "end", {}
+
+
+@pytest.mark.parametrize(
+    ("told", "text", "ending"),
+    [
+        (None, "end", Ending("environment")),
+        (None, "on", Ending("limit", "truncated")),
+        (Ending("tool"), "end", Ending("tool")),
+        (Ending("error", "bad move"), "end", Ending("error", "bad move")),
+        (Ending("limit", "patience"), "on", Ending("limit", "patience")),
+        (Ending("limit", "patience"), "end", Ending("environment")),  # it does not agree with how the episode ended
+        (Ending("answer"), "on", Ending("limit", "truncated")),
+    ],
+)
+async def test_the_ending_is_the_environments_own_where_it_agrees(told, text, ending):
+    got = await run_episode(Plain(told), Script(Action(text)), Plain.tasks["train-0"], 0)
+    assert got.ending == ending
+    assert got.env == EnvRef("Plain")

@@ -198,7 +198,7 @@ def test_tasks_that_never_work_are_void_and_every_other_episode_finishes(server)
     groups = asyncio.run(main())
     for group in groups[:8]:
         for trajectory in group.trajectories:
-            assert (trajectory.status, trajectory.attempt, trajectory.success) == ("fault", 5, False)
+            assert (trajectory.status, trajectory.labels.attempt, trajectory.success) == ("fault", 5, False)
             assert "LookupError: a task that never works (test_faults.py:" in trajectory.error
     assert all(group.rewards == [1.0, 1.0] for group in groups[8:])
     assert Fragile.alive == set()
@@ -212,16 +212,16 @@ def check_attempts(stored, policy) -> None:
     assert len(episodes) == 2 * NUM_TASKS
     causes = Counter()
     for episode_id, attempts in episodes.items():
-        assert [t.attempt for t in attempts] == list(range(len(attempts)))
+        assert [t.labels.attempt for t in attempts] == list(range(len(attempts)))
         assert len({t.seed for t in attempts}) == 1
         assert len(set(policy.began[episode_id])) == 1
         assert len(policy.began[episode_id]) == len(attempts)
         assert [t.status for t in attempts[:-1]] == ["fault"] * (len(attempts) - 1)
-        assert [t.info.get("retried", False) for t in attempts] == [True] * (len(attempts) - 1) + [False]
+        assert [t.labels.superseded for t in attempts] == [True] * (len(attempts) - 1) + [False]
         assert not any(t.success for t in attempts[:-1])
         causes.update(kind for t in attempts if t.error for kind in KINDS if kind in t.error)
     assert min(causes[kind] for kind in KINDS) > 2, causes
-    assert len({t.episode_id for t in stored if t.attempt > 0}) > 20
+    assert len({t.episode_id for t in stored if t.labels.attempt > 0}) > 20
 
 
 KINDS = ("RuntimeError: the tool broke", "did not return within 0.03 s", "Connect")

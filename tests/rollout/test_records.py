@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import to_builtins
 
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.rollout.records import trajectory_from_json, trajectory_record
-from agentrl.trajectory import Task, Trajectory, Turn, context_after
+from agentrl.rollout.records import FormatError, trajectory_from_json, trajectory_record
+from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn, context_after
 
 IDS = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 CALLS = st.builds(
@@ -35,7 +36,7 @@ def turns(draw) -> list[Turn]:
             prompt_ids=prompt,
             token_ids=tokens,
             logprobs=None if tokens is None else tuple(-0.1 * t for t in tokens),
-            policy_version=draw(st.integers(0, 3)),
+            versions=None if tokens is None else tuple(draw(st.integers(0, 3)) for _ in tokens),
             finish_reason=draw(st.sampled_from(["stop", "length", "tool_calls", "abort"])),
             usage=draw(st.none() | st.just({"completion_tokens": 3})),
         )
@@ -49,7 +50,16 @@ def turns(draw) -> list[Turn]:
 @given(turns())
 def test_every_id_and_message_comes_back_through_json(played):
     trajectory = Trajectory(
-        "my/Env-v0", Task("t", "eval", {"n": [1]}), 7, played, "truncated", "g", "e", 2, None, {"x": 1}
+        EnvRef("my/Env-v0", {"size": 3}, {"max_turns": 4}, "my 1.0"),
+        Task("t", "eval", {"n": [1]}),
+        7,
+        played,
+        Ending("limit", "max_turns"),
+        "g",
+        "e",
+        Labels("rl", 3, "greedy", 2, True),
+        {"x": 1},
+        fork=("e0", 2),
     )
     again = trajectory_from_json(json.loads(json.dumps(to_builtins(trajectory_record(trajectory)))))
     assert dataclasses.asdict(again) == {**dataclasses.asdict(trajectory), "tools": []}
@@ -62,7 +72,17 @@ def test_a_prompt_that_extends_the_context_is_stored_once():
     second = Action("b", prompt_ids=(1, 2, 3, 4, 5, 6, 7), token_ids=(8,), logprobs=(-0.5,))
     rewritten = Action("c", prompt_ids=(1, 2, 9), token_ids=(4,), logprobs=(-0.5,))
     record = trajectory_record(
-        Trajectory("e", Task("t"), 0, [Turn((), action) for action in (first, second, rewritten)])
+        Trajectory(EnvRef("e"), Task("t"), 0, [Turn((), action) for action in (first, second, rewritten)])
     )
     stored = [(turn.action.prompt_prefix, turn.action.prompt_ids) for turn in record.turns]
     assert stored == [(0, (1, 2, 3)), (5, (6, 7)), (0, (1, 2, 9))]
+
+
+@pytest.mark.parametrize("found", [None, 1, 3])
+def test_another_format_is_refused(found):
+    record = to_builtins(trajectory_record(Trajectory(EnvRef("e"), Task("t"), 0)))
+    record["format"] = found
+    if found is None:  # before formats had numbers
+        del record["format"]
+    with pytest.raises(FormatError, match=rf"was written in format {found or 1}, and this version reads format 2"):
+        trajectory_from_json(record)

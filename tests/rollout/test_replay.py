@@ -19,7 +19,7 @@ from agentrl.rollout.records import trajectory_record
 from agentrl.rollout.replay import areplay, replay, replay_store
 from agentrl.rollout.runner import GroupRequest, Rollouts, sampling_seed
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Trajectory
+from agentrl.trajectory import Ending, EnvRef, Labels, Trajectory
 
 ID = "test/Ledger-v0"
 
@@ -35,7 +35,7 @@ def transcript(trajectory: Trajectory) -> bytes:
 def record(make_env, policy, count: int, path, **options) -> list[Trajectory]:
     """`count` episodes over train tasks in groups of 4, stored."""
     tasks = make_env.tasks.split("train")
-    requests = [GroupRequest(tasks[n % 50], n, 4, tags={"phase": "train", "step": n}) for n in range(count // 4)]
+    requests = [GroupRequest(tasks[n % 50], n, 4, labels=Labels("rl", n)) for n in range(count // 4)]
 
     async def main():
         with TrajectoryStore(path) as store:
@@ -56,7 +56,7 @@ def test_an_episode_is_the_same_alone_and_beside_63_others(request, kind, walker
         sampling = SamplingParams(seed=walker_seed(crowded))
         alone = asyncio.run(
             run_episode(
-                make_env(), walker, crowded.task, crowded.seed, env_id=ID, sampling=sampling, info=tags(crowded)
+                make_env(), walker, crowded.task, crowded.seed, ref=EnvRef(ID), sampling=sampling, labels=crowded.labels
             )
         )
         assert transcript(alone) == transcript(crowded)
@@ -65,10 +65,6 @@ def test_an_episode_is_the_same_alone_and_beside_63_others(request, kind, walker
 def walker_seed(trajectory: Trajectory) -> int:
     request = GroupRequest(trajectory.task, trajectory.seed)
     return sampling_seed(request, int(trajectory.episode_id.rsplit("/", 1)[1]))
-
-
-def tags(trajectory: Trajectory) -> dict:
-    return {key: trajectory.info[key] for key in ("phase", "step")}
 
 
 def test_concurrency_changes_nothing(slow_ledger, walker, tmp_path):
@@ -84,8 +80,8 @@ def test_a_thousand_recorded_episodes_replay(ledger, walker, tmp_path):
     assert sum(len(t.turns) for t in recorded) > 2500
     seen, made = [], []
 
-    def make_env(env_id):
-        made.append(env_id)
+    def make_env(ref):
+        made.append(ref.id)
         return ledger()
 
     result = replay_store(path, make_env, on_report=seen.append)
@@ -196,7 +192,7 @@ def test_a_store_with_faults_and_differences_is_counted(ledger, walker, tmp_path
     path = tmp_path / "t.jsonl"
     recorded = record(ledger, walker, 8, path)
     with TrajectoryStore(path) as store:
-        fault = replace(recorded[0], status="fault", error="EnvFault: gone", episode_id="void")
+        fault = replace(recorded[0], ending=Ending("fault", "EnvFault: gone"), episode_id="gone")
         store.append(fault)
         spoilt = replace(recorded[1], episode_id="spoilt", seed=recorded[1].seed + 1)
         store.append(spoilt)
@@ -205,14 +201,14 @@ def test_a_store_with_faults_and_differences_is_counted(ledger, walker, tmp_path
     assert dict(result.counts) == {"same": 8, "skipped": 1, "differs": 1}
     assert [report.episode_id for report in result.differing] == ["spoilt"]
     assert replay_store(path, lambda _: ledger(), limit=3).counts == {"same": 3}
-    assert not replay_store(path, lambda _: ledger(), phase="eval").ok
+    assert not replay_store(path, lambda _: ledger(), stage="eval").ok
     with pytest.raises(StoreError):
         replay_store(tmp_path / "none.jsonl")
 
 
 def test_a_trajectory_without_turns_is_refused(ledger):
     with pytest.raises(ReplayError, match="has no turns"):
-        replay(Trajectory(ID, ledger.tasks["train-0"], 0), ledger())
+        replay(Trajectory(EnvRef(ID), ledger.tasks["train-0"], 0), ledger())
 
 
 class Recorded(Policy):
@@ -266,7 +262,7 @@ def test_a_clock_in_an_observation_is_caught(walker, tmp_path):
             return f"It is {next(ticks)}."
 
     trajectory = asyncio.run(
-        run_episode(Clock(), Recorded([Action("now")] * 20), Clock.tasks["train-0"], 0, env_id="c")
+        run_episode(Clock(), Recorded([Action("now")] * 20), Clock.tasks["train-0"], 0, ref=EnvRef("c"))
     )
     report = replay(trajectory, Clock())
     assert (report.difference.turn, report.difference.part) == (0, "observation")

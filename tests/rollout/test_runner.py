@@ -8,15 +8,17 @@ from contextlib import aclosing
 import pytest
 
 from agentrl.env.base import Limits
+from agentrl.env.registry import make
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault, EnvNotFound, RolloutError, TaskError
 from agentrl.messages import Action
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.scripted import NullPolicy
 from agentrl.rollout.runner import GroupRequest, Rollouts, arollout, rollout, sampling_seed
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.tool_schema import tool
-from agentrl.trajectory import Task
+from agentrl.trajectory import EnvRef, Labels, Task
 
 
 class Gate(ToolEnv):
@@ -106,7 +108,7 @@ async def until(condition) -> None:
 
 def test_groups_share_task_and_seed_and_differ_in_sampling(walker, ledger):
     tasks = [ledger.tasks[f"train-{n}"] for n in (3, 1, 2)]
-    asked = [GroupRequest(task, 10 + n, 4, tags={"phase": "train"}) for n, task in enumerate(tasks)]
+    asked = [GroupRequest(task, 10 + n, 4, labels=Labels("train")) for n, task in enumerate(tasks)]
 
     async def main():
         async with Rollouts(ledger, walker, env_id="test/Ledger-v0") as rollouts:
@@ -118,7 +120,7 @@ def test_groups_share_task_and_seed_and_differ_in_sampling(walker, ledger):
         assert [t.episode_id for t in group.trajectories] == [f"{request.group_id}/{i}" for i in range(4)]
         assert all(t.task == request.task and t.seed == request.seed for t in group.trajectories)
         assert len({t.turns[0].observation for t in group.trajectories}) == 1
-        assert all(t.info["phase"] == "train" for t in group.trajectories)
+        assert all(t.labels.stage == "train" for t in group.trajectories)
     assert set(walker.seeds) == {sampling_seed(request, index) for request in asked for index in range(4)}
     assert len(set(walker.seeds)) == 12
     assert len(walker.released) == 12
@@ -219,17 +221,17 @@ def test_a_fault_is_tried_again_on_the_same_seeds_in_a_fresh_instance(tmp_path):
 
     groups = asyncio.run(main())
     assert [group.trajectories[0].status for group in groups] == ["terminated"] * 3
-    assert [group.trajectories[0].attempt for group in groups] == [0, 2, 0]
+    assert [group.trajectories[0].labels.attempt for group in groups] == [0, 2, 0]
     assert [group.rewards for group in groups] == [[1.0]] * 3
     assert len(finals) == 3
     tries = visitor.seeds["train-1@3/0"]
     assert len(tries) == 3
     assert len(set(tries)) == 1
     stored = list(TrajectoryStore(tmp_path / "t.jsonl").read(group_id="train-1@3"))
-    assert [(t.status, t.attempt, t.info.get("retried")) for t in stored] == [
+    assert [(t.status, t.labels.attempt, t.labels.superseded) for t in stored] == [
         ("fault", 0, True),
         ("fault", 1, True),
-        ("terminated", 2, None),
+        ("terminated", 2, False),
     ]
     assert all(env.closed == 1 for env in world.made)
 
@@ -243,7 +245,7 @@ def test_a_fault_that_stays_is_void_and_costs_nothing_else():
             return await rollouts.run(requests(0, 1, 2))
 
     bad = asyncio.run(main())[1].trajectories[0]
-    assert (bad.status, bad.attempt, bad.success) == ("fault", 3, False)
+    assert (bad.status, bad.labels.attempt, bad.success) == ("fault", 3, False)
     assert "gate stuck" in bad.error
     assert world.faults["train-1"] == 95
 
@@ -344,7 +346,7 @@ def test_an_environment_that_cannot_be_made_is_a_fault_or_a_bug():
     async def main():
         async with Rollouts(make, Visitor(), env_id="t", backoff_s=0, max_concurrency=1) as rollouts:
             (group,) = await rollouts.run(requests(0))
-            assert group.trajectories[0].attempt == 1
+            assert group.trajectories[0].labels.attempt == 1
         failures.append(ImportError("no module named docker"))
         async with Rollouts(make, Visitor(), env_id="t") as rollouts:
             with pytest.raises(ImportError, match="docker"):
@@ -384,7 +386,7 @@ def test_rollout_in_one_call(ledger, walker):
     assert [[t.messages() for t in group.trajectories] for group in again] == [
         [t.messages() for t in groups[place].trajectories] for place in (0, 2)
     ]
-    assert again[0].trajectories[0].env_id == "Ledger"
+    assert again[0].trajectories[0].env == EnvRef("Ledger")
 
 
 def test_rollout_says_what_to_do_instead(ledger, walker):
@@ -404,8 +406,6 @@ def test_bad_arguments_are_refused(ledger, walker):
     task = ledger.tasks["train-0"]
     with pytest.raises(ValueError, match="size must be >= 1"):
         GroupRequest(task, 0, 0)
-    with pytest.raises(ValueError, match=r"tags may be .*phase.*got \['phse'\]"):
-        GroupRequest(task, 0, tags={"phse": "train"})
     with pytest.raises(ValueError, match="max_concurrency and max_attempts must be >= 1"):
         Rollouts(ledger, walker, env_id="t", max_concurrency=0)
 
@@ -440,3 +440,30 @@ def test_an_environment_that_will_not_close_costs_no_episode(close, monkeypatch,
 
     assert [group.rewards for group in asyncio.run(main())] == [[1.0]] * 3
     assert "closing World failed: " + ("OSError" if close == "raises" else "TimeoutError") in caplog.text
+
+
+async def test_one_runner_serves_several_environments_in_one_set_of_slots(ledger):
+    """Requests carry their environment; the limit on episodes alive holds over all calls together."""
+    alive, most = 0, 0
+
+    class Counted(NullPolicy):
+        async def act(self, messages, tools, *, episode_id, sampling=None):
+            nonlocal alive, most
+            alive, most = alive + 1, max(most, alive + 1)
+            await asyncio.sleep(0.001)
+            alive -= 1
+            return await super().act(messages, tools, episode_id=episode_id, sampling=sampling)
+
+    refs = [EnvRef("agentrl/Guess-v0"), EnvRef("agentrl/Guess-v0", {}, {"max_turns": 1}), None]
+    tasks = [make(refs[0]).tasks.split("train")[0]] * 2 + [ledger().tasks.split("train")[0]]
+    asked = [
+        [GroupRequest(task, number, 2, f"{kind}-{number}", env=ref) for number in range(4)]
+        for kind, (ref, task) in enumerate(zip(refs, tasks, strict=True))
+    ]
+    async with Rollouts(ledger, Counted(), env_id="test/Ledger-v0", max_concurrency=3) as rollouts:
+        found = await asyncio.gather(*(rollouts.run(requests) for requests in asked))
+    assert most == 3
+    played = [{t.env.id for group in groups for t in group.trajectories} for groups in found]
+    assert played == [{"agentrl/Guess-v0"}, {"agentrl/Guess-v0"}, {"test/Ledger-v0"}]
+    assert all(t.env.version for t in found[0][0].trajectories)
+    assert {len(t.turns) for group in found[1] for t in group.trajectories} == {1}

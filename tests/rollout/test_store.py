@@ -18,10 +18,11 @@ from agentrl.errors import StoreError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.rollout.json_lines import canonical, decode_line, encode_line
 from agentrl.rollout.store import TrajectoryStore, write_summary
-from agentrl.trajectory import Task, Trajectory, Turn
+from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, Turn
+from tests.endings import ENDINGS
 
 
-def trajectory(number: int, *, status="terminated", phase="train", arguments=None) -> Trajectory:
+def trajectory(number: int, *, status="terminated", stage="train", arguments=None) -> Trajectory:
     action = Action(
         f"answer {number} €",
         (ToolCall("f", arguments or {"x": number}, "c"),),
@@ -35,9 +36,18 @@ def trajectory(number: int, *, status="terminated", phase="train", arguments=Non
         Turn((Message("tool", "ok", (), "c", "f"),), more, 0.2, {}, (Message("user", "bye"),)),
     ]
     task = Task(f"t{number}", "train", {"n": number})
-    info = {"phase": phase, "nested": {"list": [1, None, "x"]}}
+    info = {"nested": {"list": [1, None, "x"]}}
     return Trajectory(
-        "test/E-v0", task, number, turns, status, f"g{number // 2}", f"e{number}", 0, None, info, [{"type": "function"}]
+        EnvRef("test/E-v0"),
+        task,
+        number,
+        turns,
+        ENDINGS[status],
+        f"g{number // 2}",
+        f"e{number}",
+        Labels(stage),
+        info,
+        [{"type": "function"}],
     )
 
 
@@ -73,9 +83,9 @@ def test_a_line_is_readable_as_soon_as_append_returns_and_appends_go_on_after_cl
 def test_filters(path):
     store = TrajectoryStore(path)
     kinds = [("terminated", "train"), ("fault", "train"), ("truncated", "eval"), ("terminated", "eval")]
-    for number, (status, phase) in enumerate(kinds):
-        store.append(trajectory(number, status=status, phase=phase))
-    assert [t.seed for t in store.read(phase="eval")] == [2, 3]
+    for number, (status, stage) in enumerate(kinds):
+        store.append(trajectory(number, status=status, stage=stage))
+    assert [t.seed for t in store.read(stage="eval")] == [2, 3]
     assert [t.seed for t in store.read(status="terminated")] == [0, 3]
     assert [t.seed for t in store.read(group_id="g0", status="fault")] == [1]
     assert [number for number, _ in store.records()] == [1, 2, 3, 4]
@@ -139,8 +149,15 @@ def test_a_broken_line_in_the_middle_is_named(path, bad):
 def test_json_that_is_no_trajectory_is_named(path):
     filled(path, 1)
     with path.open("ab") as file:
-        file.write(b'{"env_id": "x", "turns": []}\n')
+        file.write(b'{"format": 2, "turns": []}\n')
     with pytest.raises(StoreError, match="line 2: is no trajectory: KeyError"):
+        list(TrajectoryStore(path))
+
+
+def test_a_store_of_another_format_is_refused_by_its_number(path):
+    path.parent.mkdir()
+    path.write_text('{"env_id": "agentrl/Shop-v0", "status": "terminated", "turns": []}\n')
+    with pytest.raises(StoreError, match=r"trajectories\.jsonl, line 1: was written in format 1, and this version"):
         list(TrajectoryStore(path))
 
 
@@ -176,13 +193,13 @@ def test_a_real_limit_on_the_file_size_is_reported_the_same_way(path):
 import resource, signal, sys
 from agentrl.errors import StoreError
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Task, Trajectory
+from agentrl.trajectory import EnvRef, Task, Trajectory
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 store = TrajectoryStore(sys.argv[1])
 for count in range(10**6):
     try:
-        store.append(Trajectory("e", Task("t"), count))
+        store.append(Trajectory(EnvRef("e"), Task("t"), count))
     except StoreError as error:
         print(count, error)
         break

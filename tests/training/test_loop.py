@@ -32,7 +32,8 @@ from agentrl.training.config import (
 )
 from agentrl.training.loop import Progress, resume, train
 from agentrl.training.run_folder import RunFolder
-from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
+from agentrl.trajectory import EnvRef, Task, Trajectory, TrajectoryGroup, Turn
+from tests.endings import ENDINGS
 
 CONFIG = TrainConfig(
     env=EnvConfig("agentrl/Shop-v0", max_turns=4),
@@ -60,7 +61,7 @@ def _weights(run: Path) -> dict[str, bytes]:
 
 def _episodes(run: Path) -> list[tuple[object, ...]]:
     return [
-        (t.info["phase"], t.group_id, t.episode_id, t.reward, tuple(turn.action.token_ids or () for turn in t.turns))
+        (t.labels.stage, t.group_id, t.episode_id, t.reward, tuple(turn.action.token_ids or () for turn in t.turns))
         for t in TrajectoryStore(run / "trajectories.jsonl")
     ]
 
@@ -92,7 +93,7 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
 def test_training_and_evaluation_tasks_are_disjoint_in_the_records(whole_run: Path) -> None:
     splits: dict[str, set[str]] = {}
     for trajectory in TrajectoryStore(whole_run / "trajectories.jsonl"):
-        splits.setdefault(str(trajectory.info["phase"]), set()).add(trajectory.task.split)
+        splits.setdefault(str(trajectory.labels.stage), set()).add(trajectory.task.split)
     assert splits == {"train": {"train"}, "eval": {"eval"}, "eval_before": {"eval"}, "eval_after": {"eval"}}
 
 
@@ -188,7 +189,7 @@ def test_a_full_disk_says_what_to_do_and_keeps_the_run(tmp_path: Path, monkeypat
 
 def test_faults_leave_a_group_before_its_baseline() -> None:
     def episode(reward: float, status: str = "terminated") -> Trajectory:
-        return Trajectory("e", Task("t"), 0, [Turn((), Action(), reward)], status=status)  # type: ignore[arg-type]
+        return Trajectory(EnvRef("e"), Task("t"), 0, [Turn((), Action(), reward)], ending=ENDINGS[status])  # type: ignore[arg-type]
 
     group = TrajectoryGroup("g", [episode(1.0), episode(0.0, "fault"), episode(1.0)])
     assert without_faults(group).rewards == [1.0, 1.0]

@@ -95,7 +95,7 @@ def test_contexts_only_grow_and_rows_hold_them(run: tuple[str, Path]) -> None:
 
 def test_logprobs_are_those_of_the_saved_model(run: tuple[str, Path]) -> None:
     model, _ = load(run[1] / "model")
-    after = [t for t in episodes(run[1]) if t.info["phase"] == "eval_after"]
+    after = [t for t in episodes(run[1]) if t.labels.stage == "eval_after"]
     assert len(after) == 8
     for trajectory in after:
         (row,) = rows_of_trajectory(trajectory)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,10 +18,11 @@ from jinja2 import Environment, PackageLoader
 
 from agentrl.bench.views.charts import Series, line_chart, short_number
 from agentrl.errors import StoreError
+from agentrl.messages import Message
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.trajectory import Trajectory
 
 Metrics = Mapping[str, Any]
-Record = Mapping[str, Any]
 _WINDOW_STEPS = 5
 # Two-sided 95% quantiles of Student's t for 2 to 4 degrees of freedom: a window has 3 to 5 steps.
 _T95 = (4.303, 3.182, 2.776)
@@ -100,32 +101,31 @@ class _Tally:
     tools: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     causes: dict[str, int] = field(default_factory=dict)
-    evaluations: dict[tuple[str, str], dict[str, Record]] = field(default_factory=dict)
+    evaluations: dict[tuple[str, str], dict[str, Trajectory]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, path: Path) -> _Tally:
         tally = cls()
         if path.exists():
-            for _, record in TrajectoryStore(path).records():
-                tally.add(record)
+            for trajectory in TrajectoryStore(path):
+                tally.add(trajectory)
         return tally
 
-    def add(self, record: Record) -> None:
-        info = record.get("info") or {}
-        phase, status = str(info.get("phase", "train")), str(record.get("status"))
-        counts = self.counts.setdefault(phase, {})
-        counts[status] = counts.get(status, 0) + 1
-        if status == "fault":
-            cause = str(record.get("error") or "unknown").splitlines()[0]
+    def add(self, trajectory: Trajectory) -> None:
+        stage = trajectory.labels.stage
+        counts = self.counts.setdefault(stage, {})
+        counts[trajectory.status] = counts.get(trajectory.status, 0) + 1
+        if trajectory.error is not None:
+            cause = (trajectory.error or "unknown").splitlines()[0]
             self.causes[cause] = self.causes.get(cause, 0) + 1
             return
-        for name, stats in (info.get("tool_stats") or {}).items():
-            total = self.tools.setdefault(name, {}).setdefault(phase, [0, 0])
+        for name, stats in (trajectory.info.get("tool_stats") or {}).items():
+            total = self.tools.setdefault(name, {}).setdefault(stage, [0, 0])
             total[0] += stats.get("calls", 0)
             total[1] += stats.get("errors", 0)
-        if phase in ("eval_before", "eval_after"):
-            key = (str(info.get("mode", "sampled")), str(record["task"]["id"]))
-            self.evaluations.setdefault(key, {}).setdefault(phase, record)
+        if stage in ("eval_before", "eval_after"):
+            key = (trajectory.labels.mode, trajectory.task.id)
+            self.evaluations.setdefault(key, {}).setdefault(stage, trajectory)
 
     def transcripts(self) -> list[dict[str, Any]]:
         """Before and after on the same held-out tasks: first those that were learnt, then the others."""
@@ -151,46 +151,38 @@ class _Tally:
         ]
 
 
-def _varied(pairs: Sequence[tuple[str, str, Record, Record]]) -> list[tuple[str, str, Record, Record]]:
+_Pair = tuple[str, str, Trajectory, Trajectory]
+
+
+def _varied(pairs: Sequence[_Pair]) -> list[_Pair]:
     """Mostly tasks that were learnt, but a failure that stayed and a success that was there too."""
-    kinds: dict[tuple[bool, bool], list[tuple[str, str, Record, Record]]] = {}
+    kinds: dict[tuple[bool, bool], list[_Pair]] = {}
     for pair in pairs:
-        kinds.setdefault((bool(pair[2].get("success")), bool(pair[3].get("success"))), []).append(pair)
+        kinds.setdefault((pair[2].success, pair[3].success), []).append(pair)
     learnt, stayed, had, lost = (kinds.get(k, []) for k in ((False, True), (False, False), (True, True), (True, False)))
     return [*learnt[:3], *stayed[:1], *lost[:1], *had[:1], *learnt[3:]][:_MAX_TRANSCRIPTS]
 
 
-def _side(label: str, record: Record) -> dict[str, Any]:
+def _side(label: str, trajectory: Trajectory) -> dict[str, Any]:
     return {
         "label": label,
-        "success": bool(record.get("success")),
-        "reward": float(record.get("reward", 0.0)),
-        "status": record.get("status"),
-        "messages": list(_messages(record)),
+        "success": trajectory.success,
+        "reward": trajectory.reward,
+        "status": trajectory.status,
+        "messages": [_shown(message) for message in trajectory.messages()],
     }
 
 
-def _messages(record: Record) -> Iterable[dict[str, Any]]:
-    for turn in record["turns"]:
-        yield from (_shown(message) for message in turn["observation"])
-        yield _shown({"role": "assistant", "content": turn["action"].get("text", ""), **_calls_of(turn["action"])})
-    yield from (_shown(message) for message in record.get("final_observation", ()))
-
-
-def _calls_of(action: Record) -> dict[str, Any]:
-    return {"tool_calls": action.get("tool_calls", ()), "reasoning": action.get("reasoning")}
-
-
-def _shown(message: Record) -> dict[str, Any]:
+def _shown(message: Message) -> dict[str, Any]:
     calls = []
-    for call in message.get("tool_calls") or ():
-        arguments = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call.get("arguments", {}).items())
-        calls.append({"text": f"{call['name']}({arguments})", "error": call.get("error")})
+    for call in message.tool_calls:
+        arguments = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call.arguments.items())
+        calls.append({"text": f"{call.name}({arguments})", "error": call.error})
     return {
-        "role": message["role"],
-        "content": message.get("content", ""),
-        "reasoning": message.get("reasoning"),
-        "name": message.get("name"),
+        "role": message.role,
+        "content": message.content,
+        "reasoning": message.reasoning,
+        "name": message.name,
         "calls": calls,
     }
 
@@ -353,7 +345,7 @@ def _fault_warnings(tally: _Tally) -> list[str]:
         return []
     episodes = sum(sum(counts.values()) for counts in tally.counts.values())
     cause, times = max(tally.causes.items(), key=lambda item: item[1])
-    return [f"{faults} of {episodes} episodes were void (infrastructure), none scored; most often ({times}x): {cause}"]
+    return [f"{faults} of {episodes} episodes were discarded (infrastructure); most often ({times}x): {cause}"]
 
 
 def _interval_warnings(summary: Metrics) -> list[str]:

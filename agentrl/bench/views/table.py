@@ -38,7 +38,7 @@ def notes(result: BenchResult) -> Iterator[str]:
         yield f"{result.status}: {played} of {score.n_planned} episodes were played; the same --out goes on from here"
     if score.n_faults:
         cause = next(iter(score.faults))
-        yield f"{score.n_faults} episodes are void and not scored; most often: {cause}"
+        yield f"{score.n_faults} episodes are discarded and not scored; most often: {cause}"
     if score.malformed_calls:
         yield f"{score.malformed_calls} tool calls could not be read"
     null, oracle = references.get("null"), references.get("oracle")
@@ -54,10 +54,10 @@ def _table(title: str, *columns: str) -> Table:
 
 def _scores(result: BenchResult) -> Table:
     config = result.config
-    title = f"{result.env_id} · {config.split} · {result.score.n_tasks} tasks x {config.trials}"
+    title = f"{result.env} · {config.split} · {result.score.n_tasks} tasks x {config.trials}"
     table = _table(title)
     table.add_column("policy", overflow="fold", min_width=8)
-    for name in ("success", "reward", "episodes", "cut off", "void"):
+    for name in ("success", "reward", "episodes", "cut off", "discarded"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row(*_score_row(result.policy, result.score), style="bold")
     for name, score in result.references.items():

@@ -20,7 +20,7 @@ import numpy as np
 from agentrl.env.base import Env
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.schema_values import draw_arguments
-from agentrl.trajectory import Task
+from agentrl.trajectory import Task, succeeded
 
 T = TypeVar("T")
 Behaviour = Callable[[Env, Sequence[Message]], Any]
@@ -64,7 +64,7 @@ class Episode:
     def won(self) -> bool:
         if self.fault is not None:
             return False
-        return self.success if self.success is not None else self.reward >= 1.0 - 1e-9
+        return succeeded({"success": self.success}, self.reward)
 
 
 @dataclass(frozen=True)

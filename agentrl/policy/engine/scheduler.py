@@ -59,14 +59,14 @@ class Completion:
         logprobs: (T,) nats, see `draw`.
         finish: `stop`, or `length` where a limit cut it off.
         cached: prompt tokens that were not computed again.
-        version: of the weights that sampled the first token.
+        versions: (T,) number of the weights that sampled each id.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: FinishReason
     cached: int
-    version: int
+    versions: tuple[int, ...]
 
 
 @dataclass(eq=False)
@@ -78,7 +78,7 @@ class _Request:
     future: asyncio.Future[Completion]
     slot: int = -1
     cached: int = 0
-    version: int = 0
+    versions: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -141,7 +141,7 @@ class Engine:
             raise ValueError("a prompt needs at least one token")
         count = min(sampling.max_tokens, self.options.context - len(prompt))
         if count < 1:
-            return Completion((), (), "length", 0, self.version)
+            return Completion((), (), "length", 0, ())
         loop = asyncio.get_running_loop()
         uniform = np.random.Generator(np.random.Philox(seed)).random(count)
         request = _Request(owner, np.asarray(prompt, np.int32), sampling, uniform, loop.create_future())
@@ -253,7 +253,7 @@ class Engine:
         else:
             self.kv.length[slot] = shared[slot]
         if not request.ids:
-            request.cached, request.version = int(shared[donor]), self.version
+            request.cached = int(shared[donor])
         self._draws.set(slot, request.sampling, request.uniform)
 
     def _feed(self, decoding: list[_Request], admitted: list[_Request]) -> Tensor:
@@ -274,6 +274,7 @@ class Engine:
         for request, token, logprob in zip(requests, *draw(logits, how), strict=True):
             request.ids.append(token)
             request.logprobs.append(logprob)
+            request.versions.append(self.version)
             finish = self._finish_of(request, token)
             if finish is not None:
                 self._finish(request, finish)
@@ -293,7 +294,9 @@ class Engine:
         del self._active[request.slot]
         self.owners.touch(request.slot)
         if not request.future.done():
-            done = Completion(tuple(request.ids), tuple(request.logprobs), finish, request.cached, request.version)
+            done = Completion(
+                tuple(request.ids), tuple(request.logprobs), finish, request.cached, tuple(request.versions)
+            )
             request.future.set_result(done)
 
 

@@ -18,7 +18,7 @@ from agentrl.bench.views.run_report import smoothed, write_report
 from agentrl.errors import StoreError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.rollout.records import trajectory_record
-from agentrl.trajectory import Task, Trajectory, Turn
+from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -66,13 +66,14 @@ def episode(task: str, phase: str, success: bool, **changes: Any) -> dict[str, A
         Turn((found,), buy, policy_s=0.2, env_s=0.01),
         Turn((bought,), Action("4711"), float(success), {"correct": float(success)}),
     ]
+    labels = Labels(phase, mode="greedy" if phase != "train" else "sampled")
     info = {
-        "phase": phase,
-        "mode": "greedy" if phase != "train" else "sampled",
         "tool_stats": {"search": {"calls": 1, "errors": 0}, "order": {"calls": 2, "errors": 1}},
         "success": success,
     }
-    trajectory = Trajectory("agentrl/Shop-v0", Task(task, "eval"), 0, turns, info=info, **changes)
+    trajectory = Trajectory(
+        EnvRef("agentrl/Shop-v0"), Task(task, "eval"), 0, turns, info=info, labels=labels, **changes
+    )
     return to_builtins(trajectory_record(trajectory))
 
 
@@ -126,7 +127,7 @@ def fake_run(folder: Path) -> Path:
     episodes = [episode(f"eval-{i}", "eval_before", i == 3) for i in range(4)]
     episodes += [episode(f"eval-{i}", "eval_after", i != 1) for i in range(4)]
     episodes += [episode(f"train-{i}", "train", True) for i in range(5)]
-    episodes += [episode("train-9", "train", False, status="fault", error="EnvFault: the store went away\nlong")]
+    episodes += [episode("train-9", "train", False, ending=Ending("fault", "EnvFault: the store went away\nlong"))]
     (folder / "trajectories.jsonl").write_text("".join(json.dumps(record) + "\n" for record in episodes))
     summary = {"env_id": "agentrl/Shop-v0", "seed": 7, "wall_s": 231.4, "cpu_s": 240.0}
     summary |= {"before": table(0.41, 0.38), "after": table(0.97, 0.945)}
@@ -200,7 +201,7 @@ def test_warnings_name_faults_and_overlap(tmp_path: Path) -> None:
     summary["after"] = table(0.45, 0.9)
     (folder / "summary.json").write_text(json.dumps(summary))
     text = outline(write_report(folder)).text
-    assert "1 of 14 episodes were void" in text
+    assert "1 of 14 episodes were discarded" in text
     assert "(1x): EnvFault: the store went away\n" in text
     assert "before and after overlap (greedy)" in text
     assert "overlap (sampled" not in text

@@ -43,7 +43,7 @@ def test_a_terminal_of_80_columns_is_enough() -> None:
 
 def test_void_episodes_are_named() -> None:
     (note,) = notes(run_bench(Adder, Some(broken=[5])))
-    assert note.startswith("1 episodes are void and not scored; most often: PolicyFault: the server is gone")
+    assert note.startswith("1 episodes are discarded and not scored; most often: PolicyFault: the server is gone")
     assert list(notes(run_bench(Adder, Some()))) == []
 
 

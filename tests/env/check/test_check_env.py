@@ -94,7 +94,7 @@ def test_a_sound_environment_raises_no_alarm(name):
     assert len(report.checks) == 14
 
 
-@pytest.mark.parametrize("id", env_ids())
+@pytest.mark.parametrize("id", [id for id in env_ids() if id.startswith("agentrl/")])
 def test_a_bundled_environment_raises_no_alarm(id):
     report = check_env(id, tasks=3)
     assert report.findings == (), report.to_text()

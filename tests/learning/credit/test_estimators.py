@@ -10,7 +10,8 @@ from agentrl.learning.credit.gigpo import GiGPO, gigpo
 from agentrl.learning.credit.group_relative import dr_grpo, grpo, reinforce_plus_plus, rloo
 from agentrl.learning.credit.remax import remax
 from agentrl.messages import Action
-from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
+from agentrl.trajectory import Ending, EnvRef, Task, Trajectory, TrajectoryGroup, Turn
+from tests.endings import ENDINGS
 
 finite = st.floats(-10, 10, width=32)
 ragged = st.lists(st.lists(finite, min_size=1, max_size=6), min_size=1, max_size=5)
@@ -22,7 +23,7 @@ def group_of(rewards, statuses=None, turns=1):
     for reward, status in zip(rewards, statuses, strict=True):
         steps = [Turn((), Action(text="x")) for _ in range(turns)]
         steps[-1].reward = reward
-        made.append(Trajectory("e", Task("t"), 0, steps, status=status))
+        made.append(Trajectory(EnvRef("e"), Task("t"), 0, steps, ending=ENDINGS[status]))
     return TrajectoryGroup("g", made)
 
 
@@ -101,8 +102,8 @@ def test_an_unknown_method_names_the_nearest():
 def test_gae_of_a_step_by_turns_and_by_tokens():
     """Two turns of 2 and 1 tokens, rewards 0 and 1; the fault beside them gets 0."""
     turns = [Turn((), Action(prompt_ids=(1,), token_ids=ids), reward) for ids, reward in (((2, 3), 0.0), ((4,), 1.0))]
-    episode = Trajectory("e", Task("t"), 0, turns)
-    fault = Trajectory("e", Task("t"), 0, turns, status="fault")
+    episode = Trajectory(EnvRef("e"), Task("t"), 0, turns)
+    fault = Trajectory(EnvRef("e"), Task("t"), 0, turns, ending=Ending("fault", "x"))
     groups = [TrajectoryGroup("g", [episode, fault])]
     by_turn = TurnGAE(gamma=0.5, lam=1.0)(groups, [[np.array([0.25, 0.5]), np.zeros(2)]])
     assert [a.tolist() for a in by_turn.advantages[0]] == [[0.5 - 0.25, 1.0 - 0.5], [0.0, 0.0]]
@@ -116,7 +117,7 @@ def test_gae_of_a_step_by_turns_and_by_tokens():
 def test_gigpo_of_a_step_leaves_faults_out():
     def episode(rewards, status="terminated"):
         turns = [Turn((), Action(), r, state_key="a" if i == 0 else None) for i, r in enumerate(rewards)]
-        return Trajectory("e", Task("t"), 0, turns, status=status)
+        return Trajectory(EnvRef("e"), Task("t"), 0, turns, ending=ENDINGS[status])
 
     group = TrajectoryGroup("g", [episode([0.0, 1.0]), episode([9.0], "fault"), episode([0.0])])
     found = GiGPO(gamma=0.5, normalize_std=False)([group], None).advantages[0]
