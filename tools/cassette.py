@@ -60,7 +60,8 @@ class Cassette(httpx.AsyncBaseTransport):
         if mode not in ("record", "replay", "auto"):
             raise ConfigError(f"cassette mode must be record, replay or auto, got {mode!r}")
         self.path, self.mode = Path(path), mode
-        self._inner = PerLoop(lambda: inner or httpx.AsyncHTTPTransport())
+        # A given transport is closed by `aclose` alone: others may use it too.
+        self._inner = PerLoop(lambda: inner or httpx.AsyncHTTPTransport(), aclose=None if inner else _close)
         self._secret_parameters = frozenset(name.lower() for name in secret_parameters)
         self._match_host = match_host
         self._answers = _load(self.path, mode)
@@ -163,6 +164,10 @@ class _Episode:
     def __init__(self, key: str) -> None:
         self.key = key
         self.counts: defaultdict[str, int] = defaultdict(int)
+
+
+async def _close(transport: httpx.AsyncBaseTransport) -> None:
+    await transport.aclose()
 
 
 def _base_key(entry: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -106,7 +107,8 @@ class HttpApi:
         self._allowed = frozenset(allow_hosts) if allow_hosts is not None else frozenset({_host(self.base_url)})
         self._transport = transport
         self._rng = rng or random.Random()
-        self._clients = PerLoop(self._open)
+        # A given transport is closed by `aclose` alone: others may use it too.
+        self._clients = PerLoop(partial(_open, transport), aclose=None if transport else _close)
 
     async def request(
         self,
@@ -154,12 +156,6 @@ class HttpApi:
         if shared.closing and shared.under_way == 0 and self._clients.peek() is shared:
             self._clients.forget()
             await shared.client.aclose()
-
-    def _open(self) -> _SharedClient:
-        # No limits of httpx's own: each attempt has a deadline, and waiting for a connection counts.
-        # No cookies either: they would carry one episode's session into another.
-        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        return _SharedClient(httpx.AsyncClient(transport=self._transport, cookies=cookies, timeout=None))
 
     async def _retried(self, client: httpx.AsyncClient, call: _Call) -> Reply:
         redactor = Redactor(self._secrets())
@@ -282,6 +278,17 @@ class HttpApi:
             variables = ", ".join(variable for auth in self.auth for variable in auth.variables)
             raise EnvFault(f"{call}: the server refused the credentials (401); check {variables}")
         raise ToolError(f"status {reply.status}: {reply.text[:ERROR_CHARS] or 'no reason given'}")
+
+
+def _open(transport: httpx.AsyncBaseTransport | None) -> _SharedClient:
+    # No limits of httpx's own: each attempt has a deadline, and waiting for a connection counts.
+    # No cookies either: they would carry one episode's session into another.
+    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return _SharedClient(httpx.AsyncClient(transport=transport, cookies=cookies, timeout=None))
+
+
+async def _close(shared: _SharedClient) -> None:
+    await shared.client.aclose()
 
 
 def reply_text(reply: Reply) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -61,6 +62,7 @@ class SearchIndex:
         # One connection, one query at a time: sync environments may live in threads.
         self._lock = threading.Lock()
         self._db = sqlite3.connect(":memory:", check_same_thread=False)
+        self._close = weakref.finalize(self, self._db.close)
         self._db.execute("CREATE VIRTUAL TABLE docs USING fts5(id UNINDEXED, title, text, tokenize='unicode61')")
         rows = [(d.id, d.title, d.text) for d in self._documents.values()]
         self._db.executemany("INSERT INTO docs VALUES (?, ?, ?)", rows)
@@ -92,8 +94,8 @@ class SearchIndex:
         return self._documents[doc_id]
 
     def close(self) -> None:
-        """Free the index; safe to call twice."""
-        self._db.close()
+        """Free the index; safe to call twice. An index that is dropped frees itself."""
+        self._close()
 
     def __enter__(self) -> Self:
         return self

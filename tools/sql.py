@@ -11,6 +11,7 @@ import json
 import re
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,9 @@ class SqlDatabase:
     ) -> None:
         self._limits = limits or SqlLimits()
         self._writable = writable
+        self._authorizer = _Authorizer(writable)
         self._db = _connect(path, writable or bool(setup))
+        self._close = weakref.finalize(self, self._db.close)
         self._db.executescript(setup)
         self._restrict()
 
@@ -128,8 +131,8 @@ class SqlDatabase:
             self._db.deserialize(content)
 
     def close(self) -> None:
-        """Close the database; safe to call twice."""
-        self._db.close()
+        """Close the database; safe to call twice. A database that is dropped closes itself."""
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -148,16 +151,7 @@ class SqlDatabase:
     def _restrict(self) -> None:
         self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
         self._db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        self._db.set_authorizer(self._authorize)
-
-    def _authorize(self, action: int, first: str | None, second: str | None, *_: object) -> int:
-        if action in _READS:
-            return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _FORBIDDEN_FUNCTIONS:
-            return sqlite3.SQLITE_OK
-        if self._writable and action in _WRITES and not (first or "").lower().startswith("sqlite_"):
-            return sqlite3.SQLITE_OK
-        return sqlite3.SQLITE_DENY
+        self._db.set_authorizer(self._authorizer)
 
     def _table(self, result: SqlResult) -> str:
         lines = [" | ".join(result.columns)]
@@ -177,6 +171,25 @@ class SqlDatabase:
         text = "NULL" if value is None else str(_json_value(value)).replace("\n", " ")
         most = self._limits.max_cell_chars
         return text if len(text) <= most else text[:most] + "..."
+
+
+class _Authorizer:
+    """Allows or denies each action of a statement.
+
+    It must not refer to the `SqlDatabase`: the connection refers to it, and would keep the database alive.
+    """
+
+    def __init__(self, writable: bool) -> None:
+        self._writable = writable
+
+    def __call__(self, action: int, first: str | None, second: str | None, *_: object) -> int:
+        if action in _READS:
+            return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _FORBIDDEN_FUNCTIONS:
+            return sqlite3.SQLITE_OK
+        if self._writable and action in _WRITES and not (first or "").lower().startswith("sqlite_"):
+            return sqlite3.SQLITE_OK
+        return sqlite3.SQLITE_DENY
 
 
 class _Budget:

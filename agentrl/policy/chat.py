@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -168,8 +169,7 @@ class ChatPolicy(Policy):
         self.sampling = sampling or DEFAULT_SAMPLING
         self.options = replace(options or ChatOptions(), **more)
         self._url = _completions_url(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)
-        self._client = client
-        self._lanes = PerLoop(self._open_lane)
+        self._lanes = PerLoop(partial(_open_lane, self.options, api_key_env, client), aclose=_close_lane)
         self._random = random.Random()
         self._reasoning_field = REASONING_FIELDS[0]
         self._answered = False
@@ -222,8 +222,8 @@ class ChatPolicy(Policy):
         """Close the sockets of the running event loop; the policy can be used again."""
         lane = self._lanes.peek()
         self._lanes.forget()
-        if lane is not None and lane.owned:
-            await lane.client.aclose()
+        if lane is not None:
+            await _close_lane(lane)
 
     def _body(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], sampling: SamplingParams
@@ -293,22 +293,6 @@ class ChatPolicy(Policy):
         self._answered = True
         return action
 
-    def _open_lane(self) -> _Lane:
-        gate = _Gate(self.options.max_concurrency, self.options.requests_per_minute)
-        return _Lane(self._client or self._make_client(), gate, owned=self._client is None)
-
-    def _make_client(self) -> httpx.AsyncClient:
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise ConfigError(f"the key in {self.api_key_env} has characters that no key has: set it again")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        connections = self.options.max_concurrency
-        return httpx.AsyncClient(
-            headers={**headers, **self.options.headers},
-            timeout=httpx.Timeout(self.options.timeout_s, connect=min(_CONNECT_TIMEOUT_S, self.options.timeout_s)),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-        )
-
     # Errors.
 
     def _exhausted(self, end: NoMoreAttempts, seconds: float) -> PolicyFault:
@@ -349,6 +333,28 @@ class ChatPolicy(Policy):
         # `Bearer KEY`: a server may echo the key alone.
         credentials = [headers.get(name, "").split(" ", 1)[-1] for name in _CREDENTIAL_HEADERS]
         return [os.environ.get(self.api_key_env, "").strip(), *headers.values(), *credentials, self._url.password]
+
+
+def _open_lane(options: ChatOptions, api_key_env: str, given: httpx.AsyncClient | None) -> _Lane:
+    gate = _Gate(options.max_concurrency, options.requests_per_minute)
+    return _Lane(given or _make_client(options, api_key_env), gate, owned=given is None)
+
+
+async def _close_lane(lane: _Lane) -> None:
+    if lane.owned:
+        await lane.client.aclose()
+
+
+def _make_client(options: ChatOptions, api_key_env: str) -> httpx.AsyncClient:
+    key = os.environ.get(api_key_env, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"the key in {api_key_env} has characters that no key has: set it again")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.AsyncClient(
+        headers={**headers, **options.headers},
+        timeout=httpx.Timeout(options.timeout_s, connect=min(_CONNECT_TIMEOUT_S, options.timeout_s)),
+        limits=httpx.Limits(max_connections=options.max_concurrency, max_keepalive_connections=options.max_concurrency),
+    )
 
 
 def _completions_url(base_url: str) -> httpx.URL:

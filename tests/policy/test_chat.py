@@ -1,10 +1,12 @@
 """ChatPolicy against a real server process over sockets: fields, faults, retries, secrets, event loops."""
 
 import asyncio
+import gc
 import json
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -507,10 +509,27 @@ async def test_cancelling_frees_the_slot(server: ChatServer) -> None:
         assert (await policy.act(QUESTION, (), episode_id="b")).text == "next"
 
 
+async def test_a_policy_that_is_dropped_closes_its_connections(server: ChatServer) -> None:
+    gc.collect()  # what other tests left open
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", ResourceWarning)
+        policy = ChatPolicy("bot", base_url=server.url)
+        await policy.act(QUESTION, (), episode_id="e")
+        del policy
+        for _ in range(20):
+            await asyncio.sleep(0)
+        gc.collect()
+    assert [str(warning.message) for warning in warned] == []
+
+
 async def test_a_given_client_is_used_and_left_open(server: ChatServer) -> None:
     async with httpx.AsyncClient(headers={"X-Mine": "yes"}) as client:
         async with ChatPolicy("bot", base_url=server.url, client=client) as policy:
             await policy.act(QUESTION, (), episode_id="e")
+        policy = ChatPolicy("bot", base_url=server.url, client=client)
+        await policy.act(QUESTION, (), episode_id="e")
+        del policy
+        await asyncio.sleep(0.01)
         assert not client.is_closed
     assert server.log()["requests"][0]["headers"]["X-Mine"] == "yes"
 

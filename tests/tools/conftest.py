@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from dataclasses import dataclass, field
@@ -113,3 +114,18 @@ def server():
 @pytest.fixture
 def canned():
     return Canned
+
+
+@pytest.fixture
+def closings(monkeypatch):
+    """The databases that were opened and then closed by a call; Python 3.13 warns of those that are only dropped."""
+    closed: list[str] = []
+    connect = sqlite3.connect
+
+    class Connection(sqlite3.Connection):
+        def close(self) -> None:
+            closed.append("closed")
+            super().close()
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, factory=Connection, **kwargs))
+    return closed

@@ -228,3 +228,25 @@ async def test_equal_requests_sent_at_once_are_both_kept(server, canned, tmp_pat
         return sorted(reply.text for reply in replies)
 
     assert await both("record") == await both("replay") == ["a", "b"]
+
+
+async def test_a_given_transport_stays_open_when_the_cassette_is_dropped(tmp_path):
+    class Inner(httpx.AsyncBaseTransport):
+        closed = 0
+
+        async def handle_async_request(self, request):
+            return httpx.Response(200, text="well")
+
+        async def aclose(self):
+            self.closed += 1
+
+    inner = Inner()
+    for close in (False, True):
+        cassette = Cassette(tmp_path / "tape.jsonl", "record", inner=inner)
+        await cassette.handle_async_request(httpx.Request("GET", "http://x.test"))
+        if close:
+            await cassette.aclose()
+        del cassette
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert inner.closed == close

@@ -15,6 +15,7 @@ from email.utils import format_datetime
 import pytest
 
 from agentrl.errors import EnvFault, ToolError
+from agentrl.tools.cassette import Cassette
 from agentrl.tools.http_api import Auth, HttpApi, HttpSettings, Reply, Retry, api_key, basic, bearer, reply_text
 
 QUICK = HttpSettings(timeout_s=2.0, retry=Retry(attempts=3, base_s=0.001))
@@ -310,6 +311,20 @@ def test_one_client_per_loop_reopened_after_closing_and_nothing_left_open(server
             with asyncio.Runner() as loop:  # this test is about several event loops
                 assert loop.run(ask(api, "GET", "/x")).status == 200
         gc.collect()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_a_client_that_is_dropped_closes_its_connections(server, tmp_path, recorded):
+    gc.collect()  # what other tests left open
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", ResourceWarning)
+        api = HttpApi(server.url, transport=Cassette(tmp_path / "tape.jsonl", "record") if recorded else None)
+        await api.request("GET", "/x")
+        del api
+        for _ in range(20):
+            await asyncio.sleep(0)
+        gc.collect()
+    assert [str(warning.message) for warning in warned] == []
 
 
 async def test_closing_waits_for_requests_under_way(server, canned):

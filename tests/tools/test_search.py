@@ -106,3 +106,11 @@ def test_as_tools(index):
     assert search.function(query="salmon") == "[c] Salmon: A fish. Salmon, salmon and more salmon."
     assert search.function(query="quark") == "nothing found"
     assert read.function(id="[c]") == "Salmon\nA fis [cut off]"
+
+
+def test_an_index_that_is_dropped_is_closed(closings):
+    made = SearchIndex(DOCUMENTS)
+    assert made.search("salmon")
+    assert closings == []
+    del made
+    assert closings == ["closed"]

@@ -178,3 +178,21 @@ def test_the_word_now_is_only_refused_as_a_date(readable):
     assert readable.query("SELECT 'now' AS w, strftime('%Y', '2024-05-06') AS y") == "w | y\nnow | 2024"
     with pytest.raises(ToolError, match="clock"):
         readable.query("SELECT strftime('%Y', 'now')")
+
+
+def test_a_database_that_is_dropped_is_closed(closings):
+    database = SqlDatabase(setup=SETUP, writable=True)
+    database.query("DELETE FROM item")
+    assert closings == []
+    del database
+    assert closings == ["closed"]
+
+
+def test_a_database_is_closed_once_and_also_after_a_broken_setup(closings):
+    with SqlDatabase(setup=SETUP) as database:
+        database.close()
+    del database
+    assert closings == ["closed"]
+    with pytest.raises(sqlite3.OperationalError):
+        SqlDatabase(setup="no SQL")
+    assert closings == ["closed"] * 2
