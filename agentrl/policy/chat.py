@@ -1,7 +1,8 @@
-"""A policy behind any OpenAI-compatible `/chat/completions` server, over httpx.
+"""A policy that asks an OpenAI-compatible `/chat/completions` server for each turn, over httpx.
 
-Owns sockets, retries, waiting and keys; the wire's fields belong to `agentrl.policy.chat_wire`. The API key
-is read from the environment when a client is made and is never kept in errors, representations or records.
+Owns connections, waiting and keys. The fields of requests and responses belong to `agentrl.policy.chat_wire`,
+the rule for retries to `agentrl.wire.retry`. The API key is read from the environment when a client is made;
+no error, log, `repr` or record holds it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from agentrl.wire.redaction import Redactor
 from agentrl.wire.retry import Failed, NoMoreAttempts, Retry, with_retries
 
 logger = logging.getLogger(__name__)
-# Answers of reasoning models are long; the completion ends by itself long before this in most episodes.
+# Reasoning models write long answers. Most completions end long before this limit.
 DEFAULT_SAMPLING = SamplingParams(max_tokens=4096)
 OPENAI_URL = "https://api.openai.com/v1"
 _FIRST_BACKOFF_S = 0.5
@@ -50,21 +51,23 @@ _CREDENTIAL_HEADERS = ("authorization", "proxy-authorization")
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How to reach and treat a server.
+    """Limits, retries and further fields of the requests to a server.
 
     Attributes:
-        timeout_s: for one try, from sending to the last byte.
+        timeout_s: seconds for one try, from sending the request to the last byte of the answer.
         max_retries: tries after the first, on 408/409/425/429/5xx, lost connections and timeouts.
-        max_backoff_s: longest pause between tries; doubling from 0.5 s, with jitter.
-        max_wait_s: a server that asks for a longer pause (`Retry-After`) is a fault at once.
-        max_concurrency: requests in flight at the same time.
-        requests_per_minute: requests are spaced to stay below it; None does not limit.
-        tool_choice, parallel_tool_calls: sent where tools are; None leaves the server's default.
-        max_tokens_field: `max_completion_tokens` for OpenAI's reasoning models.
-        send_reasoning: send the model's earlier thinking back, under the name the server gave it.
-        return_token_ids: ask for ids and logprobs (vLLM), to train on what this policy samples.
-        extra_body: further fields of every request; None as a value removes a field.
-        headers: further HTTP headers; treated as secrets.
+        max_backoff_s: longest pause between tries, in seconds. Pauses double from 0.5 s, with jitter.
+        max_wait_s: longest pause that the server may ask for (`Retry-After`), in seconds. A longer one is a
+            fault at once.
+        max_concurrency: most requests in flight at the same time.
+        requests_per_minute: most requests in a minute, evenly spaced; None sets no limit.
+        tool_choice, parallel_tool_calls: sent with every request that has tools; None leaves the server's default.
+        max_tokens_field: name of the field that limits the answer; `max_completion_tokens` for OpenAI's
+            reasoning models.
+        send_reasoning: send the model's earlier reasoning back, in the field in which the server gave it.
+        return_token_ids: ask for token ids and logprobs (vLLM), which training on this policy's samples needs.
+        extra_body: further fields of every request; a value of None removes a field.
+        headers: further HTTP headers; their values are treated as secrets.
     """
 
     timeout_s: float = 120.0
@@ -92,7 +95,7 @@ class ChatOptions:
 
     @property
     def retry(self) -> Retry:
-        """The rule that these options describe."""
+        """These options as the rule for retries."""
         return Retry(
             attempts=self.max_retries + 1,
             base_s=_FIRST_BACKOFF_S,
@@ -103,7 +106,7 @@ class ChatOptions:
 
 
 class _Gate:
-    """Lets requests through: at most so many at once, spaced, and none while the server asks for a pause."""
+    """Limits the requests of one event loop: how many at once, how far apart, and none during a server's pause."""
 
     def __init__(self, max_concurrency: int, requests_per_minute: float | None) -> None:
         self._slots = asyncio.Semaphore(max_concurrency)
@@ -117,7 +120,7 @@ class _Gate:
     async def __aenter__(self) -> None:
         await self._slots.acquire()
         try:
-            while (wait_s := self._closed_until_s - monotonic()) > 0:  # noqa: ASYNC110 - a 429 may move the end
+            while (wait_s := self._closed_until_s - monotonic()) > 0:  # noqa: ASYNC110 - a 429 may extend the pause
                 await asyncio.sleep(wait_s)
             if self._spacing_s:
                 at_s = max(monotonic(), self._next_s)
@@ -133,7 +136,11 @@ class _Gate:
 
 @dataclass(slots=True)
 class _Lane:
-    """What belongs to one event loop: sockets and waiting never cross loops."""
+    """The client and the gate of one event loop; neither works in another loop.
+
+    Attributes:
+        owned: whether the policy made the client, and so closes it.
+    """
 
     client: httpx.AsyncClient
     gate: _Gate
@@ -141,16 +148,17 @@ class _Lane:
 
 
 class ChatPolicy(Policy):
-    """Asks a server for each turn. Open it under `async with`, or call `aclose`.
+    """Asks a server for each turn. Use it under `async with`, or call `aclose` at the end.
 
     Args:
-        model: name as the server knows it.
-        base_url: up to and including `/v1`; by default `$OPENAI_BASE_URL`, else OpenAI.
-        api_key_env: environment variable that holds the key; where it is unset, no key is sent.
-        sampling: default for `act`.
-        options: everything else; its fields may also be given directly (`timeout_s=30`).
-        client: used as it is instead of an own client, and never closed; brings its own headers and timeouts.
-    Raises: ConfigError for values that cannot be right.
+        model: the model's name on the server.
+        base_url: address up to and including `/v1`; by default `$OPENAI_BASE_URL`, else OpenAI.
+        api_key_env: environment variable that holds the key; if it is not set, no key is sent.
+        sampling: default of `act`.
+        options: all other settings; each field can also be given directly (`timeout_s=30`).
+        client: an httpx client to use instead of making one. Its own headers and timeouts hold, and the
+            policy never closes it.
+    Raises: ConfigError for a value that cannot be right.
     """
 
     def __init__(
@@ -180,7 +188,7 @@ class ChatPolicy(Policy):
 
     @property
     def _shown_url(self) -> str:
-        """The address without what may be secret in it."""
+        """The address without user, password and query, which may hold secrets."""
         return str(self._url.copy_with(username=None, password=None, query=None))
 
     async def act(
@@ -193,12 +201,13 @@ class ChatPolicy(Policy):
     ) -> Action:
         """One completion.
 
-        A conversation that does not fit into the server's context gives an empty action with `finish_reason`
+        If the conversation does not fit into the server's context, the action is empty with `finish_reason`
         `length`, which ends the episode as truncated.
 
         Raises:
-            PolicyFault: retries are spent, or the server refuses this conversation alone.
-            ConfigError: key, model, address or a field of the request is wrong, so nothing can work.
+            PolicyFault: all retries failed, or the server refuses only this conversation.
+            ConfigError: the key, the model, the address or a field of the request is wrong, so that no request
+                can succeed.
         """
         sampling = sampling or self.sampling
         outcome = await self._ask(self._body(messages, tools, sampling), sampling)
@@ -214,12 +223,13 @@ class ChatPolicy(Policy):
         if not self._warned_too_long:
             self._warned_too_long = True
             logger.warning(
-                "the server's context is too short, such turns count as cut off: %s", self._shown(str(outcome))
+                "the server's context is too short for a conversation; such turns count as truncated: %s",
+                self._shown(str(outcome)),
             )
         return Action(finish_reason="length")
 
     async def aclose(self) -> None:
-        """Close the sockets of the running event loop; the policy can be used again."""
+        """Close the running event loop's connections; the policy can be used again."""
         lane = self._lanes.peek()
         self._lanes.forget()
         if lane is not None:
@@ -242,12 +252,12 @@ class ChatPolicy(Policy):
         )
 
     async def _ask(self, body: Mapping[str, Any], sampling: SamplingParams) -> Action | ServerError:
-        """The action, or the refusal that no retry would change. Raises: PolicyFault when retries are spent."""
+        """The action, or a refusal that a retry would not change. Raises: PolicyFault if all retries fail."""
         lane, started = self._lanes.get(), monotonic()
 
         def before_wait(failed: Failed, failures: int, wait_s: float) -> None:
             if failed.asked_s is not None:
-                lane.gate.pause(failed.asked_s)  # the server means every request, not this one alone
+                lane.gate.pause(failed.asked_s)  # the server asks this of every request, not only of this one
             logger.info("try %d failed, next in %.1f s: %s", failures, wait_s, failed.reason)
 
         try:
@@ -260,7 +270,7 @@ class ChatPolicy(Policy):
     async def _try(
         self, lane: _Lane, body: Mapping[str, Any], sampling: SamplingParams
     ) -> Action | ServerError | Failed:
-        """One request: an action, a refusal that no retry would change, or a failure that may pass."""
+        """One request: an action, a refusal that a retry would not change, or a failure that a retry may solve."""
         try:
             async with lane.gate:
                 reply = await self._send(lane.client, body)
@@ -284,7 +294,7 @@ class ChatPolicy(Policy):
             raise ResponseError(f"the body is not JSON: {response.text}") from None
         error = error_inside(parsed)
         if error is None and not isinstance(parsed, Mapping):
-            raise ResponseError(f"the body is no JSON object: {parsed!r}")
+            raise ResponseError(f"the body is not a JSON object: {parsed!r}")
         return error or parsed
 
     def _read(self, response: Mapping[str, Any], sampling: SamplingParams) -> Action:
@@ -298,37 +308,37 @@ class ChatPolicy(Policy):
     def _exhausted(self, end: NoMoreAttempts, seconds: float) -> PolicyFault:
         asks = f" (asks to wait {end.last.asked_s:g} s)" if end.asked_too_long else ""
         return PolicyFault(
-            f"{self._shown_url} gave no completion in {end.attempts} tries over {seconds:.1f} s; the last: "
-            f"{end.last.reason}{asks}. Check that the server is up and its log; then raise timeout_s or max_retries, "
-            "or lower max_concurrency or requests_per_minute."
+            f"{self._shown_url} gave no completion in {end.attempts} tries over {seconds:.1f} s; the last failure: "
+            f"{end.last.reason}{asks}. Check that the server is up, and read its log; then raise timeout_s or "
+            "max_retries, or lower max_concurrency or requests_per_minute."
         )
 
     def _refused(self, error: ServerError) -> ConfigError | PolicyFault:
         said = f"{self._shown_url} refused the request: {self._shown(str(error))}. "
         if error.status in (401, 403):
-            state = "is set, but not accepted" if os.environ.get(self.api_key_env) else "is not set"
-            return ConfigError(f"{said}The environment variable {self.api_key_env} {state}: put a valid key there.")
+            state = "is set, but the server does not accept it" if os.environ.get(self.api_key_env) else "is not set"
+            return ConfigError(f"{said}The environment variable {self.api_key_env} {state}: set it to a valid key.")
         if error.status in (404, 405) or 300 <= error.status < 400:
             return ConfigError(
                 f"{said}Check the model name {self.model!r}, and base_url, which usually ends in /v1 "
                 "(without /chat/completions)."
             )
         if error.status in (402, 429):
-            return ConfigError(f"{said}The account's quota is spent: add credit, or use another key or server.")
+            return ConfigError(f"{said}The account has no quota left: add credit, or use another key or server.")
         if self._answered:
-            return PolicyFault(f"{said}Other conversations were accepted, so the cause lies in this one.")
+            return PolicyFault(f"{said}The server accepted other conversations, so the cause is in this one.")
         return ConfigError(
-            f"{said}Check the model name {self.model!r}. If a field is not supported by this server, remove it with "
-            "extra_body={'FIELD': None}; max_tokens_field, tool_choice and send_reasoning are options too."
+            f"{said}Check the model name {self.model!r}. If this server does not support a field, remove it with "
+            "extra_body={'FIELD': None}; the options max_tokens_field, tool_choice and send_reasoning may help too."
         )
 
     def _shown(self, text: str) -> str:
-        """What a server said, as an error or a log may show it: without secrets, at most 500 characters."""
-        # Secrets first: a cut through one would leave its beginning.
+        """A server's text as an error or a log may show it: without secrets, at most 500 characters."""
+        # Secrets are removed before the cut: a cut inside a secret would leave its beginning in the text.
         return shorten(Redactor(self._secrets()).text(text), _SHOWN_CHARS)
 
     def _secrets(self) -> list[str]:
-        """The key and the values of the headers, which servers like to echo."""
+        """The key and the values of the headers; servers often echo them."""
         headers = {name.lower(): value for name, value in self.options.headers.items()}
         # `Bearer KEY`: a server may echo the key alone.
         credentials = [headers.get(name, "").split(" ", 1)[-1] for name in _CREDENTIAL_HEADERS]
@@ -348,7 +358,7 @@ async def _close_lane(lane: _Lane) -> None:
 def _make_client(options: ChatOptions, api_key_env: str) -> httpx.AsyncClient:
     key = os.environ.get(api_key_env, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"the key in {api_key_env} has characters that no key has: set it again")
+        raise ConfigError(f"the key in {api_key_env} has characters that a key cannot have: set it again")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx.AsyncClient(
         headers={**headers, **options.headers},

@@ -1,7 +1,7 @@
-"""The OpenAI chat-completions wire: request bodies, responses and errors as pure functions.
+"""Request bodies, responses and errors of the OpenAI chat-completions API, as pure functions.
 
-Owns the fields and their dialects (OpenAI, vLLM, SGLang, llama.cpp, OpenRouter). Sockets, retries and
-waiting belong to `agentrl.policy.chat`.
+Owns the fields and how servers differ in them (OpenAI, vLLM, SGLang, llama.cpp, OpenRouter). Sending requests
+belongs to `agentrl.policy.chat`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TOO_LONG = re.compile(
     r"inputs tokens|too many tokens",
     re.IGNORECASE,
 )
-# vLLM before and after 0.16, OpenAI: the context's size, and how much of it the prompt takes.
+# The sizes of the context and of the prompt in the errors of vLLM (before and since 0.16) and OpenAI.
 _ROOM = (
     re.compile(r"maximum context length is (?P<context>\d+).*?\((?P<prompt>\d+) in the (?:messages|prompt)", re.S),
     re.compile(r"passed (?P<prompt>\d+) input tokens.*?context length is only (?P<context>\d+)", re.S),
@@ -41,18 +41,18 @@ _FINISH: Mapping[str, FinishReason] = {
 
 
 class ResponseError(Exception):
-    """A response that is not a chat completion; another try may help. The text may be long and hold secrets."""
+    """A response that is not a chat completion; a retry may help. The text may be long and may hold secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerError:
-    """What a server said when it refused.
+    """An error that a server answered.
 
     Attributes:
-        status: HTTP status, or the code of an error object inside a 200.
-        message: the server's own words, one line, at most 4000 characters; they may hold secrets.
-        code: the machine-readable code, where given.
-        retry_after_s: how long the server asks to wait; None where it does not say.
+        status: HTTP status, or the code of an error object in an answer with status 200.
+        message: the server's text, one line, at most 4000 characters; it may hold secrets.
+        code: the machine-readable code; empty if there is none.
+        retry_after_s: seconds that the server asks to wait; None if it does not say.
     """
 
     status: int
@@ -62,19 +62,20 @@ class ServerError:
 
     @property
     def retryable(self) -> bool:
-        passing = self.status in _RETRIED_STATUS or self.status >= 500
-        return passing and self.code not in _SPENT_CODES and not self.too_long
+        """Whether a later request may succeed."""
+        temporary = self.status in _RETRIED_STATUS or self.status >= 500
+        return temporary and self.code not in _SPENT_CODES and not self.too_long
 
     @property
     def too_long(self) -> bool:
-        """Whether the prompt (or prompt and max_tokens) does not fit into the server's context."""
+        """Whether the prompt, or the prompt and max_tokens together, do not fit into the server's context."""
         if self.status == 413 or self.code in ("context_length_exceeded", "exceed_context_size_error"):
             return True
         return self.status in (400, 422, 500) and _TOO_LONG.search(self.message) is not None
 
     @property
     def room(self) -> int:
-        """Tokens that the context has left after the prompt, where the message says; else 0."""
+        """Tokens that the context has left after the prompt; 0 if the message does not say."""
         for pattern in _ROOM:
             found = pattern.search(self.message)
             if found:
@@ -96,11 +97,11 @@ def request_body(
     return_token_ids: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON of a request, with no field that was not asked for: strict servers refuse unknown ones.
+    """The JSON body of a request. It has no field that was not asked for: strict servers refuse unknown ones.
 
     Args:
-        reasoning_field: name under which earlier thinking is sent back; None leaves it out.
-        options: added last; a value of None removes a field.
+        reasoning_field: name of the field in which earlier reasoning is sent back; None sends none.
+        options: further fields, added last; a value of None removes a field.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -125,7 +126,7 @@ def request_body(
 
 
 def _is_about_tools(name: str) -> bool:
-    """Fields that servers refuse in a request without tools."""
+    """Whether servers refuse the field in a request without tools."""
     return name in ("tool_choice", "parallel_tool_calls")
 
 
@@ -140,11 +141,11 @@ def _message_body(message: Message, reasoning_field: str | None) -> dict[str, An
 def action_of(response: Mapping[str, Any], sampling: SamplingParams) -> Action:
     """The action in a chat completion.
 
-    Arguments that are not JSON become `ToolCall.error`. Token ids and logprobs are taken where the server
-    gives them; logprobs only where the sampling distribution is the model's own (temperature 1, no top-p or
-    top-k), because servers report the distribution before tempering.
+    Arguments that are not JSON become `ToolCall.error`. Token ids and logprobs are taken if the server gives
+    them. Logprobs are taken only if sampling did not change the model's distribution (temperature 1, no top-p,
+    no top-k), because servers report the distribution before these are applied.
 
-    Raises: ResponseError if the response holds no choice with a message.
+    Raises: ResponseError if the response has no choice with a message.
     """
     try:
         choice = response["choices"][0]
@@ -168,7 +169,7 @@ def _spoken(choice: Mapping[str, Any], usage: Any) -> Action:
 
 
 def reasoning_field_of(response: Mapping[str, Any]) -> str | None:
-    """The name under which this server gives thinking, if it gave some."""
+    """The name of the field that holds the reasoning in this response; None if there is none."""
     message = response["choices"][0]["message"]
     return next((name for name in REASONING_FIELDS if message.get(name)), None)
 
@@ -196,7 +197,7 @@ def _usage_of(usage: Any) -> dict[str, int] | None:
 def _with_tokens(
     action: Action, response: Mapping[str, Any], choice: Mapping[str, Any], sampling: SamplingParams
 ) -> Action:
-    """The action with sampled ids, prompt ids and logprobs, as far as they are given and agree."""
+    """The action with sampled ids, prompt ids and logprobs, if the response has them and their lengths agree."""
     entries = (choice.get("logprobs") or {}).get("content") or []
     token_ids = _ids(choice.get("token_ids")) or _ids_in_names(entries)
     if not token_ids:
@@ -214,7 +215,7 @@ def _ids(value: Any) -> tuple[int, ...] | None:
 
 
 def _ids_in_names(entries: Sequence[Mapping[str, Any]]) -> tuple[int, ...] | None:
-    """Ids that vLLM writes as `token_id:123` in place of token texts."""
+    """Token ids that vLLM writes as `token_id:123` instead of the tokens' texts."""
     names = [str(entry.get("token", "")).removeprefix("token_id:") for entry in entries]
     given = [str(entry.get("token", "")).startswith("token_id:") for entry in entries]
     return tuple(map(int, names)) if given and all(given) and all(name.isdigit() for name in names) else None
@@ -228,7 +229,7 @@ def error_of(status: int, content: bytes, headers: Mapping[str, str] | None = No
 
 
 def error_inside(response: Any) -> ServerError | None:
-    """The error object that some gateways put into a 200."""
+    """The error object that some gateways send with status 200; None if there is none."""
     if not isinstance(response, Mapping) or response.get("choices") or not response.get("error"):
         return None
     code = response["error"].get("code") if isinstance(response["error"], Mapping) else None
@@ -253,5 +254,5 @@ def _message_and_code(content: bytes) -> tuple[str, str]:
 
 
 def shorten(text: str, max_chars: int) -> str:
-    """The beginning of a text that is longer than `max_chars`."""
+    """The text, cut after `max_chars` characters."""
     return text if len(text) <= max_chars else text[:max_chars] + "…"

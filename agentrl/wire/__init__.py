@@ -1,1 +1,4 @@
-"""Talking to servers: retries, secrets, one client per event loop, reachability. Knows no tool and no policy."""
+"""What every client of a server needs: retries, hidden secrets, one object per event loop, a reachability check.
+
+Used by tools and policies; imports neither.
+"""

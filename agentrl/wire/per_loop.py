@@ -10,15 +10,15 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
-# An event loop keeps no strong reference to its tasks: without this one they could vanish before they end.
+# An event loop refers to its tasks only weakly. This set keeps them until they have ended.
 _closing: set[asyncio.Task[None]] = set()
 
 
 class PerLoop(Generic[T]):
     """Makes an object the first time that a loop asks for it; each loop has its own.
 
-    A `PerLoop` that is dropped closes its objects in their loops. If a loop is already closed, nothing can
-    be awaited in it any more: its object is let go, and asyncio closes the sockets as they are freed.
+    A `PerLoop` that is dropped closes its objects, each in its own loop. An object whose loop is already
+    closed cannot be closed any more; it is only freed, and asyncio then closes its sockets with a warning.
 
     Args:
         make: makes the object; called inside the running loop.
@@ -45,7 +45,7 @@ class PerLoop(Generic[T]):
         return self._made.get(asyncio.get_running_loop())
 
     def forget(self) -> None:
-        """Let the running loop's object go without closing it; the next `get` makes another."""
+        """Forget the running loop's object without closing it; the next `get` makes another."""
         self._made.pop(asyncio.get_running_loop(), None)
 
     def _forget_closed_loops(self) -> None:

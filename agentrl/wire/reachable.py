@@ -1,4 +1,4 @@
-"""Whether a server answers at all, asked once before a benchmark: what retries would take minutes to say."""
+"""A quick check that a server answers, made once before a benchmark. Retries would take minutes to fail."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _TIMEOUT_S = 5.0
 
 
 async def check_reachable(url: str, *, tries: int = 3, pause_s: float = 1.0) -> None:
-    """Ask for the address, without a key; whatever is answered will do.
+    """Send a GET request without a key; any answer counts, an error status too.
 
     Args:
-        url: of the server, such as `http://localhost:8000/v1`.
-        tries: a server that is just starting gets more than one.
-        pause_s: between tries.
-    Raises: ConfigError if no connection is made.
+        url: address of the server, such as `http://localhost:8000/v1`.
+        tries: requests in total; more than one gives a server time to start.
+        pause_s: seconds between tries.
+    Raises: ConfigError if no try connects.
     """
     reason = ""
     async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
@@ -29,7 +29,7 @@ async def check_reachable(url: str, *, tries: int = 3, pause_s: float = 1.0) -> 
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 reason = str(error) or type(error).__name__
             except httpx.HTTPError:
-                return  # it was reached; what is wrong with it, the policy will say
+                return  # the server was reached; the policy's own requests will report what is wrong with it
             if attempt < tries - 1:
                 await asyncio.sleep(pause_s)
-    raise ConfigError(f"no server answers at {url} ({reason}): start it, or mend the base URL")
+    raise ConfigError(f"no server answers at {url} ({reason}): start it, or correct the base URL")

@@ -1,4 +1,4 @@
-"""Secrets out of texts: whatever a server echoes, no token reaches a record, a cassette or an error."""
+"""Removes secrets from texts, so that a server that echoes a key puts it into no record, cassette or error."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ REDACTED = "REDACTED"
 
 
 class Redactor:
-    """Replaces secret values, in each form in which HTTP carries them, by `REDACTED`.
+    """Replaces secrets by `REDACTED`: plain, percent-encoded and base64-encoded.
 
     Args:
-        secrets: the values; empty ones are left out.
+        secrets: the secret values; empty ones are ignored.
     """
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:

@@ -247,7 +247,7 @@ def test_an_agent_behind_a_server_that_fails_now_and_then(server: ChatServer, tm
 
 def test_a_wrong_key_ends_the_benchmark_at_once(server: ChatServer, tmp_path: Path) -> None:
     server.script(*[{"status": 401, "json": {"error": {"message": f"bad key {KEY}"}}}] * 30)
-    with pytest.raises(ConfigError, match="OPENAI_API_KEY is set, but not accepted"):
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY is set, but the server does not accept it"):
         run_bench(Adder, "openai:bot", setup=PolicySetup(base_url=server.url), out=tmp_path)
     assert summary(tmp_path)["status"] == "failed"
     assert KEY not in (tmp_path / "summary.json").read_text()

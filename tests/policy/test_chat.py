@@ -302,12 +302,12 @@ async def test_a_server_killed_and_started_again_costs_no_turn(monkeypatch: pyte
     [
         (
             {"status": 401, "json": error(f"Incorrect API key provided: {KEY}")},
-            "OPENAI_API_KEY is set, but not accepted",
+            "OPENAI_API_KEY is set, but the server does not accept it",
         ),
         ({"status": 404, "json": {"detail": "Not Found"}}, "Check the model name 'bot', and base_url"),
         ({"status": 302, "text": "", "headers": {"Location": "http://elsewhere.invalid/"}}, "base_url"),
         ({"status": 400, "json": error("unknown field top_k")}, r"unknown field top_k.*extra_body=\{'FIELD': None\}"),
-        ({"status": 429, "json": error("pay first", "insufficient_quota")}, "quota is spent"),
+        ({"status": 429, "json": error("pay first", "insufficient_quota")}, "no quota left"),
         ({"status": 422, "json": {"object": "error", "message": "bad tools", "code": 422}}, "bad tools"),
     ],
 )
@@ -331,7 +331,7 @@ async def test_one_refused_conversation_among_others_is_a_fault_of_its_own(serve
     server.script({"json": completion("fine")}, {"status": 400, "json": error("cannot render this")})
     async with ChatPolicy("bot", base_url=server.url) as policy:
         await policy.act(QUESTION, (), episode_id="a")
-        with pytest.raises(PolicyFault, match=r"cannot render this.*Other conversations were accepted"):
+        with pytest.raises(PolicyFault, match=r"cannot render this.*The server accepted other conversations"):
             await policy.act(QUESTION, (), episode_id="b")
 
 
