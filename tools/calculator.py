@@ -1,6 +1,6 @@
-"""Arithmetic for agents: an expression is parsed, checked and computed; nothing is ever `eval`ed.
+"""A calculator for agents: it parses, checks and computes an expression, and never calls `eval`.
 
-Owns the grammar and its limits, so that no expression can hold the process up or fill its memory.
+Owns the grammar and its limits. No expression can run for long or fill the memory.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _check_power(base: int, exponent: int) -> None:
 
 
 def _divide(a: Number, b: Number) -> Number:
-    """True division that stays exact where both are whole numbers and the result is one."""
+    """True division; the result is an exact int if both numbers are ints and there is no remainder."""
     if isinstance(a, int) and isinstance(b, int) and b != 0 and a % b == 0:
         return a // b
     return a / b
@@ -50,7 +50,7 @@ def _round(value: Number, digits: Number = 0) -> Number:
 
 
 def _root(value: Number) -> Number:
-    """Square root, exact for the squares of whole numbers."""
+    """Square root; the result is an exact int for the square of an int."""
     if isinstance(value, int) and value >= 0 and math.isqrt(value) ** 2 == value:
         return math.isqrt(value)
     return math.sqrt(value)
@@ -87,11 +87,11 @@ def evaluate(expression: str) -> Number:
     Args:
         expression: numbers, `+ - * / // % **`, parentheses, `pi`, `e`, and the functions abs, ceil,
             floor, gcd, lcm, log, max, min, round, sqrt; at most 200 characters.
-    Returns: an int where the result is exact (also of a division without remainder), else a float.
+    Returns: an int if the result is exact (a division without remainder is), else a float.
     Raises: ToolError that says what is wrong with the expression.
     """
     if len(expression) > MAX_CHARS:
-        raise ToolError(f"the expression has {len(expression)} characters, at most {MAX_CHARS} are allowed")
+        raise ToolError(f"the expression has {len(expression)} characters; at most {MAX_CHARS} are allowed")
     try:
         tree = ast.parse(expression.strip(), mode="eval")
         return _checked(_compute(tree.body, 0))
@@ -108,7 +108,7 @@ def evaluate(expression: str) -> Number:
 
 
 def format_number(value: Number) -> str:
-    """A result as the model reads it: whole numbers without a point, others with 12 digits."""
+    """A result as the model reads it: an integer without a decimal point, other numbers with 12 digits."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
     return str(value) if isinstance(value, int) else f"{value:.12g}"

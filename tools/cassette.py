@@ -1,8 +1,8 @@
-"""Record-and-replay for httpx: a JSON-lines file stands in for a server.
+"""Record and replay for httpx: the answers of a server are written to a JSON-lines file and read from it.
 
-Owns matching and the file. Secrets are taken out before anything is compared or written: those that
-`HttpApi` names on the request, and query parameters that are secret by name. Requests match by method,
-address and body; headers play no part.
+Owns the file and the matching of requests. Requests match if method, address and body are equal; headers are
+not compared. Secrets are removed before anything is compared or written: the credentials that `HttpApi` attaches
+to the request, and the values of query parameters with a secret name.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class Cassette(httpx.AsyncBaseTransport):
     """An httpx transport that records real answers and plays them back.
 
     Without episodes a cassette is a cache: each different request has one answer. After
-    `start_episode(key)` it is a tape: the n-th equal request of an episode gets the n-th answer that
-    was recorded under that key, whatever other episodes do meanwhile. Answers that are retried (408,
-    429, 5xx) are never recorded.
+    `start_episode(key)` it keeps an order: the n-th equal request of an episode gets the n-th answer that
+    was recorded under that key, independently of other episodes. Answers that `HttpApi` retries (408, 429,
+    5xx) are not recorded.
 
     Args:
-        path: the JSON-lines file; `record` and `auto` add to it, and the last line for a request wins.
-        mode: `replay` never reaches the network; `record` always does; `auto` only for what is not
-            recorded yet, which is right for services that do not change.
-        inner: what makes real requests; httpx's transport by default.
+        path: the JSON-lines file. `record` and `auto` append to it; the last line for a request counts.
+        mode: `replay` never uses the network. `record` sends every request. `auto` sends only requests that
+            are not recorded yet, which is right for a service that does not change.
+        inner: the transport that sends real requests; httpx's own by default.
         secret_parameters: names of query parameters whose values are never written.
-        match_host: whether the server's name and port count; without, a tape from a test server
-            stands in for any other.
-    Raises: ConfigError if the file cannot be read, or is missing in `replay`.
+        match_host: compare the server's scheme, name and port too. With False, answers of a test server are
+            replayed for any other server.
+    Raises: ConfigError if the file cannot be read, or does not exist in `replay`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Cassette(httpx.AsyncBaseTransport):
         if mode not in ("record", "replay", "auto"):
             raise ConfigError(f"cassette mode must be record, replay or auto, got {mode!r}")
         self.path, self.mode = Path(path), mode
-        # A given transport is closed by `aclose` alone: others may use it too.
+        # Only `aclose` closes a transport that was passed in: others may use it too.
         self._inner = PerLoop(lambda: inner or httpx.AsyncHTTPTransport(), aclose=None if inner else _close)
         self._secret_parameters = frozenset(name.lower() for name in secret_parameters)
         self._match_host = match_host
@@ -69,11 +69,11 @@ class Cassette(httpx.AsyncBaseTransport):
 
     @property
     def offline(self) -> bool:
-        """Whether no request can reach the network, so that credentials are not needed."""
+        """Whether no request uses the network, so that credentials are not needed."""
         return self.mode == "replay"
 
     def start_episode(self, key: str) -> None:
-        """Begin an episode's tape in the current task; call it in `start`, with the task's id."""
+        """Begin an episode in the current asyncio task; call it in `start`, with the id of the episode's task."""
         self._episode.set(_Episode(key))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -106,7 +106,7 @@ class Cassette(httpx.AsyncBaseTransport):
         return entry
 
     def _number(self, entry: dict[str, Any], *, count: bool = False) -> int:
-        """Which of its equal requests in this episode an answer belongs to, from 0."""
+        """How many equal requests came before this one in the episode. `count` adds this one."""
         episode = self._episode.get()
         if episode is None:
             return 0
@@ -115,7 +115,7 @@ class Cassette(httpx.AsyncBaseTransport):
         return number
 
     def _plain_url(self, url: httpx.URL) -> httpx.URL:
-        """Secret parameters redacted, parameters in a fixed order, no user information."""
+        """The address with redacted secret parameters, sorted parameters, and without user and password."""
         pairs: list[tuple[str, str | int | float | bool | None]] = sorted(
             (name, REDACTED if name.lower() in self._secret_parameters else value)
             for name, value in url.params.multi_items()
@@ -126,7 +126,10 @@ class Cassette(httpx.AsyncBaseTransport):
         return plain.copy_merge_params(pairs) if pairs else plain
 
     def _beyond_the_end(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        """In a replay, reading once more than was recorded gives the last answer again."""
+        """The answer for a request that is not recorded: in a replay, a repeated read gets its last answer again.
+
+        Raises: EnvFault if there is none.
+        """
         if self.mode == "auto":
             return None
         if entry["method"] in _REPEATABLE:
@@ -136,7 +139,7 @@ class Cassette(httpx.AsyncBaseTransport):
         times = f" ({entry['n'] + 1} times in episode {entry['episode']!r})" if entry["episode"] else ""
         raise EnvFault(
             f"{self.path} has no answer to {entry['method']} {entry['url']}{times}; record it with "
-            f"Cassette({str(self.path)!r}, mode='auto'), or mode='record' to record everything anew"
+            f"Cassette({str(self.path)!r}, mode='auto'), or record everything again with mode='record'"
         )
 
     async def _record(self, request: httpx.Request, entry: dict[str, Any], redactor: Redactor) -> httpx.Response:
@@ -151,7 +154,7 @@ class Cassette(httpx.AsyncBaseTransport):
             return httpx.Response(
                 response.status_code, headers=_without_encoding(response.headers), content=content, request=request
             )
-        # Numbered as answers come in, so that equal requests sent at once are both kept.
+        # The number is taken when the answer arrives, so that equal requests sent at the same time are all kept.
         entry["n"] = self._number(entry, count=True)
         self._answers[_key(entry)] = entry
         _append(self.path, entry)
@@ -159,7 +162,7 @@ class Cassette(httpx.AsyncBaseTransport):
 
 
 class _Episode:
-    """How often each request was made in an episode."""
+    """The key of an episode, and how often it made each request."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -179,7 +182,7 @@ def _key(entry: dict[str, Any]) -> tuple[str, int]:
 
 
 def _canonical(content: bytes) -> str:
-    """A body that compares equal where its JSON is equal; bytes that are no text as base64."""
+    """A body as text: equal JSON gives equal text; bytes that are not UTF-8 are written as base64."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -208,7 +211,7 @@ def _without_encoding(headers: httpx.Headers) -> list[tuple[str, str]]:
 
 
 def _append(path: Path, entry: dict[str, Any]) -> None:
-    """One write of one line, so that processes that share the file do not mix lines."""
+    """Append one line with a single write, so that processes that share the file do not mix their lines."""
     line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -237,6 +240,6 @@ def _load(path: Path, mode: Mode) -> dict[tuple[str, int], dict[str, Any]]:
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"cassette {path}, line {number}, cannot be read: {error}; delete that line") from error
     if tail and mode != "replay":
-        # A line that a crash tore off: what is added must not be glued to it.
+        # A crash left an incomplete last line: remove it, so that the next line does not join it.
         os.truncate(path, len(whole) + 1 if whole else 0)
     return answers

@@ -1,7 +1,7 @@
-"""Where tools that run code find their sandbox, and how the model reads what a program did.
+"""How tools that run code get their sandbox, and the text in which the model reads the result of a program.
 
-Owns the text of a result; limits and walls belong to the sandbox. A failure of the sandbox itself is an
-`EnvFault`; a timeout, too much memory or another limit is text that the model sees.
+Owns that text. Limits and isolation belong to the sandbox. A failure of the sandbox itself is an `EnvFault`;
+if a program reaches a limit (time, memory), the model reads so.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _KEPT_CONTROLS = "\n\t"
 
 
 class SandboxHolder(Protocol):
-    """What a tool is bound to: an environment, or anything else that holds a sandbox."""
+    """The object that a tool is bound to: an environment, or another object with a sandbox."""
 
     async def sandbox(self) -> Sandbox:
-        """The sandbox of the running episode, as the episode left it."""
+        """The sandbox of the running episode, with the files that the episode has written so far."""
 
     async def run_cell(self, code: str, limits: SandboxLimits | None = None) -> ExecResult:
         """Run a cell of the episode's notebook. Raises: SandboxError, SandboxFault."""
 
 
 class Held:
-    """A holder of one sandbox that somebody else opens and closes: `shell_tool().bound_to(Held(sandbox))`."""
+    """Holds one sandbox, which the caller opens and closes: `shell_tool().bound_to(Held(sandbox))`."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -47,17 +47,17 @@ def limits_of(sandbox: Sandbox, wall_s: float | None) -> SandboxLimits | None:
 
 
 def own_timeout(tool: Tool, wall_s: float | None) -> Tool:
-    """A tool that is given time to start a sandbox and to end a program before its call counts as a fault."""
+    """The tool with a timeout that leaves 60 s for the sandbox to start and to end a program."""
     return replace(tool, timeout_s=60.0 + (wall_s or 0.0))
 
 
 def read_result(result: ExecResult, max_chars: int = MAX_CHARS) -> str:
-    """What a program printed and how it ended, without anything that differs between two runs of it.
+    """The text of a result: the program's output and how it ended. It holds no times, so that runs can be compared.
 
     Args:
-        result: of `exec` or `run_python`.
-        max_chars: of the whole output; the middle of a longer one is left out.
-    Raises: SandboxFault (an EnvFault) where the sandbox failed.
+        result: what `exec` or `run_python` returned.
+        max_chars: most characters of output; the middle of a longer output is left out.
+    Raises: SandboxFault (an EnvFault) if the sandbox failed.
     """
     result = result.checked()
     parts = [text for text in (result.text.rstrip(), result.error_text.rstrip()) if text]
@@ -78,7 +78,7 @@ def _end(result: ExecResult) -> str:
 
 
 def shortened(text: str, max_chars: int) -> str:
-    """Text of at most about max_chars: its beginning and its end, and how much is missing between."""
+    """The text; if it is longer than `max_chars`, its beginning, a line that counts what is left out, and its end."""
     if len(text) <= max_chars:
         return text
     head = int(max_chars * _HEAD)
@@ -87,7 +87,7 @@ def shortened(text: str, max_chars: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without control characters but newline and tab: `\\r\\n` becomes a newline, others U+FFFD."""
+    """The text without control characters: `\\r\\n` becomes a newline, all others except newline and tab U+FFFD."""
     text = text.replace("\r\n", "\n")
     if text.isprintable():
         return text

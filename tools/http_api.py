@@ -1,8 +1,8 @@
-"""A careful HTTP client for tools: auth from the environment, allowed hosts, retries, limits.
+"""An HTTP client for tools: credentials from the environment, allowed hosts, retries, limits.
 
-Owns one request from arguments to a reply or an error. Which requests there are belongs to
-`agentrl.tools.openapi`; recording them to `agentrl.tools.cassette`. A 4xx answer is a `ToolError`,
-which the model reads; whatever the model cannot mend (network, 5xx, credentials) is an `EnvFault`.
+Owns one request, from its arguments to a reply or an error. `agentrl.tools.openapi` decides which requests
+there are, `agentrl.tools.cassette` records them. A 4xx answer is a `ToolError`, which the model reads. A failure
+that the model cannot correct (network, 5xx, credentials) is an `EnvFault`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Auth", "HttpApi", "HttpSettings", "Reply", "Retry", "api_key", "basi
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
-# Refused before any work was done, so that even a POST may be sent again.
+# The server refused the request before it did anything, so that even a POST can be sent again.
 NOT_PROCESSED = frozenset({429, 503})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
@@ -41,7 +41,14 @@ SECRETS_EXTENSION = "agentrl_secrets"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A complete answer: `text` is redacted, and cut off at the limit where `cut_off`."""
+    """The answer of a server.
+
+    Attributes:
+        status: HTTP status.
+        text: the body without secrets; its beginning if `cut_off`.
+        content_type: without parameters, in lower case.
+        cut_off: whether the body is longer than `HttpSettings.max_response_bytes`.
+    """
 
     status: int
     text: str
@@ -51,7 +58,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One request of a tool, before credentials."""
+    """One request of a tool, without credentials."""
 
     method: str
     url: httpx.URL
@@ -65,7 +72,7 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _SharedClient:
-    """A client that many requests use at once, and that closes after the last of them."""
+    """A client that several requests use at the same time, and that closes after the last of them."""
 
     client: httpx.AsyncClient
     under_way: int = 0
@@ -73,20 +80,20 @@ class _SharedClient:
 
 
 class HttpApi:
-    """A client of one API, shared by every environment that uses it.
+    """A client of one API, shared by all environments that use it.
 
-    Connections belong to an event loop: each loop gets a client of its own, and `aclose` closes the
-    running loop's, after the requests that are still under way. It may be used again afterwards, so
-    one environment may close it while others go on.
+    Each event loop gets its own connections. `aclose` closes those of the running loop, after the requests
+    under way have ended. The client can be used again afterwards: one environment may close it while others
+    continue. A client that is dropped closes its connections.
 
     Args:
         base_url: prefix of every path.
-        allow_hosts: hosts that may be reached, `host` (ports 80 and 443) or `host:port`; only the
-            base URL's by default.
-        auth: credentials, sent to the base URL's origin alone.
+        allow_hosts: hosts that may be reached, as `host` (ports 80 and 443) or `host:port`; by default only
+            the host of the base URL.
+        auth: credentials; they are sent only to the origin of the base URL.
         settings: timeouts, retries and limits.
         transport: an httpx transport that works in any event loop, such as a `Cassette`.
-        rng: of the jitter.
+        rng: draws the jitter of the waits between retries.
     """
 
     def __init__(
@@ -107,7 +114,7 @@ class HttpApi:
         self._allowed = frozenset(allow_hosts) if allow_hosts is not None else frozenset({_host(self.base_url)})
         self._transport = transport
         self._rng = rng or random.Random()
-        # A given transport is closed by `aclose` alone: others may use it too.
+        # Only `aclose` closes a transport that was passed in: others may use it too.
         self._clients = PerLoop(partial(_open, transport), aclose=None if transport else _close)
 
     async def request(
@@ -120,15 +127,15 @@ class HttpApi:
         json: Any = None,
         form: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Send a request, again where it makes sense.
+        """Send a request, and send it again if it failed and `settings.retry` allows that.
 
         Args:
-            path: appended to the base URL; already percent-encoded.
-            params: query parameters in order.
-            json: a JSON body; None sends none.
-            form: a urlencoded body.
-        Returns: an answer below 400.
-        Raises: ToolError for a 4xx answer or a redirect; EnvFault when retries are spent.
+            path: appended to the base URL; must be percent-encoded.
+            params: query parameters, in order.
+            json: value of a JSON body; None sends no JSON body.
+            form: fields of a urlencoded body.
+        Returns: an answer with a status below 400.
+        Raises: ToolError for a 4xx answer or a redirect; EnvFault if all attempts failed.
         """
         url = httpx.URL(str(self.base_url).rstrip("/") + "/" + path.lstrip("/"))
         call = _Call(method.upper(), url.copy_merge_params(list(params)) if params else url, headers or {}, json, form)
@@ -136,7 +143,7 @@ class HttpApi:
             return self._judge(call, await self._retried(client, call))
 
     async def aclose(self) -> None:
-        """Close the running loop's connections, once no request is under way; safe to call twice."""
+        """Close the running loop's connections after the requests under way; safe to call twice."""
         shared = self._clients.peek()
         if shared is not None:
             shared.closing = True
@@ -188,7 +195,7 @@ class HttpApi:
             most_s = self.settings.retry.longest_asked_s
             return EnvFault(
                 f"{call}: the server asks to wait {end.last.asked_s:.0f} s, and at most {most_s:g} s are allowed; "
-                "wait and try again, or raise Retry(max_asked_s=...)"
+                "try again later, or raise Retry(max_asked_s=...)"
             )
         return EnvFault(f"{call} failed {end.attempts} times, last with {end.last.reason}")
 
@@ -223,7 +230,7 @@ class HttpApi:
     def _redirected(self, call: _Call, response: httpx.Response) -> _Call:
         target = call.url.join(response.headers["location"])
         if not self.settings.follow_redirects:
-            raise ToolError(f"answered with a redirect to {target.host}, and redirects are off")
+            raise ToolError(f"the server answered with a redirect to {target.host}, and redirects are off")
         if response.status_code in (307, 308) or call.method in ("GET", "HEAD"):
             return _Call(call.method, target, call.headers, call.json, call.form)
         return _Call("GET", target, call.headers)
@@ -260,7 +267,7 @@ class HttpApi:
     def _secrets(self) -> tuple[str, ...]:
         values = [tuple(self._value(variable) for variable in auth.variables) for auth in self.auth]
         joined = [":".join(pair) for pair in values if len(pair) > 1]
-        # A user name is no secret; the password, and both joined, are.
+        # A user name is not a secret. The password is, and so are both joined.
         return tuple(value for value in [*(pair[-1] for pair in values), *joined] if value != REDACTED)
 
     def _value(self, variable: str) -> str:
@@ -281,8 +288,8 @@ class HttpApi:
 
 
 def _open(transport: httpx.AsyncBaseTransport | None) -> _SharedClient:
-    # No limits of httpx's own: each attempt has a deadline, and waiting for a connection counts.
-    # No cookies either: they would carry one episode's session into another.
+    # httpx's own timeouts are off: each attempt has one deadline, which includes waiting for a connection.
+    # Cookies are off: they would carry the session of one episode into another.
     cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     return _SharedClient(httpx.AsyncClient(transport=transport, cookies=cookies, timeout=None))
 
@@ -292,7 +299,7 @@ async def _close(shared: _SharedClient) -> None:
 
 
 def reply_text(reply: Reply) -> str:
-    """An answer as the model reads it: compact JSON, or the text as it is."""
+    """An answer as the model reads it: JSON in compact form, other text unchanged."""
     if reply.cut_off:
         return f"{reply.text} [cut off]"
     if not reply.text:
@@ -306,7 +313,7 @@ def reply_text(reply: Reply) -> str:
 
 
 def _host(url: httpx.URL) -> str:
-    """`host`, or `host:port` where the port is not the scheme's own."""
+    """`host`, or `host:port` if the port is not the scheme's default."""
     return url.host if url.port is None else f"{url.host}:{url.port}"
 
 

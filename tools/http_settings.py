@@ -1,4 +1,4 @@
-"""How requests to an API are made: credentials by name, retries, limits. Owns values, sends nothing."""
+"""Settings of requests to an API: credentials by name, retries, limits. Sends nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agentrl.wire.retry import Retry
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """Credentials by the names of environment variables; the values are read at each request.
+    """The names of the environment variables that hold credentials. The values are read at each request.
 
     Make one with `bearer`, `api_key` or `basic`.
     """
@@ -22,30 +22,30 @@ class Auth:
 
 
 def bearer(variable: str) -> Auth:
-    """`Authorization: Bearer ...` with the token in an environment variable."""
+    """Sends `Authorization: Bearer TOKEN`; the environment variable holds the token."""
     return Auth("bearer", (variable,), "Authorization")
 
 
 def api_key(name: str, variable: str, *, where: Literal["header", "query"] = "header") -> Auth:
-    """An API key in a header or a query parameter."""
+    """Sends an API key in the header or query parameter `name`; the environment variable holds the key."""
     return Auth(where, (variable,), name)
 
 
 def basic(user_variable: str, password_variable: str) -> Auth:
-    """HTTP basic authentication."""
+    """HTTP basic authentication; the environment variables hold user name and password."""
     return Auth("basic", (user_variable, password_variable), "Authorization")
 
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """How requests are made.
+    """Timeouts, retries and limits of requests.
 
     Attributes:
-        timeout_s: of one attempt, from connecting to the last byte.
-        retry: when to try again.
-        max_response_bytes: where a body is cut off; the model is told.
-        follow_redirects: off by default; allowed hosts hold after redirects too.
-        headers: sent with every request; no secrets here, they would be recorded nowhere but in code.
+        timeout_s: seconds for one attempt, from connecting to the last byte of the answer.
+        retry: how often and when a failed request is sent again.
+        max_response_bytes: a longer body is cut off, and the model is told so.
+        follow_redirects: follow redirects, to allowed hosts only; off by default.
+        headers: sent with every request. Put secrets into `auth` instead: these values are not redacted.
     """
 
     timeout_s: float = 10.0
@@ -56,5 +56,5 @@ class HttpSettings:
 
     @property
     def total_s(self) -> float:
-        """Seconds that a call may take at most, all attempts and waits included."""
+        """Most seconds that a call can take, with all attempts and waits."""
         return self.retry.attempts * (self.timeout_s + max(self.retry.max_wait_s, self.retry.longest_asked_s))

@@ -1,7 +1,7 @@
-"""JSON schemas as Python types that pydantic can check: the way from an API document to a tool.
+"""Turns JSON schemas of an API document into Python types, with which pydantic checks a tool's arguments.
 
-Owns `$ref` resolution within one document and the types. A keyword without a counterpart in pydantic (format,
-`not`, conditional schemas) is shown to the model but not checked here; the server checks it.
+Owns `$ref` resolution within one document and the types. The model sees keywords that pydantic cannot express
+(format, `not`, conditional schemas), but only the server checks them.
 
 The libraries `jsonschema` (4.26) and `referencing` (0.37) were measured and are not used:
 - `import jsonschema` takes 150 ms on top of the 350 ms of httpx and pydantic, which tools need anyway.
@@ -29,7 +29,7 @@ from agentrl.errors import ToolSchemaError
 Schema = Mapping[str, Any]
 _NOISE = frozenset({"example", "examples", "xml", "externalDocs", "discriminator", "deprecated", "$schema", "$comment"})
 _SIMPLE: dict[str, Any] = {"string": str, "integer": int, "number": int | float, "boolean": bool, "null": type(None)}
-# Keyword of JSON schema, and argument of pydantic's Field, for one type.
+# For each type: keywords of JSON schema and the arguments of pydantic's Field with the same meaning.
 _CONSTRAINTS = {
     "string": {"minLength": "min_length", "maxLength": "max_length", "pattern": "pattern"},
     "integer": {"minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt"},
@@ -39,10 +39,10 @@ _CONSTRAINTS = {
 
 
 def resolve(schema: Any, document: Schema, *, open_refs: tuple[str, ...] = ()) -> Any:
-    """A schema with every `$ref` replaced by what it names, in JSON-schema 2020 form.
+    """A schema in JSON-schema 2020 form, with every `$ref` replaced by the schema that it names.
 
-    A schema that contains itself is cut at the second meeting and stands as any object there.
-    `nullable` and boolean `exclusiveMinimum` of OpenAPI 3.0 become their modern forms.
+    Where a schema contains itself, the inner one is replaced by a schema of any object. `nullable` and the
+    boolean `exclusiveMinimum` of OpenAPI 3.0 are replaced by their modern forms.
 
     Raises: ToolSchemaError if a reference leaves the document or names nothing.
     """
@@ -55,8 +55,8 @@ def resolve(schema: Any, document: Schema, *, open_refs: tuple[str, ...] = ()) -
         if reference in open_refs:
             return {"type": "object", "description": f"as {reference.rsplit('/', 1)[-1]} above"}
         target = resolve(look_up(reference, document), document, open_refs=(*open_refs, reference))
-        beside = {key: value for key, value in schema.items() if key == "description"}
-        return {**target, **beside} if isinstance(target, Mapping) else target
+        own = {key: value for key, value in schema.items() if key == "description"}
+        return {**target, **own} if isinstance(target, Mapping) else target
     resolved = {key: _resolve_value(key, value, document, open_refs) for key, value in schema.items()}
     return _modern({key: value for key, value in resolved.items() if key not in _NOISE})
 
@@ -64,13 +64,13 @@ def resolve(schema: Any, document: Schema, *, open_refs: tuple[str, ...] = ()) -
 def _resolve_value(key: str, value: Any, document: Schema, open_refs: tuple[str, ...]) -> Any:
     if key in ("enum", "const", "default", "required"):
         return value
-    if key == "properties":  # a property may be called like a keyword
+    if key == "properties":  # the keys are names of properties, which may equal a keyword
         return {name: resolve(item, document, open_refs=open_refs) for name, item in value.items()}
     return resolve(value, document, open_refs=open_refs)
 
 
 def look_up(reference: str, document: Schema) -> Any:
-    """What a local reference (`#/components/schemas/Pet`) names, through references to references.
+    """The value that a local reference (`#/components/schemas/Pet`) names. A chain of references is followed.
 
     Raises: ToolSchemaError if a reference leaves the document, names nothing, or leads back to itself.
     Source: RFC 6901, sections 4 and 6.
@@ -117,11 +117,11 @@ def _modern(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def python_type(schema: Any, name: str = "value") -> Any:
-    """The type whose validation stands for a resolved schema.
+    """The type with which pydantic validates values of a resolved schema.
 
     Args:
         schema: what `resolve` returned.
-        name: of the pydantic model, where the schema is an object with properties.
+        name: name of the pydantic model, if the schema is an object with properties.
     """
     if not isinstance(schema, Mapping):
         return Any
@@ -143,7 +143,7 @@ def python_type(schema: Any, name: str = "value") -> Any:
 
 
 def merged(schema: Schema) -> dict[str, Any]:
-    """`allOf` folded into its schema: properties and required names join, other keywords override."""
+    """The schema with its `allOf` merged in: properties and required names are joined, other keywords replaced."""
     own = {key: value for key, value in schema.items() if key != "allOf"}
     parts = [merged(part) if "allOf" in part else dict(part) for part in schema.get("allOf", ())]
     return reduce(_merge_two, [*parts, own], {})
@@ -179,7 +179,7 @@ def _of_kind(kind: str, schema: Schema, name: str) -> Any:
 def _constrained(base: Any, options: dict[str, Any]) -> Any:
     try:
         TypeAdapter(Annotated[base, Field(**options)])
-    except SchemaError:  # a pattern in another dialect of regular expressions: the server checks it
+    except SchemaError:  # pydantic does not support this regular expression: only the server checks it
         options.pop("pattern", None)
     return Annotated[base, Field(**options)]
 
@@ -193,7 +193,7 @@ def _object(schema: Schema, name: str) -> Any:
     fields: dict[str, Any] = {}
     for index, (key, item) in enumerate(properties.items()):
         options: dict[str, Any] = {"alias": key} if key in required else {"alias": key, "default": None}
-        # Optional members are left out where they are not given: see `exclude_unset` where they are sent.
+        # An optional member that is not given is not sent either: see `exclude_unset` in `openapi.py`.
         fields[f"p{index}"] = (python_type(item, f"{name}_{_word(key)}"), Field(**options))
     return create_model(_word(name), __base__=_OpenObject if more else _Object, **fields)
 

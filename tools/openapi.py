@@ -1,8 +1,8 @@
-"""Tools from an OpenAPI document: each operation becomes a tool with a checked argument schema.
+"""Makes a tool of each operation of an OpenAPI document; its arguments are checked against the document.
 
 Owns the arguments and how they become a request. Reading the document (OpenAPI 3.0 and 3.1) belongs to
-`agentrl.tools.openapi_document`, sending a request to `agentrl.tools.http_api`. Security schemes of the
-document are not read: credentials are given by name.
+`agentrl.tools.openapi_document`, sending a request to `agentrl.tools.http_api`. The document's security schemes
+are not read: the caller passes `auth`.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def api_tools(
     """Make a tool of each operation of an OpenAPI document, for `ToolEnv.extra_tools`.
 
     Args:
-        document: the document, or the path or http(s) address of its JSON or YAML file.
-        base_url: where the API is; the document's first server by default.
-        allow_hosts: hosts that may be reached; only the base URL's by default.
+        document: the document as a mapping, or the path or http(s) address of its JSON or YAML file.
+        base_url: address of the API; the document's first server by default.
+        allow_hosts: hosts that may be reached; only the host of the base URL by default.
         auth: `bearer(...)`, `api_key(...)` or `basic(...)`, which name environment variables.
-        include: operation ids, tool names or `"GET /path"`; all by default.
-        exclude: as `include`, taken away.
+        include: operation ids, tool names or `"GET /path"` of the operations to use; all by default.
+        exclude: operations to leave out, named in the same ways.
         settings: timeouts, retries and limits of requests.
         transport: an httpx transport, such as `Cassette(...)`.
-        rng: of the jitter between retries.
-    Raises: ToolSchemaError if the document cannot be read or an operation has no tool form.
+        rng: draws the jitter of the waits between retries.
+    Raises: ToolSchemaError if the document cannot be read, or if an operation cannot become a tool.
     """
     content, address = load_document(document)
     api = HttpApi(
@@ -86,7 +86,7 @@ def api_tools(
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of a tool: where in the request it goes, and its name there."""
+    """One argument of a tool, with its place and its name in the request."""
 
     name: str
     place: Place
@@ -105,7 +105,7 @@ def _tool(operation: Operation, document: Mapping[str, Any], api: HttpApi, hidde
     types = {a.name: python_type(a.schema, a.name) for a in arguments}
     adapters = {f"p{i}": (a, TypeAdapter(types[a.name])) for i, a in enumerate(arguments)}
 
-    # A body that must be sent is sent, even where no member of it is given.
+    # A required body is sent even if no member of it is given.
     empty_body: dict[str, Any] | None = {} if _needs_object(operation, document, arguments) else None
 
     async def function(**values: Any) -> str:
@@ -159,7 +159,10 @@ def _arguments(operation: Operation, document: Mapping[str, Any], hidden: frozen
 def _is_hidden(operation: Operation, parameter: Mapping[str, Any], hidden: frozenset[str]) -> bool:
     name, place = parameter["name"].lower(), parameter["in"]
     if place == "cookie" and parameter.get("required") and name not in hidden:
-        raise ToolSchemaError(f"{operation.name} needs the cookie {name!r}, which has no tool form: exclude it")
+        raise ToolSchemaError(
+            f"{operation.name} needs the cookie {name!r}, and tools cannot send cookies: "
+            f"leave it out with exclude=[{operation.name!r}]"
+        )
     return place == "cookie" or name in hidden or (place == "header" and name in _IGNORED_HEADERS)
 
 
@@ -181,7 +184,7 @@ def _argument(name: str, parameter: Mapping[str, Any], document: Mapping[str, An
 
 
 def _body_arguments(operation: Operation, document: Mapping[str, Any], taken: set[str]) -> list[Argument]:
-    """A body's members as arguments of their own; as one argument `body` where that is not possible."""
+    """One argument for each member of the body; a single argument `body` if that is not possible."""
     body = _request_body(operation, document)
     if body is None:
         return []
@@ -191,7 +194,10 @@ def _body_arguments(operation: Operation, document: Mapping[str, Any], taken: se
     required = bool(body.get("required"))
     if not _can_be_flat(whole, taken):
         if place == "form":
-            raise ToolSchemaError(f"{operation.name}: a form must be an object of named fields; exclude the operation")
+            raise ToolSchemaError(
+                f"{operation.name}: a form must be an object of named fields; "
+                f"leave it out with exclude=[{operation.name!r}]"
+            )
         return [Argument(unique("body", taken), "json_body", "", whole or {}, required)]
     needed = set(whole.get("required", ())) if required else set()
     items = [(key, item) for key, item in whole["properties"].items() if not _is_read_only(item)]
@@ -215,7 +221,7 @@ def _body_schema(operation: Operation, content: Mapping[str, Any]) -> tuple[Plac
     if _FORM in content:
         return "form", content[_FORM].get("schema", {})
     raise ToolSchemaError(
-        f"{operation.name} takes a body of {', '.join(content) or 'no known type'}, which has no tool form: "
+        f"{operation.name} takes a body of {', '.join(content) or 'no known type'}, which a tool cannot send: "
         f"leave it out with exclude=[{operation.name!r}]"
     )
 
@@ -241,7 +247,7 @@ def _as_schema(schema: Any) -> Mapping[str, Any]:
 
 
 class _Request:
-    """Collects the parts of one request."""
+    """Collects the parts of one request, then sends it."""
 
     def __init__(self, operation: Operation, empty_body: dict[str, Any] | None) -> None:
         self._operation = operation
@@ -280,7 +286,7 @@ class _Request:
 
 
 def _segment(name: str, value: Any) -> str:
-    """A value as one path segment: it cannot leave its place in the path."""
+    """A value as one segment of a path; it cannot add or remove segments."""
     text = ",".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
     if text in ("", ".", ".."):
         raise ToolError(f"{name}: {text!r} cannot be part of an address")
@@ -306,7 +312,7 @@ def _header_text(name: str, value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value outside JSON: text as it is, `true`, `false`, empty for null, else JSON."""
+    """A value as text outside a JSON body: a string unchanged, null as an empty text, anything else as JSON."""
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""An OpenAPI 3 document: reading it, its server, its operations, and which of them are wanted."""
+"""Reads an OpenAPI 3 document: its server and its operations, and which of them the caller chose."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCUMENT_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path, as the document has it."""
+    """One method of one path of the document."""
 
     name: str
     method: str
@@ -30,12 +30,16 @@ class Operation:
 
     @property
     def known_as(self) -> frozenset[str]:
-        """Every name by which `include` and `exclude` may call it."""
+        """Every name that `include` and `exclude` may use for it."""
         return frozenset({self.name, f"{self.method.upper()} {self.path}", self.content.get("operationId", self.name)})
 
 
 def load_document(document: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], str | None]:
-    """Read an OpenAPI document; also its address, where it has one."""
+    """Read an OpenAPI document.
+
+    Returns: the document, and the address that it was fetched from; None if it was not fetched.
+    Raises: ToolSchemaError if it is not an OpenAPI 3 document.
+    """
     address = None
     if isinstance(document, Mapping):
         content: Any = document
@@ -49,7 +53,7 @@ def load_document(document: Mapping[str, Any] | str | Path) -> tuple[Mapping[str
     version = content.get("openapi") if isinstance(content, Mapping) else None
     if not str(version).startswith("3."):
         given = f"swagger {content['swagger']}" if isinstance(content, Mapping) and "swagger" in content else version
-        raise ToolSchemaError(f"an OpenAPI 3.0 or 3.1 document is wanted, got version {given!r}; convert it first")
+        raise ToolSchemaError(f"expected an OpenAPI 3.0 or 3.1 document, got version {given!r}; convert it first")
     return content, address
 
 
@@ -67,7 +71,10 @@ def _parse(text: str, name: str) -> Any:
 
 
 def server_url(document: Mapping[str, Any], address: str | None) -> str:
-    """The first server, with the defaults of its variables. Raises: ToolSchemaError if it is no full address."""
+    """The address of the first server, with the default values of its variables.
+
+    Raises: ToolSchemaError if it is not a full address.
+    """
     servers = document.get("servers") or [{}]
     url = str(servers[0].get("url", ""))
     for name, variable in (servers[0].get("variables") or {}).items():
@@ -80,7 +87,7 @@ def server_url(document: Mapping[str, Any], address: str | None) -> str:
 
 
 def operations(document: Mapping[str, Any]) -> Iterator[Operation]:
-    """The operations of a document, in its order, with unique tool names."""
+    """The operations of a document, in its order; their tool names are unique."""
     taken: set[str] = set()
     for path, item in (document.get("paths") or {}).items():
         item = look_up(item["$ref"], document) if "$ref" in item else item
@@ -93,7 +100,7 @@ def operations(document: Mapping[str, Any]) -> Iterator[Operation]:
 
 
 def _parameters(shared: Any, own: Any, document: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """Parameters of the path and of the operation; the operation's override."""
+    """Parameters of the path and of the operation; the operation's replace the path's of the same name."""
     found = [look_up(p["$ref"], document) if "$ref" in p else p for p in (*shared, *own)]
     return tuple({(p["in"], p["name"]): p for p in found}.values())
 
@@ -103,7 +110,7 @@ def _tool_name(text: str) -> str:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """The name, or `name_2`, `name_3` ... where it is taken; it is then taken too."""
+    """The name, or `name_2`, `name_3` and so on if it is taken. The result is added to `taken`."""
     number, free = 1, name
     while free in taken:
         number += 1
@@ -113,10 +120,13 @@ def unique(name: str, taken: set[str]) -> str:
 
 
 def choose(found: list[Operation], include: Sequence[str] | None, exclude: Sequence[str]) -> list[Operation]:
-    """The operations that `include` names, less those of `exclude`. Raises: ToolSchemaError on an unknown name."""
+    """The operations that `include` names, without those that `exclude` names.
+
+    Raises: ToolSchemaError for a name that the document does not have.
+    """
     known = {word for operation in found for word in operation.known_as}
     for word in (*(include or ()), *exclude):
         if word not in known:
-            raise ToolSchemaError(f"no operation {word!r} in the document.{did_you_mean(word, known)}")
+            raise ToolSchemaError(f"the document has no operation {word!r}.{did_you_mean(word, known)}")
     wanted = [o for o in found if include is None or o.known_as & set(include)]
     return [o for o in wanted if not o.known_as & set(exclude)]

@@ -1,4 +1,4 @@
-"""The `python` tool: code in the sandbox, each call fresh or all in one notebook session. Owns the call."""
+"""The `python` tool: runs code in the sandbox, each call as a new program or all calls in one notebook session."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ async def run_code(
     """Run Python code.
 
     Args:
-        session: name of the session whose variables it sees; None runs it as a fresh program.
-        wall_s: seconds; the sandbox's own limit by default.
-    Raises: ToolError for code that cannot be sent; SandboxFault where the sandbox failed.
+        session: name of the session whose variables the code shares; None runs it as a new program.
+        wall_s: most seconds; the sandbox's own limit by default.
+    Raises: ToolError for code that cannot be sent; SandboxFault if the sandbox failed.
     """
     try:
         result = await sandbox.run_python(code, session=session, limits=limits_of(sandbox, wall_s))
@@ -30,8 +30,8 @@ def python_tool(*, notebook: bool = False, wall_s: float | None = None, max_char
 
     Args:
         notebook: keep variables between calls, and show the value of a last expression.
-        wall_s: seconds of a call; the sandbox's own limit by default.
-        max_chars: of the output that the model sees.
+        wall_s: most seconds of a call; the sandbox's own limit by default.
+        max_chars: most characters of the output that the model sees.
     """
     code_tool = _notebook(wall_s, max_chars) if notebook else _fresh(wall_s, max_chars)
     made: Tool = own_timeout(code_tool, wall_s)

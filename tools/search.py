@@ -1,7 +1,7 @@
-"""Full-text search over a fixed set of documents: SQLite FTS5, ranked by BM25.
+"""Full-text search in a fixed set of documents, with SQLite FTS5 and BM25 ranking.
 
-Owns the index and the safe form of a query; the documents never change after construction, so one
-index may serve any number of environments at once.
+Owns the index and the safe form of a query. The documents never change after construction, so that any number
+of environments can share one index.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_QUERY_WORDS = 32
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document: an id without spaces, a title, and a text."""
+    """A document. Its id has no spaces."""
 
     id: str
     title: str
@@ -32,7 +32,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A search result; `score` is BM25 turned round, so that more is better."""
+    """A search result; `score` is the negated BM25 value of SQLite, so that a higher score is better."""
 
     id: str
     title: str
@@ -47,8 +47,8 @@ class SearchIndex:
     queries give equal results on every machine.
 
     Args:
-        documents: with unique ids.
-        title_weight: how much more a word counts in the title than in the text.
+        documents: what to search; their ids must be unique.
+        title_weight: weight of a word in the title; a word in the text has weight 1.
     Raises: ValueError if two documents have the same id.
     """
 
@@ -59,7 +59,7 @@ class SearchIndex:
                 raise ValueError(f"two documents have the id {document.id!r}; ids must be unique")
             self._documents[document.id] = document
         self._title_weight = title_weight
-        # One connection, one query at a time: sync environments may live in threads.
+        # One connection runs one query at a time, and environments in several threads may share it.
         self._lock = threading.Lock()
         self._db = sqlite3.connect(":memory:", check_same_thread=False)
         self._close = weakref.finalize(self, self._db.close)
@@ -73,8 +73,8 @@ class SearchIndex:
     def search(self, query: str, k: int = 5) -> list[Hit]:
         """The best documents for a query, at most `k`.
 
-        Every word counts on its own; a document needs only one of them. Query syntax of FTS5 has no
-        effect: `"`, `*`, `OR`, `NEAR` and `:` are words or nothing.
+        A document matches if it has at least one word of the query. Query syntax of FTS5 (`"`, `*`, `OR`,
+        `NEAR`, `:`) has no effect: letters are read as words, and signs are ignored.
 
         Raises: ToolError if the query has no word.
         """
@@ -90,11 +90,11 @@ class SearchIndex:
     def read(self, doc_id: str) -> Document:
         """The document with this id. Raises: ToolError if there is none."""
         if doc_id not in self._documents:
-            raise ToolError(f"there is no document {doc_id!r}; take an id from a search")
+            raise ToolError(f"there is no document {doc_id!r}; use an id that search gave")
         return self._documents[doc_id]
 
     def close(self) -> None:
-        """Free the index; safe to call twice. An index that is dropped frees itself."""
+        """Close the index; safe to call twice. An index that is dropped is closed too."""
         self._close()
 
     def __enter__(self) -> Self:
@@ -104,7 +104,7 @@ class SearchIndex:
         self.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # it never changes, and a forked episode searches the same documents
+        return self  # an index never changes, so that a forked episode can share it
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (list(self._documents.values()), self._title_weight)
@@ -126,9 +126,9 @@ def search_tools(index: SearchIndex, *, k: int = 5, max_chars: int = 4000) -> li
     """`search` and `read` over an index, for `ToolEnv.extra_tools`.
 
     Args:
-        index: what to search.
-        k: results of one search.
-        max_chars: where `read` cuts a document off.
+        index: the documents to search.
+        k: most results of one search.
+        max_chars: most characters that `read` shows of a document.
     """
 
     @tool

@@ -1,4 +1,4 @@
-"""The `shell` tool: a command in the sandbox's work folder. Owns the call, not the walls."""
+"""The `shell` tool: runs a command in the sandbox's work folder. Isolation belongs to the sandbox."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, limits_of, own_
 async def run_command(
     sandbox: Sandbox, command: str, *, wall_s: float | None = None, max_chars: int = MAX_CHARS
 ) -> str:
-    """Run a shell command to its end and return what the model reads.
+    """Run a shell command to its end and return the text that the model reads.
 
-    Raises: ToolError for a command that cannot be one; SandboxFault where the sandbox failed.
+    Raises: ToolError for a command that cannot be sent; SandboxFault if the sandbox failed.
     """
     try:
         result = await sandbox.exec(["bash", "-c", command], limits=limits_of(sandbox, wall_s))
@@ -26,11 +26,11 @@ async def run_command(
 def shell_tool(*, wall_s: float | None = None, max_chars: int = MAX_CHARS) -> Tool:
     """The tool `shell(command)`, to be bound to an environment's sandbox.
 
-    Each call is a fresh shell in the work folder: files stay, variables and background programs do not.
+    Each call starts a new shell in the work folder: files stay, variables and background programs do not.
 
     Args:
-        wall_s: seconds of a command; the sandbox's own limit by default.
-        max_chars: of the output that the model sees.
+        wall_s: most seconds of a command; the sandbox's own limit by default.
+        max_chars: most characters of the output that the model sees.
     """
 
     @tool

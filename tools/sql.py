@@ -1,8 +1,8 @@
-"""A SQL tool over one SQLite database: what a model may run, how long, and how a result reads.
+"""A SQL tool for one SQLite database. Owns which statements a model may run, how long, and the text of a result.
 
-SQLite's authorizer decides while a statement is compiled, so no spelling gets round it: reading, and
-with `writable=True` changing rows; never ATTACH, PRAGMA, schema changes, or loading extensions. It
-protects the host from SQL, not one table from another: give each episode its own database.
+SQLite's authorizer checks each statement while it is compiled, so that no spelling gets around it. A model may
+read, and with `writable=True` change rows. It can never ATTACH, use PRAGMA, change the schema or load extensions.
+This protects the host, but not one table from another: give each episode its own database.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from agentrl.tool_schema import Tool, tool
 
 _READS = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
 _WRITES = frozenset({sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE})
-# Functions that reach files and modules, or that give another result each time.
+# Functions that use files or modules, or whose result differs from call to call.
 _FORBIDDEN_FUNCTIONS = frozenset(
     {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "random", "randomblob"}
     | {"current_timestamp", "current_date", "current_time"}
 )
-# Date functions without an argument, or with 'now': SQLite reads the clock, and no episode would replay.
+# Date functions without an argument, or with 'now', read the clock: an episode with them could not be replayed.
 _CLOCK = re.compile(r"""\b(date|time|datetime|julianday|unixepoch|strftime)\s*\((\s*\)|[^)]*['"]\s*now\s*['"])""", re.I)
 _STEPS_PER_TICK = 1000
 _MAX_VALUE_BYTES = 1_000_000
@@ -36,13 +36,14 @@ _MAX_VALUE_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class SqlLimits:
-    """What one statement may use.
+    """Limits of one statement.
 
     Attributes:
-        max_rows: rows returned; the rest is cut off and the model is told.
-        max_steps: virtual-machine instructions, rounded to 1000: the same on every machine.
-        timeout_s: wall seconds, for the statements whose single instructions are slow.
-        max_cell_chars: characters shown of one value.
+        max_rows: most rows returned; further rows are cut off, and the model is told so.
+        max_steps: most instructions of SQLite's virtual machine, counted in thousands. This limit is the same
+            on every machine.
+        timeout_s: most wall seconds, for a statement whose single instructions are slow.
+        max_cell_chars: most characters shown of one value.
     """
 
     max_rows: int = 50
@@ -53,7 +54,14 @@ class SqlLimits:
 
 @dataclass(frozen=True, slots=True)
 class SqlResult:
-    """Rows of a statement; `changed` counts the rows it wrote, -1 where it only reads."""
+    """The result of a statement.
+
+    Attributes:
+        columns: names of the columns.
+        rows: at most `SqlLimits.max_rows` rows.
+        cut_off: whether there were more rows.
+        changed: how many rows the statement changed; -1 for a statement that only reads.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
@@ -62,13 +70,13 @@ class SqlResult:
 
 
 class SqlDatabase:
-    """A SQLite database behind an authorizer.
+    """A SQLite database that restricts what statements may do.
 
     Args:
-        path: a file, or `:memory:`. A file is opened read-only unless `writable`.
-        setup: trusted SQL that runs before the restrictions hold (schema and rows).
+        path: a file, or `:memory:`. A file is opened read-only unless `writable` or `setup` is given.
+        setup: trusted SQL for schema and rows; it runs before the restrictions begin.
         writable: allow INSERT, UPDATE and DELETE.
-        limits: what one statement may use.
+        limits: limits of one statement.
     """
 
     def __init__(
@@ -90,10 +98,10 @@ class SqlDatabase:
     def run(self, statement: str) -> SqlResult:
         """Run one statement.
 
-        Raises: ToolError if it is not valid SQL, not allowed, or goes past a limit; nothing is then changed.
+        Raises: ToolError if it is not valid SQL, is not allowed, or exceeds a limit; it then changes nothing.
         """
         if _CLOCK.search(statement):
-            raise ToolError("the clock is not available here: write the date or time out")
+            raise ToolError("the clock is not available here: write the date or time as text")
         budget = _Budget(self._limits)
         self._db.set_progress_handler(budget.spend, _STEPS_PER_TICK)
         try:
@@ -109,7 +117,7 @@ class SqlDatabase:
         return SqlResult(columns, tuple(kept), len(rows) > len(kept), cursor.rowcount)
 
     def query(self, statement: str, form: Literal["table", "json"] = "table") -> str:
-        """Run one statement; its result as a compact table, or as JSON (one object a row)."""
+        """Run one statement and return its result as a compact table, or as JSON with one object per row."""
         result = self.run(statement)
         if not result.columns:
             return f"{max(result.changed, 0)} rows changed"
@@ -131,7 +139,7 @@ class SqlDatabase:
             self._db.deserialize(content)
 
     def close(self) -> None:
-        """Close the database; safe to call twice. A database that is dropped closes itself."""
+        """Close the database; safe to call twice. A database that is dropped is closed too."""
         self._close()
 
     def __enter__(self) -> Self:
@@ -193,7 +201,7 @@ class _Authorizer:
 
 
 class _Budget:
-    """Counts what a statement spends; a true return from `spend` interrupts it."""
+    """Counts the steps and the time of a statement; SQLite interrupts the statement if `spend` returns 1."""
 
     def __init__(self, limits: SqlLimits) -> None:
         self._limits = limits
@@ -213,7 +221,7 @@ class _Budget:
 def sql_tool(database: SqlDatabase, *, name: str = "sql", form: Literal["table", "json"] = "table") -> Tool:
     """A tool that runs SQL on one database, for `ToolEnv.extra_tools`.
 
-    A database that belongs to an episode is wrapped in a method of the environment instead:
+    If each episode has its own database, write a method of the environment instead:
     `@tool def sql(self, query: str) -> str: return self.database.query(query)`.
     """
 

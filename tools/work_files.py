@@ -1,6 +1,7 @@
-"""The file tools: list, read, write and edit in the sandbox's work folder. Owns the calls and their texts.
+"""The file tools: list, read, write and edit files in the sandbox's work folder.
 
-Paths are held inside the work folder by the sandbox: no link is followed and nothing but a file is opened.
+Owns the calls and the texts that the model reads. The sandbox keeps paths inside the work folder: it follows no
+link and opens only regular files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MAX_FILE_BYTES = 1 << 20
 
 
 async def list_entries(sandbox: Sandbox, folder: str = "") -> str:
-    """Paths below a folder, one a line, folders with a slash at the end."""
+    """Paths below a folder, one per line; a folder ends with a slash, a file is followed by its size."""
     prefix = folder.strip("/").removeprefix("./")
     prefix = "" if prefix in ("", ".") else prefix + "/"
     try:
@@ -40,9 +41,9 @@ def _line(entry: FileInfo) -> str:
 
 
 async def read_text(sandbox: Sandbox, path: str) -> str:
-    """A file as text; bytes that are no UTF-8 become U+FFFD.
+    """The text of a file; bytes that are not UTF-8 become U+FFFD.
 
-    Raises: ToolError for what cannot be read: missing, outside, a link, more than 1 MiB.
+    Raises: ToolError if the file does not exist, is a link, is outside the work folder, or has more than 1 MiB.
     """
     try:
         return (await sandbox.read(path, max_bytes=_MAX_FILE_BYTES)).decode("utf-8", "replace")
@@ -51,7 +52,7 @@ async def read_text(sandbox: Sandbox, path: str) -> str:
 
 
 async def write_text(sandbox: Sandbox, path: str, text: str) -> None:
-    """Write a file, with the folders above it. Raises: ToolError where the sandbox refuses."""
+    """Write a file and create the folders above it. Raises: ToolError if the sandbox refuses."""
     try:
         await sandbox.write(path, text.encode("utf-8", "replace"))
     except SandboxError as error:
@@ -59,16 +60,18 @@ async def write_text(sandbox: Sandbox, path: str, text: str) -> None:
 
 
 async def edit_text(sandbox: Sandbox, path: str, old: str, new: str) -> None:
-    """Replace the one place where `old` stands. Raises: ToolError where it stands nowhere or more than once."""
+    """Replace the only occurrence of `old`. Raises: ToolError if `old` does not occur exactly once."""
     try:
         text = (await sandbox.read(path, max_bytes=_MAX_FILE_BYTES)).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ToolError(f"{path} is no text file") from error
+        raise ToolError(f"{path} is not a text file") from error
     except SandboxError as error:
         raise ToolError(str(error)) from error
     times = text.count(old) if old else 0
     if times != 1:
-        raise ToolError(f"`old` stands {times} times in {path}; it must stand once: give more of the lines around it")
+        raise ToolError(
+            f"`old` occurs {times} times in {path}; it must occur once: include more of the lines around it"
+        )
     await write_text(sandbox, path, text.replace(old, new))
 
 
@@ -76,9 +79,9 @@ def file_tools(*names: str, max_chars: int = MAX_CHARS) -> Sequence[Tool]:
     """The tools `list_files`, `read_file`, `write_file` and `edit_file`, to be bound to an environment's sandbox.
 
     Args:
-        names: which of them; all by default.
-        max_chars: of a file or list that the model sees.
-    Raises: ValueError for a name that is none of them.
+        names: the tools to make; all by default.
+        max_chars: most characters of a file or list that the model sees.
+    Raises: ValueError for a name that is not one of the four.
     """
     unknown = set(names) - set(NAMES)
     if unknown:
@@ -122,7 +125,7 @@ def _write() -> Tool:
 
         Args:
             path: for example notes/a.txt.
-            text: all of its content.
+            text: the whole content.
         """
         await write_text(await self.sandbox(), path, text)
         return "written"
@@ -133,12 +136,12 @@ def _write() -> Tool:
 def _edit() -> Tool:
     @tool
     async def edit_file(self: SandboxHolder, path: str, old: str, new: str) -> str:
-        """Replace a text that stands once in a file.
+        """Replace a text that occurs once in a file.
 
         Args:
             path: for example notes/a.txt.
-            old: what stands there.
-            new: what shall stand there.
+            old: the text to replace.
+            new: the text to put in its place.
         """
         await edit_text(await self.sandbox(), path, old, new)
         return "edited"

@@ -1,8 +1,8 @@
 """A small OpenAI-compatible server over real sockets, run as its own process; standard library only.
 
-`python chat_server.py [PORT]` prints its port. Replies come from a script (POST /script), one entry a request;
-an empty script is played by a bot that adds the two numbers of "a+b" with the tool `add`. GET /log gives the
-requests so far and the most that were in flight at once.
+`python chat_server.py [PORT]` prints its port. Each request gets the next entry of a script (POST /script). When the
+script is empty, the server plays a model that adds the two numbers of "a+b" with the tool `add`. GET /log gives the
+requests so far and the most that were in flight at the same time.
 """
 
 from __future__ import annotations

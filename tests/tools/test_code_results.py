@@ -1,4 +1,4 @@
-"""The tools that run code: what the model reads, what voids an episode, and where paths may lead."""
+"""The tools that run code: what the model reads, which failures are faults, and which paths are refused."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ async def test_files_are_written_read_edited_and_listed():
         (files("read_file"), {"path": "empty"}),
     )
     assert told[:5] == ["written", "edited", "one 2\nthree", "d/\nd/a.txt 11", "d/a.txt 11"]
-    assert "stands 3 times in d/a.txt" in str(told[5])
-    assert "stands 0 times" in str(told[6])
+    assert "occurs 3 times in d/a.txt" in str(told[5])
+    assert "occurs 0 times" in str(told[6])
     assert told[8] == "(empty)"
 
 
@@ -141,7 +141,7 @@ async def test_a_file_that_is_no_text_is_shown_but_not_edited():
         prepare, (files("read_file"), {"path": "raw"}), (files("edit_file"), {"path": "raw", "old": "a", "new": ""})
     )
     assert told[1] == "a\ufffdb"
-    assert str(told[2]) == "raw is no text file"
+    assert str(told[2]) == "raw is not a text file"
 
 
 def test_unknown_file_tools_are_refused():

@@ -1,4 +1,4 @@
-"""A missing server is said at once; one that answers anything is left to the policy."""
+"""A server that does not connect is an error at once; any answer is accepted, an error status too."""
 
 from __future__ import annotations
 
