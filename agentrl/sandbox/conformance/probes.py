@@ -21,7 +21,7 @@ MIB = 1024**2
 SMALL = SandboxLimits(
     wall_s=3, cpu_s=3, memory_bytes=128 * MIB, pids=24, disk_bytes=8 * MIB, inodes=256, file_bytes=4 * MIB
 )
-_GONE_S = 1.0
+_MOMENT_S = 1.0
 
 
 class Escaped(Exception):
@@ -54,9 +54,16 @@ class Ground:
         except (OSError, IndexError):
             return False
 
+    async def expect_process(self) -> None:
+        """Something marked runs on the host within a moment."""
+        deadline_s = time.monotonic() + _MOMENT_S
+        while not self.processes():
+            expect(time.monotonic() < deadline_s, "the attack itself broke: none of its processes runs")
+            await asyncio.sleep(0.02)
+
     async def expect_no_process(self) -> None:
         """Nothing marked is left on the host a moment later."""
-        deadline_s = time.monotonic() + _GONE_S
+        deadline_s = time.monotonic() + _MOMENT_S
         while self.processes():
             expect(time.monotonic() < deadline_s, f"processes {self.processes()} run on")
             await asyncio.sleep(0.02)

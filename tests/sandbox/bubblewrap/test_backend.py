@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from agentrl.sandbox import SandboxError, SandboxLimits, SandboxSpec, make_backe
 from agentrl.sandbox.bubblewrap.backend import Bubblewrap
 from agentrl.sandbox.bubblewrap.doctor import look
 from agentrl.sandbox.conformance.probes import Ground
+from agentrl.sandbox.host import owner as owner_module
 from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
+from tests.sandbox.descriptors import open_descriptors
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
@@ -51,8 +54,16 @@ def labelled(owner: int) -> list[int]:
     return labels
 
 
+async def until(happened: Callable[[], object], within_s: float = 3.0) -> None:
+    """Wait for something to become true."""
+    deadline_s = time.monotonic() + within_s
+    while not happened():
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("how", ["alone", "fork"])
-def test_killing_the_host_process_leaves_no_process(how):
+async def test_killing_the_host_process_leaves_no_process(how):
     ground = Ground(make_backend("bubblewrap"))
     host = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, ground.token, how],
@@ -61,16 +72,12 @@ def test_killing_the_host_process_leaves_no_process(how):
     try:
         assert host.stdout is not None
         assert host.stdout.readline() == b"ready\n"
-        inside = [pid for pid in ground.processes() if pid != host.pid]
-        assert inside
+        await until(lambda: set(ground.processes()) - {host.pid})
         assert labelled(host.pid)
         host.kill()
         host.wait()
-        deadline_s = time.monotonic() + 3
         copies = _session(host.pid)
-        while (set(ground.processes()) - copies) | set(labelled(host.pid)):
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
+        await until(lambda: not (set(ground.processes()) - copies) | set(labelled(host.pid)))
     finally:
         for pid in _session(host.pid):
             os.kill(pid, signal.SIGKILL)
@@ -99,7 +106,9 @@ def _label(boot: str = "", namespace: int = -1, pid: int = 2**22 + 5, ticks: int
     return Owner(boot or boot_id(), pid_namespace() if namespace < 0 else namespace, pid, ticks).label
 
 
-async def test_reaping_ends_planted_orphans_and_nothing_else():
+async def test_reaping_ends_planted_orphans_and_nothing_else(monkeypatch):
+    # Under a mark of its own, so that other processes which reap meanwhile leave the planted orphans alone.
+    monkeypatch.setattr(owner_module, "_MARK", f"agentrl-sandbox-test{os.getpid()}")
     mine = Owner.this_process()
     foreign = {
         "no label": _bwrap(),
@@ -114,16 +123,13 @@ async def test_reaping_ends_planted_orphans_and_nothing_else():
         "another boot": _bwrap("--unsetenv", _label(boot="0" * 36)),
     }
     try:
-        time.sleep(0.3)
+        await until(lambda: all(_children(item.pid) for item in orphans.values()))
         children = [int(pid) for item in orphans.values() for pid in _children(item.pid)]
         assert len(children) == len(orphans)
-        assert await make_backend("bubblewrap").reap() >= len(orphans)
+        assert await make_backend("bubblewrap").reap() == len(orphans)
         for name, orphan in orphans.items():
             assert orphan.wait(timeout=3) != 0, name
-        deadline_s = time.monotonic() + 3
-        while any(_alive(pid) for pid in children):
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
+        await until(lambda: not any(_alive(pid) for pid in children))
         assert [name for name, process in foreign.items() if process.poll() is not None] == []
     finally:
         for process in (*foreign.values(), *orphans.values()):
@@ -175,11 +181,10 @@ async def test_root_does_not_enter():
     """To the host, the processes of a sandbox belong to a user without an account."""
     ground = Ground(make_backend("bubblewrap"))
     async with ground.sandbox() as sandbox:
-        run = asyncio.create_task(sandbox.exec(["python3", "-c", "import time; time.sleep(1)", ground.token]))
-        await asyncio.sleep(0.5)
-        found = {Path(f"/proc/{pid}").stat().st_uid for pid in ground.processes()}
-        await run
-        (user,) = found
+        run = asyncio.create_task(sandbox.exec(["python3", "-c", "import time; time.sleep(60)", ground.token]))
+        await until(ground.processes)
+        (user,) = {Path(f"/proc/{pid}").stat().st_uid for pid in ground.processes()}
+        run.cancel()
     assert user >= 61184
 
 
@@ -189,11 +194,11 @@ async def test_a_start_leaves_no_descriptor_and_no_process_behind():
             await sandbox.run_python("print(1)")
 
     await once()
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     running = labelled(os.getpid())  # other tests may keep warm sandboxes
     for _ in range(3):
         await once()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() <= before
     assert labelled(os.getpid()) == running
 
 

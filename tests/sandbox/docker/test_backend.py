@@ -18,6 +18,7 @@ import pytest
 from agentrl.sandbox import SandboxError, SandboxFault, SandboxLimits, SandboxSpec
 from agentrl.sandbox.docker.backend import IMAGE, LABEL, Docker, build_command
 from agentrl.sandbox.docker.daemon import Daemon
+from agentrl.sandbox.host import owner as owner_module
 from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
 
 docker = pytest.importorskip("docker")
@@ -231,7 +232,9 @@ def planted(api, label_of):
                 api.remove_container(container, force=True)
 
 
-async def test_reaping_ends_orphans_alone(api):
+async def test_reaping_ends_orphans_alone(api, monkeypatch):
+    # Under a mark of its own, so that other processes which reap meanwhile leave the planted orphans alone.
+    monkeypatch.setattr(owner_module, "_MARK", f"agentrl-sandbox-test{os.getpid()}")
     with subprocess.Popen(["true"]) as ended:
         pass
     me = Owner.this_process()

@@ -21,6 +21,7 @@ from agentrl.sandbox import Network, SandboxFault, SandboxLimits, SandboxSpec, m
 from agentrl.sandbox.egress.proxy import PORT
 from agentrl.sandbox.egress.thread import NAME
 from agentrl.sandbox.pool import clear_pools
+from tests.sandbox.descriptors import open_sockets
 
 ROOT = Path(__file__).resolve().parents[3]
 FETCH = "import sys, urllib.request\nprint(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
@@ -31,7 +32,7 @@ class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/slow":
             self.server.asked.set()  # type: ignore[attr-defined]
-            time.sleep(20)
+            self.server.leave.wait(20)  # type: ignore[attr-defined]
         body = f"hello {self.path} at {self.headers['Host']}".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -52,10 +53,11 @@ class Page(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def site() -> Iterator[http.server.ThreadingHTTPServer]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    server.daemon_threads = True
-    server.asked = threading.Event()  # type: ignore[attr-defined]
+    server.daemon_threads = False  # closing it waits for its pages, so no later test meets their sockets
+    server.asked, server.leave = threading.Event(), threading.Event()  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield server
+    server.leave.set()  # type: ignore[attr-defined]
     server.shutdown()
     server.server_close()
 
@@ -66,14 +68,6 @@ def spec_for(site: http.server.ThreadingHTTPServer, **more: object) -> SandboxSp
 
 def proxy_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(NAME)]
-
-
-def sockets() -> set[str]:
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/self/fd/{name}"))
-    return {text for text in found if text.startswith("socket:")}
 
 
 def until(happened: object, wait_s: float = 3.0) -> None:
@@ -119,9 +113,9 @@ print(urllib.request.urlopen("http://localhost:8000/").status, urllib.request.ur
 
 
 async def test_off_means_no_proxy_no_socket_and_no_variable():
-    before = sockets()
+    before = open_sockets()
     async with await make_backend("bubblewrap").start(SandboxSpec()) as sandbox:
-        assert len(sockets() - before) == 1  # the worker's
+        assert len(open_sockets() - before) == 1  # the worker's
         assert proxy_threads() == []
         result = await sandbox.run_python(
             f"import os\nprint([n for n in os.environ if 'prox' in n.lower()])\n{LISTENERS}"
@@ -146,7 +140,7 @@ async def test_programs_can_check_certificates(site):
 async def test_closing_leaves_no_thread_no_socket_and_no_connection(site):
     url = f"http://127.0.0.1:{site.server_port}/slow"
     gc.collect()
-    before = sockets()
+    before = open_sockets()
     backend = make_backend("bubblewrap")
     sandboxes = [await backend.start(spec_for(site)) for _ in range(3)]
     assert proxy_threads() == [NAME]
@@ -160,8 +154,8 @@ async def test_closing_leaves_no_thread_no_socket_and_no_connection(site):
     for sandbox in sandboxes:
         await sandbox.close()
     until(lambda: not proxy_threads())
-    # The server's own end is in the site's hands until its page is done.
-    until(lambda: len(sockets() - before) <= 1)
+    site.leave.set()  # until here the page holds the server's end
+    until(lambda: not open_sockets() - before)
 
 
 async def test_a_sandbox_that_is_lost_leaves_nothing(site):

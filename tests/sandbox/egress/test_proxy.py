@@ -17,6 +17,7 @@ from agentrl.sandbox import Network
 from agentrl.sandbox.egress import proxy as proxy_module
 from agentrl.sandbox.egress.proxy import MAX_CONNECTIONS, Door, proxy_variables
 from agentrl.sandbox.egress.thread import NAME
+from tests.sandbox.descriptors import open_sockets
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfine\n"
 _WAIT_S = 5.0
@@ -127,15 +128,6 @@ def gone(what: object) -> None:
     while what():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
-
-
-def descriptors() -> set[str]:
-    """What this process holds open, by the kernel's own numbers, which no later file gets."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/self/fd/{name}"))
-    return {text for text in found if text.startswith("socket:")}
 
 
 def proxy_threads() -> list[str]:
@@ -370,7 +362,7 @@ async def test_one_sandbox_holds_only_so_many_connections(echo):
 
 
 async def test_closing_drops_everything_and_ends_the_thread(echo):
-    before = descriptors()
+    before = open_sockets()
     with contextlib.ExitStack() as stack:
         async with opened(f"127.0.0.1:{echo.port}") as address, opened("other.test") as other:
             client = stack.enter_context(socket.create_connection(address, timeout=_WAIT_S))
@@ -383,7 +375,7 @@ async def test_closing_drops_everything_and_ends_the_thread(echo):
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(place, timeout=_WAIT_S)
     gone(proxy_threads)
-    gone(lambda: descriptors() - before)
+    gone(lambda: open_sockets() - before)
 
 
 async def test_a_door_that_is_closed_at_once_leaves_nothing():
