@@ -1,8 +1,12 @@
-"""Isolated places to run code that nobody trusts. Owns the contract, its checker and its backends.
+"""Isolated places to run code that nobody trusts. Owns the contract and its backends, not the environments that use it.
 
-backend = make_backend()                      # bubblewrap on Linux
-async with await backend.start(SandboxSpec()) as sandbox:
-    result = await sandbox.run_python("print(6 * 7)")
+The files of this folder are the contract: `base` (the classes), `values`, `allow_list`, `registry` and `pool`. The
+folders below it are the implementation. Environments with a sandbox are in `agentrl.sandboxed`, tools that run code
+in `agentrl.tools`. docs/security.md says what each backend protects against, and what it does not.
+
+    backend = make_backend()  # bubblewrap, if it is installed
+    async with await backend.start(SandboxSpec()) as sandbox:
+        result = await sandbox.run_python("print(6 * 7)")
 """
 
 from agentrl.sandbox.base import (

@@ -1,1 +1,1 @@
-"""The bubblewrap backend: namespaces on this machine. The walls are made here; what runs inside is the worker."""
+"""The bubblewrap backend. Owns how a sandbox is made of namespaces on this machine, not the worker that runs in it."""

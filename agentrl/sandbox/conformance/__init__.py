@@ -1,4 +1,4 @@
-"""What every sandbox backend must pass: promises kept, and probes that attack it. No backend here."""
+"""The checks that every backend must pass. Owns what honest programs may expect and the attacks; makes no sandbox."""
 
 from agentrl.sandbox.conformance.check_sandbox import check_sandbox
 

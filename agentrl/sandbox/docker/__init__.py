@@ -1,1 +1,1 @@
-"""The docker backend: a container for each worker, through docker's or Podman's daemon."""
+"""The docker backend. Owns how a container is started, reached and removed, not the worker that runs in it."""

@@ -1,1 +1,1 @@
-"""The only way out of a sandbox with an allow-list: a proxy on the host. No sandbox here."""
+"""The way out of a sandbox with an allow-list. Owns the proxy on the host; starts no sandbox and sets no rule."""

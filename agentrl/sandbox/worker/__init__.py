@@ -1,4 +1,5 @@
-"""The program that runs inside a sandbox. Owns forking, limits and capture there; imports the standard library only.
+"""The program that runs inside a sandbox. Owns processes, limits and output there, not how the sandbox is made.
 
-The host packs this folder into a zip file and starts it with the sandbox's own Python (3.9 or newer).
+It imports the standard library only: the host packs this folder into a zip file, which the sandbox's own Python
+(3.9 or newer) starts.
 """
