@@ -1,0 +1,1 @@
+"""The bundled environments, one file each. Owns their tasks and rewards, not the contract: that is `agentrl.env`."""

@@ -1,7 +1,7 @@
-"""Find and mend the bug of a small generated package. Owns the repository and its grading.
+"""Find and fix the bug of a small generated package. Owns the repository and its grading.
 
-Hidden tests run on the package's own modules alone, in an empty folder, from the host: what the model did to the
-tests, to the interpreter's start-up files or to anything else of the work folder has no say.
+The host runs hidden tests on the package's own modules alone, in an empty folder. What the model did to the visible
+tests, to the interpreter's start-up files or to other files of the work folder does not count.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ MODULES_PER_PACKAGE = 3
 FUNCTIONS_PER_MODULE = 2
 TRAIN_BREAKS, EVAL_BREAKS = (0, 1, 2), (3,)
 RUN_TESTS = "python3 run_tests.py"
-CASES_BESIDE_THE_BUG = 3
+CASES_OF_OTHER_FUNCTIONS = 3
 _MAX_BYTES = 1 << 16
 _SAME = """def same(what, value, expected):
     if value != expected:
         raise AssertionError(f"{what} is {value!r}, expected {expected!r}")
 """
-# No bytecode: a file that is edited within a second, to the same size, would be taken for the old one.
+# No bytecode: Python would take a file that is edited within a second, to the same size, for the old one.
 _RUNNER = """import importlib
 import pathlib
 import sys
@@ -60,7 +60,7 @@ sys.exit(failed > 0)
 
 
 def make_task(rng: np.random.Generator, breaks: Sequence[int]) -> dict[str, Any]:
-    """Draw a package and a bug: `modules` maps a module to its functions, `bug` is a function and its break."""
+    """Draw a package and a bug: `modules` maps a module to its functions, `bug` names a function and its break."""
     count = MODULES_PER_PACKAGE * FUNCTIONS_PER_MODULE
     functions = [str(name) for name in rng.choice(list(FUNCTIONS), count, replace=False)]
     modules = [str(name) for name in rng.choice(MODULES, MODULES_PER_PACKAGE, replace=False)]
@@ -75,7 +75,7 @@ def make_task(rng: np.random.Generator, breaks: Sequence[int]) -> dict[str, Any]
 
 
 def make_splits() -> dict[str, list[Task]]:
-    """Training and held-out tasks, whose bugs are different ones."""
+    """Training and held-out tasks, which have different bugs."""
     rng = np.random.default_rng(51_001)
     sizes = {"train": (2000, TRAIN_BREAKS), "eval": (200, EVAL_BREAKS)}
     return {
@@ -117,7 +117,7 @@ def _shown(function: str, broken: int | None, rng: np.random.Generator) -> list[
 
 
 def fails(function: str, broken: int, args: tuple[Any, ...], value: Any) -> bool:
-    """Whether a break of ours shows in a case."""
+    """Whether the broken function fails in a case."""
     try:
         return not same_value(_broken(function, broken)(*args), value)
     except Exception:  # a broken function may raise anything
@@ -133,10 +133,10 @@ def _broken(function: str, broken: int) -> Any:
 
 @register("agentrl/BugFix-v0", max_turns=12)
 class BugFix(SandboxEnv):
-    """Find and mend the bug of a small package with a failing test-suite.
+    """Find and fix the bug of a small package with a failing test-suite.
 
-    Reward: 1 if every function of the package, as it stands in its files at the end, passes hidden tests.
-    Held-out bugs are of kinds that training has not seen.
+    Reward: 1 if every function of the package, as it is in its files at the end, passes hidden tests; otherwise 0.
+    Held-out bugs are of kinds that training does not have.
 
     Args:
         backend, backend_options: as for `SandboxEnv`.
@@ -160,7 +160,7 @@ class BugFix(SandboxEnv):
     async def score(self, answer: str | None) -> dict[str, float]:
         if not self.tool_stats:
             return {"correct": 0.0}
-        modules = await self._mended(await self.sandbox())
+        modules = await self._modules_of(await self.sandbox())
         if modules is None:
             return {"correct": 0.0}
         sandbox = await self.start_over()
@@ -173,8 +173,8 @@ class BugFix(SandboxEnv):
                 return {"correct": 0.0}
         return {"correct": 1.0}
 
-    async def _mended(self, sandbox: Sandbox) -> dict[str, bytes] | None:
-        """The package's modules as they stand now; None where one is no ordinary file any more."""
+    async def _modules_of(self, sandbox: Sandbox) -> dict[str, bytes] | None:
+        """The package's modules as they are now; None if one is missing or is not an ordinary file."""
         package = self.task.data["package"]
         paths = [f"{package}/{name}.py" for name in ("__init__", *self.task.data["modules"])]
         try:
@@ -183,19 +183,19 @@ class BugFix(SandboxEnv):
             return None
 
     def _hidden(self) -> Iterator[tuple[str, str, list[Case]]]:
-        """Module, function and cases, the broken function's first."""
+        """Module, function and cases of every function, the broken one first."""
         held = [(module, name) for module, names in self.task.data["modules"].items() for name in names]
         bug = self.task.data["bug"][0]
         for module, name in sorted(held, key=lambda pair: pair[1] != bug):
             cases = [Case(args, FUNCTIONS[name](*args)) for args in INPUTS[name](self.np_random)]
-            yield module, name, cases if name == bug else cases[-CASES_BESIDE_THE_BUG:]
+            yield module, name, cases if name == bug else cases[-CASES_OF_OTHER_FUNCTIONS:]
 
     def oracle(self, messages: Sequence[Message]) -> Action:
-        """Run the tests, read the module, mend it, run the tests again."""
+        """Run the tests, read the module, fix it, run the tests again."""
         package, (bug, broken) = self.task.data["package"], self.task.data["bug"]
         module = next(name for name, functions in self.task.data["modules"].items() if bug in functions)
         path = f"{package}/{module}.py"
-        whole, mended = repository(self.task.data)[path], text_of(bug)
+        whole, fixed = repository(self.task.data)[path], text_of(bug)
         old, new = BREAKS[bug][broken]
         fits = bool(new) and whole.count(new) == 1
         plan = (
@@ -203,7 +203,7 @@ class BugFix(SandboxEnv):
             call("read_file", path=path),
             call("edit_file", path=path, old=new, new=old)
             if fits
-            else call("edit_file", path=path, old=text_of(bug, broken), new=mended),
+            else call("edit_file", path=path, old=text_of(bug, broken), new=fixed),
             call("shell", command=RUN_TESTS),
             Action(text="done"),
         )

@@ -1,7 +1,8 @@
-"""Small library functions, and ways to break each. Their text is what a repository is made of.
+"""Small library functions, and ways to break each of them. Owns the source code that repositories are made of.
 
-Every break is a replacement of one text by another that stands once in the function. The functions here are right:
-they are the reference that hidden tests compare with.
+A break replaces one text by another; the first one occurs exactly once in the function. The functions here are
+correct: hidden tests compare with them. A model reads their source code, docstrings included: a change there changes
+what it sees.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     )
 }
 
-# Four ways each; the last is kept for held-out tasks.
+# Four breaks of each function; the last one is for held-out tasks only.
 BREAKS: dict[str, tuple[tuple[str, str], ...]] = {
     "slug": (
         ("text.lower()", "text"),
@@ -275,17 +276,17 @@ INPUTS: dict[str, Inputs] = {
 
 
 def text_of(function: str, broken: int | None = None) -> str:
-    """A function's text, right or broken.
+    """The source code of a function, correct or broken.
 
     Args:
         function: its name.
-        broken: which of its breaks, or None.
-    Raises: ValueError where the text to break does not stand once.
+        broken: number of the break; None for the correct function.
+    Raises: ValueError if the text to replace does not occur exactly once.
     """
     text = inspect.getsource(FUNCTIONS[function]).replace("  # noqa: B905", "")
     if broken is None:
         return text
     old, new = BREAKS[function][broken]
     if text.count(old) != 1:
-        raise ValueError(f"break {broken} of {function} stands {text.count(old)} times in it")
+        raise ValueError(f"the text of break {broken} occurs {text.count(old)} times in {function}, expected once")
     return text.replace(old, new)

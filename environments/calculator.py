@@ -1,4 +1,4 @@
-"""Arithmetic word problems: products too large for the head, and a step that depends on the result."""
+"""Arithmetic word problems with products too large for mental arithmetic, and a step that depends on the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WHOLE = re.compile(r"-?\d{1,20}")
 
 
 def make_task(rng: np.random.Generator, steps: int) -> dict[str, Any]:
-    """Draw a problem whose answer is not to be read in its own text."""
+    """Draw a problem whose answer does not occur in its text."""
     while True:
         data = _draw(rng, steps)
         if format_number(evaluate(solve(data)[-1])) not in question(data):
@@ -63,7 +63,7 @@ def question(data: Mapping[str, Any]) -> str:
 
 
 def solve(data: Mapping[str, Any], *, look: bool = True) -> list[str]:
-    """The expressions that solve a problem, in order; `look=False` adds without a look at odd or even."""
+    """The expressions that solve a problem, in order; with `look=False` it always adds, be the product odd or even."""
     expressions = [f"{data['boxes']}*{data['each']}"]
     if "add" in data:
         total = evaluate(expressions[-1])
@@ -82,12 +82,12 @@ def _tasks(steps: int) -> Tasks:
 
 @register("agentrl/Calculator-v0", max_turns=8)
 class Calculator(ToolEnv):
-    """Solve a word problem with a calculator; each step depends on the result before.
+    """Solve a word problem with a calculator; each step depends on the result of the step before.
 
     Reward: 1 if the answer is the exact whole number and nothing else, otherwise 0.
 
     Args:
-        steps: 1 (a product), 2 (then add or take, as the product is odd or even) or 3 (then share or price).
+        steps: 1 (a product), 2 (then add if the product is odd, else subtract) or 3 (then divide or multiply).
     """
 
     tasks = _tasks(DEFAULT_STEPS)
@@ -126,7 +126,7 @@ class Calculator(ToolEnv):
         return self._demonstrate(solve(self.task.data))
 
     def hasty(self, messages: Sequence[Message]) -> Action:
-        """The wrong habit: add without a look at odd or even."""
+        """A wrong habit: add without checking whether the product is odd."""
         return self._demonstrate(solve(self.task.data, look=False))
 
     def _demonstrate(self, expressions: Sequence[str]) -> Action:

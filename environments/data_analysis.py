@@ -1,4 +1,4 @@
-"""Answer a question about a table with a Python notebook. Tables and questions are in `data_tables`."""
+"""Answer a question about a table with a Python notebook. `data_tables` owns the tables and questions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from agentrl.trajectory import Task
 
 _NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,10})?")
 _TOLERANCE = Fraction(6, 1000)
-"""Two decimals are asked for: half a unit of the last, and what a binary fraction may be off."""
+"""The question asks for two decimals: half a unit of the last one, and a little more for rounding errors."""
 
 
 def make_task(rng: np.random.Generator) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class DataAnalysis(SandboxEnv):
         return {"correct": float(right(answer or "", self._problem()[1].answer))}
 
     def oracle(self, messages: Sequence[Message]) -> Action:
-        """Compute it in one cell, then say what came out."""
+        """Compute the answer in one cell, then answer with its output."""
         if messages[-1].role == "tool":
             return Action(text=messages[-1].content)
         return call("python", code=self._problem()[1].code)

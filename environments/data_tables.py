@@ -1,6 +1,6 @@
-"""Tables of sales and questions about them: what is asked, the answer, and code that finds it.
+"""Tables of sales and questions about them: the question's text, its answer, and code that finds the answer.
 
-Owns the problems. The answer is worked out here from whole numbers; the code reads the CSV file.
+Owns the problems. The answer is computed here from whole numbers; the code computes it from the CSV file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _READ = (
 
 @dataclass(frozen=True)
 class Sale:
-    """One row; `units` is None where the cell is empty."""
+    """One row; `units` is None if the cell is empty."""
 
     date: str
     buyer: str
@@ -51,7 +51,7 @@ class Sale:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, the answer as a number or a name, and code for the sandbox that prints it."""
+    """The question's text, the answer as a number or a name, and code for the sandbox that prints it."""
 
     text: str
     answer: Fraction | str
@@ -91,7 +91,7 @@ def _money(cents: int) -> Fraction:
 
 
 def _leader(totals: Mapping[str, int]) -> str:
-    """The name with the largest total. Raises: LookupError where two share it."""
+    """The name with the largest total. Raises: LookupError if two names share it."""
     (first, most), *rest = sorted(totals.items(), key=lambda item: -item[1])
     if rest and rest[0][1] == most:
         raise LookupError("two names lead")
@@ -99,7 +99,7 @@ def _leader(totals: Mapping[str, int]) -> str:
 
 
 def units_of(sales: list[Sale], rng: np.random.Generator) -> Question:
-    """Units of a product in a region."""
+    """Ask for the units of a product in a region."""
     product, region = _one(rng, _PRODUCTS), _one(rng, _REGIONS)
     total = sum(s.number for s in sales if (s.product, s.region) == (product, region))
     test = f"r['product'] == '{product}' and r['region'] == '{region}'"
@@ -111,7 +111,7 @@ def units_of(sales: list[Sale], rng: np.random.Generator) -> Question:
 
 
 def revenue_of(sales: list[Sale], rng: np.random.Generator) -> Question:
-    """Revenue of a buyer."""
+    """Ask for the revenue of a buyer."""
     buyer = _one(rng, _BUYERS)
     cents = sum(s.revenue for s in sales if s.buyer == buyer)
     code = f"{_READ}print('%.2f' % (sum(r['cents'] for r in rows if r['buyer'] == '{buyer}') / 100))"
@@ -119,7 +119,7 @@ def revenue_of(sales: list[Sale], rng: np.random.Generator) -> Question:
 
 
 def mean_units(sales: list[Sale], rng: np.random.Generator) -> Question:
-    """Mean units of a product's rows."""
+    """Ask for the mean units of a product's rows."""
     product = _one(rng, _PRODUCTS)
     numbers = [s.units for s in sales if s.product == product and s.units is not None]
     if not numbers:
@@ -131,7 +131,7 @@ def mean_units(sales: list[Sale], rng: np.random.Generator) -> Question:
 
 
 def best_month(sales: list[Sale], rng: np.random.Generator) -> Question:
-    """The month with the largest revenue in a region."""
+    """Ask for the month with the largest revenue in a region."""
     region = _one(rng, _REGIONS)
     totals: Counter[str] = Counter()
     for sale in sales:
@@ -145,7 +145,7 @@ def best_month(sales: list[Sale], rng: np.random.Generator) -> Question:
 
 
 def best_buyer(sales: list[Sale], rng: np.random.Generator) -> Question:
-    """The buyer with the most units of a product."""
+    """Ask for the buyer with the most units of a product."""
     product = _one(rng, _PRODUCTS)
     totals: Counter[str] = Counter()
     for sale in sales:
@@ -159,7 +159,7 @@ def best_buyer(sales: list[Sale], rng: np.random.Generator) -> Question:
 
 
 def share(sales: list[Sale], rng: np.random.Generator) -> Question:
-    """A region's share of revenue, in percent."""
+    """Ask for a region's share of revenue, in percent."""
     region = _one(rng, _REGIONS)
     part, whole = sum(s.revenue for s in sales if s.region == region), sum(s.revenue for s in sales)
     code = (
@@ -172,7 +172,7 @@ def share(sales: list[Sale], rng: np.random.Generator) -> Question:
 
 
 def largest_sale(sales: list[Sale], rng: np.random.Generator) -> Question:
-    """The largest revenue of one sale in a quarter."""
+    """Ask for the largest revenue of one sale in a quarter."""
     quarter = int(rng.integers(1, 5))
     months = [f"2024-{3 * quarter - 2 + i:02}" for i in range(3)]
     cents = max(s.revenue for s in sales if s.date[:7] in months)
@@ -188,7 +188,7 @@ FAMILIES: dict[str, Callable[[list[Sale], np.random.Generator], Question]] = {
 
 
 def problem(family: str, seed: int) -> tuple[list[Sale], Question]:
-    """The table and question of a family and a seed; drawn again until there is one answer, which is not 0."""
+    """The table and question of a family and a seed; drawn again until there is exactly one answer, and not 0."""
     rng = np.random.default_rng(seed)
     while True:
         sales = table(rng)

@@ -1,7 +1,7 @@
-"""Families of small functions to be written: what is asked, inputs, expected values, and a solution.
+"""Families of small functions to be written: the description, inputs, expected values, and a solution.
 
-Owns the problems; runs no answer. `expect` and `solve` are two separate statements of each family, so that
-an oracle of 1 says something. Families of level 1 are one operation, level 2 one comprehension, level 3 a loop.
+Owns the problems; runs no answer. `expect` and `solve` state each family twice, independently, so an oracle that
+earns 1 shows that both are right. Families of level 1 are one operation, level 2 one comprehension, level 3 a loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NUMBERS, _TEXTS, _LISTS = ("x", "n", "k", "m", "y", "z"), ("s", "t", "w"), ("v"
 
 
 class Family:
-    """One family; subclasses say what their parameters `a`, `b`, … mean."""
+    """One family. The text of `say` shows what the parameters `a`, `b`, … of a subclass mean."""
 
     level: ClassVar[int] = 1
     names: ClassVar[tuple[str, ...]] = _NUMBERS
@@ -28,24 +28,24 @@ class Family:
         raise NotImplementedError
 
     def say(self, p: Params, v: str) -> str:
-        """What the function returns, in words; `v` is its argument."""
+        """What the function returns, in words; `v` is the name of its argument."""
         raise NotImplementedError
 
     def solve(self, p: Params, v: str) -> str:
-        """The body of a right function."""
+        """The body of a correct function."""
         raise NotImplementedError
 
     def slip(self, p: Params, v: str) -> str:
-        """The body of a function that a hasty reader writes: wrong, though not on every input."""
+        """The body of a wrong function, as a hasty reader writes it; it may be right on some inputs."""
         key = next(key for key, value in p.items() if isinstance(value, int))
         return self.solve({**p, key: p[key] + 1}, v)
 
     def expect(self, p: Params, value: Any) -> Any:
-        """What a right function returns."""
+        """What a correct function returns."""
         raise NotImplementedError
 
     def inputs(self, p: Params, rng: np.random.Generator) -> list[Any]:
-        """Arguments that tell a right function from near misses, edges first."""
+        """Arguments on which nearly correct functions fail, edge cases first."""
         raise NotImplementedError
 
 
@@ -60,7 +60,7 @@ def integers(rng: np.random.Generator, low: int, high: int, count: int) -> list[
 
 
 def letters(rng: np.random.Generator, count: int, alphabet: str = LETTERS) -> str:
-    """A word."""
+    """A random word of `count` letters."""
     return "".join(alphabet[int(i)] for i in rng.integers(0, len(alphabet), count))
 
 

@@ -1,4 +1,4 @@
-"""Write a small function from its description; hidden tests decide. The families are in `function_families`."""
+"""Write a small function from its description; hidden tests score it. `function_families` owns the problems."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _MAX_CHARS = 20_000
 
 
 def make_task(rng: np.random.Generator, level: int | None) -> dict[str, Any]:
-    """Draw a family and its parameters; one in the name of the argument would be the same problem again."""
+    """Draw a family and its parameters. The argument's name is not drawn: it would not make another problem."""
     names = families_of(level)
     family = names[int(rng.integers(len(names)))]
     return {"family": family, "params": FAMILIES[family].draw(rng)}
 
 
 def argument_of(data: Mapping[str, Any]) -> str:
-    """The name of the function's argument, a function of the problem."""
+    """The name of the function's argument; it depends on the problem only."""
     mark = zlib.crc32(repr((data["family"], sorted(data["params"].items()))).encode())
     names = FAMILIES[data["family"]].names
     name: str = names[mark % len(names)]
@@ -51,9 +51,9 @@ def question(data: Mapping[str, Any]) -> str:
 
 
 def as_module(answer: str, argument: str) -> str | None:
-    """The module that an answer stands for: a definition of `f` as it is, a body with a `def` before it.
+    """The module of an answer: a definition of `f` as it is, or a body with a `def` line before it.
 
-    Returns: None for text that is neither, which is wrong without being run.
+    Returns: None for text that is neither; such an answer is wrong and is not run.
     """
     fenced = _FENCE.search(answer)
     code = (fenced.group(1) if fenced else answer).strip("\n")
@@ -67,7 +67,7 @@ def as_module(answer: str, argument: str) -> str | None:
 
 
 def hidden_cases(data: Mapping[str, Any], rng: np.random.Generator) -> list[Case]:
-    """Edges and random inputs, with what a right function returns."""
+    """Edge cases and random inputs, with what a correct function returns."""
     family, params = FAMILIES[data["family"]], data["params"]
     return [Case((value,), family.expect(params, value)) for value in family.inputs(params, rng)]
 
@@ -112,11 +112,11 @@ class FunctionSynthesis(SandboxEnv):
         return {"correct": float(await passes(await self.sandbox(), module, NAME, cases))}
 
     def hasty(self, messages: Sequence[Message]) -> Action:
-        """The wrong habit: half of what is asked, or off by one."""
+        """A wrong habit: do half of what is asked, or be off by one."""
         data = self.task.data
         return Action(text=FAMILIES[data["family"]].slip(data["params"], argument_of(data)))
 
     def oracle(self, messages: Sequence[Message]) -> Action:
-        """The body of a right function."""
+        """Answer with the body of a correct function."""
         data = self.task.data
         return Action(text=FAMILIES[data["family"]].solve(data["params"], argument_of(data)))

@@ -1,4 +1,4 @@
-"""Number guessing without tools: the environment answers each guess with higher or lower."""
+"""Number guessing without tools: the environment answers each guess with "higher" or "lower"."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def _tasks(size: int) -> Tasks:
 
 @register("agentrl/Guess-v0", max_turns=12)
 class Guess(ToolEnv):
-    """Guess a number from higher and lower, in a limited number of guesses.
+    """Find a number by guessing, in a limited number of guesses; each is answered with "higher" or "lower".
 
-    Reward: 1 if the number was found. With `shaped=True` each guess also earns its share of the
-    information gained about the number, weighted by 0.2 and 0.2 in all.
+    Reward: 1 if the number was found. With `shaped=True` each guess also earns its share of the information about
+    the number; these shares add up to 0.2 in an episode.
 
     Args:
-        size: most numbers in a range, 5 to 500; halving needs log2(size) guesses and 2 are to spare.
-        shaped: give the share of information as reward.
+        size: the largest number of numbers in a range, 5 to 500. Halving needs log2(size) guesses; 2 more are allowed.
+        shaped: also give reward for information.
     """
 
     tasks = _tasks(DEFAULT_SIZE)
@@ -91,7 +91,7 @@ class Guess(ToolEnv):
             self._narrow_to(self.low, min(self.high, guess - 1))
 
     def _narrow_to(self, low: int, high: int) -> None:
-        """Keep the numbers that are still possible; shaping pays log2 of what they shrank by."""
+        """Keep the numbers that are still possible. With shaping, the reward is the share of bits gained."""
         if self.shaped:
             all_bits = math.log2(self.task.data["high"] - self.task.data["low"] + 1)
             gained = math.log2((self.high - self.low + 1) / (high - low + 1))
@@ -99,7 +99,7 @@ class Guess(ToolEnv):
         self.low, self.high = low, high
 
     def oracle(self, messages: Sequence[Message]) -> Action:
-        """Halve what is left."""
+        """Guess the middle of the numbers that are left."""
         return Action(text=str((self.low + self.high) // 2))
 
     def state_key(self) -> str:

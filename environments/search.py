@@ -1,7 +1,7 @@
-"""Multi-hop questions over small worlds of documents, answered with search and reading.
+"""Questions that need several documents of a small world, answered by searching and reading.
 
-Owns the worlds and the questions. Training and held-out questions come from different worlds that
-share their names but not their facts, so that nothing learnt by heart helps.
+Owns the worlds and the questions. Training and held-out questions come from different worlds that share names but
+not facts, so memorized answers do not help.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TRAIN_WORLDS = (0, 1, 2, 3)
 EVAL_WORLDS = (100, 101)
 TRAIN_TASKS, EVAL_TASKS = 2000, 200
 DEFAULT_HOPS = (2, 3)
-# What each kind of document tells, and the kind of what is told.
+# Kind of document -> relation that it tells -> kind of what the relation leads to.
 RELATIONS: dict[str, dict[str, str]] = {
     "person": {"firm": "firm", "home": "city", "friend": "person"},
     "firm": {"head": "person", "seat": "city", "product": "word"},
@@ -44,7 +44,7 @@ RELATIONS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class World:
-    """Facts of a world: `facts[name][relation]` is a name or a word, `kinds[name]` a kind of document."""
+    """The facts of a world: `facts[name][relation]` is a name or a word, `kinds[name]` a kind of document."""
 
     facts: Mapping[str, Mapping[str, str]]
     kinds: Mapping[str, str]
@@ -52,7 +52,7 @@ class World:
     index: SearchIndex
 
     def follow(self, start: str, path: Sequence[str]) -> list[str]:
-        """The names met on a path of relations, the start included and the answer last."""
+        """The names along a path of relations, from the start to the answer."""
         names = [start]
         for relation in path:
             names.append(self.facts[names[-1]][relation])
@@ -61,7 +61,7 @@ class World:
 
 @lru_cache(maxsize=32)
 def world(seed: int) -> World:
-    """The world of a seed: built once, then shared by all environments, for it never changes."""
+    """The world of a seed; built once and shared by all environments, because it never changes."""
     rng = np.random.default_rng([9_001, seed])
     names = {
         "person": [f"{FIRST[i // 12]} {LAST[i % 12]}" for i in rng.permutation(144)[:PEOPLE_PER_WORLD]],
@@ -89,7 +89,7 @@ def _text(facts: Mapping[str, str]) -> str:
 
 
 def questions(seed: int, hops: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Every question of a world whose answer is not met on the way, with the paths of `hops` relations."""
+    """Every question of a world that follows one of `hops` numbers of relations and meets no name twice."""
     here = world(seed)
     for start, kind in here.kinds.items():
         for path in _paths(kind, max(hops)):
@@ -111,7 +111,7 @@ def _tasks(hops: tuple[int, ...]) -> Tasks:
 
 
 def _split(name: str, hops: tuple[int, ...]) -> list[Task]:
-    """Questions of the split's worlds in a random order, as many of each number of hops."""
+    """Questions of the split's worlds in a random order, equally many for each number of hops."""
     worlds, size = (TRAIN_WORLDS, TRAIN_TASKS) if name == "train" else (EVAL_WORLDS, EVAL_TASKS)
     rng = np.random.default_rng([9_002, len(name), *hops])
     found = [question for seed in worlds for question in questions(seed, hops)]
@@ -124,12 +124,12 @@ def _split(name: str, hops: tuple[int, ...]) -> list[Task]:
 
 @register("agentrl/Search-v0", max_turns=12)
 class Search(ToolEnv):
-    """Answer a multi-hop question by searching and reading documents.
+    """Answer a question that follows several relations, by searching and reading documents.
 
-    Reward: 1 if the answer is the name asked for, upper and lower case alike; otherwise 0.
+    Reward: 1 if the answer is the name asked for, in upper or lower case; otherwise 0.
 
     Args:
-        hops: numbers of relations that questions follow, from 1 to 4.
+        hops: how many relations a question may follow, as numbers from 1 to 4.
     """
 
     tasks = _tasks(DEFAULT_HOPS)
@@ -177,7 +177,7 @@ class Search(ToolEnv):
         return {"correct": float(_plain(answer or "") == _plain(self._chain[-1]))}
 
     def oracle(self, messages: Sequence[Message]) -> Action:
-        """Find and read each document on the way, then answer."""
+        """Find and read each document on the path, then answer."""
         for name in self._chain[:-1]:
             doc_id = self._world.ids[name]
             if doc_id not in self.seen:

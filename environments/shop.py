@@ -1,7 +1,7 @@
-"""A shop API over a per-episode SQLite store: several dependent calls, and a habit that fails.
+"""A shop whose API needs several dependent calls; each episode has its own store in SQLite.
 
-The cheapest offer is often short of stock, and an order cannot be undone: an agent that buys without
-looking into the stock fails on most tasks. `hasty` demonstrates just that habit.
+The cheapest offer often has too little stock, and an order cannot be undone, so an agent that buys without checking
+the stock fails on most tasks. The demonstrator `hasty` does exactly that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS = ("tea", "mug", "pen", "bag", "cap", "jar")
 SELLERS = ("ada", "bea", "cleo", "dora", "emma", "finn", "gus", "hugo", "ivo", "june", "kim", "leo")
 OFFERS_PER_KIND = 3
 KINDS_IN_STORE = 2
-# Chance that an offer falls short of the quantity wanted, cheapest first; the last offer never does.
+# Probability that an offer has too little stock, cheapest offer first; the last offer always has enough.
 _SHORT = (0.85, 0.3, 0.0)
 
 
@@ -51,7 +51,7 @@ def _offers(rng: np.random.Generator, kind: str, quantity: int, sellers: Iterato
 class Shop(ToolEnv):
     """Buy the cheapest offer that has enough stock, and report the order number.
 
-    `cheapest_first=False` lists the offers in no order, so that prices must be compared as well.
+    With `cheapest_first=False` the offers are listed unsorted, so that prices must be compared too.
     Reward: 1 if exactly one order was placed, for the right offer and quantity, and its number is the
     answer; otherwise 0.
     """
@@ -118,11 +118,11 @@ class Shop(ToolEnv):
         return {"correct": float(right and answer.strip() == f"order {number}")}
 
     def oracle(self, messages: Sequence[Message]) -> Action:
-        """Look into the stock of the cheapest offers in turn; buy the first that has enough."""
+        """Check the stock of the offers, cheapest first, and buy from the first that has enough."""
         return self._demonstrate(messages, check=True)
 
     def hasty(self, messages: Sequence[Message]) -> Action:
-        """The wrong habit: buy the cheapest offer without a look into its stock."""
+        """A wrong habit: buy the cheapest offer without checking its stock."""
         return self._demonstrate(messages, check=False)
 
     def _demonstrate(self, messages: Sequence[Message], *, check: bool) -> Action:

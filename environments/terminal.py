@@ -1,4 +1,4 @@
-"""File and text tasks in a shell, judged by the files at the end. The families are in `terminal_families`."""
+"""File and text tasks in a shell, scored by the files at the end. `terminal_families` owns the problems."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _problem(family: str, seed: int) -> Problem:
 
 
 async def reached(sandbox: Sandbox, wanted: Mapping[str, str], gone: Sequence[str]) -> bool:
-    """Whether the work folder is as wanted, as seen from the host: no link is followed, nothing is executed."""
+    """Whether the work folder holds what is wanted. The host reads it: no link is followed, nothing is executed."""
     there = {entry.path: entry for entry in await sandbox.entries()}
     if any(path in there for path in gone):
         return False
@@ -53,9 +53,9 @@ async def reached(sandbox: Sandbox, wanted: Mapping[str, str], gone: Sequence[st
 
 @register("agentrl/Terminal-v0", max_turns=10)
 class Terminal(SandboxEnv):
-    """Do a task in a shell; what counts are the files at the end, not what is said.
+    """Do a task in a shell; the files at the end count, the answer's text does not.
 
-    Reward: 1 if every wanted file is there with its content and nothing that had to go is left, otherwise 0.
+    Reward: 1 if every wanted file exists with its content and every file to be removed is gone, otherwise 0.
 
     Args:
         backend, backend_options: as for `SandboxEnv`.
@@ -77,7 +77,7 @@ class Terminal(SandboxEnv):
         return {"correct": float(await reached(await self.sandbox(), asked.wanted, asked.gone))}
 
     def oracle(self, messages: Sequence[Message]) -> Action:
-        """One command of a solution after the other."""
+        """Run the commands of a solution, one a turn."""
         commands = self._problem().commands
         made = sum(message.role == "tool" for message in messages)
         return call("shell", command=commands[made]) if made < len(commands) else Action(text="done")

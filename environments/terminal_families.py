@@ -1,6 +1,6 @@
-"""Families of shell tasks: the files at the beginning, what is asked, the files at the end, and a solution.
+"""Families of shell tasks: the files at the beginning, the question, the files at the end, and a solution.
 
-Owns the problems; runs nothing. What the end must be is worked out here, apart from the commands that reach it.
+Owns the problems; runs nothing. The files at the end are computed here, independently of the solution's commands.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Problem:
     """One task.
 
     Attributes:
-        files: path to text, at the beginning.
+        files: path -> text at the beginning.
         question: what the model reads.
         commands: a solution, one shell command a turn.
-        wanted: path to text, at the end; trailing blanks and newlines at the end of a file do not count.
+        wanted: path -> text at the end; white space at the end of a file does not count.
         gone: paths that must not exist at the end.
     """
 
@@ -50,7 +50,7 @@ def _below(rng: np.random.Generator, count: int) -> tuple[str, list[str]]:
 
 
 def rename(rng: np.random.Generator) -> Problem:
-    """Other endings for all files of a kind."""
+    """Change the ending of all files of one kind."""
     folder, names = _below(rng, 6)
     old, new = _pick(rng, ("txt", "md", "log", "cfg", "dat"), 2)
     files = {f"{folder}/{name}.{old}": "\n".join(_lines(rng, 2)) + "\n" for name in names[:4]}
@@ -65,7 +65,7 @@ def rename(rng: np.random.Generator) -> Problem:
 
 
 def count(rng: np.random.Generator) -> Problem:
-    """Lines with a word, over several files."""
+    """Count the lines with a word in several files."""
     folder, names = _below(rng, 4)
     word = _pick(rng, _WORDS, 1)[0]
     texts = {f"{folder}/{name}.txt": _lines(rng, int(rng.integers(4, 12))) for name in names}
@@ -79,7 +79,7 @@ def count(rng: np.random.Generator) -> Problem:
 
 
 def unique(rng: np.random.Generator) -> Problem:
-    """Distinct lines, in order."""
+    """Write the distinct lines of several files, sorted."""
     folder, names = _below(rng, 3)
     texts = {f"{folder}/{name}.txt": _pick(rng, _WORDS, 6) for name in names}
     lines = sorted({line for found in texts.values() for line in found})
@@ -93,7 +93,7 @@ def unique(rng: np.random.Generator) -> Problem:
 
 
 def column(rng: np.random.Generator) -> Problem:
-    """A column of a table, for some rows."""
+    """Write one column of a table, for some rows."""
     name = _pick(rng, _NAMES, 1)[0]
     cities = _pick(rng, _WORDS, 4)
     rows = [(n, cities[int(rng.integers(4))], int(rng.integers(1, 99))) for n in _pick(rng, _NAMES, 9)]
@@ -108,7 +108,7 @@ def column(rng: np.random.Generator) -> Problem:
 
 
 def total(rng: np.random.Generator) -> Problem:
-    """The sum of a column over several tables."""
+    """Add up a column of several tables."""
     folder, names = _below(rng, 3)
     tables = {f"{folder}/{name}.csv": [int(n) for n in rng.integers(1, 500, 5)] for name in names}
     files = {
@@ -123,7 +123,7 @@ def total(rng: np.random.Generator) -> Problem:
 
 
 def replace_word(rng: np.random.Generator) -> Problem:
-    """One word for another, in files of one kind only."""
+    """Replace a word by another, in files of one kind only."""
     folder, names = _below(rng, 5)
     old, new = _pick(rng, _WORDS, 2)
     texts = {name: "\n".join([*_lines(rng, 3), f"{old} {names[0]} {old}"]) + "\n" for name in names}
@@ -138,7 +138,7 @@ def replace_word(rng: np.random.Generator) -> Problem:
 
 
 def delete_empty(rng: np.random.Generator) -> Problem:
-    """Empty files away, others stay, at any depth."""
+    """Delete the empty files at any depth, and keep the others."""
     folder, names = _below(rng, 7)
     places = [f"{folder}/{'deep/' if index % 2 else ''}{name}.txt" for index, name in enumerate(names)]
     empty = {places[int(i)] for i in rng.choice(7, 3, replace=False)}
@@ -153,7 +153,7 @@ def delete_empty(rng: np.random.Generator) -> Problem:
 
 
 def sort_out(rng: np.random.Generator) -> Problem:
-    """Files with a word go to a folder of their own."""
+    """Move the files that contain a word to a new folder."""
     folder, names = _below(rng, 6)
     word, target = _pick(rng, _WORDS, 2)
     rest = tuple(w for w in _WORDS if w != word)
@@ -174,7 +174,7 @@ def sort_out(rng: np.random.Generator) -> Problem:
 
 
 def last_entries(rng: np.random.Generator) -> Problem:
-    """Log lines of one kind from several files, by time."""
+    """Collect the log lines of one kind from several files, ordered by time."""
     folder, names = _below(rng, 3)
     minutes = [int(n) for n in rng.choice(1440, 15, replace=False)]
     kinds = ("ERROR", "INFO", "WARN")
@@ -190,7 +190,7 @@ def last_entries(rng: np.random.Generator) -> Problem:
 
 
 def chain(rng: np.random.Generator) -> Problem:
-    """Follow a trail: each file names the next; the last holds the word."""
+    """Follow files that each name the next one; the last one holds the word."""
     folder, names = _below(rng, 8)
     word = _pick(rng, _WORDS, 1)[0] + str(int(rng.integers(100, 1000)))
     length = int(rng.integers(3, 6))
@@ -216,5 +216,5 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Problem]] = {
 
 
 def problem(family: str, seed: int) -> Problem:
-    """The problem of a family and a seed; the same two give the same one."""
+    """The problem of a family and a seed; the same arguments always give the same problem."""
     return FAMILIES[family](np.random.default_rng(seed))

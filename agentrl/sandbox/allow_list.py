@@ -1,7 +1,7 @@
 """What an allow-list lets through, and which addresses a name may stand for. Owns the rules; connects to nothing.
 
-An entry is `host`, `host:port`, `*.host`, `*.host:port`, an IPv4 address or `[IPv6]`; without a port it means 80 and
-443. Names are compared as text, so nothing is asked of a name server about a host that is not on the list.
+An entry is `host`, `host:port`, `*.host`, `*.host:port`, an IPv4 address or `[IPv6]`; without a port it means ports 80
+and 443. Names are compared as text, so a host that is not on the list is never looked up.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ _AUTHORITY = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([0-9a-zA-Z._-]{1,254}))(
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 _MAX_LABEL, _MAX_NAME = 63, 253
 _METADATA = {ip_address(text) for text in ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254")}
-"""Where clouds tell a machine its secrets, beside the link-local 169.254.169.254."""
+"""Where cloud providers give a machine its credentials, in addition to the link-local 169.254.169.254."""
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a program wants to go: a name in lower case or an address in its shortest form, and a port."""
+    """Where a program wants to connect to: a name in lower case or an address in its shortest form, and a port."""
 
     host: str
     port: int
 
     @property
     def address(self) -> Address | None:
-        """The host where it is an address and no name."""
+        """The host as an address; None if it is a name."""
         try:
             return ip_address(self.host)
         except ValueError:
@@ -48,7 +48,7 @@ class Entry:
     ports: tuple[int, ...]
 
     def lets(self, target: Target) -> bool:
-        """Whether this entry names the target."""
+        """Whether this entry lets the target through."""
         if target.port not in self.ports:
             return False
         if self.host.startswith("."):
@@ -57,9 +57,9 @@ class Entry:
 
 
 def split_authority(text: str) -> tuple[str, int | None]:
-    """Host and port of `host`, `host:port`, `[IPv6]` or `[IPv6]:port`; the port is None where there is none.
+    """Host and port of `host`, `host:port`, `[IPv6]` or `[IPv6]:port`; the port is None if there is none.
 
-    Raises: ValueError for anything else: user names, paths, blanks, other spellings of an address.
+    Raises: ValueError for anything else, such as user names, paths, blanks and other spellings of an address.
     """
     found = _AUTHORITY.fullmatch(text)
     if found is None:
@@ -76,14 +76,14 @@ def _name(text: str) -> str:
     labels = host.split(".")
     if len(host) > _MAX_NAME or not all(0 < len(label) <= _MAX_LABEL for label in labels):
         raise ValueError("its name is empty or too long")
-    # A resolver takes 127.1 and 0x7f000001 for addresses; we take the usual spelling only.
+    # A resolver reads 127.1 and 0x7f000001 as addresses; only the usual spelling is accepted here.
     return str(IPv4Address(host)) if _NUMBER.fullmatch(labels[-1]) else host
 
 
 def parse_entry(text: str) -> Entry:
-    """An entry as a person writes it.
+    """The entry that a text means.
 
-    Raises: ValueError with what is wrong with it.
+    Raises: ValueError that says what is wrong with the text.
     """
     wild = text.startswith("*.")
     try:
@@ -96,17 +96,17 @@ def parse_entry(text: str) -> Entry:
 
 
 def lets(entries: Iterable[Entry], target: Target) -> bool:
-    """Whether one of the entries names the target."""
+    """Whether one of the entries lets the target through."""
     return any(entry.lets(target) for entry in entries)
 
 
 def objection(address: Address, *, private: bool) -> str:
-    """Why a name that stands for this address leads nowhere; empty where it may be used.
+    """Why a name must not lead to this address; empty if it may.
 
     Args:
         address: what the name was resolved to.
-        private: whether private networks and the host's loopback are meant too. Link-local and metadata
-            addresses never are: an entry must spell them out.
+        private: whether private networks and the host's loopback are allowed. Link-local and metadata addresses
+            never are; only an entry that is such an address allows it.
     """
     inner = _embedded(address)
     if inner is not None:
@@ -121,7 +121,7 @@ def objection(address: Address, *, private: bool) -> str:
 
 
 def _embedded(address: Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 one is carried to."""
+    """The IPv4 address that an IPv6 address stands for, such as 1.2.3.4 of ::ffff:1.2.3.4; None for others."""
     if isinstance(address, IPv4Address):
         return None
     if address in _NAT64:

@@ -1,7 +1,7 @@
-"""The contract of a sandbox: an isolated place to run code that nobody trusts. Owns its words; starts no process.
+"""The contract of a sandbox: an isolated place to run code that nobody trusts. Owns its types; starts no process.
 
-A result always has a typed `ExecStatus`. `infra` means that the sandbox failed, not the program: it voids an episode
-and is never a reward. What each backend protects, and what it does not, is in docs/security.md.
+Every result has a typed `ExecStatus`. `infra` means that the sandbox failed, not the program: the episode is discarded
+and never scored. docs/security.md says what each backend protects against, and what it does not.
 """
 
 from __future__ import annotations
@@ -17,32 +17,33 @@ from agentrl.sandbox.allow_list import parse_entry
 from agentrl.sandbox.values import PlainValue
 
 ExecStatus = Literal["ok", "nonzero", "timeout", "oom", "limit", "infra"]
-"""`ok` exit code 0; `nonzero` any other end of the program's own; `timeout` wall time; `oom` memory;
-`limit` another limit (processor time, file size, a folder beyond what can be saved); `infra` the sandbox failed."""
+"""`ok`: exit code 0. `nonzero`: the program ended by itself in any other way. `timeout`: it ran out of wall time.
+`oom`: it used too much memory. `limit`: it used too much processor time or too many processes. `infra`: the sandbox
+failed."""
 
 _MIB = 1024**2
 
 
 class SandboxError(AgentRLError):
-    """A request that the sandbox refuses: a path outside the work folder, a missing file, a limit below zero."""
+    """A request that the sandbox refuses, such as a path outside the work folder or a missing file."""
 
 
 class SandboxFault(EnvFault):
-    """The sandbox itself failed: the episode is void and tried again, never scored."""
+    """The sandbox itself failed: the episode is discarded and tried again, never scored."""
 
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What one request may use; for the work folder, what all requests may use together.
+    """What one request may use. The limits of the work folder hold for all requests of a sandbox together.
 
     Attributes:
-        wall_s: seconds until everything the request started is killed.
-        cpu_s: processor seconds of the request's processes together.
-        memory_bytes: memory of the request's processes together.
+        wall_s: seconds after which everything that the request started is killed.
+        cpu_s: processor seconds of all processes of the request together.
+        memory_bytes: memory of all processes of the request together.
         pids: processes and threads at one time.
         disk_bytes: size of the work folder, `/tmp` and `/dev/shm` together; fixed when the sandbox starts.
         inodes: files and folders in them; fixed when the sandbox starts.
-        output_bytes: what is kept of stdout, and of stderr; the rest is read and dropped.
+        output_bytes: how much of stdout is kept, and how much of stderr; the rest is read and dropped.
         file_bytes: size of one file.
     """
 
@@ -62,7 +63,7 @@ class SandboxLimits:
                 raise ValueError(f"SandboxLimits.{item.name} must be a number above 0, got {value!r}")
 
     def within(self, ceiling: SandboxLimits) -> SandboxLimits:
-        """These limits, none above the ceiling's."""
+        """These limits, each one cut to that of the ceiling."""
         return SandboxLimits(
             **{item.name: min(getattr(self, item.name), getattr(ceiling, item.name)) for item in fields(self)}
         )
@@ -70,16 +71,17 @@ class SandboxLimits:
 
 @dataclass(frozen=True)
 class Network:
-    """What a sandbox may reach. Off by default: only its own loopback device.
+    """What a sandbox may reach. By default that is its own loopback device alone.
 
-    Programs find the proxy through HTTP_PROXY, HTTPS_PROXY and the like, and reach nothing without it.
+    With an allow-list, programs reach the hosts on it through a proxy on this machine, and nothing else. The variables
+    HTTP_PROXY, HTTPS_PROXY and the like tell them where the proxy is.
 
     Attributes:
-        allow: what a proxy of ours lets through: `example.org` (ports 80 and 443), `example.org:8443`,
+        allow: the hosts that the proxy lets through: `example.org` (ports 80 and 443), `example.org:8443`,
             `*.example.org` (names below it), `10.1.2.3:80`, `[2001:db8::1]:80`; empty means no network at all.
         private: whether a name may also stand for an address of a private network or of this machine's loopback;
-            an entry that spells the address out is always meant.
-        max_bytes: what all connections together may carry, both ways, until the sandbox is reset.
+            an entry that is such an address is always allowed.
+        max_bytes: bytes that all connections together may carry, in both directions, until the sandbox is reset.
     """
 
     allow: tuple[str, ...] = ()
@@ -104,10 +106,10 @@ class SandboxSpec:
     """What a sandbox starts with.
 
     Attributes:
-        limits: ceilings; a request may ask for less, never for more.
+        limits: upper bounds; a request may ask for less, never for more.
         network: off, or an allow-list.
-        env: variables that programs see, beside PATH, HOME, LANG and TMPDIR.
-        files: path inside the work folder to content, written at start and after every `reset`.
+        env: variables that programs see in addition to PATH, HOME, LANG and TMPDIR.
+        files: path inside the work folder -> content; written at start and after every `reset`.
         read_only: host folders that programs may read, at the same path.
     """
 
@@ -120,16 +122,16 @@ class SandboxSpec:
 
 @dataclass(frozen=True)
 class ExecResult:
-    """How a program ended, and what it said.
+    """How a program ended, and what it printed.
 
     Attributes:
         status: see `ExecStatus`.
-        exit_code: the program's own, 128 + n where signal n ended it; None where it never ran.
-        stdout: the first `output_bytes` of it, raw.
-        stderr: likewise.
+        exit_code: the program's own; 128 + n if signal n ended it; None if it never ran.
+        stdout: the first `output_bytes` bytes of it.
+        stderr: the first `output_bytes` bytes of it.
         truncated: whether output was dropped.
-        wall_s: seconds from request to end, measured outside.
-        cpu_s: processor seconds, of the processes that were waited for.
+        wall_s: seconds from request to end, measured on the host.
+        cpu_s: processor seconds of the processes that were waited for.
         max_rss_bytes: the largest resident set of one process.
         detail: which limit, or what failed; empty for `ok`.
     """
@@ -150,18 +152,18 @@ class ExecResult:
 
     @property
     def text(self) -> str:
-        """stdout as text; bytes that are no UTF-8 become U+FFFD."""
+        """stdout as text; bytes that are not UTF-8 become U+FFFD."""
         return self.stdout.decode("utf-8", "replace")
 
     @property
     def error_text(self) -> str:
-        """stderr as text; bytes that are no UTF-8 become U+FFFD."""
+        """stderr as text; bytes that are not UTF-8 become U+FFFD."""
         return self.stderr.decode("utf-8", "replace")
 
     def checked(self) -> Self:
-        """This result, unless the sandbox failed.
+        """This result, if the sandbox did not fail.
 
-        Raises: SandboxFault where the status is `infra`.
+        Raises: SandboxFault if the status is `infra`.
         """
         if self.status == "infra":
             raise SandboxFault(f"the sandbox failed: {self.detail}")
@@ -173,9 +175,9 @@ class CallResult(ExecResult):
     """What a called function returned, or why it did not.
 
     Attributes:
-        value: what it returned, rebuilt from plain types on the host; meaningful only where `returned`.
-        returned: whether a value came out. A program that exits early, whatever its code, has returned nothing.
-        raised: `ValueError: text` where the function raised or its value has a type that cannot come out.
+        value: what the function returned, rebuilt from plain types on the host; meaningful only if `returned`.
+        returned: whether a value came out. A program that exits early, with any exit code, has returned nothing.
+        raised: such as `ValueError: text`, if the function raised or its value is not made of plain types.
     """
 
     value: PlainValue = None
@@ -185,7 +187,7 @@ class CallResult(ExecResult):
 
 @dataclass(frozen=True)
 class FileInfo:
-    """One entry of the work folder: `path` relative to it, `kind` of it, `size_bytes` of a file's content."""
+    """One entry of the work folder: its `path` in that folder, its `kind`, and for a file the size of its content."""
 
     path: str
     kind: Literal["file", "folder", "link", "other"]
@@ -194,15 +196,15 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The content of a work folder, opaque and picklable. Files only: running programs and sessions are not in it."""
+    """The files of a work folder, opaque and picklable. It holds no running program and no session."""
 
     content: bytes
 
 
 class Sandbox(abc.ABC):
-    """One isolated place, with one work folder (`/work`, the current folder of every program).
+    """One isolated place with one work folder (`/work`, the current folder of every program).
 
-    Requests run one after the other, in the order they were made. Cancelling one kills what it started.
+    Requests run one after the other, in the order in which they were made. Cancelling one kills what it started.
     """
 
     spec: SandboxSpec
@@ -217,21 +219,21 @@ class Sandbox(abc.ABC):
         env: Mapping[str, str] | None = None,
         limits: SandboxLimits | None = None,
     ) -> ExecResult:
-        """Run a program to its end; whatever it leaves running is killed.
+        """Run a program to its end, and kill the processes that it leaves running.
 
         Args:
             argv: program and arguments; the program is looked up on PATH.
-            stdin: what it reads; after that, end of file.
+            stdin: what the program reads before the end of file.
             cwd: folder inside the work folder.
-            env: variables beside the spec's.
-            limits: tighter than the spec's; larger values are cut to it.
+            env: variables in addition to the spec's.
+            limits: tighter than the spec's; larger values are cut to the spec's.
         """
 
     @abc.abstractmethod
     async def run_python(
         self, code: str, *, session: str | None = None, stdin: bytes = b"", limits: SandboxLimits | None = None
     ) -> ExecResult:
-        """Run Python code, fresh, or in a named session that keeps its variables until reset or a timeout.
+        """Run Python code as a program, or in a named session, which keeps its variables until a reset or a timeout.
 
         A session prints the value of a last expression, as a notebook does. Its stdin is empty.
         """
@@ -246,23 +248,23 @@ class Sandbox(abc.ABC):
         *,
         limits: SandboxLimits | None = None,
     ) -> CallResult:
-        """Execute a module's source, call one of its functions in a process of its own, and bring the value out.
+        """Execute a module's source in a new process, call one of its functions there, and return its value.
 
-        For grading: only the inputs go in. Compare `value` with what was expected by `same_value`, on the host.
+        This is for grading: only the inputs go in. Compare `value` with what was expected on the host, by `same_value`.
 
-        Raises: SandboxError for an argument that is not made of plain types.
+        Raises: SandboxError if an argument is not made of plain types.
         """
 
     @abc.abstractmethod
     async def write(self, path: str, content: bytes) -> None:
-        """Write a file in the work folder, with the folders above it. Follows no link.
+        """Write a file in the work folder, and make the folders above it. Follows no link.
 
-        Raises: SandboxError for a path outside, a link on the way, a full folder.
+        Raises: SandboxError for a path outside, a link on the way, or a full folder.
         """
 
     @abc.abstractmethod
     async def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        """A file's content. Follows no link, opens nothing but ordinary files.
+        """The content of a file. Follows no link, and opens ordinary files only.
 
         Raises: SandboxError for a path outside, a missing file, or more than max_bytes (default: file_bytes).
         """
@@ -277,11 +279,11 @@ class Sandbox(abc.ABC):
 
     @abc.abstractmethod
     async def restore(self, snapshot: Snapshot) -> None:
-        """End every session and make the work folder as it was; `/tmp` and `/dev/shm` become empty."""
+        """End every session and put the snapshot's files into the work folder; `/tmp` and `/dev/shm` become empty."""
 
     @abc.abstractmethod
     async def reset(self) -> None:
-        """End every session and make the work folder as at start."""
+        """End every session and put the files of the start into the work folder."""
 
     @abc.abstractmethod
     async def healthy(self) -> bool:
@@ -302,7 +304,7 @@ class Sandbox(abc.ABC):
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a backend's doctor: `repair` is the command that mends it, empty where nothing needs mending."""
+    """One line of a backend's doctor. `repair` is the command that fixes it; empty if there is none."""
 
     name: str
     ok: bool
@@ -312,7 +314,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What a backend found about itself; it can be used where `usable`, even if a lesser check failed."""
+    """What a backend's doctor found. The backend works if `usable`, even if a less important check failed."""
 
     backend: str
     usable: bool
@@ -320,7 +322,7 @@ class Report:
 
     @property
     def repair(self) -> str:
-        """The first command that mends something, or nothing."""
+        """The first command that fixes something; empty if there is none."""
         return next((check.repair for check in self.checks if not check.ok and check.repair), "")
 
 
@@ -328,8 +330,8 @@ class Backend(abc.ABC):
     """A way of making sandboxes.
 
     Attributes:
-        name: what the registry calls it.
-        isolates: whether it has walls at all; attacks are never made on one that has none.
+        name: its name in the registry.
+        isolates: whether it keeps programs from the host. Attacks are never run on a backend that does not.
     """
 
     name: str
@@ -348,13 +350,13 @@ class Backend(abc.ABC):
     async def start(self, spec: SandboxSpec) -> Sandbox:
         """A new sandbox.
 
-        Raises: SandboxFault where it cannot be made, with what to do; SandboxError for a spec that it cannot honour.
+        Raises: SandboxFault if it cannot be made, with what to do; SandboxError for a spec that it cannot honour.
         """
 
     @abc.abstractmethod
     async def doctor(self) -> Report:
-        """What works here, and the exact command that repairs what does not."""
+        """What works on this machine, and the exact command that fixes what does not."""
 
     @abc.abstractmethod
     async def reap(self) -> int:
-        """End what sandboxes of dead owners left behind; returns how many. Touches nothing foreign."""
+        """End the sandboxes of dead owner processes; returns how many. Touches nothing else."""

@@ -1,8 +1,8 @@
-"""Warm sandboxes of this process: lent to one episode at a time, emptied between two. Owns lending.
+"""Running sandboxes of this process, lent to one episode at a time and emptied after it. Owns the lending.
 
-One pool serves every event loop of the process, because a sandbox belongs to no loop, and an environment driven
-through `reset` and `step` has a loop of its own. A sandbox that cannot be emptied is closed and never lent again.
-What isolates, and how much, belongs to the backend.
+A pool serves every event loop of the process: a sandbox belongs to no loop, and an environment that is driven by
+`reset` and `step` has a loop of its own. A sandbox that cannot be emptied is closed and never lent again. The backend
+decides how well a sandbox isolates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agentrl.wire.per_loop import PerLoop
 MAX_IDLE = 16
 """Sandboxes of one kind that wait for the next episode."""
 MAX_LENT = 64
-"""Sandboxes of one kind that episodes of one event loop hold at a time; the next episode waits for its turn."""
+"""Sandboxes of one kind that the episodes of one event loop hold at a time; the next episode waits for one."""
 _MAX_STARTS = 4
 _WAIT_S = 120.0
 
@@ -41,7 +41,7 @@ class Pool:
     async def lend(self) -> Sandbox:
         """An empty sandbox; give it back with `take_back`, in the same loop.
 
-        Raises: SandboxFault where none can be had, also after too long a wait for others to give theirs back.
+        Raises: SandboxFault if none can be started, or if no other episode gives one back in time.
         """
         turns = self._turns.get()
         try:
@@ -59,9 +59,9 @@ class Pool:
             raise
 
     def on_drop(self) -> Callable[[Sandbox], None]:
-        """What to call, from any thread, for a sandbox whose borrower was dropped without giving it back.
+        """A function for a sandbox that an episode never gave back; it may be called from any thread.
 
-        Call this in the loop that lent it. The next `lend` empties the sandbox.
+        Call `on_drop` itself in the loop that lent the sandbox. The next `lend` empties the sandbox.
         """
         loop, turns = asyncio.get_running_loop(), self._turns.get()
 
@@ -89,7 +89,7 @@ class Pool:
             return await self._backend.start(self._spec)
 
     async def take_back(self, sandbox: Sandbox) -> None:
-        """Empty a sandbox for the next episode; close it where that fails."""
+        """Empty a sandbox for the next episode, or close it if that fails."""
         try:
             await self._empty(sandbox)
         finally:
@@ -103,7 +103,7 @@ class Pool:
                 return
         except (SandboxFault, SandboxError):
             pass
-        except BaseException:  # cancelled on the way
+        except BaseException:  # cancelled before it was empty
             await sandbox.close()
             raise
         await sandbox.close()
@@ -120,9 +120,9 @@ _pools: dict[Any, Pool] = {}
 
 
 def pool_of(backend: str, options: Mapping[str, Any], spec: SandboxSpec) -> Pool:
-    """This process's pool for a backend's name and options, and a spec without files.
+    """This process's pool for a backend's name, its options, and a spec without files.
 
-    Raises: SandboxError, SandboxFault as `make_backend`.
+    Raises: SandboxError, SandboxFault as `make_backend` does.
     """
     key = (backend, tuple(sorted(options.items())), repr(spec))
     if key not in _pools:
@@ -137,12 +137,12 @@ async def clear_pools() -> None:
 
 
 def _close_at_exit() -> None:
-    with contextlib.suppress(RuntimeError):  # an exit from inside a loop: their owner's death ends them
+    with contextlib.suppress(RuntimeError):  # the process exits inside a loop: its end closes the sandboxes
         asyncio.run(clear_pools())
 
 
 def _forget_in_child() -> None:
-    """A forked process has copies of the sockets; the sandboxes stay its parent's."""
+    """A forked process has copies of the sockets, but the sandboxes stay with its parent."""
     _pools.clear()
 
 

@@ -1,7 +1,7 @@
-"""Plain values in and out of a sandbox, and their comparison. Owns the restricted form; no code is ever loaded.
+"""Plain values that go into a sandbox and come out of it. Owns their type and comparison; loads no code.
 
 Only exact built-in types pass: None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict.
-The worker holds the same form (`worker/plain.py` imports nothing of the host).
+`worker/plain.py` owns the form in which they travel, for both sides.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ PlainValue: TypeAlias = Any
 
 
 def same_value(value: PlainValue, expected: PlainValue, *, rel_tol: float = 0.0, abs_tol: float = 0.0) -> bool:
-    """Whether two plain values are the same, in value and in type, at every depth.
+    """Whether two plain values are equal, in value and in type, at every depth.
 
-    `1`, `1.0` and `True` differ; `(1,)` and `[1]` differ; NaN is itself; 0.0 and -0.0 are the same.
-    Order counts in lists and tuples, not in sets and dicts. Tolerances apply to floats that are no keys.
+    `1`, `1.0` and `True` differ; `(1,)` and `[1]` differ; NaN equals NaN; 0.0 equals -0.0.
+    Order counts in lists and tuples, not in sets and dicts. Tolerances apply to floats, except to keys.
 
     Args:
         value: what a sandbox returned.
         expected: what it should have returned.
-        rel_tol, abs_tol: as for `math.isclose`; both 0 asks for equality.
+        rel_tol, abs_tol: as for `math.isclose`; with both 0, floats must be equal.
     """
     if type(value) is not type(expected):
         return False
@@ -53,7 +53,7 @@ def _by_key(mapping: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _typed(item: PlainValue) -> Any:
-    """A hashable that tells 1 from True and (1,) from (1.0,)."""
+    """A hashable value that differs for 1 and True, and for (1,) and (1.0,)."""
     if type(item) is tuple:
         return ("tuple", tuple(_typed(part) for part in item))
     if type(item) is frozenset:

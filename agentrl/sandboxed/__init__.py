@@ -1,1 +1,1 @@
-"""Environments whose episodes have a sandbox, and grading in it. The sandbox itself is `agentrl.sandbox`."""
+"""The base class of environments with a sandbox, and grading in it. Owns no sandbox: that is `agentrl.sandbox`."""

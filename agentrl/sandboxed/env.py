@@ -1,7 +1,7 @@
-"""`SandboxEnv`: a `ToolEnv` with a sandbox of its own for each episode. Owns when it is lent, filled and saved.
+"""`SandboxEnv`: a `ToolEnv` in which each episode has its own sandbox. Owns when it is lent, filled and saved.
 
-The sandbox is lent when the episode first needs it and given back at its end, so that an episode whose answer
-is refused before any code runs costs none. Isolation belongs to `agentrl.sandbox`.
+An episode gets a sandbox when it first needs one and gives it back at its end, so an episode that runs no code uses
+none. `agentrl.sandbox` owns the isolation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from agentrl.sandbox.base import (
 )
 from agentrl.sandbox.pool import Pool, pool_of
 
-# The one session that an episode's notebook cells share, and what its loss is reported as.
+# The session that all notebook cells of an episode share, and the words in a result's detail if it has been lost.
 _SESSION = "main"
 _LOST = "session is lost"
 
@@ -36,9 +36,9 @@ class Content:
     """What an episode's work folder and notebook hold.
 
     Attributes:
-        files: put into an empty folder; ignored where there is a snapshot.
+        files: path -> content, written into an empty folder; ignored if there is a snapshot.
         snapshot: the folder as it was saved.
-        cells: notebook cells that ran since the episode began; they run again to bring the variables back.
+        cells: notebook cells that ran since the episode began; they run again to restore the variables.
     """
 
     files: Mapping[str, bytes]
@@ -47,17 +47,18 @@ class Content:
 
 
 class SandboxEnv(ToolEnv):
-    """Write `start`, `score` and the tools as for a `ToolEnv`; call `put_files` in `start`.
+    """Base class of environments with a sandbox: write `start`, `score` and the tools as for a `ToolEnv`.
 
-    Tools of `extra_tools` are bound to the instance, so that those of `agentrl.tools.shell`, `python_session`
-    and `work_files` find the sandbox. `await self.sandbox()` is the way to it elsewhere.
+    Call `put_files` in `start`. The tools in `extra_tools` are bound to the instance, so that those of
+    `agentrl.tools.shell`, `python_session` and `work_files` find the sandbox; other code gets it by
+    `await self.sandbox()`.
 
-    Saving and forking wait, so inside an event loop they are `await env.aget_state()`, `aset_state` and `afork`.
-    A fork has the files exactly; a notebook's variables come back by running its cells again.
+    Saving and forking take time, so inside an event loop use `await env.aget_state()`, `aset_state` and `afork`.
+    A fork has exactly the same files; a notebook's variables are restored by running its cells again.
 
     Class attributes:
-        sandbox_limits: of every sandbox of this class.
-        sandbox_network: what programs may reach; nothing, unless hosts are named.
+        sandbox_limits: limits of every sandbox of this class.
+        sandbox_network: what programs may reach; by default nothing.
 
     Args:
         backend: `auto`, or a name that `agentrl.sandbox.make_backend` knows.
@@ -88,23 +89,23 @@ class SandboxEnv(ToolEnv):
     # What an author calls.
 
     def put_files(self, files: Mapping[str, bytes]) -> None:
-        """In `start`: what the work folder holds when the episode begins."""
+        """Set what the work folder holds when the episode begins; to be called in `start`."""
         self._content = Content(dict(files))
 
     async def sandbox(self) -> Sandbox:
-        """The episode's sandbox, as the episode left it. Raises: SandboxFault where none can be had."""
+        """The episode's sandbox, in its present state. Raises: SandboxFault if none can be started."""
         async with self._opening:
             if self._lent is None:
                 self._lent = await self._opened()
             return self._lent
 
     async def run_cell(self, code: str, limits: SandboxLimits | None = None) -> ExecResult:
-        """Run a cell of the episode's notebook, and remember it so that a fork can run it again.
+        """Run a cell of the episode's notebook, and record it, so that a fork can run it again.
 
         Args:
             code: Python; it sees the variables of earlier cells.
-            limits: of this cell; None takes the sandbox's own.
-        Raises: SandboxError for code that cannot be sent; SandboxFault where the sandbox failed.
+            limits: limits of this cell; None: those of the sandbox.
+        Raises: SandboxError for code that cannot be sent; SandboxFault if the sandbox failed.
         """
         sandbox = await self.sandbox()
         result = (await sandbox.run_python(code, session=_SESSION, limits=limits)).checked()
@@ -114,7 +115,7 @@ class SandboxEnv(ToolEnv):
         return result
 
     async def start_over(self) -> Sandbox:
-        """For grading: the sandbox with its folder empty and every session ended."""
+        """The sandbox, after ending every session and emptying its folder; for grading."""
         sandbox = await self.sandbox()
         await sandbox.reset()
         return sandbox
@@ -172,7 +173,7 @@ class SandboxEnv(ToolEnv):
             await sandbox.close()
             await self._pool.take_back(sandbox)
             raise
-        # An environment that is dropped and never closed, as in a test, must not keep its sandbox.
+        # An environment that is garbage-collected without `close` must not keep its sandbox.
         self._on_drop = weakref.finalize(self, self._pool.on_drop(), sandbox)
         self._on_drop.atexit = False
         return sandbox

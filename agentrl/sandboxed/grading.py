@@ -1,7 +1,7 @@
-"""Grading a function that a model wrote: inputs go into the sandbox, values come out, judged here.
+"""Grading a function that a model wrote: inputs go into the sandbox, and the values that come out are compared here.
 
-Every case runs in a process of its own. Expected values never enter the sandbox, so nothing in it can be made to
-agree with them; a value counts only if it is of the same plain types throughout.
+Every case runs in a new process. Expected values never enter the sandbox, so code in it cannot read them. A value
+is right only if it has the same plain types as the expected one at every depth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CASE_LIMITS = SandboxLimits(wall_s=5.0, cpu_s=2.0, memory_bytes=256 << 20, pids=
 
 @dataclass(frozen=True)
 class Case:
-    """One hidden test: arguments, and what a right function returns for them."""
+    """One hidden test: arguments, and what a correct function returns for them."""
 
     args: tuple[PlainValue, ...]
     expected: PlainValue
@@ -26,18 +26,18 @@ class Case:
 async def passes(
     sandbox: Sandbox, source: str, function: str, cases: Iterable[Case], *, limits: SandboxLimits = CASE_LIMITS
 ) -> bool:
-    """Whether a function returns what is expected in every case; the first failure ends the grading.
+    """Whether a function returns the expected value in every case; the first failure ends the grading.
 
     Args:
-        sandbox: where the source runs; its work folder is shared by the cases.
-        source: a module.
-        function: name of the function in it.
-    Raises: SandboxFault where the sandbox failed, which is no verdict.
+        sandbox: where the source runs; all cases share its work folder.
+        source: source code of a module.
+        function: name of the function in that module.
+    Raises: SandboxFault if the sandbox failed, so that the function could not be judged.
     """
     for case in cases:
         try:
             result = (await sandbox.call(source, function, case.args, limits=limits)).checked()
-        except SandboxError:  # a source that cannot even be sent
+        except SandboxError:  # the source cannot be sent
             return False
         if not (result.ok and result.returned and same_value(result.value, case.expected)):
             return False

@@ -133,6 +133,6 @@ async def test_no_attack_is_made_without_walls(topic):
 
     assert TOPICS[topic]
     for probe in TOPICS[topic]:
-        with pytest.raises(SandboxError, match="has no walls: not made"):
+        with pytest.raises(SandboxError, match="does not isolate: not run"):
             await probe.run(NoWalls())
     assert make_backend("subprocess", unsafe=True).isolates is False

@@ -1,7 +1,8 @@
-"""The bubblewrap backend: a warm worker in a namespace sandbox, without daemon and without root. Owns its start.
+"""The bubblewrap backend: a worker in namespaces of its own, without a daemon and without root. Owns its start.
 
-The worker forks a child per request. Nothing here depends on a thread that lives on (`--die-with-parent` would):
-a worker ends when its socket hangs up or when the pidfd of its owner says that the owner is dead.
+The worker stays and forks a child for each request. It ends when its socket is closed, or when the pidfd of its owner
+says that the owner is dead. `--die-with-parent` is not used: it would kill a worker when the thread that started it
+ends.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _count = itertools.count()
 
 
 class BubblewrapProcess:
-    """A running bwrap: the monitor outside, and the worker, first process of its own namespace."""
+    """A running bwrap: its monitor outside, and the worker, the first process of the new namespace."""
 
     def __init__(
         self, monitor: subprocess.Popen[bytes], info_fd: int, said_fd: int, group: cgroups.Group | None
@@ -57,16 +58,16 @@ class BubblewrapProcess:
         self._worker_fd = -1
 
     def worker_pid(self) -> int:
-        """Process id of the worker on the host; 0 where bwrap has not got that far."""
+        """Process id of the worker on the host; 0 if bwrap has not started it."""
         try:
             return int(json.loads(os.read(self._info_fd, 4096))["child-pid"])
         except (OSError, ValueError, KeyError):
             return 0
 
     def adopt(self) -> None:
-        """Take hold of the worker, once it has answered, and put it into its control group.
+        """Open the worker's pidfd and move it into its control group; call this after its first answer.
 
-        Raises: SandboxFault where it is gone already.
+        Raises: SandboxFault if it is gone already.
         """
         pid = self.worker_pid()
         try:
@@ -86,7 +87,7 @@ class BubblewrapProcess:
         for fd in (self._worker_fd, self._monitor_fd):
             if fd >= 0:
                 async with asyncio.timeout(_END_S):
-                    await until_readable(fd)  # a pidfd is, when its process has ended
+                    await until_readable(fd)  # a pidfd is readable when its process has ended
         if self._monitor_fd >= 0:
             self._monitor.wait()
             if self._group is not None:
@@ -111,7 +112,7 @@ class Bubblewrap(Backend):
     """Sandboxes by bubblewrap.
 
     Args:
-        python: the interpreter inside; default: the system's, else the one that runs this.
+        python: the interpreter inside; default: /usr/bin/python3 if there is one, else the one that runs this.
     """
 
     name = "bubblewrap"
@@ -148,8 +149,8 @@ class Bubblewrap(Backend):
             stack.callback(os.close, info_write)
             files = {"/worker.zip": worker_zip(), **_ETC}
             contents = {path: _memory_file(content, stack) for path, content in files.items()}
-            argv = [*_as_nobody(), "bwrap", "--info-fd", str(info_write), *self._walls(spec)]
-            # The label stands where only the host can see it: an option that has no effect inside.
+            argv = [*_as_nobody(), "bwrap", "--info-fd", str(info_write), *self._isolation(spec)]
+            # The label is an option without effect, so that only the host can see it.
             argv += ["--unsetenv", self._owner.label]
             for path, fd in contents.items():
                 argv += ["--file", str(fd), path]
@@ -170,10 +171,10 @@ class Bubblewrap(Backend):
         group = cgroups.Group.for_sandbox(name, int(limits.memory_bytes), int(limits.disk_bytes), int(limits.pids))
         return BubblewrapProcess(monitor, info_read, said_fd, group)
 
-    def _walls(self, spec: SandboxSpec) -> list[str]:
+    def _isolation(self, spec: SandboxSpec) -> list[str]:
         argv = ["--unshare-all", "--unshare-user", "--uid", _INSIDE_ID, "--gid", _INSIDE_ID, "--as-pid-1"]
         argv += ["--hostname", "sandbox", "--cap-drop", "ALL"]
-        # The last for files whose owner has shut itself out, by their mode; they are the worker's own files.
+        # CAP_DAC_OVERRIDE: the worker must open its own files even if a program has removed their permissions.
         for capability in ("CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_DAC_OVERRIDE"):
             argv += ["--cap-add", capability]
         argv += ["--ro-bind", "/usr", "/usr"]
@@ -225,14 +226,14 @@ def _default_python() -> str:
 
 
 def _python_folders(python: str) -> tuple[str, ...]:
-    """What an interpreter outside /usr needs to see of its installation."""
+    """The folders of its installation that an interpreter outside /usr needs."""
     if python.startswith("/usr/"):
         return ()
     return (str(Path(os.path.realpath(python)).parent.parent),)
 
 
 def _as_nobody() -> list[str]:
-    """Root does not enter: it becomes a user of nobody's first. Otherwise root's rights in /proc would remain."""
+    """If this is root: a command prefix that changes to an unused user first. Root would keep rights in /proc."""
     if os.getuid() != 0:
         return []
     setpriv = shutil.which("setpriv")

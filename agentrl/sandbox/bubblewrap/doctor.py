@@ -1,4 +1,4 @@
-"""What bubblewrap needs of a machine, and the command for each thing that is missing. Owns the diagnosis only."""
+"""What bubblewrap needs of a machine, and the command that installs or allows what is missing. Changes nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PIDS_PER_NAMESPACE = (5, 14)
 
 
 def look(sysctl: Path = Path("/proc/sys")) -> list[Check]:
-    """What can be told without starting a sandbox.
+    """What can be checked without starting a sandbox.
 
     Args:
         sysctl: where kernel settings are read.
@@ -47,7 +47,7 @@ def look(sysctl: Path = Path("/proc/sys")) -> list[Check]:
 
 
 def explain(failure: str) -> Check:
-    """A failed start, with what mends it where that can be told."""
+    """A failed start as a check, with the command that fixes it if the cause is known."""
     inside = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
     refused = re.search(r"Operation not permitted|Permission denied|No permissions", failure)
     repair = _CONTAINER if inside and refused else ""
@@ -88,11 +88,11 @@ def _kernel() -> Check:
     version = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
     if version >= _PIDS_PER_NAMESPACE:
         return Check("kernel", True, release)
-    return Check("kernel", False, f"{release}: before 5.14 a user's processes elsewhere count against the limit")
+    return Check("kernel", False, f"{release}: before 5.14, a user's processes elsewhere count against the limit")
 
 
 def _groups() -> Check:
     if cgroups.place() is not None:
-        return Check("control groups", True, "memory and processes are held by the kernel")
-    detail = "none may be made: memory is held per process, and for all together by a look every 50 ms"
+        return Check("control groups", True, "the kernel bounds memory and processes of a sandbox")
+    detail = "not allowed: memory is bounded per process, and for all together by a check every 50 ms"
     return Check("control groups", False, detail, "systemd-run --user --scope -p Delegate=yes agentrl …")

@@ -1,4 +1,4 @@
-"""The conformance suite: what every backend must do, and what it must not let happen. Owns the expectations.
+"""The conformance suite: what every backend must do and must prevent. Owns running the probes; the topics have them.
 
 report = await check_sandbox(make_backend("bubblewrap"))
 assert not report.failures, report.text
@@ -32,7 +32,7 @@ TOPICS: dict[str, tuple[Probe, ...]] = {
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What came of one probe; `failure` is empty where the backend did as it must."""
+    """The result of one probe; `failure` is empty if the backend passed."""
 
     topic: str
     name: str
@@ -42,7 +42,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class SandboxReport:
-    """What came of all probes."""
+    """The results of all probes that were run."""
 
     results: tuple[ProbeResult, ...]
 
@@ -52,7 +52,7 @@ class SandboxReport:
 
     @property
     def text(self) -> str:
-        """A line per probe."""
+        """One line for each probe."""
         rows = [
             f"{'FAILED' if result.failure else 'ok':<7}{result.topic}/{result.name}: {result.failure or result.claim}"
             for result in self.results
@@ -64,9 +64,9 @@ async def check_sandbox(backend: Backend, *, topics: Iterable[str] | None = None
     """Run the probes against a backend, one after the other.
 
     Args:
-        backend: the one to check; its sandboxes must run on this machine, for some probes look from the host.
-        topics: names in `TOPICS`; default all.
-        slow: whether to run those that take more than a few seconds.
+        backend: the backend to check; its sandboxes must run on this machine, because some probes look from the host.
+        topics: names in `TOPICS`; default: all.
+        slow: whether to run probes that take more than a few seconds.
     """
     results = []
     for topic in topics or TOPICS:
@@ -77,7 +77,7 @@ async def check_sandbox(backend: Backend, *, topics: Iterable[str] | None = None
 
 
 async def _failure(probe: Probe, backend: Backend) -> str:
-    # A backend under test may fail in any way; that is what is looked for here.
+    # A backend under test may fail in any way, and any failure is a result.
     try:
         return await probe.run(backend)
     except Exception as error:

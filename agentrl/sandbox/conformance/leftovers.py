@@ -1,4 +1,4 @@
-"""Attacks on what outlives a request: daemons, files, memory, descriptors, and what the host reads and writes."""
+"""Attacks by what outlives a request: daemons, files, memory, descriptors, and what the host reads and writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def daemon_after_exit(ground: Ground) -> None:
         await ground.expect_no_process()
 
 
-@probe("a daemon does not outlive a timeout, and holds up nothing")
+@probe("a daemon does not outlive a timeout and does not delay it")
 async def daemon_after_timeout(ground: Ground) -> None:
     async with ground.sandbox() as sandbox:
         started_s = time.monotonic()
@@ -44,19 +44,19 @@ async def daemon_after_timeout(ground: Ground) -> None:
         await ground.expect_no_process()
 
 
-@probe("a background process that holds the output open holds up nothing")
+@probe("a background process that keeps the output open does not delay the result")
 async def held_output(ground: Ground) -> None:
     async with ground.sandbox() as sandbox:
         result = await sandbox.exec(["sh", "-c", "sleep 60 & echo started"])
         expect(result.ok and result.text == "started\n" and result.wall_s < 2, f"{result.status} {result.wall_s:.1f} s")
 
 
-@probe("a program that shuts everybody out of its folders cannot void what comes after it")
-async def shut_folders(ground: Ground) -> None:
-    shut = "import os\nos.makedirs('d/e')\nopen('d/e/f', 'w').write('kept')\nos.symlink('loop', 'loop')\n"
-    shut += "for path in ('d/e/f', 'd/e', 'd', '/tmp', '/work'):\n    os.chmod(path, 0)"
+@probe("a program that removes all permissions from its folders does not make later requests fail")
+async def removed_permissions(ground: Ground) -> None:
+    remove = "import os\nos.makedirs('d/e')\nopen('d/e/f', 'w').write('kept')\nos.symlink('loop', 'loop')\n"
+    remove += "for path in ('d/e/f', 'd/e', 'd', '/tmp', '/work'):\n    os.chmod(path, 0)"
     async with ground.sandbox() as sandbox:
-        expect((await sandbox.run_python(shut)).ok, "the attack itself broke")
+        expect((await sandbox.run_python(remove)).ok, "the attack itself broke")
         for session in (None, "s", "s"):
             result = await sandbox.run_python("print(1)", session=session)
             expect(result.text == "1\n", f"{result.status} {result.detail} {result.error_text}")
@@ -78,12 +78,12 @@ async def shut_folders(ground: Ground) -> None:
         expect((await sandbox.exec(["true"], cwd="d/e")).ok, "a folder cannot be entered")
 
 
-@probe("a session that takes all processes it can leaves enough for what comes after it")
-async def hoarded_processes(ground: Ground) -> None:
-    hoard = "import os, time\ntry:\n    while os.fork() or time.sleep(60):\n        pass\n"
-    hoard += "except OSError:\n    print('full')"
+@probe("a session that starts as many processes as it can leaves enough for later requests")
+async def too_many_processes(ground: Ground) -> None:
+    many = "import os, time\ntry:\n    while os.fork() or time.sleep(60):\n        pass\n"
+    many += "except OSError:\n    print('full')"
     async with ground.sandbox() as sandbox:
-        result = await sandbox.run_python(hoard, session="hoard")
+        result = await sandbox.run_python(many, session="many")
         expect(result.text == "full\n", f"the attack itself broke: {result.status} {result.detail} {result.error_text}")
         for session in (None, *(f"s{number}" for number in range(10)), None):
             result = await sandbox.run_python("print(1)", session=session)
@@ -111,7 +111,7 @@ for top in ("/work", "/tmp", "/dev/shm", "/box", "/run", "/var/tmp"):
         expect(seen.ok and not seen.stdout, f"after the reset: {seen.text}")
 
 
-@probe("what one request did to its interpreter does not reach the next, nor a graded call")
+@probe("what one request changes in its interpreter affects no later request and no graded call")
 async def poisoning(ground: Ground) -> None:
     poison = """
 import builtins, json, os, sys, gc
@@ -134,7 +134,7 @@ os.kill(os.getpid(), 9)
         expect(result.value == [2, "1"], f"the call returned {result.value!r} {result.error_text}")
 
 
-@probe("the memory of a request holds nothing of the requests before")
+@probe("the memory of a request holds nothing of earlier requests")
 async def earlier_requests_memory(ground: Ground) -> None:
     scan = f"""
 secret = "".join(reversed({ground.token[::-1]!r})).encode()
@@ -170,7 +170,7 @@ print(found)
         expect(after.ok and after.text == "0\n", f"found {after.text.strip()} times {after.error_text}")
 
 
-@probe("a program holds no descriptor but its own three (a graded call one more)")
+@probe("a program has only its own three descriptors (a graded call has one more)")
 async def inherited_descriptors(ground: Ground) -> None:
     listing = "import os\nfound = sorted(int(n) for n in os.listdir('/proc/self/fd'))\n"
     async with ground.sandbox() as sandbox:
@@ -191,7 +191,7 @@ async def bad_bytes(ground: Ground) -> None:
         expect("\ufffd" in result.text, "bad bytes are not shown as such")
 
 
-@probe("a program that waits for input gets its end")
+@probe("a program that waits for input gets end of file")
 async def waiting_for_stdin(ground: Ground) -> None:
     async with ground.sandbox() as sandbox:
         result = await sandbox.run_python("input()")
@@ -204,7 +204,7 @@ async def waiting_for_stdin(ground: Ground) -> None:
         expect(len(result.text) == 65, f"{result.status} {result.error_text}")
 
 
-@probe("links, pipes and devices are never followed by a download")
+@probe("a download never follows a link and never opens a pipe or device")
 async def download_tricks(ground: Ground) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as secret:
         secret.write(ground.token)
@@ -256,7 +256,7 @@ async def upload_traversal(ground: Ground) -> None:
         expect(not os.listdir(folder) and "x" not in os.listdir("/etc"), "a file was written on the host")
 
 
-@probe("a folder that turns into a link while it is read or written does not help")
+@probe("a folder that becomes a link while the host reads or writes in it leads nowhere")
 async def swapped_folder(ground: Ground) -> None:
     swap = """
 import os
@@ -268,7 +268,7 @@ while True:
     os.rename("at", "link"); os.rename("real", "at")
 """
     async with ground.sandbox(replace(SMALL, wall_s=1.5)) as sandbox:
-        # Requests stand in line; a session's thread goes on beside them.
+        # Requests wait for each other, but a session's thread runs on during later requests.
         started = await sandbox.run_python(
             f"import threading\nthreading.Thread(target=exec, args=({swap!r}, {{}}), daemon=True).start()", session="s"
         )
@@ -281,7 +281,7 @@ while True:
                 await sandbox.write("at/passwd", b"new")
 
 
-@probe("a session that is killed leaves no process, and the next one starts fresh")
+@probe("a session that is killed leaves no process, and the next one starts without its variables")
 async def lost_session(ground: Ground) -> None:
     async with ground.sandbox(replace(SMALL, wall_s=1)) as sandbox:
         code = (

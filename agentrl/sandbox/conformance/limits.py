@@ -1,4 +1,4 @@
-"""Attacks on what a program may use: processes, memory, time, output, disk. Owns no judgement but the limits'."""
+"""Attacks on the limits of processes, memory, time, output and disk. Owns these attacks only."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def fork_bomb(ground: Ground) -> None:
                 most = max(most, len(ground.processes()))
             await _expect_well(neighbour, "the neighbour")
         result = await bomb
-        # Its many processes share their memory, which counts once for each.
+        # The processes share memory, which may be counted once for each of them: `oom` is right too.
         expect(result.status in ("timeout", "limit", "oom"), f"it ended as {result.status}")
         expect(1 < most <= SMALL.pids + 4, f"{most} processes at one time, {SMALL.pids} are allowed")
         await ground.expect_no_process()
@@ -135,7 +135,7 @@ async def output_flood(ground: Ground) -> None:
             expect(len(kept) == 10_000 and result.truncated, f"{len(kept)} bytes of {stream} were kept")
 
 
-@probe("1 MB of output is no failure")
+@probe("a program that prints 1 MB, more than the limit, does not fail")
 async def large_print(ground: Ground) -> None:
     async with ground.sandbox(replace(SMALL, output_bytes=1000)) as sandbox:
         result = await sandbox.run_python("print('x' * 10**6)")
@@ -154,7 +154,7 @@ async def disk_fill(ground: Ground) -> None:
         await _expect_well(sandbox, "the sandbox")
 
 
-@probe("no other folder can be written: nothing escapes the disk limit")
+@probe("no other folder can be written, so nothing escapes the disk limit")
 async def disk_elsewhere(ground: Ground) -> None:
     code = """
 import os
@@ -188,7 +188,7 @@ async def large_file(ground: Ground) -> None:
         expect(all(size <= SMALL.file_bytes for size in sizes), f"files of {sizes} bytes")
 
 
-@probe("memory behind descriptors is capped: none is to be had from memfd, System V or message queues")
+@probe("memory behind descriptors is not available: no memfd, no System V memory, no message queues")
 async def hidden_memory(ground: Ground) -> None:
     code = """
 import ctypes, os

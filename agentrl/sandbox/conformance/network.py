@@ -1,6 +1,6 @@
-"""Attacks on an allow-list: ways past the proxy, through it to somewhere else, and around it. Judged from the host.
+"""Attacks on a network allow-list: around the proxy, and through it to other hosts. Judged by what the host receives.
 
-A backend that refuses an allow-list lets nothing out either, so these hold for it.
+A backend that refuses an allow-list lets nothing out, so it passes.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def say(text, at=proxy):
 """
 
 
-class _Ear:
-    """A server on this machine that answers everything, and keeps what it was told."""
+class _Server:
+    """A server on this machine that gives every client the same answer and keeps what it received."""
 
     def __init__(self, answer: bytes, address: str = "127.0.0.1") -> None:
         self._answer = answer
@@ -75,18 +75,18 @@ def _answer(status: str, body: str = "", *fields: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _ears(*answers: bytes, address: str = "127.0.0.1") -> Iterator[list[_Ear]]:
-    ears = [_Ear(answer, address) for answer in answers]
+def _servers(*answers: bytes, address: str = "127.0.0.1") -> Iterator[list[_Server]]:
+    servers = [_Server(answer, address) for answer in answers]
     try:
-        yield ears
+        yield servers
     finally:
-        for ear in ears:
-            ear.close()
+        for server in servers:
+            server.close()
 
 
 @asynccontextmanager
 async def _let_out(ground: Ground, *allow: str, private: bool = False) -> AsyncIterator[Sandbox | None]:
-    """A sandbox with an allow-list; None where the backend knows none."""
+    """A sandbox with an allow-list; None if the backend refuses allow-lists."""
     async with contextlib.AsyncExitStack() as stack:
         try:
             started = ground.sandbox(network=Network(allow, private=private))
@@ -102,9 +102,9 @@ async def _said(sandbox: Sandbox, code: str) -> str:
     return result.text
 
 
-@probe("what the list names answers, by a plain request and by a tunnel")
+@probe("a host on the list answers, to a plain request and through a tunnel")
 async def allowed_host(ground: Ground) -> None:
-    with _ears(_answer("200 OK", "welcome")) as (good,):
+    with _servers(_answer("200 OK", "welcome")) as (good,):
         async with _let_out(ground, f"127.0.0.1:{good.port}") as sandbox:
             if sandbox is None:
                 return
@@ -117,9 +117,9 @@ async def allowed_host(ground: Ground) -> None:
     expect(text == "True\nwelcome\n", f"it did not answer: {text}")
 
 
-@probe("another port, another host, and other spellings of them are refused by the proxy, in every form")
+@probe("the proxy refuses other ports, other hosts and other spellings of them, in every form of request")
 async def other_hosts(ground: Ground) -> None:
-    with _ears(_answer("200 OK", "welcome"), _answer("200 OK", "secret")) as (good, bad):
+    with _servers(_answer("200 OK", "welcome"), _answer("200 OK", "secret")) as (good, bad):
         goals = [
             f"127.0.0.1:{bad.port}", f"localhost:{bad.port}", f"localhost:{good.port}", f"127.1:{bad.port}",
             f"2130706433:{bad.port}", f"0x7f000001:{bad.port}", f"0.0.0.0:{bad.port}", f"[::1]:{bad.port}",
@@ -149,7 +149,7 @@ def _own_addresses() -> list[str]:
 
 
 def _named_socket(folder: str) -> socket.socket:
-    """A listening socket that anybody who sees the folder may connect to."""
+    """A listening socket that any process that sees the folder may connect to."""
     named = socket.socket(socket.AF_UNIX)
     named.bind(f"{folder}/socket")
     os.chmod(f"{folder}/socket", 0o777)
@@ -158,10 +158,10 @@ def _named_socket(folder: str) -> socket.socket:
     return named
 
 
-@probe("beside the proxy there is nothing: no direct connection, UDP, name server, abstract or other unix socket")
-async def beside_the_proxy(ground: Ground) -> None:
+@probe("only the proxy can be reached: no direct connection, UDP, name server, abstract or other unix socket")
+async def around_the_proxy(ground: Ground) -> None:
     with contextlib.ExitStack() as stack:
-        good, bad = stack.enter_context(_ears(_answer("200 OK"), _answer("200 OK", "secret"), address="0.0.0.0"))
+        good, bad = stack.enter_context(_servers(_answer("200 OK"), _answer("200 OK", "secret"), address="0.0.0.0"))
         packets = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         packets.bind(("0.0.0.0", 0))
         abstract = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -199,17 +199,17 @@ for name in ("localhost.localdomain", "example.org"):
         packets.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             expect(False, f"a packet arrived: {packets.recvfrom(16)}")
-        for ear in (abstract, named):
-            ear.setblocking(False)
+        for listener in (abstract, named):
+            listener.setblocking(False)
             with contextlib.suppress(BlockingIOError):
-                expect(False, f"a connection arrived: {ear.accept()}")
+                expect(False, f"a connection arrived: {listener.accept()}")
         expect(not text, text)
         expect(not good.heard and not bad.heard, "a direct connection arrived")
 
 
 @probe("a plain request reaches only the host it names, as one request, under that host's name")
 async def smuggled_requests(ground: Ground) -> None:
-    with _ears(_answer("200 OK", "welcome"), _answer("200 OK", "secret")) as (good, bad):
+    with _servers(_answer("200 OK", "welcome"), _answer("200 OK", "secret")) as (good, bad):
         where, other = f"127.0.0.1:{good.port}", f"127.0.0.1:{bad.port}"
         second = f"GET http://{other}/ HTTP/1.1\\r\\nHost: {other}\\r\\n\\r\\n"
         code = f"""
@@ -240,11 +240,11 @@ for text in (
             expect(heard.count(b"HTTP/1.") == 1, f"more than one request went out: {heard!r}")
 
 
-@probe("a redirect leads nowhere that the list does not name")
+@probe("a redirect to a host that is not on the list is refused")
 async def redirects(ground: Ground) -> None:
-    with _ears(_answer("200 OK", "secret")) as (bad,):
+    with _servers(_answer("200 OK", "secret")) as (bad,):
         elsewhere = _answer("302 Found", "", f"Location: http://127.0.0.1:{bad.port}/")
-        with _ears(elsewhere) as (good,):
+        with _servers(elsewhere) as (good,):
             code = f"""
 import urllib.request
 try:
@@ -258,9 +258,9 @@ except urllib.error.HTTPError as error:
         expect(not bad.heard, "the redirect was followed")
 
 
-@probe("an allowed name that stands for this machine or a private network leads nowhere")
+@probe("a name on the list that stands for this machine or a private network is refused")
 async def inner_addresses(ground: Ground) -> None:
-    with _ears(_answer("200 OK", "secret"), address="0.0.0.0") as (bad,):
+    with _servers(_answer("200 OK", "secret"), address="0.0.0.0") as (bad,):
         name = socket.gethostname()
         code = f"""
 for name in ("localhost", {name!r}):
@@ -274,9 +274,9 @@ for name in ("localhost", {name!r}):
         expect(not text and not bad.heard, f"this machine was reached: {text}")
 
 
-@probe("a program that takes every connection harms neither a neighbour's nor, once it has ended, its own sandbox's")
+@probe("a program that takes every connection blocks no other sandbox, and its own only until it ends")
 async def exhausted_proxy(ground: Ground) -> None:
-    with _ears(_answer("200 OK", "welcome")) as (good,):
+    with _servers(_answer("200 OK", "welcome")) as (good,):
         where = f"127.0.0.1:{good.port}"
         flood = _PRELUDE + "held = [socket.create_connection(proxy) for _ in range(60)]\nprint(len(held))\n"
         ask = f"print(say('GET http://{where}/ HTTP/1.1\\r\\n\\r\\n')[-7:])"

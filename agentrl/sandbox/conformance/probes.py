@@ -1,7 +1,7 @@
-"""Attacks on a sandbox, each one runnable against any backend with walls. Owns what an attack may use.
+"""What a probe is: one attack on a sandbox, or one promise to honest programs. Owns what a probe may use.
 
-An attack is judged from the host wherever the attacker's own report could be wrong: by the processes, files and
-packets that the host sees. `docs/security.md` holds the table.
+Attacks run against backends that isolate, never against others. An attack is judged from the host if the attacker's
+own report could be wrong: by the processes, files and packets that the host sees. docs/security.md lists all probes.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _MOMENT_S = 1.0
 
 
 class Escaped(Exception):
-    """An attack that was not contained; the text says what came of it."""
+    """An attack that was not contained; the text says what happened."""
 
 
 @dataclass
 class Ground:
-    """What an attack may use: sandboxes of one backend, and a token that marks its processes."""
+    """What a probe may use: sandboxes of one backend, and a token that marks its processes."""
 
     backend: Backend
     token: str = field(default_factory=lambda: f"probe{uuid4().hex}")
 
     @asynccontextmanager
     async def sandbox(self, limits: SandboxLimits = SMALL, **more: object) -> AsyncIterator[Sandbox]:
-        """A sandbox of its own with small limits."""
+        """A new sandbox with small limits; `more` are fields of its `SandboxSpec`."""
         sandbox = await self.backend.start(replace(SandboxSpec(limits=limits), **more))  # type: ignore[arg-type]
         async with sandbox:
             yield sandbox
 
     def processes(self) -> list[int]:
-        """Processes on the host whose command line holds the token, as the host sees them."""
+        """Host process ids of the processes whose command line holds the token."""
         return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit() and self._marked(entry.name)]
 
     def _marked(self, pid: str) -> bool:
@@ -55,14 +55,14 @@ class Ground:
             return False
 
     async def expect_process(self) -> None:
-        """Something marked runs on the host within a moment."""
+        """Wait a moment for a marked process to run. Raises: Escaped if none does."""
         deadline_s = time.monotonic() + _MOMENT_S
         while not self.processes():
             expect(time.monotonic() < deadline_s, "the attack itself broke: none of its processes runs")
             await asyncio.sleep(0.02)
 
     async def expect_no_process(self) -> None:
-        """Nothing marked is left on the host a moment later."""
+        """Wait a moment for all marked processes to end. Raises: Escaped if one does not."""
         deadline_s = time.monotonic() + _MOMENT_S
         while self.processes():
             expect(time.monotonic() < deadline_s, f"processes {self.processes()} run on")
@@ -74,7 +74,7 @@ Attack = Callable[[Ground], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Probe:
-    """One attack: a name, what the sandbox claims against it, and how it is made."""
+    """One attack or promise: its name, what the sandbox claims, and the code that tries it."""
 
     name: str
     claim: str
@@ -83,13 +83,13 @@ class Probe:
     harmless: bool = False
 
     async def run(self, backend: Backend) -> str:
-        """Make the attack; returns what came of it, empty where it was contained.
+        """Run the probe; returns what went wrong, or an empty text if the claim held.
 
-        Raises: SandboxError where the backend has no walls: without them an attack hits this machine, its other
-            processes and its files.
+        Raises: SandboxError for an attack on a backend that does not isolate: it would hit this machine's processes
+            and files.
         """
         if not (self.harmless or backend.isolates):
-            raise SandboxError(f"{self.name!r} is an attack, and the {backend.name} backend has no walls: not made")
+            raise SandboxError(f"{self.name!r} is an attack, and the {backend.name} backend does not isolate: not run")
         try:
             await self.attack(Ground(backend))
         except Escaped as escaped:
@@ -99,14 +99,14 @@ class Probe:
 
 @dataclass
 class Probes:
-    """Probes of one topic, collected by a decorator."""
+    """The probes of one topic. An instance is used as a decorator that adds the decorated function as a probe."""
 
     found: list[Probe] = field(default_factory=list)
     harmless: bool = False
-    """Whether these may run without walls: they ask for nothing that an honest program would not."""
+    """Whether these may run on a backend that does not isolate: they do only what an honest program does."""
 
     def __call__(self, claim: str, *, slow: bool = False) -> Callable[[Attack], Attack]:
-        """Add the decorated attack; it is named like its function."""
+        """A decorator that adds its function as a probe of the same name."""
 
         def add(attack: Attack) -> Attack:
             self.found.append(Probe(attack.__name__.replace("_", " "), claim, attack, slow, self.harmless))
@@ -116,9 +116,9 @@ class Probes:
 
 
 def expect(contained: bool, otherwise: str) -> None:
-    """Go on where the attack is contained so far.
+    """Go on if the attack is contained so far.
 
-    Raises: Escaped with what came of it.
+    Raises: Escaped with the text `otherwise` if it is not.
     """
     if not contained:
         raise Escaped(otherwise)

@@ -1,4 +1,4 @@
-"""What a sandbox promises to honest programs: results, sessions, files, snapshots, requests in turn."""
+"""What a sandbox promises to honest programs: results, sessions, files, snapshots, order of requests. No attacks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def python(ground: Ground) -> None:
         expect(result.text == "late\n", f"a thread was not waited for: {result.text!r}")
 
 
-@probe("no two requests, sessions or processes draw the same random numbers, and a seed gives those it should")
+@probe("requests, sessions and processes draw different random numbers; a seed gives the numbers it always gives")
 async def randomness(ground: Ground) -> None:
     draw = "import os, random\nprint(random.getrandbits(64), flush=True)\n"
     fork = "if os.fork() == 0:\n    print(random.getrandbits(64), flush=True)\n    os._exit(0)\n_ = os.wait()"

@@ -1,4 +1,4 @@
-"""Wrong solutions that want a reward: how a graded call meets them. Owns the tricks and an honest control."""
+"""Wrong solutions that try to earn a reward from a graded call. Owns the tricks, and an honest solution to compare."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CASES: tuple[tuple[list[PlainValue], PlainValue], ...] = (
     ([10**12, -3], 999999999997),
     ([271828, 314159], 585987),
 )
-"""Arguments and what a sum of them is."""
+"""Two arguments, and their sum."""
 _EARLY = {
     "exits at once": "import os\nos._exit(0)",
     "exits politely": "import sys\nsys.exit(0)",
@@ -155,16 +155,16 @@ async def _expect_nothing(ground: Ground, tricks: dict[str, str]) -> None:
             expect(honest == 1, f"after one that {name}, an honest solution scores {honest}")
 
 
-@probe("ending early, printing or raising is no answer")
+@probe("a solution that ends early, prints or raises earns nothing")
 async def early_ends(ground: Ground) -> None:
     await _expect_nothing(ground, _EARLY)
 
 
-@probe("values are compared on the host, as plain types: no overridden comparison, hash or pickling counts")
+@probe("values are compared on the host as plain types, so overriding comparison, hash or pickling earns nothing")
 async def false_types(ground: Ground) -> None:
     await _expect_nothing(ground, _TYPES)
 
 
-@probe("what a solution changes or reads around it does not help it, for nothing expected is there")
+@probe("a solution that changes or reads what is around it earns nothing: the expected values are not there")
 async def reaching_out(ground: Ground) -> None:
     await _expect_nothing(ground, _REACHING)

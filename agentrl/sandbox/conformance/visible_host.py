@@ -1,4 +1,4 @@
-"""Attacks on what a program may see and touch: files, secrets, network, processes, the kernel. All in its sandbox."""
+"""Attacks on the host from one sandbox: files, secrets, network, processes, the kernel. Owns these attacks only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _host_secret(secret: str) -> Iterator[list[Path]]:
         yield paths
 
 
-@probe("the host's environment is nowhere to be read")
+@probe("the host's environment variables cannot be read")
 async def secrets_in_environment(ground: Ground) -> None:
     code = """
 import os, glob
@@ -62,7 +62,7 @@ for path in glob.glob("/proc/*/environ") + glob.glob("/proc/*/cmdline") + glob.g
     expect(b"agentrl-sandbox" not in result.stdout, "the worker's command line was read")
 
 
-@probe("the host's files are nowhere to be read, by any path")
+@probe("the host's files cannot be read, by any path")
 async def host_files(ground: Ground) -> None:
     code = """
 import glob, sys, json, os
@@ -92,7 +92,7 @@ for path in ("/etc/shadow", "/root", "/home", "/var/lib", "/boot", "/proc/kcore"
     expect(ground.token not in result.text, "a file of the host was read")
     for line in result.text.splitlines():
         word, path, *names = line.split(" ", 2)
-        # An image has folders of its own by these names; what may not be seen is what the host has in them.
+        # An image has its own folders of these names; the host's content of them must not be seen.
         expect(word == "list" and (names == ["[]"] or json.loads(names[0]) != _names_here(path)), line)
 
 
@@ -103,7 +103,7 @@ def _names_here(folder: str) -> list[str]:
         return []
 
 
-@probe("nothing outside is written")
+@probe("nothing outside the sandbox is written")
 async def writing_outside(ground: Ground) -> None:
     with _host_secret("as it was") as paths:
         names = [str(path) for path in paths] + [str(path.parent / "new") for path in paths]
@@ -132,8 +132,8 @@ def _existing(names: Iterable[str]) -> list[str]:
 @probe("no packet reaches the host: loopback, its address, UDP, abstract sockets, DNS")
 async def network(ground: Ground) -> None:
     with contextlib.ExitStack() as stack:
-        ears = [stack.enter_context(ear) for ear in _ears(ground.token)]
-        ports = [ear.getsockname()[1] if ear.family != socket.AF_UNIX else 0 for ear in ears]
+        listeners = [stack.enter_context(listener) for listener in _listeners(ground.token)]
+        ports = [found.getsockname()[1] if found.family != socket.AF_UNIX else 0 for found in listeners]
         code = f"""
 import socket
 addresses = {[*_own_addresses()]!r}
@@ -158,27 +158,30 @@ except OSError:
 """
         async with ground.sandbox() as sandbox:
             result = await _report(sandbox, code)
-        heard = [ear.getsockname() for ear in ears if _heard(ear)]
-    expect(not heard, f"something arrived at {heard}")
+        reached = [listener.getsockname() for listener in listeners if _reached(listener)]
+    expect(not reached, f"something arrived at {reached}")
     expect("resolved" not in result.text, result.text)
 
 
-def _ears(token: str) -> Iterator[socket.socket]:
+def _listeners(token: str) -> Iterator[socket.socket]:
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        ear = socket.socket(socket.AF_INET, kind)
-        ear.bind(("0.0.0.0", 0))
-        yield ear
-    ear = socket.socket(socket.AF_UNIX)
-    ear.bind("\0" + token)
-    yield ear
+        listener = socket.socket(socket.AF_INET, kind)
+        listener.bind(("0.0.0.0", 0))
+        if kind == socket.SOCK_STREAM:
+            listener.listen()
+        yield listener
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("\0" + token)
+    listener.listen()
+    yield listener
 
 
-def _heard(ear: socket.socket) -> bool:
-    ear.setblocking(False)
+def _reached(listener: socket.socket) -> bool:
+    listener.setblocking(False)
     try:
-        if ear.type == socket.SOCK_DGRAM:
-            return bool(ear.recvfrom(16))
-        ear.accept()[0].close()
+        if listener.type == socket.SOCK_DGRAM:
+            return bool(listener.recvfrom(16))
+        listener.accept()[0].close()
         return True
     except OSError:
         return False
@@ -192,7 +195,7 @@ def _own_addresses() -> list[str]:
     return sorted(addresses)
 
 
-@probe("raw, packet, netlink, vsock and other needless sockets cannot be made")
+@probe("raw, packet, netlink, vsock and other sockets that programs do not need cannot be made")
 async def raw_sockets(ground: Ground) -> None:
     code = """
 import socket
@@ -218,7 +221,7 @@ def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-@probe("no process outside is signalled or traced, the supervisor included")
+@probe("no process outside is signalled or traced, and neither is the worker")
 async def other_processes(ground: Ground) -> None:
     victim = _bystander()
     try:
@@ -238,7 +241,7 @@ for pid in (-1, 1, 2, 3, os.getppid(), {victim.pid}, {os.getpid()}):
         print("traced", pid)
 """
         async with ground.sandbox() as sandbox:
-            # Looked at before it is aimed at: where the host's processes can be seen, nothing is signalled.
+            # First checks whether the process is visible: if it is, the test ends here and nothing is signalled.
             look = f"import os\ntry:\n    os.kill({victim.pid}, 0); print('seen')\nexcept OSError:\n    pass"
             for seen in (await sandbox.run_python(look), await sandbox.exec(["python3", "-c", look])):
                 expect(seen.ok and not seen.stdout, f"a process of the host is in reach {seen.error_text}")
@@ -247,7 +250,7 @@ for pid in (-1, 1, 2, 3, os.getppid(), {victim.pid}, {os.getpid()}):
             expect("traced" not in result.text, result.text)
             expect(victim.poll() is None, "a process of the host was killed")
             expect(_state(victim.pid) != "T", "a process of the host was stopped")
-            expect(await sandbox.healthy(), "the supervisor was killed")
+            expect(await sandbox.healthy(), "the worker was killed")
     finally:
         victim.kill()
         await asyncio.to_thread(victim.wait)
@@ -283,8 +286,8 @@ print([name for name, result in tried.items() if result >= 0])
         expect(result.text == "[]\n", f"allowed: {result.text}")
 
 
-@probe("needless system calls are refused: io_uring, bpf, keyctl, perf, userfaultfd, modules, …")
-async def needless_calls(ground: Ground) -> None:
+@probe("system calls that programs do not need are refused: io_uring, bpf, keyctl, perf, userfaultfd, modules, …")
+async def unneeded_calls(ground: Ground) -> None:
     code = f"""
 import ctypes, errno, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -299,7 +302,7 @@ for name, number in numbers.items():
         expect(not result.stdout, f"not refused: {result.text.splitlines()}")
 
 
-@probe("a program has no rights: no capability, no set-uid gain, a system-call filter")
+@probe("a program has no capability, gains none by set-uid, and runs under a system-call filter")
 async def privileges(ground: Ground) -> None:
     code = """
 fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -331,7 +334,7 @@ for top in ("/proc/sys", "/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"
 """
     async with ground.sandbox() as sandbox:
         result = await _report(sandbox, code)
-        # Anybody may open this one; writing it takes a capability that nobody has in there.
+        # Any process may open this file, but writing to it takes a capability that no program in a sandbox has.
         found = set(result.text.split()) - {"/proc/sys/kernel/ns_last_pid"}
         expect(not found, f"opened: {sorted(found)[:5]}")
 

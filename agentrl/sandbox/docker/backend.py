@@ -1,7 +1,7 @@
-"""The docker backend: a warm worker in a hardened container. Owns how the container is started, found and reaped.
+"""The docker backend: a worker in a hardened container. Owns how the container is started, found and removed.
 
-The container has no network, a read-only root, our system-call profile, caps on memory, processes, processor and
-files, and no capability beyond the worker's start. What it protects is in docs/security.md.
+The container has no network, a read-only root, our system-call profile, caps on memory, processes, processors and
+files, and no capability after the worker has started. docs/security.md says what it protects against.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ try:
     from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
     from agentrl.sandbox.docker.process import ContainerProcess, remove
-except ImportError:  # the extra is not installed: `doctor` and `start` say so
+except ImportError:  # the extra `docker` is not installed; `doctor` and `start` say so
     docker = None
 
 from agentrl.sandbox.docker.channel import (
@@ -53,7 +53,7 @@ _DAEMON_SOCKET = "/var/run/docker.sock"
 Transport = Literal["auto", "socket", "stdio"]
 _CAPABILITIES = ("SETGID", "SETUID")
 _ULIMITS = {"core": 0, "nofile": 1024, "nproc": 8192}
-"""Below what a daemon would set by itself, which may be more than it may set; a sandbox's own are stricter."""
+"""A daemon's defaults may be higher than it is allowed to set. The limits of a request are stricter than these."""
 _WORKER_BYTES = 64 << 20
 _SPARE_TASKS = 32
 _USERS = range(1 << 20, 1 << 31)
@@ -64,12 +64,12 @@ class Docker(Backend):
     """Sandboxes in containers.
 
     Args:
-        image: one with Python 3.11 or newer as `python3`; nothing of ours need be in it.
-        runtime: the daemon's runtime, `runsc` say; default: the daemon's own choice.
+        image: an image with Python 3.11 or newer as `python3`; it needs nothing of AgentRL.
+        runtime: a runtime of the daemon, such as `runsc`; default: the daemon's own choice.
         cpus: processors that one sandbox may use at a time.
-        transport: how the worker is reached; `auto` takes a unix socket where this machine runs the daemon.
-        base_url: the daemon's address, or that of `podman system service` on this machine; default: as the docker
-            command finds it (DOCKER_HOST).
+        transport: how the worker is reached; `auto` takes a unix socket if the daemon runs on this machine.
+        base_url: address of the daemon, or of `podman system service` on this machine; default: DOCKER_HOST, or
+            docker's usual socket.
     """
 
     name = "docker"
@@ -102,7 +102,7 @@ class Docker(Backend):
     def _connect(self) -> tuple[APIClient, Daemon]:
         """The daemon's client, made at first use.
 
-        Raises: SandboxFault without SDK or daemon.
+        Raises: SandboxFault if there is no SDK or no daemon answers.
         """
         if docker is None:
             raise SandboxFault(f"the docker backend needs docker's SDK; run: {INSTALL_SDK}")
@@ -145,7 +145,7 @@ class Docker(Backend):
     def _over_socket(self, api: APIClient, daemon: Daemon) -> bool:
         if self._transport != "auto":
             return self._transport == "socket"
-        # gVisor lets no socket of the host in unless it is told to.
+        # gVisor lets a container use no socket of the host unless it is configured to.
         return self._runtime != "runsc" and socket_reaches(daemon.name, api.base_url)
 
     async def _start_over_socket(
@@ -184,7 +184,7 @@ class Docker(Backend):
         return channel, process
 
     def _launch(self, api: APIClient, options: dict[str, Any]) -> ContainerProcess:
-        """Create and start a container, attached to where it has a stdin.
+        """Create and start a container, and attach to it if it has a stdin.
 
         Raises: SandboxFault.
         """
@@ -218,7 +218,7 @@ class Docker(Backend):
         security = daemon.security_options()
         capabilities = list(_CAPABILITIES)
         if daemon.app_armor:
-            # The stock profile forbids mounts, and some hosts let only the privileged make a user namespace.
+            # The stock profile forbids mounts, and some hosts let only privileged processes make a user namespace.
             security.append("apparmor=unconfined")
             capabilities.append("SYS_ADMIN")
         host_config = api.create_host_config(
@@ -240,7 +240,7 @@ class Docker(Backend):
             tmpfs=dict.fromkeys(("/box", "/work"), "ro,size=64k,mode=755"),
             ulimits=[{"Name": name, "Soft": limit, "Hard": limit} for name, limit in _ULIMITS.items()],
         )
-        # A masked /proc keeps a user namespace from mounting its own; what would be masked is root's alone.
+        # With a masked /proc, a user namespace could not mount its own. Only root could read what is masked.
         host_config |= {"MaskedPaths": [], "ReadonlyPaths": []}
         return {
             "command": ["-I", "-B", "-c", program],
@@ -260,7 +260,7 @@ class Docker(Backend):
         return Report(self.name, all(check.ok for check in checks), tuple(checks))
 
     async def _examine(self, checks: list[Check]) -> None:
-        """Add what is found, up to the first thing that is missing."""
+        """Add a check for each thing that is needed, up to the first one that is missing."""
 
         def say(name: str, ok: bool, detail: str, repair: str = "") -> None:
             checks.append(Check(name, ok, detail, "" if ok else repair))
@@ -308,23 +308,23 @@ class Docker(Backend):
 
 
 class _Missing(Exception):
-    """The doctor need not look further."""
+    """Something is missing, so the doctor stops here."""
 
 
 def _left_behind(owner: Owner, state: str, boot: str) -> bool:
-    """Whether a container's owner is surely dead. One of another boot may live on another machine, if it runs."""
+    """Whether a container's owner is certainly dead. A running container of another boot may be another machine's."""
     if owner.boot != boot:
         return state in ("exited", "dead")
     return not owner.alive()
 
 
 def build_command(image: str = IMAGE, podman: bool = False) -> str:
-    """What builds the image where no registry can be reached."""
+    """The command that builds the image without a registry."""
     return f"sudo {'ENGINE=podman ' if podman else ''}bash {BUILD_SCRIPT} debian {image}"
 
 
 async def _not_lost(launch: Any, *arguments: Any) -> ContainerProcess:
-    """Run a launch in a thread; where the wait is cancelled, its container is ended as soon as it is there."""
+    """Run a launch in a thread. If the wait is cancelled, the container is ended as soon as it has started."""
     task = asyncio.get_running_loop().run_in_executor(None, launch, *arguments)
     try:
         process: ContainerProcess = await asyncio.shield(task)

@@ -1,7 +1,7 @@
-"""The two ways to a worker in a container: a unix socket in a shared folder, or the container's stdin and stdout.
+"""The two ways to reach a worker in a container: a unix socket in a shared folder, or the container's stdin and stdout.
 
-Owns the connection and the hand-over of the worker's program. The socket is faster; stdio also works where the
-daemon stands on another machine or in a virtual one.
+Owns the connection, and sending the worker its program. The socket is faster; stdin and stdout also work if the daemon
+runs on another machine or in a virtual one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MUX = struct.Struct("!BxxxI")
 """Docker's header before each piece of output: stream, three empty bytes, size."""
 _STDERR, _MAX_SAID = 2, 2000
 
-# Runs before our program is there. The program stays in memory: the container has no place to write it.
+# Runs in the container to receive the worker's program, which stays in memory: there is nowhere to write it.
 _LOAD = """
 import os, sys
 def load(read):
@@ -60,7 +60,7 @@ load(lambda size: os.read(0, size)).main_over_stdio()
 
 
 class Listener:
-    """A socket in a folder that only this user can reach, and that a container can be given."""
+    """A listening socket in a folder that only this user can open and that can be mounted into a container."""
 
     def __init__(self) -> None:
         self._outer = tempfile.mkdtemp(prefix=f"{_PREFIX}{pid_namespace()}-{Owner.this_process().short}-")
@@ -70,12 +70,12 @@ class Listener:
         self._socket = socket.socket(socket.AF_UNIX)
         path = str(Path(self.folder, _SOCKET))
         self._socket.bind(path)
-        os.chmod(path, 0o666)  # the outer folder is the lock; in the container, root has no right to pass it
+        os.chmod(path, 0o666)  # the outer folder keeps others out; root in the container may not ignore modes
         self._socket.listen(1)
         self._socket.setblocking(False)
 
     async def accept(self, wait_s: float) -> Channel:
-        """The worker's connection, after it has got its program.
+        """The worker's connection, after the worker has received its program.
 
         Raises: TimeoutError.
         """
@@ -97,7 +97,7 @@ class Listener:
         return Channel(connection)
 
     def close(self) -> None:
-        """Listen no more, and remove the folder; a connection that was accepted stays."""
+        """Stop listening and remove the folder; an accepted connection stays open."""
         self._socket.close()
         shutil.rmtree(self._outer, ignore_errors=True)
 
@@ -124,7 +124,7 @@ def remove_folders() -> int:
 
 
 class StdioChannel(Channel):
-    """A container's stdin and stdout, as the daemon carries them over one connection."""
+    """A container's stdin and stdout, which the daemon forwards over one connection."""
 
     carries_fds = False
 
@@ -134,12 +134,12 @@ class StdioChannel(Channel):
         self.said = b""
 
     async def hand_over(self) -> None:
-        """Give the worker its program."""
+        """Send the worker its program."""
         program = worker_zip()
         await asyncio.get_running_loop().sock_sendall(self._connection, _SIZE.pack(len(program)) + program)
 
     def _at_once(self, size: int) -> bytes:
-        return b""  # the daemon's headers stand between the bytes
+        return b""  # the daemon's headers are between the bytes
 
     async def _read_some(self, view: memoryview) -> int:
         while not self._left:
@@ -163,12 +163,12 @@ class StdioChannel(Channel):
         return bytes(content)
 
     def close(self) -> None:
-        # Others hold the same connection: the daemon's client does.
+        # The daemon's client also holds this connection, so closing it here would not end it.
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         super().close()
 
 
 def socket_reaches(daemon_name: str, address: str) -> bool:
-    """Whether a socket in a folder of ours can be shared with this daemon's containers."""
+    """Whether this daemon's containers can use a socket in a folder of this machine."""
     return sys.platform == "linux" and address.startswith("http+docker://") and daemon_name == socket.gethostname()

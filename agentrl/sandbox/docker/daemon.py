@@ -1,4 +1,4 @@
-"""The daemon behind docker's interface: Docker, or Podman, which answers to most of it. Owns where the two differ."""
+"""The daemon that answers at docker's interface: Docker or Podman. Owns what differs between them; sends nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agentrl.sandbox.docker.seccomp import container_profile
 
 @dataclass(frozen=True)
 class Daemon:
-    """What the daemon says of itself."""
+    """What the daemon says about itself."""
 
     name: str
     machine: str
@@ -37,17 +37,17 @@ class Daemon:
         )
 
     def security_options(self) -> list[str]:
-        """Options that put a container under our system-call profile.
+        """Options that give a container our system-call profile.
 
         Raises: SandboxFault for a machine without a profile.
         """
-        if self.podman:  # it takes the profile from a file, and does not know docker's list of masked paths
+        if self.podman:  # Podman reads the profile from a file, and does not know docker's list of masked paths
             return ["no-new-privileges", f"seccomp={_profile_path(self.machine)}", "unmask=ALL"]
         return ["no-new-privileges", f"seccomp={container_profile(self.machine)}"]
 
 
 def _profile_path(machine: str) -> str:
-    """A path to the profile for a daemon on this machine; nothing of it stays on a disk."""
+    """A path at which a daemon on this machine can read the profile; the file is in memory."""
     return f"/proc/{os.getpid()}/fd/{_profile_file(machine)}"
 
 

@@ -1,4 +1,4 @@
-"""A running container, as a sandbox sees it. Owns its killing and removal, and reading what died for want of memory."""
+"""A running container. Owns killing and removing it, and counting what the kernel kills in it for lack of memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def remove(api: APIClient, container: str) -> None:
-    """End and remove a container, and return when it is gone."""
+    """Kill and remove a container; returns when it is gone."""
     deadline_s = time.monotonic() + _REMOVE_S
     while time.monotonic() < deadline_s:
         try:
@@ -31,22 +31,22 @@ def remove(api: APIClient, container: str) -> None:
         except docker.errors.NotFound:
             return
         except docker.errors.APIError as error:
-            # 409: somebody removes it already; 500 is what Podman says where it ends by itself meanwhile.
+            # 409: it is being removed already; 500: Podman's answer if it ends by itself meanwhile.
             if error.status_code not in (409, 500) or time.monotonic() + _PAUSE_S > deadline_s:
                 raise
             time.sleep(_PAUSE_S)
 
 
 class ContainerProcess:
-    """One container and the process that it began with.
+    """One container and its first process.
 
     Args:
         api: the daemon's client, used from other threads too.
         container: its id.
 
     Attributes:
-        said: gives what it has said on standard error, where that comes to us.
-        connection: its stdin and stdout, once attached.
+        said: returns what it has printed on stderr, if that is known.
+        connection: its stdin and stdout, after `attach`.
     """
 
     connection: socket.socket
@@ -60,7 +60,7 @@ class ContainerProcess:
         self._removal: concurrent.futures.Future[None] | None = None
 
     def adopt(self, pid: int) -> None:
-        """Take hold of the first process, where it can be seen from here and is surely that one."""
+        """Open the pidfd of the first process, if it is visible from here and certainly belongs to this container."""
         with contextlib.suppress(OSError, AttributeError):
             fd = os.pidfd_open(pid)
             try:
@@ -73,11 +73,11 @@ class ContainerProcess:
                 os.close(fd)
 
     def attach(self) -> None:
-        """Connect to its stdin and stdout, before it is started."""
+        """Connect to its stdin and stdout; call this before it is started."""
         params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         raw = self._api.attach_socket(self._container, params)
         self.connection = socket.socket(fileno=os.dup(raw.fileno()))
-        self._raw = raw  # closing it would end the exchange
+        self._raw = raw  # closing it would close the connection
 
     def kill(self) -> None:
         if self._pidfd >= 0:
@@ -90,7 +90,7 @@ class ContainerProcess:
     def _remove(self, removal: concurrent.futures.Future[None]) -> None:
         try:
             remove(self._api, self._container)
-        except Exception as error:  # whoever waits gets it
+        except Exception as error:  # passed on to `ended`
             removal.set_exception(error)
         else:
             removal.set_result(None)

@@ -1,6 +1,6 @@
-"""The container's system-call profile in docker's form, from the same tables as our own filters.
+"""The container's system-call profile in docker's form. Owns the conversion; `host.syscalls` holds the tables.
 
-It lets through what the worker needs to build walls; what the worker forks loads the stricter filter on top.
+The profile allows what the worker needs to isolate requests; each child of the worker loads a stricter filter too.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _PERSONALITIES = (0, 0xFFFFFFFF)
 
 
 def container_profile(machine: str) -> str:
-    """The profile as `--security-opt seccomp=` takes it through the daemon's interface.
+    """The profile as the daemon's interface takes it, in the option `seccomp=`.
 
     Args:
-        machine: the daemon's architecture, as `uname -m` says.
+        machine: the daemon's architecture, as `uname -m` names it.
     Raises: SandboxFault for a machine without a table.
     """
     if machine not in NUMBERS:
@@ -39,7 +39,7 @@ def container_profile(machine: str) -> str:
             for k in _KINDS
         ]
     rules += [_allow(["personality"], _equal(0, value)) for value in _PERSONALITIES]
-    # Its flags stand in memory that a filter cannot read; without it libraries use clone.
+    # Its flags are in memory, which a filter cannot read; if it fails, libraries use clone.
     rules.append({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS})
     document = {"defaultAction": "SCMP_ACT_ERRNO", "architectures": [_ARCHITECTURES[machine]], "syscalls": rules}
     return json.dumps(document)

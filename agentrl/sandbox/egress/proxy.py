@@ -1,10 +1,11 @@
-"""The way out of a sandbox: a proxy on the host that lets through what an allow-list names. Owns who may go where.
+"""A proxy on the host that lets programs of one sandbox reach the hosts on an allow-list. Owns what is let through.
 
-A sandbox's own network stays empty. The proxy accepts on a socket that the worker opened in there and handed out,
-so nothing of ours runs inside, no file is shared, and whoever connects to that socket reaches this proxy alone.
-It does not look into what it carries: an allowed host can be sent anything, and TLS is not opened.
+The sandbox's own network stays empty. The worker opens a listening socket inside and passes it to the host, where the
+proxy accepts connections on it. So nothing of ours runs inside, no file is shared, and a program that connects to the
+socket reaches this proxy only. The proxy does not inspect what it carries: a program can send an allowed host
+anything, and TLS stays encrypted.
 
-A sandbox may be used from one event loop after another, so the proxy has a thread of its own.
+A sandbox may be used from one event loop after another, so the proxies run in a thread of their own (`thread`).
 """
 
 from __future__ import annotations
@@ -30,42 +31,42 @@ from agentrl.sandbox.egress.traffic import End, Spent, carry, first_to_answer, h
 logger = logging.getLogger(__name__)
 
 PORT = 3128
-"""Where programs find the proxy, on the loopback device of their sandbox."""
+"""The proxy's port on the loopback device of a sandbox."""
 MAX_CONNECTIONS = 16
-"""Of one sandbox at a time: each holds two descriptors of this process."""
+"""Connections of one sandbox at a time; each one holds two descriptors of this process."""
 _LOOKUPS = 2
-"""Names of one sandbox that are looked up at a time: lookups that hang do not hold up a neighbour's."""
+"""Names that are looked up at a time for one sandbox, so that slow lookups do not delay other sandboxes."""
 _BETWEEN_S, _FULL_S = 0.005, 0.05
-"""Rest after each connection, so that a program that does nothing but connect costs this process little."""
+"""Pause after each connection, and while too many are open: a program that only connects costs this process little."""
 _HEAD_S, _CONNECT_S, _ENDED_S = 10.0, 15.0, 5.0
 
 Resolve = Callable[[str], Awaitable[Sequence[Address]]]
 
 
 def proxy_variables(network: Network) -> dict[str, str]:
-    """Environment variables that send programs to the proxy; none where the network is off."""
+    """Environment variables that tell programs to use the proxy; none if the network is off."""
     if network.off:
         return {}
     named = {parse_entry(text).host for text in network.allow}
-    beside = ",".join(host for host in ("localhost", "127.0.0.1", "::1") if host not in named)
+    direct = ",".join(host for host in ("localhost", "127.0.0.1", "::1") if host not in named)
     url = f"http://127.0.0.1:{PORT}"
-    variables = {"http_proxy": url, "https_proxy": url, "all_proxy": url, "no_proxy": beside}
+    variables = {"http_proxy": url, "https_proxy": url, "all_proxy": url, "no_proxy": direct}
     return {**variables, **{name.upper(): value for name, value in variables.items()}}
 
 
 async def resolve(host: str) -> list[Address]:
-    """The addresses of a name, as this machine's resolver gives them."""
+    """The addresses of a name, from this machine's resolver."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [ip_address(row[4][0]) for row in found]
 
 
-class Door:
-    """Lets the programs of one sandbox out to what its allow-list names, until it is closed.
+class Proxy:
+    """Carries connections from one sandbox to the hosts on its allow-list, until it is closed.
 
     Args:
-        listener: listens where only those programs can connect to; closed with the door.
+        listener: a listening socket that only the sandbox's programs can connect to; closed with the proxy.
         network: the allow-list and its limits.
-        resolve: gives the addresses of a name.
+        resolve: returns the addresses of a name.
     """
 
     def __init__(self, listener: socket.socket, network: Network, resolve: Resolve = resolve) -> None:
@@ -81,27 +82,27 @@ class Door:
         self._thread.loop.call_soon_threadsafe(self._listen)
 
     def renew(self) -> None:
-        """Drop every connection, and count bytes anew: another episode begins."""
+        """Drop every connection and reset the count of bytes, for another episode."""
         with contextlib.suppress(RuntimeError):  # the thread has ended
             self._thread.loop.call_soon_threadsafe(self._drop)
 
     def close(self) -> None:
-        """Listen no more and drop every connection; returns at once. May be called twice, from any thread."""
+        """Stop listening and drop every connection; returns at once. May be called twice, and from any thread."""
         if self._closing.acquire(blocking=False):
             self._thread.loop.call_soon_threadsafe(self._end)
 
     async def ended(self) -> None:
-        """Wait until nothing of it is left; close it first."""
+        """Wait until nothing of it is left; call `close` first."""
         with contextlib.suppress(TimeoutError):  # a forked process has no such thread
             async with asyncio.timeout(_ENDED_S):
                 await asyncio.shield(asyncio.wrap_future(self._ended))
 
-    # In the thread.
+    # The methods below run in the proxies' thread.
 
     def _end(self) -> None:
-        self._ending = self._thread.loop.create_task(self._shut())
+        self._ending = self._thread.loop.create_task(self._close())
 
-    async def _shut(self) -> None:
+    async def _close(self) -> None:
         self._thread.loop.remove_reader(self._listener)
         self._drop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -115,7 +116,7 @@ class Door:
         self._carried_bytes = 0
 
     def _listen(self) -> None:
-        """Take one connection when it comes; while too many are open, look again later."""
+        """Accept the next connection when it comes; while too many are open, try again later."""
         if self._closing.locked():
             return
         if len(self._tasks) < 2 * MAX_CONNECTIONS:
@@ -127,7 +128,7 @@ class Door:
         loop = self._thread.loop
         loop.remove_reader(self._listener)
         loop.call_later(_BETWEEN_S, self._listen)
-        with contextlib.suppress(OSError):  # it is gone already, or no descriptor is free: others give theirs back
+        with contextlib.suppress(OSError):  # the client is gone, or no descriptor is free at the moment
             connection, _ = self._listener.accept()
             connection.setblocking(False)
             task = loop.create_task(self._attend(End(connection)))
@@ -139,7 +140,7 @@ class Door:
         self._tasks.discard(task)
 
     async def _attend(self, client: End) -> None:
-        """One connection from inside, from its first byte to its last."""
+        """Serve one connection from inside the sandbox, from its first byte to its last."""
         try:
             if len(self._tasks) > MAX_CONNECTIONS:
                 text = f"{MAX_CONNECTIONS} connections are open, and no more may be"
@@ -151,11 +152,11 @@ class Door:
         except Refusal as refusal:
             logger.debug("refused: %s", refusal)
             await hang_up(client, refusal.answer)
-        except (OSError, EOFError):  # gone, or silent for too long
+        except (OSError, EOFError):  # the client is gone, or was silent for too long
             pass
 
     async def _connect(self, target: Target) -> socket.socket:
-        """A connection to a target that the list names, at an address that was checked.
+        """A connection to a target on the list, at an address that was checked.
 
         Raises: Refusal.
         """
@@ -172,7 +173,7 @@ class Door:
 
     async def _addresses(self, target: Target) -> list[Address]:
         if target.address is not None:
-            return [target.address]  # the entry spells it out
+            return [target.address]  # the entry on the list is this address
         async with self._lookups:
             found = await self._resolve(target.host)
         objections = {address: objection(address, private=self._network.private) for address in found}
@@ -191,6 +192,6 @@ class Door:
 def _cause(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "it does not answer"
-    # The event loop's own text for a refused connection says less than the number.
+    # The event loop's own text for a refused connection says less than the error number.
     number = error.errno or 0
     return os.strerror(number) if number > 0 else str(error.strerror or error)

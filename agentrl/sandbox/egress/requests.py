@@ -1,7 +1,8 @@
-"""What a program asks of the proxy: CONNECT, or one plain HTTP request. Owns the reading of it; decides nothing.
+"""Reading what a program asks of the proxy: CONNECT, or one plain HTTP request. Decides nothing.
 
-Strict on purpose: what could be read in two ways is refused. A plain request is rebuilt for the server: its Host is
-where it really goes, and exactly one request and its body go out per connection.
+The parser is strict on purpose: a request that could be read in two ways is refused. A plain request is rebuilt for
+the server: its Host header names the server that it is sent to, and exactly one request and its body are sent per
+connection.
 Source: RFC 9112 (HTTP/1.1 messages), RFC 9110 section 9.3.6 (CONNECT).
 """
 
@@ -28,7 +29,7 @@ _FOR_US = {
 
 
 class Refusal(Exception):
-    """A request that goes nowhere, with the status and the text that the program gets, and more text below it."""
+    """A request that is not forwarded, with the status and text of the answer, and further lines for its body."""
 
     def __init__(self, status: HTTPStatus, text: str, more: str = "") -> None:
         super().__init__(text)
@@ -36,7 +37,7 @@ class Refusal(Exception):
 
     @property
     def answer(self) -> bytes:
-        """The response: the text stands in its first line too, for that is all that many clients show."""
+        """The HTTP response. Its first line holds the text too, because many clients show nothing else."""
         body = f"{self}\n{self._more}\n".encode("ascii", "replace")
         head = (
             f"HTTP/1.1 {int(self.status)} {self.status.phrase}: {self}\r\n"
@@ -50,11 +51,11 @@ class Request:
     """One request.
 
     Attributes:
-        target: where it wants to go.
-        tunnel: whether it is a CONNECT: whatever follows goes to the target and back.
-        head: of a plain request, what the server gets before the body.
-        body_bytes: of a plain request, the size of its body.
-        chunked: of a plain request, whether its body comes in chunks instead.
+        target: where it wants to connect to.
+        tunnel: whether it is a CONNECT, after which all bytes are carried in both directions.
+        head: for a plain request, what the server gets before the body.
+        body_bytes: for a plain request, the size of its body.
+        chunked: for a plain request, whether its body comes in chunks instead.
     """
 
     target: Target
@@ -65,15 +66,15 @@ class Request:
 
 
 class Client(Protocol):
-    """What a program sends, read by pieces."""
+    """What a program sends, read in pieces."""
 
     async def piece(self, most: int) -> bytes:
-        """What there is, at most so many bytes; empty at the end."""
+        """The next bytes, at most `most`; empty at the end."""
 
     async def until(self, mark: bytes, most: int) -> bytes:
-        """Everything up to a mark, without it.
+        """Everything up to a mark, without the mark.
 
-        Raises: Refusal where so many bytes hold none; EOFError at the end.
+        Raises: Refusal if the first `most` bytes do not hold it; EOFError at the end.
         """
 
 
@@ -84,7 +85,7 @@ def _bad(text: str) -> Refusal:
 async def read_request(client: Client) -> Request:
     """The first request of a connection; its body is left unread.
 
-    Raises: Refusal; EOFError where the program hangs up before.
+    Raises: Refusal; EOFError if the program closes the connection before the end of the request.
     """
     first, *lines = (await client.until(b"\r\n\r\n", MAX_HEAD_BYTES)).split(b"\r\n")
     found = _REQUEST.fullmatch(first)
@@ -124,7 +125,7 @@ def _target(authority: str, port: int | None) -> Target:
 
 
 def _framing(fields: list[tuple[bytes, bytes]], version: str) -> tuple[int, bool]:
-    """Size of the body, and whether it comes in chunks; only one of them, and said once."""
+    """Size of the body, and whether it comes in chunks; a request may say only one of the two, and once."""
     lengths = [value for name, value in fields if name.lower() == b"content-length"]
     codings = [value.lower() for name, value in fields if name.lower() == b"transfer-encoding"]
     if codings:
@@ -137,9 +138,9 @@ def _framing(fields: list[tuple[bytes, bytes]], version: str) -> tuple[int, bool
 
 
 async def copy_body(client: Client, request: Request, send: Callable[[bytes], Awaitable[None]]) -> None:
-    """Send the body of a plain request on as it goes to the server, and not a byte more.
+    """Send the body of a plain request to the server, and not a byte more.
 
-    Raises: Refusal for chunks that are none; EOFError where it ends too early.
+    Raises: Refusal for malformed chunks; EOFError if the body ends too early.
     """
     await _copy(client, request.body_bytes, send)
     size = 1 if request.chunked else 0
@@ -150,7 +151,7 @@ async def copy_body(client: Client, request: Request, send: Callable[[bytes], Aw
         size = int(found[1], 16)
         await send(b"%x\r\n" % size)
         await _copy(client, size, send)
-        # Behind the last chunk there may be trailing fields, which are not taken.
+        # Trailing fields after the last chunk are refused.
         if await client.until(b"\r\n", _MAX_LINE_BYTES):
             raise _bad("a chunk that does not end where it says")
         await send(b"\r\n")

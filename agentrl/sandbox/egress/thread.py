@@ -1,4 +1,4 @@
-"""The thread that all proxies of a process share. Owns its event loop, and that it ends when nobody holds it."""
+"""The thread that all proxies of a process share. Owns its event loop, and ends it when no proxy uses it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAME = "agentrl-sandbox-proxy"
 
 
 class ProxyThread:
-    """A thread with an event loop, for as long as somebody holds it."""
+    """A thread with an event loop, which runs as long as a proxy holds it."""
 
     _lock = threading.Lock()
     _current: ProxyThread | None = None
@@ -24,7 +24,7 @@ class ProxyThread:
 
     @classmethod
     def hold(cls) -> ProxyThread:
-        """The running one, or a new one; release it when it is no longer needed."""
+        """The running thread, or a new one; call `release` when it is no longer needed."""
         with cls._lock:
             if cls._current is None:
                 cls._current = cls()
@@ -32,7 +32,7 @@ class ProxyThread:
             return cls._current
 
     def release(self) -> None:
-        """In its loop: one holder less."""
+        """Count one holder less, and end the thread if there is none; to be called in its loop."""
         with self._lock:
             self._holders -= 1
             if not self._holders:
@@ -40,7 +40,7 @@ class ProxyThread:
                 self.loop.stop()
 
     def _run(self) -> None:
-        # Names are resolved by blocking calls; one that hangs holds up nobody's end.
+        # Names are resolved by blocking calls; the end of the thread does not wait for them.
         names = ThreadPoolExecutor(_RESOLVERS, f"{NAME}-names")
         self.loop.set_default_executor(names)
         try:
@@ -51,7 +51,7 @@ class ProxyThread:
 
     @classmethod
     def forget(cls) -> None:
-        """In a forked process, where the thread is not: what it serves stays the parent's."""
+        """Forget the thread in a forked process: it runs in the parent only, and serves the parent's proxies."""
         cls._lock, cls._current = threading.Lock(), None
 
 

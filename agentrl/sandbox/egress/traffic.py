@@ -1,4 +1,4 @@
-"""Bytes between a sandbox and a server: reading, connecting, copying, hanging up. Owns sockets; knows no rule."""
+"""Copying bytes between a sandbox and a server, connecting and closing. Owns sockets; knows no rule."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _LINGER_S, _LINGER_BYTES = 1.0, 1 << 20
 
 
 class Spent(Exception):
-    """A sandbox has had all the bytes that it may have."""
+    """A sandbox has used up its bytes of network traffic."""
 
 
 class End:
-    """One end of a connection, read by pieces."""
+    """One end of a connection, read in pieces."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self._unread = b""
 
     async def piece(self, most: int = _CHUNK) -> bytes:
-        """What there is, at most so many bytes; empty at the end."""
+        """The next bytes, at most `most`; empty at the end."""
         if not self._unread:
             return await asyncio.get_running_loop().sock_recv(self.connection, min(most, _CHUNK))
         piece, self._unread = self._unread[:most], self._unread[most:]
         return piece
 
     async def until(self, mark: bytes, most: int) -> bytes:
-        """Everything up to a mark, without it.
+        """Everything up to a mark, without the mark.
 
-        Raises: Refusal where so many bytes hold none; EOFError at the end.
+        Raises: Refusal if the first `most` bytes do not hold it; EOFError at the end.
         """
         while mark not in self._unread[: most + len(mark)]:
             if len(self._unread) > most:
@@ -50,15 +50,15 @@ class End:
         return found
 
     async def send(self, content: bytes) -> None:
-        """All of it."""
+        """Send all of the content."""
         await asyncio.get_running_loop().sock_sendall(self.connection, content)
 
 
 async def carry(client: End, server: End, request: Request, count: Callable[[int], None]) -> None:
-    """Both directions, until both have ended, or one is broken, or nothing has moved for too long.
+    """Copy in both directions, until both have ended, one fails, or nothing has moved for too long.
 
     Args:
-        count: gets the number of bytes that moved; raises Spent to end it.
+        count: called with each number of bytes that moved; raises Spent to stop the copying.
     """
     try:
         async with asyncio.timeout(_IDLE_S) as idle, asyncio.TaskGroup() as both:
@@ -71,19 +71,19 @@ async def carry(client: End, server: End, request: Request, count: Callable[[int
                 await server.send(request.head)
                 outward = both.create_task(traffic.move_request(client, server, request))
                 await traffic.move(server, client)
-                outward.cancel()  # the answer is there: what the program still says is for nobody
+                outward.cancel()  # the answer is complete: the rest of the request is not needed
     except* (OSError, EOFError, Refusal, Spent):
         pass
 
 
 class _Traffic:
-    """What moves on one connection, in either direction, and keeps it from being idle."""
+    """Copies the bytes of one connection in either direction, and restarts its idle timer when something moves."""
 
     def __init__(self, count: Callable[[int], None], idle: asyncio.Timeout) -> None:
         self._count, self._idle, self._quiet_s = count, idle, _IDLE_S
 
     async def move(self, source: End, target: End) -> None:
-        """Everything, then the end."""
+        """Copy everything, then the end of file."""
         while piece := await source.piece():
             self._moved(len(piece))
             await target.send(piece)
@@ -91,7 +91,7 @@ class _Traffic:
         target.connection.shutdown(socket.SHUT_WR)
 
     async def move_request(self, client: End, server: End, request: Request) -> None:
-        """A plain request's body; then read on, to see the end, and drop what comes: it is no part of it."""
+        """Copy a plain request's body; then read and drop what follows, to notice when the program closes."""
 
         async def send(piece: bytes) -> None:
             self._moved(len(piece))
@@ -113,9 +113,9 @@ class _Traffic:
 
 
 async def first_to_answer(addresses: Sequence[Address], port: int, wait_s: float) -> socket.socket:
-    """A connection to the first address that takes one; each has its share of the time.
+    """A connection to the first address that accepts one; the time is shared equally among the addresses.
 
-    Raises: OSError of the last one.
+    Raises: OSError of the last address.
     """
     failure = OSError("it has no address")
     for address in addresses:
@@ -135,7 +135,7 @@ async def first_to_answer(addresses: Sequence[Address], port: int, wait_s: float
 
 
 async def hang_up(client: End, answer: bytes) -> None:
-    """Answer, and read what is on its way: closing at once would destroy the answer."""
+    """Send an answer, then read what is still arriving: closing at once would destroy the answer."""
     with contextlib.suppress(OSError):
         async with asyncio.timeout(_LINGER_S):
             await client.send(answer)

@@ -1,6 +1,7 @@
-"""Control groups for sandboxes, where the host lets us make them. Owns finding, filling and removing them.
+"""Control groups for sandboxes, if the host allows them. Owns making, filling and removing them, not the limits.
 
-Without one, memory and processes are held by limits per process and by the worker's look at all of them together.
+Without a group, memory and processes are bounded by limits per process, and by the worker, which regularly adds up
+what all processes of a request use.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from pathlib import Path
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "agentrl-sandbox"
 _WORKER_BYTES = 64 << 20
-"""What the worker itself and its forks may take beside the request's memory and the work folder."""
+"""Memory for the worker itself and its forks, in addition to the request's memory and the work folder."""
 _SPARE_TASKS = 32
-"""Beside twice what a request may have: the kernel counts a request's processes by their user, this only bounds all."""
+"""Added to twice the limit of a request: the exact limit is set per user, the group bounds the whole sandbox."""
 _EVENTS_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where groups can be made: a folder per controller, which is one and the same folder in version 2."""
+    """Where groups can be made: one folder for each controller; in version 2 both are the same folder."""
 
     memory: Path
     pids: Path
@@ -39,7 +40,7 @@ class Place:
 
 @cache
 def place() -> Place | None:
-    """The folders that groups can be made in, found by making one; None where that is not allowed."""
+    """The folders that groups can be made in, found by making one; None if that is not allowed."""
     for candidate in _candidates():
         try:
             group = Group.make(candidate, f"probe-{os.getpid()}", 1 << 30, 64)
@@ -64,7 +65,7 @@ def _candidates() -> Iterator[Place]:
             yield Place(_ROOT / "memory" / memory, _ROOT / "pids" / pids)
     if "" in paths:
         own = _ROOT / paths[""]
-        # A group with processes may hold no controlled group: ours stand beside this process, not below it.
+        # A group with processes may hold no controlled group, so ours are siblings of this process's group if possible.
         for folder in (own.parent, own):
             if folder.is_relative_to(_ROOT):
                 yield Place(folder, folder)
@@ -81,7 +82,7 @@ class Group:
     def make(cls, place: Place, name: str, memory_bytes: int, pids: int) -> Group:
         """A new group with its limits.
 
-        Raises: OSError where the host does not allow it.
+        Raises: OSError if the host does not allow it.
         """
         group = cls(place, f"{_PREFIX}-{name}")
         try:
@@ -91,7 +92,7 @@ class Group:
             _write(group._memory / ("memory.max" if unified else "memory.limit_in_bytes"), memory_bytes)
             _write(group._pids / "pids.max", pids)
             if unified:
-                with contextlib.suppress(OSError):  # there is none without swap accounting
+                with contextlib.suppress(OSError):  # the file is missing without swap accounting
                     _write(group._memory / "memory.swap.max", 0)
         except OSError:
             group.remove()
@@ -100,7 +101,7 @@ class Group:
 
     @classmethod
     def for_sandbox(cls, name: str, memory_bytes: int, disk_bytes: int, pids: int) -> Group | None:
-        """A group that leaves room for the worker; None where the host allows none."""
+        """A group with room for the worker too; None if the host allows none."""
         where = place()
         if where is None:
             return None
@@ -122,26 +123,26 @@ class Group:
         return self.place.pids / self.name
 
     def add(self, pid: int) -> None:
-        """Move a process in; what it forks from now on is born in it."""
+        """Move a process into the group; what it forks from now on starts in the group."""
         for folder in self.folders:
             _write(folder / "cgroup.procs", pid)
 
     def memory_kills(self) -> MemoryKills:
-        """Count what the kernel ends in it for memory, from now on; to be closed."""
+        """A counter of what the kernel kills in the group for lack of memory from now on; to be closed."""
         return MemoryKills(self._memory / ("memory.events" if self.place.unified else "memory.oom_control"))
 
     def remove(self) -> None:
-        """Take it away; one that still holds a process stays, for the next reaping."""
+        """Remove the group. If it still holds a process, it stays until the next reaping."""
         for folder in self.folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
 class MemoryKills:
-    """Counts what the kernel ends in a group for memory; asked after every request, so its file stays open.
+    """Counts what the kernel kills in a group for lack of memory. Asked after every request, so its file stays open.
 
     Args:
-        events: the kernel's file of them; where it cannot be opened, none are counted.
+        events: the kernel's file of such events; if it cannot be opened, nothing is counted.
     """
 
     def __init__(self, events: Path) -> None:
@@ -151,7 +152,7 @@ class MemoryKills:
         self._seen = self._count()
 
     def any_more(self) -> bool:
-        """Whether there were any since this was last asked."""
+        """Whether something was killed since this was last asked."""
         before, self._seen = self._seen, self._count()
         return self._seen > before
 
@@ -163,14 +164,14 @@ class MemoryKills:
         return self._seen
 
     def close(self) -> None:
-        """Let go of the file; may be called twice."""
+        """Close the file; may be called twice."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
 
 
 def left_behind(names: str) -> list[Group]:
-    """Groups here whose name, without the prefix, begins so."""
+    """Existing groups of sandboxes whose name, without the prefix, begins with `names`."""
     where = place()
     if where is None:
         return []

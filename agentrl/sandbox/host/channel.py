@@ -1,6 +1,6 @@
-"""A connection to a worker: frames over a socket. Owns the bytes; knows no operation.
+"""A connection to a worker: frames over a socket. Owns the bytes; knows nothing of what they ask for.
 
-Bound to no event loop: a sandbox may be used from one loop after another.
+It is bound to no event loop, so a sandbox may be used from one loop after another.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from agentrl.sandbox.worker.frames import PREFIX, FrameError, Headers, lengths, pack, split
 
 _AHEAD = 1 << 13
-"""Bytes read at once, so that most replies take one call."""
+"""How many bytes are read at once: most replies then take one call."""
 
 
 class ChannelClosed(Exception):
-    """The worker hung up, or sent what is no frame."""
+    """The worker closed the connection, or sent something that is not a frame."""
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def _closed_by_failure() -> Iterator[None]:
 
 
 async def until_readable(fd: int) -> None:
-    """Wait for a descriptor to have something to read, or to have been hung up."""
+    """Wait until a descriptor has something to read, or its other end is closed."""
     loop = asyncio.get_running_loop()
     seen = loop.create_future()
     loop.add_reader(fd, _note, seen)
@@ -47,10 +47,10 @@ def _note(seen: asyncio.Future[None]) -> None:
 
 
 class Channel:
-    """One socket, one request in flight."""
+    """One socket with one request at a time."""
 
     carries_fds = True
-    """Whether descriptors can come over it."""
+    """Whether the worker can send descriptors over it."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -64,21 +64,21 @@ class Channel:
     ) -> tuple[dict[str, Any], list[bytes]]:
         """Send a request and wait for its reply.
 
-        Raises: ChannelClosed; after that, or after a cancellation, the channel is of no further use.
+        Raises: ChannelClosed. After that, or after a cancellation, the channel cannot be used any more.
         """
         with _closed_by_failure():
             await self._send(header, parts)
-            await self._until_readable()  # to try at once would fail nearly always
+            await self._until_readable()  # a read without waiting would nearly always find nothing
             self._look_ahead()
             return await self._reply(max_reply_bytes)
 
     async def ask_for_fds(
         self, header: dict[str, Any], count: int, max_reply_bytes: int
     ) -> tuple[dict[str, Any], list[int]]:
-        """Send a request that the worker answers by a byte with so many descriptors, and then as always.
+        """Send a request that the worker answers by one byte with `count` descriptors, followed by its reply.
 
-        Returns: the reply, and the descriptors, which are the caller's to close; none where the worker failed.
-        Raises: ChannelClosed; also where it is no unix socket, which alone can carry descriptors.
+        Returns: the reply, and the descriptors, which the caller must close; none if the worker failed.
+        Raises: ChannelClosed; also for a connection other than a unix socket, which cannot carry descriptors.
         """
         with _closed_by_failure():
             await self._send(header, ())
@@ -94,7 +94,7 @@ class Channel:
     async def _send(self, header: dict[str, Any] | bytes, parts: Sequence[bytes]) -> None:
         buffers = pack(header, parts)
         try:
-            sent = self._connection.sendmsg(buffers)  # most requests fit at once
+            sent = self._connection.sendmsg(buffers)  # most requests fit into one call
         except BlockingIOError:
             sent = 0
         for buffer in buffers:
@@ -110,7 +110,7 @@ class Channel:
         return reply, [bytes(view) for view in views]
 
     async def _until_readable(self) -> None:
-        """As `until_readable`; `close` ends it too."""
+        """As `until_readable`, but `close` also ends the wait."""
         loop, fd = asyncio.get_running_loop(), self._connection.fileno()
         seen = self._seen = loop.create_future()
         loop.add_reader(fd, _note, seen)
@@ -122,12 +122,12 @@ class Channel:
                 self._seen = None
 
     def _look_ahead(self) -> None:
-        """Take what has come."""
+        """Read what has arrived, without waiting."""
         with contextlib.suppress(BlockingIOError):
             self._ahead += self._connection.recv(_AHEAD)
 
     def _at_once(self, size: int) -> bytes:
-        """So many bytes where they have come already, else none."""
+        """The next `size` bytes if they have arrived, else no bytes."""
         if len(self._ahead) < size:
             return b""
         content, self._ahead = self._ahead[:size], self._ahead[size:]
@@ -141,7 +141,7 @@ class Channel:
         return content
 
     async def _read_some(self, view: memoryview) -> int:
-        """Fill the front of a view; returns how many bytes that is, at least one."""
+        """Read into the front of a view; returns how many bytes were read, at least one."""
         loop = asyncio.get_running_loop()
         if not self._ahead and len(view) >= _AHEAD:
             count = await loop.sock_recv_into(self._connection, view)
@@ -158,7 +158,7 @@ class Channel:
         return count
 
     def close(self) -> None:
-        """Hang up; the worker ends, and so does a wait for it."""
+        """Close the connection; the worker ends, and so does a wait for it."""
         seen, self._seen = self._seen, None
         if seen is not None:
             with contextlib.suppress(RuntimeError):  # its loop is closed

@@ -1,4 +1,4 @@
-"""Who started a sandbox: boot, process, start time. Owns the label, and the user ids that root lends to sandboxes."""
+"""Which process started a sandbox. Owns its label (boot, process, start time) and the user ids that root lends."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 _MARK = "agentrl-sandbox"
 LENT_USERS = range(61184, 65519)
-"""Ids that systemd keeps for users without an account; none of them is in a password file."""
+"""Ids that systemd reserves for users without an account; none of them is in a password file."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process of one boot and process namespace; its id alone could be used again."""
+    """One process, told apart from later processes with the same id by its start time, boot and process namespace."""
 
     boot: str
     pid_namespace: int
@@ -24,17 +24,17 @@ class Owner:
 
     @classmethod
     def this_process(cls) -> Owner:
-        """The owner that this process is."""
+        """This process as an owner."""
         return cls(boot_id(), pid_namespace(), os.getpid(), start_ticks(os.getpid()))
 
     @property
     def short(self) -> str:
-        """What names its control groups, which never outlive a boot."""
+        """The name of its control groups, which never outlive a boot."""
         return f"{self.pid}-{self.start_ticks}"
 
     @property
     def label(self) -> str:
-        """The text that marks what belongs to this owner."""
+        """The text that marks the processes and containers of this owner."""
         return f"{_MARK}:{self.boot}:{self.pid_namespace}:{self.pid}:{self.start_ticks}"
 
     @classmethod
@@ -47,30 +47,30 @@ class Owner:
         return cls(fields[0], *map(int, fields[1:]))
 
     def alive(self) -> bool:
-        """Whether that very process may still run: one of another process namespace cannot be seen from here."""
+        """Whether that process may still run. One in another process namespace cannot be seen, and may."""
         if self.boot != boot_id():
             return False
         return self.pid_namespace != pid_namespace() or self.same_start()
 
     def same_start(self) -> bool:
-        """Whether a process with that id and start time runs on this boot."""
+        """Whether a process with this id and start time runs now."""
         return start_ticks(self.pid) == self.start_ticks
 
     @staticmethod
     def free_user() -> int:
-        """A user id for one sandbox, at random: two that share one share only what the kernel counts per user."""
+        """A random user id for one sandbox. Two sandboxes with the same id share what the kernel counts per user."""
         return secrets.choice(LENT_USERS)
 
 
 @cache
 def boot_id() -> str:
-    """This boot of the machine."""
+    """The id of this boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 @cache
 def pid_namespace() -> int:
-    """The namespace that process ids are meant in; 0 where the system has none."""
+    """The namespace that process ids belong to; 0 if the system has none."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -78,7 +78,7 @@ def pid_namespace() -> int:
 
 
 def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot; -1 where it does not exist or is dead."""
+    """When a process started, in clock ticks since boot; -1 if it does not exist or is dead."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:

@@ -1,7 +1,8 @@
-"""Short answers from pipes, awaited many thousand times. Owns one epoll per event loop.
+"""Waiting for short answers from pipes, many thousand times. Owns one epoll for each event loop, not the pipes.
 
-`loop.add_reader` and `remove_reader` around every wait cost twice what the answer does, and a descriptor that is closed
-while a loop knows it confuses that loop. Here a pipe is made known once, and forgotten before it is closed.
+`loop.add_reader` and `remove_reader` around every wait cost twice as much as the answer itself, and closing a
+descriptor that is registered with a loop confuses that loop. Here a pipe is registered once, and unregistered before
+it is closed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class _Wait(NamedTuple):
 
 
 class Answers:
-    """The pipes that one event loop awaits answers from."""
+    """The pipes from which one event loop awaits answers."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -37,7 +38,7 @@ class Answers:
 
     @staticmethod
     def here() -> Answers:
-        """Those of the running loop, which keeps them as long as it lives."""
+        """The instance of the running loop, made at first use; it lives as long as the loop."""
         loop = asyncio.get_running_loop()
         found = _of_loop.get(loop)
         if found is None:
@@ -49,10 +50,10 @@ class Answers:
         """Read up to `size` bytes as soon as there are any.
 
         Args:
-            fd: does not block; one read at a time.
-            wait_s: to the next 4 ms.
-            give_up: asked every 4 ms, at first after as many.
-        Returns: the bytes, none where the other end hung up; None where it took too long, or was given up.
+            fd: non-blocking; there may be one read at a time.
+            wait_s: longest wait, rounded up to the next 4 ms.
+            give_up: asked every 4 ms whether to stop waiting.
+        Returns: the bytes; no bytes if the other end is closed; None if it took too long or `give_up` said so.
         """
         if fd not in self._known:
             self._epoll.register(fd, select.EPOLLIN)
@@ -70,7 +71,7 @@ class Answers:
                 del self._waits[fd]
 
     def forget(self, fd: int) -> None:
-        """To be called before a descriptor is closed; from any thread. Who waits for it is let go at the next tick."""
+        """Unregister a descriptor before it is closed; from any thread. A wait for it ends within 4 ms."""
         wait = self._waits.pop(fd, None)
         if wait is not None:
             self._dropped.append(wait.answer)
@@ -82,7 +83,7 @@ class Answers:
     def _take(self) -> None:
         for fd, _ in self._epoll.poll(0):
             wait = self._waits.get(fd)
-            if wait is None or wait.answer.done():  # nobody asked: an end, or a voice out of turn
+            if wait is None or wait.answer.done():  # nobody waits: the pipe is closed, or foreign code wrote unasked
                 self.forget(fd)
                 continue
             try:
@@ -92,7 +93,7 @@ class Answers:
             wait.answer.set_result(answer)
 
     def _tick(self) -> None:
-        """Give up what takes too long; a timer of all waits, for one each costs as much as an answer."""
+        """End the waits that take too long. One timer serves all: a timer for each would cost as much as an answer."""
         dropped, self._dropped = self._dropped, []
         for answer in dropped:
             if not answer.done():

@@ -1,8 +1,8 @@
-"""Ending what dead owners left behind. Owns the proof that a process is such a remainder.
+"""Ending the sandboxes of dead owners. Owns the proof that a process belongs to one; makes no sandbox.
 
-A process is one only if its command line carries our label, its program is bubblewrap, it belongs to this user
-(or to a user that root lent to a sandbox), and the owner in the label is dead: another boot, or no process with
-that id and start time.
+A process is ended only if its command line carries our label, its program is bubblewrap, it belongs to this user
+(or to a user that root lent to a sandbox), and the owner in the label is dead: it is of another boot, or no process
+has its id and start time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agentrl.sandbox.host.owner import LENT_USERS, Owner
 
 
 def reap_monitors() -> int:
-    """End bubblewrap processes of dead owners, with everything in them; returns how many."""
+    """End the bubblewrap processes of dead owners, with everything in them; returns how many."""
     return sum(_reap(int(entry.name)) for entry in os.scandir("/proc") if entry.name.isdigit())
 
 
@@ -27,7 +27,7 @@ def _reap(pid: int) -> bool:
     except OSError:
         return False
     try:
-        # The descriptor was opened first: whatever is read now cannot become true of another process later.
+        # The descriptor was opened first, so what is read now cannot be about a later process with the same id.
         if not _is_remainder(pid):
             return False
         for child in _children(pid):
@@ -49,7 +49,7 @@ def _is_remainder(pid: int) -> bool:
     if owner is None or owner.alive():
         return False
     if len(_field(folder / "status", "NSpid").split()) != 1:
-        return False  # it lives in a namespace below ours: a part of somebody's sandbox, not its monitor
+        return False  # it is in a namespace below ours: a process inside a sandbox, not the monitor of one
     user = folder.stat().st_uid
     if user != os.getuid() and not (os.getuid() == 0 and user in LENT_USERS):
         return False

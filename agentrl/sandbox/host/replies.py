@@ -1,4 +1,4 @@
-"""What a worker or a session answered, as the contract's results. Owns their reading; knows no connection."""
+"""The answer of a worker or a session as a result of the contract. Owns the conversion; knows no connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reply:
 
 
 def answer_header(answer: Answer, limits: SandboxLimits) -> dict[str, Any]:
-    """The header of a reply, for what a session answered itself."""
+    """The header of a reply, made from what a session itself answered."""
     header = {"exit_code": answer.exit_code, "truncated": answer.truncated}
     if answer.exit_code == OUT_OF_MEMORY:
         return {"status": "oom", "detail": too_much_memory(limits), **header}
@@ -31,12 +31,12 @@ def answer_header(answer: Answer, limits: SandboxLimits) -> dict[str, Any]:
 
 
 def too_much_memory(limits: SandboxLimits) -> str:
-    """The detail of a result that was ended for memory."""
+    """The detail of a result with the status `oom`."""
     return f"more than {limits.memory_bytes} bytes of memory"
 
 
 def result_of(kind: type[_Result], reply: Reply, **more: Any) -> _Result:
-    """A reply as the contract's result, of that kind."""
+    """A reply as a result of that class; `more` are its further fields."""
     header, parts = reply.header, reply.parts
     return kind(
         status=header["status"],
@@ -53,7 +53,7 @@ def result_of(kind: type[_Result], reply: Reply, **more: Any) -> _Result:
 
 
 def call_result(reply: Reply) -> CallResult:
-    """A reply to a call: the value only where the function returned one, in the restricted form."""
+    """A reply to a call as a result. It has a value only if the function returned one, in the form of plain values."""
     claim = reply.parts[2] if len(reply.parts) > 2 else b""
     if reply.header["status"] == "ok" and claim[:1] == b"R":
         try:

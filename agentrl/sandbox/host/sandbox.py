@@ -1,6 +1,6 @@
-"""A sandbox whose worker is reached over a channel. Owns the requests; how the worker was started is a backend's.
+"""A sandbox whose worker is reached over a channel. Owns the requests; the backend owns how the worker is started.
 
-Every wait has an end: a worker that does not answer in time is killed, and the sandbox is of no further use.
+Every wait is bounded: a worker that does not answer in time is killed, and the sandbox cannot be used any more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agentrl.sandbox.base import (
     SandboxSpec,
     Snapshot,
 )
-from agentrl.sandbox.egress.proxy import PORT, Door, proxy_variables
+from agentrl.sandbox.egress.proxy import PORT, Proxy, proxy_variables
 from agentrl.sandbox.host.channel import Channel, ChannelClosed
 from agentrl.sandbox.host.replies import Reply, answer_header, call_result, result_of, too_much_memory
 from agentrl.sandbox.host.session_port import PIPES, SessionPort
@@ -37,34 +37,34 @@ from agentrl.sandbox.worker.archive import pack_files
 
 BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
 _GRACE_S = 0.35
-"""What a worker has beyond the wall time to kill and answer, before it is killed itself."""
+"""How long after the wall time a worker may take to kill the program and answer, before it is killed itself."""
 _START_S, _FILES_S, _LEAST_S = 20.0, 20.0, 1e-3
 _MAX_VALUE_BYTES = 8 << 20
 _MARGIN_BYTES = 32 << 20
 _WAITING = 64
-"""Connections that stand in line for the proxy."""
-_Words: TypeAlias = tuple[str] | tuple[str, str | None] | tuple[str, None, str]
-"""Kind, session and work folder of what is to be run."""
+"""How many connections may wait for the proxy to accept them."""
+_Job: TypeAlias = tuple[str] | tuple[str, str | None] | tuple[str, None, str]
+"""What is to be run: its kind, then its session and its current folder, if it has them."""
 
 
 class WorkerProcess(Protocol):
-    """The process that a worker runs in, as its backend sees it."""
+    """The process that a worker runs in; each backend has its own class."""
 
     def kill(self) -> None:
-        """End it and everything in it, now; may be called twice."""
+        """Kill it and everything in it at once; may be called twice."""
 
     async def ended(self) -> None:
-        """Return when nothing of it is left."""
+        """Wait until nothing of it is left."""
 
     def why(self) -> str:
-        """What it said on its standard error, for messages."""
+        """What it printed on stderr, for error messages."""
 
     def out_of_memory(self) -> bool:
-        """Whether the host's own accounting has ended something for memory since it was last asked."""
+        """Whether the kernel has killed something in it for lack of memory since this was last asked."""
 
 
 class RemoteSandbox(Sandbox):
-    """Turns the contract into requests; one at a time, first come, first served."""
+    """A sandbox that sends its worker one request at a time, in the order in which they were made."""
 
     def __init__(self, spec: SandboxSpec, channel: Channel, process: WorkerProcess) -> None:
         self.spec = spec
@@ -72,19 +72,19 @@ class RemoteSandbox(Sandbox):
         self._process = process
         self._turn = asyncio.Lock()
         self._broken = ""
-        self._door: Door | None = None
+        self._proxy: Proxy | None = None
         self._ports: dict[str, SessionPort] = {}
         weakref.finalize(self, _close_ports, self._ports).atexit = False
 
     async def set_up(self, jail: str, seccomp: bytes, *, home: str = "/work", **more: Any) -> None:
-        """The first request: limits, environment, filter and files.
+        """Send the first request: limits, environment, system-call filter and files.
 
         Args:
-            jail: a name in `worker.jail.JAILS`.
+            jail: how requests are isolated, a name in `worker.jail.JAILS`.
             seccomp: the filter program that every child loads.
-            home: the work folder as programs see it.
-            more: what that jail asks for.
-        Raises: SandboxFault where the worker cannot make its walls.
+            home: path of the work folder for programs.
+            more: what that jail needs in addition.
+        Raises: SandboxFault if the worker cannot set up the isolation.
         """
         limits = self.spec.limits
         header = {
@@ -97,18 +97,18 @@ class RemoteSandbox(Sandbox):
         }
         await self._files(header, seccomp, pack_files(self.spec.files), wait_s=_START_S)
         if not self.spec.network.off:
-            await self._open_door()
+            await self._open_proxy()
 
-    async def _open_door(self) -> None:
-        """Let programs out to what the spec's allow-list names; none of them runs yet."""
+    async def _open_proxy(self) -> None:
+        """Start the proxy to the hosts on the spec's allow-list; no program runs yet."""
         header = {"op": "listen", "port": PORT, "waiting": _WAITING}
         try:
             (fd,) = await self._ask_for_fds(header, 1)
         except SandboxFault as fault:
             raise SandboxFault(f"its worker could not open port {PORT} in there ({fault})") from fault
         listener = socket.socket(fileno=fd)
-        self._door = Door(listener, self.spec.network)
-        weakref.finalize(self, self._door.close).atexit = False
+        self._proxy = Proxy(listener, self.spec.network)
+        weakref.finalize(self, self._proxy.close).atexit = False
 
     async def exec(
         self,
@@ -154,16 +154,16 @@ class RemoteSandbox(Sandbox):
             return CallResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
         return call_result(reply)
 
-    async def _run(self, words: _Words, body: bytes, stdin: bytes, limits: SandboxLimits | None) -> ExecResult:
+    async def _run(self, job: _Job, body: bytes, stdin: bytes, limits: SandboxLimits | None) -> ExecResult:
         started_s = time.monotonic()
         try:
-            return result_of(ExecResult, await self._request(words, body, stdin, limits))
+            return result_of(ExecResult, await self._request(job, body, stdin, limits))
         except SandboxFault as fault:
             return ExecResult("infra", detail=str(fault), wall_s=time.monotonic() - started_s)
 
-    async def _request(self, words: _Words, body: bytes, stdin: bytes, limits: SandboxLimits | None) -> Reply:
-        limits, header = _run_header(limits or self.spec.limits, self.spec.limits, *words)
-        session = words[1] if len(words) > 1 else None
+    async def _request(self, job: _Job, body: bytes, stdin: bytes, limits: SandboxLimits | None) -> Reply:
+        limits, header = _run_header(limits or self.spec.limits, self.spec.limits, *job)
+        session = job[1] if len(job) > 1 else None
         async with self._turn:
             try:
                 if session is not None and self._channel.carries_fds:
@@ -178,13 +178,13 @@ class RemoteSandbox(Sandbox):
         return self._judged(await self._ask(header, parts, max_reply, limits.wall_s + _GRACE_S), limits)
 
     def _judged(self, reply: Reply, limits: SandboxLimits) -> Reply:
-        """A reply that says so where the kernel has ended something for memory."""
+        """The reply, with the status `oom` if the kernel has killed something for lack of memory."""
         if self._process.out_of_memory() and reply.header["status"] == "nonzero":
             reply.header.update(status="oom", detail=too_much_memory(limits))
         return reply
 
     async def _cell(self, session: str, header: bytes, code: bytes, limits: SandboxLimits) -> Reply:
-        """One piece of code in a session; past the worker where it is short and ends soon."""
+        """Run a piece of code in a session: directly if it is short and ends soon, else by the worker."""
         self._raise_if_broken()
         started_s = time.monotonic()
         port = self._ports.get(session) or await self._open_port(session, limits)
@@ -216,7 +216,7 @@ class RemoteSandbox(Sandbox):
     async def _ask(
         self, header: dict[str, Any] | bytes, parts: Sequence[bytes], max_reply_bytes: int, wait_s: float
     ) -> Reply:
-        """One exchange with the worker. Whatever ends it early ends the sandbox too.
+        """Send the worker a request and wait for its reply. If that is cut short, the sandbox is ended too.
 
         Raises: SandboxFault for a broken sandbox; SandboxError for what the worker refuses; TimeoutError.
         """
@@ -229,7 +229,7 @@ class RemoteSandbox(Sandbox):
         return Reply(reply, out, time.monotonic() - started_s)
 
     async def _ask_for_fds(self, header: dict[str, Any], count: int) -> list[int]:
-        """As `_ask`, for descriptors.
+        """As `_ask`, for a request that is answered by descriptors.
 
         Raises: SandboxFault; SandboxError.
         """
@@ -241,7 +241,7 @@ class RemoteSandbox(Sandbox):
         except TimeoutError as error:
             raise SandboxFault(self._broken) from error
         self._raise_if_refused(reply)
-        if len(fds) < count:  # the kernel leaves out what this process may not have
+        if len(fds) < count:  # the kernel leaves out descriptors that this process may not have
             for fd in fds:
                 os.close(fd)
             self._break(f"{count} more descriptors are too many for this process; raise `ulimit -n`")
@@ -275,8 +275,8 @@ class RemoteSandbox(Sandbox):
         self._channel.close()
         _close_ports(self._ports)
         self._process.kill()
-        if self._door is not None:
-            self._door.close()
+        if self._proxy is not None:
+            self._proxy.close()
 
     async def _files(self, header: dict[str, Any], *parts: bytes, wait_s: float = _FILES_S) -> Reply:
         try:
@@ -312,9 +312,9 @@ class RemoteSandbox(Sandbox):
         try:
             await self._files({"op": "load"}, content)
         finally:
-            _close_ports(self._ports)  # their sessions are over
-        if self._door is not None:
-            self._door.renew()
+            _close_ports(self._ports)  # their sessions have ended
+        if self._proxy is not None:
+            self._proxy.renew()
 
     async def healthy(self) -> bool:
         try:
@@ -326,15 +326,15 @@ class RemoteSandbox(Sandbox):
     async def close(self) -> None:
         self._break("it was closed")
         await self._process.ended()
-        if self._door is not None:
-            await self._door.ended()
+        if self._proxy is not None:
+            await self._proxy.ended()
 
 
 @functools.lru_cache(maxsize=256)
 def _run_header(
     asked: SandboxLimits, ceiling: SandboxLimits, kind: str, session: str | None = None, cwd: str = "."
 ) -> tuple[SandboxLimits, bytes]:
-    """What a request may use, and its packed header; an environment asks for few different ones."""
+    """What a request may use, and its packed header. It is cached: an environment uses few different limits."""
     limits = asked.within(ceiling)
     return limits, _packed(limits, kind, session, cwd)
 

@@ -1,7 +1,8 @@
-"""Our system-call profile, and the tiny assembler that turns it into a kernel filter. Owns what programs may ask.
+"""The system-call profile, and a small assembler that turns it into a kernel filter. Owns which calls are allowed.
 
-An allow-list: what is not named is refused with EPERM, what the kernel has that we do not know with ENOSYS
-(C libraries then fall back). Some calls are allowed by their arguments: sockets by family, clone without namespaces.
+The profile is an allow-list: a call that is not on it is refused with EPERM, a call newer than our tables with ENOSYS
+(C libraries then use an older call). Some calls are allowed depending on their arguments: sockets by family, clone
+without new namespaces. `syscalls` holds the numbers.
 Source: seccomp(2); struct sock_filter in linux/filter.h, struct seccomp_data in linux/seccomp.h.
 """
 
@@ -22,7 +23,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _AT_NUMBER, _AT_MACHINE, _AT_ARGUMENTS = 0, 4, 16
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _NEWEST_KNOWN = 450
-"""Calls above this number came after the tables; the x32 calls lie above it too."""
+"""Calls above this number are newer than our tables; the x32 calls also have higher numbers."""
 
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_KIND = 1, 2, 0xF
@@ -31,7 +32,7 @@ _TERMINAL_TRICKS = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX, TIOCSETD
 _PERSONALITIES = (0, 0xFFFFFFFF)
 _FILE_KINDS = (0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK)
 WORKER_CALLS = ("capset", "clone", "memfd_create", "mount", "umount2", "unshare")
-"""What the worker needs beside the profile; its children lose it by a filter of their own."""
+"""Calls that only the worker may make; its children load a filter without them."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ class Instruction:
 
 
 def profile(extra: Iterable[str] = (), machine: str | None = None) -> bytes:
-    """The filter as the kernel takes it.
+    """The filter in the kernel's form.
 
     Args:
-        extra: calls allowed with any argument beside the profile's.
-        machine: as `platform.machine()` says; default this one.
+        extra: calls allowed with any argument, in addition to the profile's.
+        machine: as `platform.machine()` names it; default: this one.
     Raises: SandboxFault for a machine without a table.
     """
     machine = machine or platform.machine()
@@ -84,10 +85,10 @@ def profile(extra: Iterable[str] = (), machine: str | None = None) -> bytes:
 
 
 def _conditional() -> dict[str, list[Instruction]]:
-    """Calls that their arguments decide: name -> instructions, every path of which returns."""
+    """Calls that are allowed depending on their arguments: name -> instructions, each path of which returns."""
     kinds = _one_of(_FILE_KINDS, errno.EPERM)
     return {
-        # Its flags stand in memory that a filter cannot read; without it libraries use clone.
+        # Its flags are in memory, which a filter cannot read; if it fails, libraries use clone.
         "clone3": [Instruction(_RETURN, _ERRNO | errno.ENOSYS)],
         "clone": [
             *_argument(0),
@@ -105,14 +106,14 @@ def _conditional() -> dict[str, list[Instruction]]:
 
 
 def _socket(families: tuple[int, ...]) -> list[Instruction]:
-    """Stream and datagram sockets of some families: nothing raw, no packet, netlink, vsock or key sockets."""
+    """Allow stream and datagram sockets of some families; no raw, packet, netlink, vsock or key sockets."""
     kinds = [*_argument(1), Instruction(_AND, _SOCK_KIND), *_one_of((_SOCK_STREAM, _SOCK_DGRAM), errno.EPERM)]
     tests = [Instruction(_JUMP_EQUAL, family, len(families) - index, 0) for index, family in enumerate(families)]
     return [*_argument(0), *tests, Instruction(_RETURN, _ERRNO | errno.EAFNOSUPPORT), *kinds]
 
 
 def _argument(index: int) -> list[Instruction]:
-    """Load the low half of an argument; the calls here take 32 bits (little-endian machines)."""
+    """Load the low half of an argument (of little-endian machines); the calls here take 32 bits."""
     return [Instruction(_LOAD, _AT_ARGUMENTS + 8 * index)]
 
 

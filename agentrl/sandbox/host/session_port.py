@@ -1,7 +1,8 @@
-"""A session's own pipes, in the host's hands, for cells that end soon. Owns the descriptors.
+"""The pipes of a session, for cells that end soon. Owns the host's descriptors of them, not the session.
 
-The worker forks a session, watches it and ends it. A short cell goes past it: that saves a process two turns.
-What comes out of these pipes is the session's word, as it is when a worker carries it.
+The worker starts a session, watches it and ends it. A short cell goes directly from the host to the session, which
+saves waking the worker twice. What comes out of these pipes is written by foreign code, and is trusted no more than
+what the worker reads from them.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from agentrl.sandbox.host.pipe_waits import Answers
 from agentrl.sandbox.worker.programs import LENGTH
 
 PIPES = 4
-"""Where a session takes its code, and where it answers, prints and complains."""
+"""How many pipes a session has: for code, answers, stdout and stderr."""
 MAX_CODE_BYTES = select.PIPE_BUF - LENGTH.size
-"""A pipe takes so much at once or not at all."""
+"""A pipe takes a write of at most this size whole or not at all."""
 _SOON_S = 0.024
 _CHUNK, _HALF_A_PIPE = 1 << 16, 1 << 15
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How a cell ended, and what it left in the pipes."""
+    """How a cell ended, and what it printed."""
 
     exit_code: int
     stdout: bytes
@@ -36,10 +37,10 @@ class Answer:
 
 
 class SessionPort:
-    """One session's pipes; one cell at a time.
+    """The pipes of one session, for one cell at a time.
 
     Args:
-        fds: of `PIPES`, in that order; none of them blocks. They are closed by `close`.
+        fds: non-blocking descriptors for code, answers, stdout and stderr; `close` closes them.
     """
 
     def __init__(self, fds: Sequence[int]) -> None:
@@ -48,7 +49,7 @@ class SessionPort:
         self._reader: Answers | None = None
 
     def send(self, code: bytes) -> bool:
-        """Give the session a cell; returns whether it got it, whole."""
+        """Send a cell to the session; returns whether it was sent. Nothing is sent of a cell that is too long."""
         if len(code) > MAX_CODE_BYTES:
             return False
         try:
@@ -58,13 +59,14 @@ class SessionPort:
         return True
 
     async def answer(self, keep: int, wait_s: float) -> Answer | None:
-        """How the cell that was sent ended; None where that is for the worker to say.
+        """How the cell that was sent ended. Returns None if the worker must finish this cell.
 
-        It is where the cell goes on for some moments, or fills a pipe, which somebody has to read, and where the
-        session has ended. Until the answer has come nothing is read.
+        That is so if the cell takes longer than 24 ms, if its output fills a pipe, or if the session has ended. No
+        output has then been read.
 
         Args:
-            keep: bytes of each output at most; what is above is dropped.
+            keep: how many bytes of each output are kept; the rest is dropped.
+            wait_s: longest wait, if that is less than 24 ms.
         """
         here = Answers.here()
         if here is not self._reader:
@@ -85,7 +87,7 @@ class SessionPort:
             self._reader.forget(self._answers)
 
     def close(self) -> None:
-        """Let go of the pipes; may be called twice."""
+        """Close the pipes; may be called twice."""
         if self._fds:
             self._forget()
         while self._fds:
@@ -97,7 +99,7 @@ def _waiting_bytes(fd: int) -> int:
 
 
 def _read(fd: int, keep: int) -> bytes:
-    """What is in a pipe, up to a chunk more than is kept; a pipe that is written to all the time has no end."""
+    """What is in a pipe, at most one chunk more than is kept: a pipe that is written to all the time never ends."""
     content = b""
     while len(content) <= keep:
         try:

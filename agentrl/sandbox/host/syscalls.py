@@ -1,6 +1,6 @@
-"""Numbers of the system calls that the profile speaks of. Owns the tables, from the kernel's own headers (6.1).
+"""Numbers of the system calls that the profile names. Owns the tables, taken from the kernel's headers (6.1).
 
-A call that is not listed here is refused, whatever its number.
+A call that is not in these tables is refused.
 """
 
 from __future__ import annotations
@@ -103,4 +103,4 @@ process_madvise:440 io_setup:0 remap_file_pages:234
 """
 
 REFUSED = {"x86_64": _table(_REFUSED_X86_64), "aarch64": _table(_REFUSED_AARCH64)}
-"""Calls that no program needs: the ones that an attack tries; all that `NUMBERS` lacks are refused like them."""
+"""Calls that no program needs and that an attack tries. Every call that is not in `NUMBERS` is refused as they are."""

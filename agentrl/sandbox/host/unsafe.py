@@ -1,7 +1,8 @@
-"""The subprocess backend: limits without walls. It protects nothing; it exists to compare, and for trusted code.
+"""The subprocess backend: limits without isolation. It protects nothing; it is for comparison and for trusted code.
 
-A program sees the host's files, environment of its own, network and processes, all with the rights of whoever started
-it. Disk and inode limits do not hold, the number of processes neither, and what leaves its session lives on.
+A program reaches the host's files, network and processes, with the rights of the user who started it; only its
+environment variables are its own. The limits of disk, inodes and processes do not hold, and a process that leaves its
+session lives on.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Subprocess(Backend):
     """Runs programs with limits but without isolation.
 
     Args:
-        unsafe: must be True: whoever writes this has read the first line of this module.
+        unsafe: must be True, as a sign that the caller has read the first line of this module.
     Raises: SandboxError without it.
     """
 
@@ -72,7 +73,7 @@ class Subprocess(Backend):
         ours, theirs = socket.socketpair()
         with theirs:
             worker = _spawn(folder / "worker.zip", theirs)
-        # Nothing keeps a program from the network here, so there is no door either.
+        # Nothing keeps a program from the network here, so there is no proxy.
         spec = replace(spec, network=Network())
         sandbox = RemoteSandbox(spec, Channel(ours), PlainProcess(worker, folder))
         try:
@@ -83,7 +84,7 @@ class Subprocess(Backend):
         return sandbox
 
     async def doctor(self) -> Report:
-        return Report(self.name, True, (Check("walls", False, "none, by design: for code you trust"),))
+        return Report(self.name, True, (Check("isolation", False, "none, by design: for code you trust"),))
 
     async def reap(self) -> int:
         return 0

@@ -1,4 +1,4 @@
-"""The worker's program as one zip file, which a sandbox's own Python starts. Owns what goes in and its environment."""
+"""The worker's program as one zip file, which a sandbox's own Python starts. Owns its content and its environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 _WORKER = Path(__file__).parents[1] / "worker"
 
 WORKER_ENV = {"LD_BIND_NOW": "1"}
-"""What a worker is started with: else each fork of it looks up again what its code calls. Programs do not see it."""
+"""Variables of a worker: it resolves all symbols at start, else each fork would do so again. Programs do not see it."""
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Start the worker from its zip file."""
+"""Starts the worker from its zip file."""
 
 import sys
 

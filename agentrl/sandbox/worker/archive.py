@@ -1,4 +1,4 @@
-"""The archive form of a work folder: entries one after the other. Owns packing; touches no file."""
+"""A work folder as bytes: its entries one after the other. Owns packing and unpacking; touches no file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _ENTRY = struct.Struct("!cIIQ")
-"""Kind, mode, bytes of path, bytes of content."""
+"""Kind, mode, size of the path in bytes, size of the content in bytes."""
 
 
 def entry(kind: bytes, path: str, mode: int, content: bytes | bytearray) -> bytes:
@@ -18,7 +18,7 @@ def entry(kind: bytes, path: str, mode: int, content: bytes | bytearray) -> byte
         kind: `d` folder, `f` file, `l` link.
         path: relative to the folder.
         mode: permission bits.
-        content: of a file its bytes, of a link where it points, of a folder nothing.
+        content: the bytes of a file, the target of a link, nothing for a folder.
     """
     name = os.fsencode(path)
     return _ENTRY.pack(kind, mode, len(name), len(content)) + name + content
@@ -36,5 +36,5 @@ def unpack(archive: Any) -> Iterator[tuple[bytes, str, int, bytes]]:
 
 
 def pack_files(files: Mapping[str, bytes]) -> bytes:
-    """An archive of files alone."""
+    """An archive of files; loading it makes their folders."""
     return b"".join(entry(b"f", path, 0o644, content) for path, content in files.items())

@@ -1,6 +1,6 @@
 """Waiting for a child: its output, its end, its limits. Owns the poll loop; starts nothing.
 
-A child is the first process of its process namespace: killing it kills all that it started, at once.
+A child is the first process of its process namespace, so killing it also kills all that it started.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KILLED_BY_CPU = (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
 _MOMENT_MS, _MOMENTS = 4, 6
 _MAX_TROUBLE_BYTES = 4096
 _END_S = 0.3
-"""Seconds that the kernel has to end a killed namespace."""
+"""How long the kernel may take to end a killed namespace."""
 
 
 class Child:
@@ -36,7 +36,7 @@ class Child:
         self.requests_fd = -1
 
     def close(self) -> None:
-        """Close the pipes; the process must have been waited for. What kept it from its start is known from here on."""
+        """Close the pipes, and read into `trouble` why the child could not start; it must have been waited for."""
         self.trouble = os.read(self._trouble_fd, _MAX_TROUBLE_BYTES)
         for stream in self.streams.values():
             os.close(stream.fd)
@@ -47,7 +47,7 @@ class Child:
 
 
 class RunOutcome:
-    """How a request ended, in the words of the reply."""
+    """How a request ended: the fields of its reply."""
 
     def __init__(self) -> None:
         self.status = "ok"
@@ -59,12 +59,12 @@ class RunOutcome:
 
     @property
     def plain(self) -> bool:
-        """Whether there is nothing to tell: it ended well, and its use was not measured."""
+        """Whether the request ended well and its usage was not measured, so that the reply is always the same."""
         return self.status == "ok" and self.exit_code == 0 and not (self.detail or self.cpu_s or self.max_rss_bytes)
 
 
 class Watch:
-    """One request's limits, looked at while it runs."""
+    """Checks the limits of one request while it runs."""
 
     def __init__(self, child: Child, limits: Mapping[str, Any]) -> None:
         self._child = child
@@ -74,12 +74,12 @@ class Watch:
         self._look_s = self.started_s + _FIRST_LOOK_S
 
     def timeout_ms(self) -> int:
-        """How long to sleep until something is due."""
+        """How long to wait until the next check is due."""
         due_s = min(self.deadline_s, self._look_s) - time.monotonic()
         return max(0, int(due_s * 1000) + 1)
 
     def verdict(self) -> tuple[str, str] | None:
-        """Status and detail where a limit is passed."""
+        """Status and detail if a limit is passed, else None."""
         now_s = time.monotonic()
         if now_s >= self.deadline_s:
             return "timeout", f"more than {self._limits['wall_s']:g} s"
@@ -90,8 +90,8 @@ class Watch:
 
 
 def judge(usage: Usage, limits: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Whether a request's processes together use more than they may."""
-    # Forks share pages: what looks like too much is counted again, properly.
+    """Status and detail if a request's processes together use more than they may, else None."""
+    # Forks share pages, so the sum of resident sets can be too large; it is then counted again, without double counts.
     if usage.rss_bytes > limits["memory_bytes"] and proportional_bytes(usage.pids) > limits["memory_bytes"]:
         return "oom", f"more than {limits['memory_bytes']} bytes of memory"
     if usage.cpu_s > limits["cpu_s"]:
@@ -111,11 +111,11 @@ def watch(
     """Read a child's pipes until it ends, or a limit ends it.
 
     Args:
-        child: it leads its own process namespace.
+        child: the first process of its own process namespace.
         limits: fields of `SandboxLimits` by name.
         interrupted: called when one of wake_fds is readable; raises to end everything.
-        wake_fds: descriptors that tell of the owner's end.
-        kill: ends a child and all that it started; called even for one that has ended, before it is waited for.
+        wake_fds: descriptors that become readable when the owner is gone.
+        kill: kills a child and all that it started; also called for a child that has ended, before it is waited for.
     """
     outcome, seen = RunOutcome(), Watch(child, limits)
     poll = select.poll()
@@ -148,9 +148,9 @@ def watch(
 
 
 def ends_soon(poll: select.poll, fd: int, streams: Iterable[Stream]) -> bool:
-    """Wait some moments for a descriptor to become readable; returns whether it did.
+    """Wait a short time for a descriptor to become readable; returns whether it did.
 
-    What is printed meanwhile waits in the pipes, to be read once and not as it comes, until a pipe fills up.
+    What is printed meanwhile stays in the pipes, to be read once at the end. The wait ends early if a pipe fills up.
     """
     for _ in range(_MOMENTS):
         found = poll.poll(_MOMENT_MS)
@@ -163,7 +163,7 @@ def ends_soon(poll: select.poll, fd: int, streams: Iterable[Stream]) -> bool:
 
 
 def collect(child: Child, outcome: RunOutcome, limits: Mapping[str, Any]) -> None:
-    """Wait for the end of a child, take its last output, and say how it ended."""
+    """Wait for the end of a child, read its last output, and write into `outcome` how it ended."""
     code, outcome.cpu_s, outcome.max_rss_bytes = kernel.wait(child.pid)
     for stream in child.streams.values():
         _drain(stream)
@@ -177,7 +177,7 @@ def collect(child: Child, outcome: RunOutcome, limits: Mapping[str, Any]) -> Non
 
 
 def _drain(stream: Stream) -> None:
-    """What is left in a pipe whose writers are dead: at most its capacity."""
+    """Read what is left in a pipe whose writers are dead: at most its capacity."""
     deadline_s = time.monotonic() + _END_S
     while not stream.ended and time.monotonic() < deadline_s:
         if not stream.take() and not stream.ended:

@@ -1,8 +1,8 @@
-"""A worker that is the first process of a container. Owns how it gets its program, its rights and its walls there.
+"""A worker that is the first process of a container. Owns how it gives up root and sets up its namespaces there.
 
-Docker gives it root with the right to become another user, and it does: from then on it is a user of the sandbox's
-own, in a user namespace where it may mount and fork, without any right in the container or on the host.
-It ends, and the container with it, when its control descriptor hangs up or its owner dies.
+Docker starts it as root with the right to become another user, and it does: from then on it is a user that no other
+sandbox has, in a user namespace where it may mount and fork, without any right in the container or on the host.
+It ends when its control descriptor is closed or its owner dies, and the container ends with it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _CAP_SYS_ADMIN = 21
 _INSIDE_ID = 1000
 _EMPTY = "/box"
 _COVERED = ("/sys", "/dev/mqueue")
-_SHUT = ("/dev", "/run", "/var/tmp")
-"""Where a daemon may have mounted what can be written to: its devices are real nodes, and Podman adds the others."""
+_MADE_READ_ONLY = ("/dev", "/run", "/var/tmp")
+"""Where a daemon may have mounted something writable: devices are real nodes, and Podman mounts the other two."""
 _CHUNK = 1 << 16
 _READ_ONLY = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
 
 
 class ContainerJail(NamespaceJail):
-    """The same walls per request as in bubblewrap, built in a user namespace inside a container."""
+    """Isolates each request as in bubblewrap, from a user namespace inside a container."""
 
     proc_flags = NamespaceJail.proc_flags | kernel.MS_RDONLY
 
@@ -40,30 +40,30 @@ class ContainerJail(NamespaceJail):
         _enter_user_namespace(header["user"], (_CAP_SYS_ADMIN,) if header["privileged_start"] else ())
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-        for path in _COVERED:  # the daemon's own mounts, which nobody in here may take away
+        for path in _COVERED:  # the daemon's own mounts: they cannot be removed from here, only covered
             if os.path.isdir(path):
                 kernel.mount(_EMPTY, path, flags=kernel.MS_BIND)
         self._fill()
         kernel.mount("none", "/", flags=_READ_ONLY | kernel.MS_NODEV)
-        for path in filter(os.path.ismount, _SHUT):
+        for path in filter(os.path.ismount, _MADE_READ_ONLY):
             kernel.mount("none", path, flags=_READ_ONLY | _locked(path))
         kernel.bound_capabilities()
 
 
 def _locked(path: str) -> int:
-    """Flags of a mount that whoever is no longer the host's root must keep; the kernel numbers both alike."""
+    """Flags of a mount that a process must keep if it is not the host's root; statvfs and mount number them alike."""
     return os.statvfs(path).f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
 
 
 def _enter_user_namespace(user: int, capabilities: tuple[int, ...]) -> None:
-    """Stop being root, for good, and get rights that are worth nothing outside of a namespace of our own.
+    """Give up root for good, and get all rights in a new user namespace, which are worth nothing outside it.
 
     Args:
-        user: whom the host sees; inside it is always the same.
-        capabilities: kept until the namespace is there, on hosts that let only such processes make one.
+        user: the user id on the host; inside, it is always the same one.
+        capabilities: kept until the namespace is made, for hosts that let only such processes make one.
     """
     kernel.become_user(user, capabilities)
-    kernel.set_dumpable(True)  # else our own /proc entries would belong to root
+    kernel.set_dumpable(True)  # otherwise our own /proc entries would belong to root
     kernel.unshare(kernel.CLONE_NEWUSER)
     for name, line in (
         ("setgroups", "deny"),
@@ -93,7 +93,7 @@ def main(control: socket.socket, owner_fd: int) -> None:
 def main_over_stdio() -> None:
     """Serve the owner at the other end of stdin and stdout; never returns.
 
-    The first process carries the bytes, a second one is the worker: pipes are no sockets.
+    A worker needs a socket, so a second process is the worker and the first one copies bytes between both.
     """
     ours, theirs = socket.socketpair()
     if os.fork() == 0:

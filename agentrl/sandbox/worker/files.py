@@ -1,6 +1,6 @@
-"""The work folder from the worker's side. Owns paths; follows no link, ever.
+"""The work folder from the worker's side. Owns how paths are opened; never follows a link.
 
-Foreign code wrote that folder and may be changing it right now: every path is opened with RESOLVE_BENEATH
+Foreign code wrote the folder and may be changing it at this moment, so every path is opened with RESOLVE_BENEATH
 and without links, only ordinary files are read, and every size has a cap.
 """
 
@@ -21,34 +21,34 @@ _OVERHEAD_BYTES = 16 << 20
 
 
 class FileError(Exception):
-    """A request that the folder refuses; the text is for the caller."""
+    """A request that is refused; the text is for the caller."""
 
 
 class Folder:
-    """One folder, reached through a descriptor that no rename can move."""
+    """One folder, reached through a descriptor, so that renaming it changes nothing."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = -1
 
     def reopen(self) -> None:
-        """Take the folder that stands at the path now."""
+        """Open the folder that is at the path now."""
         self.close()
         self._fd = os.open(self._path, _FOLDER | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Let go of it, so that its mount can be freed."""
+        """Close the folder, so that its mount can be freed."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
 
     def write(self, path: str, content: Any, mode: int = 0o644) -> None:
-        """Write a file, with the folders above it."""
+        """Write a file, and make the folders above it."""
         with _Told(path):
             parts = _parts(path)
             for depth in range(1, len(parts)):
                 self._make_folder("/".join(parts[:depth]))
-            # No O_TRUNC and no blocking before it is known to be an ordinary file.
+            # Opened without O_TRUNC and without blocking: it may be no ordinary file.
             fd = open_beneath(self._fd, "/".join(parts), os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, mode)
             try:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -90,7 +90,7 @@ class Folder:
         return sorted(found)
 
     def save(self, max_bytes: int) -> bytearray:
-        """Everything, as bytes that `load` takes; sockets, pipes and devices are left out."""
+        """Everything in the folder, as bytes that `load` takes; sockets, pipes and devices are left out."""
         out = bytearray()
         for path, info, parent in self._walk():
             kind: bytes = b""
@@ -116,7 +116,7 @@ class Folder:
                 os.close(fd)
 
     def load(self, archive: Any) -> None:
-        """Write everything that `save` gave into this folder, which must be empty."""
+        """Write everything that `save` returned into this folder, which must be empty."""
         folders = []
         for kind, path, mode, content in unpack(archive):
             if kind == b"d":
@@ -126,7 +126,7 @@ class Folder:
                 self.write(path, content, mode)
             else:
                 self._make_link(path, content)
-        for path, mode in reversed(folders):  # last, for a folder may not be writable
+        for path, mode in reversed(folders):  # last, because a folder may be read-only
             fd = open_beneath(self._fd, path, _FOLDER)
             os.fchmod(fd, mode)
             os.close(fd)
@@ -140,7 +140,7 @@ class Folder:
             os.close(parent)
 
     def _walk(self) -> Iterator[tuple[str, os.stat_result, int]]:
-        """Path, what lstat says, and a descriptor of the folder it stands in; a folder before what is in it."""
+        """Path, result of lstat and descriptor of the parent folder of every entry; a folder before its entries."""
         yield from self._walk_from("", self._fd, 0)
 
     def _walk_from(self, prefix: str, fd: int, depth: int) -> Iterator[tuple[str, os.stat_result, int]]:
@@ -165,7 +165,7 @@ class Folder:
 def _open_folder(name: str, parent: int) -> int:
     try:
         return open_beneath(parent, name, _FOLDER)
-    except OSError:  # gone, or swapped for a link, or not readable
+    except OSError:  # it is gone, or is now a link, or cannot be read
         return -1
 
 
@@ -175,7 +175,7 @@ def _content(fd: int, path: str, max_bytes: int) -> bytearray:
         raise FileError(f"{path!r} is no ordinary file")
     if info.st_size > max_bytes:
         raise FileError(f"{path!r} holds more than {max_bytes} bytes")
-    # One buffer of the size that it has now: what grows meanwhile is cut, what shrinks ends earlier.
+    # One buffer of the present size: a file that grows meanwhile is cut, one that shrinks ends earlier.
     content, at = bytearray(info.st_size), 0
     view = memoryview(content)
     while at < len(content):
@@ -196,7 +196,7 @@ def _parts(path: str) -> list[str]:
 
 
 class _Told:
-    """Turns what the kernel says about a path into words for the caller."""
+    """Turns the kernel's error about a path into a text for the caller."""
 
     _WORDS: ClassVar[dict[int, str]] = {
         errno.ENOENT: "does not exist",

@@ -1,4 +1,4 @@
-"""Frames between host and worker: a JSON header and raw parts, behind their lengths. Owns packing; does no I/O."""
+"""Messages between host and worker. Owns their form: lengths, a JSON header, raw parts; reads and writes nothing."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 MAX_PARTS = 4
 PREFIX = struct.Struct(f"!{1 + MAX_PARTS}I")
-"""Bytes of the header, and of each part; a part that is not there is empty."""
+"""The number of bytes of the header, then of each part; 0 for a part that is absent."""
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 1 << 30
 
 
 class FrameError(ValueError):
-    """A frame whose lengths do not fit: the peer is broken or lies."""
+    """A frame whose lengths are not allowed: the other side is broken or hostile."""
 
 
 def pack(header: dict[str, Any] | bytes, parts: Sequence[bytes | memoryview] = ()) -> list[bytes | memoryview]:
-    """A frame as the buffers to send, one after the other.
+    """A frame, as the buffers to send one after the other.
 
     Args:
-        header: a dictionary, or what json.dumps has made of one.
+        header: a dictionary, or its JSON.
     """
     head = header if isinstance(header, bytes) else json.dumps(header).encode("ascii")
     sizes = [len(part) for part in parts]
@@ -33,7 +33,7 @@ def pack(header: dict[str, Any] | bytes, parts: Sequence[bytes | memoryview] = (
 
 
 def left(buffers: Sequence[memoryview], sent: int) -> list[memoryview]:
-    """What is left of buffers when so many bytes of them have gone."""
+    """What is left of the buffers when their first `sent` bytes have been sent."""
     for index, buffer in enumerate(buffers):
         if sent < len(buffer):
             return [buffer[sent:], *buffers[index + 1 :]]
@@ -42,9 +42,9 @@ def left(buffers: Sequence[memoryview], sent: int) -> list[memoryview]:
 
 
 def lengths(prefix: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> tuple[int, tuple[int, ...]]:
-    """Bytes of the header and of each part that follow a prefix.
+    """How many bytes of header and of each part follow this prefix.
 
-    Raises: FrameError where they are above the caps.
+    Raises: FrameError if they are above the caps.
     """
     head, *sizes = PREFIX.unpack(prefix)
     if head > MAX_HEADER_BYTES or sum(sizes) > max_body_bytes:
@@ -55,7 +55,7 @@ def lengths(prefix: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> tuple[int, t
 
 
 class Headers:
-    """Parses headers. The same one again costs nothing; none but the last is kept."""
+    """Parses headers, and keeps the last one: the same header again is not parsed again."""
 
     def __init__(self) -> None:
         self._head = b"{}"
@@ -64,7 +64,7 @@ class Headers:
     def parse(self, head: bytes) -> dict[str, Any]:
         """A header's dictionary.
 
-        Raises: ValueError for what is no JSON object (FrameError is one).
+        Raises: ValueError for anything but a JSON object (FrameError is a ValueError).
         """
         if head != self._head:
             header = json.loads(head)

@@ -1,7 +1,7 @@
-"""The walls around what a worker forks, from inside. Owns mounts, limits and privileges of a request's processes.
+"""Isolating the processes of a request, from inside the sandbox. Owns their mounts, limits and privileges.
 
-A worker in bubblewrap keeps its capabilities in the sandbox's own user namespace; whatever it forks for a request
-gives up all of them before the first foreign instruction.
+A worker in bubblewrap keeps its capabilities in the sandbox's own user namespace. Every child that it forks for a
+request gives up all of them before the first foreign instruction.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OPEN_FILES = 512
 
 
 class NoFolder(Exception):
-    """A request is to stand where there is no folder."""
+    """The current folder that a request asks for does not exist."""
 
 
 class Jail(Protocol):
@@ -34,16 +34,16 @@ class Jail(Protocol):
     """The work folder."""
 
     def fork(self) -> int:
-        """Fork a child that leads all that it will start; 0 in the child."""
+        """Fork a child that can be killed together with all that it will start; 0 in the child."""
 
     def enter(self, limits: Mapping[str, Any], folder: str, other_pids: int) -> None:
-        """In the child: shut the door for good.
+        """In the child: isolate this process for good.
 
         Args:
             limits: fields of `SandboxLimits` by name.
-            folder: where to stand, inside the work folder.
-            other_pids: processes of this sandbox beside the request's.
-        Raises: NoFolder; OSError where a wall cannot be made.
+            folder: the current folder, inside the work folder.
+            other_pids: processes of this sandbox that do not belong to the request.
+        Raises: NoFolder; OSError if the isolation cannot be set up.
         """
 
     def kill(self, pid: int) -> None:
@@ -72,7 +72,7 @@ class NamespaceJail:
         kernel.bound_capabilities()
 
     def _prepare(self, seccomp: bytes) -> None:
-        """What every request takes, made once: a fork pays for each page of the worker that it writes to."""
+        """Make once what every request uses: each page that a fork writes to is copied."""
         self._clone = kernel.Clone(_FRESH)
         self._mount_proc = kernel.mounting("proc", "/proc", "proc", self.proc_flags)
         self._filter = kernel.Filter(seccomp) if seccomp else None
@@ -85,7 +85,7 @@ class NamespaceJail:
         kernel.detach(_BOX)
 
     def empty(self) -> None:
-        """A new, empty work folder; the old one goes with the last process that uses it."""
+        """Mount a new, empty work folder; the old one is freed with the last process that uses it."""
         for target in _PARTS.values():
             kernel.detach(target)
         self._fill()
@@ -95,14 +95,14 @@ class NamespaceJail:
         return self._clone.fork()
 
     def kill(self, pid: int) -> None:
-        """The first process of a namespace takes all others with it."""
+        """Kill the first process of a namespace; the kernel kills all others in it."""
         os.kill(pid, signal.SIGKILL)
 
     def enter(self, limits: Mapping[str, Any], folder: str, other_pids: int) -> None:
-        """In the child: shut the door for good."""
+        """In the child: isolate this process for good."""
         os.setsid()
-        kernel.set_dumpable(True)  # else its own /proc entries would belong to nobody
-        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)  # rather this than the worker
+        kernel.set_dumpable(True)  # otherwise its own /proc entries would belong to nobody
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)  # kill this before the worker
         os.write(score, b"1000")
         os.close(score)
         self._mount_proc()
@@ -115,7 +115,7 @@ class NamespaceJail:
 
 
 class PlainJail:
-    """No walls: a process group and limits per process, for programs that are trusted.
+    """No isolation: a process group and limits per process, for programs that are trusted.
 
     It does not keep a program from the host's files or network, nor from leaving its process group.
     """
@@ -131,19 +131,19 @@ class PlainJail:
         return pid
 
     def kill(self, pid: int) -> None:
-        """What has moved to another session lives on."""
+        """Kill the process group; a process that has moved to another session lives on."""
         for send in (os.killpg, os.kill):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 send(pid, signal.SIGKILL)
 
     def enter(self, limits: Mapping[str, Any], folder: str, other_pids: int) -> None:
-        """Limits only."""
+        """In the child: set the limits; isolate nothing."""
         kernel.die_with_parent()
         _stand_in(f"{self.folder}/{folder}")
         set_limits(limits, None)
 
     def empty(self) -> None:
-        """Remove what is there."""
+        """Remove everything in the work folder."""
         for folder, folders, files in os.walk(self.folder, topdown=False):
             for name in files:
                 os.unlink(os.path.join(folder, name))
@@ -153,7 +153,7 @@ class PlainJail:
 
 
 JAILS: dict[str, Callable[[Mapping[str, Any], bytes], Jail]] = {"namespaces": NamespaceJail, "plain": PlainJail}
-"""By the name that the setup request gives."""
+"""Name in the setup request -> jail."""
 
 
 def _stand_in(path: str) -> None:
@@ -164,12 +164,12 @@ def _stand_in(path: str) -> None:
 
 
 def set_limits(limits: Mapping[str, Any], other_pids: int | None) -> None:
-    """Limits that the kernel holds per process.
+    """Set the limits that the kernel enforces for each process.
 
     Args:
         limits: fields of `SandboxLimits` by name.
-        other_pids: processes of the same user beside the request's, which RLIMIT_NPROC counts too; None where
-            that user is not the sandbox's own.
+        other_pids: processes of the same user that do not belong to the request; RLIMIT_NPROC counts them too. None
+            if the user is shared with programs outside the sandbox: the number of processes is then not limited.
     """
     cpu_s = int(limits["cpu_s"]) + 1
     pids = resource.RLIM_INFINITY if other_pids is None else int(limits["pids"]) + other_pids
@@ -180,7 +180,7 @@ def set_limits(limits: Mapping[str, Any], other_pids: int | None) -> None:
 
 
 def set_lasting_limits() -> None:
-    """Limits that hold for a worker and all that it forks, whatever a request asks for."""
+    """Set the limits that hold for a worker and all that it forks, and that no request can change."""
     _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_MSGQUEUE, 0)

@@ -34,17 +34,17 @@ MACHINE = os.uname().machine
 _NR = _NUMBERS.get(MACHINE, {})
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# Calls through PyDLL keep the interpreter lock: the child of a raw clone must own it.
+# Calls through PyDLL keep the interpreter lock, which the child of a raw clone must hold.
 _locked = ctypes.PyDLL(None, use_errno=True)
 _locked.syscall.restype = ctypes.c_long
 _libc.syscall.restype = ctypes.c_long
-# By names of their own: an attribute of a library is looked up by a function in Python.
+# Kept in module names, because looking up an attribute of a library runs Python code.
 _prctl, _syscall, _mount, _wait4 = _libc.prctl, _libc.syscall, _libc.mount, _libc.wait4
 _status, _usage = ctypes.c_int(), ctypes.create_string_buffer(144)
 _status_at = ctypes.byref(_status)
 _USAGE = struct.Struct("5l")
 """How `struct rusage` begins: seconds and microseconds of the user and of the system, kibibytes."""
-# Looked up here, once, and not by every fork: a first look-up makes an object, and writes to many pages.
+# Looked up here once: a first look-up makes an object, which in a fork would write to many pages.
 _before_fork = ctypes.pythonapi.PyOS_BeforeFork
 _after_fork_here, _after_fork_there = ctypes.pythonapi.PyOS_AfterFork_Parent, ctypes.pythonapi.PyOS_AfterFork_Child
 
@@ -67,9 +67,9 @@ def _tid_address() -> int:
 
 
 class Clone:
-    """A fork into fresh namespaces, laid out once as the kernel reads it; to be made in the thread that forks.
+    """A fork into fresh namespaces, with its arguments prepared once; to be made in the thread that forks.
 
-    glibc caches the thread id, which a raw clone leaves stale; the kernel is told where it stands.
+    glibc caches the thread id, and a raw clone leaves the old one there; the kernel is told the address to update.
     """
 
     def __init__(self, flags: int) -> None:
@@ -95,7 +95,7 @@ class Clone:
 
 
 def wait(pid: int) -> tuple[int, float, int]:
-    """Wait for the end of a child; as `os.wait4`, which looks up a module and makes an object of 16 fields.
+    """Wait for the end of a child: a faster `os.wait4`, which looks up a module and makes an object of 16 fields.
 
     Returns: exit code (below 0 for a signal), processor seconds, and the largest resident set in bytes.
     """
@@ -109,8 +109,8 @@ def wait(pid: int) -> tuple[int, float, int]:
 
 
 def give_back_memory() -> None:
-    """Return what was freed to the kernel: what a process does not hold, its forks need not copy."""
-    with contextlib.suppress(AttributeError):  # glibc alone has it
+    """Return freed memory to the kernel, so that forks need not copy it."""
+    with contextlib.suppress(AttributeError):  # only glibc has it
         _libc.malloc_trim(ctypes.c_size_t(0))
 
 
@@ -120,7 +120,7 @@ def unshare(flags: int) -> None:
 
 
 def mounting(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> Callable[[], None]:
-    """Mount, bind or remount, as often as the result is called: laid out once as the kernel reads it."""
+    """A function that mounts, binds or remounts, with its arguments prepared once for many calls."""
     call = functools.partial(
         _mount,
         source.encode(),
@@ -143,12 +143,12 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 
 
 def detach(target: str) -> None:
-    """Take a mount out of the tree now, and free it when nothing uses it."""
+    """Remove a mount from the tree now; the kernel frees it when nothing uses it."""
     _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
 
 
 def bound_capabilities() -> None:
-    """Nothing that this process or a fork of it executes gains a capability; those that it has, it keeps."""
+    """Keep this process's capabilities, but let no program that it or a fork of it executes gain any."""
     for capability in range(_LAST_CAPABILITY + 1):
         _prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
@@ -160,7 +160,7 @@ def drop_capabilities() -> None:
 
 
 def become_user(user: int, capabilities: tuple[int, ...]) -> None:
-    """Leave root for a user and a group without a name, keeping some capabilities."""
+    """Change from root to a user and a group without a name, and keep some capabilities."""
     _check(_prctl(_PR_SET_KEEPCAPS, ctypes.c_ulong(1), 0, 0, 0), "keepcaps")
     os.setgroups([])
     os.setresgid(user, user, user)
@@ -172,12 +172,12 @@ def become_user(user: int, capabilities: tuple[int, ...]) -> None:
 
 
 def no_new_privileges() -> None:
-    """No program executed from here on gains rights by a set-uid bit or file capabilities."""
+    """Let no program that is executed later gain rights by a set-uid bit or file capabilities."""
     _check(_prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "no_new_privs")
 
 
 def die_with_parent() -> None:
-    """Be killed when the thread that forked this process ends."""
+    """Have the kernel kill this process when the thread that forked it ends."""
     _check(_prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "pdeathsig")
 
 
@@ -191,7 +191,7 @@ class _Program(ctypes.Structure):
 
 
 class Filter:
-    """A seccomp filter, laid out once as the kernel reads it.
+    """A seccomp filter, prepared once for many processes.
 
     Args:
         program: `struct sock_filter` records, 8 bytes each.
@@ -202,12 +202,12 @@ class Filter:
         self._head = _Program(len(program) // 8, ctypes.cast(self._buffer, ctypes.c_void_p))
 
     def load(self) -> None:
-        """Install it, for good."""
+        """Install the filter in this process, for good."""
         _check(_syscall(_NR["seccomp"], _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(self._head)), "seccomp")
 
 
 def open_beneath(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
-    """Open a path inside a folder: never outside it, never through a link."""
+    """Open a path inside a folder; fails if the path leads outside or through a link."""
     how = struct.pack(
         "QQQ",
         flags | os.O_CLOEXEC,

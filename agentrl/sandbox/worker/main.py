@@ -1,6 +1,7 @@
-"""The worker's loop: reads a request, serves it, answers. Owns the control socket and the work folder.
+"""The worker's loop: read a request, serve it, answer. Owns the control socket and the work folder.
 
-It ends, and with it every process of the sandbox, when its socket hangs up or its owner dies.
+The worker ends when its socket is closed or its owner, the process that started it, dies. Every process of the
+sandbox ends with it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from agentrl.sandbox.worker.jail import JAILS, set_lasting_limits
 from agentrl.sandbox.worker.sessions import Parts, Reply, Runner
 
 _INBOX_BYTES = 1 << 16
-"""Requests up to this size take one read."""
+"""A request of at most this size takes one read."""
 
 
 class Gone(Exception):
-    """The owner hung up or died."""
+    """The owner closed the socket or died."""
 
 
 class Worker:
@@ -85,7 +86,7 @@ class Worker:
         return {"python": sys.version.split()[0]}, []
 
     def _on_listen(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        """Hand the owner a socket that listens in here, and keep no copy: to connect to it is to reach the owner."""
+        """Give the owner a socket that listens inside the sandbox, and keep no copy: only the owner accepts on it."""
         with socket.socket() as listener, self._handing_over() as fds:
             listener.bind(("127.0.0.1", header["port"]))
             listener.listen(header["waiting"])
@@ -93,14 +94,14 @@ class Worker:
         return {}, []
 
     def _on_open(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        """Hand the owner a session's pipes."""
+        """Give the owner a session's pipes."""
         with self._handing_over() as fds:
             fds += self._runner.open(header["session"], header["limits"])
         return {}, []
 
     @contextlib.contextmanager
     def _handing_over(self) -> Iterator[list[int]]:
-        """Send what is put into the list; the owner waits for a byte, with descriptors or without."""
+        """Send the descriptors that are put into the list, with one byte; the byte is sent even if there are none."""
         fds: list[int] = []
         try:
             yield fds
@@ -139,11 +140,11 @@ class Worker:
         return {}, []
 
     def _interrupted(self) -> None:
-        """The owner asks for one thing at a time: whatever comes while a request runs is its end."""
+        """The owner sends one request at a time, so anything that arrives while one runs means that it is gone."""
         raise Gone
 
     def _receive(self) -> tuple[dict[str, Any], Parts]:
-        """The next request; its parts are views of what `_forget` zeroes."""
+        """The next request; its parts are views of memory that `_forget` zeroes."""
         used = 0
         while used < PREFIX.size:
             used += self._receive_into(self._inbox[used:])
@@ -172,7 +173,7 @@ class Worker:
         return count
 
     def _forget(self, out: list[memoryview]) -> None:
-        """A later request's process is a copy of this one: it must not find what went before."""
+        """Zero what was received and sent: later requests run in copies of this process and must not find it."""
         for view in (self._frame, *out):
             _zero(view)
         self._frame = self._inbox[:0]
@@ -197,7 +198,7 @@ class Worker:
 
 
 def _view_of(size: int) -> memoryview:
-    """Mapped memory: it is given back whole, and no copy of it stays in a freed block."""
+    """A view of mapped memory, which goes back to the kernel whole; freed heap memory would keep a copy."""
     return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
@@ -210,7 +211,7 @@ def _view(content: bytes) -> memoryview:
 
 
 def main(arguments: list[str]) -> None:
-    """Start from the command line: the control socket's number, then the number of the owner's pidfd."""
+    """Start from the command line; arguments: the descriptor of the control socket, then the owner's pidfd."""
     control = socket.socket(fileno=int(arguments[0]))
     owner_fd = int(arguments[1])
     os.set_inheritable(owner_fd, False)

@@ -1,6 +1,6 @@
-"""The restricted form of values that cross a sandbox's wall. Owns both directions; loads no code.
+"""The form in which plain values travel between the host and a sandbox. Owns both directions; loads no code.
 
-A value is JSON of the shape [tag] or [tag, payload]: decoding can build nothing but exact built-in types.
+A value is JSON of the shape [tag] or [tag, payload], so decoding can build nothing but exact built-in types.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ _TAG_OF: dict[Any, str] = {list: "l", tuple: "t", set: "s", frozenset: "z"}
 
 
 class ValueFormError(ValueError):
-    """A value that cannot cross: a type that is not plain, too deep, or bytes that are no such form."""
+    """A value that cannot travel: its type is not plain, it is too deep, or the bytes do not have this form."""
 
 
 def encode(value: Any) -> bytes:
     """The bytes of a value.
 
-    Raises: ValueFormError for a type beside the plain ones (subclasses too), or more than MAX_DEPTH levels.
+    Raises: ValueFormError for a type that is not plain (subclasses are not), or more than MAX_DEPTH levels.
     """
     return json.dumps(_tagged(value, 0), separators=(",", ":")).encode("ascii")
 
 
 def decode(content: bytes) -> Any:
-    """The value of such bytes.
+    """The value of bytes that `encode` made.
 
     Raises: ValueFormError for anything that `encode` does not produce.
     """

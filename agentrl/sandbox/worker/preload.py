@@ -1,4 +1,4 @@
-"""Modules loaded ahead, so that code in a fork finds them. Owns what has to differ from fork to fork."""
+"""Modules that the worker imports before it forks, so that programs start faster. Owns what must differ per fork."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ NAMES = ("collections", "functools", "heapq", "itertools", "math", "re", "string
 
 
 def load() -> None:
-    """Import them."""
+    """Import `NAMES`, and prepare `random`."""
     for name in NAMES:
         __import__(name)
     sys.meta_path.insert(0, _SeededWhenImported(_unseeded_random()))
 
 
 def _unseeded_random() -> ModuleType:
-    """`random`, but for its seed in every fork: a twentieth of what a short request costs, for a module few import."""
+    """`random` without its hook that seeds it in every fork.
+
+    The hook would take a twentieth of a short request's time, for a module that few programs import.
+    """
     register, os.register_at_fork = os.register_at_fork, lambda **hooks: None
     try:
         import random
@@ -29,14 +32,14 @@ def _unseeded_random() -> ModuleType:
 
 
 class _SeededWhenImported:
-    """Finds and loads a `random` that is there already."""
+    """Finder and loader of a `random` that is loaded already; it is seeded when a program imports it."""
 
     def __init__(self, random: Any) -> None:
         self._random = random
         self._spec = random.__spec__
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """None for all other names."""
+        """The spec of `random`; None for all other names."""
         return type(self._spec)(name, self) if name == "random" else None
 
     def create_module(self, spec: Any) -> ModuleType:
@@ -45,7 +48,7 @@ class _SeededWhenImported:
         return module
 
     def exec_module(self, module: Any) -> None:
-        """What the module would have done first."""
+        """Do what the module itself does when it is first imported: seed, and seed again after every fork."""
         sys.meta_path.remove(self)
         module.__spec__ = self._spec
         os.register_at_fork(after_in_child=module._inst.seed)

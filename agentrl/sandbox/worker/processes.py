@@ -1,4 +1,4 @@
-"""What processes use, read from /proc. Owns the arithmetic over a tree of them."""
+"""What processes use, read from /proc. Owns the sums over a process and its descendants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Usage(NamedTuple):
-    """A process and its descendants together; shared pages count once per process."""
+    """What a process and its descendants use together; shared pages count once per process."""
 
     tasks: int = 0
     cpu_s: float = 0.0
@@ -20,7 +20,7 @@ class Usage(NamedTuple):
 
 
 def usage_of(root: int) -> Usage:
-    """Usage of a process and all of its descendants; orphans count, for they come to the namespace's first."""
+    """Usage of a process and all its descendants. Orphans count: the namespace's first process becomes their parent."""
     parents: dict[int, int] = {}
     rows: dict[int, tuple[int, float, int]] = {}
     for name in os.listdir("/proc"):
@@ -40,7 +40,7 @@ def usage_of(root: int) -> Usage:
 
 
 def _stat(pid: str) -> list[str]:
-    """The fields of /proc/PID/stat after the name, state first; empty where the process is gone."""
+    """The fields of /proc/PID/stat after the name, state first; empty if the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].decode("ascii").split()
@@ -49,7 +49,7 @@ def _stat(pid: str) -> list[str]:
 
 
 def proportional_bytes(pids: Iterable[int]) -> int:
-    """Memory of processes together, shared pages counted once; slower than the resident sets."""
+    """Memory of processes together; shared pages count once. Reading it is slower than reading resident sets."""
     total = 0
     for pid in pids:
         try:

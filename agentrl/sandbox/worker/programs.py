@@ -1,7 +1,7 @@
-"""What a forked child becomes: a program, Python code, one graded call, or a session. Never returns to the worker.
+"""What a forked child runs: a program, Python code, one graded call, or a session. It never returns to the worker.
 
-Everything here runs in the process that foreign code takes over, so nothing it reports is believed:
-the worker judges by how the process ended, and a value is only what that code claims to have computed.
+Foreign code controls the process that all of this runs in, so its reports are not trusted: the worker judges by how
+the process ended, and a returned value is only what that code claims to have computed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ LENGTH = struct.Struct("!I")
 
 
 def run_program(asked: Mapping[str, Any]) -> None:
-    """Execute a program under an init process that collects orphans and ends with it.
+    """Execute a program in a child; this process waits for it, collects its orphans, and ends with its exit code.
 
     Args:
-        asked: `argv`, and `env` beside the sandbox's own.
+        asked: `argv`, and `env`, variables in addition to the sandbox's own.
     """
     argv: Sequence[str] = asked["argv"]
     os.environ.update(asked["env"])
@@ -56,7 +56,7 @@ def run_program(asked: Mapping[str, Any]) -> None:
 
 
 def prepare(env: Mapping[str, str]) -> None:
-    """Make the worker look like an ordinary interpreter, so that its forks need not: each page written costs a copy."""
+    """Make the worker look like an ordinary interpreter, once. In a fork, each page written to would be copied."""
     os.environ.clear()
     os.environ.update(env)
     sys.stdin, sys.stdout, sys.stderr = _streams()
@@ -68,12 +68,15 @@ def prepare(env: Mapping[str, str]) -> None:
 
 
 def begin(folder: str) -> None:
-    """In a fork of the worker: import from where programs stand."""
+    """In a fork of the worker: let programs import modules from the work folder."""
     sys.path.insert(0, folder)
 
 
 def _streams() -> tuple[TextIO, TextIO, TextIO]:
-    """Standard streams for forks, which will find pipes there: what is there now can be told from one."""
+    """Standard streams for forks, made while descriptors 0 to 2 are pipes, as they will be in a fork.
+
+    Python sets a stream up by what its descriptor is.
+    """
     own = [os.dup(fd) for fd in (0, 1, 2)]
     pipe = os.pipe()
     for fd, end in enumerate((pipe[0], pipe[1], pipe[1])):
@@ -89,7 +92,7 @@ def _streams() -> tuple[TextIO, TextIO, TextIO]:
 
 
 def _stream(fd: int, mode: str, errors: str) -> TextIO:
-    # By lines, so that a program that is killed has said what it printed.
+    # Flushed after each line, so that what a program printed is there when it is killed.
     return open(fd, mode, encoding="utf-8", errors=errors, closefd=False, buffering=1)  # type: ignore[return-value]
 
 
@@ -102,12 +105,12 @@ def main_module() -> dict[str, Any]:
 
 
 def run_code(code: str) -> None:
-    """Run code as `python main.py` would, and end."""
+    """Run code as `python main.py` would, and end the process."""
     leave(_guarded(lambda: exec(_compiled(code, "exec"), main_module())))
 
 
 def run_call(request: bytes, report_fd: int) -> None:
-    """Call one function of a module, write the value's form to the report, and end."""
+    """Call one function of a module, write the encoded value to the report, and end the process."""
     asked = json.loads(request)
     args, kwargs = decode(asked["args"].encode("ascii")), decode(asked["kwargs"].encode("ascii"))
 
@@ -131,7 +134,7 @@ def run_call(request: bytes, report_fd: int) -> None:
 
 
 def run_session(requests_fd: int, report_fd: int) -> None:
-    """Run one piece of code after the other in one namespace; ends when the requests end."""
+    """Run one piece of code after the other in one namespace; the process ends when the requests end."""
     namespace = main_module()
     while True:
         code = _next_cell(requests_fd)
@@ -142,7 +145,7 @@ def run_session(requests_fd: int, report_fd: int) -> None:
 
 
 def _next_cell(requests_fd: int) -> str:
-    """The next piece of code; none comes before the last one is answered."""
+    """The next piece of code. The host sends none before it has the answer to the last one."""
     content = bytearray(os.read(requests_fd, _CELL_BYTES))
     while len(content) < LENGTH.size or len(content) < LENGTH.size + LENGTH.unpack_from(content)[0]:
         chunk = os.read(requests_fd, 1 << 20)
@@ -167,7 +170,7 @@ def _run_cell(code: str, namespace: dict[str, Any]) -> None:
 
 
 def _expression(code: str) -> types.CodeType | None:
-    """The code of a line that is one expression; from its text, for that takes half the time of a tree."""
+    """The compiled code of a line that is one expression, or None. This takes half the time of `ast.parse`."""
     if "\n" in code or "=" in code:
         return None
     try:
@@ -189,7 +192,7 @@ def _compiled(code: str, mode: str) -> types.CodeType:
 
 
 def _guarded(body: Any, raised: list[str] | None = None) -> int:
-    """Run something; returns the exit code that Python would end with, after printing what Python would print."""
+    """Call `body`; returns the exit code that Python would end with, after printing what Python would print."""
     try:
         body()
         return 0
@@ -218,9 +221,9 @@ def _print_traceback(error: BaseException) -> None:
 
 
 def leave(code: int) -> None:
-    """End as an interpreter ends: threads, exit handlers, buffers; but free nothing."""
+    """End as an interpreter ends (wait for threads, run exit handlers, flush), but free no memory."""
     try:
-        threading = sys.modules.get("threading")  # the worker has none: forks would pay for it
+        threading = sys.modules.get("threading")  # not imported by the worker: it would slow every fork
         if threading is not None:
             threading._shutdown()
         atexit._run_exitfuncs()

@@ -1,4 +1,4 @@
-"""Running requests and sessions: forks the child, gives it its pipes, hands back how it ended."""
+"""Running requests and sessions: fork a child, give it pipes, report how it ended. Owns the sessions."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from agentrl.sandbox.worker.stream import Stream
 _CANNOT_ENTER = 125
 _MAX_VALUE_BYTES = 8 << 20
 _CWD = "cwd: "
-_STDIN_BESIDE = 1 << 16
-"""A pipe takes this much at once; longer input goes through a sealed file in memory."""
+_PIPE_BYTES = 1 << 16
+"""What a pipe holds; longer input goes through a sealed file in memory."""
 
-_WELL = json.dumps({"status": "ok", "exit_code": 0}).encode("ascii")
-"""How a cell ends nearly always: its header is ready."""
+_ENDED_WELL = json.dumps({"status": "ok", "exit_code": 0}).encode("ascii")
+"""The header of nearly every reply to a cell, made once."""
 Reply = tuple[dict[str, Any] | bytes, list[memoryview]]
 Parts = list[memoryview]
 
 
 class Runner:
-    """Runs one request at a time; holds the sessions."""
+    """Runs one request at a time and holds the sessions."""
 
     def __init__(self, jail: Jail, control_fds: list[int]) -> None:
         self._jail = jail
@@ -49,7 +49,7 @@ class Runner:
         child.close()
 
     def run(self, header: Mapping[str, Any], parts: Parts, interrupted: Callable[[], None]) -> Reply:
-        """One program, snippet or call, from start to end."""
+        """Run one program, snippet or call from start to end."""
         limits, kind = header["limits"], header["kind"]
         child = self._start(header, parts)
         outcome = watch(child, limits, interrupted, self._control_fds, self._jail.kill)
@@ -65,7 +65,7 @@ class Runner:
         names = ("stdout", "stderr", "value") if kind == "call" else ("stdout", "stderr")
 
         def become() -> None:
-            # The body is read here alone: the worker's own memory never holds what a request says.
+            # The body is read in the child alone, so that the worker's own memory never holds what a request says.
             if kind == "exec":
                 programs.run_program(json.loads(bytes(parts[0])))
             programs.begin(self._jail.folder)
@@ -84,10 +84,12 @@ class Runner:
         become: Callable[[], None],
         asked: int = -1,
     ) -> Child:
-        """A child with its limits and a pipe per name, on descriptors 1, 2, …; closes stdin and asked here.
+        """Fork a child with its limits and one pipe for each name, on descriptors 1, 2, …
 
         Args:
-            asked: a descriptor to give to the child after those of the names.
+            stdin: the child's standard input; closed here.
+            become: what the child runs.
+            asked: a descriptor to give to the child after those of the names; closed here. -1: none.
         """
         pipes = {name: os.pipe() for name in names}
         trouble_fd, tell_fd = os.pipe()
@@ -103,7 +105,7 @@ class Runner:
             except BaseException as error:
                 os.write(tell_fd, f"{_CWD if isinstance(error, NoFolder) else ''}{error}".encode("utf-8", "replace"))
                 os._exit(_CANNOT_ENTER)
-            os.close(tell_fd)  # from here on nobody can claim that the walls failed
+            os.close(tell_fd)  # foreign code starts now, and must not be able to report that the jail failed
             try:
                 become()
             except BaseException as error:
@@ -119,7 +121,7 @@ class Runner:
         return Child(pid, os.pidfd_open(pid), streams, trouble_fd)
 
     def open(self, name: str, limits: Mapping[str, Any]) -> list[int]:
-        """The pipes of a session: where it takes code, and where it answers, prints and complains."""
+        """The pipes of a session, which starts if there is none of that name: requests, answers, stdout, stderr."""
         child = self._session(name, limits)
         return [child.requests_fd, *(child.streams[key].fd for key in ("value", "stdout", "stderr"))]
 
@@ -129,7 +131,7 @@ class Runner:
         return self._sessions[name]
 
     def cell(self, header: Mapping[str, Any], parts: Parts, interrupted: Callable[[], None]) -> Reply:
-        """One piece of code in a session, which starts where there is none of that name."""
+        """Run one piece of code in a session, which starts if there is none of that name."""
         name, limits = header["session"], header["limits"]
         child = self._session(name, limits)
         for stream in child.streams.values():
@@ -147,7 +149,7 @@ class Runner:
             programs.begin(self._jail.folder)
             programs.run_session(4, 3)
 
-        # Processor time is counted per cell, by the watch; the rest holds for the session's life.
+        # `Watch` counts processor time for each cell; the other limits hold for the whole session.
         lasting = {**limits, "cpu_s": 1 << 30}
         stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         child = self._fork(lasting, ".", stdin, ("stdout", "stderr", "value"), become, asked)
@@ -163,10 +165,10 @@ class Runner:
         code: memoryview | None,
         interrupted: Callable[[], None],
     ) -> RunOutcome:
-        """Have a session run a cell, and say how that went.
+        """Have a session run a cell; returns how it ended.
 
         Args:
-            code: None where the owner has given it to the session, and has waited some moments.
+            code: None if the owner has sent it to the session itself and has already waited a while.
         """
         outcome, seen, answer = RunOutcome(), Watch(child, limits), child.streams["value"]
         answer.rewind(programs.LENGTH.size)
@@ -192,7 +194,10 @@ class Runner:
     def _attend(
         self, child: Child, seen: Watch, outcome: RunOutcome, unsent: list[memoryview], interrupted: Callable[[], None]
     ) -> None:
-        """Carry what goes in and comes out until the answer is whole; else the outcome says why it will not be."""
+        """Send the rest of the code and read the output until the answer is complete.
+
+        If there will be no answer, `outcome` says why.
+        """
         answer, poll = child.streams["value"], select.poll()
         by_fd = {stream.fd: stream for stream in child.streams.values() if not stream.ended}
         for fd in (child.pidfd, *self._control_fds, *by_fd):
@@ -219,7 +224,10 @@ class Runner:
 
 
 def _answered_soon(child: Child) -> bool:
-    """Take the answer of a cell that ends soon; what it prints until then waits in the pipes, to be read once."""
+    """Wait a short time for a cell's answer; returns whether it is complete.
+
+    What the cell prints until then stays in the pipes, to be read once.
+    """
     answer = child.streams["value"]
     poll = select.poll()
     for fd in (answer.fd, child.pidfd):
@@ -230,7 +238,7 @@ def _answered_soon(child: Child) -> bool:
 
 
 def _send(fd: int, unsent: list[memoryview]) -> list[memoryview]:
-    """Write what fits; returns what is left, nothing where nobody reads any more."""
+    """Write what fits; returns what is left, or nothing if the reader is gone."""
     try:
         while unsent:
             unsent = left(unsent, os.writev(fd, unsent))
@@ -250,10 +258,10 @@ def _raise_if_never_entered(trouble: bytes) -> None:
 
 
 def _stdin(content: memoryview) -> int:
-    """A descriptor that reads as this content and then ends; nothing can be written through it."""
+    """A descriptor from which exactly this content can be read; nothing can be written through it."""
     if not content:
         return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    if len(content) <= _STDIN_BESIDE // 2:
+    if len(content) <= _PIPE_BYTES // 2:
         read, write = os.pipe()
         os.write(write, content)
         os.close(write)
@@ -270,7 +278,7 @@ def _stdin(content: memoryview) -> int:
 def _arrange(fds: Sequence[int]) -> None:
     """Give the child's descriptors the numbers 0, 1, 2, … and close every other one."""
     floor = max(*fds, len(fds)) + 1
-    # One that stands where another belongs moves out of the way first.
+    # A descriptor whose number is needed for another one is moved to a high number first.
     high = [fd if fd >= len(fds) else os.dup2(fd, floor + fd, inheritable=False) for fd in fds]
     for number, fd in enumerate(high):
         os.dup2(fd, number, inheritable=number <= 2)
@@ -283,12 +291,12 @@ def _reply(outcome: RunOutcome, streams: dict[str, Stream]) -> Reply:
         contents.append(stream.content)
         truncated = truncated or stream.dropped
     if outcome.plain and not truncated:
-        return _WELL, contents
+        return _ENDED_WELL, contents
     figures = (
         f'"exit_code": {outcome.exit_code}, "cpu_s": {outcome.cpu_s:.6f}, "max_rss_bytes": {outcome.max_rss_bytes}'
     )
     if not (outcome.detail or truncated or outcome.exit_code is None):
-        # As json.dumps would, which costs ten times that.
+        # The same text as json.dumps makes, in a tenth of the time.
         return f'{{"status": "{outcome.status}", {figures}}}'.encode("ascii"), contents
     header = {
         "status": outcome.status,

@@ -1,7 +1,7 @@
-"""What a child writes into a pipe, kept up to a cap. Owns the memory, which is zeroed when it has been sent.
+"""Reading what a child writes into a pipe, up to a cap. Owns the memory for it; the reader zeroes it after use.
 
-The worker's later children are copies of it: nothing that a program said may stay in freed memory. So bytes go
-from the pipe into mapped memory of their own, and nowhere else.
+Later children are copies of the worker, so nothing that a program printed may stay in freed memory. Therefore bytes
+go from the pipe into mapped memory of their own, and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import termios
 _CHUNK = 1 << 16
 _HALF_A_PIPE = 1 << 15
 _scratch = mmap.mmap(-1, _CHUNK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-"""Where dropped bytes go."""
+"""Receives the bytes that are dropped."""
 
 
 class Stream:
@@ -31,18 +31,18 @@ class Stream:
 
     @property
     def content(self) -> memoryview:
-        """What was kept, in place: zero it when it has been used."""
+        """What was kept; a view, to be zeroed after use."""
         return self._kept[: self._used]
 
     def rewind(self, keep: int) -> None:
-        """Begin anew with another cap; what was kept must have been zeroed."""
+        """Start again with another cap; what was kept must have been zeroed."""
         if keep > len(self._kept):
             self._kept = _room(keep)
         self.keep = keep
         self._used, self.dropped = 0, False
 
     def filling(self) -> bool:
-        """Whether half a pipe waits to be read: a writer may soon have to wait."""
+        """Whether the pipe is at least half full, so that a writer may soon have to wait."""
         return int.from_bytes(fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)), sys.byteorder) >= _HALF_A_PIPE
 
     def take(self) -> bool:
@@ -60,9 +60,9 @@ class Stream:
         else:
             self.dropped = True
             _scratch[:count] = bytes(count)
-        return count == size  # a pipe gives all that it holds
+        return count == size  # a read that returns less has emptied the pipe
 
 
 def _room(size: int) -> memoryview:
-    # Pages come into being when they are written to: a large cap costs nothing by itself.
+    # The kernel makes a page when it is first written to, so a large cap alone costs nothing.
     return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

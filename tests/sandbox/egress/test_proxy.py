@@ -15,7 +15,7 @@ import pytest
 
 from agentrl.sandbox import Network
 from agentrl.sandbox.egress import proxy as proxy_module
-from agentrl.sandbox.egress.proxy import MAX_CONNECTIONS, Door, proxy_variables
+from agentrl.sandbox.egress.proxy import MAX_CONNECTIONS, Proxy, proxy_variables
 from agentrl.sandbox.egress.thread import NAME
 from tests.sandbox.descriptors import open_sockets
 
@@ -91,15 +91,15 @@ class Names:
 
 @contextlib.asynccontextmanager
 async def opened(*allow: str, names: Names | None = None, **more: object) -> AsyncIterator[tuple[str, int]]:
-    """A door on a socket of this machine; yields its address. It has a thread of its own, so clients may block."""
+    """A proxy on a socket of this machine; yields its address. It has a thread of its own, so clients may block."""
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
-    door = Door(listener, Network(allow, **more), names or Names("192.0.2.1"))
+    proxy = Proxy(listener, Network(allow, **more), names or Names("192.0.2.1"))
     try:
         yield address
     finally:
-        door.close()
-        await door.ended()
+        proxy.close()
+        await proxy.ended()
 
 
 def say(address: object, content: bytes, end: bool = False) -> bytes:
@@ -378,15 +378,15 @@ async def test_closing_drops_everything_and_ends_the_thread(echo):
     gone(lambda: open_sockets() - before)
 
 
-async def test_a_door_that_is_closed_at_once_leaves_nothing():
+async def test_a_proxy_that_is_closed_at_once_leaves_nothing():
     for _ in range(20):
         listener = socket.create_server(("127.0.0.1", 0))
-        door = Door(listener, Network(("example.org",)))
+        proxy = Proxy(listener, Network(("example.org",)))
         client = socket.create_connection(listener.getsockname())
-        door.close()
-        door.close()
-        await door.ended()
-        door.renew()
+        proxy.close()
+        proxy.close()
+        await proxy.ended()
+        proxy.renew()
         client.close()
         assert listener.fileno() == -1
     gone(proxy_threads)
@@ -395,24 +395,24 @@ async def test_a_door_that_is_closed_at_once_leaves_nothing():
 async def test_another_episode_finds_no_connection_and_its_full_share(echo):
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
-    door = Door(listener, Network((f"127.0.0.1:{echo.port}",), max_bytes=1000))
+    proxy = Proxy(listener, Network((f"127.0.0.1:{echo.port}",), max_bytes=1000))
     connect = f"CONNECT 127.0.0.1:{echo.port} HTTP/1.1\r\n\r\n".encode()
     try:
         with socket.create_connection(address, timeout=_WAIT_S) as client:
             client.sendall(connect + bytes(900))
             assert b"200" in client.recv(10_000)
-            door.renew()
+            proxy.renew()
             read(client)
         assert say(address, connect + b"again", end=True).endswith(b"again")
     finally:
-        door.close()
-        await door.ended()
+        proxy.close()
+        await proxy.ended()
 
 
 def test_a_forked_process_can_have_a_proxy_of_its_own(server):
     # About processes: each of the two makes an event loop of its own.
     where = f"127.0.0.1:{server.port}"
-    door = Door(socket.create_server(("127.0.0.1", 0)), Network((where,)))
+    proxy = Proxy(socket.create_server(("127.0.0.1", 0)), Network((where,)))
 
     async def ask() -> bytes:
         async with opened(where) as address:
@@ -425,8 +425,8 @@ def test_a_forked_process_can_have_a_proxy_of_its_own(server):
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    door.close()
-    asyncio.run(door.ended())
+    proxy.close()
+    asyncio.run(proxy.ended())
 
 
 def test_programs_are_told_where_the_proxy_is_and_what_goes_beside_it():
