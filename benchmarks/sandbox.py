@@ -1,12 +1,13 @@
-"""How fast sandboxes are: one-line Python snippets, all ways in one interleaved run, at several concurrencies.
+"""How fast sandboxes are: one-line Python snippets, run in several ways in turn, at several concurrencies.
 
     python benchmarks/sandbox.py [--seconds 180] [--json out.json]          bubblewrap
-    .ci/with-docker python benchmarks/sandbox.py [...]                      docker beside it
+    .ci/with-docker python benchmarks/sandbox.py [...]                      bubblewrap and docker
 
-`plain` is what one would write without a sandbox: `subprocess.run([python, "-c", code])` with rlimits set by a shell
-(`ulimit`; a `preexec_fn` is unsafe and slower), in a thread. Rounds of all ways alternate, so that load on the machine
-meets all of them; figures are medians over rounds (per second) or requests (milliseconds). Memory is what
-/proc/PID/smaps_rollup says. The last table compares with the targets that were set before anything was built.
+`plain` is what one would write without a sandbox: `subprocess.run([python, "-c", code])` in a thread, with rlimits set
+by a shell (`ulimit`; a `preexec_fn` is unsafe and slower). Rounds of all ways alternate, so that other load on the
+machine affects all of them. Figures are medians over rounds (per second) or requests (milliseconds). Memory is read
+from /proc/PID/smaps_rollup. The last table compares the figures with targets that were set before the sandboxes were
+built.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ CODE = "print(6 * 7)"
 PYTHON = "/usr/bin/python3"
 CONCURRENCIES = (1, 8, 32)
 REQUESTS = {"plain": 64, "docker run --rm": 4, "docker exec": 16, "bwrap session": 512, "docker session": 512}
-"""Requests in a round, of all lanes together; at least one a lane."""
+"""Requests in a round of all lanes together, but at least one in each lane. A lane sends one request at a time."""
 USUAL_REQUESTS = 128
 LIMITS = "ulimit -t 11 -d 524288 -f 32768 -n 512; exec "
 
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one way at one concurrency."""
+    """The figures of one way to run a snippet, at one concurrency."""
 
     way: str
     concurrency: int
@@ -55,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and what it was to be."""
+    """A figure and its target."""
 
     what: str
     figure: float
@@ -68,13 +69,13 @@ class Target:
 
 
 def plain() -> bytes:
-    """A process with limits but without walls."""
+    """Run the snippet in a process with limits but without isolation."""
     argv = ["/bin/sh", "-c", f'{LIMITS}"$0" -I -c "$1"', PYTHON, CODE]
     return subprocess.run(argv, capture_output=True, timeout=30, env={}, check=False).stdout
 
 
 async def one_round(way: Way, lanes: int, requests: int) -> tuple[list[float], float]:
-    """Seconds of every request, and of the round."""
+    """Run one round; returns the seconds of every request, and of the round."""
     times: list[float] = []
 
     async def lane(number: int) -> None:
@@ -91,7 +92,7 @@ async def one_round(way: Way, lanes: int, requests: int) -> tuple[list[float], f
 
 
 async def speed(ways: dict[str, Way], lanes: int, seconds: float) -> list[Row]:
-    """Rounds of all ways in turn."""
+    """Run rounds of all ways in turn, for so long; returns their figures."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
@@ -122,7 +123,7 @@ def proportional_bytes(root: int) -> int:
 
 
 async def start_beside(resident_bytes: int, count: int) -> float:
-    """Median milliseconds to start a sandbox while this process holds so much memory."""
+    """Median milliseconds to start a sandbox while this process holds `resident_bytes` of memory."""
     block = bytearray(resident_bytes)
     for at in range(0, len(block), 4096):
         block[at] = 1
@@ -136,12 +137,12 @@ async def start_beside(resident_bytes: int, count: int) -> float:
 
 
 def own_children() -> list[int]:
-    """Processes that this one has started."""
+    """Process ids of this process's children."""
     return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
 async def measured(seconds: float) -> tuple[list[Row], float, list[sandbox_floor.Floor]]:
-    """All rows, the memory of a bubblewrap slot after use, and the kernel's floor between the concurrencies."""
+    """All rows, the memory of a bubblewrap sandbox after use, and the kernel's floor between the concurrencies."""
     most = max(CONCURRENCIES)
     async with AsyncExitStack() as stack:
         backend = make_backend("bubblewrap", python=PYTHON)
@@ -167,7 +168,7 @@ async def measured(seconds: float) -> tuple[list[Row], float, list[sandbox_floor
 
 
 def targets(rows: list[Row], slot_bytes: float, starts_ms: tuple[float, float]) -> list[Target]:
-    """The figures that were asked for; those of docker where it was measured."""
+    """The figures that have a target; those of docker only if it was measured."""
     by = {(row.way, row.concurrency): row for row in rows}
     found = []
     for way, beside, bar in (
@@ -187,13 +188,13 @@ def targets(rows: list[Row], slot_bytes: float, starts_ms: tuple[float, float]) 
         if (way, 32) in by:
             row = by[way, 32]
             found.append(Target(f"{way} p95 / p50, 32 at once", row.p95_ms / row.p50_ms, 3, False))
-    found.append(Target("MB of proportional memory per bwrap slot", slot_bytes / 1e6, 8, False))
-    found.append(Target("start beside 3 GB / beside 50 MB", starts_ms[1] / starts_ms[0], 2, False))
+    found.append(Target("MB of proportional memory per bwrap sandbox", slot_bytes / 1e6, 8, False))
+    found.append(Target("start while holding 3 GB / 50 MB", starts_ms[1] / starts_ms[0], 2, False))
     return found
 
 
 def table(rows: list[Row]) -> str:
-    """Figures and ratios, a line per way and concurrency."""
+    """Figures and ratios as text, one line for each way and concurrency."""
     by = {(row.way, row.concurrency): row for row in rows}
     names = ("plain", "docker exec", "docker run --rm")
     heads = "".join(f"{'x ' + name.removeprefix('docker ').split()[0]:>9}" for name in names)
@@ -211,7 +212,7 @@ def table(rows: list[Row]) -> str:
 async def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=180, help="for the interleaved rounds")
+    parser.add_argument("--seconds", type=float, default=180, help="duration of the rounds")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, {sys.version.split()[0]}"
@@ -223,7 +224,7 @@ async def main() -> None:
     for name in ("fork_ms", "namespaces_ms"):
         figures = ", ".join(f"{getattr(floor, name):.2f}" for floor in floors)
         print(f"floor, one at a time: {name.removesuffix('_ms')} and wait {figures} ms")
-    print(f"start beside 50 MB {starts_ms[0]:.0f} ms, beside 3 GB {starts_ms[1]:.0f} ms")
+    print(f"start while holding 50 MB {starts_ms[0]:.0f} ms, 3 GB {starts_ms[1]:.0f} ms")
     for target in found:
         word = "at least" if target.at_least else "at most"
         print(f"{'met    ' if target.met else 'NOT MET'}  {target.what}: {target.figure:.2f}, {word} {target.bar:g}")

@@ -1,4 +1,4 @@
-"""The docker ways of benchmarks/sandbox.py: our sandbox, and `docker exec` and `docker run` by the daemon's interface.
+"""The ways of benchmarks/sandbox.py that need docker: our sandbox, and `docker exec` and `docker run` by its SDK.
 
 `docker exec` and `docker run` start a new interpreter in a container of the same image, without further limits.
 """
@@ -21,18 +21,18 @@ Way = Callable[[int], Awaitable[str]]
 
 @asynccontextmanager
 async def docker_ways(code: str, lanes: int, pool: ThreadPoolExecutor) -> AsyncIterator[dict[str, Way]]:
-    """Ways by name for as long as the `with` lasts; none where there is no docker.
+    """Ways by name, usable inside the `with`; none if there is no docker.
 
     Args:
         code: one line of Python.
-        lanes: requests at one time, at most.
-        pool: threads for the daemon's interface, which blocks.
+        lanes: the most requests at one time.
+        pool: threads for docker's SDK, which blocks.
     """
     try:
         client = docker.DockerClient.from_env(version="auto", max_pool_size=lanes + 4)
         boxes = await started(Docker(transport="socket"), lanes)
     except (SandboxFault, docker.errors.DockerException) as error:
-        print(f"no docker here, so it is not measured: {error}")
+        print(f"docker is not measured, because it does not work here: {error}")
         yield {}
         return
     slow_boxes = await started(Docker(transport="stdio"), lanes)
@@ -52,7 +52,7 @@ async def docker_ways(code: str, lanes: int, pool: ThreadPoolExecutor) -> AsyncI
 
 
 async def started(backend: Docker, count: int) -> list[Sandbox]:
-    """So many sandboxes, four starting at a time."""
+    """Start `count` sandboxes, four at a time."""
     gate = asyncio.Semaphore(4)
 
     async def start() -> Sandbox:
@@ -63,20 +63,20 @@ async def started(backend: Docker, count: int) -> list[Sandbox]:
 
 
 def run(client: Any, code: str) -> bytes:
-    """A container per program."""
+    """Run the code in a new container."""
     said: bytes = client.containers.run(IMAGE, ["python3", "-I", "-c", code], remove=True, network_mode="none")
     return said
 
 
 def execute(client: Any, container: str, code: str) -> bytes:
-    """A program in a container that runs already."""
+    """Run the code in a container that is running already."""
     asked = client.api.exec_create(container, ["python3", "-I", "-c", code])
     said: bytes = client.api.exec_start(asked["Id"])
     return said
 
 
 def in_thread(pool: ThreadPoolExecutor, work: Callable[[], bytes]) -> Way:
-    """A way that blocks."""
+    """A way whose work blocks, run in a thread."""
 
     async def way(_: int) -> str:
         return (await asyncio.get_running_loop().run_in_executor(pool, work)).decode()
@@ -85,5 +85,5 @@ def in_thread(pool: ThreadPoolExecutor, work: Callable[[], bytes]) -> Way:
 
 
 async def said(sandbox: Sandbox, code: str, **more: Any) -> str:
-    """What a program of a sandbox prints."""
+    """Run the code in a sandbox; returns what it prints."""
     return (await sandbox.run_python(code, **more)).text

@@ -1,7 +1,7 @@
-"""What the kernel alone takes to start and end a process: the floor under a sandbox's request.
+"""How long the kernel alone takes to start and end a process: the lower bound for a sandbox's request.
 
-A small C program forks and waits, first plainly, then with the namespaces and the mount that each request gets.
-It holds as much touched memory as a warm worker, for a fork copies page tables.
+A small C program forks and waits, first without and then with the namespaces and the mount that each request gets.
+It holds as much memory as a worker, because a fork copies page tables.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ int main(int count, char **words) {
 
 @dataclass(frozen=True)
 class Floor:
-    """Medians in milliseconds."""
+    """Median milliseconds of a fork without and with namespaces."""
 
     fork_ms: float
     namespaces_ms: float
 
 
 def measure() -> Floor | None:
-    """The floor on this machine, now; None without a C compiler, or where namespaces are not allowed."""
+    """Measure the floor on this machine; None without a C compiler, or if namespaces are not allowed."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None

@@ -1,4 +1,4 @@
-"""Marks what needs a sandbox, and lets Ctrl-C reach the tests that are about it."""
+"""Marks the tests that start sandboxes, and makes sure that tests of Ctrl-C get it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 
 SANDBOXED = ("agentrl/BugFix-v0", "agentrl/DataAnalysis-v0", "agentrl/FunctionSynthesis-v0", "agentrl/Terminal-v0")
 PLACES = ("tests/sandbox/", "tests/sandboxed/", "tests/environments/test_code_", "tests/tools/test_code_results")
-WITHOUT = ("tests/sandbox/test_allow_list", "tests/sandbox/egress/test_proxy", "tests/sandbox/test_stream")
-"""In those places, but in need of no sandbox."""
+WITHOUT = (
+    *("tests/sandbox/test_allow_list", "tests/sandbox/test_layers", "tests/sandbox/test_stream"),
+    "tests/sandbox/egress/test_proxy",
+)
+"""Tests in those places that start no sandbox."""
 
 
 def pytest_configure() -> None:

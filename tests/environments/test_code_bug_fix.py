@@ -1,4 +1,4 @@
-"""The bug-fix environment: mending the code earns 1, mending the tests or the judge does not."""
+"""The bug-fix environment: fixing the code earns 1, changing the tests or the grader does not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUN = "python3 run_tests.py"
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_every_break_shows_in_the_hidden_cases_whatever_the_seed(function):
+def test_every_break_fails_in_the_hidden_cases_for_every_seed(function):
     assert len(BREAKS[function]) == 4
     for broken in range(4):
         for seed in range(40):
@@ -38,7 +38,7 @@ def test_held_out_bugs_are_of_other_kinds():
     assert {name for name, _ in kinds["eval"]} == set(FUNCTIONS)
 
 
-async def test_oracle_mends_every_function():
+async def test_oracle_fixes_every_function():
     found = {}
     for task in TASKS:
         found.setdefault(task.data["bug"][0], task)
@@ -53,11 +53,11 @@ async def test_the_visible_tests_fail_before_and_pass_after():
     assert runs[-1] == "all tests pass"
 
 
-async def test_a_mended_function_may_be_written_in_another_way():
+async def test_a_fixed_function_may_be_written_in_another_way():
     """The whole module again, from the functions' right texts, under another order."""
     functions = TASK.data["modules"][MODULE]
     text = "\n\n".join(text_of(name) for name in reversed(functions))
-    script = [call("write_file", path=PATH, text=f"# mended\n{text}"), Action(text="done")]
+    script = [call("write_file", path=PATH, text=f"# fixed\n{text}"), Action(text="done")]
     assert await rewards(BugFix, [(TASK, script)]) == [1.0]
 
 
@@ -101,19 +101,19 @@ async def test_cheats_earn_nothing():
     assert dict(zip(CHEATS, earned, strict=True)) == dict.fromkeys(CHEATS, 0.0)
 
 
-async def test_mending_one_function_and_breaking_another_earns_nothing():
+async def test_fixing_one_function_and_breaking_another_earns_nothing():
     other = next(name for name in TASK.data["modules"][MODULE] if name != BUG)
-    mend = call("edit_file", path=PATH, old=text_of(BUG, BROKEN), new=text_of(BUG))
+    fix = call("edit_file", path=PATH, old=text_of(BUG, BROKEN), new=text_of(BUG))
     spoil = call("shell", command=f"printf 'def {other}(*a): return None\\n' >> {PATH}")
-    pairs = [(TASK, [mend, Action(text="done")]), (TASK, [mend, spoil, Action(text="done")])]
+    pairs = [(TASK, [fix, Action(text="done")]), (TASK, [fix, spoil, Action(text="done")])]
     assert await rewards(BugFix, pairs) == [1.0, 0.0]
 
 
-async def test_what_lies_beside_a_mended_package_has_no_say():
+async def test_other_files_do_not_change_the_score_of_a_fixed_package():
     """Rubbish in the work folder, also start-up files, neither helps nor harms."""
-    mend = call("edit_file", path=PATH, old=text_of(BUG, BROKEN), new=text_of(BUG))
+    fix = call("edit_file", path=PATH, old=text_of(BUG, BROKEN), new=text_of(BUG))
     rubbish = [action for name in ("start-up files", "tests deleted") for action in CHEATS[name][:-1]]
-    assert await rewards(BugFix, [(TASK, [mend, *rubbish, Action(text="done")])]) == [1.0]
+    assert await rewards(BugFix, [(TASK, [fix, *rubbish, Action(text="done")])]) == [1.0]
 
 
 def test_repositories_are_small_and_parse():

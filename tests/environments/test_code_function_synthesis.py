@@ -81,7 +81,7 @@ def test_both_statements_of_a_family_agree_on_many_problems(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_hidden_cases_tell_neighbouring_problems_apart(name):
-    """A solution whose parameter is off by one fails on some case, whatever the problem."""
+    """A solution whose parameter is off by one fails on some case of every problem."""
     family, rng = FAMILIES[name], np.random.default_rng(2)
     for _ in range(40):
         params = family.draw(rng)

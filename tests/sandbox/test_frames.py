@@ -60,7 +60,7 @@ def test_a_header_that_is_changed_is_as_new_the_next_time():
     ["oom_kill_disable 9\nunder_oom 9\noom_kill {}\n", "low 9\noom 9\noom_kill {}\noom_group_kill 9\n"],
     ids=["version 1", "version 2"],
 )
-def test_memory_kills_are_told_once(tmp_path, form):
+def test_memory_kills_are_reported_once(tmp_path, form):
     events = tmp_path / "events"
     events.write_text(form.format(3))
     kills = MemoryKills(events)

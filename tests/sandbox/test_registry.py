@@ -1,4 +1,4 @@
-"""Backends by name, which one `auto` takes, and the one that has no walls."""
+"""Backends by name, which one `auto` takes, and the one that does not isolate."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from agentrl.sandbox.docker.backend import Docker
 from agentrl.sandbox.host.unsafe import Subprocess
 
 
-def backend(*, here: bool, walls: bool = True) -> type[Backend]:
+def backend(*, here: bool, isolating: bool = True) -> type[Backend]:
     """A backend class that says whether it works here; it starts nothing."""
 
     class Made(Backend):
-        isolates = walls
+        isolates = isolating
 
         @classmethod
         def works_here(cls) -> bool:
@@ -56,9 +56,9 @@ def test_auto_takes_a_registered_backend_if_the_built_in_ones_do_not_work(regist
     assert type(make_backend()) is registered["c"]
 
 
-def test_auto_never_takes_a_backend_without_walls(registered):
+def test_auto_never_takes_a_backend_that_does_not_isolate(registered):
     registered |= {"bubblewrap": backend(here=False), "docker": backend(here=False)}
-    registered["mine"] = backend(here=True, walls=False)
+    registered["mine"] = backend(here=True, isolating=False)
     assert Subprocess.works_here()
     with pytest.raises(SandboxFault, match="sudo apt-get install -y bubblewrap"):
         make_backend()
@@ -113,26 +113,26 @@ def test_subprocess_is_refused_without_unsafe(unsafe):
         make_backend("subprocess", **unsafe)
 
 
-async def test_the_suite_takes_a_sandbox_without_walls_for_what_it_is():
+async def test_the_suite_runs_its_harmless_probes_without_isolation():
     backend = make_backend("subprocess", unsafe=True)
     report = await check_sandbox(backend, topics=["contract"])
     assert {result.name for result in report.failures} <= {"snapshots", "turns"}, report.text
 
 
 @pytest.mark.parametrize("topic", sorted(set(TOPICS) - {"contract"}))
-async def test_no_attack_is_made_without_walls(topic):
+async def test_no_attack_is_run_without_isolation(topic):
     """Never loosen this: these attacks signal every process they can reach, and fill and overwrite what they can."""
 
-    class NoWalls(Backend):
-        name, isolates = "no walls", False
+    class NotIsolating(Backend):
+        name, isolates = "not isolating", False
 
         async def start(self, spec):
-            pytest.fail("an attack was about to be made on this machine")
+            pytest.fail("an attack was about to be run on this machine")
 
         doctor = reap = start
 
     assert TOPICS[topic]
     for probe in TOPICS[topic]:
         with pytest.raises(SandboxError, match="does not isolate: not run"):
-            await probe.run(NoWalls())
+            await probe.run(NotIsolating())
     assert make_backend("subprocess", unsafe=True).isolates is False

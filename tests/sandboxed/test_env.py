@@ -1,4 +1,4 @@
-"""Sandboxes of episodes: lent late, given back emptied, saved and forked exactly; faults void an episode."""
+"""Sandboxes of episodes: lent when needed, emptied when given back, saved and forked exactly; and their faults."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ async def test_a_sandbox_that_cannot_be_emptied_is_never_lent_again():
     assert (backend.started, backend.closed) == (2, 1)
 
 
-async def test_episodes_wait_for_a_sandbox_and_are_told_when_none_comes_back(monkeypatch):
+async def test_episodes_wait_for_a_sandbox_and_fail_when_none_comes_back(monkeypatch):
     monkeypatch.setattr(pools, "MAX_LENT", 1)
     monkeypatch.setattr(pools, "_WAIT_S", 0.05)
     pool = Pool(Counting(), SandboxSpec())

@@ -1,7 +1,7 @@
 """A worker that is the first process of a container. Owns how it gives up root and sets up its namespaces there.
 
-Docker starts it as root with the right to become another user, and it does: from then on it is a user that no other
-sandbox has, in a user namespace where it may mount and fork, without any right in the container or on the host.
+Docker starts it as root with the right to become another user, and it becomes the user that the host has drawn for this
+sandbox, in a user namespace where it may mount and fork, without any right in the container or on the host.
 It ends when its control descriptor is closed or its owner dies, and the container ends with it.
 """
 

@@ -1,6 +1,8 @@
-"""Every probe of the conformance suite, on bubblewrap; and a sandbox without walls, which many of them must catch."""
+"""Every probe of the conformance suite, on bubblewrap; and the page that lists the attacks."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +21,10 @@ PROBES = [(topic, probe) for topic, probes in TOPICS.items() for probe in probes
 )
 async def test_bubblewrap_contains(probe):
     assert await probe.run(make_backend("bubblewrap")) == ""
+
+
+def test_the_page_on_security_lists_every_attack():
+    page = (Path(__file__).resolve().parents[3] / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = {f"| {topic}: {probe.name} | {probe.claim} |" for topic, probe in PROBES if topic != "contract"}
+    assert {row for row in rows if row not in page} == set()
+    assert page.count(" | contained | contained |") + page.count(" | it does | it does |") == len(rows)

@@ -1,4 +1,4 @@
-"""The docker backend on a real daemon: what the container is, how it ends, what is reaped. The attacks stand beside."""
+"""The docker backend on a real daemon: how a container is set up, ends and is reaped. `test_probes` has the attacks."""
 
 from __future__ import annotations
 

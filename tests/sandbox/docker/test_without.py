@@ -155,7 +155,7 @@ async def test_pieces_of_output_become_one_stream_again():
         assert (header["a"], parts, said) == (1, [b"x" * 1000, b"", b"yz", b""], b"a warning")
 
 
-async def test_a_hang_up_within_a_piece_is_told():
+async def test_a_connection_that_closes_within_a_piece_is_an_error():
     ours, theirs = socket.socketpair()
     theirs.sendall(piece(1, b"abcdefgh")[:-3])
     theirs.shutdown(socket.SHUT_WR)

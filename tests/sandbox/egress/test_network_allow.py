@@ -99,7 +99,7 @@ async def test_what_is_refused_says_why(site):
         assert "HTTP Error 403: Forbidden: example.org:80 is not on the allow-list" in result.error_text
 
 
-async def test_a_server_of_the_sandbox_is_reached_beside_the_proxy():
+async def test_a_server_inside_the_sandbox_is_reached_without_the_proxy():
     code = """
 import http.server, threading, urllib.request
 server = http.server.HTTPServer(("127.0.0.1", 8000), http.server.SimpleHTTPRequestHandler)

@@ -1,4 +1,4 @@
-"""The proxy by itself: what it lets through and what it refuses, byte by byte. No sandbox takes part."""
+"""The proxy alone, without a sandbox: what it lets through and what it refuses, byte by byte."""
 
 from __future__ import annotations
 
@@ -429,7 +429,7 @@ def test_a_forked_process_can_have_a_proxy_of_its_own(server):
     asyncio.run(proxy.ended())
 
 
-def test_programs_are_told_where_the_proxy_is_and_what_goes_beside_it():
+def test_variables_name_the_proxy_and_the_hosts_to_reach_without_it():
     assert proxy_variables(Network()) == {}
     variables = proxy_variables(Network(("example.org",)))
     assert variables["HTTPS_PROXY"] == variables["https_proxy"] == "http://127.0.0.1:3128"

@@ -1,4 +1,4 @@
-"""Cells that go past the worker: when they do, when they do not, and what is left of the pipes."""
+"""Cells that go directly to their session: when they do, when they do not, and what is left of the pipes."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_a_session_past_its_time_is_ended_and_the_sandbox_goes_on(sandbox)
         assert await cell(sandbox, "1") == ("ok", "1\n", "")
 
 
-async def test_memory_that_python_is_refused_is_told_and_the_session_lives(sandbox):
+async def test_memory_that_python_is_refused_is_reported_and_the_session_lives(sandbox):
     assert await cell(sandbox, "x = 1") == ("ok", "", "")
     result = await sandbox.run_python("bytearray(1 << 40)", session="s")
     assert result.status == "oom"

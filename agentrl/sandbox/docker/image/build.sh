@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the image that the docker sandbox runs in.
+# Builds the image of the docker sandbox.
 #   build.sh debian   [IMAGE]   from Debian packages, without any registry (root, debootstrap)
 #   build.sh registry [IMAGE]   from a registry's image, BASE (default python:3.12-slim-bookworm)
 # PACKAGES adds Debian packages (PACKAGES="gcc libc6-dev nodejs"); MIRROR and SUITE name another archive;
