@@ -1,0 +1,49 @@
+"""The public names, and the module that each comes from; `lazy_loader` reads this list when `agentrl` is imported."""
+
+from .bench.evaluate import evaluate as evaluate
+from .bench.runner import run_bench as run_bench
+from .config import load_config as load_config
+from .env.base import Env as Env
+from .env.base import Limits as Limits
+from .env.check import CheckReport as CheckReport
+from .env.check import check_env as check_env
+from .env.registry import env_ids as env_ids
+from .env.registry import make as make
+from .env.registry import register as register
+from .env.rubric import Rubric as Rubric
+from .env.tasks import Tasks as Tasks
+from .env.tool_env import ToolEnv as ToolEnv
+from .env.tool_env import call as call
+from .errors import AgentRLError as AgentRLError
+from .errors import EnvFault as EnvFault
+from .errors import EnvNotFound as EnvNotFound
+from .errors import PolicyFault as PolicyFault
+from .errors import ToolError as ToolError
+from .messages import Action as Action
+from .messages import Message as Message
+from .messages import ToolCall as ToolCall
+from .policy.base import Policy as Policy
+from .policy.base import SamplingParams as SamplingParams
+from .policy.chat import ChatPolicy as ChatPolicy
+from .policy.local import LocalPolicy as LocalPolicy
+from .policy.scripted import HumanPolicy as HumanPolicy
+from .policy.scripted import NullPolicy as NullPolicy
+from .policy.scripted import OraclePolicy as OraclePolicy
+from .policy.scripted import RandomPolicy as RandomPolicy
+from .policy.scripted import ScriptedPolicy as ScriptedPolicy
+from .rollout.episode import run_episode as run_episode
+from .rollout.runner import GroupRequest as GroupRequest
+from .rollout.runner import Rollouts as Rollouts
+from .rollout.store import TrajectoryStore as TrajectoryStore
+from .sandboxed.env import SandboxEnv as SandboxEnv
+from .tool_schema import Tool as Tool
+from .tool_schema import tool as tool
+from .training.config import TrainConfig as TrainConfig
+from .training.loop import resume as resume
+from .training.loop import train as train
+from .trajectory import Task as Task
+from .trajectory import Trajectory as Trajectory
+from .trajectory import TrajectoryGroup as TrajectoryGroup
+from .trajectory import Turn as Turn
+
+__version__: str
