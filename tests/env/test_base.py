@@ -164,8 +164,6 @@ def test_an_environment_without_areset_says_what_to_write():
 
 def test_driving_without_a_loop():
     async def waits():
-        import asyncio
-
         await asyncio.sleep(0)
 
     async def never_waits():
@@ -236,7 +234,7 @@ def test_a_wrong_seed_is_refused_at_reset(seed):
         Dice().reset(seed=seed)
 
 
-def test_the_native_face_saves_and_forks_as_the_synchronous_one():
+async def test_the_native_face_saves_and_forks_as_the_synchronous_one():
     class Counter(Env):
         """Counts."""
 
@@ -249,14 +247,11 @@ def test_the_native_face_saves_and_forks_as_the_synchronous_one():
             self.count[0] += 1
             return (), float(self.count[0]), False, False, {}
 
-    async def story():
-        env = Counter()
-        await env.areset(seed=1)
-        await env.astep("a")
-        state, twin = await env.aget_state(), await env.afork()
-        await env.astep("a")
-        other = Counter()
-        await other.aset_state(state)
-        return env.count, twin.count, other.count
-
-    assert asyncio.run(story()) == ([2], [1], [1])
+    env = Counter()
+    await env.areset(seed=1)
+    await env.astep("a")
+    state, twin = await env.aget_state(), await env.afork()
+    await env.astep("a")
+    other = Counter()
+    await other.aset_state(state)
+    assert (env.count, twin.count, other.count) == ([2], [1], [1])

@@ -234,21 +234,20 @@ def test_a_component_without_weight_and_a_score_that_is_no_number():
         begun(Empty).step("3")
 
 
-def test_waiting_tools_run_at_once_on_both_faces():
+def test_waiting_tools_run_at_once():
     env = begun(Waiting)
     started = env.step(calls(("nap", {}), ("add", {}), ("nap", {})))[0]
     assert [message.content for message in started] == ["slept", '{"n": 1}', "slept"]
     assert env.log == ["in", "add 1", "in", "out", "out"]
     env.close()
 
-    async def native() -> str:
-        env = Waiting()
-        await env.areset(seed=0)
-        observation, *_ = await env.astep(calls(("block", {}), ("nap", {})))
-        await env.aclose()
-        return observation[0].content
 
-    assert asyncio.run(native()) == "tool-block"
+async def test_a_blocking_tool_runs_in_a_thread_of_its_own():
+    env = Waiting()
+    await env.areset(seed=0)
+    observation, *_ = await env.astep(calls(("block", {}), ("nap", {})))
+    await env.aclose()
+    assert observation[0].content == "tool-block"
 
 
 @pytest.mark.parametrize("name", ["nap", "block"])
@@ -269,41 +268,34 @@ def test_a_tools_own_limit_and_its_own_timeout_error():
     env.close()
 
 
-def test_one_fault_among_parallel_calls_cancels_the_others():
-    async def play() -> tuple[list[str], int]:
-        env = Waiting()
-        await env.areset(seed=0)
-        with pytest.raises(EnvFault, match="'crash' raised KeyError") as caught:
-            await env.astep(calls(("nap", {"seconds": 30}), ("crash", {})))
-        assert isinstance(caught.value.__cause__, KeyError)
-        return env.log, len(asyncio.all_tasks())
-
-    assert asyncio.run(play()) == (["in", "out"], 1)
+async def test_one_fault_among_parallel_calls_cancels_the_others():
+    env = Waiting()
+    await env.areset(seed=0)
+    with pytest.raises(EnvFault, match="'crash' raised KeyError") as caught:
+        await env.astep(calls(("nap", {"seconds": 30}), ("crash", {})))
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert env.log == ["in", "out"]
+    assert len(asyncio.all_tasks()) == 1
 
 
-def test_cancelling_a_step_leaves_no_task():
-    async def play() -> tuple[list[str], int]:
-        env = Waiting()
-        await env.areset(seed=0)
-        step = asyncio.ensure_future(env.astep(calls(("nap", {"seconds": 30}), ("nap", {"seconds": 30}))))
-        await asyncio.sleep(0.01)
-        step.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await step
-        return env.log, len(asyncio.all_tasks())
-
-    assert asyncio.run(play()) == (["in", "in", "out", "out"], 1)
+async def test_cancelling_a_step_leaves_no_task():
+    env = Waiting()
+    await env.areset(seed=0)
+    step = asyncio.ensure_future(env.astep(calls(("nap", {"seconds": 30}), ("nap", {"seconds": 30}))))
+    await asyncio.sleep(0.01)
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert env.log == ["in", "in", "out", "out"]
+    assert len(asyncio.all_tasks()) == 1
 
 
-def test_the_synchronous_face_inside_a_running_loop():
-    async def play() -> float:
-        env = Desk()  # never waits: fine anywhere
-        env.reset(seed=0)
-        with pytest.raises(RuntimeError, match=r"use `await env.areset\(\)`"):
-            Waiting().reset(seed=0)
-        return env.step("3")[1]
-
-    assert asyncio.run(play()) == 1.0
+async def test_the_synchronous_face_inside_a_running_loop():
+    env = Desk()  # never waits: fine anywhere
+    env.reset(seed=0)
+    with pytest.raises(RuntimeError, match=r"use `await env.areset\(\)`"):
+        Waiting().reset(seed=0)
+    assert env.step("3")[1] == 1.0
 
 
 def test_both_faces_tell_the_same():
@@ -317,6 +309,7 @@ def test_both_faces_tell_the_same():
         await env.areset(seed=0, options={"split": "train"})
         return [await env.astep(action) for action in script]
 
+    # Not an async test: the synchronous face of an environment that waits needs a thread without a loop.
     assert asyncio.run(play()) == synchronous
 
 
