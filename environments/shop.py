@@ -7,6 +7,7 @@ the stock fails on most tasks. The demonstrator `hasty` does exactly that.
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,8 +60,9 @@ class Shop(ToolEnv):
     tasks = Tasks.generate(make_task, seed=20_251, train=8000, eval=400)
     rubric = Rubric({"correct": 1.0})
     demonstrators = ("oracle", "hasty")
-    not_state = ("_db",)
+    not_state = ("_db", "_close_db")
     _db: sqlite3.Connection | None = None
+    _close_db: weakref.finalize[..., Shop] | None = None
 
     def __init__(self, *, cheapest_first: bool = True, render_mode: str | None = None) -> None:
         super().__init__(render_mode=render_mode)
@@ -150,8 +152,7 @@ class Shop(ToolEnv):
     def load_extra(self, extra: bytes | None) -> None:
         self._close_store()
         if extra is not None:
-            self._db = sqlite3.connect(":memory:", isolation_level=None)
-            self._db.deserialize(extra)
+            self._open_empty().deserialize(extra)
 
     async def aclose(self) -> None:
         self._close_store()
@@ -164,14 +165,20 @@ class Shop(ToolEnv):
 
     def _open_store(self) -> None:
         self._close_store()
-        self._db = sqlite3.connect(":memory:", isolation_level=None)
-        self._db.execute("CREATE TABLE offers (seller TEXT PRIMARY KEY, kind TEXT, price INTEGER, stock INTEGER)")
-        self._db.execute("CREATE TABLE orders (number INTEGER, seller TEXT, quantity INTEGER)")
+        db = self._open_empty()
+        db.execute("CREATE TABLE offers (seller TEXT PRIMARY KEY, kind TEXT, price INTEGER, stock INTEGER)")
+        db.execute("CREATE TABLE orders (number INTEGER, seller TEXT, quantity INTEGER)")
+
+    def _open_empty(self) -> sqlite3.Connection:
+        # An environment that is dropped without `close` closes its store too, in whatever thread drops it.
+        self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._close_db = weakref.finalize(self, self._db.close)
+        return self._db
 
     def _close_store(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        if self._close_db is not None:
+            self._close_db()
+        self._db = self._close_db = None
 
     def _stock_of(self, seller: str) -> int:
         row = self.db.execute("SELECT stock FROM offers WHERE seller = ?", (seller,)).fetchone()

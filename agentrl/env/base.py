@@ -161,10 +161,12 @@ class Env(gymnasium.Env[Observation, Any]):
         return self._drive(self.astep(action))
 
     def close(self) -> None:
-        self._drive(self.aclose())
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
+        try:
+            self._drive(self.aclose())
+        finally:
+            if self._runner is not None and not loop_is_running():
+                self._runner.close()
+                self._runner = None
 
     def _waits(self) -> bool:
         """Whether `areset`, `astep` or `aclose` may really wait, so that a loop must drive them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
@@ -143,8 +144,9 @@ class ToolEnv(Env):
 
     async def aclose(self) -> None:
         """Free what the tools hold; an override calls `await super().aclose()`."""
-        for close in {tool.aclose for tool in self._class_tools.values() if tool.aclose is not None}:
-            await close()
+        async with AsyncExitStack() as stack:  # all are closed, also where one of them raises
+            for close in {tool.aclose for tool in self._class_tools.values() if tool.aclose is not None}:
+                stack.push_async_callback(close)
 
     def _waits(self) -> bool:
         return self._class_waits

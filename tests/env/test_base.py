@@ -20,6 +20,13 @@ from agentrl.tool_schema import tool
 from agentrl.trajectory import Ending
 
 
+class Database(sqlite3.Connection):
+    """Closes itself when it is dropped, as these tests drop their environments."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Line:
     """A helper object that knows its environment."""
 
@@ -35,7 +42,7 @@ class Shop(ToolEnv):
     not_state = ("db",)
 
     def start(self, task):
-        self.db = sqlite3.connect(":memory:")
+        self.db = sqlite3.connect(":memory:", factory=Database)
         self.db.execute("create table log (n integer)")
         self.line = Line(self)
         return "Draw."
@@ -54,7 +61,7 @@ class Shop(ToolEnv):
 
     def load_extra(self, extra):
         if extra is not None:
-            self.db = sqlite3.connect(":memory:")
+            self.db = sqlite3.connect(":memory:", factory=Database)
             self.db.deserialize(extra)
 
 

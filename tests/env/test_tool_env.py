@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import gc
 import threading
 import time
 from typing import Any
@@ -311,6 +313,36 @@ def test_both_faces_tell_the_same():
 
     # Not an async test: the synchronous face of an environment that waits needs a thread without a loop.
     assert asyncio.run(play()) == synchronous
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_environment_dropped_without_close_leaves_no_loop_open():
+    env = begun(Waiting)
+    env.step(call("nap"))
+    del env
+    gc.collect()  # Python warns here of a loop that is still open
+
+
+def test_close_frees_everything_though_one_tool_fails_to():
+    closed = []
+
+    def holding(name: str) -> Tool:
+        async def aclose() -> None:
+            await asyncio.sleep(0)
+            closed.append(name)
+            if name == "first":
+                raise OSError("already gone")
+
+        return dataclasses.replace(Tool.of(double), name=name, aclose=aclose)
+
+    class Holding(Waiting):
+        extra_tools = (holding("first"), holding("second"), holding("third"))
+
+    env = begun(Holding)
+    with pytest.raises(OSError, match="already gone"):
+        env.close()
+    assert sorted(closed) == ["first", "second", "third"]
+    assert env._runner is None
 
 
 def test_a_waiting_hook_is_driven_by_a_loop():

@@ -11,6 +11,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import numpy as np
@@ -116,17 +117,15 @@ def _interleaved(subject: Subject, scripts: Sequence[tuple[Start, Episode]]) -> 
 
 
 async def _beside(subject: Subject, start: Start, alone: Episode, other_start: Start, other: Episode) -> Episode:
-    env, neighbour = subject.create(), subject.create()
     mine, theirs = Episode(), Episode()
-    await begin(env, mine, start)
-    await begin(neighbour, theirs, other_start)
-    for index in range(max(len(alone.actions), len(other.actions))):
-        if index < len(other.actions) and not theirs.ended:
-            await advance(neighbour, theirs, other.actions[index])
-        if index < len(alone.actions) and not mine.ended:
-            await advance(env, mine, alone.actions[index])
-    await env.aclose()
-    await neighbour.aclose()
+    async with aclosing(subject.create()) as env, aclosing(subject.create()) as neighbour:
+        await begin(env, mine, start)
+        await begin(neighbour, theirs, other_start)
+        for index in range(max(len(alone.actions), len(other.actions))):
+            if index < len(other.actions) and not theirs.ended:
+                await advance(neighbour, theirs, other.actions[index])
+            if index < len(alone.actions) and not mine.ended:
+                await advance(env, mine, alone.actions[index])
     return mine
 
 
@@ -165,17 +164,19 @@ def check_fork(subject: Subject) -> Iterator[Finding]:
 
 
 async def _forked(subject: Subject, start: Start, episode: Episode, turn: int) -> dict[str, list[Any]]:
-    env = subject.create()
-    played = await play_on(env, replay(episode.actions), start, max_steps=turn)
-    state, twin = await env.aget_state(), await env.afork()
-    loaded = subject.create()
-    await loaded.aset_state(state)
-    tails: dict[str, list[Any]] = {}
-    for name, instance in (("fork", twin), ("origin of a fork", env), ("instance after set_state", loaded)):
-        tail = Episode(ended=played.ended)
-        for action in episode.actions[turn:]:
-            if not tail.ended:
-                await advance(instance, tail, action)
-        tails[name] = list(tail.steps)
-        await instance.aclose()
-    return tails
+    async with AsyncExitStack() as opened:
+        env = await opened.enter_async_context(aclosing(subject.create()))
+        played = await play_on(env, replay(episode.actions), start, max_steps=turn)
+        state = await env.aget_state()
+        twin = await opened.enter_async_context(aclosing(await env.afork()))
+        loaded = await opened.enter_async_context(aclosing(subject.create()))
+        await loaded.aset_state(state)
+        tails: dict[str, list[Any]] = {}
+        for name, instance in (("fork", twin), ("origin of a fork", env), ("instance after set_state", loaded)):
+            tail = Episode(ended=played.ended)
+            for action in episode.actions[turn:]:
+                if not tail.ended:
+                    await advance(instance, tail, action)
+            tails[name] = list(tail.steps)
+            await instance.aclose()  # closing one must not disturb the others
+        return tails

@@ -11,7 +11,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any
 
 from agentrl.env.check.player import Episode, Start, Subject, as_data, play_on, replay
@@ -40,26 +41,30 @@ def transcripts_elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episo
         }
     )
     limit_s = _START_S + subject.timeout_s * len(scripts)
-    started = [(_launch(seed), request) for seed in _HASH_SEEDS]
-    told = [_collect(process, text, limit_s) for process, text in started]
+    with ExitStack() as started:
+        processes = [started.enter_context(_process(seed)) for seed in _HASH_SEEDS]
+        told = [_collect(process, request, limit_s) for process in processes]
     return [steps for steps in told if steps is not None]
 
 
-def _launch(hash_seed: str) -> subprocess.Popen[str]:
+@contextmanager
+def _process(hash_seed: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that waits for a request; it is killed where the caller leaves before it has ended."""
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", "from agentrl.env.check.fresh_process import main; main()"]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _collect(process: subprocess.Popen[str], request: str, limit_s: float) -> list[list[Any]] | None:
-    with process:
-        try:
-            output, errors = process.communicate(request, timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            return None
+    try:
+        output, errors = process.communicate(request, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        return None
     if process.returncode != 0:
         logger.info("another process cannot make the environment: %s", errors.strip().split("\n")[-1])
         return None
@@ -91,12 +96,11 @@ def _from_json(record: dict[str, Any]) -> Action:
 async def _tell(request: dict[str, Any]) -> list[list[Any]]:
     told = []
     for script in request["scripts"]:
-        env = make(request["reference"], **request["kwargs"])
         start = Start(script["start"]["seed"], Task(**script["start"]["task"]))
         actions = [_from_json(record) for record in script["actions"]]
-        episode = await play_on(env, replay(actions), start, max_steps=len(actions))
+        async with aclosing(make(request["reference"], **request["kwargs"])) as env:
+            episode = await play_on(env, replay(actions), start, max_steps=len(actions))
         told.append(list(episode.steps))
-        await env.aclose()
     return told
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 
 from agentrl.env.check.player import Episode, Start, Subject, begin, oracle, say
 from agentrl.env.check.report import Finding
@@ -35,11 +36,10 @@ def check_prompt(subject: Subject) -> Iterator[Finding]:
 
 
 async def _prompt(subject: Subject, start: Start) -> str:
-    env = subject.create()
     episode = Episode()
-    await begin(env, episode, start)
-    tools = " ".join(str(tool["function"].get("description", "")) for tool in env.tool_schemas)
-    await env.aclose()
+    async with aclosing(subject.create()) as env:
+        await begin(env, episode, start)
+        tools = " ".join(str(tool["function"].get("description", "")) for tool in env.tool_schemas)
     return "\n".join([message.content for message in episode.messages] + [tools])
 
 
