@@ -1,7 +1,8 @@
 """TOML files and `key=value` overrides into validated dataclasses, and back. Owns no setting itself.
 
 A configuration is a (nested, frozen) dataclass. TOML has no null: where a field admits `None`, the
-word "none" stands for it.
+word "none" stands for it. A field marked `OneOf(registry)` takes one of the registry's parts: its name, or a table
+with `kind = NAME` and the part's own fields. A table for a field whose default is a section changes that default.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from dataclasses import Field as DataclassField
+from dataclasses import field as dataclass_field
 from datetime import date, time
 from enum import Enum
 from pathlib import Path
@@ -19,9 +21,10 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
+from pydantic_core import CoreSchema, ErrorDetails, PydanticSerializationError, core_schema, to_json
 
 from agentrl.errors import ConfigError, did_you_mean
+from agentrl.registry import Registry
 
 # Types of number fields, with their bounds.
 Count = Annotated[int, Field(ge=1)]
@@ -55,13 +58,22 @@ def load_config(cls: type[C], path: str | Path | None = None, overrides: Iterabl
     parsed = tuple(_Override.parse(cls, text) for text in overrides)
     for override in parsed:
         override.apply(data)
+    completed = getattr(cls, "completed", None)  # what the class adds to the table it is read from
+    if completed is not None:
+        data = completed(data)
     source = _Source(str(path) if path is not None else "configuration", parsed)
-    prepared = _prepare(cls, data, (), source)
+    return _validated(cls, _prepare(cls, data, (), source), (), source)
+
+
+def _validated(cls: type[C], prepared: Any, keys: Keys, source: _Source) -> C:
     try:
         # JSON mode keeps types strict (no "3" for 3) and still reads lists as tuples, text as paths.
-        return TypeAdapter(cls).validate_json(to_json(prepared, inf_nan_mode="constants"), strict=True)
+        text = to_json(prepared, inf_nan_mode="constants")
+        return TypeAdapter(cls).validate_json(text, strict=True, context=source.parts)
+    except PydanticSerializationError as error:
+        raise ConfigError(f"configuration: only numbers, text, lists and dictionaries can be kept: {error}") from error
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain_all(error, prepared, source))) from None
+        raise ConfigError("\n".join(_explain_all(error, prepared, source, keys))) from None
 
 
 def check_config(config: Any) -> None:
@@ -69,14 +81,24 @@ def check_config(config: Any) -> None:
 
     Raises: ConfigError naming the key, what was given and what was expected.
     """
-    adapter = TypeAdapter(type(config))
-    data = adapter.dump_python(config, warnings=False)
-    try:
-        adapter.validate_json(to_json(data, inf_nan_mode="constants"), strict=True)
-    except PydanticSerializationError as error:
-        raise ConfigError(f"configuration: only numbers, text, lists and dictionaries can be kept: {error}") from error
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain_all(error, data, _Source("configuration", ())))) from None
+    source = _Source("configuration", ())
+    _validated(type(config), _dumped(type(config), config, (), source), (), source)
+
+
+def _dumped(hint: Any, value: Any, keys: Keys, source: _Source) -> Any:
+    """A value as plain data, its parts checked and set aside."""
+    if _one_of(hint) is not None:
+        _validated(type(value), _dumped(type(value), value, keys, source), keys, source)
+        return source.set_aside(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        hints = _field_hints(type(value))
+        return {name: _dumped(hints[name], getattr(value, name), (*keys, name), source) for name in hints}
+    options = _options(hint)
+    if isinstance(value, Mapping):
+        return {key: _dumped(_argument(options, 1), item, (*keys, key), source) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_dumped(_item_hint(options, i), item, (*keys, i), source) for i, item in enumerate(value)]
+    return value
 
 
 def dump_config(config: Any) -> str:
@@ -84,7 +106,23 @@ def dump_config(config: Any) -> str:
 
     Raises: ConfigError if a value has no TOML form.
     """
-    return tomli_w.dumps(_toml_form(config, ()))
+    return tomli_w.dumps(_toml_form(config, type(config), ()))
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks a field whose value is one of a registry's parts, each a dataclass: `Annotated[Objective, OneOf(...)]`."""
+
+    registry: Registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(lambda number, info: info.context[number])
+
+
+def _one_of(hint: Any) -> OneOf | None:
+    if get_origin(hint) is not Annotated:
+        return None
+    return next((mark for mark in get_args(hint)[1:] if isinstance(mark, OneOf)), None)
 
 
 # Reading.
@@ -127,6 +165,12 @@ class _Source:
 
     origin: str
     overrides: tuple[_Override, ...]
+    parts: list[Any] = dataclass_field(default_factory=list)
+
+    def set_aside(self, part: Any) -> int:
+        """Keep a part that is built already; its number stands for it while the rest is validated."""
+        self.parts.append(part)
+        return len(self.parts) - 1
 
     def of(self, keys: Keys) -> str:
         for override in reversed(self.overrides):
@@ -146,21 +190,55 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
-def _prepare(hint: Any, value: Any, keys: Keys, source: _Source) -> Any:
-    """Refuse unknown keys and turn "none" into None, all the way down."""
-    options = _options(hint)
+def _prepare(hint: Any, value: Any, keys: Keys, source: _Source, default: Any = None) -> Any:
+    """Refuse unknown keys, turn "none" into None, and build parts of registries, all the way down."""
+    mark, options = _one_of(hint), _options(hint)
+    if mark is not None:
+        return _prepare_part(mark.registry, value, keys, source, default)
     if value == _NONE and NoneType in options:
         return None
     if isinstance(value, Mapping):
         section = next((option for option in options if is_dataclass(option)), None)
         if section is not None:
-            return _prepare_section(section, value, keys, source)
+            return _prepare_section(section, _changed(default, section, value), keys, source)
         inner = _argument(options, 1)
         return {key: _prepare(inner, item, (*keys, key), source) for key, item in value.items()}
     if isinstance(value, list):
-        inner = _argument(options, 0)
-        return [_prepare(inner, item, (*keys, index), source) for index, item in enumerate(value)]
+        return [_prepare(_item_hint(options, i), item, (*keys, i), source) for i, item in enumerate(value)]
     return value
+
+
+def _prepare_part(registry: Registry, value: Any, keys: Keys, source: _Source, default: Any) -> int:
+    """Build one of a registry's parts from its name, or from a table with `kind`; its number stands for it."""
+    table = {"kind": value} if isinstance(value, str) else value
+    default = None if isinstance(value, str) else default  # a name alone stands for the part's own defaults
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{source.of(keys)}: {_dotted(keys)} = {_shown(value)}: expected a name or a section")
+    rest = {key: item for key, item in table.items() if key != "kind"}
+    kind = table.get("kind", registry.name_of(type(default)) if default is not None else None)
+    if not isinstance(kind, str):
+        raise ConfigError(
+            f"{source.of(keys)}: {_dotted(keys)} needs a kind: write kind = NAME, one of {', '.join(registry.names)}"
+        )
+    try:
+        section = registry.find(kind)
+    except ConfigError as error:
+        raise ConfigError(f"{source.of(keys)}: {_dotted(keys)}: {error}") from None
+    if not (isinstance(section, type) and is_dataclass(section)):
+        raise ConfigError(f"{source.of(keys)}: {_dotted(keys)}: {kind!r} is {section!r}, not a dataclass")
+    prepared = _prepare_section(section, _changed(default, section, rest), keys, source)
+    return source.set_aside(_validated(section, prepared, keys, source))
+
+
+def _changed(default: Any, section: Any, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The given fields over those of a default of the same class that differ from the class's own."""
+    if default is None or type(default) is not section:
+        return value
+    own = {field.name: _default(field) for field in fields(section) if field.init}
+    hints = _field_hints(section)
+    differing = {name: getattr(default, name) for name in own if getattr(default, name) != own[name]}
+    plain = {n: _NONE if item is None else _toml_form(item, hints[n], (n,)) for n, item in differing.items()}
+    return {**plain, **value}
 
 
 def _prepare_section(section: Any, value: Mapping[str, Any], keys: Keys, source: _Source) -> dict[str, Any]:
@@ -170,7 +248,11 @@ def _prepare_section(section: Any, value: Mapping[str, Any], keys: Keys, source:
             where = f"[{_dotted(keys)}]" if keys else "the top level"
             origin, name = source.of((*keys, key)), _dotted((*keys, key))
             raise ConfigError(f"{origin}: unknown key {name!r} in {where}.{did_you_mean(key, hints)}")
-    return {key: _prepare(hints[key], item, (*keys, key), source) for key, item in value.items()}
+    defaults = {field.name: _default(field) for field in fields(section)}
+    return {
+        key: _prepare(hints[key], item, (*keys, key), source, defaults[key] if defaults[key] is not _NOT_SET else None)
+        for key, item in value.items()
+    }
 
 
 def _field_hints(section: Any) -> dict[str, Any]:
@@ -196,6 +278,15 @@ def _argument(options: tuple[Any, ...], index: int) -> Any:
     return Any
 
 
+def _item_hint(options: tuple[Any, ...], index: int) -> Any:
+    """The type of a list's or tuple's item: that of its place in `tuple[A, B]`, else the one of all."""
+    for option in options:
+        arguments = get_args(option)
+        if get_origin(option) is tuple and Ellipsis not in arguments:
+            return arguments[index] if index < len(arguments) else Any
+    return _argument(options, 0)
+
+
 def _hint_at(hint: Any, keys: tuple[str, ...]) -> Any:
     """The type at a dotted key, or Any where the key is not known."""
     for key in keys:
@@ -208,12 +299,12 @@ def _hint_at(hint: Any, keys: tuple[str, ...]) -> Any:
 # Explaining.
 
 
-def _explain_all(error: ValidationError, data: Any, source: _Source) -> list[str]:
+def _explain_all(error: ValidationError, data: Any, source: _Source, within: Keys = ()) -> list[str]:
     """One line a wrong key; a union's several complaints become one."""
     expected: dict[Keys, list[str]] = {}
     details: dict[Keys, ErrorDetails] = {}
     for item in error.errors(include_url=False):
-        keys = _keys_of(item, data)
+        keys = (*within, *_keys_of(item, data))
         details.setdefault(keys, item)
         expected.setdefault(keys, []).append(_expectation(item))
     return [_explain(source, keys, details[keys], " or ".join(dict.fromkeys(expected[keys]))) for keys in details]
@@ -265,18 +356,22 @@ def _dotted(keys: Keys) -> str:
 # Writing.
 
 
-def _toml_form(value: Any, keys: Keys) -> Any:
+def _toml_form(value: Any, hint: Any, keys: Keys) -> Any:
     """A value as dictionaries, lists and the plain types of TOML."""
+    mark, options = _one_of(hint), _options(hint)
+    if mark is not None:
+        return {"kind": mark.registry.name_of(type(value)), **_section_form(value, keys)}
     if isinstance(value, Enum):
-        return _toml_form(value.value, keys)
+        return _toml_form(value.value, Any, keys)
     if isinstance(value, Path):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         return _section_form(value, keys)
     if isinstance(value, Mapping):
-        return {_text_key(key, keys): _toml_form(item, (*keys, key)) for key, item in value.items()}
+        inner = _argument(options, 1)
+        return {_text_key(key, keys): _toml_form(item, inner, (*keys, key)) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_toml_form(item, (*keys, index)) for index, item in enumerate(value)]
+        return [_toml_form(item, _item_hint(options, index), (*keys, index)) for index, item in enumerate(value)]
     if isinstance(value, (str, int, float, date)) or (isinstance(value, time) and value.tzinfo is None):
         return value
     raise ConfigError(f"{_dotted(keys)} = {value!r}: a {type(value).__name__} has no TOML form")
@@ -284,11 +379,11 @@ def _toml_form(value: Any, keys: Keys) -> Any:
 
 def _section_form(section: Any, keys: Keys) -> dict[str, Any]:
     """The fields of a dataclass, without those that are None by default."""
-    table = {}
+    table, hints = {}, _field_hints(type(section))
     for field in fields(section):
         item = getattr(section, field.name)
         if field.init and not (item is None and _default(field) is None):
-            table[field.name] = _NONE if item is None else _toml_form(item, (*keys, field.name))
+            table[field.name] = _NONE if item is None else _toml_form(item, hints[field.name], (*keys, field.name))
     return table
 
 

@@ -56,6 +56,16 @@ class Registry:
         """Whether the part of this name is AgentRL's own."""
         return name in self._built_in and name not in self._given
 
+    def name_of(self, part: Any) -> str:
+        """The name under which a part is found, or the reference `module:name` to it.
+
+        Args: part: a class or function.
+        """
+        reference = f"{part.__module__}:{part.__qualname__}"
+        given = next((name for name, known in self._given.items() if known is part), None)
+        own = next((name for name, place in self._built_in.items() if place == reference), None)
+        return given or own or reference
+
     def find(self, name: str) -> Any:
         """The part of a name, or of a reference `package.module:attribute` or `./file.py:attribute`.
 

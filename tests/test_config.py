@@ -16,8 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from agentrl.config import check_config, dump_config, load_config
+from agentrl.config import Count, OneOf, Positive, check_config, dump_config, load_config
 from agentrl.errors import ConfigError
+from agentrl.registry import Registry
+
+TOOLS = Registry("tool", "test.tools", {})
 
 
 @dataclass(frozen=True)
@@ -228,3 +231,82 @@ def test_bounds_read_as_words_and_hold_for_configurations_made_in_python() -> No
     with pytest.raises(ConfigError, match="only numbers, text, lists"):
         check_config(Bounded(extra={"a": object()}))
     check_config(Bounded(extra={"a": [1, "b"]}))
+
+
+@dataclass(frozen=True)
+class Hammer:
+    """A part of a registry."""
+
+    weight: Positive = 1.0
+    grip: str | None = "wood"
+
+
+@dataclass(frozen=True)
+class Saw:
+    """Another part; it holds a part itself."""
+
+    teeth: Count
+    backup: Annotated[Any, OneOf(TOOLS)] = Hammer(weight=2.0)
+
+
+TOOLS.register("hammer", Hammer)
+TOOLS.register("saw", Saw)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A configuration with parts in every kind of place."""
+
+    first: Annotated[Any, OneOf(TOOLS)] = Hammer(weight=3.0)
+    by_name: Mapping[str, Annotated[Any, OneOf(TOOLS)]] = field(default_factory=dict)
+    weighted: tuple[tuple[float, Annotated[Any, OneOf(TOOLS)]], ...] = ()
+    inner: Hammer = Hammer(weight=5.0)
+
+
+def test_a_part_is_a_name_or_a_table_with_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "box.toml"
+    path.write_text(
+        """
+        first = "hammer"
+        weighted = [[0.5, "hammer"], [2.0, {kind = "saw", teeth = 9}]]
+        [by_name.a]
+        kind = "saw"
+        teeth = 7
+        backup = {kind = "hammer", grip = "none"}
+        """
+    )
+    box = load_config(Box, path, ["by_name.b.kind=hammer", "by_name.b.weight=4.5"])
+    assert box.first == Hammer()  # a name alone stands for the part's own defaults
+    assert box.by_name == {"a": Saw(7, Hammer(2.0, None)), "b": Hammer(4.5)}
+    assert box.weighted == ((0.5, Hammer()), (2.0, Saw(9)))
+    check_config(box)
+    path.write_text(dump_config(box))
+    assert load_config(Box, path) == box
+
+
+def test_a_table_changes_the_default_of_its_field() -> None:
+    box = load_config(Box, None, ["inner.grip=steel", "first.grip=none"])
+    assert box.inner == Hammer(weight=5.0, grip="steel")
+    assert box.first == Hammer(weight=3.0, grip=None)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("first=hamer", r"--set first=hamer: first: no tool is named 'hamer'. Did you mean 'hammer'\?"),
+        ("first=3", "first = 3: expected a name or a section"),
+        ("by_name.a.weight=3", "by_name.a needs a kind: write kind = NAME, one of hammer, saw"),
+        ("first.weight=-1", "first.weight = -1: expected more than 0"),
+        ("first.wieght=2", r"unknown key 'first.wieght' in \[first\]. Did you mean 'weight'\?"),
+        ("by_name.a.kind=saw", "by_name.a.teeth is required"),
+        ("first=json:loads", r"'json:loads' is <function loads.*>, not a dataclass"),
+    ],
+)
+def test_parts_that_cannot_be_built_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(Box, None, [override])
+
+
+def test_parts_made_in_python_are_checked_too() -> None:
+    with pytest.raises(ConfigError, match=r"by_name\.a\.backup\.weight = -2\.0: expected more than 0"):
+        check_config(Box(by_name={"a": Saw(3, Hammer(-2.0))}))
