@@ -38,9 +38,12 @@ from .rollout.store import TrajectoryStore as TrajectoryStore
 from .sandboxed.env import SandboxEnv as SandboxEnv
 from .tool_schema import Tool as Tool
 from .tool_schema import tool as tool
-from .training.config import TrainConfig as TrainConfig
-from .training.loop import resume as resume
-from .training.loop import train as train
+from .training.plan import TrainConfig as TrainConfig
+from .training.train import resume as resume
+from .training.train import train as train
+from .trajectory import Ending as Ending
+from .trajectory import EnvRef as EnvRef
+from .trajectory import Labels as Labels
 from .trajectory import Task as Task
 from .trajectory import Trajectory as Trajectory
 from .trajectory import TrajectoryGroup as TrajectoryGroup

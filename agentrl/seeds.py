@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     TASK_ORDER = 3
     GROUPS = 4
     EVALUATION = 5
+    MIXTURE = 6
 
 
 def sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

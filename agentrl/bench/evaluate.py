@@ -60,6 +60,19 @@ class EvalResult:
     def reward_mean(self) -> float:
         return self.reward.mean
 
+    def metrics(self) -> dict[str, float]:
+        """Success and reward with their 95% intervals, and the wall seconds, as a training run logs them."""
+        (low, high), (reward_low, reward_high) = self.ci95, self.reward.ci95
+        return {
+            "eval/success": self.mean,
+            "eval/ci95_low": low,
+            "eval/ci95_high": high,
+            "eval/reward_mean": self.reward_mean,
+            "eval/reward_mean_ci95_low": reward_low,
+            "eval/reward_mean_ci95_high": reward_high,
+            "time/eval_s": self.wall_s,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """`{mean, ci95, reward_mean, reward_ci95, n_tasks, n_episodes, n_faults, wall_s}`, without trajectories."""
         success, reward = self.success.to_json(), self.reward.to_json()

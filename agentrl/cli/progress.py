@@ -20,21 +20,14 @@ _SHOWN = (
     ("loss/policy", "loss"),
     ("loss/supervised", "loss"),
 )
-_TITLES = {
-    "demonstrations": "demonstrations",
-    "warm_start": "warm start",
-    "eval_before": "evaluation before",
-    "rl": "training",
-    "eval": "evaluation",
-    "eval_after": "evaluation after",
-}
+_TITLES = {"rl": "training", "eval": "evaluation", "before": "evaluation before", "after": "evaluation after"}
 
 
 class Step(Protocol):
-    """What the training loop tells: the phase, how far it is, and the newest metrics."""
+    """What a training run tells: the stage, how far it is, and the newest metrics."""
 
     @property
-    def phase(self) -> str: ...
+    def stage(self) -> str: ...
     @property
     def step(self) -> int: ...
     @property
@@ -49,25 +42,25 @@ class TrainProgress:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self._bar = _bar(self.console) if self.console.is_terminal else None
-        self._phase = ""
+        self._stage = ""
         self._row: TaskID | None = None
         self._printed_s = 0.0
 
     def __call__(self, step: Step) -> None:
-        title = _TITLES.get(step.phase, step.phase.replace("_", " "))
+        title = _TITLES.get(step.stage, step.stage.replace("_", " "))
         line = f"{title} {step.step}/{step.total}  {shown_metrics(step.metrics)}".rstrip()
         if self._bar is None:
             self._print(step, line)
             return
-        if step.phase == "eval" and step.metrics:
+        if step.stage == "eval" and step.metrics:
             self._bar.console.print(f"step {line.removeprefix(title + ' ')}")
         else:
             self._show(step, title)
 
     def _show(self, step: Step, title: str) -> None:
         assert self._bar is not None
-        if step.phase != self._phase:
-            self._phase = step.phase
+        if step.stage != self._stage:
+            self._stage = step.stage
             self._row = self._bar.add_task(title, total=step.total, metrics="")
         assert self._row is not None
         self._bar.update(self._row, completed=step.step, total=step.total)
@@ -76,9 +69,9 @@ class TrainProgress:
 
     def _print(self, step: Step, line: str) -> None:
         now = time.monotonic()
-        news = step.phase != self._phase or step.step == step.total or (step.phase == "eval" and step.metrics)
+        news = step.stage != self._stage or step.step == step.total or (step.stage == "eval" and step.metrics)
         if news or now - self._printed_s >= _EVERY_S:
-            self._phase, self._printed_s = step.phase, now
+            self._stage, self._printed_s = step.stage, now
             self.console.print(line, soft_wrap=True)
 
     def __enter__(self) -> Self:

@@ -1,5 +1,5 @@
 """`agentrl train`: start, continue or resume a training run. Owns which folder and configuration; the run is
-`agentrl.training.loop`.
+`agentrl.training.train`.
 """
 
 from __future__ import annotations
@@ -8,22 +8,27 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from agentrl.bench.views.run_report import write_report
 from agentrl.cli.boundary import json_option, note, print_json
 from agentrl.cli.progress import TrainProgress
 from agentrl.config import load_config
 from agentrl.env import registry
 from agentrl.errors import AgentRLError, ConfigError
-from agentrl.training.config import TrainConfig
-from agentrl.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from agentrl.training.folder import RunFolder
+    from agentrl.training.plan import TrainConfig
 
 
 @click.command("train")
 @click.argument("config_or_env", required=False)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as train.lr=1e-4.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as stages.rl.steps=30."
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder; runs/NAME by default.")
 @click.option("--seed", type=click.IntRange(0), help="Short for --set seed=N.")
 @click.option("--resume", "resume_dir", type=click.Path(path_type=Path), help="Go on with an interrupted run.")
@@ -45,7 +50,7 @@ def command(
     """Train an agent as CONFIG (a TOML file) says, or on an environment with the default settings.
 
     \b
-    agentrl train quickstart.toml --set train.steps=30 --seed 7
+    agentrl train quickstart.toml --set stages.rl.steps=30 --seed 7
     agentrl train agentrl/Shop-v0 --out runs/shop
     agentrl train --resume runs/shop
     """
@@ -83,6 +88,8 @@ def read_config(config_or_env: str, overrides: tuple[str, ...]) -> TrainConfig:
 
     Raises: ConfigError, EnvNotFound.
     """
+    from agentrl.training.plan import TrainConfig  # loads torch
+
     if config_or_env.endswith(".toml") or (Path(config_or_env).is_file() and ".py" not in config_or_env):
         config = load_config(TrainConfig, config_or_env, overrides)
         registry.spec(config.env.id)
@@ -91,13 +98,13 @@ def read_config(config_or_env: str, overrides: tuple[str, ...]) -> TrainConfig:
     text = config_or_env.replace("\\", "\\\\").replace('"', '\\"')
     base = [f'env.id="{text}"', *overrides]
     config = load_config(TrainConfig, None, base)
-    if config.model.path is None and not config.warm_start.demonstrators:
+    if config.model.path is None and not any(s.teaches_from_nothing for s in config.planned().values()):
         if not callable(getattr(found.env_class, "oracle", None)):
             note("A tiny model from scratch knows nothing, and this environment has no oracle to learn from:")
             note("set model.path to a model of yours, or give the environment an oracle(messages) method.")
-        elif not any(item.startswith("warm_start.demonstrators") for item in overrides):
+        elif not any(item.startswith("stages.warm_start.demonstrators") for item in overrides):
             note("Warm start: a tiny model from scratch first learns from the environment's oracle.")
-            config = load_config(TrainConfig, None, [*base, "warm_start.demonstrators.oracle=1.0"])
+            config = load_config(TrainConfig, None, [*base, "stages.warm_start.demonstrators.oracle=1.0"])
     return config
 
 
@@ -129,7 +136,9 @@ def _move_aside(folder: Path) -> None:
 
 def _continue(out: Path, config: TrainConfig, *, seed_given: bool) -> dict[str, Any]:
     """Resume, show, or start anew, by what the folder holds."""
-    folder, recorded = RunFolder.open(out)
+    from agentrl.training.train import open_run
+
+    folder, recorded = open_run(out)
     if not seed_given:
         config = replace(config, seed=recorded.seed)
     if recorded != config:
@@ -146,8 +155,6 @@ def _read_summary(folder: RunFolder) -> dict[str, Any]:
     """What a finished run came to; its report is written now if a full disk had prevented that."""
     report = folder.path / "report.html"
     if not report.exists() or report.stat().st_mtime < folder.summary_path.stat().st_mtime:
-        from agentrl.bench.views.run_report import write_report
-
         write_report(folder.path)
     summary: dict[str, Any] = json.loads(folder.summary_path.read_text(encoding="utf-8"))
     return summary
@@ -164,7 +171,7 @@ def _silence_foreign_bars() -> None:
 
 
 def _train(config: TrainConfig, out: Path) -> dict[str, Any]:
-    from agentrl.training.loop import train
+    from agentrl.training.train import train
 
     _silence_foreign_bars()
     note(f"Training on {config.env.id}, seed {config.seed}, in {out}")
@@ -173,12 +180,12 @@ def _train(config: TrainConfig, out: Path) -> dict[str, Any]:
 
 
 def _resume(out: Path) -> dict[str, Any]:
-    folder, _ = RunFolder.open(out)
+    from agentrl.training.train import open_run, resume
+
+    folder, _ = open_run(out)
     if folder.is_finished:
         note(f"{out} is finished already")
         return _read_summary(folder)
-    from agentrl.training.loop import resume
-
     _silence_foreign_bars()
     note(f"Resuming {out}")
     with TrainProgress() as progress, _Rescue(out):
@@ -197,7 +204,6 @@ class _Rescue:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, ConfigError) or not _holds_run(self.out):
             return
-        from agentrl.bench.views.run_report import write_report
 
         # A report that fails must not hide the error that ended the run.
         with suppress(AgentRLError, OSError):
@@ -210,7 +216,8 @@ class _Rescue:
 
 def summary_text(summary: dict[str, Any], out: Path) -> str:
     """The before/after table, and where the report is."""
-    lines = ["", f"{summary['env_id']}, seed {summary['seed']}: success on held-out tasks, with 95% intervals", ""]
+    env_id = summary["env"]["id"]
+    lines = ["", f"{env_id}, seed {summary['seed']}: success on held-out tasks, with 95% intervals", ""]
     lines.append(f"{'':<10}{'before':<26}after")
     before, after = summary.get("before") or {}, summary.get("after") or {}
     for mode in ("greedy", "sampled"):
@@ -218,7 +225,7 @@ def summary_text(summary: dict[str, Any], out: Path) -> str:
     n_tasks = (after or before).get("n_tasks", 0)
     lines += ["", f"{n_tasks} tasks, {summary['wall_s']:.0f} s wall, {summary['cpu_s']:.0f} s CPU"]
     if (out / "model").is_dir():
-        lines.append(f"Model:  {out / 'model'}  (agentrl bench {summary['env_id']} --policy local:{out / 'model'})")
+        lines.append(f"Model:  {out / 'model'}  (agentrl bench {env_id} --policy local:{out / 'model'})")
     lines.append(f"Report: {out / 'report.html'}")
     return "\n".join(lines)
 

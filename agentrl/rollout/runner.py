@@ -48,7 +48,7 @@ class GroupRequest:
     seed: int
     size: int = 1
     group_id: str = ""
-    labels: Labels = Labels()  # noqa: RUF009 (frozen)
+    labels: Labels = Labels()
     env: EnvRef | None = None
 
     def __post_init__(self) -> None:

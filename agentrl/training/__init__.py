@@ -1,0 +1,1 @@
+"""A training run: its plan, its folder, its checkpoints and its stages. The maths is `agentrl.learning`."""

@@ -29,7 +29,7 @@ from agentrl.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, EXTRA, STATE = "manifest.json", "extra.json", "state.pt"
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -249,7 +249,10 @@ def _verify(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is corrupt: {error}") from error
     if format_number != FORMAT:
-        raise CheckpointError(f"{folder} has checkpoint format {format_number}, this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{folder} has checkpoint format {format_number}, and this version reads format {FORMAT}: go on with the "
+            "version of AgentRL that wrote it, or set model.path to it and start a new run"
+        )
     for name, expected in files.items():
         _verify_file(folder / name, expected)
     return manifest

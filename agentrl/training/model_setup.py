@@ -1,57 +1,90 @@
-"""The model of a run: a checkpoint's, a folder's, or a tiny one built for the demonstrations."""
+"""Which model a run has: a checkpoint's, a folder's, or a tiny one built for the run's conversations.
+
+Its files belong to `agentrl.policy.model_folder`, the models of an update to `agentrl.learning.models`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from agentrl.config import Count
 from agentrl.errors import ConfigError
+from agentrl.messages import Message
 from agentrl.policy import model_folder, tiny
 from agentrl.seeds import Purpose, integer
-from agentrl.training.config import TrainConfig
-from agentrl.trajectory import Trajectory
 
 # Enough conversations for every merge of a small vocabulary; more would only cost time.
 _TOKENIZER_CONVERSATIONS = 500
 NOTHING_TO_BEGIN_FROM = (
-    "a model built from scratch knows nothing: set model.path to a local model folder, "
-    "or warm_start.demonstrators (for example oracle = 1.0) to learn from demonstrations first"
+    "a model built from scratch knows nothing: set model.path to a local model folder, or begin with a stage that "
+    "teaches it, such as stages.warm_start.demonstrators (for example oracle = 1.0)"
 )
 
 
-def prepare(config: TrainConfig, folder: str | Path | None, demos: Sequence[Trajectory]) -> tuple[Any, Any]:
-    """Load or build the model and its tokenizer.
+@dataclass(frozen=True)
+class ModelConfig:
+    """The policy's model: a local folder, or a tiny model built from scratch.
 
-    Args:
-        folder: a checkpoint or model folder; None builds the tiny model.
-        demos: what the tiny model's tokenizer is trained on.
-    Returns: model (evaluation mode, on its device) and tokenizer.
-    Raises: ModelError for a folder that cannot be used; ConfigError if there is nothing to begin from.
+    Attributes:
+        path: folder of a `transformers` causal language model; None builds the tiny one.
+        chat_format: `auto`, a format's name, or a reference to one from outside.
+        hidden_size, num_layers, vocab_size: of the tiny model.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        dtype: `float32` or `bfloat16`.
+        max_context: most tokens of an episode; None is the model's limit, up to 4096.
+        slots: most episodes whose keys and values are kept at once; None is `run.max_concurrency`.
     """
-    device = device_of(config.model.device)
-    if folder is not None:
-        return model_folder.load(folder, device=device, dtype=getattr(torch, config.model.dtype))
-    if not demos:
+
+    path: str | None = None
+    chat_format: str = "auto"
+    hidden_size: Count = 128
+    num_layers: Count = 2
+    vocab_size: Count = 512
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_context: Count | None = None
+    slots: Count | None = None
+
+    def check(self, *, teaches_from_nothing: bool) -> None:
+        """Refuse a model that cannot be used.
+
+        Args: teaches_from_nothing: a model built from scratch can begin with the first stage that trains.
+        Raises: ConfigError, ModelError: what is wrong, and what to do.
+        """
+        device_of(self.device)
+        if self.path is not None:
+            model_folder.check_files(Path(self.path))
+        elif not teaches_from_nothing:
+            raise ConfigError(NOTHING_TO_BEGIN_FROM)
+
+
+def load(config: ModelConfig, folder: str | Path) -> tuple[Any, Any]:
+    """The model (evaluation mode, on its device) and tokenizer of a folder. Raises: ModelError."""
+    return model_folder.load(folder, device=device_of(config.device), dtype=getattr(torch, config.dtype))
+
+
+def build(config: ModelConfig, seed: int, conversations: Sequence[Sequence[Message]]) -> tuple[Any, Any]:
+    """A tiny model and a tokenizer that is trained on conversations.
+
+    Raises: ConfigError if there is nothing to begin from.
+    """
+    if not conversations:
         raise ConfigError(NOTHING_TO_BEGIN_FROM)
-    texts = tiny.conversation_texts(t.messages() for t in demos[:_TOKENIZER_CONVERSATIONS])
+    texts = tiny.conversation_texts(list(c) for c in conversations[:_TOKENIZER_CONVERSATIONS])
     model, tokenizer = tiny.build_tiny(
         texts,
-        seed=integer(config.seed, Purpose.MODEL),
-        vocab_size=config.model.vocab_size,
+        seed=integer(seed, Purpose.MODEL),
+        vocab_size=config.vocab_size,
         show_tools=False,
-        hidden_size=config.model.hidden_size,
-        num_layers=config.model.num_layers,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
     )
-    return model.to(torch.device(device)), tokenizer  # type: ignore[arg-type]
-
-
-def kv_limits(config: TrainConfig) -> dict[str, Any]:
-    """Most slots and tokens of a policy's keys and values, as `LocalPolicy` takes them."""
-    slots = config.train.max_concurrency if config.model.slots is None else config.model.slots
-    return {"slots": slots, "max_context": config.model.max_context}
+    return model.to(torch.device(device_of(config.device))), tokenizer  # type: ignore[arg-type]
 
 
 def device_of(name: str) -> str:

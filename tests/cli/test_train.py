@@ -17,9 +17,10 @@ from rich.console import Console
 from agentrl.cli import main
 from agentrl.cli.progress import TrainProgress, shown_metrics
 from agentrl.cli.train import summary_text
-from agentrl.config import load_config
-from agentrl.training.config import TrainConfig
-from agentrl.training.run_folder import RunFolder
+from agentrl.config import dump_config, load_config
+from agentrl.training.folder import RunFolder
+from agentrl.training.plan import TrainConfig
+from agentrl.training.train import open_run
 
 TABLE = {"greedy": {"mean": 0.4, "ci95": [0.3, 0.5]}, "sampled": {"mean": 0.38, "ci95": [0.3, 0.46]}, "n_tasks": 9}
 
@@ -32,16 +33,16 @@ class FakeLoop:
         self.end: Callable[[], None] = lambda: None
 
     def train(self, config: TrainConfig, out_dir: Path, *, on_progress: Callable[[Any], None]) -> dict[str, Any]:
-        return self._run("train", RunFolder.create(out_dir, config), config)
+        return self._run("train", RunFolder.create(out_dir, dump_config(config)), config)
 
     def resume(self, out_dir: Path, *, on_progress: Callable[[Any], None]) -> dict[str, Any]:
-        return self._run("resume", *RunFolder.open(out_dir))
+        return self._run("resume", *open_run(out_dir))
 
     def _run(self, verb: str, folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
         self.calls.append((verb, folder.path.name, config.seed))
-        folder.log("rl", 1, 0.5, {"rollout/success": 0.5})
+        folder.log("rl", 1, 1, 0.5, {"rollout/success": 0.5})
         self.end()
-        summary = {"env_id": config.env.id, "seed": config.seed, "before": TABLE, "after": TABLE}
+        summary = {"env": {"id": config.env.id}, "seed": config.seed, "before": TABLE, "after": TABLE}
         summary |= {"wall_s": 1.0, "cpu_s": 1.0}
         folder.write_summary(summary)
         return summary
@@ -50,7 +51,8 @@ class FakeLoop:
 @pytest.fixture
 def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLoop:
     fake = FakeLoop()
-    monkeypatch.setitem(sys.modules, "agentrl.training.loop", SimpleNamespace(train=fake.train, resume=fake.resume))
+    monkeypatch.setattr("agentrl.training.train.train", fake.train)
+    monkeypatch.setattr("agentrl.training.train.resume", fake.resume)
     monkeypatch.chdir(tmp_path)
     Path("quick.toml").write_text('[env]\nid = "agentrl/Guess-v0"\n[run]\ntensorboard = false\n')
     return fake
@@ -65,21 +67,21 @@ def interrupt() -> None:
 
 
 def test_a_file_with_overrides(loop: FakeLoop) -> None:
-    result = run("quick.toml", "--set", "train.steps=3", "--seed", "5", "--out", "runs/a", "--json")
+    result = run("quick.toml", "--set", "stages.rl.steps=3", "--seed", "5", "--out", "runs/a", "--json")
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
-    assert (summary["seed"], summary["env_id"]) == (5, "agentrl/Guess-v0")
+    assert (summary["seed"], summary["env"]["id"]) == (5, "agentrl/Guess-v0")
     config = load_config(TrainConfig, "runs/a/config.toml")
-    assert (config.train.steps, config.seed) == (3, 5)
+    assert (config.stages["rl"].steps, config.seed) == (3, 5)
 
 
 def test_an_environment_with_an_oracle_gets_a_warm_start(loop: FakeLoop) -> None:
     assert run("agentrl/Guess-v0").exit_code == 0
     config = load_config(TrainConfig, "runs/guess-v0/config.toml")
-    assert dict(config.warm_start.demonstrators) == {"oracle": 1.0}
+    assert dict(config.stages["warm_start"].demonstrators) == {"oracle": 1.0}
     assert run("agentrl/Guess-v0", "--set", 'model.path="m"').exit_code == 0
     config = load_config(TrainConfig, "runs/guess-v0-2/config.toml")
-    assert dict(config.warm_start.demonstrators) == {}
+    assert dict(config.stages["warm_start"].demonstrators) == {}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,13 @@ def test_an_environment_with_an_oracle_gets_a_warm_start(loop: FakeLoop) -> None
     [
         (("agentrl/Gess-v0",), 1, "Did you mean 'agentrl/Guess-v0'?"),
         (("absent.toml",), 1, "absent.toml: no such file"),
-        (("quick.toml", "--set", "train.step=3"), 1, "Did you mean 'steps'?"),
+        (("quick.toml", "--set", "stages.rl.step=3"), 1, "Did you mean 'steps'?"),
+        (("quick.toml", "--set", "train.lr=1"), 1, "[train] is now [stages.rl]"),
+        (
+            ("quick.toml", "--set", "stages.lr.steps=1"),
+            1,
+            "of the standard plan. Known: after, before, rl, warm_start",
+        ),
         (("quick.toml", "--set", "env.id=agentrl/Gess-v0"), 1, "Did you mean 'agentrl/Guess-v0'?"),
         ((), 2, "give a CONFIG file or an environment"),
         (("quick.toml", "--resume", "runs/a"), 2, "--resume takes everything from the run itself"),
@@ -172,7 +180,7 @@ def test_a_full_disk_at_the_start_leaves_no_half_written_run(loop: FakeLoop, mon
 
 def test_the_table() -> None:
     after = {**TABLE, "greedy": {"mean": 0.95, "ci95": [None, None]}}
-    summary = {"env_id": "e", "seed": 1, "before": TABLE, "after": after, "wall_s": 61.4, "cpu_s": 60.0}
+    summary = {"env": {"id": "e"}, "seed": 1, "before": TABLE, "after": after, "wall_s": 61.4, "cpu_s": 60.0}
     lines = summary_text(summary, Path("runs/x")).splitlines()
     assert lines[4] == "greedy    0.400  [0.300, 0.500]     0.950"
     assert lines[5] == "sampled   0.380  [0.300, 0.460]     0.380  [0.300, 0.460]"
@@ -180,8 +188,8 @@ def test_the_table() -> None:
     assert "-" in summary_text({**summary, "before": None}, Path("x")).splitlines()[4]
 
 
-def step(phase: str, number: int, total: int, **metrics: float) -> SimpleNamespace:
-    return SimpleNamespace(phase=phase, step=number, total=total, metrics=metrics)
+def step(stage: str, number: int, total: int, **metrics: float) -> SimpleNamespace:
+    return SimpleNamespace(stage=stage, step=number, total=total, metrics=metrics)
 
 
 def test_progress_in_a_pipe_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

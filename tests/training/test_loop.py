@@ -19,32 +19,55 @@ from safetensors.numpy import load_file
 from agentrl.config import dump_config
 from agentrl.errors import ConfigError, StoreError
 from agentrl.learning.credit.base import differs, without_faults
+from agentrl.learning.learner import LearnerSettings
+from agentrl.learning.optimizers import Schedule
 from agentrl.messages import Action
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.training.config import (
-    EnvConfig,
-    EvalConfig,
-    ModelConfig,
-    RLConfig,
-    RunConfig,
-    TrainConfig,
-    WarmStartConfig,
-)
-from agentrl.training.loop import Progress, resume, train
-from agentrl.training.run_folder import RunFolder
+from agentrl.training.folder import RunFolder
+from agentrl.training.model_setup import ModelConfig
+from agentrl.training.plan import TrainConfig
+from agentrl.training.progress import Progress
+from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.stages.evaluate import Evaluate
+from agentrl.training.stages.playing import Playing
+from agentrl.training.stages.reinforce import Reinforce
+from agentrl.training.stages.supervise import Supervise
+from agentrl.training.train import resume, train
 from agentrl.trajectory import EnvRef, Task, Trajectory, TrajectoryGroup, Turn
 from tests.endings import ENDINGS
 
+STAGES = {
+    "warm_start": Supervise(
+        {"oracle": 0.5, "hasty": 0.5},
+        num_episodes=96,
+        epochs=2,
+        batch_episodes=16,
+        checkpoint_every=5,
+        learner=LearnerSettings(lr=0.03, optimizer="muon", schedule=Schedule("linear", warmup_steps=10)),
+    ),
+    "before": Evaluate(num_tasks=6),
+    "rl": Reinforce(
+        steps=5,
+        playing=Playing(prompts_per_step=4, group_size=4),
+        skip_zero_advantage=False,
+        checkpoint_every=2,
+    ),
+    "after": Evaluate(num_tasks=6),
+}
 CONFIG = TrainConfig(
     env=EnvConfig("agentrl/Shop-v0", max_turns=4),
     model=ModelConfig(hidden_size=32, num_layers=1),
-    warm_start=WarmStartConfig(
-        {"oracle": 0.5, "hasty": 0.5}, num_episodes=96, epochs=2, batch_episodes=16, lr=0.03, checkpoint_every=5
-    ),
-    train=RLConfig(steps=5, prompts_per_step=4, group_size=4, max_tokens=24, skip_zero_advantage=False),
-    eval=EvalConfig(every=2, num_tasks=4, final_num_tasks=6),
-    run=RunConfig(checkpoint_every=2, tensorboard=False),
+    sampling=SamplingConfig(max_tokens=24),
+    stages=STAGES,
+    run=RunConfig(evaluate_every=2, evaluate_tasks=4, tensorboard=False),
 )
+
+
+def with_stage(name: str, **changes: object) -> TrainConfig:
+    """The configuration with other settings of one stage."""
+    return replace(CONFIG, stages={**STAGES, name: replace(STAGES[name], **changes)})
+
+
 # What two runs of one configuration may differ in.
 _TIMED = ("time_s",)
 
@@ -75,7 +98,9 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
     summary = json.loads((whole_run / "summary.json").read_text())
-    assert summary["env_id"] == "agentrl/Shop-v0"
+    assert summary["env"]["id"] == "agentrl/Shop-v0"
+    assert summary["env"]["limits"] == {"max_turns": 4}
+    assert list(summary["stages"]) == ["warm_start", "before", "rl", "after"]
     assert summary["seed"] == 0
     assert summary["wall_s"] > 0
     assert summary["cpu_s"] > 0
@@ -85,16 +110,17 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
             low, high = summary[when][mode]["ci95"]
             assert 0 <= low <= summary[when][mode]["mean"] <= high <= 1
     assert (whole_run / "report.html").stat().st_size > 1000
-    phases = [line["phase"] for line in _metrics(whole_run)]
+    stages = [line["stage"] for line in _metrics(whole_run)]
     # 2 epochs of 96 demonstrations by 16; before, 5 steps with 2 evaluations between them, after.
-    assert phases == ["warm_start"] * 12 + ["eval", "rl", "rl", "eval", "rl", "rl", "eval", "rl", "eval"]
+    assert stages == ["warm_start"] * 12 + ["before", "rl", "rl", "eval", "rl", "rl", "eval", "rl", "after"]
+    assert [line["version"] for line in _metrics(whole_run)] == [0] * 12 + [0, 1, 2, 2, 3, 4, 4, 5, 5]
 
 
 def test_training_and_evaluation_tasks_are_disjoint_in_the_records(whole_run: Path) -> None:
     splits: dict[str, set[str]] = {}
     for trajectory in TrajectoryStore(whole_run / "trajectories.jsonl"):
         splits.setdefault(str(trajectory.labels.stage), set()).add(trajectory.task.split)
-    assert splits == {"train": {"train"}, "eval": {"eval"}, "eval_before": {"eval"}, "eval_after": {"eval"}}
+    assert splits == {"rl": {"train"}, "eval": {"eval"}, "before": {"eval"}, "after": {"eval"}}
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(whole_run: Path, tmp_path: Path) -> None:
@@ -106,14 +132,14 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(whole_run: P
     assert _weights(tmp_path / "other") != _weights(whole_run)
 
 
-@pytest.mark.parametrize(("phase", "lines"), [("warm_start", 7), ("rl", 3)])
-def test_kill_9_and_resume_is_bit_identical(whole_run: Path, tmp_path: Path, phase: str, lines: int) -> None:
+@pytest.mark.parametrize(("stage", "lines"), [("warm_start", 7), ("rl", 3)])
+def test_kill_9_and_resume_is_bit_identical(whole_run: Path, tmp_path: Path, stage: str, lines: int) -> None:
     run, config = tmp_path / "killed", tmp_path / "config.toml"
     config.write_text(dump_config(CONFIG))
     command = [sys.executable, "-m", "agentrl", "train", str(config), "--out", str(run)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
-        _wait_for(run / "metrics.jsonl", phase, lines, process)
+        _wait_for(run / "metrics.jsonl", stage, lines, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (run / "summary.json").exists()
@@ -125,32 +151,32 @@ def test_kill_9_and_resume_is_bit_identical(whole_run: Path, tmp_path: Path, pha
     assert _episodes(run) == _episodes(whole_run)
 
 
-def _wait_for(path: Path, phase: str, lines: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(path: Path, stage: str, lines: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         text = path.read_text() if path.exists() else ""
-        if text.count(f'"phase":"{phase}"') >= lines:
+        if text.count(f'"stage":"{stage}"') >= lines:
             return
         assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
         time.sleep(0.005)
-    raise AssertionError(f"the run never reached {lines} lines of {phase}")
+    raise AssertionError(f"the run never reached {lines} lines of {stage}")
 
 
 def test_an_edited_configuration_is_not_resumed_silently(whole_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "edited"
     shutil.copytree(whole_run, run)
     (run / "summary.json").unlink()
-    (run / "config.toml").write_text(dump_config(replace(CONFIG, train=replace(CONFIG.train, lr=0.5))))
+    (run / "config.toml").write_text(dump_config(with_stage("rl", learner=LearnerSettings(lr=0.5))))
     with pytest.raises(ConfigError, match=r"config\.toml has been edited since"):
         resume(run)
     assert _metrics(run) == _metrics(whole_run)
     (run / "config.toml").write_text(dump_config(replace(CONFIG, run=replace(CONFIG.run, keep_checkpoints=3))))
-    assert resume(run)["steps"] == CONFIG.train.steps
+    assert resume(run)["steps"] == 5
 
 
 def test_a_metric_that_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", CONFIG)
-    folder.log("rl", 1, 0.5, {"loss/policy": math.nan, "loss/kl": 0.25})
+    folder = RunFolder.create(tmp_path / "run", "")
+    folder.log("rl", 1, 1, 0.5, {"loss/policy": math.nan, "loss/kl": 0.25})
     folder.write_summary({"seed": 0, "after": {"mean": math.inf}})
     assert json.loads(folder.metrics_path.read_text())["loss/policy"] is None
     assert json.loads(folder.summary_path.read_text(), parse_constant=pytest.fail)["after"] == {"mean": None}
@@ -163,12 +189,12 @@ def test_a_folder_that_holds_a_run_is_refused(whole_run: Path) -> None:
 
 def test_nothing_to_begin_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.path"):
-        train(replace(CONFIG, warm_start=WarmStartConfig()), tmp_path / "run")
+        train(with_stage("warm_start", demonstrators={}), tmp_path / "run")
 
 
 def test_a_misspelt_demonstrator_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'oracle'"):
-        train(replace(CONFIG, warm_start=WarmStartConfig({"oracel": 1.0})), tmp_path / "run")
+        train(with_stage("warm_start", demonstrators={"oracel": 1.0}), tmp_path / "run")
 
 
 def test_a_full_disk_says_what_to_do_and_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +228,7 @@ def test_ctrl_c_in_the_warm_start_ends_the_run_within_a_step(tmp_path: Path) -> 
     steps: list[int] = []
 
     def press(progress: Progress) -> None:
-        if progress.phase == "warm_start":
+        if progress.stage == "warm_start":
             steps.append(progress.step)
             if progress.step == 2:
                 signal.raise_signal(signal.SIGINT)
@@ -214,7 +240,7 @@ def test_ctrl_c_in_the_warm_start_ends_the_run_within_a_step(tmp_path: Path) -> 
 
 
 def test_a_disk_full_at_the_summary_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = RunFolder.create(tmp_path / "run", CONFIG)
+    folder = RunFolder.create(tmp_path / "run", "")
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")

@@ -12,21 +12,21 @@ import torch
 from click.testing import CliRunner
 
 from agentrl.cli import main
+from agentrl.learning.learner import LearnerSettings
+from agentrl.learning.optimizers import Schedule
 from agentrl.learning.rows import rows_of_trajectory
 from agentrl.policy.format.choice import chat_format
 from agentrl.policy.format.template import message_for_template
 from agentrl.policy.model_folder import load
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.training.config import (
-    EnvConfig,
-    EvalConfig,
-    ModelConfig,
-    RLConfig,
-    RunConfig,
-    TrainConfig,
-    WarmStartConfig,
-)
-from agentrl.training.loop import train
+from agentrl.training.model_setup import ModelConfig
+from agentrl.training.plan import TrainConfig
+from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.stages.evaluate import Evaluate
+from agentrl.training.stages.playing import Playing
+from agentrl.training.stages.reinforce import Reinforce
+from agentrl.training.stages.supervise import Supervise
+from agentrl.training.train import train
 from agentrl.trajectory import Trajectory
 from tests.policy import families
 
@@ -38,19 +38,21 @@ def config(model: Path) -> TrainConfig:
     return TrainConfig(
         env=EnvConfig("agentrl/Calculator-v0", max_turns=4),
         model=ModelConfig(path=str(model), max_context=MAX_CONTEXT, slots=6),
-        warm_start=WarmStartConfig({"oracle": 1.0}, num_episodes=64, epochs=5, batch_episodes=8, lr=0.02),
-        train=RLConfig(
-            steps=2,
-            prompts_per_step=2,
-            group_size=4,
-            max_tokens=48,
-            lr=1e-3,
-            kl_coef=0.05,
-            entropy_coef=0.02,
-            skip_zero_advantage=False,
-        ),
-        eval=EvalConfig(every=0, final_num_tasks=4),
-        run=RunConfig(tensorboard=False),
+        sampling=SamplingConfig(max_tokens=48),
+        stages={
+            "warm_start": Supervise({"oracle": 1.0}, num_episodes=64, epochs=5, batch_episodes=8),
+            "before": Evaluate(num_tasks=4),
+            "rl": Reinforce(
+                steps=2,
+                playing=Playing(prompts_per_step=2, group_size=4),
+                kl_coef=0.05,
+                entropy_coef=0.02,
+                skip_zero_advantage=False,
+                learner=LearnerSettings(lr=1e-3, schedule=Schedule("linear", final=0.1)),
+            ),
+            "after": Evaluate(num_tasks=4),
+        },
+        run=RunConfig(evaluate_every=0, tensorboard=False),
     )
 
 
@@ -95,7 +97,7 @@ def test_contexts_only_grow_and_rows_hold_them(run: tuple[str, Path]) -> None:
 
 def test_logprobs_are_those_of_the_saved_model(run: tuple[str, Path]) -> None:
     model, _ = load(run[1] / "model")
-    after = [t for t in episodes(run[1]) if t.labels.stage == "eval_after"]
+    after = [t for t in episodes(run[1]) if t.labels.stage == "after"]
     assert len(after) == 8
     for trajectory in after:
         (row,) = rows_of_trajectory(trajectory)
@@ -107,7 +109,7 @@ def test_logprobs_are_those_of_the_saved_model(run: tuple[str, Path]) -> None:
 
 def test_the_penalty_sees_the_model_move(run: tuple[str, Path]) -> None:
     lines = [json.loads(line) for line in (run[1] / "metrics.jsonl").read_text().splitlines()]
-    first, second = (line for line in lines if line["phase"] == "rl")
+    first, second = (line for line in lines if line["stage"] == "rl")
     assert first["loss/kl"] == pytest.approx(0, abs=1e-6)
     assert second["loss/kl"] > 1e-6
 

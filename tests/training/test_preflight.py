@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,20 @@ from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import AgentRLError, CheckpointError, ConfigError, ModelError, RolloutError
+from agentrl.learning.credit.base import CREDITS
+from agentrl.learning.credit.group_relative import ReinforcePlusPlus
+from agentrl.learning.learner import LearnerSettings
+from agentrl.learning.objectives.base import OBJECTIVES
+from agentrl.learning.objectives.ppo_clip import PPOClip
 from agentrl.tool_schema import tool
-from agentrl.training.config import (
-    EnvConfig,
-    EvalConfig,
-    ModelConfig,
-    RLConfig,
-    RunConfig,
-    TrainConfig,
-    WarmStartConfig,
-)
-from agentrl.training.loop import resume, train
+from agentrl.training.model_setup import ModelConfig
+from agentrl.training.plan import TrainConfig
+from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.stages.evaluate import Evaluate
+from agentrl.training.stages.playing import Playing
+from agentrl.training.stages.reinforce import Reinforce
+from agentrl.training.stages.supervise import Supervise
+from agentrl.training.train import resume, train
 
 
 @register("test/Ask-v0", max_turns=3)
@@ -75,14 +78,28 @@ class AskNoisy(Ask):
         return next(self.episodes) % 7 / 6
 
 
+STAGES = {
+    "warm_start": Supervise({"oracle": 1.0}, num_episodes=12, epochs=1, batch_episodes=4),
+    "before": Evaluate(),
+    "rl": Reinforce(steps=2, playing=Playing(prompts_per_step=2, group_size=2)),
+    "after": Evaluate(),
+}
 CONFIG = TrainConfig(
     env=EnvConfig("test/Ask-v0"),
     model=ModelConfig(hidden_size=32, num_layers=1),
-    warm_start=WarmStartConfig({"oracle": 1.0}, num_episodes=12, epochs=1, batch_episodes=4),
-    train=RLConfig(steps=2, prompts_per_step=2, group_size=2, max_tokens=12),
-    eval=EvalConfig(every=0, num_tasks=2, final_num_tasks=200),
-    run=RunConfig(tensorboard=False),
+    sampling=SamplingConfig(max_tokens=12),
+    stages=STAGES,
+    run=RunConfig(evaluate_every=0, tensorboard=False),
 )
+
+
+def rl(**changes: Any) -> dict[str, Any]:
+    """The stages with other settings of `rl`; those of Playing go there."""
+    playing = {k: changes.pop(k) for k in ("group_size", "prompts_per_step") if k in changes}
+    own = STAGES["rl"]
+    return {"stages": {**STAGES, "rl": replace(own, playing=replace(own.playing, **playing), **changes)}}
+
+
 ENV, MODEL = CONFIG.env, CONFIG.model
 
 
@@ -97,15 +114,15 @@ ENV, MODEL = CONFIG.env, CONFIG.model
         ({"env": replace(ENV, eval_split="none")}, ConfigError, r"its split 'none' is empty.*env\.eval_split"),
         ({"env": replace(ENV, train_split="trian")}, ConfigError, r"'trian' does not exist; there is 'train', 'eval'"),
         ({"env": replace(ENV, kwargs={"foo": 1})}, ConfigError, r"cannot be made with \['foo'\]"),
-        ({"train": replace(CONFIG.train, group_size=0)}, ConfigError, r"train\.group_size = 0: expected at least 1"),
-        ({"train": replace(CONFIG.train, group_size=1)}, ConfigError, r"a group of one teaches nothing; use 2 or more"),
+        (rl(group_size=0), ConfigError, r"stages\.rl\.playing\.group_size = 0: expected at least 1"),
+        (rl(group_size=1), ConfigError, r"grpo compares.* a group of one teaches nothing; use 2 or more"),
         (
-            {"train": replace(CONFIG.train, group_size=1, advantage="reinforce_plus_plus")},
+            rl(group_size=1, credit=ReinforcePlusPlus()),
             ConfigError,
             "skip_zero_advantage = false",
         ),
-        ({"train": replace(CONFIG.train, lr=-1.0)}, ConfigError, r"train\.lr = -1\.0: expected more than 0"),
-        ({"run": replace(CONFIG.run, checkpoint_every=0)}, ConfigError, r"run\.checkpoint_every = 0"),
+        (rl(objective=PPOClip(clip_low=-1.0)), ConfigError, r"rl\.objective\.clip_low = -1\.0: expected at least 0"),
+        (rl(checkpoint_every=0), ConfigError, r"stages\.rl\.checkpoint_every = 0"),
         ({"seed": -1}, ConfigError, "seed = -1: expected at least 0"),
         ({"model": replace(MODEL, path="/absent")}, ModelError, "/absent is not a folder"),
         ({"model": replace(MODEL, chat_format="qwen")}, ModelError, "no chat format is named 'qwen'"),
@@ -139,20 +156,25 @@ def test_an_interrupted_run_without_a_checkpoint_can_be_resumed(tmp_path: Path) 
 
 
 def test_fewer_demonstrations_than_a_batch_still_teach(tmp_path: Path) -> None:
-    few = replace(CONFIG, warm_start=replace(CONFIG.warm_start, num_episodes=3), train=replace(CONFIG.train, steps=0))
-    train(few, tmp_path / "run")
-    assert '"phase":"warm_start"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+    few = {**rl(steps=0)["stages"], "warm_start": replace(STAGES["warm_start"], num_episodes=3)}
+    train(replace(CONFIG, stages=few), tmp_path / "run")
+    assert '"stage":"warm_start"' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 def test_a_model_of_ones_own_needs_no_demonstrations(tmp_path: Path) -> None:
-    train(replace(CONFIG, train=replace(CONFIG.train, steps=0)), tmp_path / "first")
-    own = replace(CONFIG, model=ModelConfig(path=str(tmp_path / "first" / "model")), warm_start=WarmStartConfig())
+    train(replace(CONFIG, **rl(steps=0)), tmp_path / "first")
+    without = {name: stage for name, stage in STAGES.items() if name != "warm_start"}
+    own = replace(CONFIG, model=ModelConfig(path=str(tmp_path / "first" / "model")), stages=without)
     assert train(own, tmp_path / "second")["steps"] == 2
 
 
 def test_progress_counts_the_tasks_there_are(tmp_path: Path) -> None:
     totals: set[int] = set()
-    train(CONFIG, tmp_path / "run", on_progress=lambda p: totals.add(p.total) if p.phase == "eval_before" else None)
+    train(
+        CONFIG,
+        tmp_path / "run",
+        on_progress=lambda p: totals.add(p.total) if p.stage == "before" and not p.metrics else None,
+    )
     assert totals == {3}
 
 
@@ -162,20 +184,27 @@ def test_progress_counts_the_tasks_there_are(tmp_path: Path) -> None:
         {"aggregation": "constant"},
         {"aggregation": "sequence"},
         {"kl_coef": 0.1},
-        {"num_minibatches": 2, "num_epochs": 2},
+        {"entropy_coef": 0.01},
+        {"learner": LearnerSettings(num_minibatches=2, num_epochs=2)},
+        {"recompute_old_logprobs": True, "importance": "tis"},
+        {"dynamic_sampling": True},
+        {"sampling": SamplingConfig(temperature=0.7, top_p=0.8, max_tokens=12)},
     ]
-    + [{"advantage": name} for name in ("dr_grpo", "rloo", "reinforce_plus_plus")]
-    + [{"dynamic_sampling": True}, {"temperature": 0.7, "top_p": 0.8}],
+    + [{"credit": CREDITS.find(name)()} for name in CREDITS.names if name != "grpo"]
+    + [{"objective": OBJECTIVES.find(name)()} for name in ("gspo", "cispo", "policy_gradient")],
+    ids=lambda settings: " ".join(f"{k}={type(v).__name__ if is_dataclass(v) else v}" for k, v in settings.items()),
 )
 def test_each_setting_of_the_update_trains(settings: dict[str, Any], tmp_path: Path) -> None:
-    train_settings = replace(CONFIG.train, prompts_per_step=2, group_size=4, **settings)
-    train(replace(CONFIG, env=replace(ENV, id="test/AskNoisy-v0"), train=train_settings), tmp_path / "run")
+    own = {k: v for k, v in settings.items() if k != "sampling"}
+    sampling = settings.get("sampling", CONFIG.sampling)
+    stages = rl(prompts_per_step=2, group_size=4, **own)
+    train(replace(CONFIG, env=replace(ENV, id="test/AskNoisy-v0"), sampling=sampling, **stages), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if line["phase"] == "rl"]
+    steps = [line for line in lines if line["stage"] == "rl"]
     assert len(steps) == 2
     assert all(step["rollout/groups_trained"] > 0 for step in steps)
     assert all(0 < step["grad/norm"] < 1000 and math.isfinite(step["loss/policy"]) for step in steps)
-    if "num_epochs" not in settings:  # before its first update the model is the one that sampled
+    if "learner" not in settings:  # before its first update the model is the one that sampled
         assert [step["policy/ratio_mean"] for step in steps] == pytest.approx([1.0, 1.0], abs=1e-3)
 
 

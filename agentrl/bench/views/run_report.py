@@ -27,6 +27,8 @@ _WINDOW_STEPS = 5
 # Two-sided 95% quantiles of Student's t for 2 to 4 degrees of freedom: a window has 3 to 5 steps.
 _T95 = (4.303, 3.182, 2.776)
 _MAX_TRANSCRIPTS = 6
+# The name under which a run records its evaluations between two steps.
+EVALUATION = "eval"
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -102,6 +104,7 @@ class _Tally:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     causes: dict[str, int] = field(default_factory=dict)
     evaluations: dict[tuple[str, str], dict[str, Trajectory]] = field(default_factory=dict)
+    tables: dict[str, None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, path: Path) -> _Tally:
@@ -123,16 +126,25 @@ class _Tally:
             total = self.tools.setdefault(name, {}).setdefault(stage, [0, 0])
             total[0] += stats.get("calls", 0)
             total[1] += stats.get("errors", 0)
-        if stage in ("eval_before", "eval_after"):
+        if trajectory.labels.mode == "greedy":
+            self.tables.setdefault(stage)
+        if stage in self.tables:
             key = (trajectory.labels.mode, trajectory.task.id)
             self.evaluations.setdefault(key, {}).setdefault(stage, trajectory)
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The first and the last stage that evaluated, the only ones that play greedily; empty where there is none."""
+        names = list(self.tables)
+        return (names[0] if len(names) > 1 else "", names[-1] if names else "")
+
     def transcripts(self) -> list[dict[str, Any]]:
         """Before and after on the same held-out tasks: first those that were learnt, then the others."""
+        first, last = self.ends
         pairs = [
-            (mode, task, pair["eval_before"], pair["eval_after"])
-            for (mode, task), pair in self.evaluations.items()
-            if len(pair) == 2
+            (mode, task, played[first], played[last])
+            for (mode, task), played in self.evaluations.items()
+            if first in played and last in played
         ]
         modes = {pair[0] for pair in pairs}
         mode = "greedy" if "greedy" in modes else next(iter(sorted(modes)), "")
@@ -144,11 +156,16 @@ class _Tally:
 
     def tool_rows(self) -> list[dict[str, Any]]:
         """One row per tool: calls and errors before, in training, and after."""
-        phases = ("eval_before", "train", "eval_after")
+        first, last = self.ends
         return [
-            {"name": name, "cells": [by_phase.get(phase) for phase in phases]}
-            for name, by_phase in sorted(self.tools.items())
+            {"name": name, "cells": [by_stage.get(first), self._in_training(by_stage), by_stage.get(last)]}
+            for name, by_stage in sorted(self.tools.items())
         ]
+
+    def _in_training(self, by_stage: Mapping[str, list[int]]) -> list[int] | None:
+        """Calls and errors in all stages that are no evaluation."""
+        numbers = [counts for stage, counts in by_stage.items() if stage not in self.tables and stage != EVALUATION]
+        return [sum(column) for column in zip(*numbers, strict=True)] if numbers else None
 
 
 _Pair = tuple[str, str, Trajectory, Trajectory]
@@ -190,9 +207,10 @@ def _shown(message: Message) -> dict[str, Any]:
 # Numbers.
 
 
-def _column(metrics: Sequence[Metrics], phase: str, name: str) -> tuple[list[float], list[float]]:
-    """Steps and finite values of one metric in one phase."""
-    rows = [(row["step"], row.get(name)) for row in metrics if row.get("phase") == phase]
+def _column(metrics: Sequence[Metrics], name: str, stage: str | None = None) -> tuple[list[float], list[float]]:
+    """Places and finite values of one metric: over the updates of all stages, or over the steps of one stage."""
+    place = "version" if stage is None else "step"
+    rows = [(row[place], row.get(name)) for row in metrics if stage in (None, row.get("stage"))]
     kept = [(step, value) for step, value in rows if isinstance(value, (int, float)) and math.isfinite(value)]
     return [float(step) for step, _ in kept], [float(value) for _, value in kept]
 
@@ -222,16 +240,16 @@ def _main_charts(metrics: Sequence[Metrics]) -> list[dict[str, str]]:
 def _curve(
     metrics: Sequence[Metrics], train: str, evaluation: str, y_range: tuple[float, float] | None, title: str
 ) -> dict[str, str]:
-    steps, values = _column(metrics, "rl", train)
+    steps, values = _column(metrics, train)
     means, lows, highs = smoothed(values)
     if y_range is not None:
         # In this order a missing bound (nan) stays missing: max and min keep their first argument then.
         lows, highs = [max(low, y_range[0]) for low in lows], [min(high, y_range[1]) for high in highs]
     series = [Series(f"training, {_WINDOW_STEPS}-step mean", "train", steps, means, lows, highs)]
-    steps, values = _column(metrics, "eval", evaluation)
+    steps, values = _column(metrics, evaluation)
     bounds = "eval/" if evaluation == "eval/success" else f"{evaluation}_"
-    _, low_values = _column(metrics, "eval", f"{bounds}ci95_low")
-    _, high_values = _column(metrics, "eval", f"{bounds}ci95_high")
+    _, low_values = _column(metrics, f"{bounds}ci95_low")
+    _, high_values = _column(metrics, f"{bounds}ci95_high")
     if not len(low_values) == len(high_values) == len(values):
         low_values, high_values = [], []
     series.append(Series("held-out tasks", "eval", steps, values, low_values, high_values, "points"))
@@ -242,29 +260,29 @@ _SHOWN_ABOVE = {"rollout/success", "rollout/reward_mean", "eval/success", "eval/
 
 
 def _small_charts(metrics: Sequence[Metrics]) -> list[dict[str, str]]:
-    """One small chart per remaining metric, warm start first."""
-    names = dict.fromkeys((str(row.get("phase")), name) for row in metrics for name in row if "/" in name)
+    """One small chart per remaining metric of each stage, in the order of the stages."""
+    names = dict.fromkeys((str(row.get("stage")), name) for row in metrics for name in row if "/" in name)
     charts = []
-    for phase, name in names:
-        if name in _SHOWN_ABOVE or "ci95" in name or phase == "eval":
+    for stage, name in names:
+        if name in _SHOWN_ABOVE or "ci95" in name or stage == EVALUATION:
             continue
-        steps, values = _column(metrics, phase, name)
+        steps, values = _column(metrics, name, stage)
         if len(values) > 1 and (max(values) > min(values) or values[0] != 0):
-            tone = "plain" if phase == "warm_start" else "train"
+            tone = "plain" if (stage, "loss/supervised") in names else "train"
             svg = line_chart([Series(name, tone, steps, values)], title=name)
-            charts.append({"title": f"{phase.replace('_', ' ')}: {name}", "svg": svg})
+            charts.append({"title": f"{stage.replace('_', ' ')}: {name}", "svg": svg})
     return charts
 
 
 def _time_shares(metrics: Sequence[Metrics], summary: Metrics) -> list[dict[str, Any]]:
     """Wall seconds by what they were spent on; the rest is set-up, demonstrations and bookkeeping."""
     seconds: dict[str, float] = {}
-    warm = [float(row["time_s"]) for row in metrics if row.get("phase") == "warm_start"]
-    if warm:
-        seconds["warm start"] = max(warm)
+    supervised = [float(row["time_s"]) for row in metrics if "loss/supervised" in row]
+    if supervised:
+        seconds["supervised"] = max(supervised)
     for row in metrics:
         for name, value in row.items():
-            if name.startswith("time/") and name.endswith("_s") and row.get("phase") != "warm_start":
+            if name.startswith("time/") and name.endswith("_s"):
                 label = name.removeprefix("time/").removesuffix("_s")
                 seconds[label] = seconds.get(label, 0.0) + float(value)
     last = max((float(row["time_s"]) for row in metrics), default=0.0)
@@ -288,11 +306,11 @@ def _table(summary: Metrics) -> list[dict[str, Any]]:
 def _facts(summary: Metrics, metrics: Sequence[Metrics]) -> list[tuple[str, str]]:
     tables = [summary.get("after") or {}, summary.get("before") or {}]
     n_tasks = next((table["n_tasks"] for table in tables if "n_tasks" in table), None)
-    steps = max((row["step"] for row in metrics if row.get("phase") == "rl"), default=0)
+    steps = max((row["version"] for row in metrics), default=0)
     facts = [
-        ("environment", summary.get("env_id")),
+        ("environment", (summary.get("env") or {}).get("id")),
         ("seed", summary.get("seed")),
-        ("RL steps", steps),
+        ("updates", steps),
         ("held-out tasks", n_tasks),
         ("wall time", _duration(summary.get("wall_s"))),
         ("CPU time", _duration(summary.get("cpu_s"))),
@@ -319,13 +337,13 @@ def _warnings(metrics: Sequence[Metrics], summary: Metrics, tally: _Tally) -> li
     bad = sorted({name for row in metrics for name, value in row.items() if _is_bad(value)})
     if bad:
         warnings.append(f"Not finite at some step: {', '.join(bad)}.")
-    _, truncated = _column(metrics, "rl", "rollout/truncated")
+    _, truncated = _column(metrics, "rollout/truncated")
     if truncated and fmean(truncated[-10:]) > 0.2:
         warnings.append(
             f"{fmean(truncated[-10:]):.0%} of the last episodes were cut off by a limit: raise max_turns or "
-            "train.max_tokens, or look at the transcripts."
+            "sampling.max_tokens, or look at the transcripts."
         )
-    _, equal = _column(metrics, "rl", "rollout/groups_equal")
+    _, equal = _column(metrics, "rollout/groups_equal")
     if equal and fmean(equal[-10:]) > 0.8:
         warnings.append(
             f"{fmean(equal[-10:]):.0%} of the last groups had equal rewards and taught nothing: the tasks are "

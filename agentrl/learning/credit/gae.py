@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from agentrl.config import Fraction, Share
 from agentrl.learning.credit.base import Advantages, Credit, Floats, PerTrajectory
 from agentrl.learning.credit.returns import discounted_sums
 from agentrl.trajectory import Trajectory, TrajectoryGroup
@@ -22,8 +23,8 @@ class _GAE(Credit):
         lam: weight between one step (0) and the whole return (1).
     """
 
-    gamma: float = 1.0
-    lam: float = 0.95
+    gamma: Share = 1.0
+    lam: Fraction = 0.95
 
     @property
     def needs_values(self) -> bool:

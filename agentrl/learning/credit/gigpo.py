@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agentrl.config import NotNegative, Share
 from agentrl.learning.credit.base import Advantages, Credit, Floats, PerTrajectory
 from agentrl.learning.credit.returns import discounted_sums, standardized
 from agentrl.trajectory import TrajectoryGroup
@@ -22,8 +23,8 @@ class GiGPO(Credit):
         normalize_std: divide both by the standard deviation of their group.
     """
 
-    gamma: float = 0.95
-    step_weight: float = 1.0
+    gamma: Share = 0.95
+    step_weight: NotNegative = 1.0
     normalize_std: bool = True
 
     def __call__(self, groups: Sequence[TrajectoryGroup], values: PerTrajectory | None) -> Advantages:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agentrl.config import NotNegative
 from agentrl.learning.forward import Batch, Scores
 from agentrl.learning.objectives.base import PolicyObjective, Sums
 
@@ -20,8 +21,8 @@ class CISPO(PolicyObjective):
             lower side open.
     """
 
-    clip_low: float = 1.0
-    clip_high: float = 0.28
+    clip_low: NotNegative = 1.0
+    clip_high: NotNegative = 0.28
 
     def __call__(self, batch: Batch, scores: Scores) -> tuple[Tensor, Sums]:
         old = batch.column("old_logprobs")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agentrl.config import NotNegative
 from agentrl.learning.batches import Unit
 from agentrl.learning.forward import Batch, Scores
 from agentrl.learning.objectives.base import PolicyObjective, Sums
@@ -21,8 +22,8 @@ class GSPO(PolicyObjective):
         clip_low, clip_high: bounds of the sequence ratio; its spread is far smaller than a token's.
     """
 
-    clip_low: float = 3e-4
-    clip_high: float = 4e-4
+    clip_low: NotNegative = 3e-4
+    clip_high: NotNegative = 4e-4
 
     @property
     def unit(self) -> Unit:

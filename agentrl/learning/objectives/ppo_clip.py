@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agentrl.config import NotNegative
 from agentrl.learning.forward import Batch, Scores
 from agentrl.learning.objectives.base import PolicyObjective, Sums
 
@@ -21,8 +22,8 @@ class PPOClip(PolicyObjective):
         dual_clip: bound (> 1) on the loss of a negative advantage; None for none.
     """
 
-    clip_low: float = 0.2
-    clip_high: float = 0.28
+    clip_low: NotNegative = 0.2
+    clip_high: NotNegative = 0.28
     dual_clip: float | None = None
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from agentrl.config import Positive
 from agentrl.learning.batches import Unit
 from agentrl.learning.forward import Batch, Scores
 from agentrl.learning.objectives.base import Objective, Sums
@@ -22,7 +23,7 @@ class DPO(Objective):
         beta: strength of the pull towards the reference.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agentrl.config import Positive
 from agentrl.learning.forward import Batch, Scores
 from agentrl.learning.objectives.base import Objective, Sums
 
@@ -19,7 +20,7 @@ class Value(Objective):
         clip: how far a prediction may move from its old value; None leaves it free.
     """
 
-    clip: float | None = None
+    clip: Positive | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,13 +1,15 @@
-"""The order in which a run takes its training tasks: a function of the seed alone."""
+"""Groups played on an environment's tasks, in an order that is a function of the seed alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 import numpy as np
 
-from agentrl.seeds import Purpose, sequence
-from agentrl.trajectory import Task
+from agentrl.rollout.runner import GroupRequest, Rollouts
+from agentrl.rollout.sources.base import Source, State
+from agentrl.seeds import Purpose, integer, sequence
+from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
 
 
 class TaskOrder:
@@ -29,3 +31,55 @@ class TaskOrder:
             rng = np.random.default_rng(sequence(self._seed, Purpose.TASK_ORDER, epoch))
             self._epoch, self._order = epoch, rng.permutation(len(self._tasks))
         return self._tasks[int(self._order[index])]
+
+
+class TaskGroups(Source):
+    """Plays a group of episodes on each task.
+
+    Args:
+        rollouts: plays them; stays open.
+        env: which environment.
+        tasks: of it.
+        group_size: episodes of each task.
+        seed: of the order and of the episodes.
+        labels: recorded on each episode.
+        name: begins each group's id; needed where several sources of one run are mixed.
+    """
+
+    def __init__(
+        self,
+        rollouts: Rollouts,
+        env: EnvRef,
+        tasks: Sequence[Task],
+        *,
+        group_size: int,
+        seed: int,
+        labels: Labels = Labels(),  # noqa: B008 (frozen)
+        name: str = "",
+    ) -> None:
+        self._rollouts, self._env, self._size, self._seed = rollouts, env, group_size, seed
+        self._order, self._labels, self._name = TaskOrder(tasks, seed), labels, name
+        self._next = 0
+
+    def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
+        first, self._next = self._next, self._next + n
+        return self._rollouts.run(self._requests(first, self._order.take(first, n)))
+
+    def _requests(self, first: int, tasks: Sequence[Task]) -> list[GroupRequest]:
+        return [
+            GroupRequest(
+                task,
+                integer(self._seed, Purpose.GROUPS, position),
+                self._size,
+                f"{self._name}{position}",
+                self._labels,
+                self._env,
+            )
+            for position, task in enumerate(tasks, start=first)
+        ]
+
+    def state_dict(self) -> State:
+        return {"next": self._next}
+
+    def load_state_dict(self, state: State) -> None:
+        self._next = state["next"]

@@ -90,7 +90,7 @@ def fake_metrics() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for step in range(1, 61):
         loss = 2.4 * math.exp(-step / 12) + 0.15 + 0.03 * rng.random()
-        rows.append({"step": step, "time_s": 0.9 * step, "phase": "warm_start", "loss/supervised": loss})
+        rows.append({"step": step, "time_s": 0.9 * step, "stage": "warm_start", "version": 0, "loss/supervised": loss})
     clock = 60.0
     for step in range(61):
         clock += 2.5
@@ -101,7 +101,8 @@ def fake_metrics() -> list[dict[str, Any]]:
                 {
                     "step": step,
                     "time_s": clock,
-                    "phase": "rl",
+                    "stage": "rl",
+                    "version": step,
                     "rollout/reward_mean": success,
                     "rollout/success": success,
                     "rollout/turns_mean": 3 + success,
@@ -116,7 +117,14 @@ def fake_metrics() -> list[dict[str, Any]]:
             )
         if step % 10 == 0:
             bounds = {"eval/ci95_low": level - 0.08, "eval/ci95_high": min(1.0, level + 0.07)}
-            row = {"step": step, "time_s": clock, "phase": "eval", "eval/success": level, "time/eval_s": 1.0}
+            row = {
+                "step": step,
+                "time_s": clock,
+                "stage": "eval",
+                "version": step,
+                "eval/success": level,
+                "time/eval_s": 1.0,
+            }
             rows.append({**row, **bounds, "eval/reward_mean": level})
     return rows
 
@@ -124,12 +132,12 @@ def fake_metrics() -> list[dict[str, Any]]:
 def fake_run(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in fake_metrics()))
-    episodes = [episode(f"eval-{i}", "eval_before", i == 3) for i in range(4)]
-    episodes += [episode(f"eval-{i}", "eval_after", i != 1) for i in range(4)]
+    episodes = [episode(f"eval-{i}", "before", i == 3) for i in range(4)]
+    episodes += [episode(f"eval-{i}", "after", i != 1) for i in range(4)]
     episodes += [episode(f"train-{i}", "train", True) for i in range(5)]
     episodes += [episode("train-9", "train", False, ending=Ending("fault", "EnvFault: the store went away\nlong"))]
     (folder / "trajectories.jsonl").write_text("".join(json.dumps(record) + "\n" for record in episodes))
-    summary = {"env_id": "agentrl/Shop-v0", "seed": 7, "wall_s": 231.4, "cpu_s": 240.0}
+    summary = {"env": {"id": "agentrl/Shop-v0"}, "seed": 7, "wall_s": 231.4, "cpu_s": 240.0}
     summary |= {"before": table(0.41, 0.38), "after": table(0.97, 0.945)}
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.toml").write_text('seed = 7\n\n[env]\nid = "agentrl/Shop-v0"\n')
@@ -190,7 +198,7 @@ def test_time_shares_add_up_to_the_wall_time(tmp_path: Path) -> None:
         name: float(s) for name, s in re.findall(r'</i>([\w ]+) <b>\d+%</b> <span class="soft">([\d.]+) s', html)
     }
     assert seconds["sample"] == pytest.approx(60 * 1.4)
-    assert seconds["warm start"] == pytest.approx(54.0)
+    assert seconds["supervised"] == pytest.approx(54.0)
     assert seconds["eval"] == pytest.approx(7.0)
     assert sum(seconds.values()) == pytest.approx(231.4, abs=0.2)
 
@@ -210,7 +218,7 @@ def test_warnings_name_faults_and_overlap(tmp_path: Path) -> None:
 def test_an_unfinished_run_with_torn_lines_and_nan(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    rows = [{"step": 1, "time_s": 1.0, "phase": "rl", "rollout/success": 0.5, "loss/policy": math.nan}]
+    rows = [{"step": 1, "time_s": 1.0, "stage": "rl", "version": 1, "rollout/success": 0.5, "loss/policy": math.nan}]
     (folder / "metrics.jsonl").write_text(json.dumps(rows[0]) + '\n{"step": 2, "ti')
     (folder / "trajectories.jsonl").write_text(json.dumps(episode("t", "train", True)) + '\n{"env')
     text = outline(write_report(folder)).text
@@ -226,7 +234,7 @@ def test_an_empty_run_and_a_folder_that_is_no_run(tmp_path: Path) -> None:
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time_s": 0, "phase": "rl"}\nnot json\n{}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time_s": 0, "stage": "rl", "version": 1}\nnot json\n{}\n')
     with pytest.raises(StoreError, match=r"metrics\.jsonl, line 2"):
         write_report(tmp_path)
 
@@ -265,7 +273,9 @@ def test_short_numbers() -> None:
 
 
 def test_an_interval_that_is_not_known_is_not_drawn(tmp_path: Path) -> None:
-    rows = [{"step": n, "time_s": n, "phase": "rl", "rollout/success": y} for n, y in ((1, 0.5), (2, 1.0))]
+    rows = [
+        {"step": n, "time_s": n, "stage": "rl", "version": n, "rollout/success": y} for n, y in ((1, 0.5), (2, 1.0))
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (chart,) = re.findall(r'<svg class="chart".*?</svg>', write_report(tmp_path).read_text())
     hover = re.search(r'data-hover="([^"]*)"', chart)

@@ -13,11 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agentrl.config import dump_config, load_config
 from agentrl.errors import CheckpointError, ConfigError, StoreError
 from agentrl.rollout.json_lines import encode_line
 from agentrl.rollout.store import write_summary
-from agentrl.training.config import TrainConfig
+
+FORMAT = 2
+"""Number of a run folder's layout; a run of another one is refused."""
 
 
 class RunFolder:
@@ -31,13 +32,18 @@ class RunFolder:
         self.checkpoints_path = self.path / "checkpoints"
         self.model_path = self.path / "model"
         self.summary_path = self.path / "summary.json"
-        self._tensorboard = tensorboard
+        self.format_path = self.path / "format"
+        self.tensorboard = tensorboard
         self._writer: Any = None
 
     @classmethod
-    def create(cls, path: str | Path, config: TrainConfig) -> RunFolder:
-        """Make a new run folder. Raises: ConfigError if it already holds a run."""
-        folder = cls(path, tensorboard=config.run.tensorboard)
+    def create(cls, path: str | Path, config_text: str, *, tensorboard: bool = False) -> RunFolder:
+        """Make a new run folder.
+
+        Args: config_text: the TOML of its config.toml.
+        Raises: ConfigError if it already holds a run.
+        """
+        folder = cls(path, tensorboard=tensorboard)
         if folder.config_path.exists():
             what = "a finished run" if folder.is_finished else "a run"
             raise ConfigError(
@@ -47,32 +53,38 @@ class RunFolder:
         partial = folder.config_path.with_suffix(".tmp")
         try:
             folder.checkpoints_path.mkdir(parents=True, exist_ok=True)
-            partial.write_text(dump_config(config), encoding="utf-8")
+            folder.format_path.write_text(f"{FORMAT}\n", encoding="utf-8")
+            partial.write_text(config_text, encoding="utf-8")
             partial.replace(folder.config_path)
         except OSError as error:
             with suppress(OSError):
-                partial.unlink(missing_ok=True)
+                for path in (partial, folder.format_path):
+                    path.unlink(missing_ok=True)
             raise StoreError(f"cannot write to {folder.path}: {error}; choose another --out or free space") from error
         return folder
 
     @classmethod
-    def open(cls, path: str | Path) -> tuple[RunFolder, TrainConfig]:
-        """Open an existing run. Raises: CheckpointError if there is none."""
+    def open(cls, path: str | Path) -> RunFolder:
+        """Open an existing run. Raises: CheckpointError if there is none, or one of another format."""
         folder = cls(path)
         if not folder.config_path.exists():
             raise CheckpointError(
                 f"{path} holds no run (no config.toml); start one with `agentrl train CONFIG --out {path}`"
             )
-        config = load_config(TrainConfig, folder.config_path)
-        folder._tensorboard = config.run.tensorboard
-        return folder, config
+        found = folder.format_path.read_text(encoding="utf-8").strip() if folder.format_path.exists() else "1"
+        if found != str(FORMAT):
+            raise CheckpointError(
+                f"{path} holds a run of format {found}, and this version reads format {FORMAT}: go on with the version "
+                "of AgentRL that began it, or start a new run; with model.path set to its model it goes on from there"
+            )
+        return folder
 
     def abandon(self) -> None:
         """Remove what a run wrote that never came to a checkpoint, so that its folder can be used again."""
         if any(self.checkpoints_path.glob("step-*")):
             return
         self.close()
-        for log in (self.config_path, self.metrics_path, self.trajectories_path):
+        for log in (self.config_path, self.format_path, self.metrics_path, self.trajectories_path):
             log.unlink(missing_ok=True)
         for folder in (self.checkpoints_path, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -84,14 +96,20 @@ class RunFolder:
         """Whether the run wrote its summary."""
         return self.summary_path.exists()
 
-    def log(self, phase: str, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
-        """Append one line of metrics; the names are `area/name`, and null stands for what is not finite."""
-        line = encode_line({"step": step, "time_s": round(time_s, 3), "phase": phase, **metrics})
+    def log(self, stage: str, step: int, version: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        """Append one line of metrics; the names are `area/name`, and null stands for what is not finite.
+
+        Args:
+            stage, step: which step of which stage.
+            version: updates of the sampler's weights so far.
+            time_s: wall seconds of the run.
+        """
+        line = encode_line({"stage": stage, "step": step, "version": version, "time_s": round(time_s, 3), **metrics})
         _append(self.metrics_path, line)
         writer = self._events()
         if writer is not None:
             for name, value in metrics.items():
-                writer.add_scalar(f"{phase}/{name}", value, step)
+                writer.add_scalar(f"{stage}/{name}", value, step)
 
     def offsets(self) -> dict[str, int]:
         """Bytes written so far to each log; belongs in a checkpoint."""
@@ -117,12 +135,12 @@ class RunFolder:
             self._writer = None
 
     def _events(self) -> Any:
-        if self._tensorboard and self._writer is None:
+        if self.tensorboard and self._writer is None:
             # An optional extra, and half a second of import.
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                self._tensorboard = False
+                self.tensorboard = False
                 return None
             self._writer = SummaryWriter(str(self.path / "tensorboard"))
         return self._writer

@@ -1,0 +1,1 @@
+"""What is added to groups after they were played: reward components and preferences. Changes no success."""

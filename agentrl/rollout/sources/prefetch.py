@@ -1,0 +1,49 @@
+"""Groups begun ahead of their use, so that sampling and learning overlap. Owns the bound on how old they get."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+
+from agentrl.rollout.sources.base import Source, State, gathered, only
+from agentrl.trajectory import TrajectoryGroup
+
+
+class Prefetch(Source):
+    """Begins groups at most `max_lag` batches ahead and hands them out in the order in which they began.
+
+    No token is ever older than `max_lag` updates, whatever ends first. It needs no version and no count of what
+    runs: `take` says what has trained.
+
+    Args:
+        source: whose groups; closed with this one.
+        max_lag: batches; 0 begins nothing ahead.
+    """
+
+    def __init__(self, source: Source, max_lag: int) -> None:
+        if max_lag < 0:
+            raise ValueError(f"max_lag must be 0 or more, got {max_lag}")
+        self._source, self._max_lag = source, max_lag
+        self._ahead: deque[tuple[State, asyncio.Future[TrajectoryGroup]]] = deque()
+
+    def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
+        while len(self._ahead) < (self._max_lag + 1) * n:
+            before = self._source.state_dict()
+            self._ahead.append((before, asyncio.ensure_future(only(self._source.take(1)))))
+        return gathered([self._ahead.popleft()[1] for _ in range(n)])
+
+    def state_dict(self) -> State:
+        """The place before the oldest group that was begun and not handed out: a resumed run begins it again."""
+        return self._ahead[0][0] if self._ahead else self._source.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self._source.load_state_dict(state)
+
+    async def aclose(self) -> None:
+        waits = [group for _, group in self._ahead]
+        self._ahead.clear()
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        await self._source.aclose()

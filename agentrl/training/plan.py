@@ -1,0 +1,101 @@
+"""The plan of `agentrl train`: one dataclass, one TOML file, and the stages that they name. Owns the standard plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from agentrl.config import OneOf, Whole, check_config, dump_config
+from agentrl.env.base import Env
+from agentrl.errors import ConfigError, did_you_mean
+from agentrl.training import checkpoint
+from agentrl.training.model_setup import ModelConfig
+from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.stages.base import STAGES, Stage, StageSettings
+from agentrl.training.stages.evaluate import Evaluate
+from agentrl.training.stages.reinforce import Reinforce
+from agentrl.training.stages.supervise import Supervise
+
+# A file whose stages name no kind changes these; one that names a kind has a plan of its own.
+_STANDARD = {"warm_start": "supervise", "before": "evaluate", "rl": "reinforce", "after": "evaluate"}
+_SECTION_OF_OLD = {"train": "stages.rl", "warm_start": "stages.warm_start", "eval": "stages.before and stages.after"}
+
+
+def standard_stages() -> dict[str, StageSettings]:
+    """Warm start, evaluation, reinforcement, evaluation; a warm start without demonstrators is left out."""
+    return {"warm_start": Supervise(), "before": Evaluate(), "rl": Reinforce(), "after": Evaluate()}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything `agentrl train` needs. The defaults are the tested run.
+
+    Attributes:
+        stages: by name, in order. A file without kinds gets the standard plan: `warm_start` (if it has demonstrators),
+            `before`, `rl`, `after`.
+    """
+
+    env: EnvConfig
+    model: ModelConfig = ModelConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    stages: Mapping[str, Annotated[StageSettings, OneOf(STAGES)]] = field(default_factory=standard_stages)
+    run: RunConfig = RunConfig()
+    seed: Whole = 0
+
+    @staticmethod
+    def completed(table: dict[str, Any]) -> dict[str, Any]:
+        """The table of a file with the standard plan, where its stages name no kind.
+
+        Raises: ConfigError if a stage is not of the standard plan and has no kind.
+        """
+        for old, new in _SECTION_OF_OLD.items():
+            if old in table:
+                raise ConfigError(f"[{old}] is now [{new}]: settings of a stage stand under the stage")
+        stages = table.get("stages", {})
+        if not isinstance(stages, Mapping) or any(isinstance(s, Mapping) and "kind" in s for s in stages.values()):
+            return table
+        for name in stages:
+            if name not in _STANDARD:
+                raise ConfigError(
+                    f"stages.{name} names no kind and is not a stage of the standard plan."
+                    f"{did_you_mean(name, _STANDARD)} For a plan of your own give each stage a kind, one of "
+                    f"{', '.join(STAGES.names)}"
+                )
+        standard = {name: {"kind": kind, **_table(stages.get(name, {}))} for name, kind in _STANDARD.items()}
+        return {**table, "stages": standard}
+
+    def planned(self) -> dict[str, StageSettings]:
+        """The settings of the stages that are run, by name and in order."""
+        return {
+            name: settings
+            for name, settings in self.stages.items()
+            if not (isinstance(settings, Supervise) and not settings.demonstrators)
+        }
+
+    def make_stages(self) -> list[Stage]:
+        """The stages, at their beginning."""
+        return [settings.stage(name) for name, settings in self.planned().items()]
+
+    def fingerprint(self) -> str:
+        """Of all that decides the next step; how many checkpoints are kept, say, may be edited."""
+        run = self.run
+        kept = RunConfig(run.evaluate_every, run.evaluate_tasks, run.max_concurrency)
+        return checkpoint.fingerprint({"config": dump_config(replace(self, run=kept))})
+
+    def check(self, probe: Env) -> None:
+        """Refuse a run that cannot work, before a folder or a minute is spent.
+
+        Args: probe: an instance of its environment.
+        Raises: ConfigError, ModelError: what is wrong, and what to do.
+        """
+        check_config(self)
+        planned = self.planned()
+        splits = {"train": self.env.train_split, "eval": self.env.eval_split}
+        for name, settings in planned.items():
+            settings.check(name, probe, splits)
+        self.model.check(teaches_from_nothing=any(settings.teaches_from_nothing for settings in planned.values()))
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

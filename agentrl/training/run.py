@@ -1,0 +1,358 @@
+"""A run in progress: it lends its parts to one stage after another and remembers where it stands.
+
+Knows no stage, objective or source: `plan` hands it the stages. The folder's files are `folder`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from agentrl.bench.evaluate import EvalResult, requests_of, summarize
+from agentrl.bench.views.run_report import EVALUATION, write_report
+from agentrl.config import Count, Share, Whole
+from agentrl.env import registry
+from agentrl.env.base import Env
+from agentrl.learning.learner import Learner, LearnerSettings
+from agentrl.learning.objectives.base import Objective
+from agentrl.learning.rows import Row, build_rows
+from agentrl.policy import model_folder
+from agentrl.policy.base import SamplingParams
+from agentrl.policy.format.demonstrations import with_tokens
+from agentrl.policy.local import LocalPolicy
+from agentrl.rollout.runner import Rollouts
+from agentrl.rollout.store import TrajectoryStore
+from agentrl.seeds import Purpose, integer
+from agentrl.training import checkpoint, model_setup
+from agentrl.training.clock import Clock
+from agentrl.training.folder import RunFolder
+from agentrl.training.model_setup import ModelConfig
+from agentrl.training.progress import OnProgress, Progress
+from agentrl.training.stages.base import Stage, Step
+from agentrl.trajectory import EnvRef, Labels, Mode, Task, Trajectory, TrajectoryGroup
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which environment, and how it is made.
+
+    Attributes:
+        id: a registered id, `package.module:Class`, or `./file.py:Class`.
+        max_turns: overrides the environment's own limit.
+        kwargs: given to its constructor.
+        train_split, eval_split: names of the environment's task splits.
+    """
+
+    id: str
+    max_turns: Count | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_split: str = "train"
+    eval_split: str = "eval"
+
+    @property
+    def ref(self) -> EnvRef:
+        """The environment's identity."""
+        limits = {} if self.max_turns is None else {"max_turns": self.max_turns}
+        return registry.reference(self.id, **self.kwargs, **limits)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the policy samples training episodes; evaluation takes `max_tokens` and `top_p` from here.
+
+    Attributes:
+        temperature, top_p: of training episodes.
+        max_tokens: most tokens of one turn.
+    """
+
+    temperature: float = 1.0
+    top_p: Share = 1.0
+    max_tokens: Count = 64
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0 to train, got {self.temperature}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Housekeeping.
+
+    Attributes:
+        evaluate_every: steps between evaluations inside a stage that plays episodes; 0 for none.
+        evaluate_tasks: held-out tasks of such an evaluation.
+        max_concurrency: episodes under way at once, of all stages and environments together.
+        keep_checkpoints: how many stay.
+        threads: torch threads; 0 leaves torch's choice.
+        record_trajectories: write every training episode to the store.
+        tensorboard: write TensorBoard events as well as metrics.jsonl.
+    """
+
+    evaluate_every: Whole = 10
+    evaluate_tasks: Count = 64
+    max_concurrency: Count = 128
+    keep_checkpoints: Count = 2
+    threads: Whole = 1
+    record_trajectories: bool = True
+    tensorboard: bool = True
+
+
+class RunSettings(Protocol):
+    """The part of a run's configuration that the run itself reads; its stages are made already."""
+
+    @property
+    def env(self) -> EnvConfig: ...
+    @property
+    def model(self) -> ModelConfig: ...
+    @property
+    def sampling(self) -> SamplingConfig: ...
+    @property
+    def run(self) -> RunConfig: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass
+class RunState:
+    """Where a run is; saved with every checkpoint.
+
+    Attributes:
+        stage: number of the stage in progress.
+        stage_state: that stage's own state; None before its first step.
+        version: steps that handed new weights to the sampler: the place of a metric over all stages.
+        weights: version of the sampler's weights.
+        updates: steps of any stage; names the checkpoint.
+        summaries: of the stages that are finished, by name.
+        wall_s, cpu_s: seconds spent so far.
+    """
+
+    stage: int = 0
+    stage_state: dict[str, Any] | None = None
+    version: int = 0
+    weights: int = 0
+    updates: int = 0
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+class Run:
+    """One run: `finish` goes from wherever the folder stands to the summary. The context of its stages.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        stages: in order.
+        fingerprint: of all settings that decide the next step.
+        on_progress: called after each step and episode of an evaluation.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: RunSettings,
+        stages: Sequence[Stage],
+        fingerprint: str,
+        on_progress: OnProgress,
+    ) -> None:
+        self.folder, self.config, self.stages, self.on_progress = folder, config, stages, on_progress
+        self._fingerprint = fingerprint
+        self.state, self.clock = RunState(), Clock()
+        self.store = TrajectoryStore(folder.trajectories_path)
+        self.seed, self.env = config.seed, config.env.ref
+        self.sampling = SamplingParams(**asdict(config.sampling))
+        probe = registry.make(self.env)
+        self._tasks = {"train": _split(probe, config.env.train_split), "eval": _split(probe, config.env.eval_split)}
+        self.max_turns = probe.limits.max_turns or 1
+        probe.close()
+        self._saved: checkpoint.Checkpoint | None = None
+        self._learner: Learner | None = None
+        self._weights_before = 0
+
+    async def finish(self) -> dict[str, Any]:
+        """Every stage that is still to do. Returns: the summary."""
+        found = checkpoint.latest(self.folder.checkpoints_path)
+        self._go_on_from(found)
+        await self._set_up_model(found)
+        self.policy = LocalPolicy(
+            self.model,
+            self.tokenizer,
+            chat_format=self.config.model.chat_format,
+            sampling=self.sampling,
+            slots=self.config.model.slots or self.config.run.max_concurrency,
+            max_context=self.config.model.max_context,
+            version=self.state.weights,
+        )
+        limit = self.config.run.max_concurrency
+        async with self.policy, Rollouts(self.env, self.policy, max_concurrency=limit) as self.rollouts:
+            for stage in self.stages[self.state.stage :]:
+                await self._pass_through(stage)
+        return self._conclude()
+
+    def _go_on_from(self, found: Path | None) -> None:
+        if found is not None:
+            self._saved = checkpoint.read(found, config_fingerprint=self._fingerprint)
+            self.state = RunState(**self._saved.extra["state"])
+            self.clock.go_on_from(self.state.wall_s, self.state.cpu_s)
+        self.folder.rewind({} if self._saved is None else self._saved.extra["offsets"])
+
+    async def _set_up_model(self, found: Path | None) -> None:
+        folder = found or self.config.model.path
+        if folder is not None:
+            self.model, self.tokenizer = model_setup.load(self.config.model, folder)
+            return
+        told = [conversation for stage in self.stages for conversation in await stage.conversations(self)]
+        self.model, self.tokenizer = model_setup.build(self.config.model, self.seed, told)
+
+    async def _pass_through(self, stage: Stage) -> None:
+        if self.state.stage_state is not None:
+            stage.load_state_dict(self.state.stage_state)
+        self._weights_before = self.state.weights
+        async with aclosing(stage.steps(self)) as steps:  # type: ignore[type-var]
+            async for step in steps:
+                await self._after(stage, step)
+        self.state.summaries[stage.name] = stage.summary()
+        self.state.stage, self.state.stage_state = self.state.stage + 1, None
+        self._learner = self._saved = None
+        self._save()
+
+    async def _after(self, stage: Stage, step: Step) -> None:
+        """Record a step; evaluate and save where that is due."""
+        self.state.updates += 1
+        self.state.version += self.state.weights > self._weights_before
+        self._weights_before = self.state.weights
+        self.state.stage_state = stage.state_dict()
+        self._saved = None
+        started = time.perf_counter()
+        self._record(step.groups, stage.name, step.number)
+        timing = {"time/record_s": time.perf_counter() - started} if step.groups else {}
+        self._log(stage.name, step.number, step.total, {**step.metrics, **timing})
+        every = self.config.run.evaluate_every
+        if every and step.groups and step.number % every == 0 and step.number < step.total:
+            await self._evaluate_in_between(step)
+        if step.number % stage.checkpoint_every == 0 and step.number < step.total:
+            self._save()
+
+    async def _evaluate_in_between(self, step: Step) -> None:
+        tasks = self.tasks("eval")[: self.config.run.evaluate_tasks]
+        result = await self.evaluate(tasks, replace(self.sampling), trials=1, name=EVALUATION)
+        self._log(EVALUATION, step.number, step.total, result.metrics())
+
+    # What a stage sees.
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        """Tasks of the run's environment, of the split that stands for `train` or `eval`."""
+        return self._tasks[split]
+
+    async def learner(
+        self, settings: LearnerSettings, objective: Objective, *, temperature: float = 1.0, total_steps: int
+    ) -> Learner:
+        """A learner with a fresh optimizer; in a resumed run, that of the stage in progress as it was saved."""
+        self._learner = Learner(
+            self.model,
+            settings,
+            objective,
+            temperature=temperature,
+            total_steps=total_steps,
+            publish=self._publish,
+        )
+        if self._saved is not None and self.state.stage_state is not None:
+            self._saved.restore(self._learner)
+        return self._learner
+
+    def _publish(self) -> int:
+        """Hand the weights to the sampler, whose caches empty. Returns: their version."""
+        self.state.weights += 1
+        self.policy.weights_changed()
+        return self.state.weights
+
+    def rows(self, groups: Sequence[TrajectoryGroup]) -> list[Row]:
+        """The rows of groups; demonstrations get ids by the policy's chat format."""
+        return build_rows([replace(g, trajectories=[self._with_ids(t) for t in g.trajectories]) for g in groups])
+
+    def _with_ids(self, trajectory: Trajectory) -> Trajectory:
+        known = trajectory.labels.mode != "demonstration" or trajectory.status == "fault"
+        return trajectory if known else with_tokens(trajectory, self.policy.format)
+
+    async def evaluate(self, tasks: Sequence[Task], sampling: SamplingParams, *, trials: int, name: str) -> EvalResult:
+        """Play held-out tasks, record the episodes under a name, and score them."""
+        done = 0
+
+        def count(trajectory: Trajectory) -> None:
+            nonlocal done
+            done += 1
+            self.tell(name, done, len(tasks) * trials)
+
+        mode: Mode = "greedy" if sampling.temperature == 0 else "sampled"
+        labels = Labels(name, self.state.version, mode)
+        started = time.perf_counter()
+        async with Rollouts(
+            self.env,
+            self.policy,
+            sampling=sampling,
+            on_trajectory=count,
+            max_concurrency=self.config.run.max_concurrency,
+        ) as rollouts:
+            seed = integer(self.seed, Purpose.EVALUATION)
+            groups = await rollouts.run(requests_of(tasks, trials, seed, labels))
+        result = summarize([t for g in groups for t in g.trajectories], wall_s=time.perf_counter() - started)
+        for trajectory in result.trajectories:
+            self.store.append(trajectory)
+        return result
+
+    def tell(self, name: str, number: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Tell the progress display."""
+        self.on_progress(Progress(name, number, total, metrics or {}))
+
+    # Records and checkpoints.
+
+    def _record(self, groups: Sequence[TrajectoryGroup], stage: str, step: int) -> None:
+        if not self.config.run.record_trajectories:
+            return
+        for group in groups:
+            for trajectory in group.trajectories:
+                labels = replace(trajectory.labels, stage=stage, step=step)
+                self.store.append(replace(trajectory, labels=labels))
+
+    def _log(self, name: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        self.folder.log(name, step, self.state.version, self.clock.wall_s, metrics)
+        self.tell(name, step, total, metrics)
+
+    def _save(self) -> None:
+        saved = replace(self.state, wall_s=self.clock.wall_s, cpu_s=self.clock.cpu_s)
+        checkpoint.save(
+            self.folder.checkpoints_path,
+            saved.updates,
+            self.model,
+            learner=self._learner,
+            tokenizer=self.tokenizer,
+            extra={"state": asdict(saved), "offsets": self.folder.offsets()},
+            config_fingerprint=self._fingerprint,
+            keep=self.config.run.keep_checkpoints,
+        )
+
+    def _conclude(self) -> dict[str, Any]:
+        tables = [summary for summary in self.state.summaries.values() if "greedy" in summary]
+        summary = {
+            "env": asdict(self.env),
+            "seed": self.seed,
+            "before": tables[0] if len(tables) > 1 else None,
+            "after": tables[-1] if tables else None,
+            "stages": self.state.summaries,
+            "steps": self.state.version,
+            "wall_s": round(self.clock.wall_s, 1),
+            "cpu_s": round(self.clock.cpu_s, 1),
+        }
+        model_folder.save(self.folder.model_path, self.model, self.tokenizer)
+        self.folder.write_summary(summary)
+        write_report(self.folder.path)
+        return summary
+
+
+def _split(probe: Env, name: str) -> Sequence[Task]:
+    """The tasks of a split; none where there is no such split, which the stage that needs it has refused."""
+    return probe.tasks.split(name) if name in probe.tasks.splits else ()

@@ -1,0 +1,72 @@
+"""The stage `evaluate`: greedy and sampled success on held-out tasks, as a table of the summary."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentrl.bench.evaluate import EvalResult
+from agentrl.config import Count
+from agentrl.env.base import Env
+from agentrl.training.stages.base import Context, Stage, StageSettings, Step, check_split
+
+
+@dataclass(frozen=True)
+class Evaluate(StageSettings):
+    """Evaluation on held-out tasks, once greedily and once sampled at temperature 1.
+
+    Attributes:
+        num_tasks: held-out tasks.
+        trials: sampled episodes per task.
+    """
+
+    num_tasks: Count = 200
+    trials: Count = 1
+
+    def stage(self, name: str) -> Stage:
+        return _EvaluateStage(name, self)
+
+    def check(self, name: str, probe: Env, splits: Mapping[str, str]) -> None:
+        check_split(probe, "eval_split", splits["eval"], "to evaluate on")
+
+
+class _EvaluateStage(Stage):
+    def __init__(self, name: str, settings: Evaluate) -> None:
+        super().__init__(name)
+        self._settings = settings
+        self._table: dict[str, Any] = {}
+
+    async def steps(self, context: Context) -> AsyncIterator[Step]:
+        if self.step:
+            return
+        settings = self._settings
+        tasks = context.tasks("eval")[: settings.num_tasks]
+        greedy_sampling = replace(context.sampling, temperature=0.0, top_p=1.0)
+        greedy = await context.evaluate(tasks, greedy_sampling, trials=1, name=self.name)
+        sampled_sampling = replace(context.sampling, temperature=1.0)
+        sampled = await context.evaluate(tasks, sampled_sampling, trials=settings.trials, name=self.name)
+        self._table = _table(greedy, sampled)
+        self.step = 1
+        metrics = {**sampled.metrics(), "eval/greedy_success": greedy.mean}
+        metrics["time/eval_s"] += greedy.wall_s
+        yield Step(1, 1, metrics)
+
+    def summary(self) -> dict[str, Any]:
+        return self._table
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "table": self._table}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._table = state["table"]
+
+
+def _table(greedy: EvalResult, sampled: EvalResult) -> dict[str, Any]:
+    return {
+        "greedy": {"mean": greedy.mean, "ci95": list(greedy.ci95)},
+        "sampled": {"mean": sampled.mean, "ci95": list(sampled.ci95)},
+        "n_tasks": sampled.n_tasks,
+        "n_faults": greedy.n_faults + sampled.n_faults,
+    }

@@ -1,0 +1,107 @@
+"""What stages that play training episodes share: their source of groups and the metrics of a step's episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agentrl.config import Count, Positive, Whole
+from agentrl.env import registry
+from agentrl.env.base import Env
+from agentrl.errors import ConfigError
+from agentrl.learning.credit.base import differs
+from agentrl.rollout.sources.base import Source
+from agentrl.rollout.sources.mixture import Mixture
+from agentrl.rollout.sources.prefetch import Prefetch
+from agentrl.rollout.sources.tasks import TaskGroups
+from agentrl.training.stages.base import Context, check_split
+from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
+
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class Playing:
+    """How a stage plays training episodes.
+
+    Attributes:
+        prompts_per_step: tasks of one step.
+        group_size: episodes of each task.
+        max_lag: batches that are begun ahead of their use; 0 samples and learns in turn.
+        mixture: relative weights of environments by id, of whose train splits groups are drawn; `own` is the run's
+            environment. Empty plays the run's environment alone.
+    """
+
+    prompts_per_step: Count = 16
+    group_size: Count = 8
+    max_lag: Whole = 0
+    mixture: Mapping[str, Positive] = field(default_factory=dict)
+
+    def check(self, key: str, probe: Env, train_split: str) -> None:
+        """Raises: ConfigError if an environment has no tasks to train on; EnvNotFound."""
+        check_split(probe, "train_split", train_split, "to train on")
+        for name in self.mixture:
+            if name != OWN and not _train_tasks(EnvRef(name)):
+                raise ConfigError(f"{key}.mixture: {name} has no tasks in its split 'train'")
+
+    def source(self, context: Context, stage: str) -> Source:
+        """The groups of a stage."""
+        weights = self.mixture or {OWN: 1.0}
+        parts = [self._part(context, stage, name) for name in weights]
+        source = parts[0] if not self.mixture else Mixture(parts, list(weights.values()), context.seed)
+        return Prefetch(source, self.max_lag) if self.max_lag else source
+
+    def _part(self, context: Context, stage: str, name: str) -> Source:
+        ref = context.env if name == OWN else registry.reference(name)
+        return TaskGroups(
+            context.rollouts,
+            ref,
+            context.tasks("train") if name == OWN else _train_tasks(ref),
+            group_size=self.group_size,
+            seed=context.seed,
+            labels=Labels(stage),
+            name=f"{name}-" if self.mixture else "",
+        )
+
+
+def _train_tasks(ref: EnvRef) -> Sequence[Task]:
+    env = registry.make(ref)
+    try:
+        return env.tasks.split("train") if "train" in env.tasks.splits else ()
+    finally:
+        env.close()
+
+
+def rollout_metrics(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
+    """Means over the sampled episodes of a step, faults counted apart; of several environments also each one's."""
+    episodes = [t for group in groups for t in group.trajectories]
+    metrics = _means(groups)
+    ids = sorted({t.env.id for t in episodes})
+    for env_id in ids if len(ids) > 1 else []:
+        own = [g for g in groups if any(t.env.id == env_id for t in g.trajectories)]
+        name = env_id.rsplit("/", 1)[-1]
+        metrics |= {f"rollout/{key}@{name}": value for key, value in _scores(own).items()}
+    return metrics
+
+
+def _scores(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
+    scored = [t for group in groups for t in group.trajectories if t.status != "fault"]
+    count = max(len(scored), 1)
+    return {
+        "reward_mean": sum(t.reward for t in scored) / count,
+        "success": sum(t.success for t in scored) / count,
+    }
+
+
+def _means(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
+    episodes = [t for group in groups for t in group.trajectories]
+    scored = [t for t in episodes if t.status != "fault"]
+    count = max(len(scored), 1)
+    return {
+        **{f"rollout/{name}": value for name, value in _scores(groups).items()},
+        "rollout/turns_mean": sum(len(t.turns) for t in scored) / count,
+        "rollout/tokens_mean": sum(t.num_sampled_tokens for t in scored) / count,
+        "rollout/truncated": sum(t.status == "truncated" for t in scored) / count,
+        "rollout/faults": float(len(episodes) - len(scored)),
+        "rollout/groups_equal": float(sum(not differs(g) for g in groups)) / max(len(groups), 1),
+    }

@@ -1,0 +1,69 @@
+"""`train` and `resume`: a plan and a folder become a run, and what is left of one that cannot begin."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agentrl.config import dump_config, load_config
+from agentrl.env import registry
+from agentrl.errors import CheckpointError, StoreError
+from agentrl.training.folder import RunFolder
+from agentrl.training.plan import TrainConfig
+from agentrl.training.progress import OnProgress
+from agentrl.training.run import Run
+
+
+def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress | None = None) -> dict[str, Any]:
+    """Train an agent and write a run folder.
+
+    Args:
+        config: what to train, on what, for how long.
+        out_dir: the run's folder; it must not hold a run yet.
+        on_progress: called after each step and evaluation.
+    Returns: the summary, as in summary.json.
+    Raises: ConfigError, ModelError, RolloutError: the run cannot begin, and leaves no folder; StoreError,
+        CheckpointError: the disk is full or fails, and the run can be resumed.
+    """
+    probe = registry.make(config.env.ref)
+    config.check(probe)
+    probe.close()
+    folder = RunFolder.create(out_dir, dump_config(config), tensorboard=config.run.tensorboard)
+    try:
+        return _run(folder, config, on_progress)
+    except (StoreError, CheckpointError):
+        raise
+    except Exception:
+        folder.abandon()
+        raise
+
+
+def resume(out_dir: str | Path, *, on_progress: OnProgress | None = None) -> dict[str, Any]:
+    """Go on with an interrupted run from its newest valid checkpoint, exactly as it would have gone on.
+
+    Raises: CheckpointError if there is no run, or one of another format.
+    """
+    folder, config = open_run(out_dir)
+    return _run(folder, config, on_progress)
+
+
+def open_run(out_dir: str | Path) -> tuple[RunFolder, TrainConfig]:
+    """The folder and configuration of a run. Raises: CheckpointError if there is none, or one of another format."""
+    folder = RunFolder.open(out_dir)
+    config = load_config(TrainConfig, folder.config_path)
+    folder.tensorboard = config.run.tensorboard
+    return folder, config
+
+
+def _run(folder: RunFolder, config: TrainConfig, on_progress: OnProgress | None) -> dict[str, Any]:
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    run = Run(folder, config, config.make_stages(), config.fingerprint(), on_progress or (lambda progress: None))
+    with asyncio.Runner() as runner:
+        try:
+            return runner.run(run.finish())
+        finally:
+            folder.close()
