@@ -1,7 +1,7 @@
-"""The errors of AgentRL: one class per boundary. Owns their names; formats no reports.
+"""The errors of AgentRL: one class per boundary. Owns their names, not how they are shown.
 
-Bad input is a `ValueError`/`TypeError` or a subclass of `AgentRLError` that says what to do.
-A failed rollout is data (`EnvFault`, `PolicyFault`); a bug of ours propagates.
+Bad input raises a `ValueError`, a `TypeError` or a subclass of `AgentRLError` that says what to do.
+`EnvFault` and `PolicyFault` are recorded on the episode that they end. An error in AgentRL itself is not caught.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class ToolSchemaError(AgentRLError, TypeError):
 
 
 class ToolError(AgentRLError):
-    """Raised by a tool to tell the model what it did wrong; becomes a tool message."""
+    """A tool raises it to tell the model what it did wrong; its text becomes the tool message."""
 
 
 class EnvFault(AgentRLError):
-    """The environment's infrastructure failed: the episode is void and tried again, never scored."""
+    """The environment's infrastructure failed. The episode is discarded and tried again, never scored."""
 
 
 class PolicyFault(AgentRLError):
-    """The policy's infrastructure failed (server gone, rate limit spent): the episode is void."""
+    """The policy's infrastructure failed (server gone, rate limit used up). The episode is discarded, never scored."""
 
 
 class TaskError(AgentRLError, ValueError):
@@ -55,7 +55,7 @@ class StoreError(AgentRLError):
 
 
 class RolloutError(AgentRLError):
-    """Too many episodes are void: something is broken that retries do not mend."""
+    """Too many episodes were discarded: something is broken that retries do not fix."""
 
 
 class ReplayError(AgentRLError):
@@ -68,7 +68,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     Args:
         given: the word that was not found.
         known: the words that exist.
-    Returns: ` Did you mean 'x'?`, or ` Known: a, b.`, or an empty string where nothing is known.
+    Returns: ` Did you mean 'x'?`, or ` Known: a, b.`, or an empty string if nothing is known.
     """
     names = sorted(known)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)

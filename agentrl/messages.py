@@ -20,8 +20,8 @@ _decode = json.JSONDecoder().decode
 class ToolCall(Struct, frozen=True, omit_defaults=True):
     """One call that the model asks for.
 
-    `error` is set where the model's text could not be read as a call; such a call is never run, and
-    the model is told the reason. `name` and `arguments` are then what could be read.
+    `error` says why the model's text could not be read as a call. Such a call is never run, and the
+    model is told the reason. `name` and `arguments` then hold the part that could be read.
     """
 
     name: str
@@ -58,8 +58,8 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
 class Message(Struct, frozen=True, omit_defaults=True):
     """One message of a conversation, in OpenAI chat terms.
 
-    `tool_call_id` and `name` are set on `tool` messages alone. `reasoning` is the assistant's
-    thinking, kept apart from `content`.
+    Only `tool` messages have `tool_call_id` and `name`. `reasoning` is the assistant's thinking, which
+    is not part of `content`.
     """
 
     role: Role
@@ -108,7 +108,7 @@ def _calls(entries: Sequence[Mapping[str, Any]] | None) -> tuple[ToolCall, ...]:
 
 
 def _text(content: Any) -> str:
-    """The text of an OpenAI message or of its parts; parts of another type are refused rather than dropped."""
+    """The text of an OpenAI message or of its parts; a part that is not text is an error."""
     if isinstance(content, str):
         return content
     if content is None:
@@ -162,7 +162,7 @@ class Action(Struct, frozen=True, omit_defaults=True):
         raise TypeError(f"an action is an Action, a str or an OpenAI assistant message, got {type(action).__name__}")
 
     def to_message(self) -> Message:
-        """The assistant message that stands for this action in the conversation."""
+        """This action as an assistant message of the conversation."""
         return Message("assistant", self.text, self.tool_calls, None, None, self.reasoning)
 
 

@@ -1,6 +1,6 @@
-"""Random values that fit a JSON schema, with the awkward ones that models send. Owns no schema and no check.
+"""Draws random values that fit a JSON schema, also awkward ones such as models send. Checks nothing.
 
-`pattern`, `format`, `allOf` and `not` are not solved: a value may break them.
+`pattern`, `format`, `allOf` and `not` are ignored: a value may break them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def draw_value(schema: Schema, rng: np.random.Generator) -> Any:
 
 @dataclass(frozen=True)
 class _Drawer:
-    """Draws values of the parts of one schema; from `_MAX_DEPTH` on it draws the smallest that fits."""
+    """Draws values for the parts of one schema. From depth `_MAX_DEPTH` on, it draws the smallest that fits."""
 
     root: Schema
     rng: np.random.Generator
@@ -86,7 +86,7 @@ class _Drawer:
                 return self._text(schema)
 
     def _branch(self, branches: Sequence[Schema], depth: int) -> Schema:
-        """One branch of a union; from the depth limit on, one that holds no other values if there is one."""
+        """One branch of a union; from depth `_MAX_DEPTH` on, one without inner values if there is one."""
         flat = [b for b in branches if b.get("type") not in ("object", "array") and "$ref" not in b]
         chosen: Schema = self._choice(flat if depth >= _MAX_DEPTH and flat else branches)
         return chosen
@@ -122,7 +122,7 @@ class _Drawer:
         return _multiple(value, schema["multipleOf"], low) if schema.get("multipleOf") else value
 
     def _between(self, low: float, high: float, whole: bool) -> int | float:
-        """Uniform between two bounds; next to the other one, or to 0, where a bound is infinite."""
+        """A number between two bounds; an infinite bound is replaced by one at a distance of `_OPEN_WIDTH`."""
         if math.isinf(low):
             low = 0 if math.isinf(high) else high - _OPEN_WIDTH
         if math.isinf(high):
@@ -136,7 +136,7 @@ class _Drawer:
         return text if most is None else text[: int(most)]
 
     def _choice(self, options: Sequence[Any]) -> Any:
-        """One of the options, unconverted: numpy's own choice would turn them into its types."""
+        """One of the options as it is; `rng.choice` would convert it to a numpy type."""
         return options[int(self.rng.integers(len(options)))]
 
 
@@ -167,6 +167,6 @@ def _whole_bounds(schema: Schema) -> tuple[float, float]:
 
 
 def _multiple(value: float, factor: float, low: float) -> float:
-    """The multiple of a factor at or below a value, or the next one where that is below the least."""
+    """The largest multiple of a factor up to a value, or the next one if that is below the lower bound."""
     below = value // factor * factor
     return below if below >= low else below + factor

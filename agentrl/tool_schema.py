@@ -4,8 +4,8 @@ Owns the schema and the validation of one call; running calls belongs to `agentr
 
 The schema is the plain subset that small models, chat templates and OpenAI-compatible servers all read:
 no `$ref` (definitions are written out where they are used; only a recursive type keeps its `$defs`), no
-titles, and every object closed with `additionalProperties: false`. It is what OpenAI's strict mode asks
-for, but for one point: a parameter with a default stays optional.
+titles, and every object closed with `additionalProperties: false`. OpenAI's strict mode asks for the same,
+with one difference: here, a parameter with a default stays optional.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SECTION = re.compile(r"^(Args|Arguments|Returns|Raises|Yields|Source|Example|Ex
 
 @dataclass(frozen=True)
 class ToolOptions:
-    """What `@tool(...)` was given."""
+    """The arguments of `@tool(...)`."""
 
     name: str | None = None
     timeout_s: float | None = None
@@ -58,9 +58,9 @@ def tool(
 ) -> F | Callable[[F], F]:
     """Mark a function or method as a tool that the model may call.
 
-    A plain `def` tool runs in place and cannot be interrupted: right for a quick computation. One
-    that waits (network, disk, sleep) must be `async def`, or carry `blocking=True` or `timeout_s`,
-    which move it to a thread, where a timeout holds.
+    A plain `def` tool runs in place and cannot be interrupted; that suits a quick computation. A tool
+    that waits (network, disk, sleep) must be `async def`, or be marked with `blocking=True` or
+    `timeout_s`: it then runs in a thread, and the call fails after the timeout.
 
     Args:
         function: the function; every parameter needs a type hint.
@@ -93,7 +93,7 @@ class Tool:
         function: what runs; it may be a coroutine function.
         timeout_s: seconds before a call fails; None takes the environment's.
         blocking: run a plain function in a thread.
-        aclose: frees what the tool holds in the running event loop; an environment that closes calls it.
+        aclose: frees what the tool holds in the running event loop; the environment's `aclose` calls it.
     """
 
     name: str
@@ -207,7 +207,7 @@ def _check_parameter(where: str, parameter: inspect.Parameter, hints: Mapping[st
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         raise ToolSchemaError(f"tool {where}: *{name} has no JSON schema; name each parameter")
     if parameter.kind is parameter.POSITIONAL_ONLY:
-        raise ToolSchemaError(f"tool {where}: parameter {name!r} is positional-only; a model names its arguments")
+        raise ToolSchemaError(f"tool {where}: parameter {name!r} is positional-only; a model passes arguments by name")
     if name not in hints:
         raise ToolSchemaError(
             f"tool {where}: parameter {name!r} has no type hint; "
@@ -237,7 +237,7 @@ def _explain(tool: Tool, error: ValidationError) -> str:
 
 
 def _place(location: Sequence[int | str]) -> str:
-    """`items[0].price`; the names pydantic adds for the branches of a union are left out."""
+    """The path of an argument (`items[0].price`), without the names that pydantic adds for branches of a union."""
     text = str(location[0])
     for part in location[1:]:
         if isinstance(part, int):
@@ -259,10 +259,10 @@ def _reason(tool: Tool, item: Mapping[str, Any]) -> str:
 
 
 def plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON schema without titles and, where no type refers to itself, without `$ref`.
+    """A JSON schema without titles. Only a type that refers to itself keeps its `$ref`.
 
     Args:
-        schema: what pydantic (or an API description) gives, definitions under `$defs`.
+        schema: as pydantic or an API description gives it, with definitions under `$defs`.
     """
     definitions = schema.get("$defs", {})
     recursive = {name for name in definitions if name in _reachable(definitions[name], definitions)}
@@ -302,8 +302,8 @@ def _plain(schema: Any, definitions: Mapping[str, Any], recursive: Set[str]) -> 
         return schema
     name = str(schema.get("$ref", "")).removeprefix(_DEFS)
     if name in definitions and name not in recursive:
-        beside = {key: value for key, value in schema.items() if key != "$ref"}
-        return _plain({**definitions[name], **beside}, definitions, recursive)
+        others = {key: value for key, value in schema.items() if key != "$ref"}
+        return _plain({**definitions[name], **others}, definitions, recursive)
     cleaned: dict[str, Any] = {}
     for key, value in schema.items():
         if key == "title" and isinstance(value, str):
@@ -337,7 +337,7 @@ def parse_docstring(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _parameter_texts(parsed: Docstring) -> dict[str, str]:
-    """Text by parameter, on one line; NumPy form may describe several together: `x, y : int`."""
+    """The text of each parameter, on one line. In NumPy form, parameters may share a text: `x, y : int`."""
     texts = {}
     for parameter in parsed.params:
         for name in parameter.arg_name.split(","):
@@ -348,8 +348,8 @@ def _parameter_texts(parsed: Docstring) -> dict[str, str]:
 def _parse_google(text: str) -> tuple[str, dict[str, str]]:
     """`parse_docstring` for Google form.
 
-    docstring-parser is too strict here: it does not know `Args: x: text` on one line, and it drops every
-    section where one line of `Args` or `Raises` has no colon.
+    docstring-parser is too strict for it. It does not read `Args: x: text` on one line, and it drops all
+    sections if one line of `Args` or `Raises` has no colon.
     """
     summary: list[str] = []
     parameters: dict[str, str] = {}

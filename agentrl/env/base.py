@@ -1,7 +1,7 @@
-"""The environment contract: a Gymnasium environment whose native face is asynchronous.
+"""The environment contract: a Gymnasium environment that is written with asynchronous methods.
 
-Owns seeding, task choice, limits' vocabulary, state and forking, and the bridge between the two faces.
-Tools and scoring belong to `agentrl.env.tool_env`.
+Owns seeding, the choice of a task, the names of limits, state and forking, and how `reset`, `step` and `close`
+run the asynchronous methods. Tools and scoring belong to `agentrl.env.tool_env`.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Limits:
 class Env(gymnasium.Env[Observation, Any]):
     """A multi-turn environment: observations are the NEW messages only, actions are assistant turns.
 
-    Subclasses implement `areset` and `astep`; `reset` and `step` drive them. Randomness comes from
-    `self.np_random` alone. `oracle(messages)` may return the right next action: it solves the
-    environment for demonstrations and checks.
+    Subclasses implement `areset` and `astep`; `reset` and `step` run them. Randomness comes from
+    `self.np_random` alone. A method `oracle(messages)` is optional: it returns the right next action,
+    for demonstrations and checks.
     """
 
-    # Gymnasium asks every environment that renders for a frame rate; text has none to speak of.
+    # Gymnasium requires a frame rate of every environment that renders; for text it means nothing.
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
     observation_space = MessagesSpace()
     action_space = ActionSpace()
@@ -93,7 +93,7 @@ class Env(gymnasium.Env[Observation, Any]):
         """OpenAI definitions of the tools that the model may call; none by default."""
         return ()
 
-    # The native face.
+    # The asynchronous methods.
 
     async def areset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -134,7 +134,7 @@ class Env(gymnasium.Env[Observation, Any]):
         return task
 
     # Making a generator costs as much as several steps, and most episodes are given their task and draw
-    # nothing: the generator of a seed is made when it is first asked for.
+    # nothing. So the generator of a seed is made on first use.
 
     _seeded_generator: np.random.Generator | None = None
     _unused_seed: int | None = None
@@ -150,7 +150,7 @@ class Env(gymnasium.Env[Observation, Any]):
     def _np_random(self, generator: np.random.Generator | None) -> None:
         self._seeded_generator, self._unused_seed = generator, None
 
-    # The synchronous face.
+    # The synchronous methods.
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -169,7 +169,7 @@ class Env(gymnasium.Env[Observation, Any]):
                 self._runner = None
 
     def _waits(self) -> bool:
-        """Whether `areset`, `astep` or `aclose` may really wait, so that a loop must drive them."""
+        """Whether `areset`, `astep` or `aclose` may wait, so that they need an event loop."""
         return any(contains_await(getattr(type(self), name)) for name in ("areset", "astep", "aclose"))
 
     def _drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -184,7 +184,7 @@ class Env(gymnasium.Env[Observation, Any]):
             )
         if self._runner is None:
             self._runner = asyncio.Runner()
-            # Not the runner's own `close`, which would run the loop: this may happen inside another one.
+            # Not the runner's own `close`: it runs the loop, and another loop may be running when this is dropped.
             weakref.finalize(self, self._runner.get_loop().close)
         return self._runner.run(coroutine)
 
@@ -199,7 +199,7 @@ class Env(gymnasium.Env[Observation, Any]):
         Raises: TypeError that names an attribute which cannot be copied.
         """
         skip = self._skipped()
-        # A reference back to this instance becomes one to the instance that continues.
+        # In the copy, a reference to this instance becomes one to the instance that continues.
         memo: dict[int, Any] = {id(self): _SELF}
         state = {name: self._copied(name, value, memo) for name, value in self.__dict__.items() if name not in skip}
         return {"attributes": state, "extra": self.save_extra()}
@@ -247,7 +247,7 @@ class Env(gymnasium.Env[Observation, Any]):
         twin.limits, twin.spec, twin.ref = self.limits, self.spec, self.ref
         return twin
 
-    # State, in the native face: an environment whose state lies elsewhere (a sandbox, a server) overrides these two.
+    # State, asynchronous: an environment whose state is elsewhere (a sandbox, a server) overrides these methods.
 
     async def aget_state(self) -> dict[str, Any]:
         """`get_state`, for callers that may wait."""
@@ -264,7 +264,7 @@ class Env(gymnasium.Env[Observation, Any]):
         return twin
 
     def state_key(self) -> str | None:
-        """A name of the current state for step-level baselines (GiGPO); None where there is none."""
+        """A name of the current state, for step-level baselines (GiGPO); None if it has no name."""
         return None
 
     def render(self) -> str | None:
@@ -273,7 +273,7 @@ class Env(gymnasium.Env[Observation, Any]):
 
 
 class _SelfReference:
-    """Stands for the environment itself in a saved state; there is one, also after pickling."""
+    """Stands for the environment itself in a saved state; unpickling gives the same object."""
 
     def __reduce__(self) -> str:
         return "_SELF"
@@ -314,5 +314,5 @@ def contains_await(function: Callable[..., Any]) -> bool:
 
 
 def as_action(action: Any) -> Action:
-    """`Action.of`, for the hot path."""
+    """`Action.of`, faster for what is an `Action` already."""
     return action if type(action) is Action else Action.of(action)

@@ -125,7 +125,7 @@ async def run(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> str
 
 
 def run_inline(tool: Tool, arguments: Mapping[str, Any]) -> str:
-    """Run a plain `def` tool in place; one that holds up every other episode is named in the log."""
+    """Run a plain `def` tool in place; the log names a slow one, since every other episode waits for it."""
     started_s = time.perf_counter()
     try:
         result = tool.function(**arguments)
@@ -137,7 +137,7 @@ def run_inline(tool: Tool, arguments: Mapping[str, Any]) -> str:
     seconds = time.perf_counter() - started_s
     if seconds > SLOW_INLINE_S:
         logger.warning(
-            "tool %r held every episode for %.1f s: make it `async def`, or mark it @tool(blocking=True)",
+            "tool %r made every other episode wait for %.1f s: make it `async def`, or mark it @tool(blocking=True)",
             tool.name,
             seconds,
         )
@@ -162,7 +162,7 @@ async def _within(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) ->
 
 
 def in_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> asyncio.Future[Any]:
-    """Run a blocking function in a daemon thread of its own, which never holds up the exit."""
+    """Run a blocking function in a daemon thread of its own, which does not delay the program's exit."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 

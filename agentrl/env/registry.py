@@ -1,8 +1,8 @@
 """The registry of environments: ids, `make`, and entry points. Imports an environment only when asked.
 
-Built-in and third-party environments come through one door: the entry-point group
-`agentrl.environments`, whose names are ids and whose values are `module:Class`. Importing this
-module makes every such id known to Gymnasium too, still without importing an environment, so that
+Built-in and third-party environments are found alike: by the entry-point group `agentrl.environments`,
+whose names are ids and whose values are `module:Class`. Importing this module registers every such id
+with Gymnasium too, without importing an environment, so that
 `gymnasium.make("agentrl.env.registry:agentrl/Shop-v0")` needs no import before it. (Gymnasium itself has
 no entry points any more.)
 """
@@ -35,7 +35,7 @@ GROUP = "agentrl.environments"
 _REGISTERED: dict[str, EnvSpec] = {}
 _LIMITS = frozenset(limit.name for limit in fields(Limits))
 _CREATOR = "agentrl.env.registry:make_for_gymnasium"
-# Where base classes stand, which a file may import and does not offer.
+# Modules of base classes: a file that imports one does not offer it as an environment.
 _BASES = ("agentrl.env.", "agentrl.sandboxed.")
 
 
@@ -57,7 +57,7 @@ class EnvSpec:
 def register(id: str, *, max_turns: int | None = None, **kwargs: Any) -> Callable[[E], E]:
     """Class decorator that registers an environment here and with Gymnasium.
 
-    Registering an id again replaces what it named, so that a notebook cell may run twice.
+    Registering an id again replaces its environment, so that a notebook cell may run twice.
 
     Args:
         id: `namespace/Name-v0`.
@@ -69,7 +69,7 @@ def register(id: str, *, max_turns: int | None = None, **kwargs: Any) -> Callabl
 
     def add(env_class: E) -> E:
         if not (isinstance(env_class, type) and issubclass(env_class, Env)):
-            raise TypeError(f"@register({id!r}) goes on a subclass of agentrl.Env, got {env_class!r}")
+            raise TypeError(f"@register({id!r}) must decorate a subclass of agentrl.Env, got {env_class!r}")
         _REGISTERED[id] = EnvSpec(id, env_class, max_turns, kwargs)
         return env_class
 
@@ -130,7 +130,7 @@ def _construct(found: EnvSpec, kwargs: Mapping[str, Any]) -> Env:
     try:
         return found.env_class(**kwargs)
     except TypeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the call itself does not fit
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the arguments do not fit
             raise ConfigError(f"{found.id!r} cannot be made with {sorted(kwargs)}: {error}") from error
         raise
 
@@ -202,7 +202,7 @@ def _spec_of_reference(reference: str) -> EnvSpec:
 
 
 def _is_env_class(value: Any) -> bool:
-    """Whether it is an environment of an author's, not a base class of ours."""
+    """Whether a value is an author's environment, not a base class of AgentRL."""
     return isinstance(value, type) and issubclass(value, Env) and not value.__module__.startswith(_BASES)
 
 
@@ -223,7 +223,7 @@ def _load_module(name: str, reference: str) -> ModuleType:
 
 
 def _announce(id: str) -> None:
-    """Tell Gymnasium of an id, by a string that loads nothing. Raises: ValueError if it is refused."""
+    """Register an id with Gymnasium, as text that imports nothing. Raises: ValueError if it is refused."""
     if id in gymnasium.registry:
         return
     try:
@@ -236,7 +236,7 @@ def _announce_entries() -> None:
     for id in _entries():
         try:
             _announce(id)
-        except ValueError as error:  # another package's mistake must not break ours
+        except ValueError as error:  # a mistake of another package must not break this one
             logger.warning("%s", error)
 
 

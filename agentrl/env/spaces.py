@@ -1,6 +1,6 @@
 """Gymnasium spaces of conversations: the messages an environment shows and the turns it takes.
 
-Owns how both travel through Gymnasium's vector environments, shared memory included.
+Owns how both pass through Gymnasium's vector environments, shared memory included.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEFAULT_SHARED_BYTES = 1 << 18
 
 
 class _ConversationSpace(gymnasium.Space[Any]):
-    """What both spaces share: equal by type, and a copy starts its own random stream."""
+    """What both spaces share: they are equal by type, and a copy has its own random stream."""
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self)
@@ -85,8 +85,8 @@ class ActionSpace(_ConversationSpace):
 class SharedObservations(Sequence[tuple[Message, ...]]):
     """A live view of the observations in shared memory; copying it takes a snapshot.
 
-    AsyncVectorEnv reads shared memory once, when it is built, and afterwards hands out deep copies
-    of what it read: so reading must happen at access, and a deep copy must be plain data.
+    AsyncVectorEnv reads shared memory once, when it is built. Later it returns deep copies of what it
+    read. So this object reads on access, and its deep copy is plain data.
     """
 
     def __init__(self, memory: Any, slot_bytes: int, n: int) -> None:
@@ -139,7 +139,7 @@ def _write_shared(space: MessagesSpace, index: int, value: tuple[Message, ...], 
     view[start + _HEADER_BYTES : start + _HEADER_BYTES + size] = body
 
 
-# Gymnasium dispatches this one by the type of an item, against its own annotation.
+# Gymnasium dispatches this function by the type of one space, although its annotation names the sequence.
 @batch_differing_spaces.register(MessagesSpace)
 @batch_differing_spaces.register(ActionSpace)
 def _batch_differing(spaces: Sequence[_ConversationSpace]) -> Tuple[Any]:  # type: ignore[misc]

@@ -20,7 +20,7 @@ TaskMaker = Callable[[np.random.Generator], Mapping[str, Any]]
 class Tasks:
     """Disjoint splits of tasks, by default `train` and `eval`.
 
-    Nothing is generated before the first look, so importing an environment stays cheap.
+    Tasks are generated on first use, so importing an environment stays cheap.
     """
 
     def __init__(self, splits: Callable[[], Mapping[str, Sequence[Task]]]) -> None:
@@ -39,7 +39,7 @@ class Tasks:
 
         Args:
             make: takes a numpy generator, returns JSON-serialisable data of one task.
-            seed: every split is a function of it alone.
+            seed: of the numpy generator.
             sizes: tasks per split, by default `train=1000, eval=200`.
         Raises: TaskError at first use if `make` cannot produce that many different tasks.
         """
@@ -83,7 +83,7 @@ def _fingerprint(data: Mapping[str, Any]) -> str:
 
 
 def _generate(make: TaskMaker, seed: int, sizes: Mapping[str, int]) -> dict[str, list[Task]]:
-    # One stream for all splits, and a task seen before is drawn again: held-out tasks are new by construction.
+    # All splits draw from one stream, and a task that was drawn before is left out: no split repeats another's.
     rng = np.random.default_rng(seed)
     seen: set[str] = set()
     splits: dict[str, list[Task]] = {}
@@ -100,7 +100,7 @@ def _generate(make: TaskMaker, seed: int, sizes: Mapping[str, int]) -> dict[str,
             elif tries > 100 * size + 1000:
                 raise TaskError(
                     f"only {len(items)} different tasks for split {name!r} after {tries} draws, "
-                    f"{size} wanted; widen the generator or ask for fewer"
+                    f"{size} wanted; let the generator draw more different tasks, or ask for fewer"
                 )
         splits[name] = _number(name, items)
     return splits

@@ -1,7 +1,7 @@
-"""`ToolEnv`: an environment whose actions are tool calls, ended by an answer, a tool or a limit.
+"""`ToolEnv`: an environment whose actions are tool calls; an answer, a tool or a limit ends the episode.
 
-Owns an episode's course, tool statistics and the reward's assembly. Schemas and argument checks belong
-to `agentrl.tool_schema`, running a call to `agentrl.env.execution`, parsing a model's text to the policy.
+Owns the course of an episode, and the sum of its reward. Schemas and argument checks belong to
+`agentrl.tool_schema`, running a call to `agentrl.env.execution`, parsing a model's text to the policy.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Score = float | Mapping[str, float]
 
 
 class ToolEnv(Env):
-    """Write `tasks`, `start`, tools and `score`; the rest is here.
+    """The author writes `tasks`, `start`, tools and `score`; this class does the rest.
 
-    `start`, `respond`, `score` and the tools may each be `def` or `async def`. A tool's `ToolError` is for
-    the model to read; anything else that a tool raises is an `EnvFault`. What the other three raise comes
-    out as it is: a rollout makes a fault of it, so that it is never scored.
+    `start`, `respond`, `score` and the tools may each be `def` or `async def`. The model reads the
+    `ToolError` of a tool; any other exception of a tool becomes an `EnvFault`. What `start`, `respond` and
+    `score` raise is passed on unchanged: a rollout records it as a fault, and the episode is never scored.
 
     Class attributes:
         system_prompt: a first system message, if any.
@@ -79,7 +79,7 @@ class ToolEnv(Env):
         raise NotImplementedError(f"{type(self).__name__} must implement score(self, answer)")
 
     def respond(self, text: str) -> str | Awaitable[str | None] | None:
-        """What the user says to a turn without tool calls; None (the default) takes it as the answer."""
+        """The user's reply to a turn without tool calls; None (the default) makes that turn the answer."""
         return None
 
     # What an author calls.
@@ -144,7 +144,7 @@ class ToolEnv(Env):
 
     async def aclose(self) -> None:
         """Free what the tools hold; an override calls `await super().aclose()`."""
-        async with AsyncExitStack() as stack:  # all are closed, also where one of them raises
+        async with AsyncExitStack() as stack:  # closes all, even if one of them raises
             for close in {tool.aclose for tool in self._class_tools.values() if tool.aclose is not None}:
                 stack.push_async_callback(close)
 
@@ -188,7 +188,7 @@ class ToolEnv(Env):
             return "max_wall_s"
         return None
 
-    # State: the wall clock of an episode goes on from where it stood.
+    # State: a restored episode has used as much wall time as the saved one.
 
     def get_state(self) -> dict[str, Any]:
         elapsed_s = time.monotonic() - self._started_s if hasattr(self, "_started_s") else 0.0
@@ -224,16 +224,16 @@ def _add_tool(cls: type[ToolEnv], tools: dict[str, Tool], made: Tool) -> None:
 
 
 def _check_override(cls: type[ToolEnv], name: str, value: Any) -> None:
-    """A method that hides an inherited tool must say what it is; None takes the tool away."""
+    """Refuse a method that hides an inherited tool and is no tool itself; None removes the tool."""
     if value is not None and any(is_tool(base.__dict__.get(name)) for base in cls.__mro__[1:]):
         raise ToolSchemaError(
             f"{cls.__qualname__}.{name} hides an inherited tool: mark it @tool as well, "
-            f"or write `{name} = None` to take the tool away"
+            f"or write `{name} = None` to remove the tool"
         )
 
 
 def _hooks_wait(cls: type[ToolEnv]) -> bool:
-    """Whether an author's own coroutine may wait; ToolEnv's own areset and astep only await those."""
+    """Whether a coroutine of the author's may wait; areset and astep of ToolEnv await nothing else."""
     hooks = [cls.start, cls.score, cls.respond]
     own = ((cls.areset, ToolEnv.areset), (cls.astep, ToolEnv.astep), (cls.aclose, ToolEnv.aclose))
     hooks += [hook for hook, base in own if hook is not base]

@@ -23,7 +23,7 @@ class ScriptedPolicy(Policy):
 
     Args:
         script: actions (or text, or OpenAI assistant messages), or `script(messages, tools) -> action`.
-            After the last action of a list, the last one is repeated.
+            The last action of a list is repeated.
     Raises: ValueError if the list is empty.
     """
 
@@ -49,7 +49,7 @@ class ScriptedPolicy(Policy):
 
 
 class NullPolicy(ScriptedPolicy):
-    """Answers with nothing: what an environment must not reward."""
+    """Answers every turn with nothing. An environment must not reward it."""
 
     name = "null"
 
@@ -60,8 +60,8 @@ class NullPolicy(ScriptedPolicy):
 class OraclePolicy(Policy):
     """Asks the environment what to do: `env.oracle(messages)`, or a mixture of its demonstrators.
 
-    Each episode keeps to one demonstrator, chosen from a hash of the seed and the episode's sampling seed
-    (its id where there is none), so the choice does not depend on order or concurrency.
+    Each episode keeps to one demonstrator. The choice depends on the seed and the episode's sampling seed
+    (its id if it has none) alone, not on order or concurrency.
 
     Args:
         mixture: demonstrator methods of the environment and their weights, for example
@@ -81,11 +81,11 @@ class OraclePolicy(Policy):
         self._env: Any = None
 
     def bind(self, env: Any) -> OraclePolicy:
-        """This policy, looking into `env`. Raises: ValueError if a demonstrator is missing there."""
+        """A copy of this policy that asks `env`. Raises: ValueError if `env` lacks a demonstrator."""
         missing = [name for name in self.mixture if not callable(getattr(env, name, None))]
         if missing:
             raise ValueError(
-                f"{type(env).__name__} has no method {missing[0]}(messages) to demonstrate with: "
+                f"{type(env).__name__} has no method {missing[0]}(messages) that demonstrates: "
                 "write one that returns the right next action, or choose another policy"
             )
         bound = OraclePolicy(self.mixture, seed=self.seed)
@@ -108,7 +108,7 @@ class OraclePolicy(Policy):
         sampling: SamplingParams | None = None,
     ) -> Action:
         if self._env is None:
-            raise ValueError("an oracle looks inside its environment: call bind(env) and use what it returns")
+            raise ValueError("an oracle asks its environment: call bind(env) and use the policy that it returns")
         answer = getattr(self._env, self.demonstrator_of(_stream(episode_id, sampling)))(messages)
         return Action.of(await answer if inspect.isawaitable(answer) else answer)
 
@@ -117,8 +117,8 @@ class RandomPolicy(Policy):
     """Calls random tools with arguments that fit their schemas, and sometimes answers.
 
     Args:
-        answer_rate: probability that a turn is a plain answer; it is one where there are no tools.
-        seed: with the episode's id and the turn it fixes every choice.
+        answer_rate: probability that a turn is a plain answer; without tools, every turn is one.
+        seed: it determines every choice, together with the episode's id and the turn.
     """
 
     name = "random"
@@ -167,13 +167,13 @@ _WORDS = ("tea", "blue", "42", "alpha", "select 1", "1 + 1", "the", "north", "")
 
 
 def _random_text(rng: np.random.Generator, messages: Sequence[Message]) -> str:
-    """A word of the conversation or of a fixed list, so that a random answer has some chance."""
+    """A word of the conversation or of a fixed list, so that a random answer is sometimes right."""
     words = [word for message in messages[-2:] for word in message.content.split()] or list(_WORDS)
     return words[int(rng.integers(len(words)))]
 
 
 def _stream(episode_id: str, sampling: SamplingParams | None) -> str:
-    """What names an episode's random choices: its sampling seed where given, else its id."""
+    """The text that an episode's random choices depend on: its sampling seed if it has one, else its id."""
     return episode_id if sampling is None or sampling.seed is None else str(sampling.seed)
 
 

@@ -101,7 +101,7 @@ def test_an_unknown_id_suggests_the_near_one():
 def test_register_refuses_what_cannot_work_and_replaces_what_is_there():
     with pytest.raises(ValueError, match="Gymnasium refuses the id 'a b c'"):
         register("a b c")
-    with pytest.raises(TypeError, match=r"goes on a subclass of agentrl.Env"):
+    with pytest.raises(TypeError, match=r"must decorate a subclass of agentrl.Env"):
         register("test/NotAnEnv-v0")(int)
 
     class One(ToolEnv):

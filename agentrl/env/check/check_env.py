@@ -1,7 +1,7 @@
-"""`check_env`: whether an environment may be trained on, and what to mend if not. Owns the order of checks.
+"""`check_env` says whether an environment may be trained on, and what to fix if not. Owns the order of checks.
 
-Each family of checks has a module of its own beside this one. The checks play episodes with random
-calls, empty turns and the environment's oracle; they find what those show and prove nothing more.
+Each family of checks has a module of its own in this folder. The checks play episodes with random calls,
+empty turns and the environment's oracle. They find problems that such episodes show, and no others.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ CHECKS: tuple[Check, ...] = (
 def check_env(
     env: str | type[Env] | Env, *, tasks: int = 8, timeout_s: float = 10.0, processes: bool = True, **kwargs: Any
 ) -> CheckReport:
-    """Check an environment and say what is wrong and how to mend it.
+    """Check an environment and say what is wrong and how to fix it.
 
-    Takes some seconds. Code that hangs is left behind in a daemon thread.
+    Takes some seconds. Code that hangs goes on in a daemon thread, which is abandoned.
 
     Args:
         env: a registered id, `package.module:Class`, `./file.py:Class`, a class, or an instance (whose
@@ -70,7 +70,7 @@ def check_env(
     try:
         starts = _starts(create(), tasks)
     except Exception as error:
-        return _stillborn(name, error)
+        return _cannot_make(name, error)
     subject = Subject(name, env_class, create, starts, timeout_s, reference if processes else None, kwargs)
     problem = _first_reset(subject)
     if problem is not None:
@@ -88,7 +88,7 @@ def check_env(
 def _source(
     env: str | type[Env] | Env, kwargs: Mapping[str, Any]
 ) -> tuple[str, type[Env], Callable[..., Env], str | None]:
-    """Name, class, how to make a fresh instance, and what another process would call it."""
+    """Name, class, how to make a fresh instance, and the id or path by which another process can make it."""
     if isinstance(env, str):
         return env, spec_of(env).env_class, lambda **more: make(env, **{**kwargs, **more}), env
     if isinstance(env, type):
@@ -115,7 +115,7 @@ def _creator(
 
 
 def _reference(env_class: type[Env]) -> str | None:
-    """`module:Class`, where another process can import it."""
+    """`module:Class`, or None if another process cannot import it."""
     if env_class.__module__ == "__main__" or "." in env_class.__qualname__:
         return None
     return f"{env_class.__module__}:{env_class.__qualname__}" if env_class.__module__ in sys.modules else None
@@ -129,7 +129,7 @@ def _starts(env: Env, count: int) -> tuple[Start, ...]:
         tasks = env.tasks.split(name)
         for place in np.linspace(0, len(tasks) - 1, min(count, len(tasks))).astype(int):
             starts.append(Start(int(next(seeds)), tasks[int(place)]))
-    # A few tasks give few episodes: begin each of them from more seeds.
+    # Few tasks would give few episodes: begin each task from more seeds.
     first = [start.task for start in starts]
     while starts and len(starts) < count:
         starts.append(Start(int(next(seeds)), first[len(starts) % len(first)]))
@@ -138,23 +138,23 @@ def _starts(env: Env, count: int) -> tuple[Start, ...]:
     return tuple(starts)
 
 
-def _stillborn(name: str, error: Exception) -> CheckReport:
+def _cannot_make(name: str, error: Exception) -> CheckReport:
     if isinstance(error, TaskError):
         found = Finding("tasks", "error", str(error), "make the splits disjoint, ids unique and no split empty")
     else:
-        mend = "a constructor must work without arguments, or with those given to `register`"
-        found = Finding("cannot-make", "error", f"making it raised {type(error).__name__}: {error}", mend)
+        fix = "a constructor must work without arguments, or with those given to `register`"
+        found = Finding("cannot-make", "error", f"creating it raised {type(error).__name__}: {error}", fix)
     return CheckReport(name, (found,), ("make",))
 
 
 def _first_reset(subject: Subject) -> Finding | None:
-    """Without a reset that works, no other check means anything."""
+    """A finding if reset fails; every other check needs it."""
     try:
         for start in subject.starts[:2]:
             fault = subject.play(nothing, start, max_steps=0).fault
             if fault is not None:
                 problem = f"reset raised {type(fault).__name__}: {fault} (task {start.task.id!r})"
-                return Finding("reset-fails", "error", problem, "mend `start`: it must work for every task")
+                return Finding("reset-fails", "error", problem, "fix `start`: it must work for every task")
     except HangError as error:
         return _hung(str(error))
     return None
@@ -167,14 +167,14 @@ def _run(check: Check, subject: Subject) -> list[Finding]:
     except HangError as error:
         found.append(_hung(str(error)))
     except Exception as error:
-        problem = f"{_name(check)} met {type(error).__name__}: {error}"
-        found.append(Finding("raises", "error", problem, "see the traceback by playing the episode yourself"))
+        problem = f"the check {_name(check)!r} raised {type(error).__name__}: {error}"
+        found.append(Finding("raises", "error", problem, "play an episode yourself to see the traceback"))
     return found
 
 
 def _hung(text: str) -> Finding:
-    mend = "give every wait a timeout; check_env(timeout_s=...) if the environment is meant to be slow"
-    return Finding("hangs", "error", text, mend)
+    fix = "give every wait a timeout; check_env(timeout_s=...) if the environment is meant to be slow"
+    return Finding("hangs", "error", text, fix)
 
 
 def _name(check: Check) -> str:

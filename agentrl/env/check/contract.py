@@ -20,19 +20,19 @@ _STEPS = 20
 
 
 def check_gymnasium(subject: Subject) -> Iterator[Finding]:
-    """Gymnasium's own checker: what it asserts is an error, what it warns of a warning."""
-    mend = "see gymnasium.farama.org/api/env for the contract of reset, step, spaces and render"
+    """Gymnasium's own checker: its assertions become errors, its warnings become warnings."""
+    fix = "see gymnasium.farama.org/api/env for the contract of reset, step, spaces and render"
     try:
-        told = subject.run(_gymnasium_warnings(subject), "gymnasium.utils.env_checker.check_env")
+        texts = subject.run(_gymnasium_warnings(subject), "gymnasium.utils.env_checker.check_env")
     except Exception as error:
-        yield Finding("gymnasium", "error", f"Gymnasium's checker: {error}", mend)
+        yield Finding("gymnasium", "error", f"Gymnasium's checker: {error}", fix)
         return
-    for text in dict.fromkeys(told):
-        yield Finding("gymnasium", "warning", f"Gymnasium's checker warns: {text}", mend)
+    for text in dict.fromkeys(texts):
+        yield Finding("gymnasium", "warning", f"Gymnasium's checker warns: {text}", fix)
 
 
 async def _gymnasium_warnings(subject: Subject) -> list[str]:
-    # Another thread: the synchronous face of an environment that waits refuses to run inside a loop.
+    # In another thread: `reset` of an environment that waits cannot run inside an event loop.
     return await asyncio.to_thread(_warned, subject)
 
 
@@ -41,7 +41,7 @@ def _warned(subject: Subject) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            # Rendering has its own check, which says which mode fails.
+            # Rendering has a check of its own, which names the mode that fails.
             check_with_gymnasium(env, skip_render_check=True)
         finally:
             env.close()
@@ -49,7 +49,7 @@ def _warned(subject: Subject) -> list[str]:
 
 
 def check_spaces(subject: Subject) -> Iterator[Finding]:
-    """Observations are in their space, samples in theirs, and a mask fits and allows something."""
+    """Observations and sampled actions are in their spaces, and an action mask fits and allows something."""
     for index, start in enumerate(subject.starts[:4]):
         problem = subject.run(_space_problem(subject, start, index), "an episode")
         if problem is not None:
@@ -79,17 +79,17 @@ async def _space_problem(subject: Subject, start: Start, index: int) -> Finding 
 
 
 def _of_observation(env: Env, observation: Any, where: str) -> Finding | None:
-    mend = "return a tuple of agentrl.Message: only those that are new"
+    fix = "return a tuple of agentrl.Message with the new messages only"
     if not env.observation_space.contains(observation):
         problem = f"the observation of {where} is not in observation_space: {str(observation)[:120]}"
-        return Finding("bad-space", "error", problem, mend)
+        return Finding("bad-space", "error", problem, fix)
     for message in observation:
         if message.role == "assistant":
-            problem = f"{where} returns an assistant message; the policy's own turns are its own"
-            return Finding("bad-space", "error", problem, mend)
+            problem = f"{where} returns an assistant message; only the policy's turns are assistant messages"
+            return Finding("bad-space", "error", problem, fix)
         if not isinstance(message.content, str):
             problem = f"{where} returns a message whose content is {type(message.content).__name__}, not text"
-            return Finding("bad-space", "error", problem, mend)
+            return Finding("bad-space", "error", problem, fix)
     sample = env.action_space.sample()
     if not env.action_space.contains(sample):
         problem = f"action_space.sample() gave {sample!r}, which action_space does not contain"
@@ -102,29 +102,29 @@ def _of_mask(env: Env, info: Mapping[str, Any], where: str) -> Finding | None:
     if "action_mask" not in info:
         return None
     mask, space = np.asarray(info["action_mask"]), env.action_space
-    mend = "give one int8 per action, 1 where it is allowed, at least one of them allowed"
+    fix = "give one int8 per action: 1 if it is allowed, else 0; allow at least one"
     if isinstance(space, gymnasium.spaces.Discrete) and mask.shape != (int(space.n),):
         problem = f"action_mask of {where} has shape {mask.shape}, the action space {int(space.n)} actions"
-        return Finding("bad-mask", "error", problem, mend)
+        return Finding("bad-mask", "error", problem, fix)
     if not np.isin(mask, (0, 1)).all() or not mask.any():
         problem = f"action_mask of {where} must hold 0 and 1 and allow something, got {mask.tolist()}"
-        return Finding("bad-mask", "error", problem, mend)
+        return Finding("bad-mask", "error", problem, fix)
     return None
 
 
 def check_render(subject: Subject) -> Iterator[Finding]:
     """Every render mode that the class declares works after reset."""
     for mode in subject.env_class.metadata.get("render_modes", ()):
-        mend = f"implement render() for {mode!r}, or take it out of metadata['render_modes']"
+        fix = f"implement render() for {mode!r}, or take it out of metadata['render_modes']"
         try:
             picture = subject.run(_rendered(subject, mode), f"render in mode {mode!r}")
         except Exception as error:
             problem = f"render in mode {mode!r} raised {type(error).__name__}: {error}"
-            yield Finding("render", "error", problem, mend)
+            yield Finding("render", "error", problem, fix)
             continue
         if mode == "ansi" and not isinstance(picture, str):
             problem = f"render in mode 'ansi' must return text, got {type(picture).__name__}"
-            yield Finding("render", "error", problem, mend)
+            yield Finding("render", "error", problem, fix)
 
 
 async def _rendered(subject: Subject, mode: str) -> Any:
@@ -138,12 +138,12 @@ async def _rendered(subject: Subject, mode: str) -> Any:
 
 
 def check_tasks(subject: Subject) -> Iterator[Finding]:
-    """Splits are disjoint, and there is one to hold out."""
+    """Splits are not empty, and there is one to hold out."""
     env = subject.create()
     splits = {name: env.tasks.split(name) for name in env.tasks.splits}
     empty = [name for name, tasks in splits.items() if not tasks]
     if empty:
         yield Finding("tasks", "error", f"split {empty[0]!r} is empty", "give it tasks or leave it out")
     if len(splits) < 2:
-        problem = f"there is one split only ({', '.join(splits)}), so nothing is held out to evaluate on"
+        problem = f"there is only one split ({', '.join(splits)}), so nothing is held out to evaluate on"
         yield Finding("no-eval-split", "advice", problem, "add an `eval` split: Tasks.of(train=..., eval=...)")

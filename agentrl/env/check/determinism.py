@@ -1,7 +1,7 @@
-"""Checks that an episode is a function of its seed, its task and its actions, and of nothing else.
+"""Checks that an episode depends on its seed, its task and its actions, and on nothing else.
 
-Another run, another instance, another process and a fork must all tell the same story. What an episode
-must not look at belongs to `agentrl.env.check.hidden_inputs`.
+Another run, another instance, another process and a fork must all give the same transcript. Inputs that an
+episode must not read belong to `agentrl.env.check.hidden_inputs`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from agentrl.env.check.report import Finding
 from agentrl.env.tool_env import ToolEnv
 from agentrl.messages import Action
 
-SEED_MEND = "draw every random number from `self.np_random`, and sort sets before their order shows"
-_SHARE_MEND = "create it in `start` or `__init__`, on `self`, never on the class or the module"
+SEED_FIX = "draw every random number from `self.np_random`, and sort a set before you use its order"
+_SHARE_FIX = "create it in `start` or `__init__`, on `self`, never on the class or the module"
 
 
 def check_determinism(subject: Subject) -> Iterator[Finding]:
-    """Two instances, two processes, two neighbours: the same actions give the same transcript."""
+    """The same actions give the same transcript: on two instances, in two processes, and next to another episode."""
     scripts = [(start, episode) for start, episode in _recorded(subject)]
     for start, first in scripts:
         again = subject.play(replay(first.actions), start, max_steps=len(first.actions))
@@ -52,7 +52,7 @@ def check_determinism(subject: Subject) -> Iterator[Finding]:
 
 
 def _recorded(subject: Subject) -> Iterator[tuple[Start, Episode]]:
-    """Episodes to repeat: random calls, and the oracle's way, which goes deeper."""
+    """Episodes to repeat: of random calls, and of the oracle, which gets further."""
     for index, start in enumerate(subject.starts):
         yield start, subject.play(chance(index), start)
     if hasattr(subject.env_class, "oracle"):
@@ -61,17 +61,17 @@ def _recorded(subject: Subject) -> Iterator[tuple[Start, Episode]]:
 
 
 def _divergence(subject: Subject, start: Start, first: Episode, difference: str) -> Finding:
-    """Name the cause: state that instances share, where one can be seen to change; chance otherwise."""
+    """The cause of a difference: state that instances share, if such state was seen to change; else randomness."""
     where = f"seed {start.seed}, task {start.task.id!r}: {difference}"
     changed = _changed_by(subject, start, first.actions)
     if changed:
-        return _shared(f"an earlier episode changes a later one ({where}); {', '.join(changed)} changed meanwhile")
-    problem = f"the same seed, task and actions gave another episode ({where})"
-    return Finding("nondeterministic", "error", problem, SEED_MEND)
+        return _shared(f"an earlier episode changes a later one ({where}); {', '.join(changed)} changed in between")
+    problem = f"the same seed, task and actions gave a different episode ({where})"
+    return Finding("nondeterministic", "error", problem, SEED_FIX)
 
 
 def _shared(problem: str) -> Finding:
-    return Finding("shared-state", "error", problem, _SHARE_MEND)
+    return Finding("shared-state", "error", problem, _SHARE_FIX)
 
 
 def _changed_by(subject: Subject, start: Start, actions: Sequence[Action]) -> list[str]:
@@ -83,7 +83,7 @@ def _changed_by(subject: Subject, start: Start, actions: Sequence[Action]) -> li
 
 
 def _common_values(env_class: type[Env]) -> dict[str, str]:
-    """What instances have in common, as text: plain attributes of classes, plain globals of modules."""
+    """The values that instances share, as text: plain attributes of classes, plain globals of modules."""
     values = {}
     for base in env_class.__mro__:
         if base in ToolEnv.__mro__:
@@ -99,24 +99,24 @@ def _common_values(env_class: type[Env]) -> dict[str, str]:
 
 
 def _position(value: Any) -> Any:
-    """Where a counter or generator stands."""
+    """The position of a counter or generator."""
     if isinstance(value, random.Random):
         return hash(value.getstate())
     return value.bit_generator.state if isinstance(value, np.random.Generator) else repr(value)
 
 
 def _interleaved(subject: Subject, scripts: Sequence[tuple[Start, Episode]]) -> Iterator[Finding]:
-    """An episode played step by step beside another must read as it does alone."""
+    """An episode reads the same when another instance plays in between its steps."""
     for (start, alone), (other_start, other) in itertools.pairwise(scripts):
-        beside = subject.run(_beside(subject, start, alone, other_start, other), "two interleaved episodes")
-        difference = first_difference(alone.steps, beside.steps)
+        mixed = subject.run(_interleave(subject, start, alone, other_start, other), "two interleaved episodes")
+        difference = first_difference(alone.steps, mixed.steps)
         if difference is not None:
             where = f"seed {start.seed}, task {start.task.id!r}: {difference}"
-            yield _shared(f"an episode reads otherwise beside another instance ({where})")
+            yield _shared(f"an episode reads differently when another instance plays in between ({where})")
             return
 
 
-async def _beside(subject: Subject, start: Start, alone: Episode, other_start: Start, other: Episode) -> Episode:
+async def _interleave(subject: Subject, start: Start, alone: Episode, other_start: Start, other: Episode) -> Episode:
     mine, theirs = Episode(), Episode()
     async with aclosing(subject.create()) as env, aclosing(subject.create()) as neighbour:
         await begin(env, mine, start)
@@ -130,36 +130,36 @@ async def _beside(subject: Subject, start: Start, alone: Episode, other_start: S
 
 
 def _elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episode]]) -> Iterator[Finding]:
-    """Another process, with another order of sets and hashes, must tell the same story."""
-    for told in transcripts_elsewhere(subject, scripts):
-        for (start, episode), steps in zip(scripts, told, strict=True):
+    """Another process, with another order of sets, gives the same transcript."""
+    for transcripts in transcripts_elsewhere(subject, scripts):
+        for (start, episode), steps in zip(scripts, transcripts, strict=True):
             difference = first_difference(json.loads(json.dumps(episode.steps)), steps)
             if difference is not None:
                 where = f"seed {start.seed}, task {start.task.id!r}: {difference}"
-                problem = f"another process, with another PYTHONHASHSEED, gave another episode ({where})"
-                yield Finding("nondeterministic", "error", problem, SEED_MEND)
+                problem = f"another process, with another PYTHONHASHSEED, gave a different episode ({where})"
+                yield Finding("nondeterministic", "error", problem, SEED_FIX)
                 return
 
 
 def check_fork(subject: Subject) -> Iterator[Finding]:
-    """At any turn, a fork and its origin go on alike, and neither disturbs the other."""
+    """At any turn, a fork and its origin continue alike, and neither disturbs the other."""
     for start, episode in list(_recorded(subject))[-4:]:
         for turn in range(min(len(episode.actions), 5)):
             try:
                 tails = subject.run(_forked(subject, start, episode, turn), "a fork")
             except (TypeError, AttributeError, ValueError, RuntimeError, NotImplementedError) as error:
-                mend = "list what cannot be copied in `not_state`, and give its content in save_extra/load_extra"
-                yield Finding("fork-fails", "error", f"fork at turn {turn} raised {error!r}", mend)
+                fix = "list what cannot be copied in `not_state`, and give its content in save_extra/load_extra"
+                yield Finding("fork-fails", "error", f"fork at turn {turn} raised {error!r}", fix)
                 return
             for name, steps in tails.items():
                 difference = first_difference(episode.steps[turn + 1 :], steps)
                 if difference is not None:
                     problem = (
-                        f"the {name} goes on otherwise from turn {turn} "
+                        f"the {name} continues differently from turn {turn} "
                         f"(seed {start.seed}, task {start.task.id!r}, {difference} from there)"
                     )
-                    mend = "keep all of an episode's state on `self`, or in save_extra/load_extra"
-                    yield Finding("fork-diverges", "error", problem, mend)
+                    fix = "keep all of an episode's state on `self`, or in save_extra/load_extra"
+                    yield Finding("fork-diverges", "error", problem, fix)
                     return
 
 

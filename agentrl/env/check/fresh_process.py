@@ -1,6 +1,6 @@
 """Plays recorded actions in fresh processes, each with its own PYTHONHASHSEED. Judges nothing.
 
-Run as a program of its own: the request comes as JSON on standard input.
+Each process runs `main`, which reads the request as JSON from standard input.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _START_S = 30.0
 
 
 def transcripts_elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episode]]) -> list[list[list[Any]]]:
-    """The steps of each script as other processes see them.
+    """The steps of each script, played again in other processes.
 
-    Returns: per process, per script, its steps; empty where another process cannot make the environment
-        (a class of a notebook or a test), which is then not checked.
+    Returns: for each process and each script, its steps; empty if another process cannot make the environment
+        (a class of a notebook or a test).
     """
     if subject.reference is None:
         return []
@@ -43,13 +43,13 @@ def transcripts_elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episo
     limit_s = _START_S + subject.timeout_s * len(scripts)
     with ExitStack() as started:
         processes = [started.enter_context(_process(seed)) for seed in _HASH_SEEDS]
-        told = [_collect(process, request, limit_s) for process in processes]
-    return [steps for steps in told if steps is not None]
+        transcripts = [_collect(process, request, limit_s) for process in processes]
+    return [steps for steps in transcripts if steps is not None]
 
 
 @contextmanager
 def _process(hash_seed: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that waits for a request; it is killed where the caller leaves before it has ended."""
+    """A process that waits for a request; it is killed if it still runs when the caller leaves."""
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", "from agentrl.env.check.fresh_process import main; main()"]
     pipe = subprocess.PIPE
@@ -93,18 +93,18 @@ def _from_json(record: dict[str, Any]) -> Action:
     return Action(record["text"], calls, usage=record["usage"])
 
 
-async def _tell(request: dict[str, Any]) -> list[list[Any]]:
-    told = []
+async def _play_scripts(request: dict[str, Any]) -> list[list[Any]]:
+    transcripts = []
     for script in request["scripts"]:
         start = Start(script["start"]["seed"], Task(**script["start"]["task"]))
         actions = [_from_json(record) for record in script["actions"]]
         async with aclosing(make(request["reference"], **request["kwargs"])) as env:
             episode = await play_on(env, replay(actions), start, max_steps=len(actions))
-        told.append(list(episode.steps))
-    return told
+        transcripts.append(list(episode.steps))
+    return transcripts
 
 
 def main() -> None:
     """Read a request, play it, and write the steps as the last line of the output."""
     request = json.load(sys.stdin)
-    sys.stdout.write("\n" + json.dumps(asyncio.run(_tell(request))))
+    sys.stdout.write("\n" + json.dumps(asyncio.run(_play_scripts(request))))

@@ -1,4 +1,4 @@
-"""Checks that an episode looks at nothing hidden: the clock, the system's entropy, a global generator."""
+"""Checks that an episode reads no hidden input: the clock, the system's entropy, a global generator."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from agentrl.env.base import Env
-from agentrl.env.check.determinism import SEED_MEND
+from agentrl.env.check.determinism import SEED_FIX
 from agentrl.env.check.player import Behaviour, Start, Subject, chance, oracle, play_on
 from agentrl.env.check.report import Finding
 
-_CLOCK_MEND = "make time part of the task's data, or count turns; `time.perf_counter` may measure, not decide"
+_CLOCK_FIX = "make time part of the task's data, or count turns; use `time.perf_counter` for measuring only"
 _CLOCKS = {
     "time": {"time", "time_ns", "localtime", "gmtime", "ctime", "strftime"},
     "datetime": {"now", "utcnow", "today"},
@@ -28,7 +28,7 @@ _ENTROPY = {"urandom", "uuid1", "uuid4", "token_hex", "token_bytes", "token_urls
 
 
 def check_inputs(subject: Subject) -> Iterator[Finding]:
-    """Neither the clock, nor the operating system's entropy, nor a global generator is looked at."""
+    """An episode reads neither the clock, nor the operating system's entropy, nor a global generator."""
     watch = _Watch(subject.env_class)
     globals_used: set[str] = set()
     plays: list[tuple[Behaviour, Start]] = [(chance(i), start) for i, start in enumerate(subject.starts[:4])]
@@ -38,17 +38,17 @@ def check_inputs(subject: Subject) -> Iterator[Finding]:
         subject.run(_watched(subject, behaviour, start, watch, globals_used), "an episode")
     for name, place in sorted(watch.seen.items()):
         if name.split(".")[-1] in _ENTROPY:
-            yield Finding("global-rng", "error", f"{name} is called at {place}", SEED_MEND)
+            yield Finding("global-rng", "error", f"{name} is called at {place}", SEED_FIX)
         else:
-            yield Finding("clock", "error", f"{name} is called at {place}", _CLOCK_MEND)
+            yield Finding("clock", "error", f"{name} is called at {place}", _CLOCK_FIX)
     for name in sorted(globals_used):
-        yield Finding("global-rng", "error", f"an episode draws from (or seeds) the generator of `{name}`", SEED_MEND)
+        yield Finding("global-rng", "error", f"an episode draws from (or seeds) the generator of `{name}`", SEED_FIX)
 
 
 async def _watched(subject: Subject, behaviour: Behaviour, start: Start, watch: _Watch, globals_used: set[str]) -> None:
     env = subject.create()
     saved = random.getstate(), np.random.get_state()
-    # A state of our own to begin with: an episode that seeds always alike would leave its own unchanged.
+    # Begin from an unusual state, so that an episode that always sets the same seed is seen to change it.
     random.seed(2**40 + 7)
     np.random.seed(2**31 + 7)
     before = _global_generators()
@@ -71,7 +71,7 @@ def _global_generators() -> dict[str, Any]:
 
 
 class _Watch:
-    """A profile function that notes where an author's own code asks for the time or for entropy."""
+    """A profile function that notes where the author's code asks for the time or for entropy."""
 
     def __init__(self, env_class: type[Env]) -> None:
         self.seen: dict[str, str] = {}
@@ -88,7 +88,7 @@ class _Watch:
                 self._note(f"{module}.{frame.f_code.co_name}", frame.f_back)
 
     def _is_authors(self, code: CodeType) -> bool:
-        """Whether code is the environment author's, not a library's, and not that of AgentRL itself."""
+        """Whether code is by the environment's author, not of a library or of AgentRL."""
         name = code.co_filename
         if name.startswith((_OURS, "<frozen")):
             return False
@@ -99,7 +99,7 @@ class _Watch:
 
 
 def _clock_name(function: Any) -> str | None:
-    """`time.time` and the like; None for functions that do not look at the clock or at entropy."""
+    """A name such as `time.time`; None for a function that reads neither the clock nor entropy."""
     name = getattr(function, "__name__", "")
     owner = getattr(function, "__self__", None)
     module = getattr(function, "__module__", None) or getattr(owner, "__module__", None) or ""
@@ -113,7 +113,7 @@ _OURS = str(Path(__file__).resolve().parents[2])
 
 
 def _home_of(env_class: type[Env]) -> str:
-    """The author's folder, or the author's file where it lies loose among installed packages."""
+    """The author's folder, or the author's file if it is installed as a single module."""
     try:
         path = Path(inspect.getfile(env_class)).resolve()
     except (TypeError, OSError):  # a class of a notebook

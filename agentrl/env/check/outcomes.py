@@ -1,6 +1,6 @@
-"""Checks on how episodes end and what they pay: nothing for nothing, everything for the oracle.
+"""Checks on how episodes end and on their rewards: 0 for doing nothing, 1 for the oracle.
 
-Also that what an episode returns can be stored: information as JSON, rewards as finite numbers.
+Also checks that what an episode returns can be stored: `info` as JSON, rewards as finite numbers.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ _NO_ANSWER = "I do not know."
 
 
 def check_faults(subject: Subject) -> Iterator[Finding]:
-    """Nothing that a model may do makes reset, step or score raise."""
+    """No text and no calls of a model make reset, step or score raise."""
     for index, start in enumerate(subject.starts):
         for name, behaviour in (("empty turns", nothing), ("random calls", chance(index))):
             fault = subject.play(behaviour, start).fault
             if fault is not None and "tool " not in str(fault):
                 problem = f"{name} made the environment raise {type(fault).__name__}: {fault} ({_at(start)})"
-                mend = "handle any text and any order of calls; raise ToolError in a tool to tell the model"
+                fix = "handle any text and any order of calls; raise ToolError in a tool to tell the model"
                 severity = "warning" if isinstance(fault, EnvFault) else "error"
-                yield Finding("raises", severity, problem, mend)  # type: ignore[arg-type]
+                yield Finding("raises", severity, problem, fix)  # type: ignore[arg-type]
                 return
 
 
 def check_oracle(subject: Subject) -> Iterator[Finding]:
     """The environment can be solved: its oracle earns 1 on every task tried."""
     if not hasattr(subject.env_class, "oracle"):
-        mend = "add `def oracle(self, messages) -> Action | str`: it proves that tasks can be solved"
-        yield Finding("no-oracle", "advice", "there is no oracle, so nothing shows that 1 can be reached", mend)
+        fix = "add `def oracle(self, messages) -> Action | str`: it proves that tasks can be solved"
+        problem = "there is no oracle, so nothing shows that a reward of 1 can be reached"
+        yield Finding("no-oracle", "advice", problem, fix)
         return
     for start in subject.starts:
         try:
             episode = subject.play(oracle, start)
         except Exception as error:
             problem = f"the oracle raised {type(error).__name__}: {error} ({_at(start)})"
-            yield Finding("oracle-fails", "error", problem, "the oracle must answer any conversation of its own")
+            yield Finding("oracle-fails", "error", problem, "the oracle needs an action for every turn of its episodes")
             return
         if not episode.won() or episode.reward < 1.0 - 1e-9:
-            mend = "mend the oracle, the scoring or the task; a limit on turns may be too tight as well"
-            yield Finding("oracle-below-1", "error", f"the oracle earns {_earned(episode)} ({_at(start)})", mend)
+            fix = "fix the oracle, the scoring or the task; the limit on turns may also be too low"
+            yield Finding("oracle-below-1", "error", f"the oracle earns {_earned(episode)} ({_at(start)})", fix)
             return
 
 
@@ -64,13 +65,13 @@ def check_nothing(subject: Subject) -> Iterator[Finding]:
                 f"answering {said!r} earns reward on {len(paid)} of {len(episodes)} tasks, "
                 f"{mean:.3g} on average, at most {_earned(episode)} ({_at(start)})"
             )
-            mend = "score what was achieved, not that the episode ended; take away bonuses that need no work"
-            yield Finding("reward-for-nothing", "error" if serious else "warning", problem, mend)
+            fix = "score what was achieved, not that the episode ended; remove rewards that need no work"
+            yield Finding("reward-for-nothing", "error" if serious else "warning", problem, fix)
             return
 
 
 def check_ends(subject: Subject) -> Iterator[Finding]:
-    """Whatever a policy does, the episode ends."""
+    """An episode ends, whatever the policy does."""
     env = subject.create()
     if env.limits.max_wall_s is not None and env.limits.max_turns is None:
         return
@@ -82,8 +83,8 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
         for name, behaviour in ways.items():
             if not subject.play(behaviour, start, max_steps=most).ended:
                 problem = f"{name} did not end the episode within {most} steps ({_at(start)})"
-                mend = "set `limits = Limits(max_turns=...)`, or register with max_turns"
-                yield Finding("never-ends", "error", problem, mend)
+                fix = "set `limits = Limits(max_turns=...)`, or register with max_turns"
+                yield Finding("never-ends", "error", problem, fix)
                 return
 
 
@@ -92,25 +93,25 @@ def check_storable(subject: Subject) -> Iterator[Finding]:
     for start in subject.starts:
         unfit = _not_json(start.task.data)
         if unfit:
-            mend = "keep str, int, float, bool, None, lists and dicts in a task's data"
-            yield Finding("task-not-json", "error", f"data of task {start.task.id!r}: {unfit}", mend)
+            fix = "keep str, int, float, bool, None, lists and dicts in a task's data"
+            yield Finding("task-not-json", "error", f"data of task {start.task.id!r}: {unfit}", fix)
             return
     for index, start in enumerate(subject.starts[:4]):
         for behaviour in (nothing, chance(index)):
             for where, info, reward in subject.run(_returned(subject, behaviour, start), "an episode"):
                 if not isinstance(reward, (int, float)) or not math.isfinite(reward):
-                    mend = "return a finite Python float"
-                    yield Finding("bad-reward", "error", f"reward of {where} is {reward!r}", mend)
+                    fix = "return a finite Python float"
+                    yield Finding("bad-reward", "error", f"reward of {where} is {reward!r}", fix)
                     return
                 unfit = _not_json(info)
                 if unfit:
-                    mend = "put plain numbers, text, lists and dicts into info; `array.tolist()`, `float(x)`"
-                    yield Finding("info-not-json", "error", f"info of {where}: {unfit}", mend)
+                    fix = "put plain numbers, text, lists and dicts into info; `array.tolist()`, `float(x)`"
+                    yield Finding("info-not-json", "error", f"info of {where}: {unfit}", fix)
                     return
 
 
 async def _returned(subject: Subject, behaviour: Any, start: Start) -> list[tuple[str, Mapping[str, Any], Any]]:
-    """What reset and each step return, untouched, up to the first fault."""
+    """What reset and each step return, unchanged, up to the first exception."""
     env = subject.create()
     returned: list[tuple[str, Mapping[str, Any], Any]] = []
     messages: list[Message] = []

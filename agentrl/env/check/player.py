@@ -1,7 +1,7 @@
 """The environment under check: how to make fresh instances, play recorded episodes, and give up on a hang.
 
-Every episode runs in a thread of its own with a time limit, since nothing else can get away from a
-`while True`; such a thread is left behind. Judging what was recorded belongs to the checks beside it.
+Every episode runs in a thread of its own with a time limit, since nothing else gets control back from a
+`while True`; such a thread is abandoned. Judging what was recorded belongs to the other modules of this folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_STEPS = 200
 
 
 class HangError(Exception):
-    """Code under check did not come back in time."""
+    """Code under check did not return in time."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Subject:
     def run(self, coroutine: Coroutine[Any, Any, T], doing: str) -> T:
         """Run a coroutine in a thread with a loop of its own.
 
-        Raises: Hung if it takes longer than `timeout_s`; whatever the coroutine raises.
+        Raises: HangError if it takes longer than `timeout_s`; whatever the coroutine raises.
         """
         box: list[Any] = []
 
@@ -106,7 +106,7 @@ class Subject:
         thread.start()
         thread.join(self.timeout_s)
         if not box:
-            raise HangError(f"{doing} did not come back within {self.timeout_s:g} s")
+            raise HangError(f"{doing} did not return within {self.timeout_s:g} s")
         result, error = box[0]
         if error is not None:
             raise error
@@ -142,7 +142,7 @@ async def begin(env: Env, episode: Episode, start: Start) -> None:
         record = {"observation": as_data(observation), "info": as_data(info)}
         episode.messages.extend(observation)
     except Exception as error:
-        _void(episode, error)
+        _record_fault(episode, error)
     else:
         episode.steps.append(record)
 
@@ -158,7 +158,7 @@ async def advance(env: Env, episode: Episode, action: Any) -> None:
         episode.messages.extend((action.to_message(), *observation))
         success = info.get("success")
     except Exception as error:
-        _void(episode, error)
+        _record_fault(episode, error)
         return
     episode.steps.append(record)
     episode.reward += float(reward)
@@ -166,13 +166,13 @@ async def advance(env: Env, episode: Episode, action: Any) -> None:
     episode.success = bool(success) if success is not None else episode.success
 
 
-def _void(episode: Episode, error: Exception) -> None:
+def _record_fault(episode: Episode, error: Exception) -> None:
     episode.fault, episode.ended = error, True
     episode.steps.append({"fault": f"{type(error).__name__}: {error}"})
 
 
 def as_data(value: Any) -> Any:
-    """Plain data that compares by value: messages as dictionaries, the unknown by its `repr`."""
+    """Plain data that compares by value: messages as dictionaries, other objects as their `repr`."""
     if isinstance(value, Message):
         return value.to_openai()
     if isinstance(value, Mapping):
@@ -226,7 +226,7 @@ def replay(actions: Sequence[Action]) -> Behaviour:
 
 
 def chance(seed: int, *, talk: float = 0.1) -> Behaviour:
-    """Random tool calls with arguments that fit the schemas, now and then a random text.
+    """Random tool calls with arguments that fit the schemas, and sometimes a random text.
 
     Each turn reports 64 sampled tokens, so that a limit on tokens is reached too.
     """

@@ -1,4 +1,4 @@
-"""Checks that the first messages do not give the answer away: no rule that only copies them wins."""
+"""Checks that the first messages do not contain the answer: no rule that only copies from them wins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = {
     "quoted text": re.compile(r"[\"'`]([^\"'`]{1,80})[\"'`]"),
     "line": re.compile(r"[^\n]+"),
 }
-_MEND = "keep the answer out of the prompt, the system message and the tools' descriptions"
+_FIX = "keep the answer out of the prompt, the system message and the tools' descriptions"
 
 
 def check_prompt(subject: Subject) -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def check_prompt(subject: Subject) -> Iterator[Finding]:
     if rule is not None:
         problem = f"copying {rule} from the first messages wins on all {len(starts)} tasks tried"
         tasks = len({start.task.id for start in starts})
-        yield Finding("answer-in-prompt", "error" if tasks >= _ENOUGH_TASKS else "warning", problem, _MEND)
+        yield Finding("answer-in-prompt", "error" if tasks >= _ENOUGH_TASKS else "warning", problem, _FIX)
     elif hasattr(subject.env_class, "oracle"):
         yield from _verbatim_answer(subject, starts, prompts)
 
@@ -44,7 +44,7 @@ async def _prompt(subject: Subject, start: Start) -> str:
 
 
 def _winning_rule(subject: Subject, starts: Sequence[Start], prompts: Sequence[str]) -> str | None:
-    """A rule such as `number 2` (the second number of the prompt) that wins every task, if there is one."""
+    """A rule that wins every task, such as `number 2` (copy the second number of the prompt); None if there is none."""
     winning: set[str] | None = None
     for start, prompt in zip(starts, prompts, strict=True):
         rules = {rule: text for rule, text in _copies(prompt).items() if winning is None or rule in winning}
@@ -58,7 +58,7 @@ def _winning_rule(subject: Subject, starts: Sequence[Start], prompts: Sequence[s
 
 
 def _copies(prompt: str) -> dict[str, str]:
-    """What a rule copies: the first and last words, numbers, quoted texts, lines; and all of it."""
+    """What each rule copies: one of the first and last words, numbers, quoted texts or lines, or the whole prompt."""
     copies = {"the whole prompt": prompt}
     for kind, pattern in _KINDS.items():
         found = [match.strip() for match in pattern.findall(prompt)]
@@ -70,18 +70,18 @@ def _copies(prompt: str) -> dict[str, str]:
 
 
 def _verbatim_answer(subject: Subject, starts: Sequence[Start], prompts: Sequence[str]) -> Iterator[Finding]:
-    """The oracle's final text stands in its own prompt, though not in those of other tasks, and wins by itself."""
+    """A finding if the oracle's final text is in its own prompt, rarely in those of other tasks, and wins alone."""
     answers = [_final_text(subject, start) for start in starts]
     if len(Counter(answers)) < len(starts) / 2:
         return
-    told = 0
+    given_away = 0
     for index, (start, answer) in enumerate(zip(starts, answers, strict=True)):
         others = sum(_stands_in(answer, prompt) for i, prompt in enumerate(prompts) if i != index)
         if _stands_in(answer, prompts[index]) and others <= len(starts) / 4:
-            told += subject.play(say(answer), start, max_steps=1).won()
-    if told >= 0.9 * len(starts):
-        problem = f"the oracle's answer stands word for word in the first messages on {told} of {len(starts)} tasks"
-        yield Finding("answer-in-prompt", "warning", problem, _MEND + "; reading a given text may be meant")
+            given_away += subject.play(say(answer), start, max_steps=1).won()
+    if given_away >= 0.9 * len(starts):
+        problem = f"the oracle's answer is word for word in the first messages on {given_away} of {len(starts)} tasks"
+        yield Finding("answer-in-prompt", "warning", problem, _FIX + "; fine if reading a text is the task")
 
 
 def _final_text(subject: Subject, start: Start) -> str:

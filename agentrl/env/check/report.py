@@ -1,4 +1,4 @@
-"""What `check_env` found: findings, each with a code, what is wrong and how to mend it. Checks nothing."""
+"""What `check_env` found: findings, each with a code, what is wrong and how to fix it. Checks nothing."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Finding:
 
     Attributes:
         code: a stable name of the kind, for example `nondeterministic`.
-        severity: an `error` must be mended before training; a `warning` should be looked at; `advice`
+        severity: an `error` must be fixed before training; a `warning` should be looked at; ignoring `advice`
             costs speed or certainty.
-        problem: what was seen, with the seed, step or tool it was seen at.
-        mend: what to change.
+        problem: what was seen, and at which seed, step or tool.
+        fix: what to change.
     """
 
     code: str
     severity: Severity
     problem: str
-    mend: str
+    fix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class CheckReport:
 
     Attributes:
         env_id: id or class that was checked.
-        findings: what is wrong; empty for a sound environment.
+        findings: what is wrong; empty if nothing is.
         checks: names of the checks that ran.
     """
 
@@ -56,7 +56,7 @@ class CheckReport:
         """The report for a person."""
         lines = [f"{self.env_id}: {self._verdict()}"]
         for finding in self.findings:
-            lines += ["", f"{finding.severity} [{finding.code}] {finding.problem}", f"  mend: {finding.mend}"]
+            lines += ["", f"{finding.severity} [{finding.code}] {finding.problem}", f"  fix: {finding.fix}"]
         return "\n".join(lines)
 
     def to_json(self) -> str:

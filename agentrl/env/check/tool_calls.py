@@ -1,4 +1,4 @@
-"""Checks on tools: none raises or hangs on arguments that fit its schema, none holds up other episodes."""
+"""Checks on tools: none raises or hangs on arguments that fit its schema, and none makes other episodes wait."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _SLOW_CALLS = 3
 
 
 def check_tools(subject: Subject) -> Iterator[Finding]:
-    """Every tool, called with drawn arguments on fresh episodes."""
+    """Every tool is called with random arguments on fresh episodes."""
     env = subject.create()
     if not isinstance(env, ToolEnv):
         return
     if not env.tool_schemas and not _answers_turns(subject) and env.limits.max_turns != 1:
-        mend = "mark methods with @tool, or register with max_turns=1 where one answer is the whole episode"
-        yield Finding("no-tools", "advice", "there are no tools and no `respond`", mend)
+        fix = "mark methods with @tool, or register with max_turns=1 if an episode is one answer"
+        yield Finding("no-tools", "advice", "there are no tools and no `respond`", fix)
     for schema in env.tool_schemas:
         yield from _check_tool(subject, schema["function"])
 
@@ -41,8 +41,8 @@ def _answers_turns(subject: Subject) -> bool:
 def _check_tool(subject: Subject, function: Mapping[str, Any]) -> Iterator[Finding]:
     name = function["name"]
     if not function.get("description"):
-        mend = "write a docstring: it is all that the model knows about the tool"
-        yield Finding("tool-undocumented", "warning", f"tool {name!r} has no description", mend)
+        fix = "write a docstring: the model knows nothing else about the tool"
+        yield Finding("tool-undocumented", "warning", f"tool {name!r} has no description", fix)
     rng = np.random.default_rng(len(name))
     slow, calls, began = 0, 0, time.perf_counter()
     draws = _DRAWS if function["parameters"].get("properties") else _DRAWS_AT_LEAST
@@ -63,13 +63,13 @@ def _check_tool(subject: Subject, function: Mapping[str, Any]) -> Iterator[Findi
         slow += outcome.seconds > SLOW_INLINE_S and outcome.inline
     if slow >= _SLOW_CALLS:
         problem = f"tool {name!r} took more than {SLOW_INLINE_S * 1000:.0f} ms in {slow} of {calls} calls, in place"
-        mend = "every other episode waits meanwhile: make it `async def`, or mark it @tool(blocking=True)"
-        yield Finding("tool-slow", "advice", problem, mend)
+        fix = "every other episode waits for it: make it `async def`, or mark it @tool(blocking=True)"
+        yield Finding("tool-slow", "advice", problem, fix)
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one call did: how long it ran, whether in place, and what it raised."""
+    """One call: how long it ran, whether in place, and what it raised."""
 
     seconds: float
     inline: bool
@@ -100,15 +100,15 @@ def _raised(name: str, arguments: Mapping[str, Any], fault: Exception) -> Findin
         return _hang(name, arguments, str(fault))
     given = f"tool {name!r} with arguments {_short(arguments)}"
     if cause is fault and isinstance(fault, EnvFault):
-        mend = "if a model's arguments can cause it, raise ToolError instead; EnvFault is for broken infrastructure"
-        return Finding("tool-faults", "warning", f"{given} raised EnvFault: {fault}", mend)
-    mend = "raise ToolError with words for the model, or narrow the hint: Literal[...], Annotated[int, Field(ge=1)]"
-    return Finding("tool-raises", "error", f"{given} raised {type(cause).__name__}: {cause}", mend)
+        fix = "if a model's arguments can cause it, raise ToolError instead; EnvFault is for broken infrastructure"
+        return Finding("tool-faults", "warning", f"{given} raised EnvFault: {fault}", fix)
+    fix = "raise ToolError with words for the model, or narrow the hint: Literal[...], Annotated[int, Field(ge=1)]"
+    return Finding("tool-raises", "error", f"{given} raised {type(cause).__name__}: {cause}", fix)
 
 
 def _hang(name: str, arguments: Mapping[str, Any], text: str) -> Finding:
-    mend = "give every wait inside it a timeout; bound its loops; check_env(timeout_s=...) if it is meant to be slow"
-    return Finding("tool-hangs", "error", f"{text}, with arguments {_short(arguments)}", mend)
+    fix = "give every wait in it a timeout and every loop a bound; check_env(timeout_s=...) if it is meant to be slow"
+    return Finding("tool-hangs", "error", f"{text}, with arguments {_short(arguments)}", fix)
 
 
 def _short(arguments: Mapping[str, Any]) -> str:

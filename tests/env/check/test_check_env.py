@@ -83,7 +83,7 @@ def test_a_planted_defect_is_found(name, code, severity):
     found = [finding for finding in report.findings if finding.code == code]
     assert [finding.severity for finding in found][:1] == [severity], report.to_text()
     assert report.ok == all(finding.severity != "error" for finding in report.findings)
-    assert all(finding.mend and finding.problem for finding in report.findings)
+    assert all(finding.fix and finding.problem for finding in report.findings)
 
 
 @pytest.mark.parametrize("name", ["Sound", "SoundAsync", "BareEnv"])
@@ -172,8 +172,8 @@ def test_the_report_reads_as_text_and_as_json():
     report = CheckReport("my/Env-v0", worst_first([hint, bad, bad]), ("a", "b"))
     assert report.to_text() == (
         "my/Env-v0: not ok (2 checks; 1 error, 1 advice)\n\n"
-        "error [clock] time.time is called\n  mend: count turns\n\n"
-        "advice [tool-slow] slow\n  mend: thread"
+        "error [clock] time.time is called\n  fix: count turns\n\n"
+        "advice [tool-slow] slow\n  fix: thread"
     )
     record = json.loads(report.to_json())
     assert record["ok"] is False
