@@ -1,6 +1,6 @@
-"""TOML files and `key=value` overrides into validated dataclasses, and back. Owns no setting itself.
+"""Reads TOML files and `key=value` overrides into validated dataclasses, and writes them. Owns no setting itself.
 
-A configuration is a (nested, frozen) dataclass. TOML has no null: where a field admits `None`, the
+A configuration is a (nested, frozen) dataclass. TOML has no null: in a field that may be `None`, the
 word "none" stands for it. A field marked `OneOf(registry)` takes one of the registry's parts: its name, or a table
 with `kind = NAME` and the part's own fields. A table for a field whose default is a section changes that default.
 """
@@ -72,13 +72,13 @@ def _validated(cls: type[C], prepared: Any, keys: Keys, source: _Source) -> C:
         text = to_json(prepared, inf_nan_mode="constants")
         return TypeAdapter(cls).validate_json(text, strict=True, context=source.parts)
     except PydanticSerializationError as error:
-        raise ConfigError(f"configuration: only numbers, text, lists and dictionaries can be kept: {error}") from error
+        raise ConfigError(f"configuration: only numbers, text, lists and dictionaries are stored: {error}") from error
     except ValidationError as error:
         raise ConfigError("\n".join(_explain_all(error, prepared, source, keys))) from None
 
 
 def check_config(config: Any) -> None:
-    """Hold a configuration that was made in Python to what `load_config` would accept.
+    """Check a configuration that was made in Python by the rules of `load_config`.
 
     Raises: ConfigError naming the key, what was given and what was expected.
     """
@@ -192,7 +192,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _prepare(hint: Any, value: Any, keys: Keys, source: _Source, default: Any = None) -> Any:
-    """Refuse unknown keys, turn "none" into None, and build parts of registries, all the way down."""
+    """Refuse unknown keys, turn "none" into None, and build parts of registries, at every level."""
     mark, options = _one_of(hint), _options(hint)
     if mark is not None:
         return _prepare_part(mark.registry, value, keys, source, default)
@@ -262,7 +262,7 @@ def _field_hints(section: Any) -> dict[str, Any]:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself; `Annotated` is looked through."""
+    """The members of a union, or the type itself, without `Annotated`."""
     if get_origin(hint) is Annotated:
         return _options(get_args(hint)[0])
     if get_origin(hint) in (Union, UnionType):
@@ -301,7 +301,7 @@ def _hint_at(hint: Any, keys: tuple[str, ...]) -> Any:
 
 
 def _explain_all(error: ValidationError, data: Any, source: _Source, within: Keys = ()) -> list[str]:
-    """One line a wrong key; a union's several complaints become one."""
+    """One line for each wrong key; the errors of a union's members share a line."""
     expected: dict[Keys, list[str]] = {}
     details: dict[Keys, ErrorDetails] = {}
     for item in error.errors(include_url=False):
@@ -312,7 +312,7 @@ def _explain_all(error: ValidationError, data: Any, source: _Source, within: Key
 
 
 def _keys_of(item: ErrorDetails, data: Any) -> Keys:
-    """The part of pydantic's location that is keys; it adds the names of union members."""
+    """The keys in pydantic's location, without the names of union members that it adds."""
     keys: list[str | int] = []
     for part in item["loc"]:
         try:
