@@ -2,7 +2,8 @@
 #   make quickstart [SEED=7] [FRESH=1]   train the example; a second call resumes an interrupted run
 #   make test                            lint, types, tests
 #   make help                            the other targets
-# PYTHON names another interpreter; PIP_ARGS goes to pip (an index of CPU or CUDA builds, say).
+# WORKERS= runs the tests in one process. PYTHON names another interpreter; PIP_ARGS goes to pip (an index of CPU or
+# CUDA builds, say).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,6 +12,7 @@ SEED ?=
 FRESH ?=
 OUT ?= runs/quickstart
 PYTEST_ARGS ?=
+WORKERS ?= -n 2 --dist worksteal
 
 BIN := $(VENV)/bin
 TRAIN := $(VENV)/.installed-train
@@ -22,7 +24,7 @@ ARGUMENTS := $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh,--continue)
 .PHONY: help quickstart test lint format types tests sandbox-tests docker-tests bubblewrap clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
 	@echo "  make lint | types | tests            the parts of make test"
 	@echo "  make sandbox-tests                   of those, the sandbox and the environments that run code in it"
 	@echo "  make docker-tests                    the docker sandbox, where a daemon runs or can be started"
@@ -42,7 +44,7 @@ types: $(DEV)
 	$(BIN)/mypy
 
 tests: $(DEV) bubblewrap
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(WORKERS) $(PYTEST_ARGS)
 
 sandbox-tests: $(DEV) bubblewrap
 	$(BIN)/pytest -m 'sandbox and not docker' $(PYTEST_ARGS)

@@ -142,7 +142,7 @@ class _Override:
         name, equals, raw = text.partition("=")
         keys = tuple(part.strip() for part in name.split("."))
         if not equals or not all(keys):
-            raise ConfigError(f"--set {text}: expected KEY=VALUE, such as train.lr=1e-4")
+            raise ConfigError(f"--set {text}: expected KEY=VALUE, such as stages.rl.steps=30")
         raw = raw.strip()
         try:
             value = tomllib.loads(f"value = {raw}")["value"]

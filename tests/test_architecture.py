@@ -100,7 +100,6 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     # The package itself only looks names up, lazily.
     "agentrl": (8, "package", 0),
     # Places of before, struck out as their modules move.
-    "agentrl.training.loop": (6, "training", 4),
     "agentrl.policy.by_name": (2, "policy", 3),
 }
 # Reached over HTTP, or never.
@@ -266,7 +265,7 @@ def test_a_planted_import_is_caught(module, source, reason):
         ("agentrl.env.base", "from agentrl.messages import Action"),
         ("agentrl.env.base", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from agentrl.cli import main"),
         ("agentrl.environments.search", "from agentrl.tools.search import x"),
-        ("agentrl.cli.train", "def f():\n    from agentrl.training.loop import train"),
+        ("agentrl.cli.train", "def f():\n    from agentrl.training.train import train"),
         ("agentrl.training.run", "from agentrl.rollout.runner import x\nfrom agentrl.learning.rows import y"),
         ("agentrl.environments.shop", "from agentrl.sandboxed.env import SandboxEnv"),
         ("agentrl.policy.local", "def f():\n    import torch"),

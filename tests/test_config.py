@@ -150,8 +150,8 @@ def test_unknown_key_inside_a_list_of_sections(tmp_path: Path) -> None:
         ("train.colour=green", "--set train.colour=green: train.colour = \"green\": expected 'red' or 'blue'"),
         ("train=3", "--set train=3: train = 3: expected a section"),
         ("train.steps=0", "--set train.steps=0: train: steps must be 1 or more, got 0"),
-        ("train.lr", "--set train.lr: expected KEY=VALUE, such as train.lr=1e-4"),
-        (".lr=3", "--set .lr=3: expected KEY=VALUE, such as train.lr=1e-4"),
+        ("train.lr", "--set train.lr: expected KEY=VALUE, such as stages.rl.steps=30"),
+        (".lr=3", "--set .lr=3: expected KEY=VALUE, such as stages.rl.steps=30"),
     ],
 )
 def test_wrong_values_say_what_was_expected(override: str, message: str) -> None:

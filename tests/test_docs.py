@@ -14,7 +14,16 @@ import pytest
 
 from agentrl.cli import main
 from agentrl.config import load_config
-from agentrl.training.config import EnvConfig, TrainConfig
+from agentrl.learning.credit.base import CREDITS
+from agentrl.learning.learner import LearnerSettings
+from agentrl.learning.objectives.base import OBJECTIVES
+from agentrl.learning.optimizers import Schedule
+from agentrl.rollout.feedback.base import FEEDBACKS
+from agentrl.training.model_setup import ModelConfig
+from agentrl.training.plan import TrainConfig
+from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.stages.base import STAGES
+from agentrl.training.stages.playing import Playing
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -95,21 +104,65 @@ def test_commands_in_the_docs_parse(page: Path) -> None:
         assert {word for word in words if word.startswith("--")} <= options | {"--help"}, line
 
 
-def test_the_settings_page_names_every_setting_and_its_default() -> None:
-    """Each key stands in its section's table, and a default that the table gives is the one of the code."""
+SECTIONS = {
+    "[env]": EnvConfig,
+    "[model]": ModelConfig,
+    "[sampling]": SamplingConfig,
+    "[run]": RunConfig,
+    **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
+    "playing": Playing,
+    "learner": LearnerSettings,
+    "schedule": Schedule,
+}
+PARTS = {"objective": OBJECTIVES, "credit": CREDITS, "feedback": FEEDBACKS}
+
+
+def settings_of(kind: type) -> dict[str, object]:
+    """Name -> default of each field of a dataclass."""
+    return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+def rows_of(title: str) -> list[tuple[str, list[str], str]]:
+    """(what stands before a colon, keys, defaults) of each row of the table with this title."""
     text = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
-    for section in dataclasses.fields(TrainConfig):
-        if section.name == "seed":
-            continue
-        table = text.partition(f"| `[{section.name}]` |")[2].partition("\n\n")[0]
-        kind = EnvConfig if section.name == "env" else type(section.default)
-        rows = {key: row for row in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])}
-        assert set(rows) == {field.name for field in dataclasses.fields(kind)}
-        for row in set(rows.values()):
-            keys, values = re.findall(r"`(\w+)`", row.split("|")[1]), row.split("|")[2].replace("`", "").split(", ")
-            for key, value in zip(keys, values, strict=False):
-                default = next(field for field in dataclasses.fields(kind) if field.name == key).default
-                if isinstance(default, bool):
-                    assert value.strip() == str(default).lower(), key
-                elif isinstance(default, int | float) and "see below" not in row:
-                    assert float(value) == default, key
+    table = text.partition(f"| `{title}` | default |")[2].partition("\n\n")[0]
+    rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
+    split = [(keys.rpartition(":")[0].strip("` "), keys.rpartition(":")[2], default) for keys, default in rows]
+    return [(owner, re.findall(r"`(\w+)`", keys), default.replace("`", "").strip()) for owner, keys, default in split]
+
+
+def check_defaults(keys: list[str], told: str, known: dict[str, object]) -> None:
+    """The defaults that a row tells are those of the code, where they are numbers, words or none."""
+    for key, value in zip(keys, told.split(", "), strict=False):
+        default = known[key]
+        if default is None or isinstance(default, bool):
+            assert value == str(default).lower(), key
+        elif isinstance(default, int | float):
+            assert float(value) == default, key
+        elif isinstance(default, str):
+            assert value == default, key
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_the_settings_page_names_every_setting_and_its_default(title: str) -> None:
+    known, rows = settings_of(SECTIONS[title]), rows_of(title)
+    assert sorted(key for _, keys, _ in rows for key in keys) == sorted(known)
+    for _, keys, told in rows:
+        check_defaults(keys, told, known)
+
+
+@pytest.mark.parametrize("title", PARTS)
+def test_the_settings_page_names_every_setting_of_parts(title: str) -> None:
+    """Every part that has settings of its own has a row with all of them."""
+    registry, rows = PARTS[title], rows_of(title)
+    known = {name: settings_of(registry.find(name)) for name in registry.names}
+    assert {owner: sorted(keys) for owner, keys, _ in rows} == {
+        name: sorted(settings) for name, settings in known.items() if settings
+    }
+    for owner, keys, told in rows:
+        check_defaults(keys, told, known[owner])
+
+
+def test_no_section_of_the_configuration_is_left_out_of_the_page() -> None:
+    sections = {f"[{field.name}]" for field in dataclasses.fields(TrainConfig)} - {"[stages]", "[seed]"}
+    assert sections <= set(SECTIONS)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import lazy_loader
 import pytest
 
 from agentrl.sandbox import SandboxError, SandboxLimits, SandboxSpec, make_backend
@@ -157,6 +158,7 @@ def _alive(pid: int) -> bool:
 def test_it_works_without_rights(tmp_path):
     """As a user that owns nothing, with the system's own Python."""
     shutil.copytree(ROOT / "agentrl", tmp_path / "agentrl", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(lazy_loader.__file__).parent, tmp_path / "lazy_loader")
     for folder in (tmp_path, *tmp_path.parents):
         if folder.owner() == "root" and folder != Path("/tmp") and folder.is_relative_to("/tmp"):
             folder.chmod(0o755)
