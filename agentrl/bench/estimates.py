@@ -1,7 +1,7 @@
 """Error bars of a benchmark: pure numpy, each formula with its source. Owns no records and no tables.
 
 Trials of one task are correlated, so tasks are the unit: every function takes `values_by_task`, a sequence
-with the values of each task's trials, and weights tasks equally however many trials each has.
+with the values of each task's trials. All but `mean_over_trials` weight tasks equally, whatever their number of trials.
 """
 
 from __future__ import annotations
@@ -125,6 +125,24 @@ def clustered_standard_error(values_by_task: ValuesByTask) -> float:
 def clustered_mean(values_by_task: ValuesByTask, level: float = 0.95) -> Estimate:
     """Mean over tasks with a t-interval from the clustered standard error (C - 1 degrees of freedom)."""
     return mean_interval(task_means(values_by_task).tolist(), level)
+
+
+def mean_over_trials(values_by_task: ValuesByTask, level: float = 0.95) -> Estimate:
+    """Mean over trials, with a t-interval from the clustered standard error (C - 1 degrees of freedom for C tasks).
+
+    Tasks with more trials weigh more than in `clustered_mean`; with equally many trials the two agree.
+    Source: Miller 2024, arXiv:2411.00640, section 2.2, times sqrt(C / (C - 1)).
+    """
+    tasks = [values for values in values_by_task if len(values)]
+    n_tasks, n_trials = len(tasks), sum(map(len, tasks))
+    if n_tasks == 0:
+        return Estimate(math.nan, -math.inf, math.inf, 0)
+    mean = sum(map(sum, tasks)) / n_trials
+    if n_tasks == 1:
+        return Estimate(mean, -math.inf, math.inf, 1)
+    squares = sum((sum(values) - len(values) * mean) ** 2 for values in tasks)
+    half = t_quantile(n_tasks - 1, level) * math.sqrt(n_tasks / (n_tasks - 1) * squares) / n_trials
+    return Estimate(mean, mean - half, mean + half, n_tasks)
 
 
 def clustered_proportion(values_by_task: ValuesByTask, level: float = 0.95) -> Estimate:

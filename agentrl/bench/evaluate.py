@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from agentrl.bench.estimates import Estimate, clustered_mean, clustered_proportion
+from agentrl.bench.estimates import Estimate
+from agentrl.bench.measures.base import scored
+from agentrl.bench.measures.success import Reward, Success
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.policy.base import Policy, SamplingParams
@@ -90,24 +92,16 @@ class EvalResult:
 
 def summarize(trajectories: Sequence[Trajectory], *, wall_s: float = 0.0) -> EvalResult:
     """Score recorded episodes: faults are set aside, the others grouped by task."""
-    scored = [t for t in trajectories if t.status != "fault"]
+    counting = scored(trajectories)
     return EvalResult(
-        success=clustered_proportion(by_task(scored, lambda t: float(t.success))),
-        reward=clustered_mean(by_task(scored, lambda t: t.reward)),
-        n_tasks=len({t.task.id for t in scored}),
-        n_episodes=len(scored),
-        n_faults=len(trajectories) - len(scored),
+        success=Success()(trajectories),
+        reward=Reward()(trajectories),
+        n_tasks=len({t.task.id for t in counting}),
+        n_episodes=len(counting),
+        n_faults=len(trajectories) - len(counting),
         wall_s=wall_s,
         trajectories=trajectories,
     )
-
-
-def by_task(trajectories: Sequence[Trajectory], value: Callable[[Trajectory], float]) -> list[list[float]]:
-    """The values of each task's episodes, tasks in order of first appearance."""
-    values: dict[str, list[float]] = {}
-    for trajectory in trajectories:
-        values.setdefault(trajectory.task.id, []).append(value(trajectory))
-    return list(values.values())
 
 
 def episode_seed(seed: int, task_id: str, trial: int) -> int:

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from agentrl.bench.evaluate import Which, env_maker, env_ref, episode_seed, trial_key
+from agentrl.bench.measures.base import Measure
+from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.result import BenchConfig, BenchResult, Outcome, score_of
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, RolloutError, StoreError, TaskError
@@ -46,6 +48,7 @@ def run_bench(
     out: str | Path | None = None,
     setup: PolicySetup | None = None,
     on_progress: Progress | None = None,
+    measures: Sequence[str | Measure] = (),
     **more: Any,
 ) -> BenchResult:
     """Measure a policy on an environment.
@@ -60,6 +63,7 @@ def run_bench(
         config: what to measure; its fields can also be given directly (`trials=5`).
         out: folder for `trajectories.jsonl` and `summary.json`; None keeps nothing on disk.
         on_progress: called as each episode ends.
+        measures: further ones to compute: names such as `pass_at:3` or `./mine.py:Mine`, or objects.
     Raises:
         ConfigError: a name or value is wrong, or `out` holds another benchmark.
         RolloutError: (almost) nothing but faults came back; what was played is recorded.
@@ -70,8 +74,10 @@ def run_bench(
         pass
     else:
         raise RuntimeError("an event loop is running here: use `await arun_bench(...)` with the same arguments")
+    config = replace(config or BenchConfig(), **more)
+    further = measures_of(measures)
     with asyncio.Runner() as runner:
-        bench = runner.run(_prepare(env, policy, replace(config or BenchConfig(), **more), out, setup, on_progress))
+        bench = runner.run(_prepare(env, policy, config, out, setup, on_progress, further))
         try:
             runner.run(bench.play())
         except KeyboardInterrupt:
@@ -90,10 +96,12 @@ async def arun_bench(
     out: str | Path | None = None,
     setup: PolicySetup | None = None,
     on_progress: Progress | None = None,
+    measures: Sequence[str | Measure] = (),
     **more: Any,
 ) -> BenchResult:
     """`run_bench` inside an event loop; a cancellation records what had been played and propagates."""
-    bench = await _prepare(env, policy, replace(config or BenchConfig(), **more), out, setup, on_progress)
+    config = replace(config or BenchConfig(), **more)
+    bench = await _prepare(env, policy, config, out, setup, on_progress, measures_of(measures))
     try:
         await bench.play()
     except asyncio.CancelledError:
@@ -118,6 +126,7 @@ async def _prepare(
     out: str | Path | None,
     setup: PolicySetup | None,
     on_progress: Progress | None,
+    measures: Sequence[Measure],
 ) -> _Bench:
     make_env = env_maker(env)
     probe = make_env()
@@ -144,7 +153,7 @@ async def _prepare(
         players["oracle"] = OraclePolicy()
     # References first: an environment that is broken shows before the policy has cost anything.
     players[MAIN] = policy
-    bench = _Bench(env, ref, tasks, config, players, folder, owned, on_progress)
+    bench = _Bench(env, ref, tasks, config, players, folder, owned, on_progress, measures)
     bench.server = server
     return bench
 
@@ -232,9 +241,11 @@ class _Bench:
         folder: _Folder,
         owned: bool,
         on_progress: Progress | None,
+        measures: Sequence[Measure],
     ) -> None:
         self.env, self.ref, self.config, self.folder = env, ref, config, folder
         self.players, self.owned, self.on_progress = players, owned, on_progress
+        self.measures = measures
         self.requests = {phase: self._requests(phase, tasks) for phase in players}
         self.planned = {r.group_id for requests in self.requests.values() for r in requests}
         self.server: str | None = None
@@ -305,10 +316,12 @@ class _Bench:
     def finish(self, status: Outcome) -> BenchResult:
         """The result of what has been played; also written to the folder."""
         scores, finals = {}, {}
+        # An error of a further measure must not hide the one that is being recorded.
+        measures = () if status == "failed" else self.measures
         for phase, requests in self.requests.items():
             finals[phase] = [self.played[r.group_id] for r in requests if r.group_id in self.played]
             trials = self.config.trials if phase == MAIN else 1
-            scores[phase] = score_of(finals[phase], trials=trials, n_planned=len(requests))
+            scores[phase] = score_of(finals[phase], trials=trials, n_planned=len(requests), measures=measures)
         result = BenchResult(
             env=self.ref,
             policy=self.players[MAIN].name,

@@ -5,6 +5,7 @@ Owns the options; what is played, what it adds up to and how it looks is `agentr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from agentrl.bench.measures.base import Measure
+from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import default_out, run_bench
 from agentrl.bench.views.table import render
@@ -23,6 +26,7 @@ from agentrl.policy.by_name import GRAMMAR, PolicySetup, default_sampling, parse
 from agentrl.trajectory import Trajectory
 
 _PIPE_WIDTH = 120
+_MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./file.py:Class; repeatable."
 
 
 @click.command("bench")
@@ -38,6 +42,7 @@ _PIPE_WIDTH = 120
 @click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of one turn; the policy's own by default.")
 @click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Episodes at a time.")
 @click.option("--references/--no-references", default=True, show_default=True, help="Play null and oracle too.")
+@click.option("--measure", "measures", multiple=True, metavar="NAME", help=_MEASURE_HELP)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the records.")
 @json_option
 @click.pass_context
@@ -64,10 +69,11 @@ def command(
     """
     parse_spec(policy)
     registry.spec(env)
+    measures = measures_of(options["measures"])
     sampling = _sampling(policy, options["temperature"], options["max_tokens"])
     config = BenchConfig(split, tasks, trials, seed, sampling, concurrency, references)
     setup = PolicySetup(options["base_url"], options["api_key_env"], sampling, seed)
-    result = _run(env, policy, config, out or default_out(env, policy), setup)
+    result = _run(env, policy, config, out or default_out(env, policy), setup, measures)
     if as_json:
         print_json(result.to_json())
     else:
@@ -86,11 +92,13 @@ def _sampling(policy: str, temperature: float | None, max_tokens: int | None) ->
     return replace(default_sampling(policy), **known) if known else None
 
 
-def _run(env: str, policy: str, config: BenchConfig, out: Path, setup: PolicySetup) -> BenchResult:
+def _run(
+    env: str, policy: str, config: BenchConfig, out: Path, setup: PolicySetup, measures: Sequence[Measure]
+) -> BenchResult:
     note(f"Playing {policy} on {env}, records in {out}")
     with Counter("episodes") as counter:
 
         def count(done: int, total: int, _: Trajectory) -> None:
             counter.show(done, total)
 
-        return run_bench(env, policy, config=config, out=out, setup=setup, on_progress=count)
+        return run_bench(env, policy, config=config, out=out, setup=setup, on_progress=count, measures=measures)

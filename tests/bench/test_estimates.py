@@ -16,6 +16,7 @@ from agentrl.bench.estimates import (
     clustered_proportion,
     clustered_standard_error,
     mean_interval,
+    mean_over_trials,
     paired_difference,
     pass_at_k,
     pass_at_k_of_task,
@@ -259,3 +260,21 @@ def test_pairing_removes_what_tasks_share() -> None:
     assert paired.high < 0.35
     one, two = mean_interval([v[0] for v in first.values()]), mean_interval([v[0] for v in second.values()])
     assert one.low < two.high  # the separate intervals overlap and would have shown nothing
+
+
+def test_the_mean_over_trials_weighs_every_trial() -> None:
+    # Mean 2; tasks' sums less n times the mean: -1, -1, 2; SE = sqrt(3/2 * 6) / 6 = 0.5; t of two degrees is 4.3027.
+    estimate = mean_over_trials([[1.0, 2.0], [1.0], [], [2.0, 2.0, 4.0]])
+    assert (estimate.mean, estimate.n) == (2.0, 3)
+    assert estimate.ci95 == pytest.approx((2 - 4.302653 / 2, 2 + 4.302653 / 2), rel=1e-6)
+
+
+def test_the_mean_over_trials_is_the_mean_over_tasks_where_all_have_as_many() -> None:
+    values = [[1.0, 0.0], [0.5, 0.7], [0.1, 0.9]]
+    over_trials, over_tasks = mean_over_trials(values), clustered_mean(values)
+    assert (over_trials.mean, *over_trials.ci95) == pytest.approx((over_tasks.mean, *over_tasks.ci95))
+
+
+def test_the_mean_over_trials_of_one_task_has_no_interval() -> None:
+    assert mean_over_trials([[1.0, 3.0]]) == Estimate(2.0, -inf, inf, 1)
+    assert isnan(mean_over_trials([[]]).mean)

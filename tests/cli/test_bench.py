@@ -40,6 +40,19 @@ def test_without_references(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["references"] == {}
 
 
+def test_further_measures(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from agentrl.bench.measures.effort import Turns\n\nclass Mine(Turns):\n    name = 'mine'\n"
+    )
+    measures = ("--measure", "pass_at:2", "--measure", f"{tmp_path}/mine.py:Mine")
+    arguments = (ENV, "--tasks", "2", "--trials", "2", *measures, "--out", str(tmp_path / "b"))
+    record = json.loads(bench(*arguments, "--json").stdout)
+    assert list(record["measures"]) == ["pass_at:2", "mine"]
+    assert record["measures"]["pass_at:2"]["mean"] == 1.0
+    assert record["measures"]["mine"]["mean"] == record["effort"]["turns"]
+    assert "pass_at:2" in bench(*arguments).stdout
+
+
 def test_records_go_to_runs_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert bench(ENV, "--tasks", "1").exit_code == 0
@@ -55,6 +68,8 @@ def test_records_go_to_runs_by_default(tmp_path: Path, monkeypatch: pytest.Monke
         ((ENV, "--policy", "local:absent"), 1, "there is no folder 'absent'"),
         ((ENV, "--split", "evil"), 1, "Did you mean 'eval'?"),
         ((ENV, "--tasks", "999999"), 1, "ask for fewer"),
+        ((ENV, "--measure", "turn"), 1, "Did you mean 'turns'?"),
+        ((ENV, "--measure", "pass_at"), 1, "write 'pass_at:K'"),
         ((ENV, "--trials", "0"), 2, "--trials"),
         ((ENV, "--base-url", "http://localhost:1/v1"), 1, "a base URL goes with openai:NAME"),
     ],

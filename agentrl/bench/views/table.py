@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentrl.bench.estimates import Estimate
+from agentrl.bench.measures.base import SHARE, Measured
 from agentrl.bench.result import BenchResult, Effort, Score
 
 
@@ -23,6 +24,8 @@ def render(result: BenchResult) -> RenderableType:
         parts.append(_components(result.score))
     if result.score.tools:
         parts.append(_tools(result.score))
+    if result.score.measures:
+        parts.append(_measures(result))
     parts.append(_effort(result.score.effort))
     parts.extend(Text(note, style="yellow") for note in notes(result))
     if result.out is not None:
@@ -57,7 +60,7 @@ def _scores(result: BenchResult) -> Table:
     title = f"{result.env} · {config.split} · {result.score.n_tasks} tasks x {config.trials}"
     table = _table(title)
     table.add_column("policy", overflow="fold", min_width=8)
-    for name in ("success", "reward", "episodes", "cut off", "discarded"):
+    for name in (*result.score.headline, "episodes", "cut off", "discarded"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row(*_score_row(result.policy, result.score), style="bold")
     for name, score in result.references.items():
@@ -67,8 +70,23 @@ def _scores(result: BenchResult) -> Table:
 
 
 def _score_row(name: str, score: Score) -> tuple[str, ...]:
-    cut_off = sum(score.truncated.values())
-    return name, percent(score.success), number(score.reward), str(score.n_episodes), str(cut_off), str(score.n_faults)
+    counts = (score.n_episodes, sum(score.truncated.values()), score.n_faults)
+    return name, *map(_shown, score.headline.values()), *map(str, counts)
+
+
+def _measures(result: BenchResult) -> Table:
+    """The further measures that were asked for, with those of the references."""
+    table = _table("measures", "measure", "unit")
+    scores = {result.policy: result.score, **result.references}
+    for name in scores:
+        table.add_column(name, justify="right")
+    for name, answer in result.score.measures.items():
+        table.add_row(name, answer.unit, *(_shown(score.measures[name]) for score in scores.values()))
+    return table
+
+
+def _shown(answer: Measured) -> str:
+    return percent(answer.estimate) if answer.unit == SHARE else number(answer.estimate)
 
 
 def _pass_rates(score: Score) -> Table:

@@ -35,6 +35,14 @@ def test_everything_is_on_the_page() -> None:
         assert part in shown, part
 
 
+def test_further_measures_stand_in_a_table_of_their_own() -> None:
+    shown = text_of(run_bench(Adder, Some(right=4), trials=2, measures=["pass_hat:2", "turns"]))
+    (rates,) = [line.split() for line in shown.splitlines() if "pass_hat:2" in line]
+    assert rates[:5] == ["pass_hat:2", "share", "50.0%", "[21.5,", "78.5]"]
+    (turns,) = [line.split() for line in shown.splitlines() if line.split()[:1] == ["turns"]]
+    assert turns[:3] == ["turns", "turns", "2.000"]
+
+
 def test_a_terminal_of_80_columns_is_enough() -> None:
     result = run_bench(Adder, Some(right=4), trials=2)
     shown = text_of(result, width=80)

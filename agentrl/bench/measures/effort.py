@@ -1,0 +1,113 @@
+"""Measures of what episodes cost: turns, tokens and seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agentrl.bench.estimates import Estimate, cluster_bootstrap
+from agentrl.bench.measures.base import Measure, PerEpisode, by_task, scored
+from agentrl.bench.measures.success import Success
+from agentrl.bench.measures.tools import ratio
+from agentrl.trajectory import Trajectory, Turn
+
+Counted = Literal["completion_tokens", "prompt_tokens", "cached_tokens"]
+
+
+@dataclass(frozen=True)
+class Turns(PerEpisode):
+    """Turns per episode."""
+
+    name = "turns"
+    unit = "turns"
+
+    def of(self, episode: Trajectory) -> float:
+        return float(len(episode.turns))
+
+
+@dataclass(frozen=True)
+class CompletionTokens(PerEpisode):
+    """Sampled tokens per episode."""
+
+    name = "completion_tokens"
+    unit = "tokens"
+
+    def of(self, episode: Trajectory) -> float:
+        return num_tokens(episode, "completion_tokens")
+
+
+@dataclass(frozen=True)
+class PromptTokens(PerEpisode):
+    """Tokens read per episode; those of the conversation count again at every turn."""
+
+    name = "prompt_tokens"
+    unit = "tokens"
+
+    def of(self, episode: Trajectory) -> float:
+        return num_tokens(episode, "prompt_tokens")
+
+
+@dataclass(frozen=True)
+class CachedTokens(PerEpisode):
+    """Tokens per episode that the policy did not have to read again."""
+
+    name = "cached_tokens"
+    unit = "tokens"
+
+    def of(self, episode: Trajectory) -> float:
+        return num_tokens(episode, "cached_tokens")
+
+
+@dataclass(frozen=True)
+class TokensPerSuccess(Measure):
+    """Sampled tokens over all episodes, failed ones included, for each success."""
+
+    name = "tokens_per_success"
+    unit = "tokens"
+
+    def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
+        sampled, success = CompletionTokens().of, Success().of
+        known = [episode for episode in scored(episodes) if not math.isnan(sampled(episode))]
+        tokens, successes = by_task(known, sampled).values(), by_task(known, success).values()
+        pairs = [(sum(t), sum(s)) for t, s in zip(tokens, successes, strict=True)]
+        return cluster_bootstrap(pairs, ratio, resamples=500)
+
+
+@dataclass(frozen=True)
+class PolicySeconds(PerEpisode):
+    """Wall seconds per episode spent waiting for the policy."""
+
+    name = "policy_s"
+    unit = "s"
+
+    def of(self, episode: Trajectory) -> float:
+        return sum(turn.policy_s for turn in episode.turns)
+
+
+@dataclass(frozen=True)
+class EnvSeconds(PerEpisode):
+    """Wall seconds per episode spent waiting for the environment."""
+
+    name = "env_s"
+    unit = "s"
+
+    def of(self, episode: Trajectory) -> float:
+        return sum(turn.env_s for turn in episode.turns)
+
+
+def num_tokens(episode: Trajectory, kind: Counted) -> float:
+    """Tokens of an episode; nan where no turn tells."""
+    counts = [_of_turn(turn, kind) for turn in episode.turns]
+    known = [count for count in counts if count is not None]
+    return float(sum(known)) if known else math.nan
+
+
+def _of_turn(turn: Turn, kind: Counted) -> int | None:
+    """Tokens of a turn: what the policy reports, else the ids it gave."""
+    reported = (turn.action.usage or {}).get(kind)
+    if reported is not None:
+        return reported
+    ids = {"completion_tokens": turn.action.token_ids, "prompt_tokens": turn.action.prompt_ids}.get(kind)
+    return len(ids) if ids is not None else None
