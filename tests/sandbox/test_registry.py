@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+
 import pytest
 
-from agentrl.sandbox import SandboxError, SandboxFault, make_backend, register_backend, registry
+from agentrl.sandbox import SandboxError, SandboxFault, backend_names, make_backend, register_backend
 from agentrl.sandbox.base import Backend
 from agentrl.sandbox.bubblewrap.backend import Bubblewrap
 from agentrl.sandbox.conformance.check_sandbox import TOPICS, check_sandbox
 from agentrl.sandbox.docker import backend as docker_backend
 from agentrl.sandbox.docker.backend import Docker
 from agentrl.sandbox.host.unsafe import Subprocess
+from agentrl.sandbox.registry import BACKENDS
 
 
 def backend(*, here: bool, isolating: bool = True) -> type[Backend]:
@@ -35,7 +38,7 @@ def backend(*, here: bool, isolating: bool = True) -> type[Backend]:
 def registered(monkeypatch):
     """Backends that replace the built-in ones of the same name, until the end of the test."""
     backends: dict[str, object] = {}
-    monkeypatch.setattr(registry, "_registered", backends)
+    monkeypatch.setattr(BACKENDS, "_given", backends)
     return backends
 
 
@@ -100,11 +103,31 @@ def test_docker_works_here_if_its_sdk_is_installed_and_there_is_an_address(monke
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(SandboxError, match="Did you mean 'bubblewrap'"):
         make_backend("bublewrap")
+    with pytest.raises(SandboxError, match="Did you mean 'auto'"):
+        make_backend("aut")
 
 
 def test_a_registered_backend_is_found_by_its_name(registered):
     register_backend("mine", lambda **options: ("made", options))
     assert make_backend("mine", depth=2) == ("made", {"depth": 2})
+    assert backend_names() == ["bubblewrap", "docker", "mine", "subprocess"]
+
+
+def test_auto_hands_its_options_to_the_backend(registered):
+    class Deep(backend(here=True)):
+        def __init__(self, depth: int) -> None:
+            self.depth = depth
+
+    register_backend("bubblewrap", Deep)
+    assert make_backend(depth=2).depth == 2
+
+
+def test_a_plug_in_that_cannot_be_loaded_is_named(monkeypatch):
+    entry = EntryPoint("broken", "agentrl_no_such_package:Backend", "agentrl.sandboxes")
+    monkeypatch.setattr(BACKENDS, "_entries", {"broken": entry})
+    assert "broken" in backend_names()
+    with pytest.raises(SandboxError, match="sandbox backend 'broken' is declared by an installed package"):
+        make_backend("broken")
 
 
 @pytest.mark.parametrize("unsafe", [{}, {"unsafe": False}, {"unsafe": 1}])
