@@ -1,7 +1,8 @@
 """Error bars of a benchmark: pure numpy, each formula with its source. Owns no records and no tables.
 
 Trials of one task are correlated, so tasks are the unit: every function takes `values_by_task`, a sequence
-with the values of each task's trials. All but `mean_over_trials` weight tasks equally, whatever their number of trials.
+with the values of each task's trials. Every task has the same weight, except in `mean_over_trials`, where every trial
+has.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _LARGE_DF = 2000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean and its confidence interval; an interval that cannot be known is infinite."""
+    """A mean and its confidence interval; an interval that cannot be computed is infinite."""
 
     mean: float
     low: float
@@ -53,7 +54,7 @@ def wilson_interval(successes: float, n: float, level: float = 0.95) -> tuple[fl
     p = min(successes / n, 1.0)
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # At 0 and 1 the bound is exact, which rounding would miss by 1e-17.
+    # At 0 and 1 the bound is exact; rounding in the formula would miss it by 1e-17.
     return (0.0 if p == 0 else centre - half), (1.0 if p == 1 else centre + half)
 
 
@@ -112,7 +113,7 @@ def task_means(values_by_task: ValuesByTask) -> NDArray[np.float64]:
 
 
 def clustered_standard_error(values_by_task: ValuesByTask) -> float:
-    """Standard error of the mean over tasks, trials of a task correlated however they like.
+    """Standard error of the mean over tasks; trials of a task may be correlated in any way.
 
     With equally many trials everywhere this is the clustered standard error of the mean over trials
     times sqrt(C / (C - 1)), its small-sample correction for C tasks. One task gives nan.

@@ -1,6 +1,6 @@
-"""Evaluation of one policy on given tasks: what the trainer calls, and what a benchmark is made of.
+"""Evaluation of one policy on given tasks, for a training run or for a caller's own script.
 
-Owns which episodes are played (task, trial, seed) and what is counted; running them belongs to `agentrl.rollout`.
+Owns which episodes are played (task, trial, seed) and which are counted. `agentrl.rollout` runs them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Which = str | EnvRef | EnvMaker
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Success rate and mean reward over tasks, with 95% intervals; faults are counted apart, never scored.
+    """Success rate and mean reward over tasks, with 95% intervals; faults are counted separately and never scored.
 
     Attributes:
-        success, reward: over tasks, trials of a task averaged first.
-        n_faults: episodes that failed on every attempt for reasons that are not the model's.
+        success, reward: means over tasks; the trials of a task are averaged first.
+        n_faults: episodes that failed on every attempt for reasons that the model did not cause.
         wall_s: seconds for the whole evaluation.
         trajectories: all episodes in the order of tasks and trials, faults included.
     """
@@ -91,7 +91,7 @@ class EvalResult:
 
 
 def summarize(trajectories: Sequence[Trajectory], *, wall_s: float = 0.0) -> EvalResult:
-    """Score recorded episodes: faults are set aside, the others grouped by task."""
+    """Score recorded episodes: faults are left out, the others are grouped by task."""
     counting = scored(trajectories)
     return EvalResult(
         success=Success()(trajectories),
@@ -105,7 +105,7 @@ def summarize(trajectories: Sequence[Trajectory], *, wall_s: float = 0.0) -> Eva
 
 
 def episode_seed(seed: int, task_id: str, trial: int) -> int:
-    """The environment seed of a task's trial: the same for every policy, whatever else is played beside it."""
+    """The environment seed of a task's trial: the same for every policy and every choice of tasks."""
     return int(np.random.SeedSequence([seed, zlib.crc32(task_id.encode()), trial]).generate_state(1)[0])
 
 
@@ -157,7 +157,7 @@ async def aevaluate(
         labels: recorded on each trajectory.
         store: receives every episode as it ends, discarded attempts too.
         on_trajectory: called as each episode ends.
-    Raises: RolloutError if (almost) nothing but faults comes back.
+    Raises: RolloutError if all episodes, or almost all, end in a fault.
     """
     requests = requests_of(tasks, trials, seed, labels)
     started = time.perf_counter()
@@ -179,7 +179,7 @@ async def aevaluate(
 def evaluate(policy: Policy, env: Which, tasks: Sequence[Task], **options: Any) -> EvalResult:
     """`aevaluate` for code without an event loop; the same arguments.
 
-    Raises: RuntimeError inside a running event loop, where `await aevaluate(...)` is the way.
+    Raises: RuntimeError inside a running event loop: use `await aevaluate(...)` there.
     """
     try:
         asyncio.get_running_loop()

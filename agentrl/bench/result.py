@@ -1,7 +1,7 @@
 """What a benchmark found: scores with error bars, per-tool statistics, tokens and time. Owns their JSON form.
 
-The formulas are those of `agentrl.bench.measures`. Everything is computed from recorded trajectories, so a report
-can be made again from the store.
+The formulas are those of `agentrl.bench.measures`. Everything is computed from recorded trajectories, so the
+scores can be computed again from the store.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A benchmark: one policy on one environment's tasks, beside the null policy and the oracle.
+"""A benchmark: one policy on one environment's tasks, compared with the null policy and the oracle.
 
-Owns which episodes are still to be played, and the folder of the records; running them belongs to
-`agentrl.rollout`, what they add up to to `agentrl.bench.result`.
+Owns which episodes are still to be played, and the folder of the records. `agentrl.rollout` runs the episodes,
+`agentrl.bench.result` computes the scores.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ def run_bench(
 ) -> BenchResult:
     """Measure a policy on an environment.
 
-    Ctrl-C ends it with what had been played (`status` `interrupted`); calling again with the same `out` plays
-    only what is missing or was discarded.
+    Ctrl-C ends it; the result then holds what was played, with the status `interrupted`. Another call with the same
+    `out` plays only what is missing or was discarded.
 
     Args:
         env: a registered id, a reference, or a function that makes one environment.
-        policy: a policy, which stays open, or its name (`oracle`, `local:DIR`, `openai:NAME`), which is resolved
-            with `setup` and closed.
+        policy: a policy, or its name (`oracle`, `local:DIR`, `openai:NAME`). A given policy stays open; one made from
+            its name, with `setup`, is closed at the end.
         config: what to measure; its fields can also be given directly (`trials=5`).
         out: folder for `trajectories.jsonl` and `summary.json`; None keeps nothing on disk.
         on_progress: called as each episode ends.
         measures: further ones to compute: names such as `pass_at:3` or `./mine.py:Mine`, or objects.
     Raises:
         ConfigError: a name or value is wrong, or `out` holds another benchmark.
-        RolloutError: (almost) nothing but faults came back; what was played is recorded.
+        RolloutError: all episodes, or almost all, ended in a fault; what was played is recorded.
     """
     try:
         asyncio.get_running_loop()
@@ -99,7 +99,7 @@ async def arun_bench(
     measures: Sequence[str | Measure] = (),
     **more: Any,
 ) -> BenchResult:
-    """`run_bench` inside an event loop; a cancellation records what had been played and propagates."""
+    """`run_bench` inside an event loop; a cancellation records what was played and propagates."""
     config = replace(config or BenchConfig(), **more)
     bench = await _prepare(env, policy, config, out, setup, on_progress, measures_of(measures))
     try:
@@ -114,7 +114,7 @@ async def arun_bench(
 
 
 def default_out(env_id: str, policy: str, root: str | Path = "runs") -> Path:
-    """A new folder's name for a benchmark: `runs/bench-ENV-POLICY-TIME`."""
+    """The name of a new folder for a benchmark: `runs/bench-ENV-POLICY-TIME`."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", f"{env_id.rsplit('/', 1)[-1]}-{policy}").strip("-")[:80]
     return Path(root) / f"bench-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -151,7 +151,7 @@ async def _prepare(
         players["null"] = NullPolicy()
     if config.references and policy.name != "oracle" and has_oracle:
         players["oracle"] = OraclePolicy()
-    # References first: an environment that is broken shows before the policy has cost anything.
+    # References first: they show that an environment is broken before the policy has cost anything.
     players[MAIN] = policy
     bench = _Bench(env, ref, tasks, config, players, folder, owned, on_progress, measures)
     bench.server = server
@@ -184,7 +184,7 @@ def choose_tasks(env: Env, config: BenchConfig) -> list[Task]:
 
 
 class _Folder:
-    """The records on disk: what a former call left, and where this one writes."""
+    """The records on disk: those of earlier calls, and those that this call writes."""
 
     def __init__(self, out: str | Path | None, ref: EnvRef, policy: str, config: BenchConfig) -> None:
         self.path = Path(out) if out is not None else None
@@ -200,7 +200,7 @@ class _Folder:
         self._check()
 
     def _check(self) -> None:
-        """Raises: ConfigError if the folder holds something else."""
+        """Compare the folder with this benchmark. Raises: ConfigError if it holds something else."""
         if self.path is None or not self.path.exists():
             return
         try:
@@ -208,17 +208,17 @@ class _Folder:
             former = summary["identity"]
         except FileNotFoundError:
             if any(self.path.iterdir()):
-                raise ConfigError(f"{self.path} holds something that is no benchmark: choose another folder") from None
+                raise ConfigError(f"{self.path} holds files, but no benchmark: choose another folder") from None
             return
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{self.path}/summary.json is of no benchmark ({error}): choose another folder") from None
+            raise ConfigError(f"{self.path}/summary.json is no benchmark ({error}): choose another folder") from None
         now = json.loads(json.dumps(self.identity))
         differing = [f"{k} {former.get(k)!r}, not {now[k]!r}" for k in now if former.get(k) != now[k]]
         if differing:
             raise ConfigError(f"{self.path} holds a benchmark with {'; '.join(differing)}: choose another folder")
 
     def former(self) -> list[Trajectory]:
-        """Final trajectories of former calls, in the order in which they ended."""
+        """Final trajectories of earlier calls, in the order in which they ended."""
         if self.store is None or not self.store.path.exists():
             return []
         return [t for t in self.store if not t.labels.superseded]
@@ -255,7 +255,7 @@ class _Bench:
             self._keep(trajectory)
 
     def _requests(self, phase: str, tasks: Sequence[Task]) -> list[GroupRequest]:
-        """One request per task and trial; trial by trial, so that an interrupted run has seen most tasks."""
+        """One request per task and trial; trial by trial, so that an interrupted run has played most tasks."""
         trials = self.config.trials if phase == MAIN else 1
         seed = self.config.seed
         return [
@@ -339,10 +339,10 @@ class _Bench:
         return result
 
     def fail(self, error: BaseException) -> None:
-        """Record what has been played beside the error, which the caller raises."""
+        """Record what was played, and the error, which the caller raises."""
         try:
             result = self.finish("failed")
             self.folder.write({**result.to_json(), "error": f"{type(error).__name__}: {error}"})
         except StoreError as failure:
-            if not isinstance(error, StoreError):  # else it is the same full disk, said twice
+            if not isinstance(error, StoreError):  # else the disk is full, and the error already says so
                 logger.warning("the summary could not be written either: %s", failure)

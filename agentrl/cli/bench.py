@@ -1,6 +1,6 @@
-"""`agentrl bench`: one agent on an environment's held-out tasks, beside doing nothing and the oracle.
+"""`agentrl bench`: one agent on an environment's held-out tasks, compared with doing nothing and with the oracle.
 
-Owns the options; what is played, what it adds up to and how it looks is `agentrl.bench`.
+Owns the options. `agentrl.bench` owns what is played, the scores and the tables.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./f
 @click.option("--base-url", help="Address of the server for openai:NAME, such as http://localhost:8000/v1.")
 @click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable that holds its key.")
 @click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Episodes per task.")
-@click.option("--tasks", type=click.IntRange(1), help="So many tasks of the split; all by default.")
+@click.option("--tasks", type=click.IntRange(1), help="How many tasks of the split; all by default.")
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0), help="0 is greedy; the policy's own by default.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of one turn; the policy's own by default.")
 @click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Episodes at a time.")
-@click.option("--references/--no-references", default=True, show_default=True, help="Play null and oracle too.")
+@click.option("--references/--no-references", default=True, show_default=True, help="Play null and oracle as well.")
 @click.option("--measure", "measures", multiple=True, metavar="NAME", help=_MEASURE_HELP)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the records.")
 @json_option
@@ -61,7 +61,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure an agent on ENV: success with an interval, pass@k and pass^k, tools, null and oracle beside it.
+    """Measure an agent on ENV: success with an interval, pass@k and pass^k, tools; null and oracle for comparison.
 
     \b
     agentrl bench agentrl/Shop-v0 --policy local:runs/quickstart/model --trials 4
@@ -86,7 +86,7 @@ def command(
 
 
 def _sampling(policy: str, temperature: float | None, max_tokens: int | None) -> SamplingParams | None:
-    """None where nothing was asked for, so that the policy keeps its own."""
+    """The sampling that the options ask for; None if they ask for none, so that the policy keeps its own."""
     given = {"temperature": temperature, "max_tokens": max_tokens}
     known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return replace(default_sampling(policy), **known) if known else None

@@ -139,7 +139,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no benchmark"):
         run_bench(Adder, "null", out=tmp_path)
     (tmp_path / "summary.json").write_text('{"before": {}}')
-    with pytest.raises(ConfigError, match="is of no benchmark"):
+    with pytest.raises(ConfigError, match="is no benchmark"):
         run_bench(Adder, "null", out=tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["summary.json", "thesis.tex"]
 

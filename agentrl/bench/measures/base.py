@@ -43,7 +43,7 @@ SHARE = "share"
 
 
 class Measure(ABC):
-    """One statistic over episodes: a frozen dataclass of its own parameters; a pure function.
+    """One statistic over episodes: a pure function. Its subclasses are frozen dataclasses; their fields are parameters.
 
     A measure with a field is a family, written with the field's value: `pass_at:4` is `PassAt(4)`.
     """
@@ -56,7 +56,7 @@ class Measure(ABC):
     @property
     @abstractmethod
     def unit(self) -> str:
-        """Of the mean and its interval: `share`, `tokens`, `s`, ..."""
+        """The unit of the mean and its interval: `share`, `tokens`, `s`, ..."""
 
     @abstractmethod
     def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:

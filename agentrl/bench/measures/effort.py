@@ -62,7 +62,7 @@ class CachedTokens(PerEpisode):
 
 @dataclass(frozen=True)
 class TokensPerSuccess(Measure):
-    """Sampled tokens over all episodes, failed ones included, for each success."""
+    """Sampled tokens of all scored episodes, failed ones included, divided by the number of successes."""
 
     name = "tokens_per_success"
     unit = "tokens"
@@ -98,14 +98,14 @@ class EnvSeconds(PerEpisode):
 
 
 def num_tokens(episode: Trajectory, kind: Counted) -> float:
-    """Tokens of an episode; nan where no turn tells."""
+    """Tokens of an episode; nan if no turn reports them."""
     counts = [_of_turn(turn, kind) for turn in episode.turns]
     known = [count for count in counts if count is not None]
     return float(sum(known)) if known else math.nan
 
 
 def _of_turn(turn: Turn, kind: Counted) -> int | None:
-    """Tokens of a turn: what the policy reports, else the ids it gave."""
+    """Tokens of a turn: those that the policy reports, else the number of its ids."""
     reported = (turn.action.usage or {}).get(kind)
     if reported is not None:
         return reported

@@ -37,7 +37,7 @@ def tool_statistics(episodes: Iterable[Trajectory]) -> dict[str, ToolStatistics]
 
 
 def tool_counts(episode: Trajectory) -> Mapping[str, Mapping[str, int]]:
-    """Tool -> `{calls, errors}` of one episode: what the environment counted, else the calls in the actions."""
+    """Tool -> `{calls, errors}` of one episode, as the environment counted them, else from the calls in the actions."""
     counted: Mapping[str, Mapping[str, int]] | None = episode.info.get("tool_stats")
     if counted is not None:
         return counted
@@ -100,6 +100,6 @@ def _count(episode: Trajectory, tool: str, what: str) -> int:
 
 
 def ratio(pairs: Sequence[tuple[float, float]]) -> float:
-    """The sum of the firsts over the sum of the seconds; nan if the latter is 0."""
+    """The sum of the firsts over the sum of the seconds; nan if the second sum is 0."""
     below = sum(second for _, second in pairs)
     return sum(first for first, _ in pairs) / below if below else math.nan

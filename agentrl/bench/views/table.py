@@ -16,7 +16,7 @@ from agentrl.bench.result import BenchResult, Effort, Score
 
 
 def render(result: BenchResult) -> RenderableType:
-    """Everything a person wants to see first; print it with a rich console."""
+    """All tables and notes of a benchmark; print them with a rich console."""
     parts: list[RenderableType] = [_scores(result)]
     if len(result.score.pass_at) > 1:
         parts.append(_pass_rates(result.score))
@@ -38,7 +38,7 @@ def notes(result: BenchResult) -> Iterator[str]:
     score, references = result.score, result.references
     played = score.n_episodes + score.n_faults
     if played < score.n_planned:
-        yield f"{result.status}: {played} of {score.n_planned} episodes were played; the same --out goes on from here"
+        yield f"{result.status}: {played} of {score.n_planned} episodes were played; the same --out plays the others"
     if score.n_faults:
         cause = next(iter(score.faults))
         yield f"{score.n_faults} episodes are discarded and not scored; most often: {cause}"
@@ -46,7 +46,7 @@ def notes(result: BenchResult) -> Iterator[str]:
         yield f"{score.malformed_calls} tool calls could not be read"
     null, oracle = references.get("null"), references.get("oracle")
     if null is not None and null.success.mean > 0:
-        yield f"doing nothing solves {null.success.mean:.1%} of the tasks: the score contains that much for free"
+        yield f"doing nothing solves {null.success.mean:.1%} of the tasks: every score contains this share"
     if oracle is not None and oracle.success.mean < 1:
         yield f"the oracle solves only {oracle.success.mean:.1%}: some tasks or the scoring are broken"
 

@@ -68,7 +68,7 @@ class Generous(Adder):
 def test_a_broken_environment_is_pointed_out() -> None:
     result = run_bench(Generous, Some())
     assert list(notes(result)) == [
-        "doing nothing solves 100.0% of the tasks: the score contains that much for free",
+        "doing nothing solves 100.0% of the tasks: every score contains this share",
         "the oracle solves only 87.5%: some tasks or the scoring are broken",
     ]
 
