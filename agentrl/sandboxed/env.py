@@ -7,8 +7,9 @@ none. `agentrl.sandbox` owns the isolation.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,9 +50,9 @@ class Content:
 class SandboxEnv(ToolEnv):
     """Base class of environments with a sandbox: write `start`, `score` and the tools as for a `ToolEnv`.
 
-    Call `put_files` in `start`. The tools in `extra_tools` are bound to the instance, so that those of
-    `agentrl.tools.shell`, `python_session` and `work_files` find the sandbox; other code gets it by
-    `await self.sandbox()`.
+    Call `put_files` in `start`. The tools in `extra_tools` whose function takes `self` are bound to the instance, so
+    that those of `agentrl.tools.shell`, `python_session` and `work_files` find the sandbox; the others stay as they
+    are. Other code gets the sandbox by `await self.sandbox()`.
 
     Saving and forking take time, so inside an event loop use `await env.aget_state()`, `aset_state` and `afork`.
     A fork has exactly the same files; a notebook's variables are restored by running its cells again.
@@ -80,7 +81,7 @@ class SandboxEnv(ToolEnv):
         render_mode: str | None = None,
     ) -> None:
         super().__init__(render_mode=render_mode)
-        self._tools |= {made.name: made.bound_to(self) for made in self.extra_tools}
+        self._tools |= {made.name: made.bound_to(self) for made in self.extra_tools if _takes_self(made.function)}
         self._backend, self._backend_options = backend, dict(backend_options or {})
         self._pool: Pool | None = None
         self._lent = None
@@ -197,3 +198,8 @@ class SandboxEnv(ToolEnv):
             if self._on_drop is not None:
                 self._on_drop.detach()
             await self._pool.take_back(sandbox)
+
+
+def _takes_self(function: Callable[..., Any]) -> bool:
+    """Whether a tool's function is written like a method, so that an instance must be bound to it."""
+    return inspect.isfunction(function) and next(iter(inspect.signature(function).parameters), "") == "self"

@@ -9,7 +9,8 @@ import pickle
 import pytest
 
 from agentrl.env.registry import make
-from agentrl.env.tool_env import call
+from agentrl.env.tasks import Tasks
+from agentrl.env.tool_env import ToolEnv, call
 from agentrl.environments.bug_fix import BugFix
 from agentrl.environments.data_analysis import DataAnalysis
 from agentrl.environments.function_synthesis import FunctionSynthesis
@@ -20,6 +21,8 @@ from agentrl.sandbox import pool as pools
 from agentrl.sandbox.base import SandboxFault, SandboxSpec
 from agentrl.sandbox.pool import Pool, clear_pools
 from agentrl.sandboxed import env as sandbox_env
+from agentrl.sandboxed.env import SandboxEnv
+from agentrl.tool_schema import Tool
 
 IDS = ("FunctionSynthesis", "Terminal", "BugFix", "DataAnalysis")
 
@@ -215,6 +218,63 @@ async def test_closing_twice_and_resetting_in_the_middle_leave_nothing_lent(name
     await env.aclose()
     await env.aclose()
     assert env._lent is None
+
+
+def double(n: int) -> int:
+    """Twice a number."""
+    return 2 * n
+
+
+def own_name(self) -> str:
+    """The name of the environment."""
+    return type(self).__name__
+
+
+class Rates:
+    """Something that holds state of its own, as a client of an API does."""
+
+    rate = 3
+
+    async def convert(self, n: int) -> int:
+        """The number in another currency."""
+        return self.rate * n
+
+
+class Till:
+    """What is common to the two environments below; none of the tools needs a sandbox."""
+
+    tasks = Tasks.of(train=[{"n": 2}], eval=[{"n": 3}])
+    extra_tools = (Tool.of(double), Tool.of(Rates().convert))
+
+    def start(self, task):
+        return "go"
+
+    def score(self, answer):
+        return 0.0
+
+
+class PlainTill(Till, ToolEnv):
+    """Without a sandbox."""
+
+
+class SandboxTill(Till, SandboxEnv):
+    """With one."""
+
+    extra_tools = (*Till.extra_tools, Tool.of(own_name))
+
+
+@pytest.mark.parametrize("make_env", [PlainTill, SandboxTill])
+def test_tools_that_are_no_methods_stay_unbound(make_env):
+    env = make_env()
+    env.reset(seed=0)
+    assert env.step(call("double", n=2))[0][0].content == "4"
+    assert env.step(call("convert", n=2))[0][0].content == "6"
+
+
+def test_a_tool_that_takes_self_gets_the_environment():
+    env = SandboxTill()
+    env.reset(seed=0)
+    assert env.step(call("own_name"))[0][0].content == "SandboxTill"
 
 
 def _child(queue):
