@@ -182,11 +182,26 @@ class Rollouts:
             async for group in groups:
                 yield group.finished()
 
-    async def run(self, requests: Iterable[GroupRequest]) -> list[TrajectoryGroup]:
-        """Run groups and return them in the order of the requests. Raises: as `stream`."""
-        async with aclosing(self._complete(requests)) as groups:
+    async def run(self, requests: Iterable[GroupRequest], *, judged: bool = True) -> list[TrajectoryGroup]:
+        """Run groups and return them in the order of the requests.
+
+        Args: judged: False accepts any number of faults; the caller then judges several runs by `check_faults`.
+        Raises: as `stream`.
+        """
+        async with aclosing(self._complete(requests, judged)) as groups:
             complete = [group async for group in groups]
         return [group.finished() for group in sorted(complete, key=lambda group: group.number)]
+
+    def check_faults(self, groups: Iterable[TrajectoryGroup]) -> None:
+        """Raises: RolloutError if almost nothing but faults came back in these groups together."""
+        tally = self._tally()
+        for group in groups:
+            for trajectory in group.trajectories:
+                tally.add(trajectory)
+        tally.finish()
+
+    def _tally(self, judged: bool = True) -> _Tally:
+        return _Tally(self.max_fault_fraction if judged else 1.0, 2 * self.max_concurrency)
 
     async def aclose(self) -> None:
         """Stop what is running and close the environments; the policy stays open."""
@@ -202,8 +217,8 @@ class Rollouts:
     ) -> None:
         await self.aclose()
 
-    async def _complete(self, requests: Iterable[GroupRequest]) -> AsyncGenerator[_Group]:
-        tally = _Tally(self.max_fault_fraction, 2 * self.max_concurrency)
+    async def _complete(self, requests: Iterable[GroupRequest], judged: bool = True) -> AsyncGenerator[_Group]:
+        tally = self._tally(judged)
         outcomes: asyncio.Queue[_Group | BaseException | None] = asyncio.Queue()
         jobs = _jobs(requests)
         workers = {asyncio.create_task(self._work(jobs, outcomes, tally)) for _ in range(self.max_concurrency)}

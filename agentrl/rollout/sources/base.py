@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Collection, Iterable
 from typing import Any
 
 from agentrl.trajectory import TrajectoryGroup
@@ -37,8 +37,20 @@ class Source(ABC):
 
 
 async def gathered(waits: Iterable[Awaitable[TrajectoryGroup]]) -> list[TrajectoryGroup]:
-    """The groups, in the order in which they were asked for."""
-    return list(await asyncio.gather(*waits))
+    """The groups, in the order in which they were asked for. If one fails, the others are cancelled."""
+    groups = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        return list(await asyncio.gather(*groups))
+    except BaseException:
+        await stopped(groups)
+        raise
+
+
+async def stopped(groups: Collection[asyncio.Future[TrajectoryGroup]]) -> None:
+    """Cancel what still runs and wait for its end."""
+    for group in groups:
+        group.cancel()
+    await asyncio.gather(*groups, return_exceptions=True)
 
 
 async def only(groups: Awaitable[list[TrajectoryGroup]]) -> TrajectoryGroup:

@@ -56,8 +56,13 @@ class Demonstrations(Source):
         self._env, self._tasks = env, tasks
         self._labels = replace(labels, mode="demonstration")
         self._max_concurrency = max_concurrency
-        self._rng = np.random.default_rng(seed)
-        self._policy = OraclePolicy(dict(shares), seed=int(self._rng.integers(2**31)))
+        self._seed = seed
+        self._begin()
+        self._policy = OraclePolicy(dict(shares), seed=self._policy_seed)
+
+    def _begin(self) -> None:
+        self._rng = np.random.default_rng(self._seed)
+        self._policy_seed = int(self._rng.integers(2**31))
         self._taken: list[int] = []
 
     def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
@@ -82,5 +87,6 @@ class Demonstrations(Source):
         return {"taken": list(self._taken)}
 
     def load_state_dict(self, state: State) -> None:
+        self._begin()
         for n in state["taken"]:
             self._draw(n)

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable
 
-from agentrl.rollout.sources.base import Source, State, gathered, only
+from agentrl.rollout.sources.base import Source, State, gathered, only, stopped
 from agentrl.trajectory import TrajectoryGroup
 
 
@@ -26,12 +26,18 @@ class Prefetch(Source):
             raise ValueError(f"max_lag must be 0 or more, got {max_lag}")
         self._source, self._max_lag = source, max_lag
         self._ahead: deque[tuple[State, asyncio.Future[TrajectoryGroup]]] = deque()
+        self._running: set[asyncio.Future[TrajectoryGroup]] = set()
 
     def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
         while len(self._ahead) < (self._max_lag + 1) * n:
-            before = self._source.state_dict()
-            self._ahead.append((before, asyncio.ensure_future(only(self._source.take(1)))))
+            self._ahead.append((self._source.state_dict(), self._begun()))
         return gathered([self._ahead.popleft()[1] for _ in range(n)])
+
+    def _begun(self) -> asyncio.Future[TrajectoryGroup]:
+        group = asyncio.ensure_future(only(self._source.take(1)))
+        self._running.add(group)
+        group.add_done_callback(self._running.discard)
+        return group
 
     def state_dict(self) -> State:
         """The place before the oldest group that was begun and not handed out: a resumed run begins it again."""
@@ -41,9 +47,9 @@ class Prefetch(Source):
         self._source.load_state_dict(state)
 
     async def aclose(self) -> None:
-        waits = [group for _, group in self._ahead]
+        """Stop what is running; a later `take` begins again what was not handed out."""
+        place, groups = self.state_dict(), {*self._running, *(group for _, group in self._ahead)}
         self._ahead.clear()
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
+        await stopped(groups)
+        self._source.load_state_dict(place)
         await self._source.aclose()

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from pathlib import Path
 
-from agentrl.errors import StoreError
+from agentrl.errors import ConfigError, StoreError
 from agentrl.rollout.sources.base import Source, State
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Trajectory, TrajectoryGroup
+
+
+def check_stored(path: str | Path, stage: str | None, key: str) -> None:
+    """Raise ConfigError if there is no store, or it has no episodes of the stage.
+
+    Args: key: under which the path stands in the configuration.
+    """
+    try:
+        Stored(path, stage)
+    except StoreError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 class Stored(Source):

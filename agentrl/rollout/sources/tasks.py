@@ -63,7 +63,8 @@ class TaskGroups(Source):
 
     def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
         first, self._next = self._next, self._next + n
-        return self._rollouts.run(self._requests(first, self._order.take(first, n)))
+        # One group alone cannot tell a broken task from a broken environment: the stage judges its whole step.
+        return self._rollouts.run(self._requests(first, self._order.take(first, n)), judged=n > 1)
 
     def _requests(self, first: int, tasks: Sequence[Task]) -> list[GroupRequest]:
         return [
