@@ -18,7 +18,7 @@ from agentrl.learning.objectives.preference import DPO
 from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
 from agentrl.rollout.feedback.rewarded import PreferRewarded
 from agentrl.rollout.sources.base import Source
-from agentrl.rollout.sources.stored import Stored
+from agentrl.rollout.sources.stored import Stored, check_stored
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
 from agentrl.training.stages.playing import Playing, rollout_metrics
 from agentrl.trajectory import TrajectoryGroup
@@ -60,7 +60,9 @@ class Prefer(StageSettings):
                 f"stages.{name}.objective: {OBJECTIVES.name_of(type(self.objective))} is no loss over pairs; use dpo, "
                 "or train with it in a stage of kind reinforce"
             )
-        if self.store is None and self.playing.group_size < 2:
+        if self.store is not None:
+            check_stored(self.store, self.store_stage, f"stages.{name}.store")
+        elif self.playing.group_size < 2:
             raise ConfigError(
                 f"stages.{name}.playing.group_size = 1: a pair needs two episodes of a task; use 2 or more"
             )
@@ -98,6 +100,8 @@ class _PreferStage(Stage):
     async def _step(self, context: Context, learner: Learner, source: Source) -> Step:
         started = time.perf_counter()
         groups = await source.take(self._settings.playing.prompts_per_step)
+        if self._settings.store is None:
+            context.rollouts.check_faults(groups)
         for add in self._settings.feedback:
             groups = await add(groups)
         sampled_s = time.perf_counter()

@@ -137,6 +137,7 @@ class _ReinforceStage(Stage):
     async def _step(self, context: Context, learner: Learner, source: Source) -> Step:
         started = time.perf_counter()
         groups, sampled = await self._sample(source)
+        context.rollouts.check_faults(sampled)
         sampled_s = time.perf_counter()
         metrics = await self._learn(context, learner, groups)
         await learner.publish()
@@ -179,13 +180,19 @@ class _ReinforceStage(Stage):
                 self.step + 1,
             )
             return {}
-        return await learner.update(await self._rows(context, learner, groups), self._objective)
+        rows = context.rows(groups)
+        if not rows:
+            logger.warning("step %d: no episode has a sampled token, so there is nothing to learn from", self.step + 1)
+            return {}
+        return await learner.update(await self._filled(context, learner, rows, groups), self._objective)
 
-    async def _rows(self, context: Context, learner: Learner, groups: Sequence[TrajectoryGroup]) -> list[Row]:
+    async def _filled(
+        self, context: Context, learner: Learner, rows: list[Row], groups: Sequence[TrajectoryGroup]
+    ) -> list[Row]:
         """Rows with every column that the objective reads."""
         settings, credit, values = self._settings, self._settings.credit, None
         max_tokens = context.sampling.max_tokens * context.max_turns
-        rows = with_coefficients(context.rows(groups), settings.aggregation, max_tokens=max_tokens)
+        rows = with_coefficients(rows, settings.aggregation, max_tokens=max_tokens)
         if credit.needs_values:
             rows = await learner.fill(rows, "values")
             values = per_trajectory(rows, groups, "values", credit)
