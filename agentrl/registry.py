@@ -20,6 +20,9 @@ from typing import Any
 
 from agentrl.errors import ConfigError, did_you_mean
 
+# Module name of each file that was imported by its path -> that path.
+_FILES: dict[str, Path] = {}
+
 
 class Registry:
     """The parts of one kind.
@@ -57,11 +60,12 @@ class Registry:
         return name in self._built_in and name not in self._given
 
     def name_of(self, part: Any) -> str:
-        """The name under which a part is found, or the reference `module:name` to it.
+        """The name under which a part is found, or the reference to it: `module:name`, or `/path/to/file.py:name`.
 
         Args: part: a class or function.
         """
-        reference = f"{part.__module__}:{part.__qualname__}"
+        file = _FILES.get(part.__module__)
+        reference = f"{file or part.__module__}:{part.__qualname__}"
         given = next((name for name, known in self._given.items() if known is part), None)
         own = next((name for name, place in self._built_in.items() if place == reference), None)
         return given or own or reference
@@ -135,7 +139,7 @@ def load_file(path: Path, error: type[Exception] = ConfigError) -> ModuleType:
     if found is None or found.loader is None:
         raise error(f"{str(path)!r} cannot be imported as Python")
     module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module
+    sys.modules[name], _FILES[name] = module, path
     try:
         found.loader.exec_module(module)
     except BaseException:

@@ -36,6 +36,15 @@ def test_references_into_modules_and_files(colours, tmp_path):
     assert colours.find("fractions:Fraction").__name__ == "Fraction"
 
 
+def test_a_part_of_a_file_is_named_by_its_path(colours, tmp_path, monkeypatch):
+    """Another process, in another folder, finds it by that name."""
+    (tmp_path / "own.py").write_text("class Blue: pass\n")
+    monkeypatch.chdir(tmp_path)
+    blue = colours.find("./own.py:Blue")
+    assert colours.name_of(blue) == f"{tmp_path}/own.py:Blue"
+    assert colours.find(colours.name_of(blue)) is blue
+
+
 def test_an_entry_point_is_loaded_when_asked_for(colours, monkeypatch):
     entry = EntryPoint("green", "fractions:Fraction", "test.colours")
     broken = EntryPoint("broken", "no_such_module:X", "test.colours")

@@ -62,7 +62,7 @@ class SandboxEnv(ToolEnv):
         sandbox_network: what programs may reach; by default nothing.
 
     Args:
-        backend: `auto`, or a name that `agentrl.sandbox.make_backend` knows.
+        backend: `auto`, or a name or reference that `agentrl.sandbox.make_backend` knows.
         backend_options: what that backend takes, such as `{"unsafe": True}` for `subprocess`.
     """
 
