@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from agentrl.cli import main
 from agentrl.config import load_config
@@ -19,6 +21,7 @@ from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES
 from agentrl.learning.optimizers import Schedule
 from agentrl.rollout.feedback.base import FEEDBACKS
+from agentrl.sandbox import make_backend
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
 from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
@@ -32,6 +35,13 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+
+
+def write_files(page: Path, folder: Path) -> None:
+    """Save every block that begins with `# name` as that file."""
+    for code in [*blocks(page, "python"), *blocks(page, "toml")]:
+        if named := re.match(r"# (\w+\.(?:py|toml))\n", code):
+            (folder / named.group(1)).write_text(code)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
@@ -73,10 +83,53 @@ def test_environments_in_the_docs_can_be_made_and_measured(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_configurations_load(page: Path, tmp_path: Path) -> None:
+def test_configurations_load(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(page, tmp_path)
+    monkeypatch.chdir(tmp_path)
     for text in blocks(page, "toml"):
         (tmp_path / "run.toml").write_text(text)
         assert load_config(TrainConfig, tmp_path / "run.toml").env.id
+
+
+def run_command(*words: str) -> str:
+    """Standard output of an `agentrl` command."""
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+TINY = {
+    "model.hidden_size": 32,
+    "model.num_layers": 1,
+    "sampling.max_tokens": 16,
+    "run.evaluate_every": 0,
+    "run.tensorboard": "false",
+    "stages.rl.steps": 1,
+    "stages.rl.playing.prompts_per_step": 2,
+    "stages.rl.playing.group_size": 2,
+}
+
+
+def tiny(stage: str, **more: object) -> list[str]:
+    """Overrides that make a run last seconds; `stage` is the one that supervises."""
+    supervised = {f"stages.{stage}.{name}": n for name, n in {"num_episodes": 16, "epochs": 1}.items()}
+    return [word for key, value in {**TINY, **supervised, **more}.items() for word in ("--set", f"{key}={value}")]
+
+
+def last_metrics(run: Path) -> dict[str, float]:
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_the_examples_of_the_architecture_page_work_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(ROOT / "docs" / "architecture.md", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run_command("train", "mine.toml", "--out", "run", *tiny("copy", **{"stages.rl.skip_zero_advantage": "false"}))
+    assert 0 <= last_metrics(tmp_path / "run")["eval/greedy_success"] <= 1
+    command = ("bench", "./double.py:Double", "--measure", "./letters.py:Letters", "--json", "--out", "bench")
+    result = json.loads(run_command(*command))
+    assert result["success"]["mean"] == 1.0
+    assert result["measures"]["letters"]["mean"] == 2.0  # the answers have two digits
+    assert make_backend("./utc.py:UTC").isolates
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
