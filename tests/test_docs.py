@@ -132,6 +132,53 @@ def test_the_examples_of_the_architecture_page_work_together(tmp_path: Path, mon
     assert make_backend("./utc.py:UTC").isolates
 
 
+@pytest.fixture
+def readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files of the README; commands run in it."""
+    write_files(ROOT / "README.md", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_environment_of_the_readme_passes_every_check(readme: Path) -> None:
+    assert "nothing found" in run_command("check", "./till.py:Till")
+
+
+def test_the_environment_of_the_readme_is_solved_by_its_oracle(readme: Path) -> None:
+    result = json.loads(run_command("bench", "./till.py:Till", "--tasks", "20", "--json", "--out", "bench"))
+    assert result["success"]["mean"] == 1.0
+    assert result["references"]["null"]["success"]["mean"] == 0.0
+
+
+def test_the_environment_of_the_readme_is_played_through_a_pipe(readme: Path) -> None:
+    prices = "price item=tea\nprice item=mug\n"
+    seen = CliRunner().invoke(main, ["play", "./till.py:Till"], input=prices)
+    tea, mug = re.findall(r"^price: (\d+)$", seen.stdout, flags=re.M)
+    played = CliRunner().invoke(main, ["play", "./till.py:Till"], input=f"{prices}{int(tea) + int(mug)}\n")
+    assert played.exit_code == 0
+    assert "Reward 1" in played.stdout
+
+
+def test_the_environment_of_the_readme_trains_a_tiny_model(readme: Path) -> None:
+    run_command("train", "./till.py:Till", "--out", "run", *tiny("warm_start", **{"stages.after.num_tasks": 4}))
+    stages = [json.loads(line)["stage"] for line in (readme / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert list(dict.fromkeys(stages)) == ["warm_start", "before", "rl", "after"]
+
+
+def test_the_tour_of_the_readme_makes_a_valid_call(readme: Path) -> None:
+    """What `search` prints is a list of offers, not an error."""
+    (tour,) = [code for code in blocks(ROOT / "README.md", "python") if code.startswith("import agentrl\n")]
+    done = subprocess.run([sys.executable, "-c", tour], capture_output=True, text=True, check=True, timeout=120)
+    assert re.match(r"Buy \d+ \w+\.\n(\w+ \d+\n){3}oracle Estimate\(mean=1\.0", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in "".join(blocks(ROOT / "README.md", "sh")).splitlines() if "make" in line]
+)
+def test_make_knows_the_targets_of_the_readme(line: str) -> None:
+    subprocess.run([*shlex.split(line, comments=True), "-n"], cwd=ROOT, capture_output=True, check=True, timeout=60)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
