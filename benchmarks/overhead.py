@@ -80,7 +80,7 @@ class Worker:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.case.name}: its process ended; its error stands above")
+            raise RuntimeError(f"{self.case.name}: its process ended; its error is printed above")
         answer: dict[str, Any] = json.loads(line)
         answer["us_per_step"] = 1e6 * answer["cpu_s"] / (count * STEPS_PER_EPISODE)
         answer["bytes_per_episode"] = answer["bytes"] / count

@@ -35,7 +35,7 @@ def main(module: str, run: str, read: str, start: str) -> None:
 
 def _round(run: Any, read: Any, other_cpu_s: Any, episodes: int, path: Path) -> dict[str, Any]:
     items = problems(episodes)
-    run(items[:CONCURRENCY], path)  # the other processes ran meanwhile: caches are cold, for everyone
+    run(items[:CONCURRENCY], path)  # not counted: other processes ran since the last round, so caches are cold
     path.unlink(missing_ok=True)
     gc.collect()
     wall, cpu, other = time.perf_counter(), time.process_time(), other_cpu_s()

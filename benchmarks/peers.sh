@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv-peers, the environment of benchmarks/overhead.py: AgentRL beside the frameworks it is compared with.
+# Makes .venv-peers, the environment of benchmarks/overhead.py: AgentRL and the frameworks that it is compared with.
 # About 1 GB of disk. Nothing is installed into the project's own .venv. PYTHON names another interpreter (3.11).
 set -euo pipefail
 cd "$(dirname "$0")/.."

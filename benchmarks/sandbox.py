@@ -92,7 +92,7 @@ async def one_round(way: Way, lanes: int, requests: int) -> tuple[list[float], f
 
 
 async def speed(ways: dict[str, Way], lanes: int, seconds: float) -> list[Row]:
-    """Run rounds of all ways in turn, for so long; returns their figures."""
+    """Run rounds of all ways in turn for `seconds`; returns their figures."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():

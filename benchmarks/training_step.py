@@ -2,9 +2,9 @@
 
     python benchmarks/training_step.py [--steps 12] [--demos 8000] [--eval-every 10] [--json FILE]
 
-Warm-starts as the quickstart does (about a minute), then trains for a few steps with
-`agentrl.training.loop.train` itself, in a temporary folder, and times its parts from outside: each part's own
-CPU seconds, what it calls apart. The first two steps warm up and are not counted.
+Warm-starts as the quickstart does (about a minute), then trains for a few steps with `agentrl.training.train.train`,
+in a temporary folder. The script wraps functions of the library to time them: a part's CPU seconds are its own, without
+those of the parts that it calls. The first two steps are not counted: caches are cold then.
 """
 
 from __future__ import annotations
@@ -25,15 +25,23 @@ from typing import Any
 
 import torch
 
+from agentrl.env import registry
 from agentrl.learning.learner import Learner
-from agentrl.learning.objectives import PolicyObjective
+from agentrl.learning.models import Models
 from agentrl.policy.engine.scheduler import Engine
-from agentrl.training import loop
-from agentrl.training.config import EnvConfig, EvalConfig, RLConfig, RunConfig, TrainConfig, WarmStartConfig
+from agentrl.training.plan import TrainConfig
+from agentrl.training.progress import Progress
+from agentrl.training.run import EnvConfig, Run, RunConfig
+from agentrl.training.stages import reinforce
+from agentrl.training.stages.evaluate import Evaluate
+from agentrl.training.stages.reinforce import Reinforce
+from agentrl.training.stages.supervise import Supervise
+from agentrl.training.train import train
 
 WARM_UP = 2
-REST = "the rest of the loop"
-# In the order of the table. What stands in AFTER_STEPS happens between steps, not in each.
+RL = "rl"
+REST = "the rest of the run"
+# In the order of the table. The parts in AFTER_STEPS run between steps, and not after each.
 PARTS = {
     "sample": "sample: the engine",
     "rollout": "sample: prompts, parsing, rollout",
@@ -75,7 +83,7 @@ class Clock:
             self._open.pop()
 
     def read(self) -> dict[str, float]:
-        """Seconds so far."""
+        """Seconds of each part until now."""
         self._turn_over()
         return dict(self.seconds)
 
@@ -91,7 +99,7 @@ class Clock:
         setattr(owner, name, timed)
 
     def watch_async(self, owner: Any, name: str, part: str) -> None:
-        """The same for a coroutine function; whatever runs while it waits counts to the part, or to its own."""
+        """The same for a coroutine function. What runs while it waits counts to it, unless it is a part itself."""
         function: Callable[..., Any] = getattr(owner, name)
 
         @wraps(function)
@@ -103,40 +111,52 @@ class Clock:
 
 
 def watch_training(clock: Clock, config: TrainConfig) -> None:
-    """Time the parts of a step. Raises: SystemExit if the environment waits: its time would not be its own."""
-    probe = loop.make_env(config.env)
+    """Time the parts of a step.
+
+    Raises: SystemExit if the environment waits inside a step: other parts would run meanwhile and count as its own.
+    """
+    probe = registry.make(config.env.ref)
     if probe._waits():
         raise SystemExit(f"{config.env.id} waits inside a step; give an environment that does not")
     clock.watch_async(type(probe), "areset", "environment")
     clock.watch_async(type(probe), "astep", "environment")
+    probe.close()
+    stage = reinforce._ReinforceStage
     clock.watch(Engine, "step", "sample")
-    clock.watch_async(loop.Trainer, "_sample", "rollout")
-    clock.watch_async(loop.Trainer, "_evaluate", "evaluation")
-    clock.watch(loop.Trainer, "_record", "record")
-    clock.watch(loop.Trainer, "_save", "checkpoint")
-    clock.watch(loop, "group_advantages", "rows")
-    clock.watch(loop, "build_rows", "rows")
+    clock.watch_async(stage, "_sample", "rollout")
+    clock.watch_async(stage, "_rows", "rows")
+    clock.watch_async(Run, "evaluate", "evaluation")
+    clock.watch(Run, "_record", "record")
+    clock.watch(Run, "_save", "checkpoint")
     clock.watch(Learner, "_lay_out", "rows")
     clock.watch(Learner, "_update", "optimiser")
-    clock.watch(PolicyObjective, "__call__", "forward")
+    clock.watch(Models, "predicted", "forward")
+    clock.watch(type(_reinforce(config).total), "__call__", "forward")
     clock.watch(torch.Tensor, "backward", "backward")
 
 
+def _reinforce(config: TrainConfig) -> Reinforce:
+    settings = config.stages[RL]
+    if not isinstance(settings, Reinforce):
+        raise TypeError(f"stage {RL} is of {type(settings).__name__}, expected Reinforce")
+    return settings
+
+
 def measure(config: TrainConfig) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Seconds of each part at the end of each step, from the end of the warm-up on, and the steps' metrics."""
+    """Seconds of each part at the end of each step, from the last uncounted step on, and the steps' metrics."""
     clock = Clock()
     watch_training(clock, config)
     readings: list[dict[str, float]] = []
     metrics: list[dict[str, float]] = []
 
-    def note(progress: loop.Progress) -> None:
-        if progress.phase == "rl" and progress.metrics:
+    def note(progress: Progress) -> None:
+        if progress.stage == RL and progress.metrics:
             readings.append(clock.read())
             metrics.append(dict(progress.metrics))
             print(f"step {progress.step} of {progress.total}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(config, Path(folder) / "run", on_progress=note)
+        train(config, Path(folder) / "run", on_progress=note)
     return readings[WARM_UP - 1 :], metrics[WARM_UP:]
 
 
@@ -169,18 +189,21 @@ def main() -> None:
     parser.add_argument("--env", default="agentrl/Shop-v0")
     parser.add_argument("--steps", type=int, default=12, help="the first two are not counted")
     parser.add_argument("--demos", type=int, default=8000, help="demonstrations of the warm start")
-    parser.add_argument("--eval-every", type=int, default=10)
-    parser.add_argument("--checkpoint-every", type=int, default=10)
+    parser.add_argument("--eval-every", type=int, default=10, help="steps between evaluations")
+    parser.add_argument("--checkpoint-every", type=int, default=10, help="steps between checkpoints")
     parser.add_argument("--json", type=Path, help="write the table here")
     given = parser.parse_args()
     if given.steps <= WARM_UP:
         parser.error(f"--steps must be more than {WARM_UP}")
     config = TrainConfig(
         env=EnvConfig(id=given.env),
-        warm_start=WarmStartConfig(demonstrators={"oracle": 0.25, "hasty": 0.75}, num_episodes=given.demos),
-        train=RLConfig(steps=given.steps),
-        eval=EvalConfig(every=given.eval_every, final_num_tasks=16),
-        run=RunConfig(checkpoint_every=given.checkpoint_every, tensorboard=False),
+        stages={
+            "warm_start": Supervise(demonstrators={"oracle": 0.25, "hasty": 0.75}, num_episodes=given.demos),
+            "before": Evaluate(num_tasks=16),
+            RL: Reinforce(steps=given.steps, checkpoint_every=given.checkpoint_every),
+            "after": Evaluate(num_tasks=16),
+        },
+        run=RunConfig(evaluate_every=given.eval_every, tensorboard=False),
     )
     readings, metrics = measure(config)
     table = rows_of_table(readings)
