@@ -195,6 +195,11 @@ class Trajectory:
         return total
 
     @property
+    def trains(self) -> bool:
+        """Whether it may train and enter statistics of training: no fault, and no greedy episode, which measures."""
+        return self.ending.kind != "fault" and self.labels.mode != "greedy"
+
+    @property
     def num_sampled_tokens(self) -> int:
         return sum(len(turn.action.token_ids or ()) for turn in self.turns)
 

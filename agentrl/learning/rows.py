@@ -201,15 +201,15 @@ def rows_of_trajectory(trajectory: Trajectory, number: int = 0) -> list[Row]:
 
 
 def build_rows(groups: Sequence[TrajectoryGroup]) -> list[Row]:
-    """All rows of a step; faults never become rows.
+    """All rows of a step; faults and greedy episodes never become rows.
 
-    Args: groups: trajectories are numbered through in this order, faults included.
+    Args: groups: trajectories are numbered through in this order, those without rows included.
     """
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     return [
         row
         for number, trajectory in enumerate(trajectories)
-        if trajectory.status != "fault"
+        if trajectory.trains
         for row in rows_of_trajectory(trajectory, number)
     ]
 

@@ -42,6 +42,7 @@ class GroupRequest:
         group_id: unique within a run; `TASK@SEED` where empty.
         labels: recorded on each trajectory, with its attempt.
         env: which environment; None is the runner's own.
+        greedy: one further episode, the last of the group, at temperature 0 and labelled so: a baseline.
     """
 
     task: Task
@@ -50,6 +51,16 @@ class GroupRequest:
     group_id: str = ""
     labels: Labels = Labels()
     env: EnvRef | None = None
+    greedy: bool = False
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes of the group, the greedy one included."""
+        return self.size + self.greedy
+
+    def is_greedy(self, index: int) -> bool:
+        """Whether the episode at this index is the greedy one."""
+        return index >= self.size
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.seed < 0:
@@ -69,8 +80,8 @@ class _Group:
 
     def __init__(self, number: int, request: GroupRequest) -> None:
         self.number, self.request = number, request
-        self.places: list[Trajectory | None] = [None] * request.size
-        self.missing = request.size
+        self.places: list[Trajectory | None] = [None] * request.num_episodes
+        self.missing = request.num_episodes
 
     def settle(self, index: int, trajectory: Trajectory) -> bool:
         """Put a trajectory in its place; whether the group is complete now."""
@@ -282,6 +293,8 @@ class Rollouts:
     async def _episode(self, request: GroupRequest, index: int, attempt: int) -> Trajectory:
         episode_id = f"{request.group_id}/{index}"
         labels = replace(request.labels, attempt=attempt) if attempt else request.labels
+        if request.is_greedy(index):
+            labels = replace(labels, mode="greedy")
         pool = self.pool_of(request.env)
         try:
             env = await pool.lend()
@@ -325,6 +338,8 @@ class Rollouts:
         base = self.sampling or getattr(self.policy, "sampling", None)
         if not isinstance(base, SamplingParams):
             return None
+        if request.is_greedy(index):
+            base = replace(base, temperature=0.0, top_p=1.0)
         return replace(base, seed=sampling_seed(request, index))
 
 
@@ -343,7 +358,7 @@ def _jobs(requests: Iterable[GroupRequest]) -> Iterator[_Job]:
     """Episodes in the order of their start; shared by all slots."""
     for number, request in enumerate(requests):
         group = _Group(number, request)
-        for index in range(request.size):
+        for index in range(request.num_episodes):
             yield group, index
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agentrl.learning.rows import Row, build_rows, rows_of_trajectory, with_coefficients
 from agentrl.messages import Action
-from agentrl.trajectory import EnvRef, Task, Trajectory, TrajectoryGroup, Turn
+from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, TrajectoryGroup, Turn
 from tests.endings import ENDINGS
 
 # What a chat template may do to a conversation between two turns.
@@ -142,6 +142,17 @@ def test_faults_never_become_rows_and_keep_their_number():
     rows = with_coefficients(build_rows([group, group]), "token")
     assert [row.trajectory for row in rows] == [1, 3]
     assert [float(row.column("coefficients")[1]) for row in rows] == [0.5, 0.5]
+
+
+def test_a_greedy_baseline_never_becomes_rows_and_weighs_nothing():
+    turns = [([1], [2], [-1.0])]
+    greedy = trajectory_of([([1], [2, 3, 4], [-1.0] * 3)])
+    greedy.labels = Labels(mode="greedy")
+    groups = [TrajectoryGroup("g", [trajectory_of(turns), greedy]), TrajectoryGroup("h", [trajectory_of(turns)])]
+    for aggregation in ("token", "sequence"):
+        rows = with_coefficients(build_rows(groups), aggregation)
+        assert [row.trajectory for row in rows] == [0, 2]
+        assert [float(row.column("coefficients")[1]) for row in rows] == [0.5, 0.5]
 
 
 def test_hand_computed_coefficients():

@@ -116,6 +116,9 @@ class _Tally:
 
     def add(self, trajectory: Trajectory) -> None:
         stage = trajectory.labels.stage
+        # An evaluation begins greedily; a greedy episode later in a stage is a baseline of training.
+        if trajectory.labels.mode == "greedy" and stage not in self.counts:
+            self.tables.setdefault(stage)
         counts = self.counts.setdefault(stage, {})
         counts[trajectory.status] = counts.get(trajectory.status, 0) + 1
         if trajectory.error is not None:
@@ -126,15 +129,13 @@ class _Tally:
             total = self.tools.setdefault(name, {}).setdefault(stage, [0, 0])
             total[0] += stats.get("calls", 0)
             total[1] += stats.get("errors", 0)
-        if trajectory.labels.mode == "greedy":
-            self.tables.setdefault(stage)
         if stage in self.tables:
             key = (trajectory.labels.mode, trajectory.task.id)
             self.evaluations.setdefault(key, {}).setdefault(stage, trajectory)
 
     @property
     def ends(self) -> tuple[str, str]:
-        """The first and the last stage that evaluated, the only ones that play greedily; empty where there is none."""
+        """The first and the last stage that evaluated; empty where there is none."""
         names = list(self.tables)
         return (names[0] if len(names) > 1 else "", names[-1] if names else "")
 

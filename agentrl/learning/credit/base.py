@@ -28,6 +28,7 @@ CREDITS = Registry(
         "dr_grpo": "agentrl.learning.credit.group_relative:DrGRPO",
         "rloo": "agentrl.learning.credit.group_relative:RLOO",
         "reinforce_plus_plus": "agentrl.learning.credit.group_relative:ReinforcePlusPlus",
+        "remax": "agentrl.learning.credit.remax:ReMax",
         "gigpo": "agentrl.learning.credit.gigpo:GiGPO",
         "turn_gae": "agentrl.learning.credit.gae:TurnGAE",
         "token_gae": "agentrl.learning.credit.gae:TokenGAE",
@@ -40,7 +41,7 @@ class Advantages:
     """What an estimator found.
 
     Attributes:
-        advantages: 0 for faults and where nothing is to be learnt.
+        advantages: 0 for faults, greedy episodes and where nothing is to be learnt.
         returns: targets of a value head, if the estimator has any.
     """
 
@@ -55,6 +56,7 @@ class Credit(ABC):
         level: of what comes in and goes out: one number per turn or per sampled token.
         needs_values: whether it reads predicted returns.
         compares: whether it compares the episodes of a group, so that a group of one teaches nothing.
+        needs_greedy: whether each group needs a greedy episode as a baseline.
     """
 
     @property
@@ -69,23 +71,27 @@ class Credit(ABC):
     def compares(self) -> bool:
         return True
 
+    @property
+    def needs_greedy(self) -> bool:
+        return False
+
     @abstractmethod
     def __call__(self, groups: Sequence[TrajectoryGroup], values: PerTrajectory | None) -> Advantages:
         """The advantages of a step.
 
         Args:
-            groups: of any size, faults included.
+            groups: of any size, faults and greedy episodes included.
             values: predicted returns in the estimator's level; None where it needs none.
         """
 
 
 def differs(group: TrajectoryGroup) -> bool:
-    """Whether the group's rewards are not all equal, so that comparing them teaches something."""
-    return len(set(group.rewards)) > 1
+    """Whether the sampled episodes' rewards are not all equal, so that comparing them teaches something."""
+    return len({t.reward for t in group.trajectories if t.labels.mode != "greedy"}) > 1
 
 
 def without_faults(group: TrajectoryGroup) -> TrajectoryGroup:
-    """The group's scored trajectories; a fault never enters a baseline."""
+    """The group's scored trajectories, a greedy one included; a fault never enters a baseline."""
     kept = [i for i, t in enumerate(group.trajectories) if t.status != "fault"]
     place = {old: new for new, old in enumerate(kept)}
     preferences = tuple((place[a], place[b]) for a, b in group.preferences if a in place and b in place)

@@ -45,7 +45,7 @@ class _GAE(Credit):
         return Advantages(advantages, returns)
 
     def _of(self, trajectory: Trajectory, values: Floats) -> tuple[Floats, Floats]:
-        if trajectory.status == "fault":
+        if not trajectory.trains:
             return np.zeros(len(values)), np.zeros(len(values))
         return gae(self._rewards(trajectory), values, gamma=self.gamma, lam=self.lam)
 

@@ -31,7 +31,7 @@ class GiGPO(Credit):
         return Advantages([self._of(group) for group in groups])
 
     def _of(self, group: TrajectoryGroup) -> list[Floats]:
-        scored = [t for t in group.trajectories if t.status != "fault"]
+        scored = [t for t in group.trajectories if t.trains]
         found = iter(
             gigpo(
                 [[turn.reward for turn in t.turns] for t in scored],
@@ -41,7 +41,7 @@ class GiGPO(Credit):
                 normalize_std=self.normalize_std,
             )
         )
-        return [np.zeros(len(t.turns)) if t.status == "fault" else next(found) for t in group.trajectories]
+        return [next(found) if t.trains else np.zeros(len(t.turns)) for t in group.trajectories]
 
 
 def gigpo(

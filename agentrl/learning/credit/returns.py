@@ -37,11 +37,11 @@ def discounted_sums(rewards: Floats, discount: float) -> Floats:
 def by_trajectory(
     groups: Sequence[TrajectoryGroup], estimate: Callable[[list[list[float]]], list[Floats]]
 ) -> Advantages:
-    """One advantage for each trajectory, from the returns of those that are no faults; faults get 0.
+    """One advantage for each trajectory, from the returns of those that train; the others get 0.
 
     Args: estimate: per group, (G,) returns to (G,) advantages.
     """
-    kept = [[i for i, t in enumerate(group.trajectories) if t.status != "fault"] for group in groups]
+    kept = [[i for i, t in enumerate(group.trajectories) if t.trains] for group in groups]
     returns = [[group.trajectories[i].reward for i in ids] for group, ids in zip(groups, kept, strict=True)]
     found = []
     for group, ids, values in zip(groups, kept, estimate(returns), strict=True):

@@ -29,7 +29,7 @@ class PreferConfident(Feedback):
 
 
 def _confidence(trajectory: Trajectory) -> float | None:
-    if trajectory.status == "fault" or not trajectory.turns:
+    if not trajectory.trains or not trajectory.turns:
         return None
     logprobs = trajectory.turns[-1].action.logprobs
     return sum(logprobs) / len(logprobs) if logprobs else None

@@ -27,4 +27,4 @@ class PreferRewarded(Feedback):
 
 
 def _reward(trajectory: Trajectory) -> float | None:
-    return None if trajectory.status == "fault" else trajectory.reward
+    return trajectory.reward if trajectory.trains else None

@@ -44,6 +44,7 @@ class TaskGroups(Source):
         seed: of the order and of the episodes.
         labels: recorded on each episode.
         name: begins each group's id; needed where several sources of one run are mixed.
+        greedy: play one further episode of each group greedily, as a baseline.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class TaskGroups(Source):
         seed: int,
         labels: Labels = Labels(),  # noqa: B008 (frozen)
         name: str = "",
+        greedy: bool = False,
     ) -> None:
         self._rollouts, self._env, self._size, self._seed = rollouts, env, group_size, seed
         self._order, self._labels, self._name = TaskOrder(tasks, seed), labels, name
+        self._greedy = greedy
         self._next = 0
 
     def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
@@ -75,6 +78,7 @@ class TaskGroups(Source):
                 f"{self._name}{position}",
                 self._labels,
                 self._env,
+                self._greedy,
             )
             for position, task in enumerate(tasks, start=first)
         ]

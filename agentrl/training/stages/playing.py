@@ -44,14 +44,17 @@ class Playing:
             if name != OWN and not _train_tasks(EnvRef(name)):
                 raise ConfigError(f"{key}.mixture: {name} has no tasks in its split 'train'")
 
-    def source(self, context: Context, stage: str) -> Source:
-        """The groups of a stage."""
+    def source(self, context: Context, stage: str, *, greedy: bool = False) -> Source:
+        """The groups of a stage.
+
+        Args: greedy: play one further episode of each group greedily, as a baseline.
+        """
         weights = self.mixture or {OWN: 1.0}
-        parts = [self._part(context, stage, name) for name in weights]
+        parts = [self._part(context, stage, name, greedy) for name in weights]
         source = parts[0] if not self.mixture else Mixture(parts, list(weights.values()), context.seed)
         return Prefetch(source, self.max_lag) if self.max_lag else source
 
-    def _part(self, context: Context, stage: str, name: str) -> Source:
+    def _part(self, context: Context, stage: str, name: str, greedy: bool) -> Source:
         ref = context.env if name == OWN else registry.reference(name)
         return TaskGroups(
             context.rollouts,
@@ -61,6 +64,7 @@ class Playing:
             seed=context.seed,
             labels=Labels(stage),
             name=f"{name}-" if self.mixture else "",
+            greedy=greedy,
         )
 
 
@@ -73,7 +77,10 @@ def _train_tasks(ref: EnvRef) -> Sequence[Task]:
 
 
 def rollout_metrics(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
-    """Means over the sampled episodes of a step, faults counted apart; of several environments also each one's."""
+    """Means over the sampled episodes of a step, faults counted apart; of several environments also each one's.
+
+    Greedy episodes, which are baselines, are left out.
+    """
     episodes = [t for group in groups for t in group.trajectories]
     metrics = _means(groups)
     ids = sorted({t.env.id for t in episodes})
@@ -85,7 +92,7 @@ def rollout_metrics(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
 
 
 def _scores(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
-    scored = [t for group in groups for t in group.trajectories if t.status != "fault"]
+    scored = [t for group in groups for t in group.trajectories if t.trains]
     count = max(len(scored), 1)
     return {
         "reward_mean": sum(t.reward for t in scored) / count,
@@ -94,8 +101,8 @@ def _scores(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
 
 
 def _means(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
-    episodes = [t for group in groups for t in group.trajectories]
-    scored = [t for t in episodes if t.status != "fault"]
+    episodes = [t for group in groups for t in group.trajectories if t.labels.mode != "greedy"]
+    scored = [t for t in episodes if t.trains]
     count = max(len(scored), 1)
     return {
         **{f"rollout/{name}": value for name, value in _scores(groups).items()},

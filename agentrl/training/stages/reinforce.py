@@ -119,7 +119,7 @@ class _ReinforceStage(Stage):
 
     async def steps(self, context: Context) -> AsyncIterator[Step]:
         settings = self._settings
-        self._source = settings.playing.source(context, self.name)
+        self._source = settings.playing.source(context, self.name, greedy=settings.credit.needs_greedy)
         if self._place is not None:
             self._source.load_state_dict(self._place)
         learner = await context.learner(
@@ -165,10 +165,14 @@ class _ReinforceStage(Stage):
                 new = await add(new)
             sampled.extend(new)
             healthy = [without_faults(group) for group in new]
-            kept.extend(g for g in healthy if g.trajectories and (differs(g) or not settings.skip_zero_advantage))
+            kept.extend(g for g in healthy if self._teaches(g))
             if not settings.dynamic_sampling:
                 break
         return kept, sampled
+
+    def _teaches(self, group: TrajectoryGroup) -> bool:
+        some = any(t.trains for t in group.trajectories)
+        return some and (differs(group) or not self._settings.skip_zero_advantage)
 
     async def _learn(
         self, context: Context, learner: Learner, groups: Sequence[TrajectoryGroup]

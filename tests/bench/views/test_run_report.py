@@ -192,6 +192,19 @@ def test_tool_table_counts_by_phase_without_faults(tmp_path: Path) -> None:
     assert re.findall(r"<td[^>]*>([^<]*)</td>", row.group(1)) == ["8", "50.0%", "10", "50.0%", "8", "50.0%"]
 
 
+def test_a_greedy_baseline_makes_no_evaluation_of_a_training_stage(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "run")
+    first, baseline = episode("train-7", "train", True), episode("train-7", "train", True)
+    baseline["labels"]["mode"] = "greedy"
+    lines = (folder / "trajectories.jsonl").read_text().splitlines(keepends=True)
+    (folder / "trajectories.jsonl").write_text("".join([*lines, json.dumps(first) + "\n", json.dumps(baseline) + "\n"]))
+    html = write_report(folder).read_text()
+    row = re.search(r"<tr><td><code>order</code></td>(.*?)</tr>", html)
+    assert row is not None
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", row.group(1)) == ["8", "50.0%", "14", "50.0%", "8", "50.0%"]
+    assert re.findall(r'data-pair="\d">([\w-]+)', html) == ["eval-0", "eval-2", "eval-1", "eval-3"]
+
+
 def test_time_shares_add_up_to_the_wall_time(tmp_path: Path) -> None:
     html = write_report(fake_run(tmp_path / "run")).read_text()
     seconds = {

@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrl.errors import ConfigError
-from agentrl.learning.credit.base import CREDITS
+from agentrl.learning.credit.base import CREDITS, differs, without_faults
 from agentrl.learning.credit.gae import TokenGAE, TurnGAE, gae
 from agentrl.learning.credit.gigpo import GiGPO, gigpo
 from agentrl.learning.credit.group_relative import dr_grpo, grpo, reinforce_plus_plus, rloo
-from agentrl.learning.credit.remax import remax
+from agentrl.learning.credit.remax import ReMax, remax
 from agentrl.messages import Action
-from agentrl.trajectory import Ending, EnvRef, Task, Trajectory, TrajectoryGroup, Turn
+from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, TrajectoryGroup, Turn
 from tests.endings import ENDINGS
 
 finite = st.floats(-10, 10, width=32)
@@ -58,6 +58,50 @@ def test_remax_subtracts_the_greedy_return():
     assert [v.tolist() for v in remax([[1.0, 0.0], [0.5]], [0.25, 1.0])] == [[0.75, -0.25], [-0.5]]
     with pytest.raises(ValueError, match="1 groups but 2"):
         remax([[1.0]], [1.0, 2.0])
+
+
+def with_greedy(rewards, greedy, statuses=None, greedy_status="terminated", turns=1):
+    """A group whose last episode was played greedily."""
+    group = group_of([*rewards, greedy], [*(statuses or ["terminated"] * len(rewards)), greedy_status], turns)
+    group.trajectories[-1].labels = Labels(mode="greedy")
+    return group
+
+
+def test_the_greedy_episode_of_a_group_is_the_baseline_of_remax_and_gets_0():
+    groups = [with_greedy([1.0, 0.0], 0.25), with_greedy([0.5], 1.0, turns=2)]
+    assert estimated(groups, "remax") == [[[0.75], [-0.25], [0.0]], [[-0.5, -0.5], [0.0, 0.0]]]
+    equal = with_greedy([0.0, 0.0], 1.0)  # all the same, and all worse than greedy
+    assert estimated([equal], "remax") == [[[-1.0], [-1.0], [0.0]]]
+
+
+def test_remax_leaves_faults_out():
+    faulty = with_greedy([1.0, 99.0, 0.0], 0.25, ["terminated", "fault", "truncated"])
+    assert estimated([faulty], "remax") == [[[0.75], [0.0], [-0.25], [0.0]]]
+    assert estimated([without_faults(faulty)], "remax") == [[[0.75], [-0.25], [0.0]]]
+
+
+def test_without_a_greedy_return_remax_teaches_nothing():
+    for group in (with_greedy([1.0, 0.0], 99.0, greedy_status="fault"), group_of([1.0, 0.0])):
+        assert [value for (value,) in estimated([group], "remax")[0]] == [0.0] * len(group.trajectories)
+    (value,) = estimated([without_faults(with_greedy([1.0], 99.0, greedy_status="fault"))], "remax")[0]
+    assert value == [0.0]
+
+
+def test_only_remax_needs_a_greedy_episode():
+    assert [name for name in CREDITS.names if CREDITS.find(name)().needs_greedy] == ["remax"]
+    assert not ReMax().compares
+
+
+@pytest.mark.parametrize("method", ["grpo", "dr_grpo", "rloo", "reinforce_plus_plus", "gigpo"])
+def test_a_greedy_episode_enters_no_statistic(method):
+    others = group_of([0.25, 0.5])
+    with_one, without = with_greedy([1.0, 0.0], 99.0), group_of([1.0, 0.0])
+    assert estimated([with_one, others], method)[0] == [*estimated([without, others], method)[0], [0.0]]
+
+
+def test_a_greedy_episode_makes_no_difference_within_its_group():
+    assert not differs(with_greedy([1.0, 1.0], 0.0))
+    assert differs(with_greedy([1.0, 0.0], 0.0))
 
 
 @settings(max_examples=200, deadline=None)

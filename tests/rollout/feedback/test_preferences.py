@@ -62,6 +62,14 @@ async def test_a_fault_is_never_preferred_nor_rejected() -> None:
     assert await added(PreferConfident(), [fault, unsure, sure]) == [((2, 1),)]
 
 
+async def test_a_greedy_episode_is_never_preferred_nor_rejected() -> None:
+    best, worst = episode(9.0, (-0.01,)), episode(-9.0, (-9.0,))
+    best.labels = worst.labels = Labels(mode="greedy")
+    group = [best, episode(1.0, (-0.1,)), episode(0.5, (-0.2,)), worst]
+    assert await added(PreferRewarded(), group) == [((1, 2),)]
+    assert await added(PreferConfident(), group) == [((1, 2),)]
+
+
 async def test_confidence_is_the_mean_over_the_tokens_of_the_last_turn() -> None:
     long, short = episode(1.0, (-0.1, -0.1, -0.1, -0.1)), episode(0.0, (-0.3,))  # sums -0.4 and -0.3
     assert await added(PreferConfident(), [short, long]) == [((1, 0),)]

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from agentrl.errors import EnvFault, RolloutError
+from agentrl.policy.base import SamplingParams
 from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.sources.tasks import TaskGroups, TaskOrder
 from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
+from tests.rollout.conftest import Walker
 
 TASKS = [Task(f"t{number}", data={"low": number}) for number in range(5)]
 REF = EnvRef("test/Ledger-v0")
@@ -93,6 +95,34 @@ async def test_a_saved_state_goes_on_with_the_same_groups(rollouts: Rollouts) ->
         resumed = groups_of(rollouts)
         resumed.load_state_dict(json.loads(json.dumps(source.state_dict())))
         assert played(await resumed.take(5)) == played(whole[3:])
+
+
+async def test_a_group_with_a_greedy_episode_has_the_same_sampled_ones(ledger: Any) -> None:
+    asked: list[SamplingParams] = []
+
+    class Noting(Walker):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sampling = SamplingParams(temperature=0.7, top_p=0.9)
+
+        async def act(self, messages: Any, tools: Any, *, episode_id: str, sampling: Any = None) -> Any:
+            if len(messages) == 1:
+                asked.append(sampling)
+            return await super().act(messages, tools, episode_id=episode_id, sampling=sampling)
+
+    async with Rollouts(ledger, Noting(), max_concurrency=1) as rollouts:
+        rollouts._pools[REF.key] = rollouts.envs
+        without = await groups_of(rollouts).take(2)
+        asked.clear()
+        groups = await groups_of(rollouts, greedy=True).take(2)
+    for group, sampled in zip(groups, without, strict=True):
+        *others, greedy = group.trajectories
+        assert played([TrajectoryGroup(group.group_id, others)]) == played([sampled])
+        assert [t.labels.mode for t in group.trajectories] == ["sampled", "sampled", "greedy"]
+        assert (greedy.group_id, greedy.episode_id) == (group.group_id, f"{group.group_id}/2")
+        assert (greedy.task, greedy.seed) == (others[0].task, others[0].seed)
+    temperatures = [(sampling.temperature, sampling.top_p) for sampling in asked]
+    assert temperatures == [(0.7, 0.9), (0.7, 0.9), (0.0, 1.0)] * 2
 
 
 async def test_one_task_that_always_faults_ends_no_run_that_takes_single_groups(ledger: Any, walker: Any) -> None:

@@ -16,6 +16,7 @@ from agentrl.errors import EnvNotFound
 from agentrl.learning.credit.base import Credit
 from agentrl.learning.credit.gae import TurnGAE
 from agentrl.learning.credit.group_relative import GRPO
+from agentrl.learning.credit.remax import ReMax
 from agentrl.learning.learner import LearnerSettings
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
@@ -124,6 +125,27 @@ def test_a_resumed_stage_that_samples_in_turn_is_bit_identical(run_of: RunOf, in
     whole, resumed = run_of(stages), interrupted_run_of(stages, after=3)
     assert metrics_of(resumed, "rl") == metrics_of(whole, "rl")
     assert episodes(resumed) == episodes(whole)
+
+
+def test_a_greedy_baseline_is_recorded_and_counts_nowhere(run_of: RunOf, interrupted_run_of: RunOf) -> None:
+    stage = Reinforce(
+        steps=6, playing=Playing(4, 4), credit=ReMax(), skip_zero_advantage=False, checkpoint_every=2, learner=FAST
+    )
+    run = run_of({"rl": stage})
+    steps = metrics_of(run, "rl")
+    assert np.mean([s["rollout/success"] for s in steps[-2:]]) > steps[0]["rollout/success"]
+    assert any(step["grad/norm"] > 0 for step in steps)
+    recorded = list(TrajectoryStore(run / "trajectories.jsonl"))
+    assert Counter((t.labels.step, t.labels.mode) for t in recorded) == {
+        (step, mode): count for step in range(1, 7) for mode, count in (("sampled", 16), ("greedy", 4))
+    }
+    first = [t for t in recorded if t.labels.step == 1 and t.labels.mode == "sampled"]
+    assert steps[0]["rollout/success"] == sum(t.success for t in first) / 16
+    assert steps[0]["train/tokens"] == sum(t.num_sampled_tokens for t in first)
+    assert steps[0]["train/rows"] == 16
+    resumed = interrupted_run_of({"rl": stage}, after=3)
+    assert metrics_of(resumed, "rl") == steps
+    assert episodes(resumed) == episodes(run)
 
 
 @pytest.mark.parametrize("credit", [GRPO(), TurnGAE()])
