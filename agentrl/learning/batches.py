@@ -1,7 +1,7 @@
 """Micro-batches: rows laid out for one forward pass, padded or packed. Owns no maths and no torch.
 
-Coefficients are fixed before rows get here, so the layout cannot change a gradient. Rows of one unit (`keep`) are
-never torn apart.
+Coefficients are fixed before rows get here, so the layout cannot change a gradient. Rows of one unit (`keep`) stay
+in one micro-batch.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A row on its way into a micro-batch, cut after its last trained token: the rest cannot reach the loss."""
+    """A row for a micro-batch, cut after its last trained token: later tokens do not change the loss."""
 
     row: Row
     source: int
@@ -103,14 +103,14 @@ def _flatten(ids: Ints, positions: Ints | None, pieces: Sequence[_Piece], starts
 
 
 def pad(rows: Sequence[Row], max_tokens: int, keep: Unit = "row") -> list[MicroBatch]:
-    """One line a row, padded on the right; rows of like length share a micro-batch.
+    """One line a row, padded on the right; rows of similar length share a micro-batch.
 
     Causal attention never looks right, so padding needs no attention mask.
 
     Args:
         rows: rows of any length.
         max_tokens: most tokens of a micro-batch, padding included; a longer unit gets its own.
-        keep: what is not torn apart.
+        keep: rows of one such unit stay in one micro-batch.
     """
     batches: list[MicroBatch] = []
     pending: list[_Piece] = []
@@ -144,7 +144,7 @@ def pack(rows: Sequence[Row], max_tokens: int, keep: Unit = "row") -> list[Micro
     Args:
         rows: rows of any length.
         max_tokens: most tokens of a micro-batch; a longer unit gets its own.
-        keep: what is not torn apart.
+        keep: rows of one such unit stay in one micro-batch.
     """
     bins: list[list[_Piece]] = []
     room: list[int] = []

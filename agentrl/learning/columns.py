@@ -19,7 +19,7 @@ Importance = Literal["none", "tis", "icepop"]
 def fill(
     rows: Sequence[Row], column: str, batches: Sequence[MicroBatch], predicted: Callable[[MicroBatch], Tensor]
 ) -> list[Row]:
-    """The rows with a column of what a model says of each trained token, 0 elsewhere.
+    """The rows with a column that a model predicts: a number for each trained token, 0 elsewhere.
 
     Args:
         rows: any rows.
@@ -41,9 +41,9 @@ def with_sampled_as_old(rows: Sequence[Row]) -> list[Row]:
 
 
 def with_importance(rows: Sequence[Row], importance: Importance) -> list[Row]:
-    """The rows corrected for the sampler computing other probabilities than the trainer, under the same weights.
+    """The rows corrected for probabilities that differ between sampler and trainer under the same weights.
 
-    The weight multiplies the advantages: every policy loss is proportional to them.
+    The importance weight multiplies the advantages: every policy loss is proportional to them.
 
     Args:
         rows: with `sampled_logprobs`, `advantages`, and `old_logprobs` that the trainer filled.

@@ -1,4 +1,4 @@
-"""Numbers of episodes to columns of rows and back: advantages, predicted returns, preferences.
+"""From the numbers of episodes to columns of rows, and back: advantages, predicted returns, preferences.
 
 Owns the whole mapping between an episode's turns and a row's tokens. Knows no model.
 """
@@ -21,7 +21,8 @@ def with_advantages(
 
     Args:
         rows: of `build_rows` for these groups.
-        found: what the estimator said of them.
+        found: the estimator's result for these groups.
+        credit: the estimator; its level says whether there is a number per turn or per token.
     Raises: ValueError if the numbers do not match the groups, or one is not finite.
     """
     rows = _with_column(rows, groups, "advantages", found.advantages, credit.level)
@@ -109,8 +110,8 @@ def _at_first_tokens(trajectory: Trajectory, values: Floats) -> Floats:
 def pairs(rows: Sequence[Row], groups: Sequence[TrajectoryGroup]) -> list[Row]:
     """Rows of the episodes that are compared, two sides of one `unit` for each preference.
 
-    Returns: rows with `sign` (+1 for the preferred episode, -1 for the other) and coefficients under which every
-        pair weighs 1 / pairs, whatever its number of rows and tokens.
+    Returns: rows with `sign` (+1 for the preferred episode, -1 for the other) and coefficients that give every
+        pair the weight 1 / pairs; its number of rows and tokens does not matter.
     """
     by_trajectory: dict[int, list[Row]] = {}
     for row in rows:

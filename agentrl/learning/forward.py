@@ -1,7 +1,7 @@
-"""The model's forward pass over a micro-batch: scores of trained tokens alone. Owns no loss.
+"""The model's forward pass over a micro-batch: scores of the trained tokens. Owns no loss.
 
 The head, and the per-token maps of the last layer, run only at positions that predict a trained
-token: prompts and observations, most of an agent's tokens, never meet them.
+token. Most of an agent's tokens are prompts and observations, for which this work is saved.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agentrl.learning.terms import entropy_of_logits
 
 
 class Batch:
-    """The N trained tokens of a micro-batch as tensors; padded, packed and later layouts look the same from here.
+    """The N trained tokens of a micro-batch as tensors, in the same form for every layout.
 
     Attributes:
         targets: (N,) int64, the trained tokens.
@@ -74,7 +74,7 @@ class TokenScorer:
             self._last_maps = self._check_last_maps()
 
     def is_checkpointing(self) -> bool:
-        """Whether the model recomputes activations in the backward pass, which it does in training mode alone."""
+        """Whether the model recomputes activations in the backward pass, as it does only in training mode."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
 
     def states(self, batch: MicroBatch) -> Tensor:
@@ -112,7 +112,7 @@ class TokenScorer:
 
     @torch.no_grad()
     def _check_head(self) -> bool:
-        """Whether logits are the head of the last hidden state and nothing else (soft cap, scale)."""
+        """Whether the logits are the head of the last hidden state, without a soft cap or a scale."""
         inputs, index = self._probe()
         expected = self.model(**inputs).logits.flatten(0, 1)[index]
         head = self.model.get_output_embeddings()
@@ -120,7 +120,7 @@ class TokenScorer:
 
     @torch.no_grad()
     def _check_last_maps(self) -> list[nn.Module]:
-        """Per-token maps of the last layer that nothing but the trained positions needs, if any."""
+        """Per-token maps of the last layer whose output is needed only at trained positions, if any."""
         layers = getattr(self.model.base_model, "layers", None)
         if not isinstance(layers, nn.ModuleList) or not len(layers):
             return []
@@ -151,7 +151,7 @@ class TokenScorer:
 
 
 class Scores:
-    """What the model says of the trained tokens, computed when first asked. Logits never leave this class.
+    """Scores of the trained tokens under the model, each computed at its first use. Logits never leave this class.
 
     Scores have a gradient if they were made where gradients are on.
 
@@ -230,7 +230,7 @@ def _only_at(maps: Sequence[nn.Module], index: Tensor) -> Iterator[None]:
 
 
 def _close(expected: Tensor, actual: Tensor) -> bool:
-    """Equal but for rounding: a soft cap, a scale or a mix over positions moves far more."""
+    """Whether tensors are equal up to rounding; a soft cap, a scale or a mix over positions changes far more."""
     rounding = 0.05 if expected.dtype in (torch.float16, torch.bfloat16) else 1e-4
     return bool((expected - actual).abs().max() <= rounding * expected.abs().max().clamp(min=1e-6))
 

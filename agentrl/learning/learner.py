@@ -39,11 +39,11 @@ class LearnerSettings:
         adamw_lr: AdamW's rate where Muon has the matrices; None is 0.3 times `lr`.
         betas, weight_decay: of the optimiser.
         schedule: of the learning rate, over calls of `update`.
-        max_grad_norm: the gradient is scaled down to this norm; 0 leaves it alone.
+        max_grad_norm: a gradient of a larger norm is scaled down to it; 0 turns this off.
         num_epochs: passes over the rows of a step.
         num_minibatches: updates per pass; the rows are shuffled into them by trajectory.
-        micro_batch_tokens: most tokens of a forward pass: a matter of memory and speed alone.
-        layout: `pad` (rows of like length side by side) or `pack` (one behind the other).
+        micro_batch_tokens: most tokens of a forward pass; it changes memory and speed, not the gradient.
+        layout: `pad` (rows of similar length side by side) or `pack` (one behind the other).
         attention: attention implementation during the update; None leaves the model's own.
         matmul_precision: of float32 products during the update. Lower ones use bfloat16 or TF32.
         autocast: bfloat16 autocast.
@@ -81,7 +81,7 @@ class Learner:
     """Updates a causal language model in place, by one objective.
 
     Args:
-        model: a `transformers` causal LM; a policy may share the very same object.
+        model: a `transformers` causal LM; a policy may use the same object.
         settings: how to update it.
         objective: the loss that `update` will be called with; it decides which models are kept.
         temperature: the sampling temperature of the rows.
@@ -116,7 +116,13 @@ class Learner:
         self._rng = np.random.default_rng(settings.seed)
 
     async def fill(self, rows: Sequence[Row], column: str) -> list[Row]:
-        """The rows with a column of the model as it stands: `old_logprobs`, `reference_logprobs` or `values`."""
+        """The rows with a column that a model predicts with its current weights.
+
+        Args:
+            rows: any rows.
+            column: `old_logprobs`, `reference_logprobs` or `values`.
+        Raises: ValueError for another column, or if the model that it needs was not kept.
+        """
         with self._update_mode():
             return fill(rows, column, self._lay_out(rows), lambda batch: self.models.predicted(batch, column))
 
@@ -141,11 +147,11 @@ class Learner:
         return self._metrics(sums, rows)
 
     async def publish(self) -> int:
-        """Hand the weights to the sampler, whose caches empty. Returns: the version of the weights."""
+        """Give the weights to the sampler, which drops its caches. Returns: their version; 0 without a sampler."""
         return 0 if self._publish is None else self._publish()
 
     def _minibatches(self, rows: Sequence[Row], unit: Unit) -> Iterator[tuple[Sequence[Row], float]]:
-        """Rows shuffled by trajectory (or pair), with the scale that makes each minibatch stand for the whole step."""
+        """Minibatches shuffled by trajectory (or pair), each with the factor that scales its loss to the step's."""
         count = self.settings.num_minibatches
         if count == 1:
             yield rows, 1.0
@@ -173,7 +179,7 @@ class Learner:
         norm = self._clip_gradient()
         finite = bool(torch.isfinite(norm))
         if not finite:
-            logger.warning("the gradient is not finite: this update is left out")
+            logger.warning("the gradient is not finite: this update is skipped")
         elif batches:
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -230,7 +236,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`; the model's weights are loaded by the caller.
+        """Continue from `state_dict`; the caller loads the model's weights.
 
         Raises: ValueError if the state is of another optimiser, or only one side has a reference model or value head.
         """

@@ -17,7 +17,7 @@ from agentrl.learning.objectives.base import Objective
 
 
 class Models:
-    """The policy with what an objective needs around it.
+    """The policy, and the other models that an objective needs.
 
     Args:
         policy: a `transformers` causal LM, updated in place.
@@ -47,7 +47,7 @@ class Models:
         return head
 
     def scores(self, laid_out: MicroBatch, batch: Batch) -> Scores:
-        """What the policy says of a micro-batch."""
+        """The policy's scores of a micro-batch; they have a gradient where gradients are on."""
         return Scores(self.scorer, laid_out, batch, self.value_head)
 
     @torch.no_grad()
@@ -77,7 +77,7 @@ class Models:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`. Raises: ValueError if only one side has a reference model or a value head."""
+        """Continue from `state_dict`. Raises: ValueError if only one side has a reference model or a value head."""
         for name, part in (("reference", self.reference), ("value_head", self.value_head)):
             if (state[name] is None) != (part is None):
                 raise ValueError(f"only one of state and learner has a {name}: resume with the same objective")

@@ -34,7 +34,7 @@ class Row:
 
     Attributes:
         ids: (T,) int64 token ids.
-        mask: (T,) bool, True where the token trains; position 0 never does, nothing predicts it.
+        mask: (T,) bool, True where the token trains; position 0 never does, because no token predicts it.
         columns: name -> (T,) array; float32 columns are 0, `versions` and `turns` -1 where the token does not train.
         trajectory: index of the trajectory in the step; rows forked from one trajectory share it.
         unit: rows of one number are kept in one micro-batch by objectives over pairs.
@@ -55,7 +55,7 @@ class Row:
             raise ValueError("a Row needs at least one token, got none")
         if self.mask[0]:
             raise ValueError(
-                "the first token of a Row cannot train, nothing stands before it: begin with a prompt token"
+                "the first token of a Row cannot train, because no token predicts it: begin with a prompt token"
             )
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class Row:
 
 
 class _RowBuilder:
-    """A row under construction: the context so far, and which of it was sampled."""
+    """A row under construction: its ids, and which of them were sampled."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -122,7 +122,7 @@ class _RowBuilder:
         self._add(ids, False, [0.0] * len(ids), [-1] * len(ids), -1)
 
     def add_sampled(self, ids: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], turn: int) -> None:
-        """Append the sampled ids of a turn."""
+        """Append the sampled ids of a turn, with one logprob and one version each."""
         self._add(ids, True, logprobs, versions, turn)
 
     def _add(
@@ -227,6 +227,7 @@ def with_coefficients(rows: Sequence[Row], aggregation: Aggregation, *, max_toke
         rows: all rows of the step.
         aggregation: which of the three.
         max_tokens: most tokens that a trajectory may sample; needed by `constant`.
+    Raises: ValueError for another aggregation, or `constant` without `max_tokens`.
     """
     tokens: dict[int, int] = {}
     for row in rows:

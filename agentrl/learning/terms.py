@@ -37,7 +37,7 @@ def icepop_importance(log_ratio: Tensor, *, low: float = 0.5, high: float = 5.0)
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """KL(policy || reference) from samples of the policy: log p - log ref. Unbiased, may be negative.
+    """KL(policy || reference) from samples of the policy: log policy - log reference. Unbiased, may be negative.
 
     As a LOSS its expected gradient is zero; use it as a reward penalty.
 

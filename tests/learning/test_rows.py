@@ -188,7 +188,7 @@ def test_bad_rows_are_refused():
         with_coefficients([Row.of([1, 2], [False, True])], "constant")
     with pytest.raises(ValueError, match="'token', 'sequence' or 'constant'"):
         with_coefficients([Row.of([1, 2], [False, True])], "turn")
-    with pytest.raises(ValueError, match="nothing stands before it"):
+    with pytest.raises(ValueError, match="no token predicts it"):
         Row.of([1, 2], [True, True])
     with pytest.raises(ValueError, match=r"Row.advantages must have shape \(2,\) like ids, got \(3,\)"):
         Row(np.array([1, 2]), np.array([False, True]), {"advantages": np.zeros(3)})

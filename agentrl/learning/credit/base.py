@@ -1,6 +1,7 @@
 """The contract of credit estimators: returns of groups in, advantages out. Owns no rows and no model.
 
-A third party adds one as a frozen dataclass by an entry point in `agentrl.credits`, or by its reference.
+An estimator is added from outside as a frozen dataclass: an entry point in the group `agentrl.credits`, or a reference
+`module:Class`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CREDITS = Registry(
 
 @dataclass(frozen=True)
 class Advantages:
-    """What an estimator found.
+    """The result of an estimator.
 
     Attributes:
         advantages: 0 for faults, greedy episodes and where nothing is to be learnt.
@@ -53,7 +54,7 @@ class Credit(ABC):
     """An estimator: a frozen dataclass of its own hyper-parameters; a pure function.
 
     Attributes:
-        level: of what comes in and goes out: one number per turn or per sampled token.
+        level: whether values and advantages have one number per turn or per sampled token.
         needs_values: whether it reads predicted returns.
         compares: whether it compares the episodes of a group, so that a group of one teaches nothing.
         needs_greedy: whether each group needs a greedy episode as a baseline.

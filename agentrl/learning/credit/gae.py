@@ -16,7 +16,7 @@ from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 @dataclass(frozen=True)
 class _GAE(Credit):
-    """What both levels share.
+    """The settings and the computation that both levels share.
 
     Attributes:
         gamma: discount per turn or token.
@@ -86,19 +86,20 @@ def gae(
     lam: float,
     bootstrap: float = 0.0,
 ) -> tuple[Floats, Floats]:
-    """Generalised advantage estimation over the turns of one trajectory.
+    """Generalised advantage estimation over the S steps (turns or tokens) of one trajectory.
 
     Args:
-        rewards: (turns,) reward of each turn.
-        values: (turns,) predicted return before each turn.
-        gamma, lam: discount per turn, and the weight between one step (0) and the whole return (1).
-        bootstrap: predicted return after the last turn: 0 if the episode terminated.
-    Returns: (turns,) advantages, and (turns,) targets for the value function.
+        rewards: (S,) reward of each step.
+        values: (S,) predicted return before each step.
+        gamma, lam: discount per step, and the weight between one step (0) and the whole return (1).
+        bootstrap: predicted return after the last step: 0 if the episode terminated.
+    Returns: (S,) advantages, and (S,) targets for the value function.
+    Raises: ValueError if the shapes differ or are not (S,).
     Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16.
     """
     rewards, values = np.asarray(rewards, np.float64), np.asarray(values, np.float64)
     if rewards.shape != values.shape or rewards.ndim != 1:
-        raise ValueError(f"rewards and values must be (turns,) alike, got {rewards.shape} and {values.shape}")
+        raise ValueError(f"rewards and values must have the same shape (S,), got {rewards.shape} and {values.shape}")
     deltas = rewards + gamma * np.append(values[1:], bootstrap) - values if len(values) else rewards
     advantages = discounted_sums(deltas, gamma * lam)
     return advantages, advantages + values

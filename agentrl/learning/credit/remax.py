@@ -52,6 +52,8 @@ def remax(returns: Ragged, greedy_returns: Sequence[float]) -> list[Floats]:
     Args:
         returns: per group, one return per trajectory.
         greedy_returns: per group, the return of one episode sampled at temperature 0.
+    Returns: per group, (G,) float64.
+    Raises: ValueError if the numbers of groups differ.
     Source: Li et al. 2023, arXiv:2310.10505 (ReMax).
     """
     if len(returns) != len(greedy_returns):

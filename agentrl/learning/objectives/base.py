@@ -1,6 +1,7 @@
 """The contract of objectives: a batch and the model's scores in, a loss and sums to report out. Owns no model.
 
-A third party adds one as a frozen dataclass by an entry point in `agentrl.objectives`, or by its reference.
+An objective is added from outside as a frozen dataclass: an entry point in the group `agentrl.objectives`, or a
+reference `module:Class`.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Objective(ABC):
 
     Attributes:
         columns: row columns that it reads.
-        needs: of the model: `values` is a scalar head.
-        unit: what a layout must not tear apart.
+        needs: what it needs of the model; `values` is a value head.
+        unit: rows of one unit stay in one micro-batch: `token`, `row`, `trajectory` or `pair`.
     """
 
     @property
@@ -116,7 +117,7 @@ class PolicyObjective(Objective):
         return not row.column("advantages").any()
 
     def weighed(self, loss_N: Tensor, was_clipped_N: Tensor, batch: Batch, scores: Scores) -> tuple[Tensor, Sums]:
-        """The summed loss, and how far the policy is from the one that sampled.
+        """The summed loss, and sums that say how far the policy is from the one that sampled.
 
         Args:
             loss_N: (N,) loss of each token.

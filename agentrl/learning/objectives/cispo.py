@@ -45,8 +45,10 @@ def cispo(
     Unlike PPO's clip, it never drops a token's gradient.
 
     Args:
+        logprobs, old_logprobs, advantages: (N,).
         clip_low, clip_high: the weight is clipped to [1 - clip_low, 1 + clip_high]; a `clip_low` of 1
             leaves the lower side open.
+    Returns: (N,) loss.
     Source: MiniMax 2025, arXiv:2506.13585, eq. 4 and 5.
     """
     weight = torch.exp(logprobs - old_logprobs).clamp(1.0 - clip_low, 1.0 + clip_high).detach()

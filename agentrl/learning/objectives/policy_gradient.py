@@ -25,6 +25,8 @@ def policy_gradient(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) 
 
     On policy its gradient is that of `-advantage * logprob`.
 
+    Args: logprobs, old_logprobs, advantages: (N,).
+    Returns: (N,) loss.
     Source: Williams 1992, Machine Learning 8, eq. 11; ratio as in Schulman et al. 2017,
         arXiv:1707.06347, eq. 6.
     """

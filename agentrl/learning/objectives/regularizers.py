@@ -1,4 +1,4 @@
-"""Terms that hold a policy back: closeness to a reference, and entropy."""
+"""Penalties on a policy: its distance from a reference, and low entropy."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def value_loss(values: Tensor, returns: Tensor, *, old_values: Tensor, clip: flo
     Args:
         values, returns: (N,).
         old_values: (N,) predictions at sampling time, read with `clip` alone.
-        clip: how far a prediction may move from its old value.
+        clip: how far a prediction may move from its old value; None leaves it free.
+    Returns: (N,) loss.
     Source: Engstrom et al. 2020, arXiv:2005.12729, section 3 (value function clipping).
     """
     loss = 0.5 * (values - returns) ** 2

@@ -191,7 +191,7 @@ def test_gae_limits_by_hand():
     assert gae(rewards, values, gamma=0.5, lam=1.0)[0].tolist() == [0.25 - 0.5, 0.5 - 0.25, 1 - 0.75]
     assert gae(rewards, values, gamma=1.0, lam=0.0)[0].tolist() == [-0.25, 0.5, 0.25]
     assert gae([], [], gamma=1.0, lam=1.0)[0].tolist() == []
-    with pytest.raises(ValueError, match="alike"):
+    with pytest.raises(ValueError, match="same shape"):
         gae([1.0], [1.0, 2.0], gamma=1.0, lam=1.0)
 
 
