@@ -1,8 +1,8 @@
 """Checkpoints: weights, optimiser, random states and a run's own state. Owns their files.
 
-A checkpoint appears whole or not at all (written aside, flushed, renamed), says of each of its files
-the size and hash, and is itself a model folder that `transformers` loads. It guards against crashes,
-full disks and bit rot, not against someone who writes to the folder on purpose.
+A checkpoint appears whole or not at all: it is written to a temporary folder, flushed and renamed. Its manifest
+records the size and hash of each file. It is also a model folder that `transformers` loads. It guards against
+crashes, full disks and bit rot, not against someone who writes to the folder on purpose.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 
 class Stateful(Protocol):
-    """What has a state to save: a `Learner`."""
+    """An object whose state is saved: a `Learner`."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -56,7 +56,11 @@ class Checkpoint:
     extra: dict[str, Any]
 
     def restore(self, learner: Stateful | None = None) -> None:
-        """Put back the learner's state and the global random states of python, numpy and torch."""
+        """Load the learner's state, and the global random states of python, numpy and torch.
+
+        Args: learner: None restores the random states alone.
+        Raises: CheckpointError if a learner is given and the checkpoint has no learner state.
+        """
         state = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
         if learner is not None:
             if state["learner"] is None:
@@ -66,7 +70,7 @@ class Checkpoint:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """A hash of a configuration: equal for equal values, whatever the order of keys."""
+    """A hash of a configuration: the order of keys does not change it."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -87,9 +91,10 @@ def save(
         directory: the run's checkpoints; created if missing.
         step: names the checkpoint; one of the same step is replaced.
         model: has `save_pretrained`.
-        tokenizer: saved beside the model, chat template included.
-        extra: JSON-able state of the run: data cursor, curriculum, queue, phase.
-        config_fingerprint: of `fingerprint`; `read` refuses another.
+        tokenizer: saved in the same folder, with its chat template.
+        extra: the run's own state, as JSON values.
+        config_fingerprint: from `fingerprint`; `read` refuses a checkpoint of another one.
+        keep: newest checkpoints that stay, at least 1.
     Returns: the folder.
     Raises: CheckpointError if it cannot be written (full disk); earlier checkpoints are untouched.
     """
@@ -119,7 +124,7 @@ def save(
 def latest(directory: str | Path) -> Path | None:
     """The newest checkpoint whose files are all intact; None where there is no checkpoint at all.
 
-    Raises: CheckpointError if there are checkpoints but each is damaged: starting afresh would hide it.
+    Raises: CheckpointError if there are checkpoints and each is damaged: a run that starts again would hide that.
     """
     root = Path(directory)
     if root.is_dir():
@@ -136,7 +141,7 @@ def latest(directory: str | Path) -> Path | None:
     if problems:
         raise CheckpointError(
             f"no checkpoint in {directory} is intact: {'; '.join(problems)}. Restore one from a backup, "
-            "or remove the folder to start afresh"
+            "or remove the folder to start from the beginning"
         )
     return None
 
@@ -157,7 +162,7 @@ def read(path: str | Path, *, config_fingerprint: str | None = None) -> Checkpoi
     if config_fingerprint is not None and manifest["config_fingerprint"] not in ("", config_fingerprint):
         raise ConfigError(
             f"{folder} was written under another configuration: config.toml has been edited since. Undo the edit to "
-            "resume, or start a new run; with model.path set to a model of this one it goes on from there"
+            "resume, or start a new run; set model.path to a model of this run to continue from that model"
         )
     return Checkpoint(folder, int(manifest["step"]), json.loads((folder / EXTRA).read_text()))
 
@@ -178,12 +183,12 @@ def _fallback_hint(folder: Path) -> str:
             except CheckpointError:
                 continue
             return f" Fall back to {other}, which is intact"
-    return " No other checkpoint beside it is intact"
+    return " No other checkpoint in the same folder is intact"
 
 
 @contextmanager
 def _without_progress_bars() -> Iterator[None]:
-    """A checkpoint is written often: a bar each time would drown the run's own progress."""
+    """Hide the progress bars of `transformers`: one for each checkpoint would hide the progress of the run."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -216,7 +221,7 @@ def _write_manifest(folder: Path, step: int, config_fingerprint: str) -> None:
 
 
 def _rename(aside: Path, final: Path) -> None:
-    """Put the finished folder in its place; one of the same name moves away first."""
+    """Rename a finished folder to its final name; an older folder of that name is moved away first, then removed."""
     if final.exists():
         old = final.with_name(f".replaced-{final.name}-{os.getpid()}")
         final.rename(old)
@@ -228,7 +233,7 @@ def _rename(aside: Path, final: Path) -> None:
 
 
 def _clear_leftovers(root: Path) -> None:
-    """Undo what a killed process left: half-written folders, and a replacement cut off half-way."""
+    """Remove the half-written folders of a killed process, and undo a replacement that it did not finish."""
     for moved in root.glob(".replaced-*"):
         name = moved.name.removeprefix(".replaced-").rsplit("-", 1)[0]
         if not (root / name).exists():
@@ -238,7 +243,11 @@ def _clear_leftovers(root: Path) -> None:
 
 
 def _verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files all have the size and hash it says."""
+    """Check every file of a checkpoint against the size and hash in its manifest.
+
+    Returns: the manifest.
+    Raises: CheckpointError that names the damaged file.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: the checkpoint is incomplete")
@@ -250,8 +259,8 @@ def _verify(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is corrupt: {error}") from error
     if format_number != FORMAT:
         raise CheckpointError(
-            f"{folder} has checkpoint format {format_number}, and this version reads format {FORMAT}: go on with the "
-            "version of AgentRL that wrote it, or set model.path to it and start a new run"
+            f"{folder} has checkpoint format {format_number}, and this version reads format {FORMAT}: continue with "
+            "the version of AgentRL that wrote it, or set model.path to it and start a new run"
         )
     for name, expected in files.items():
         _verify_file(folder / name, expected)

@@ -48,7 +48,7 @@ class RunFolder:
             what = "a finished run" if folder.is_finished else "a run"
             raise ConfigError(
                 f"{folder.path} already holds {what}: choose another --out, move it aside with --fresh, "
-                f"or go on with it by `agentrl train --resume {folder.path}`"
+                f"or continue it with `agentrl train --resume {folder.path}`"
             )
         partial = folder.config_path.with_suffix(".tmp")
         try:
@@ -74,13 +74,13 @@ class RunFolder:
         found = folder.format_path.read_text(encoding="utf-8").strip() if folder.format_path.exists() else "1"
         if found != str(FORMAT):
             raise CheckpointError(
-                f"{path} holds a run of format {found}, and this version reads format {FORMAT}: go on with the version "
-                "of AgentRL that began it, or start a new run; with model.path set to its model it goes on from there"
+                f"{path} holds a run of format {found}, and this version reads format {FORMAT}: continue with the "
+                "version of AgentRL that began it, or start a new run; set model.path to its model to begin with that"
             )
         return folder
 
     def abandon(self) -> None:
-        """Remove what a run wrote that never came to a checkpoint, so that its folder can be used again."""
+        """Remove the files of a run that has no checkpoint, so that its folder can be used again."""
         if any(self.checkpoints_path.glob("step-*")):
             return
         self.close()
@@ -97,12 +97,14 @@ class RunFolder:
         return self.summary_path.exists()
 
     def log(self, stage: str, step: int, version: int, time_s: float, metrics: Mapping[str, float]) -> None:
-        """Append one line of metrics; the names are `area/name`, and null stands for what is not finite.
+        """Append one line of metrics. Numbers that are not finite are written as null.
 
         Args:
             stage, step: which step of which stage.
-            version: updates of the sampler's weights so far.
+            version: how many times the sampler has had new weights.
             time_s: wall seconds of the run.
+            metrics: numbers by `area/name`.
+        Raises: StoreError if the file cannot be written.
         """
         line = encode_line({"stage": stage, "step": step, "version": version, "time_s": round(time_s, 3), **metrics})
         _append(self.metrics_path, line)
@@ -112,24 +114,28 @@ class RunFolder:
                 writer.add_scalar(f"{stage}/{name}", value, step)
 
     def offsets(self) -> dict[str, int]:
-        """Bytes written so far to each log; belongs in a checkpoint."""
+        """Bytes written to each log, by file name; every checkpoint holds them."""
         logs = (self.metrics_path, self.trajectories_path)
         return {log.name: log.stat().st_size if log.exists() else 0 for log in logs}
 
     def rewind(self, offsets: Mapping[str, int]) -> None:
-        """Cut each log back to where a checkpoint had seen it."""
+        """Cut each log back to the length that it had at a checkpoint.
+
+        Args: offsets: of `offsets`; a log that is not in it is emptied.
+        """
         for log in (self.metrics_path, self.trajectories_path):
             if log.exists():
                 os.truncate(log, min(offsets.get(log.name, 0), log.stat().st_size))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json at once; its presence says that the run is finished.
+        """Write summary.json in one step. A folder that has this file holds a finished run.
 
         Raises: StoreError if it cannot be written.
         """
         write_summary(self.summary_path, summary)
 
     def close(self) -> None:
+        """Close the TensorBoard writer, if there is one."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -152,5 +158,5 @@ def _append(path: Path, line: bytes) -> None:
             file.write(line)
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {error}; free space and go on with `agentrl train --resume {path.parent}`"
+            f"cannot write {path}: {error}; free space and continue with `agentrl train --resume {path.parent}`"
         ) from error

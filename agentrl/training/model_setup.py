@@ -21,8 +21,8 @@ from agentrl.seeds import Purpose, integer
 # Enough conversations for every merge of a small vocabulary; more would only cost time.
 _TOKENIZER_CONVERSATIONS = 500
 NOTHING_TO_BEGIN_FROM = (
-    "a model built from scratch knows nothing: set model.path to a local model folder, or begin with a stage that "
-    "teaches it, such as stages.warm_start.demonstrators (for example oracle = 1.0)"
+    "a model built from scratch has learnt nothing yet: set model.path to a local model folder, or begin with a stage "
+    "that teaches it, for example stages.warm_start with demonstrators = { oracle = 1.0 }"
 )
 
 
@@ -53,7 +53,7 @@ class ModelConfig:
     def check(self, *, teaches_from_nothing: bool) -> None:
         """Refuse a model that cannot be used.
 
-        Args: teaches_from_nothing: a model built from scratch can begin with the first stage that trains.
+        Args: teaches_from_nothing: whether the run has a stage that a model built from scratch can begin with.
         Raises: ConfigError, ModelError: what is wrong, and what to do.
         """
         device_of(self.device)
@@ -71,7 +71,7 @@ def load(config: ModelConfig, folder: str | Path) -> tuple[Any, Any]:
 def build(config: ModelConfig, seed: int, conversations: Sequence[Sequence[Message]]) -> tuple[Any, Any]:
     """A tiny model and a tokenizer that is trained on conversations.
 
-    Raises: ConfigError if there is nothing to begin from.
+    Raises: ConfigError if there are no conversations.
     """
     if not conversations:
         raise ConfigError(NOTHING_TO_BEGIN_FROM)
@@ -88,7 +88,10 @@ def build(config: ModelConfig, seed: int, conversations: Sequence[Sequence[Messa
 
 
 def device_of(name: str) -> str:
-    """`auto` is the first GPU where there is one. Raises: ConfigError if torch does not know the device."""
+    """The torch device of a name; `auto` is the first GPU, or the CPU where there is none.
+
+    Raises: ConfigError if torch cannot use the device.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

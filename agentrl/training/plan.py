@@ -17,7 +17,8 @@ from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
 
-# A file whose stages name no kind changes these; one that names a kind has a plan of its own.
+# Kind of each stage of the standard plan. A file whose stages name no kind changes the settings of these stages; a
+# file that names a kind replaces the plan.
 _STANDARD = {"warm_start": "supervise", "before": "evaluate", "rl": "reinforce", "after": "evaluate"}
 _SECTION_OF_OLD = {"train": "stages.rl", "warm_start": "stages.warm_start", "eval": "stages.before and stages.after"}
 
@@ -51,7 +52,7 @@ class TrainConfig:
         """
         for old, new in _SECTION_OF_OLD.items():
             if old in table:
-                raise ConfigError(f"[{old}] is now [{new}]: settings of a stage stand under the stage")
+                raise ConfigError(f"[{old}] is now [{new}]: the settings of a stage are in the table of that stage")
         stages = table.get("stages", {})
         if not isinstance(stages, Mapping) or any(isinstance(s, Mapping) and "kind" in s for s in stages.values()):
             return table
@@ -66,7 +67,7 @@ class TrainConfig:
         return {**table, "stages": standard}
 
     def planned(self) -> dict[str, StageSettings]:
-        """The settings of the stages that are run, by name and in order."""
+        """The settings of the stages that are run, by name and in order; `supervise` needs demonstrators to be run."""
         return {
             name: settings
             for name, settings in self.stages.items()
@@ -78,13 +79,16 @@ class TrainConfig:
         return [settings.stage(name) for name, settings in self.planned().items()]
 
     def fingerprint(self) -> str:
-        """Of all that decides the next step; how many checkpoints are kept, say, may be edited."""
+        """A hash of all settings that change the next step.
+
+        Other settings, such as the number of kept checkpoints, may be edited before a run is resumed.
+        """
         run = self.run
         kept = RunConfig(run.evaluate_every, run.evaluate_tasks, run.max_concurrency)
         return checkpoint.fingerprint({"config": dump_config(replace(self, run=kept))})
 
     def check(self, probe: Env) -> None:
-        """Refuse a run that cannot work, before a folder or a minute is spent.
+        """Refuse a run that cannot work, before its folder is made.
 
         Args: probe: an instance of its environment.
         Raises: ConfigError, ModelError: what is wrong, and what to do.

@@ -1,4 +1,4 @@
-"""What a progress display is told of a run."""
+"""What a run reports to a progress display."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ class Progress:
 
     Attributes:
         stage: name of the stage, or of what the run does inside it (`demonstrations`, `eval`).
-        step, total: of it.
+        step, total: number of the newest step, and how many there are.
+        metrics: numbers by `area/name`; empty where only the number changed.
     """
 
     stage: str

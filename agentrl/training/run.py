@@ -1,6 +1,6 @@
-"""A run in progress: it lends its parts to one stage after another and remembers where it stands.
+"""A run in progress: it executes its stages in order and saves what a resumed run needs.
 
-Knows no stage, objective or source: `plan` hands it the stages. The folder's files are `folder`'s.
+Imports no stage, objective or source: `plan` makes the stages. The files of the folder belong to `folder`.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Housekeeping.
+    """Evaluation inside stages, limits, checkpoints and records.
 
     Attributes:
-        evaluate_every: steps between evaluations inside a stage that plays episodes; 0 for none.
+        evaluate_every: steps between two evaluations inside a stage that plays episodes; 0 turns them off.
         evaluate_tasks: held-out tasks of such an evaluation.
         max_concurrency: episodes under way at once, of all stages and environments together.
-        keep_checkpoints: how many stay.
+        keep_checkpoints: newest checkpoints that stay.
         threads: torch threads; 0 leaves torch's choice.
         record_trajectories: write every training episode to the store.
         tensorboard: write TensorBoard events as well as metrics.jsonl.
@@ -102,7 +102,7 @@ class RunConfig:
 
 
 class RunSettings(Protocol):
-    """The part of a run's configuration that the run itself reads; its stages are made already."""
+    """The part of a configuration that the run itself reads. The stages have been made from the rest."""
 
     @property
     def env(self) -> EnvConfig: ...
@@ -121,11 +121,11 @@ class RunState:
     """Where a run is; saved with every checkpoint.
 
     Attributes:
-        stage: number of the stage in progress.
+        stage: number of the stage in progress, from 0.
         stage_state: that stage's own state; None before its first step.
-        version: steps that handed new weights to the sampler: the place of a metric over all stages.
+        version: steps after which the sampler had new weights; it orders the metrics of all stages.
         weights: version of the sampler's weights.
-        updates: steps of any stage; names the checkpoint.
+        updates: steps of all stages; the number of the checkpoint.
         summaries: of the stages that are finished, by name.
         wall_s, cpu_s: seconds spent so far.
     """
@@ -141,14 +141,14 @@ class RunState:
 
 
 class Run:
-    """One run: `finish` goes from wherever the folder stands to the summary. The context of its stages.
+    """One run: `finish` executes all that is not done yet. It is the `Context` of its stages.
 
     Args:
         folder: of the run.
         config: of the run.
         stages: in order.
-        fingerprint: of all settings that decide the next step.
-        on_progress: called after each step and episode of an evaluation.
+        fingerprint: of all settings that change the next step.
+        on_progress: called after each step, and after each episode of an evaluation.
     """
 
     def __init__(
@@ -174,7 +174,11 @@ class Run:
         self._weights_before = 0
 
     async def finish(self) -> dict[str, Any]:
-        """Every stage that is still to do. Returns: the summary."""
+        """Execute every stage that is not finished yet.
+
+        Returns: the summary, as in summary.json.
+        Raises: CheckpointError, ConfigError, ModelError, RolloutError, StoreError.
+        """
         found = checkpoint.latest(self.folder.checkpoints_path)
         self._go_on_from(found)
         await self._set_up_model(found)
@@ -205,8 +209,8 @@ class Run:
         if folder is not None:
             self.model, self.tokenizer = model_setup.load(self.config.model, folder)
             return
-        told = [conversation for stage in self.stages for conversation in await stage.conversations(self)]
-        self.model, self.tokenizer = model_setup.build(self.config.model, self.seed, told)
+        conversations = [conversation for stage in self.stages for conversation in await stage.conversations(self)]
+        self.model, self.tokenizer = model_setup.build(self.config.model, self.seed, conversations)
 
     async def _pass_through(self, stage: Stage) -> None:
         if self.state.stage_state is not None:
@@ -245,13 +249,13 @@ class Run:
     # What a stage sees.
 
     def tasks(self, split: str) -> Sequence[Task]:
-        """Tasks of the run's environment, of the split that stands for `train` or `eval`."""
+        """Tasks of the run's environment in the split that the settings name for `train` or `eval`."""
         return self._tasks[split]
 
     async def learner(
         self, settings: LearnerSettings, objective: Objective, *, temperature: float = 1.0, total_steps: int
     ) -> Learner:
-        """A learner with a fresh optimizer; in a resumed run, that of the stage in progress as it was saved."""
+        """A learner with a new optimizer; in a resumed run it has the saved state of the stage in progress."""
         self._learner = Learner(
             self.model,
             settings,
@@ -265,13 +269,13 @@ class Run:
         return self._learner
 
     def _publish(self) -> int:
-        """Hand the weights to the sampler, whose caches empty. Returns: their version."""
+        """Tell the sampler that the weights changed; it drops its caches. Returns: the version of the weights."""
         self.state.weights += 1
         self.policy.weights_changed()
         return self.state.weights
 
     def rows(self, groups: Sequence[TrajectoryGroup]) -> list[Row]:
-        """The rows of groups; demonstrations get ids by the policy's chat format."""
+        """The rows of groups. Demonstrations get their token ids from the policy's chat format."""
         return build_rows([replace(g, trajectories=[self._with_ids(t) for t in g.trajectories]) for g in groups])
 
     def _with_ids(self, trajectory: Trajectory) -> Trajectory:
@@ -305,7 +309,7 @@ class Run:
         return result
 
     def tell(self, name: str, number: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Tell the progress display."""
+        """Report progress to `on_progress`."""
         self.on_progress(Progress(name, number, total, metrics or {}))
 
     # Records and checkpoints.
@@ -354,5 +358,5 @@ class Run:
 
 
 def _split(probe: Env, name: str) -> Sequence[Task]:
-    """The tasks of a split; none where there is no such split, which the stage that needs it has refused."""
+    """The tasks of a split; none if there is no such split. A stage that needs one checks it before (`check_split`)."""
     return probe.tasks.split(name) if name in probe.tasks.splits else ()

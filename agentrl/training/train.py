@@ -1,4 +1,4 @@
-"""`train` and `resume`: a plan and a folder become a run, and what is left of one that cannot begin."""
+"""`train` and `resume`: make a run from a plan and a folder. Owns what is removed if the run cannot begin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress |
     Args:
         config: what to train, on what, for how long.
         out_dir: the run's folder; it must not hold a run yet.
-        on_progress: called after each step and evaluation.
+        on_progress: called after each step, and after each episode of an evaluation.
     Returns: the summary, as in summary.json.
     Raises: ConfigError, ModelError, RolloutError: the run cannot begin, and leaves no folder; StoreError,
         CheckpointError: the disk is full or fails, and the run can be resumed.
@@ -42,9 +42,16 @@ def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress |
 
 
 def resume(out_dir: str | Path, *, on_progress: OnProgress | None = None) -> dict[str, Any]:
-    """Go on with an interrupted run from its newest valid checkpoint, exactly as it would have gone on.
+    """Continue an interrupted run from its newest intact checkpoint.
 
-    Raises: CheckpointError if there is no run, or one of another format.
+    Its steps are bit for bit those of a run that was not interrupted.
+
+    Args:
+        out_dir: the run's folder.
+        on_progress: as in `train`.
+    Returns: the summary, as in summary.json.
+    Raises: CheckpointError if there is no run, one of another format, or no intact checkpoint among several;
+        ConfigError if config.toml was edited.
     """
     folder, config = open_run(out_dir)
     return _run(folder, config, on_progress)

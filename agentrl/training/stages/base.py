@@ -1,7 +1,7 @@
-"""The contract of stages: what a phase of a run is, and what the run lends to it. Owns no phase.
+"""The contract of stages: a stage, its settings, and what the run gives to it. Owns no stage.
 
-A third party adds a stage as a frozen dataclass of its settings by an entry point in `agentrl.stages`, or by its
-reference; `kind` in the TOML names it.
+A stage is added from outside as a frozen dataclass of its settings: an entry point in the group `agentrl.stages`, or a
+reference `module:Class`. `kind` in the TOML names it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Step:
     """A finished step: the run records the groups and logs the metrics.
 
     Attributes:
-        number, total: of the stage.
-        metrics: `area/name`.
-        groups: episodes that were played for it.
+        number, total: number of the step in its stage, from 1, and how many the stage has.
+        metrics: numbers by `area/name`; a name that ends in `_s` is in seconds.
+        groups: episodes that were played for the step, faults included.
     """
 
     number: int
@@ -52,7 +52,15 @@ class Step:
 
 
 class Context(Protocol):
-    """What a run lends to a stage."""
+    """What a run gives to a stage.
+
+    Attributes:
+        seed: of the run.
+        env: identity of the run's environment.
+        sampling: of training episodes.
+        rollouts: plays episodes with the policy; all stages share it, and the run closes it.
+        max_turns: most turns of an episode.
+    """
 
     seed: int
     env: EnvRef
@@ -61,29 +69,56 @@ class Context(Protocol):
     max_turns: int
 
     def tasks(self, split: str) -> Sequence[Task]:
-        """Tasks of the run's environment: `train` or `eval` as the run names its splits."""
+        """Tasks of the run's environment; none if it has no such split.
+
+        Args: split: `train` or `eval`; the run's settings name the environment's split for each.
+        """
 
     async def learner(
         self, settings: LearnerSettings, objective: Objective, *, temperature: float = 1.0, total_steps: int
     ) -> Learner:
-        """A learner of the run's model with a fresh optimizer; in a resumed run that of the stage as it was saved."""
+        """A learner of the run's model with a new optimizer; in a resumed run it has the saved state of the stage.
+
+        Args:
+            settings: optimizer, schedule and layout.
+            objective: the loss that `update` will be called with.
+            temperature: the sampling temperature of the rows.
+            total_steps: updates over which the schedule anneals, at least 1.
+        """
 
     def rows(self, groups: Sequence[TrajectoryGroup]) -> list[Row]:
-        """The rows of groups; demonstrations get ids by the policy's chat format."""
+        """The rows of groups. Demonstrations get their token ids from the policy's chat format.
+
+        Raises: ValueError if an episode has no token ids and is no demonstration.
+        """
 
     async def evaluate(self, tasks: Sequence[Task], sampling: SamplingParams, *, trials: int, name: str) -> EvalResult:
-        """Play held-out tasks, record the episodes under the stage's name, and score them."""
+        """Play held-out tasks, record the episodes, and score them.
+
+        Args:
+            tasks: to be played.
+            sampling: of these episodes; temperature 0 is greedy.
+            trials: episodes per task.
+            name: label of the recorded episodes, such as the stage's name.
+        """
 
     def tell(self, name: str, number: int, total: int) -> None:
-        """Say how far something inside a step is."""
+        """Report the progress of a part of a stage.
+
+        Args:
+            name: of the part, such as `demonstrations`.
+            number, total: how much is done, and how much there is.
+        """
 
 
 class Stage(ABC):
-    """A phase in progress. Whenever `steps` yields, its state is whole: the run may save it, stop it, or go on.
+    """A stage in progress. At every yield of `steps` its state is complete: the run may save it, stop, or continue.
 
     Args:
         name: from the TOML: the label of its records, metrics and saved state.
         checkpoint_every: steps between checkpoints.
+    Attributes:
+        step: steps that are done.
     """
 
     def __init__(self, name: str, checkpoint_every: int = 10) -> None:
@@ -92,22 +127,22 @@ class Stage(ABC):
 
     @abstractmethod
     def steps(self, context: Context) -> AsyncIterator[Step]:
-        """Do what is still to do, a step at a time."""
+        """Execute the steps that are not done yet, and yield each when it is finished. An async generator."""
 
     async def conversations(self, context: Context) -> list[list[Message]]:
-        """Texts that a model built from scratch learns its vocabulary from; none by default."""
+        """Conversations that the tokenizer of a model built from scratch is trained on; none by default."""
         return []
 
     def summary(self) -> dict[str, Any]:
-        """What goes into summary.json under the stage's name; saved with the stage."""
+        """JSON values that summary.json shows under the stage's name; read when the stage has finished."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON to go on from."""
+        """The state to continue from, as JSON values."""
         return {"step": self.step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a state of `state_dict`; called before `steps`."""
         self.step = state["step"]
 
 
@@ -116,15 +151,18 @@ class StageSettings(ABC):
 
     @abstractmethod
     def stage(self, name: str) -> Stage:
-        """The stage, at its beginning."""
+        """A new stage with these settings, before its first step.
+
+        Args: name: from the TOML.
+        """
 
     def check(self, name: str, probe: Env, splits: Mapping[str, str]) -> None:
-        """Refuse what cannot work, before a folder or a minute is spent.
+        """Refuse settings that cannot work, before the run's folder is made.
 
         Args:
             name: of the stage.
             probe: an instance of the run's environment.
-            splits: the environment's names for `train` and `eval`.
+            splits: the environment's name of the split for each of `train` and `eval`.
         Raises: ConfigError: what is wrong, and what to do.
         """
 
@@ -135,7 +173,15 @@ class StageSettings(ABC):
 
 
 def check_split(env: Env, key: str, split: str, purpose: str) -> None:
-    """Raises: ConfigError if a split is missing or empty."""
+    """Refuse an environment whose split is missing or empty.
+
+    Args:
+        env: an instance.
+        key: the key of `env` in the TOML that names the split, `train_split` or `eval_split`.
+        split: its name.
+        purpose: for the message, such as `to train on`.
+    Raises: ConfigError that lists the splits there are.
+    """
     known = env.tasks.splits
     if split in known and env.tasks.split(split):
         return

@@ -14,7 +14,7 @@ from agentrl.training.stages.base import Context, Stage, StageSettings, Step, ch
 
 @dataclass(frozen=True)
 class Evaluate(StageSettings):
-    """Evaluation on held-out tasks, once greedily and once sampled at temperature 1.
+    """Evaluation on held-out tasks: one greedy episode a task, and `trials` sampled ones at temperature 1.
 
     Attributes:
         num_tasks: held-out tasks.

@@ -27,9 +27,9 @@ class Playing:
     Attributes:
         prompts_per_step: tasks of one step.
         group_size: episodes of each task.
-        max_lag: batches that are begun ahead of their use; 0 samples and learns in turn.
-        mixture: relative weights of environments by id, of whose train splits groups are drawn; `own` is the run's
-            environment. Empty plays the run's environment alone.
+        max_lag: batches that are begun before they are needed; at 0 the run samples and learns in turn.
+        mixture: relative weight of each environment, by id; groups come from their splits `train`. `own` is the run's
+            environment. An empty mixture plays the run's environment alone.
     """
 
     prompts_per_step: Count = 16
@@ -38,7 +38,14 @@ class Playing:
     mixture: Mapping[str, Positive] = field(default_factory=dict)
 
     def check(self, key: str, probe: Env, train_split: str) -> None:
-        """Raises: ConfigError if an environment has no tasks to train on; EnvNotFound."""
+        """Refuse settings that cannot be played.
+
+        Args:
+            key: of these settings in the TOML, for messages.
+            probe: an instance of the run's environment.
+            train_split: name of its split to train on.
+        Raises: ConfigError if an environment has no tasks to train on; EnvNotFound.
+        """
         check_split(probe, "train_split", train_split, "to train on")
         for name in self.mixture:
             if name != OWN and not _train_tasks(EnvRef(name)):

@@ -33,8 +33,8 @@ class Prefer(StageSettings):
     Attributes:
         steps: updates of the policy.
         playing: which episodes are played, and how many.
-        store: a `trajectories.jsonl` whose groups are used instead of playing; its episodes need token ids.
-        store_stage: only its episodes of this stage.
+        store: path of a `trajectories.jsonl` whose groups are used, so that nothing is played; they need token ids.
+        store_stage: only episodes that the stage of this name recorded.
         feedback: says which episode of a group is preferred; applied in order.
         objective: the loss over pairs.
         checkpoint_every: steps between checkpoints.

@@ -42,14 +42,15 @@ class Reinforce(StageSettings):
         objective: the policy loss.
         kl_coef: weight of the KL penalty to the model at the start of the stage; 0 keeps no reference model.
         entropy_coef: weight of the entropy bonus.
-        value_coef: weight of the value loss, for credit that predicts returns.
+        value_coef: weight of the value loss; used only by credit that reads predicted returns.
         aggregation: what a token's coefficient is: `token`, `sequence` or `constant`.
         skip_zero_advantage: leave out groups whose rewards are all equal.
         dynamic_sampling: sample further groups until `prompts_per_step` of them differ in reward (DAPO).
-        dynamic_sampling_max: at most this many times as many groups.
+        dynamic_sampling_max: most groups of a step under dynamic sampling, in multiples of `prompts_per_step`.
         recompute_old_logprobs: take the ratio's denominator from a forward pass before the update, not from the
-            sampler; "auto" does where `top_p` is below 1, since the sampler's logprobs are of another distribution.
-        importance: correction for sampler and trainer computing other probabilities; needs recomputed logprobs.
+            sampler; None does so if `top_p` is below 1, where the sampler reports the truncated distribution.
+        importance: correction for probabilities that differ between sampler and trainer: `none`, `tis` or `icepop`; the
+            last two need recomputed logprobs.
         feedback: applied to each step's groups in order.
         checkpoint_every: steps between checkpoints.
         learner: optimizer and schedule.
@@ -152,7 +153,7 @@ class _ReinforceStage(Stage):
         return Step(self.step, self._settings.steps, metrics, sampled)
 
     async def _sample(self, source: Source) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:
-        """Groups that train, and all that were sampled (faults are in the second alone)."""
+        """Groups that train, without faults, and all groups that were sampled."""
         settings = self._settings
         wanted = settings.playing.prompts_per_step
         most = wanted * (settings.dynamic_sampling_max if settings.dynamic_sampling else 1)
@@ -177,7 +178,7 @@ class _ReinforceStage(Stage):
     async def _learn(
         self, context: Context, learner: Learner, groups: Sequence[TrajectoryGroup]
     ) -> Mapping[str, float]:
-        """One update from the groups; none where no group teaches anything."""
+        """One update from the groups; no update if there are no groups. Returns: its metrics."""
         if not groups:
             logger.warning(
                 "step %d: within each group every episode earned the same, so there is nothing to learn from it",

@@ -26,7 +26,8 @@ class Supervise(StageSettings):
     """Supervised training on demonstrations.
 
     Attributes:
-        demonstrators: relative share of each of the environment's demonstrator methods.
+        demonstrators: relative share of each demonstrator method of the environment, by name; without any the stage
+            is not run.
         num_episodes: demonstrations, on the train split.
         epochs: passes over them.
         batch_episodes: demonstrations of one update.
@@ -78,7 +79,7 @@ class _SuperviseStage(Stage):
         self._groups = None
 
     async def _demonstrations(self, context: Context) -> list[TrajectoryGroup]:
-        """Played once; a resumed run plays the same ones again."""
+        """The demonstrations, played at the first call; a resumed run plays the same ones again."""
         if self._groups is None:
             settings = self._settings
             context.tell("demonstrations", 0, settings.num_episodes)
