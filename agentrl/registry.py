@@ -1,4 +1,4 @@
-"""Parts by name: built-in ones, entry points, `module:attribute` and `./file.py:attribute`. Owns the look-up alone.
+"""Parts by name: built-in ones, entry points, `module:attribute` and `./file.py:attribute`. Owns only the look-up.
 
 One `Registry` serves each kind of part (objectives, credit estimators, measures, stages, ...). Nothing is imported
 before it is asked for. A third party adds a part by an entry point in the registry's group, by naming it as
@@ -43,7 +43,7 @@ class Registry:
         self._given: dict[str, Any] = {}
 
     def register(self, name: str, part: Any) -> None:
-        """Add a part under a name; it replaces what the name stood for."""
+        """Add a part under a name; it replaces another part of that name."""
         self._given[name] = part
 
     @property
@@ -73,7 +73,7 @@ class Registry:
     def find(self, name: str) -> Any:
         """The part of a name, or of a reference `package.module:attribute` or `./file.py:attribute`.
 
-        Raises: the registry's error for an unknown name, or a reference that leads nowhere.
+        Raises: the registry's error for an unknown name, or a reference to something that does not exist.
         """
         if name in self._given:
             return self._given[name]
@@ -85,7 +85,7 @@ class Registry:
             return load_reference(name, self._error)
         raise self._error(
             f"no {self.kind} is named {name!r}.{did_you_mean(name, self.names)} "
-            f"One from outside is written 'package.module:Name' or './file.py:Name'"
+            f"Your own is written 'package.module:Name' or './file.py:Name'"
         )
 
     def _load(self, entry: EntryPoint) -> Any:

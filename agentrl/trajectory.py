@@ -39,7 +39,7 @@ class EnvRef:
 
     @property
     def key(self) -> str:
-        """A text that is equal for references to the same environment, whatever the version."""
+        """A text that is equal for references to the same environment; the version is not part of it."""
         return json.dumps([self.id, self.kwargs, self.limits], sort_keys=True, default=repr)
 
     def __str__(self) -> str:
@@ -86,8 +86,8 @@ class Ending:
         kind: `answer` and `tool`: what the model did ended it; `environment`: the environment did; `limit`: cut off;
             `error`: the model's doing made going on impossible, which is scored; `fault`: something failed that is
             not the model's, which is never scored.
-        detail: which limit, or what cause.
-        who: failed, in a fault alone.
+        detail: which limit, or the cause.
+        who: what failed; set only in a fault.
     """
 
     kind: EndingKind = "environment"
@@ -144,10 +144,10 @@ class Trajectory:
         ending: why it stopped; an episode that ended in a fault has no meaningful reward and never trains or scores.
         group_id: names the task and seed it shares with others.
         episode_id: names the episode in its run; attempts share it.
-        labels: what the run says of it.
+        labels: what the run says about it.
         info: what the environment said at the end.
         tools: definitions that the model was shown.
-        fork: (episode_id, turn) that it continues; earlier turns are context and do not train.
+        fork: (episode_id, turn) that it continues; turns before that one are context and do not train.
     """
 
     env: EnvRef
@@ -164,12 +164,12 @@ class Trajectory:
 
     @property
     def status(self) -> Status:
-        """What follows from the ending, in Gymnasium's words."""
+        """The status that follows from the ending, in Gymnasium's words."""
         return _STATUS.get(self.ending.kind, "terminated")
 
     @property
     def error(self) -> str | None:
-        """What failed, if the episode ended in a fault."""
+        """The cause, if the episode ended in a fault."""
         return self.ending.detail if self.ending.kind == "fault" else None
 
     @property

@@ -1,4 +1,4 @@
-"""Environment instances for re-use: one episode at a time each. Owns their opening and closing."""
+"""Environment instances that are used again, each by one episode at a time. Owns their opening and closing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _CLOSE_TIMEOUT_S = 10.0
 
 
 class EnvPool:
-    """Lends environment instances; what faulted or was cancelled is closed, never lent again.
+    """Lends environment instances. One whose episode faulted or was cancelled is closed and never lent again.
 
-    An instance never outlives the event loop it was made in: what an author's `start` opened there
-    (a client, a socket) would be dead in the next one.
+    Instances are closed when the event loop changes: a client or a socket that an author's `start` opened works only in
+    the loop in which it was opened.
     """
 
     def __init__(self, make_env: Callable[[], Env]) -> None:
@@ -31,7 +31,7 @@ class EnvPool:
         return len(self._idle) + len(self._lent)
 
     async def lend(self) -> Env:
-        """An idle instance, or a new one. Raises: whatever the constructor raises."""
+        """An idle instance, or a new one. Raises: any exception of the constructor."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
@@ -63,7 +63,7 @@ class EnvPool:
 
 
 async def _close(env: Env) -> None:
-    """Close one instance; the author's failure to close is logged, and costs no episode."""
+    """Close one instance. An exception of the author's code is logged and affects no episode."""
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await env.aclose()

@@ -44,17 +44,16 @@ async def run_episode(
     """Play one episode to its end.
 
     A fault (`EnvFault`, `PolicyFault`, or any exception from the environment author's code) is
-    recorded on the trajectory with its cause and never raised; the turns before it are kept. An
-    exception from the policy that is no `PolicyFault` is a bug and propagates, as does cancellation; that of
-    an oracle, which is a method of the environment, is a fault.
-    The policy is told to release the episode in every case; `env` stays open.
+    recorded on the trajectory with its cause and never raised; the turns before it are kept. Any other
+    exception from the policy is a bug and propagates, as does cancellation. An oracle is a method of the
+    environment, so that its exceptions are faults. `policy.release` is called in every case; `env` stays open.
 
     Args:
-        env: is reset here; must serve no other episode meanwhile.
+        env: is reset here; must not serve another episode at the same time.
         policy: asked once per turn with the whole conversation, a list that grows between turns.
         task: what `areset` starts from.
         seed: of the environment's randomness.
-        ref: the environment's identity, recorded; by default what `make` noted on it, else the class's name.
+        ref: the environment's identity, recorded; by default what `make` set on it, or the class's name.
         sampling: handed to every `act`; its `seed` is this episode's sampling stream.
         group_id, episode_id, labels: recorded; a unique id is made where `episode_id` is empty.
     Returns: the trajectory, with its ending.
@@ -136,7 +135,7 @@ async def _play(
 
 
 def ending_of(env: Env, *, truncated: bool) -> Ending:
-    """What the environment says of its ending, where that agrees with how the episode ended; else what follows."""
+    """Why the episode ended: the environment's own `ending` if it agrees with `truncated`, else a general one."""
     own = getattr(env.unwrapped, "ending", None)
     if isinstance(own, Ending) and (own.kind == "limit") == truncated:
         return own
@@ -144,7 +143,7 @@ def ending_of(env: Env, *, truncated: bool) -> Ending:
 
 
 def _fault_of(error: BaseException, place: str) -> EnvFault | None:
-    """The fault that stands for what the author's code raised; None where it is one, or a real cancellation."""
+    """The fault to record for an exception of the author's code; None if it is a fault or a real cancellation."""
     if isinstance(error, (EnvFault, PolicyFault, TaskError)):
         return None
     if isinstance(error, asyncio.CancelledError):
@@ -153,7 +152,7 @@ def _fault_of(error: BaseException, place: str) -> EnvFault | None:
 
 
 def _is_cancelled() -> bool:
-    """Whether this very task was asked to stop, as opposed to something that it awaited."""
+    """Whether this task was asked to stop, and not only something that it awaited."""
     try:
         task = asyncio.current_task()
     except RuntimeError:

@@ -1,8 +1,8 @@
-"""One JSON value a line, exactly: what a model wrote must come back, whatever it wrote.
+"""One JSON value a line, read back exactly as it was written, also where a model wrote unusual text.
 
-msgspec reads and writes nearly every line. Lone surrogates and very deep nesting (a model can put both
-into a tool call) take the standard library's slower road; such a line begins with a space, so that the
-reader takes the same road back.
+msgspec reads and writes nearly every line. It cannot write lone surrogates or very deep nesting, and a model can put
+both into a tool call. The standard library, which is slower, writes those lines; they begin with a space, so that it
+also reads them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 
 def _plain(value: Any) -> Any:
-    """The JSON value of what msgspec does not know; None and booleans come here as keys alone."""
+    """The JSON value of an object of a type that msgspec does not know; None and booleans get here only as keys."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if hasattr(value, "tolist"):  # numpy's scalars and arrays

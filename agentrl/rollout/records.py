@@ -22,7 +22,7 @@ class FormatError(ValueError):
 
 
 def check_format(record: Mapping[str, Any]) -> None:
-    """Refuse a record of another format, which would be half read. Raises: FormatError."""
+    """Refuse a record of another format: part of it would be lost. Raises: FormatError."""
     found = record.get("format", 1)
     if found != FORMAT:
         raise FormatError(
@@ -115,8 +115,9 @@ def _microseconds(seconds: float) -> float:
 
 
 def trajectory_record(trajectory: Trajectory) -> Struct:
-    """The JSON form of a trajectory, for a JSON encoder: fields at their defaults are left out of messages
-    and actions, and prompt ids that extend the context exactly are stored once.
+    """The JSON form of a trajectory, for a JSON encoder.
+
+    Messages and actions omit fields at their defaults. Prompt ids that extend the context exactly are stored once.
     """
     turns: list[_TurnRecord] = []
     before: Action | None = None

@@ -1,4 +1,4 @@
-"""Replay: recorded actions executed again, and the first step that differs named.
+"""Replay: executes recorded actions again and names the first step that differs.
 
 Owns the comparison. A transcript is equal when its JSON is equal byte for byte: messages, rewards,
 components, state keys, how the episode ended, and the final info.
@@ -25,7 +25,7 @@ _SHOWN = 300
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a replay left the record.
+    """The first difference between a record and its replay.
 
     Attributes:
         turn: index (from 0) of the action whose result differs; None for the first observation.
@@ -47,7 +47,7 @@ class Difference:
 
 
 def _common_prefix(one: str, other: str) -> int:
-    """Length of what two texts begin with in common."""
+    """Length of the common prefix of two texts."""
     shorter = min(len(one), len(other))
     return next((i for i in range(shorter) if one[i] != other[i]), shorter)
 
@@ -105,7 +105,7 @@ async def areplay(trajectory: Trajectory, env: Env) -> ReplayReport:
 
 async def _first_difference(trajectory: Trajectory, env: Env) -> Difference | None:
     if not trajectory.turns:
-        raise ReplayError(f"episode {trajectory.episode_id!r} has no turns, though it is no fault: nothing to replay")
+        raise ReplayError(f"episode {trajectory.episode_id!r} has no turns and is no fault: there is nothing to replay")
     try:
         observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
     except Exception as error:

@@ -76,7 +76,7 @@ def sampling_seed(request: GroupRequest, index: int) -> int:
 
 
 class _Group:
-    """A request with the places of its trajectories."""
+    """A request and its trajectories, in the order of their index."""
 
     def __init__(self, number: int, request: GroupRequest) -> None:
         self.number, self.request = number, request
@@ -84,7 +84,7 @@ class _Group:
         self.missing = request.num_episodes
 
     def settle(self, index: int, trajectory: Trajectory) -> bool:
-        """Put a trajectory in its place; whether the group is complete now."""
+        """Put a trajectory in its place. Returns: whether the group is complete."""
         self.places[index] = trajectory
         self.missing -= 1
         return not self.missing
@@ -94,7 +94,7 @@ class _Group:
 
 
 class _Tally:
-    """Counts faults, so that a run in which nothing works ends with the reason."""
+    """Counts faults, and ends a run in which too many episodes are faults."""
 
     def __init__(self, max_fraction: float, patience: int) -> None:
         self.max_fraction, self.patience = max_fraction, patience
@@ -121,15 +121,15 @@ class _Tally:
         cause, times = self.causes.most_common(1)[0]
         return RolloutError(
             f"{what} failed for reasons that are not the model's, after every retry; most often ({times}x): {cause}. "
-            "Mend the cause, or raise max_fault_fraction (1 accepts everything)"
+            "Fix the cause, or raise max_fault_fraction (1 accepts everything)"
         )
 
 
 class Rollouts:
     """Runs episodes with one policy, at most `max_concurrency` at a time in all its streams together.
 
-    Episodes start in the order of the requests and end when they end: a straggler holds its own
-    slot and no other. Environment instances are used again between episodes; a fault or a cancellation
+    Episodes start in the order of the requests and end when they end: a slow episode occupies its own
+    slot and delays no other. Environment instances are used again between episodes; a fault or a cancellation
     costs the instance. Use it under `async with`, or call `aclose`.
 
     Args:
@@ -187,7 +187,8 @@ class Rollouts:
         Requests are taken lazily, as slots come free. Leave an unfinished stream through
         `contextlib.aclosing`, or close the runner: either stops what is running.
 
-        Raises: RolloutError if (almost) nothing but faults comes back; StoreError if the store cannot be written.
+        Raises: RolloutError if more episodes are faults than `max_fault_fraction` accepts; StoreError if the store
+            cannot be written.
         """
         async with aclosing(self._complete(requests)) as groups:
             async for group in groups:

@@ -1,7 +1,7 @@
 """The trajectory store: an append-only JSONL file, and a run's `summary.json`.
 
 Owns files and their failures; the JSON form of a trajectory belongs to `agentrl.rollout.records`.
-One process writes, any number may read meanwhile.
+One process writes; any number may read at the same time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class TrajectoryStore:
     """Trajectories on disk, one a line, in the order in which they ended.
 
     The file is opened for writing at the first `append`. A line that a crash left half-written is
-    cut off then, and is not seen by readers before. Every line is with the operating system when
-    `append` returns: it outlives this process; `sync` makes it outlive the machine's power.
+    cut off then; until then readers skip it. When `append` returns, the operating system has the line, so that
+    it survives a crash of this process. After `sync` it also survives a power failure.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -48,7 +48,7 @@ class TrajectoryStore:
         """Add one trajectory.
 
         Raises: StoreError if the disk is full or the file cannot be written (what was there before
-            stays whole), or if the environment's info has no JSON form.
+            stays whole), or if a value of the episode, such as one in `info`, has no JSON form.
         """
         try:
             line = encode_line(trajectory_record(trajectory))
@@ -117,7 +117,7 @@ class TrajectoryStore:
         return StoreError(f"{self.path}, line {number}: {what}. Delete that line to read the others")
 
     def sync(self) -> None:
-        """Force everything appended so far to the disk."""
+        """Force everything that was appended to the disk."""
         if self._file is not None:
             os.fsync(self._file)
 
@@ -146,11 +146,11 @@ class TrajectoryStore:
         with self.path.open("rb") as file:
             self._size = _whole_bytes(file)
         if os.fstat(self._file).st_size > self._size:
-            self._mend_tail()
+            self._repair_tail()
         return self._file
 
-    def _mend_tail(self) -> None:
-        """Close a last line that lacks only its newline; cut off one that is torn."""
+    def _repair_tail(self) -> None:
+        """Add the newline that a complete last line lacks; cut off an incomplete one."""
         assert self._file is not None
         with self.path.open("rb") as file:
             file.seek(self._size)
@@ -180,7 +180,7 @@ def _cannot_write(path: Path, error: OSError) -> str:
             f"the disk is full: cannot write {path} ({error.strerror}). What was written before is whole; "
             "free space on that disk, then resume the run"
         )
-    return f"cannot write {path}: {error.strerror}. What was written before is whole; mend that, then resume the run"
+    return f"cannot write {path}: {error.strerror}. What was written before is whole; fix that, then resume the run"
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
@@ -206,7 +206,7 @@ def _whole_bytes(file: BinaryIO) -> int:
 
 
 def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
-    """Replace a JSON file at once: a reader, or a crash, sees the old one or the new one. NaN becomes null.
+    """Replace a JSON file in one step: readers see the old file or the new one, also after a crash. NaN becomes null.
 
     Raises: StoreError if the disk is full; the old file stays.
     """

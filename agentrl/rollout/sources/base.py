@@ -20,17 +20,17 @@ class Source(ABC):
     def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
         """The next `n` groups.
 
-        A plain `def`: which groups it means is settled when it returns, so `state_dict` is then the place behind
-        them. Calls may overlap; a call says that the last batch has trained.
+        A plain `def`: the groups are chosen when it returns, before they are awaited, so that `state_dict` is then the
+        position after them. Calls may overlap; a call means that the last batch has trained.
         """
 
     @abstractmethod
     def state_dict(self) -> State:
-        """The place behind the groups taken so far."""
+        """The position after the groups that were taken."""
 
     @abstractmethod
     def load_state_dict(self, state: State) -> None:
-        """Go on from a place."""
+        """Continue from a position of `state_dict`."""
 
     async def aclose(self) -> None:
         """Stop what is running."""

@@ -18,7 +18,10 @@ from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
 def check_demonstrators(env: Env, shares: Mapping[str, float], key: str = "demonstrators") -> None:
     """Raise ConfigError if the environment has no such demonstrator, or a share is not positive.
 
-    Args: key: under which the shares stand in the configuration.
+    Args:
+        env: an instance.
+        shares: relative share of each demonstrator method.
+        key: of the shares in the configuration, for messages.
     """
     for name, share in shares.items():
         if not callable(getattr(env, name, None)):
@@ -31,7 +34,7 @@ def check_demonstrators(env: Env, shares: Mapping[str, float], key: str = "demon
 
 
 class Demonstrations(Source):
-    """Groups of one demonstration each, failed habits included: a habit is what they show.
+    """Groups of one demonstration each. Failed episodes stay: a demonstrator may show a habit that fails.
 
     Tasks repeat, with new seeds, where there are fewer than demonstrations. Trajectories have no token ids.
 

@@ -13,8 +13,8 @@ from agentrl.trajectory import TrajectoryGroup
 class Prefetch(Source):
     """Begins groups at most `max_lag` batches ahead and hands them out in the order in which they began.
 
-    No token is ever older than `max_lag` updates, whatever ends first. It needs no version and no count of what
-    runs: `take` says what has trained.
+    No token is older than `max_lag` updates, also when groups end in another order. It reads no version numbers: a
+    call of `take` means that the last batch has trained.
 
     Args:
         source: whose groups; closed with this one.
@@ -40,7 +40,7 @@ class Prefetch(Source):
         return group
 
     def state_dict(self) -> State:
-        """The place before the oldest group that was begun and not handed out: a resumed run begins it again."""
+        """The position before the oldest group that was begun and not handed out; a resumed run begins it again."""
         return self._ahead[0][0] if self._ahead else self._source.state_dict()
 
     def load_state_dict(self, state: State) -> None:
