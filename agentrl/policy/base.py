@@ -70,7 +70,7 @@ class Policy(ABC):
             tools: OpenAI tool definitions.
             episode_id: unique per episode and attempt.
             sampling: overrides the policy's default.
-        Raises: PolicyFault when infrastructure failed; the episode is void, not scored.
+        Raises: PolicyFault if infrastructure failed; the episode is then discarded, not scored.
         """
 
     async def release(self, episode_id: str) -> None:

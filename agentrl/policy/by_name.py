@@ -48,13 +48,13 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class PolicySetup:
-    """What a policy may need beside its name; a kind takes what concerns it.
+    """What a policy may need in addition to its name; each kind reads only the fields that it needs.
 
     Attributes:
         base_url: address of the server, for `openai:`.
         api_key_env: environment variable with its key.
         sampling: default sampling of a model.
-        seed: of a policy's own chance (`random`, `local`).
+        seed: of the policy's own random choices (`random`, `local`).
         prompt: how `human` is asked.
         demonstrators: names that `scripted:` may take; None lets the environment decide at its start.
         chat: further arguments of `ChatPolicy` (`timeout_s`, `max_retries`, `extra_body`, …).
@@ -102,7 +102,7 @@ def _nearest(text: str, kind: str, argument: str) -> str:
 
 
 def default_sampling(spec: str | PolicySpec) -> SamplingParams:
-    """How a policy samples where nothing else is said, to change single values of."""
+    """The default sampling of a policy, for callers that change single values of it."""
     if (parse_spec(spec) if isinstance(spec, str) else spec).kind == "openai":
         from agentrl.policy.chat import DEFAULT_SAMPLING
 
@@ -111,7 +111,7 @@ def default_sampling(spec: str | PolicySpec) -> SamplingParams:
 
 
 def resolve(spec: str | PolicySpec, setup: PolicySetup | None = None, **more: Any) -> Policy:
-    """The policy that a name stands for.
+    """The policy of a name.
 
     Args:
         spec: for example `oracle`, `scripted:hasty`, `local:runs/quickstart/model`, `openai:gpt-4o`.

@@ -1,7 +1,7 @@
 """`LocalPolicy`: a local causal LM as a policy. Owns each episode's token context.
 
 An episode's ids only ever grow: sampled ids stay as they were sampled, and only new messages are
-encoded. Where the conversation is not a continuation of what was seen, the whole is rendered anew.
+encoded. A conversation that does not continue what was seen is rendered again as a whole.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LocalPolicy(Policy):
     """Samples turns from a local model.
 
     Args:
-        model: a `transformers` causal LM; a learner may train the same object, and calls `weights_changed`.
+        model: a `transformers` causal LM; a learner may train the same object and then calls `weights_changed`.
         tokenizer: its tokenizer, with a chat template.
         chat_format: a `ChatFormat`, its name, or `auto`.
         chat_template: Jinja text that replaces the tokenizer's.
@@ -59,7 +59,7 @@ class LocalPolicy(Policy):
             turn that would pass it is cut off (`finish_reason="length"`), with no tokens where none fit.
         seed: mixed with the episode's id where `sampling.seed` is None. A `sampling.seed` names the stream
             alone: episodes sampled with the same one draw the same random numbers.
-        version: number of the weights to begin with, where a run goes on.
+        version: number of the first weights; a resumed run continues its count.
     """
 
     name = "local"
@@ -148,7 +148,7 @@ class LocalPolicy(Policy):
     def _prompt(
         self, episode: _Episode | None, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> tuple[int, ...]:
-        """Ids of the conversation: what was seen plus what is new, or all of it anew."""
+        """Ids of the conversation: those that were seen and those of new messages, or all of them rendered again."""
         if episode is not None and episode.tools == tools:
             seen = len(episode.messages)
             if len(messages) > seen and tuple(messages[:seen]) == episode.messages:

@@ -33,7 +33,7 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
             model: Any = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=dtype)
-    except Exception as error:  # whatever a broken file makes the loaders raise
+    except Exception as error:  # a broken file can make the loaders raise anything
         raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     return model.to(device).eval(), tokenizer
 
@@ -41,8 +41,8 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
 def save(folder: str | Path, model: Any, tokenizer: Any) -> Path:
     """Write a folder that `load` and any `transformers` program can read.
 
-    Its generation settings sample, as training did, unless the model's own already do: a server that goes
-    by them would otherwise play the most likely turn alone.
+    The saved generation settings turn sampling on, as in training, unless the model's own settings do: a server that
+    reads them would otherwise decode greedily.
     """
     path = Path(folder)
     with quiet():

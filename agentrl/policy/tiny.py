@@ -32,7 +32,7 @@ SPECIAL_TOKENS = (
 MAX_VOCAB = 512
 
 # Words never carry their leading space, so that a word copied from a tool's answer into an argument has the
-# same ids in both places; digits stand alone; everything between is punctuation that may merge.
+# same ids in both places. Every digit is a piece of its own. All other characters may merge with each other.
 _PIECES = Regex(r"\p{L}+|\p{N}|[^\p{L}\p{N}]+")
 
 # These bytes never occur in UTF-8.
@@ -192,7 +192,7 @@ def conversation_texts(
 
 
 def _utf8_alphabet() -> list[str]:
-    """The characters by which byte-level BPE stands for the bytes that UTF-8 can contain."""
+    """The characters that byte-level BPE uses for the bytes that UTF-8 can contain."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}

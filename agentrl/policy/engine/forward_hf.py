@@ -1,4 +1,4 @@
-"""The forward pass of any `transformers` causal LM over key/value slots. Works for all, fastest for none."""
+"""The forward pass of any `transformers` causal LM over key/value slots. `forward_lean` is faster for its models."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 # which costs about as much again. So idle slots inside the range are computed too, up to this factor.
 _DENSE_UP_TO = 2.0
 
-# Prefills up to this long are alike.
+# Prefills of at most this many tokens count as equally long.
 _SHORT = 16
 
 
@@ -45,7 +45,7 @@ def supports(model: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the tokens of one round stand.
+    """Slot, position and mask of each token of one round.
 
     N flat tokens: first one per decoding row, then each prefill's in turn.
 
@@ -74,7 +74,7 @@ class _Prefill:
     Attributes:
         tokens: of the N flat tokens, theirs.
         slots: (P,) slot of each; a range where there is one alone, so that its keys are read in place.
-        real: where their tokens stand among P * M padded ones; None where nothing is padded.
+        real: index of their tokens among the P * M padded ones; None where nothing is padded.
         seen: (P, 1, G * M, span) which positions each query sees; G query heads share a key head.
     """
 
@@ -189,7 +189,7 @@ class LeanForward:
     def _groups(self, counts: Sequence[int]) -> list[list[int]]:
         """Which prefills are attended at once: on a CPU each alone, which copies and pads nothing.
 
-        Elsewhere a call costs more than its padding, so those of like length (within a factor of two).
+        Elsewhere a call costs more than its padding, so those of similar length (within a factor of two) go together.
         """
         if self.cos_TD.device.type == "cpu":
             return [[number] for number in range(len(counts))]

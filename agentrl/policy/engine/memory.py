@@ -9,7 +9,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int | None:
-    """Memory that can still be taken on this host, within the limit of its container; None where nothing tells."""
+    """Memory that this host and the limit of its container still allow; None where the system does not say."""
     known = [free for free in (_host_free(), _container_free()) if free is not None]
     return min(known, default=None)
 
@@ -23,7 +23,7 @@ def _host_free() -> int | None:
 
 
 def _container_free() -> int | None:
-    """What the container's limit leaves; pages of files do not count, since they give way."""
+    """What the container's limit leaves; pages of files do not count, because the kernel frees them."""
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())

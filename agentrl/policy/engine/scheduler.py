@@ -96,7 +96,7 @@ class Engine:
     """Samples turns for many episodes at once, on one event loop.
 
     Args:
-        model: a `transformers` causal LM; the learner may train the very same object. It is put into
+        model: a `transformers` causal LM; the learner may train the same object. It is put into
             evaluation mode while it samples.
         stop_ids: ids that end a turn.
         decode: ids to text, for stop strings.
@@ -158,7 +158,7 @@ class Engine:
         """The model's weights changed: count a version.
 
         Args:
-            drop_cache: forget all keys and values; turns being sampled then go on after their context
+            drop_cache: forget all keys and values; turns being sampled continue after their context
                 is computed again. False keeps what the old weights computed: cheaper in asynchronous
                 training, but logprobs are then those of neither version.
         """

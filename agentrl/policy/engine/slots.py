@@ -14,20 +14,20 @@ from agentrl.policy.engine.memory import available_bytes
 
 Ids = NDArray[np.int32]
 
-# Positions of each slot to begin with; most turns of most tools fit.
+# Positions that each slot has at first; enough for most episodes.
 _FIRST_POSITIONS = 256
 
 
 class KvSlots:
     """Key/value storage of every layer for many sequences, no larger than they need.
 
-    Each layer is two tensors (R, H, P + 1, D): R slots and P positions so far, H key/value heads, D width
-    of a head. R and P double when one more is needed, up to `slots` and `context`. The last position is
-    scratch: whatever padding writes goes there.
+    Each layer is two tensors (R, H, P + 1, D): R slots and P positions that have memory, H key/value heads, D
+    width of a head. R and P double when one more is needed, up to `slots` and `context`. The last position is
+    scratch space that padding writes to.
 
     Attributes:
         slots, context: most slots, and most tokens of each.
-        rows, positions: what there is memory for so far.
+        rows, positions: slots and positions that have memory.
         length: (S,) tokens whose keys and values a slot holds.
         ids: (S, T) those tokens.
     """
@@ -71,7 +71,7 @@ class KvSlots:
             raise
 
     def drop(self) -> None:
-        """Give all memory back, and forget what was in it."""
+        """Free all memory, and forget what was in it."""
         self.rows, self.positions = 0, min(_FIRST_POSITIONS, self.context)
         self.layers = []
         self.clear()
@@ -97,7 +97,7 @@ class KvSlots:
         return ModelError(
             f"no memory for the keys and values of {self.rows} slots x {self.positions} tokens: "
             f"{2 * needed / 2**30:.2f} GiB for each of the model's layers. Set fewer model.slots or a smaller "
-            "model.max_context (slots= and max_context= of LocalPolicy), or lower train.max_concurrency"
+            "model.max_context (slots= and max_context= of LocalPolicy), or lower run.max_concurrency"
         )
 
     def shared_prefix(self, ids: Ids) -> NDArray[np.int64]:

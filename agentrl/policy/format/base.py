@@ -18,7 +18,7 @@ from agentrl.policy.format.call_syntax import split_reasoning
 from agentrl.policy.format.control_tokens import ControlTokens
 from agentrl.policy.format.template import render_template, template_of, token_variables
 
-# Stands for a sampled turn in a rendered template; any template must keep it.
+# The text of a sampled turn while its template is rendered; every template must keep it.
 _MARK = "4f1c9a7e-sampled-turn"
 _USER = Message("user", "x")
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>")

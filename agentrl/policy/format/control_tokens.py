@@ -1,8 +1,8 @@
 """Keeping control tokens out of what others write: text like `<|im_end|>` in a tool's answer stays text.
 
 Owns which tokens are control tokens, and how text that spells one is encoded. In a conversation such
-text is replaced by a placeholder before the chat template runs, so that whatever control token the
-rendered text still has was written by the template. Text without control tokens is encoded exactly as
+text is replaced by a placeholder before the chat template runs, so that every control token in the
+rendered text was written by the template. Text without control tokens is encoded exactly as
 the tokenizer does it. Does not protect against a template that joins two messages' texts directly, or
 that writes half a control token itself.
 """
@@ -103,7 +103,7 @@ class ControlTokens:
         return ids
 
     def _plain(self, text: str) -> list[int]:
-        """Ids of a text whose control tokens are the template's; none may appear that is not spelled there."""
+        """Ids of a text whose control tokens are the template's; the ids hold no others."""
         ids = self._ids(text)
         if self._normalizes and len(self._tokens.findall(text)) != sum(i in self.ids for i in ids):
             return self._without_disguised(text, ids)
@@ -138,5 +138,5 @@ class ControlTokens:
 
 
 def _is_markup(token: str, template: str) -> bool:
-    """Whether the template writes this token; words and blanks may stand there for themselves."""
+    """Whether the template writes this token as markup; words and blanks may be ordinary text there."""
     return token in template and not token.isspace() and not token.isalnum()
