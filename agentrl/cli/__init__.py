@@ -17,7 +17,7 @@ COMMANDS = {
     "play": "Be the agent, in this terminal.",
     "new-env": "Start a package with an environment of your own.",
     "replay": "Execute recorded episodes again and compare.",
-    "doctor": "Say what works on this machine, and how to get what does not.",
+    "doctor": "Show what works on this machine, and how to fix what does not.",
 }
 
 
@@ -35,7 +35,7 @@ def main(verbose: bool) -> None:
 
 
 class FirstOfItsKind(logging.Filter):
-    """Lets a few warnings of one kind through: a server that is gone would else fill the screen with the same line.
+    """Shows only the first warnings of each kind: a server that is gone could fill the screen with the same line.
 
     Args:
         most: how many of one logger and message format are shown; the last of them says so.

@@ -89,7 +89,7 @@ class Commands(click.Group):
 
 
 def fail(ctx: click.Context, kind: str, message: str, code: int = EXIT_FAILED) -> None:
-    """Say on stderr what went wrong, as JSON on stdout too where that was asked for, and exit."""
+    """Print what went wrong on stderr, and with `--json` on stdout as well, then exit."""
     click.echo(f"{kind}: {message}", err=True)
     if ctx.meta.get(_JSON):
         print_json({"error": {"type": kind, "message": message}})
@@ -109,7 +109,7 @@ def author_place(error: BaseException) -> str | None:
 
 def _is_within(filename: str, folders: tuple[str, ...]) -> bool:
     path = os.path.abspath(filename)
-    # An installed AgentRL lies within site-packages, and is ours all the same.
+    # An installed AgentRL is within site-packages, but its files are still ours.
     return path.startswith(folders) and (folders is _OURS or not path.startswith(_OURS))
 
 

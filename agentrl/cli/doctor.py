@@ -1,4 +1,4 @@
-"""`agentrl doctor`: what works on this machine, and the command that mends what does not."""
+"""`agentrl doctor`: what works on this machine, and the command that fixes what does not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Finding:
         name: what was looked at.
         status: `failed` where something that everyone needs does not work, `warning` where a part does not.
         detail: what was found.
-        repair: the command that mends it; empty where nothing needs mending.
+        repair: the command that fixes it; empty where nothing needs fixing.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Finding:
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Say what works on this machine, and how to get what does not. Exit code 1 if something failed."""
+    """Show what works on this machine, and how to fix what does not. Exit code 1 if something failed."""
     findings = [finding for look in LOOKS for finding in look()]
     ok = all(finding.status != "failed" for finding in findings)
     if as_json:
@@ -66,7 +66,7 @@ def _print(findings: list[Finding]) -> None:
         status = click.style(f"{finding.status:<8}", fg=colours[finding.status])
         click.echo(f"{status} {finding.name:<{width}}  {finding.detail}")
         if finding.repair:
-            click.echo(f"{'':<9}{'':<{width}}  mend it: {finding.repair}")
+            click.echo(f"{'':<9}{'':<{width}}  fix: {finding.repair}")
 
 
 def look_at_python() -> list[Finding]:

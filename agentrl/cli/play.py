@@ -59,10 +59,10 @@ def _lines() -> Iterator[str]:
 def play_episode(env: Env, lines: Iterable[str], *, seed: int, options: Mapping[str, Any]) -> float | None:
     """Play one episode with lines from a person.
 
-    Returns: its reward, or None where the lines ended, or `/quit` came, before it did.
+    Returns: its reward, or None if the lines ended or `/quit` was typed before the episode ended.
     """
     observation, info = env.reset(seed=seed, options=dict(options))
-    click.echo(f"Task {info.get('task_id', env.task.id)}. /help says how to play.")
+    click.echo(f"Task {info.get('task_id', env.task.id)}. /help shows how to play.")
     show_tools(env.tool_schemas)
     show(observation)
     total, turn = 0.0, 0
@@ -96,7 +96,7 @@ def _show_end(total: float, info: Mapping[str, Any], ending: Ending) -> None:
 
 
 def read_line(line: str, tools: Sequence[Mapping[str, Any]]) -> Action | None:
-    """The action that a line stands for; None where it was a command, nothing, or unreadable (which is said)."""
+    """The action of a typed line; None for a command or an empty line, and, with a message, for an unreadable one."""
     if line == "/help":
         click.echo(HELP)
         return None

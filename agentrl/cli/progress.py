@@ -24,7 +24,7 @@ _TITLES = {"rl": "training", "eval": "evaluation", "before": "evaluation before"
 
 
 class Step(Protocol):
-    """What a training run tells: the stage, how far it is, and the newest metrics."""
+    """What a training run reports: the stage, how far it is, and the newest metrics."""
 
     @property
     def stage(self) -> str: ...
@@ -97,7 +97,7 @@ class Counter:
         self._printed_s = time.monotonic()
 
     def show(self, count: int, total: int | None = None) -> None:
-        """Say that so many are finished."""
+        """Show that `count` things are finished, of `total` where that is known."""
         self.count = count
         if self._bar is not None and self._row is not None:
             self._bar.update(self._row, completed=count, total=total)

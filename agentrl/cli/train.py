@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder; runs/NAME by default.")
 @click.option("--seed", type=click.IntRange(0), help="Short for --set seed=N.")
-@click.option("--resume", "resume_dir", type=click.Path(path_type=Path), help="Go on with an interrupted run.")
+@click.option("--resume", "resume_dir", type=click.Path(path_type=Path), help="Continue an interrupted run.")
 @click.option(
-    "--continue", "go_on", is_flag=True, help="Resume if --out holds this run unfinished; start it if not there."
+    "--continue", "go_on", is_flag=True, help="Resume the run in --out if it is unfinished; start it if there is none."
 )
-@click.option("--fresh", is_flag=True, help="Start anew; a run already at --out is moved aside.")
+@click.option("--fresh", is_flag=True, help="Start from the beginning; a run already in --out is moved aside.")
 @json_option
 def command(
     config_or_env: str | None,
@@ -80,7 +80,7 @@ def _only_resume(
     config: str | None, overrides: tuple[str, ...], out: Path | None, seed: int | None, mode: bool
 ) -> None:
     if config is not None or overrides or out is not None or seed is not None or mode:
-        raise click.UsageError("--resume takes everything from the run itself: give nothing else with it")
+        raise click.UsageError("--resume takes all settings from the run: give no other argument or option with it")
 
 
 def read_config(config_or_env: str, overrides: tuple[str, ...]) -> TrainConfig:
@@ -135,7 +135,7 @@ def _move_aside(folder: Path) -> None:
 
 
 def _continue(out: Path, config: TrainConfig, *, seed_given: bool) -> dict[str, Any]:
-    """Resume, show, or start anew, by what the folder holds."""
+    """Resume, show or start a run, depending on what the folder holds."""
     from agentrl.training.train import open_run
 
     folder, recorded = open_run(out)
@@ -152,7 +152,7 @@ def _continue(out: Path, config: TrainConfig, *, seed_given: bool) -> dict[str, 
 
 
 def _read_summary(folder: RunFolder) -> dict[str, Any]:
-    """What a finished run came to; its report is written now if a full disk had prevented that."""
+    """The summary of a finished run; its report is written now if a full disk prevented that before."""
     report = folder.path / "report.html"
     if not report.exists() or report.stat().st_mtime < folder.summary_path.stat().st_mtime:
         write_report(folder.path)
@@ -160,11 +160,11 @@ def _read_summary(folder: RunFolder) -> dict[str, Any]:
     return summary
 
 
-# Running. The loop imports torch: only now.
+# Running. The functions import the training code themselves, because it loads torch.
 
 
 def _silence_foreign_bars() -> None:
-    """A progress bar of transformers for every checkpoint would break ours."""
+    """Hide the progress bars of transformers: one for every checkpoint would break ours."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -193,7 +193,7 @@ def _resume(out: Path) -> dict[str, Any]:
 
 
 class _Rescue:
-    """When a run is cut short: a report of what there is, and how to go on. One that was refused is not touched."""
+    """Writes a report when a run ends early, and prints how to continue. A run that was refused is not touched."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -209,7 +209,7 @@ class _Rescue:
         with suppress(AgentRLError, OSError):
             write_report(self.out)
         if any((self.out / "checkpoints").glob("step-*")):
-            note(f"\nEverything up to the last checkpoint is kept. Go on with: agentrl train --resume {self.out}")
+            note(f"\nEverything up to the last checkpoint is kept. Continue with: agentrl train --resume {self.out}")
         else:
             note(f"\nThere was no checkpoint yet. Begin again with: agentrl train --resume {self.out}")
 

@@ -21,10 +21,10 @@ def test_all_is_well_here() -> None:
     assert result.exit_code == 0
     names = {finding["name"] for finding in report["findings"]}
     assert {"python", "torch", "transformers", "disk", "environments", "network"} <= names
-    # A backend that is not here (docker, on most machines) is a warning with the command that mends it.
+    # A backend that is not here (docker, on most machines) is a warning with the command that fixes it.
     wanting = [finding for finding in report["findings"] if finding["status"] != "ok"]
     assert report["ok"] is all(finding["status"] != "failed" for finding in wanting)
-    assert CliRunner().invoke(main, ["doctor"]).stdout.count("mend it") == sum(bool(f["repair"]) for f in wanting)
+    assert CliRunner().invoke(main, ["doctor"]).stdout.count("  fix: ") == sum(bool(f["repair"]) for f in wanting)
 
 
 def test_a_missing_package_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_an_environment_that_does_not_load_fails_the_doctor(monkeypatch: pytest.
     ]
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
-    assert "mend it: agentrl check their/Env-v0 --debug" in result.stdout
+    assert "fix: agentrl check their/Env-v0 --debug" in result.stdout
 
 
 def test_offline_flags(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def test_an_environment_with_an_oracle_gets_a_warm_start(loop: FakeLoop) -> None
         ),
         (("quick.toml", "--set", "env.id=agentrl/Gess-v0"), 1, "Did you mean 'agentrl/Guess-v0'?"),
         ((), 2, "give a CONFIG file or an environment"),
-        (("quick.toml", "--resume", "runs/a"), 2, "--resume takes everything from the run itself"),
+        (("quick.toml", "--resume", "runs/a"), 2, "--resume takes all settings from the run"),
         (("--resume", "runs/absent"), 1, "holds no run"),
     ],
 )
