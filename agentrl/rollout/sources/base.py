@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection, Iterable
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any
 
 from agentrl.trajectory import TrajectoryGroup
@@ -36,8 +36,10 @@ class Source(ABC):
         """Stop what is running."""
 
 
-async def gathered(waits: Iterable[Awaitable[TrajectoryGroup]]) -> list[TrajectoryGroup]:
+async def gathered(waits: Sequence[Awaitable[TrajectoryGroup]]) -> list[TrajectoryGroup]:
     """The groups, in the order in which they were asked for. If one fails, the others are cancelled."""
+    if len(waits) == 1:
+        return [await waits[0]]
     groups = [asyncio.ensure_future(wait) for wait in waits]
     try:
         return list(await asyncio.gather(*groups))
@@ -48,6 +50,7 @@ async def gathered(waits: Iterable[Awaitable[TrajectoryGroup]]) -> list[Trajecto
 
 async def stopped(groups: Collection[asyncio.Future[TrajectoryGroup]]) -> None:
     """Cancel what still runs and wait for its end."""
+    await asyncio.sleep(0)  # so that each has begun: Python warns of a coroutine that is dropped unawaited
     for group in groups:
         group.cancel()
     await asyncio.gather(*groups, return_exceptions=True)
