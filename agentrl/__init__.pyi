@@ -32,7 +32,7 @@ from .policy.scripted import OraclePolicy as OraclePolicy
 from .policy.scripted import RandomPolicy as RandomPolicy
 from .policy.scripted import ScriptedPolicy as ScriptedPolicy
 from .rollout.episode import run_episode as run_episode
-from .rollout.runner import GroupRequest as GroupRequest
+from .rollout.requests import GroupRequest as GroupRequest
 from .rollout.runner import Rollouts as Rollouts
 from .rollout.store import TrajectoryStore as TrajectoryStore
 from .sandboxed.env import SandboxEnv as SandboxEnv

@@ -70,6 +70,8 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     # 3: rollouts, and what environments are made of.
     "agentrl.rollout.json_lines": (3, "rollout", 0),
     "agentrl.rollout.records": (3, "rollout", 1),
+    "agentrl.rollout.requests": (3, "rollout", 2),
+    "agentrl.rollout.fault_tally": (3, "rollout", 2),
     "agentrl.rollout.store": (3, "rollout", 2),
     "agentrl.rollout.env_pool": (3, "rollout", 2),
     "agentrl.rollout.episode": (3, "rollout", 2),

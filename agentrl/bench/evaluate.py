@@ -21,7 +21,8 @@ from agentrl.bench.measures.success import Reward, Success
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.rollout.runner import GroupRequest, Rollouts
+from agentrl.rollout.requests import GroupRequest
+from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory
 

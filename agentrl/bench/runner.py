@@ -29,7 +29,8 @@ from agentrl.policy.base import Policy
 from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
 from agentrl.policy.chat import OPENAI_URL
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
-from agentrl.rollout.runner import GroupRequest, Rollouts
+from agentrl.rollout.requests import GroupRequest
+from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.store import TrajectoryStore, write_summary
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory
 from agentrl.wire.reachable import check_reachable
@@ -133,7 +134,7 @@ async def _prepare(
     try:
         tasks = choose_tasks(probe, config)
         has_oracle = callable(getattr(probe, "oracle", None))
-        demonstrators = probe.demonstrators
+        demonstrators, made = probe.demonstrators, probe.ref
     finally:
         await probe.aclose()
     owned = isinstance(policy, str)
@@ -144,7 +145,7 @@ async def _prepare(
         if setup.demonstrators is None:
             setup = replace(setup, demonstrators=demonstrators)
         policy = resolve(policy, setup)
-    ref = env_ref(env)
+    ref = made or env_ref(env)
     folder = _Folder(out, ref, policy.name, config)
     players: dict[str, Policy] = {}
     if config.references and policy.name != "null":

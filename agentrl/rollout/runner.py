@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
-
-import numpy as np
 
 from agentrl.env import registry
 from agentrl.env.base import Env
@@ -24,105 +20,13 @@ from agentrl.errors import EnvFault, RolloutError
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.env_pool import EnvPool
 from agentrl.rollout.episode import mark_fault, run_episode
+from agentrl.rollout.fault_tally import FaultTally
+from agentrl.rollout.requests import GroupRequest, Job, PendingGroup, jobs_of, sampling_seed
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, TrajectoryGroup
 
 logger = logging.getLogger(__name__)
 _MAX_BACKOFF_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class GroupRequest:
-    """Episodes of one task and one seed, to be compared with each other.
-
-    Attributes:
-        task: what every episode starts from.
-        seed: of the environment, the same for all; each episode samples from its own stream.
-        size: number of episodes, at least 1.
-        group_id: unique within a run; `TASK@SEED` where empty.
-        labels: recorded on each trajectory, with its attempt.
-        env: which environment; None is the runner's own.
-        greedy: one further episode, the last of the group, at temperature 0 and labelled so: a baseline.
-    """
-
-    task: Task
-    seed: int
-    size: int = 1
-    group_id: str = ""
-    labels: Labels = Labels()
-    env: EnvRef | None = None
-    greedy: bool = False
-
-    @property
-    def num_episodes(self) -> int:
-        """Episodes of the group, the greedy one included."""
-        return self.size + self.greedy
-
-    def is_greedy(self, index: int) -> bool:
-        """Whether the episode at this index is the greedy one."""
-        return index >= self.size
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.seed < 0:
-            raise ValueError(f"size must be >= 1 and seed >= 0, got {self.size} and {self.seed}")
-        if not self.group_id:
-            object.__setattr__(self, "group_id", f"{self.task.id}@{self.seed}")
-
-
-def sampling_seed(request: GroupRequest, index: int) -> int:
-    """Seed of an episode's sampling stream: a function of task, seed and index, never of the attempt."""
-    entropy = (request.seed, index, zlib.crc32(request.task.id.encode()))
-    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
-
-
-class _Group:
-    """A request and its trajectories, in the order of their index."""
-
-    def __init__(self, number: int, request: GroupRequest) -> None:
-        self.number, self.request = number, request
-        self.places: list[Trajectory | None] = [None] * request.num_episodes
-        self.missing = request.num_episodes
-
-    def settle(self, index: int, trajectory: Trajectory) -> bool:
-        """Put a trajectory in its place. Returns: whether the group is complete."""
-        self.places[index] = trajectory
-        self.missing -= 1
-        return not self.missing
-
-    def finished(self) -> TrajectoryGroup:
-        return TrajectoryGroup(self.request.group_id, [place for place in self.places if place is not None])
-
-
-class _Tally:
-    """Counts faults, and ends a run in which too many episodes are faults."""
-
-    def __init__(self, max_fraction: float, patience: int) -> None:
-        self.max_fraction, self.patience = max_fraction, patience
-        self.episodes, self.in_a_row = 0, 0
-        self.causes: Counter[str] = Counter()
-
-    def add(self, trajectory: Trajectory) -> None:
-        self.episodes += 1
-        if trajectory.status != "fault":
-            self.in_a_row = 0
-            return
-        self.in_a_row += 1
-        self.causes[trajectory.error or "unknown"] += 1
-        if self.in_a_row >= self.patience and self.max_fraction < 1:
-            raise self._error(f"{self.in_a_row} episodes in a row")
-
-    def finish(self) -> None:
-        """Raises: RolloutError if more than the accepted fraction of all episodes are discarded."""
-        faults = self.causes.total()
-        if faults > self.max_fraction * self.episodes:
-            raise self._error(f"{faults} of {self.episodes} episodes")
-
-    def _error(self, what: str) -> RolloutError:
-        cause, times = self.causes.most_common(1)[0]
-        return RolloutError(
-            f"{what} failed for reasons that are not the model's, after every retry; most often ({times}x): {cause}. "
-            "Fix the cause, or raise max_fault_fraction (1 accepts everything)"
-        )
 
 
 class Rollouts:
@@ -212,8 +116,8 @@ class Rollouts:
                 tally.add(trajectory)
         tally.finish()
 
-    def _tally(self, judged: bool = True) -> _Tally:
-        return _Tally(self.max_fault_fraction if judged else 1.0, 2 * self.max_concurrency)
+    def _tally(self, judged: bool = True) -> FaultTally:
+        return FaultTally(self.max_fault_fraction if judged else 1.0, 2 * self.max_concurrency)
 
     async def aclose(self) -> None:
         """Stop what is running and close the environments; the policy stays open."""
@@ -229,11 +133,14 @@ class Rollouts:
     ) -> None:
         await self.aclose()
 
-    async def _complete(self, requests: Iterable[GroupRequest], judged: bool = True) -> AsyncGenerator[_Group]:
+    async def _complete(self, requests: Iterable[GroupRequest], judged: bool = True) -> AsyncGenerator[PendingGroup]:
         tally = self._tally(judged)
-        outcomes: asyncio.Queue[_Group | BaseException | None] = asyncio.Queue()
-        jobs = _jobs(requests)
-        workers = {asyncio.create_task(self._work(jobs, outcomes, tally)) for _ in range(self.max_concurrency)}
+        outcomes: asyncio.Queue[PendingGroup | BaseException | None] = asyncio.Queue()
+        jobs = jobs_of(requests)
+        # A request for a few episodes needs no more workers than it has episodes.
+        known = sum(r.num_episodes for r in requests) if isinstance(requests, Sequence) else self.max_concurrency
+        needed = max(1, min(known, self.max_concurrency))
+        workers = {asyncio.create_task(self._work(jobs, outcomes, tally)) for _ in range(needed)}
         self._workers |= workers
         running = len(workers)
 
@@ -259,7 +166,7 @@ class Rollouts:
         finally:
             await _stop(workers)
 
-    async def _work(self, jobs: Iterator[_Job], outcomes: asyncio.Queue[Any], tally: _Tally) -> None:
+    async def _work(self, jobs: Iterator[Job], outcomes: asyncio.Queue[Any], tally: FaultTally) -> None:
         """One worker: takes a slot, then the next episode, until none is left."""
         while True:
             async with self._slots:
@@ -350,17 +257,6 @@ def _own_env(env: str | EnvRef | Callable[[], Env], env_id: str) -> tuple[EnvRef
         ref = registry.reference(env)
         return ref, partial(registry.make, ref)
     return EnvRef(env_id or getattr(env, "__name__", "env")), env
-
-
-_Job = tuple[_Group, int]
-
-
-def _jobs(requests: Iterable[GroupRequest]) -> Iterator[_Job]:
-    """Episodes in the order of their start; shared by all slots."""
-    for number, request in enumerate(requests):
-        group = _Group(number, request)
-        for index in range(request.num_episodes):
-            yield group, index
 
 
 async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> None:

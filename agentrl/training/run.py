@@ -166,6 +166,7 @@ class Run:
         self.seed, self.env = config.seed, config.env.ref
         self.sampling = SamplingParams(**asdict(config.sampling))
         probe = registry.make(self.env)
+        self.env = probe.ref or self.env  # with the version of its package
         self._tasks = {"train": _split(probe, config.env.train_split), "eval": _split(probe, config.env.eval_split)}
         self.max_turns = probe.limits.max_turns or 1
         probe.close()

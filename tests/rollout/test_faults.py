@@ -15,7 +15,8 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.messages import Action
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.rollout.runner import GroupRequest, Rollouts
+from agentrl.rollout.requests import GroupRequest
+from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.tool_schema import tool
 from agentrl.trajectory import Task

@@ -17,7 +17,8 @@ from agentrl.rollout.episode import run_episode
 from agentrl.rollout.json_lines import canonical
 from agentrl.rollout.records import trajectory_record
 from agentrl.rollout.replay import areplay, replay, replay_store
-from agentrl.rollout.runner import GroupRequest, Rollouts, sampling_seed
+from agentrl.rollout.requests import GroupRequest, sampling_seed
+from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Ending, EnvRef, Labels, Trajectory
 

@@ -15,7 +15,8 @@ from agentrl.errors import EnvFault, EnvNotFound, RolloutError, TaskError
 from agentrl.messages import Action
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.scripted import NullPolicy
-from agentrl.rollout.runner import GroupRequest, Rollouts, arollout, rollout, sampling_seed
+from agentrl.rollout.requests import GroupRequest, sampling_seed
+from agentrl.rollout.runner import Rollouts, arollout, rollout
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.tool_schema import tool
 from agentrl.trajectory import EnvRef, Labels, Task

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from agentrl.config import NotNegative
 from agentrl.registry import Registry
-from agentrl.trajectory import TrajectoryGroup
+from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 FEEDBACKS = Registry(
     "feedback",
@@ -29,13 +31,27 @@ class Feedback(ABC):
         """The groups with what it adds."""
 
 
-def best_over_worst(scores: Sequence[float | None], margin: float = 0.0) -> tuple[tuple[int, int], ...]:
-    """The one preference of the highest over the lowest score, if they differ by more than `margin`.
+@dataclass(frozen=True)
+class PreferByScore(Feedback):
+    """Adds one preference to each group: the episode of the highest score over that of the lowest.
 
-    Args: scores: one for each episode of a group; None leaves an episode out.
+    Attributes:
+        margin: the difference in score that must be exceeded.
     """
-    known = [(score, index) for index, score in enumerate(scores) if score is not None]
-    if len(known) < 2:
-        return ()
-    (low, worst), (high, best) = min(known), max(known)
-    return ((best, worst),) if high - low > margin else ()
+
+    margin: NotNegative = 0.0
+
+    @abstractmethod
+    def score(self, trajectory: Trajectory) -> float | None:
+        """The score of an episode that trains; None leaves it out."""
+
+    async def __call__(self, groups: Sequence[TrajectoryGroup]) -> list[TrajectoryGroup]:
+        return [replace(group, preferences=self._preferences(group)) for group in groups]
+
+    def _preferences(self, group: TrajectoryGroup) -> tuple[tuple[int, int], ...]:
+        scores = [self.score(t) if t.trains else None for t in group.trajectories]
+        known = [(score, index) for index, score in enumerate(scores) if score is not None]
+        if len(known) < 2:
+            return ()
+        (low, worst), (high, best) = min(known), max(known)
+        return ((best, worst),) if high - low > self.margin else ()

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from agentrl.rollout.feedback.base import Feedback, best_over_worst
-from agentrl.trajectory import Trajectory, TrajectoryGroup
+from agentrl.rollout.feedback.base import PreferByScore
+from agentrl.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class PreferConfident(Feedback):
-    """Adds one preference to each group: the most confident episode over the least confident one.
+class PreferConfident(PreferByScore):
+    """The score of an episode is the mean log-probability, in nats, of the tokens of its last turn."""
 
-    Confidence is the mean log-probability, in nats, of the tokens of the last turn.
-
-    Attributes:
-        margin: the difference in nats that must be exceeded.
-    """
-
-    margin: float = 0.0
-
-    async def __call__(self, groups: Sequence[TrajectoryGroup]) -> list[TrajectoryGroup]:
-        return [
-            replace(group, preferences=best_over_worst([_confidence(t) for t in group.trajectories], self.margin))
-            for group in groups
-        ]
-
-
-def _confidence(trajectory: Trajectory) -> float | None:
-    if not trajectory.trains or not trajectory.turns:
-        return None
-    logprobs = trajectory.turns[-1].action.logprobs
-    return sum(logprobs) / len(logprobs) if logprobs else None
+    def score(self, trajectory: Trajectory) -> float | None:
+        logprobs = trajectory.turns[-1].action.logprobs if trajectory.turns else None
+        return sum(logprobs) / len(logprobs) if logprobs else None

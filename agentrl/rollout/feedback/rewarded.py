@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from agentrl.rollout.feedback.base import Feedback, best_over_worst
-from agentrl.trajectory import Trajectory, TrajectoryGroup
+from agentrl.rollout.feedback.base import PreferByScore
+from agentrl.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class PreferRewarded(Feedback):
-    """Adds one preference to each group whose rewards differ.
+class PreferRewarded(PreferByScore):
+    """The score of an episode is its reward."""
 
-    Attributes:
-        margin: the difference in reward that must be exceeded.
-    """
-
-    margin: float = 0.0
-
-    async def __call__(self, groups: Sequence[TrajectoryGroup]) -> list[TrajectoryGroup]:
-        return [
-            replace(group, preferences=best_over_worst([_reward(t) for t in group.trajectories], self.margin))
-            for group in groups
-        ]
-
-
-def _reward(trajectory: Trajectory) -> float | None:
-    return trajectory.reward if trajectory.trains else None
+    def score(self, trajectory: Trajectory) -> float | None:
+        return trajectory.reward

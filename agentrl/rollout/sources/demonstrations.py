@@ -10,7 +10,8 @@ import numpy as np
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
 from agentrl.policy.scripted import OraclePolicy
-from agentrl.rollout.runner import GroupRequest, Rollouts
+from agentrl.rollout.requests import GroupRequest
+from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.sources.base import Source, State
 from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
 

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Sequence
 
 import numpy as np
 
-from agentrl.rollout.runner import GroupRequest, Rollouts
+from agentrl.rollout.requests import GroupRequest
+from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.sources.base import Source, State
 from agentrl.seeds import Purpose, integer, sequence
 from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup

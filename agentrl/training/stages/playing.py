@@ -46,7 +46,8 @@ class Playing:
             train_split: name of its split to train on.
         Raises: ConfigError if an environment has no tasks to train on; EnvNotFound.
         """
-        check_split(probe, "train_split", train_split, "to train on")
+        if OWN in (self.mixture or {OWN: 1.0}):
+            check_split(probe, "train_split", train_split, "to train on")
         for name in self.mixture:
             if name != OWN and not _train_tasks(EnvRef(name)):
                 raise ConfigError(f"{key}.mixture: {name} has no tasks in its split 'train'")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from agentrl.config import Count, OneOf, Whole
 from agentrl.env.base import Env
@@ -20,6 +20,7 @@ from agentrl.rollout.feedback.rewarded import PreferRewarded
 from agentrl.rollout.sources.base import Source
 from agentrl.rollout.sources.stored import Stored, check_stored
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
+from agentrl.training.stages.group_stage import GroupStage
 from agentrl.training.stages.playing import Playing, rollout_metrics
 from agentrl.trajectory import TrajectoryGroup
 
@@ -54,7 +55,6 @@ class Prefer(StageSettings):
         return _PreferStage(name, self)
 
     def check(self, name: str, probe: Env, splits: Mapping[str, str]) -> None:
-        self.playing.check(f"stages.{name}.playing", probe, splits["train"])
         if self.objective.unit != "pair":
             raise ConfigError(
                 f"stages.{name}.objective: {OBJECTIVES.name_of(type(self.objective))} is no loss over pairs; use dpo, "
@@ -62,42 +62,25 @@ class Prefer(StageSettings):
             )
         if self.store is not None:
             check_stored(self.store, self.store_stage, f"stages.{name}.store")
-        elif self.playing.group_size < 2:
+            return
+        self.playing.check(f"stages.{name}.playing", probe, splits["train"])
+        if self.playing.group_size < 2:
             raise ConfigError(
                 f"stages.{name}.playing.group_size = 1: a pair needs two episodes of a task; use 2 or more"
             )
 
 
-class _PreferStage(Stage):
+class _PreferStage(GroupStage):
     def __init__(self, name: str, settings: Prefer) -> None:
-        super().__init__(name, settings.checkpoint_every)
+        super().__init__(name, settings, settings.objective)
         self._settings = settings
-        self._source: Source | None = None
-        self._place: dict[str, Any] | None = None
 
-    async def steps(self, context: Context) -> AsyncIterator[Step]:
-        settings = self._settings
-        self._source = self._new_source(context)
-        if self._place is not None:
-            self._source.load_state_dict(self._place)
-        learner = await context.learner(
-            settings.learner,
-            settings.objective,
-            temperature=context.sampling.temperature,
-            total_steps=max(1, settings.steps),
-        )
-        try:
-            while self.step < settings.steps:
-                yield await self._step(context, learner, self._source)
-        finally:
-            await self._source.aclose()
-
-    def _new_source(self, context: Context) -> Source:
+    def new_source(self, context: Context) -> Source:
         if self._settings.store is not None:
             return Stored(self._settings.store, self._settings.store_stage)
         return self._settings.playing.source(context, self.name)
 
-    async def _step(self, context: Context, learner: Learner, source: Source) -> Step:
+    async def next_step(self, context: Context, learner: Learner, source: Source) -> Step:
         started = time.perf_counter()
         groups = await source.take(self._settings.playing.prompts_per_step)
         if self._settings.store is None:
@@ -107,7 +90,6 @@ class _PreferStage(Stage):
         sampled_s = time.perf_counter()
         metrics = await self._learn(context, learner, groups)
         await learner.publish()
-        self.step += 1
         metrics = {
             **rollout_metrics(groups),
             **metrics,
@@ -115,25 +97,13 @@ class _PreferStage(Stage):
             "time/sample_s": sampled_s - started,
             "time/learn_s": time.perf_counter() - sampled_s,
         }
-        return Step(self.step, self._settings.steps, metrics, [] if self._settings.store else groups)
+        return Step(self.step + 1, self._settings.steps, metrics, [] if self._settings.store else groups)
 
     async def _learn(
         self, context: Context, learner: Learner, groups: Sequence[TrajectoryGroup]
     ) -> Mapping[str, float]:
-        objective = self._settings.objective
         rows = pairs(context.rows(groups), groups)
         if not rows:
             logger.warning("step %d: no episode was preferred over another, so nothing was learnt", self.step + 1)
             return {}
-        for column in objective.columns:
-            if column not in rows[0].columns:
-                rows = await learner.fill(rows, column)
-        return await learner.update(rows, objective)
-
-    def state_dict(self) -> dict[str, Any]:
-        place = self._place if self._source is None else self._source.state_dict()
-        return {**super().state_dict(), "source": place}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._place = state["source"]
+        return await learner.update(await self.filled(learner, rows), self._objective)

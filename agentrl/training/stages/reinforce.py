@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from agentrl.config import Count, NotNegative, OneOf, Whole
 from agentrl.env.base import Env
@@ -25,6 +25,7 @@ from agentrl.learning.rows import Aggregation, Row, with_coefficients
 from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
+from agentrl.training.stages.group_stage import GroupStage
 from agentrl.training.stages.playing import Playing, rollout_metrics
 from agentrl.trajectory import TrajectoryGroup
 
@@ -111,38 +112,21 @@ class Reinforce(StageSettings):
         )
 
 
-class _ReinforceStage(Stage):
+class _ReinforceStage(GroupStage):
     def __init__(self, name: str, settings: Reinforce) -> None:
-        super().__init__(name, settings.checkpoint_every)
-        self._settings, self._objective = settings, settings.total
-        self._source: Source | None = None
-        self._place: dict[str, Any] | None = None
+        super().__init__(name, settings, settings.total)
+        self._settings = settings
 
-    async def steps(self, context: Context) -> AsyncIterator[Step]:
-        settings = self._settings
-        self._source = settings.playing.source(context, self.name, greedy=settings.credit.needs_greedy)
-        if self._place is not None:
-            self._source.load_state_dict(self._place)
-        learner = await context.learner(
-            settings.learner,
-            self._objective,
-            temperature=context.sampling.temperature,
-            total_steps=max(1, settings.steps),
-        )
-        try:
-            while self.step < settings.steps:
-                yield await self._step(context, learner, self._source)
-        finally:
-            await self._source.aclose()
+    def new_source(self, context: Context) -> Source:
+        return self._settings.playing.source(context, self.name, greedy=self._settings.credit.needs_greedy)
 
-    async def _step(self, context: Context, learner: Learner, source: Source) -> Step:
+    async def next_step(self, context: Context, learner: Learner, source: Source) -> Step:
         started = time.perf_counter()
         groups, sampled = await self._sample(source)
         context.rollouts.check_faults(sampled)
         sampled_s = time.perf_counter()
         metrics = await self._learn(context, learner, groups)
         await learner.publish()
-        self.step += 1
         metrics = {
             **rollout_metrics(sampled),
             **metrics,
@@ -150,7 +134,7 @@ class _ReinforceStage(Stage):
             "time/sample_s": sampled_s - started,
             "time/learn_s": time.perf_counter() - sampled_s,
         }
-        return Step(self.step, self._settings.steps, metrics, sampled)
+        return Step(self.step + 1, self._settings.steps, metrics, sampled)
 
     async def _sample(self, source: Source) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:
         """Groups that train, without faults, and all groups that were sampled."""
@@ -189,9 +173,9 @@ class _ReinforceStage(Stage):
         if not rows:
             logger.warning("step %d: no episode has a sampled token, so there is nothing to learn from", self.step + 1)
             return {}
-        return await learner.update(await self._filled(context, learner, rows, groups), self._objective)
+        return await learner.update(await self._rows(context, learner, rows, groups), self._objective)
 
-    async def _filled(
+    async def _rows(
         self, context: Context, learner: Learner, rows: list[Row], groups: Sequence[TrajectoryGroup]
     ) -> list[Row]:
         """Rows with every column that the objective reads."""
@@ -207,15 +191,4 @@ class _ReinforceStage(Stage):
             rows = with_importance(await learner.fill(rows, "old_logprobs"), settings.importance)
         else:
             rows = with_sampled_as_old(rows)
-        for column in self._objective.columns:
-            if column not in rows[0].columns:
-                rows = await learner.fill(rows, column)
-        return rows
-
-    def state_dict(self) -> dict[str, Any]:
-        place = self._place if self._source is None else self._source.state_dict()
-        return {**super().state_dict(), "source": place}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._place = state["source"]
+        return await self.filled(learner, rows)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from agentrl.messages import Action
-from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, best_over_worst
+from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, PreferByScore
 from agentrl.rollout.feedback.confident import PreferConfident
 from agentrl.rollout.feedback.rewarded import PreferRewarded
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, TrajectoryGroup, Turn
@@ -44,8 +46,17 @@ async def added(feedback: Feedback, *groups: list[Trajectory]) -> list[Preferenc
         ([-2.0, -3.0, -3.0], 0.0, ((0, 1),)),
     ],
 )
-def test_best_over_worst(scores: list[float | None], margin: float, expected: Preferences) -> None:
-    assert best_over_worst(scores, margin) == expected
+async def test_the_highest_score_is_preferred_over_the_lowest(
+    scores: list[float | None], margin: float, expected: Preferences
+) -> None:
+    @dataclass(frozen=True)
+    class Listed(PreferByScore):
+        """The score of an episode is the one at the place that its reward names."""
+
+        def score(self, trajectory: Trajectory) -> float | None:
+            return scores[int(trajectory.reward)]
+
+    assert await added(Listed(margin), [episode(float(place)) for place in range(len(scores))]) == [expected]
 
 
 async def test_the_highest_reward_is_preferred_over_the_lowest() -> None:

@@ -1,0 +1,84 @@
+"""What a caller asks of the runner: groups of episodes, and the order in which their episodes begin."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, TrajectoryGroup
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRequest:
+    """Episodes of one task and one seed, to be compared with each other.
+
+    Attributes:
+        task: what every episode starts from.
+        seed: of the environment, the same for all; each episode samples from its own stream.
+        size: number of episodes, at least 1.
+        group_id: unique within a run; `TASK@SEED` where empty.
+        labels: recorded on each trajectory, with its attempt.
+        env: which environment; None is the runner's own.
+        greedy: one further episode, the last of the group, at temperature 0 and labelled so: a baseline.
+    """
+
+    task: Task
+    seed: int
+    size: int = 1
+    group_id: str = ""
+    labels: Labels = Labels()
+    env: EnvRef | None = None
+    greedy: bool = False
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes of the group, the greedy one included."""
+        return self.size + self.greedy
+
+    def is_greedy(self, index: int) -> bool:
+        """Whether the episode at this index is the greedy one."""
+        return index >= self.size
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.seed < 0:
+            raise ValueError(f"size must be >= 1 and seed >= 0, got {self.size} and {self.seed}")
+        if not self.group_id:
+            object.__setattr__(self, "group_id", f"{self.task.id}@{self.seed}")
+
+
+def sampling_seed(request: GroupRequest, index: int) -> int:
+    """Seed of an episode's sampling stream: a function of task, seed and index, never of the attempt."""
+    entropy = (request.seed, index, zlib.crc32(request.task.id.encode()))
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+class PendingGroup:
+    """A request and its trajectories, in the order of their index."""
+
+    def __init__(self, number: int, request: GroupRequest) -> None:
+        self.number, self.request = number, request
+        self.places: list[Trajectory | None] = [None] * request.num_episodes
+        self.missing = request.num_episodes
+
+    def settle(self, index: int, trajectory: Trajectory) -> bool:
+        """Put a trajectory in its place. Returns: whether the group is complete."""
+        self.places[index] = trajectory
+        self.missing -= 1
+        return not self.missing
+
+    def finished(self) -> TrajectoryGroup:
+        return TrajectoryGroup(self.request.group_id, [place for place in self.places if place is not None])
+
+
+Job = tuple[PendingGroup, int]
+
+
+def jobs_of(requests: Iterable[GroupRequest]) -> Iterator[Job]:
+    """Episodes in the order of their start; shared by all slots."""
+    for number, request in enumerate(requests):
+        group = PendingGroup(number, request)
+        for index in range(request.num_episodes):
+            yield group, index

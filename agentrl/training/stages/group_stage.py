@@ -1,0 +1,85 @@
+"""What stages that learn from groups of a source share: the loop, the place in the source, and the resuming of both."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from agentrl.learning.learner import Learner, LearnerSettings
+from agentrl.learning.objectives.base import Objective
+from agentrl.learning.rows import Row
+from agentrl.rollout.sources.base import Source
+from agentrl.training.stages.base import Context, Stage, Step
+
+
+class GroupSettings(Protocol):
+    """The settings that the loop reads."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+    @property
+    def learner(self) -> LearnerSettings: ...
+
+
+class GroupStage(Stage):
+    """A stage that takes groups from a source and updates the model from them, a step at a time.
+
+    Args:
+        name: from the TOML.
+        settings: of the stage.
+        objective: the loss of every update.
+    """
+
+    def __init__(self, name: str, settings: GroupSettings, objective: Objective) -> None:
+        super().__init__(name, settings.checkpoint_every)
+        self._total, self._learner_settings, self._objective = settings.steps, settings.learner, objective
+        self._source: Source | None = None
+        self._place: dict[str, Any] | None = None
+
+    @abstractmethod
+    def new_source(self, context: Context) -> Source:
+        """The source of the stage's groups, at its beginning."""
+
+    @abstractmethod
+    async def next_step(self, context: Context, learner: Learner, source: Source) -> Step:
+        """Take groups, learn from them, and publish the weights; the step's number is `self.step + 1`."""
+
+    async def steps(self, context: Context) -> AsyncIterator[Step]:
+        self._source = self.new_source(context)
+        if self._place is not None:
+            self._source.load_state_dict(self._place)
+        learner = await context.learner(
+            self._learner_settings,
+            self._objective,
+            temperature=context.sampling.temperature,
+            total_steps=max(1, self._total),
+        )
+        try:
+            while self.step < self._total:
+                step = await self.next_step(context, learner, self._source)
+                self.step = step.number
+                yield step
+        finally:
+            await self._source.aclose()
+
+    async def filled(self, learner: Learner, rows: Sequence[Row]) -> list[Row]:
+        """The rows with every column that the objective reads and that they lack.
+
+        Args: rows: at least one.
+        """
+        filled = list(rows)
+        for column in self._objective.columns:
+            if column not in filled[0].columns:
+                filled = await learner.fill(filled, column)
+        return filled
+
+    def state_dict(self) -> dict[str, Any]:
+        place = self._place if self._source is None else self._source.state_dict()
+        return {**super().state_dict(), "source": place}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._place = state["source"]
