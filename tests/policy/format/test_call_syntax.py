@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from agentrl.policy.format.call_syntax import read_call, split_reasoning
@@ -73,3 +75,11 @@ def test_llama_calls() -> None:
 )
 def test_reasoning(text: str, opened: bool, expected: tuple[str | None, str]) -> None:
     assert split_reasoning(text, opened=opened) == expected
+
+
+@pytest.mark.parametrize("tag", ["<tool_call>", "</tool_call>", "</tool_call><tool_call>"])
+def test_a_tag_inside_a_string_of_a_call_is_text(tag: str) -> None:
+    call = json.dumps({"name": "say", "arguments": {"text": f"a {tag} b", tag: 1}})
+    text, calls = hermes_calls(f"before <tool_call>\n{call}\n</tool_call> between <tool_call>{call}</tool_call> after")
+    assert text == "before  between  after"
+    assert [(c.name, c.arguments, c.error) for c in calls] == [("say", {"text": f"a {tag} b", tag: 1}, None)] * 2
