@@ -23,12 +23,11 @@ async def no_warm_containers():
 
 @pytest.mark.parametrize("name", IDS)
 async def test_oracle_and_silence(name):
-    env_id = f"agentrl/{name}-v0"
-    env = make(env_id, backend="docker")
+    env = make(f"agentrl/{name}-v0", backend="docker")
     rewards = []
     for policy in (OraclePolicy(), NullPolicy()):
         for task in env.tasks.split("eval")[:2]:
-            trajectory = await run_episode(env, policy, task, 0, env_id=env_id)
+            trajectory = await run_episode(env, policy, task, 0)
             assert trajectory.error is None
             rewards.append(trajectory.reward)
     await env.aclose()
