@@ -304,6 +304,12 @@ def test_making_an_environment_loads_no_torch():
     assert done.stdout.strip() == "False"
 
 
+def test_reading_a_training_configuration_loads_no_transformers():
+    code = "import sys, agentrl.training.plan; print('transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "False", "a mistake in a TOML file is then told seconds later"
+
+
 # Folders whose root holds more Python files than a reader keeps in mind, each with its reason.
 FULL_ROOTS: dict[str, str] = {}
 MOST_FILES = 15

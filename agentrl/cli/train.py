@@ -163,17 +163,9 @@ def _read_summary(folder: RunFolder) -> dict[str, Any]:
 # Running. The functions import the training code themselves, because it loads torch.
 
 
-def _silence_foreign_bars() -> None:
-    """Hide the progress bars of transformers: one for every checkpoint would break ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 def _train(config: TrainConfig, out: Path) -> dict[str, Any]:
     from agentrl.training.train import train
 
-    _silence_foreign_bars()
     note(f"Training on {config.env.id}, seed {config.seed}, in {out}")
     with TrainProgress() as progress, _Rescue(out):
         return train(config, out, on_progress=progress)
@@ -186,7 +178,6 @@ def _resume(out: Path) -> dict[str, Any]:
     if folder.is_finished:
         note(f"{out} is finished already")
         return _read_summary(folder)
-    _silence_foreign_bars()
     note(f"Resuming {out}")
     with TrainProgress() as progress, _Rescue(out):
         return resume(out, on_progress=progress)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from agentrl.errors import ModelError
 
@@ -27,6 +25,8 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     Returns: the model in evaluation mode, and the tokenizer.
     Raises: ModelError that names what is missing or broken.
     """
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # loads for seconds; settings are checked before
+
     path = Path(folder)
     check_files(path)
     try:
@@ -70,6 +70,8 @@ def check_files(path: Path) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the progress bars of `transformers`, which would write over ours."""
+    from transformers.utils import logging as transformers_logging
+
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

@@ -14,8 +14,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,9 +22,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
 
 from agentrl.errors import CheckpointError, ConfigError
+from agentrl.policy import model_folder
 
 logger = logging.getLogger(__name__)
 
@@ -186,20 +185,8 @@ def _fallback_hint(folder: Path) -> str:
     return " No other checkpoint in the same folder is intact"
 
 
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Hide the progress bars of `transformers`: one for each checkpoint would hide the progress of the run."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 def _write_files(folder: Path, model: Any, tokenizer: Any, learner: Stateful | None, extra_text: str) -> None:
-    with _without_progress_bars():
+    with model_folder.quiet():
         model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

@@ -15,7 +15,7 @@ import torch
 from agentrl.config import Count
 from agentrl.errors import ConfigError
 from agentrl.messages import Message
-from agentrl.policy import model_folder, tiny
+from agentrl.policy import model_folder
 from agentrl.seeds import Purpose, integer
 
 # Enough conversations for every merge of a small vocabulary; more would only cost time.
@@ -75,6 +75,8 @@ def build(config: ModelConfig, seed: int, conversations: Sequence[Sequence[Messa
     """
     if not conversations:
         raise ConfigError(NOTHING_TO_BEGIN_FROM)
+    from agentrl.policy import tiny  # loads transformers
+
     texts = tiny.conversation_texts(list(c) for c in conversations[:_TOKENIZER_CONVERSATIONS])
     model, tokenizer = tiny.build_tiny(
         texts,

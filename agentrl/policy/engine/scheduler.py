@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from torch import Tensor
 
 from agentrl.messages import FinishReason
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.engine.forward_hf import HfForward
 from agentrl.policy.engine.forward_lean import LeanForward, supports
 from agentrl.policy.engine.slots import Ids, KvSlots, SlotOwners
 from agentrl.policy.engine.token_sampling import DrawTable, draw
+
+if TYPE_CHECKING:
+    from agentrl.policy.engine.forward_hf import HfForward
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,7 @@ class Engine:
         self.model, self.stop_ids, self.decode, self.options = model, stop_ids, decode, options
         self.version = 0
         self.kv = KvSlots(options.slots, options.context)
-        lean = options.lean and supports(model)
-        self.forward = LeanForward(model, self.kv) if lean else HfForward(model, self.kv)
+        self.forward = _forward(model, self.kv, lean=options.lean and supports(model))
         self.owners = SlotOwners(options.slots)
         self._draws = DrawTable(options.slots, options.context)
         self._queue: deque[_Request] = deque()
@@ -298,6 +299,14 @@ class Engine:
                 tuple(request.ids), tuple(request.logprobs), finish, request.cached, tuple(request.versions)
             )
             request.future.set_result(done)
+
+
+def _forward(model: Any, kv: KvSlots, *, lean: bool) -> LeanForward | HfForward:
+    if lean:
+        return LeanForward(model, kv)
+    from agentrl.policy.engine.forward_hf import HfForward  # loads transformers
+
+    return HfForward(model, kv)
 
 
 def _common(a: Ids, b: Ids) -> int:

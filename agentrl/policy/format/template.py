@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from agentrl.errors import ModelError
 from agentrl.messages import Message
 
@@ -29,6 +27,8 @@ def render_template(
         variables: further template variables.
     Raises: ModelError if the template refuses the conversation.
     """
+    from transformers.utils.chat_template_utils import render_jinja_template  # loads for seconds
+
     try:
         rendered = render_jinja_template(
             conversations=[[message_for_template(m) for m in messages]],
