@@ -1,6 +1,5 @@
 """Evaluation: what is played, what is scored, what is set apart."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -66,13 +65,10 @@ def test_episodes_are_recorded_with_their_tags(tmp_path: Path) -> None:
     assert {(t.env.id, t.labels.step) for t in recorded} == {("test/Adder-v0", 40)}
 
 
-def test_inside_a_loop_the_sync_face_says_what_to_do() -> None:
-    async def inside() -> float:
-        with pytest.raises(RuntimeError, match="await aevaluate"):
-            evaluate(Some(), Adder, TASKS)
-        return (await aevaluate(Some(), Adder, TASKS)).mean
-
-    assert asyncio.run(inside()) == 1.0
+async def test_inside_a_loop_the_sync_face_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match="await aevaluate"):
+        evaluate(Some(), Adder, TASKS)
+    assert (await aevaluate(Some(), Adder, TASKS)).mean == 1.0
 
 
 def test_json_form_has_no_number_that_json_lacks() -> None:

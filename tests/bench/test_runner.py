@@ -160,27 +160,24 @@ def test_progress_counts_what_former_calls_left(tmp_path: Path) -> None:
     assert seen == [(5, 8), (6, 8), (7, 8), (8, 8)]
 
 
-def test_a_cancelled_benchmark_leaves_what_it_had(tmp_path: Path) -> None:
-    async def cancel_half_way() -> None:
-        half = asyncio.Event()
+async def test_a_cancelled_benchmark_leaves_what_it_had(tmp_path: Path) -> None:
+    half = asyncio.Event()
 
-        def count(done: int, planned: int, trajectory: Trajectory) -> None:
-            if done == 4:
-                half.set()
+    def count(done: int, planned: int, trajectory: Trajectory) -> None:
+        if done == 4:
+            half.set()
 
-        policy = Some(wait_s=0.01)
-        config = BenchConfig(max_concurrency=1, references=False)
-        running = asyncio.create_task(arun_bench(Adder, policy, config=config, out=tmp_path, on_progress=count))
-        await half.wait()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-
-    asyncio.run(cancel_half_way())
+    slow = Some(wait_s=0.01)
+    config = BenchConfig(max_concurrency=1, references=False)
+    running = asyncio.create_task(arun_bench(Adder, slow, config=config, out=tmp_path, on_progress=count))
+    await half.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
     left = summary(tmp_path)
     assert (left["status"], left["n_episodes"], left["n_planned"]) == ("interrupted", 4, 8)
     policy = Some()
-    assert run_bench(Adder, policy, out=tmp_path, references=False).score.n_episodes == 8
+    assert (await arun_bench(Adder, policy, out=tmp_path, references=False)).score.n_episodes == 8
     assert len(policy.asked) == 4
 
 
@@ -215,13 +212,10 @@ def test_an_interrupted_process_loses_no_finished_episode(tmp_path: Path, kill: 
     assert (len(policy.asked), result.score.n_episodes) == (400 - ended, 400)
 
 
-def test_inside_a_loop_the_sync_face_says_what_to_do() -> None:
-    async def inside() -> None:
-        with pytest.raises(RuntimeError, match="await arun_bench"):
-            run_bench(Adder, "null")
-        assert (await arun_bench(Adder, "null")).status == "finished"
-
-    asyncio.run(inside())
+async def test_inside_a_loop_the_sync_face_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match="await arun_bench"):
+        run_bench(Adder, "null")
+    assert (await arun_bench(Adder, "null")).status == "finished"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from click.testing import CliRunner, Result
 from agentrl.cli import main
 from agentrl.env import registry
 from agentrl.policy.scripted import OraclePolicy
-from agentrl.rollout.runner import arollout
+from agentrl.rollout.runner import rollout
 from agentrl.rollout.store import TrajectoryStore
 
 ENV = "agentrl/Guess-v0"
@@ -23,7 +22,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     tasks = registry.make(ENV).tasks.split("train")[:3]
     with TrajectoryStore(folder / "trajectories.jsonl") as store:
-        asyncio.run(arollout(ENV, OraclePolicy(), tasks, store=store))
+        rollout(ENV, OraclePolicy(), tasks, store=store)
     return folder
 
 

@@ -103,16 +103,16 @@ def till(broken: str = "") -> Till:
 TASK = Till.tasks["train-0"]
 
 
-def play(env, policy, **options):
-    return asyncio.run(run_episode(env, policy, TASK, 5, ref=EnvRef("test/Till-v0"), **options))
+async def play(env, policy, **options):
+    return await run_episode(env, policy, TASK, 5, ref=EnvRef("test/Till-v0"), **options)
 
 
-def test_an_episode_is_recorded_turn_by_turn():
+async def test_an_episode_is_recorded_turn_by_turn():
     sampling = SamplingParams(temperature=0.5, seed=9)
     policy = Script(call("add", coin=1), call("add", coin=2), Action("3"))
     labels = Labels("rl", 3, "greedy", 2)
     options = {"group_id": "g", "episode_id": "g/0", "labels": labels}
-    got = play(till(), policy, sampling=sampling, **options)
+    got = await play(till(), policy, sampling=sampling, **options)
     ask, one, three = Message("user", "Pay 3."), _tool("1"), _tool("3")
     assert [turn.observation for turn in got.turns] == [(ask,), (one,), (three,)]
     assert [turn.next_observation for turn in got.turns] == [(one,), (three,), ()]
@@ -137,8 +137,8 @@ def _tool(text: str) -> Message:
     return Message("tool", text, tool_call_id="call_0", name="add")
 
 
-def test_a_limit_truncates():
-    got = play(till(), Script(*[call("add", coin=1)] * 3))
+async def test_a_limit_truncates():
+    got = await play(till(), Script(*[call("add", coin=1)] * 3))
     assert (got.status, got.ending, len(got.turns)) == ("truncated", Ending("limit", "max_turns"), 3)
 
 
@@ -154,9 +154,9 @@ def test_a_limit_truncates():
         ("cancelled", "cancelled", 2, "in respond"),
     ],
 )
-def test_what_the_author_raises_discards_the_episode_and_names_its_line(broken, error, turns, line):
+async def test_what_the_author_raises_discards_the_episode_and_names_its_line(broken, error, turns, line):
     policy = Script(call("add", coin=1), Action("1"))
-    got = play(till(broken), policy, labels=Labels("rl"))
+    got = await play(till(broken), policy, labels=Labels("rl"))
     assert got.status == "fault"
     assert got.error.startswith("EnvFault: ")
     assert error in got.error
@@ -170,7 +170,7 @@ def test_what_the_author_raises_discards_the_episode_and_names_its_line(broken, 
         assert got.error.endswith(f"{line})")
 
 
-def test_a_reward_that_is_no_number_discards_the_episode():
+async def test_a_reward_that_is_no_number_discards_the_episode():
     class Bare(Env):
         async def areset(self, *, seed=None, options=None):
             self._begin(seed, options)
@@ -179,16 +179,16 @@ def test_a_reward_that_is_no_number_discards_the_episode():
         async def astep(self, action):
             return (), math.inf, True, False, {}
 
-    got = play(Bare(), Script(Action("x")))
+    got = await play(Bare(), Script(Action("x")))
     assert got.status == "fault"
     assert got.error == "EnvFault: step returned reward inf; a reward must be a finite number"
 
 
-def test_the_action_that_broke_the_environment_is_kept():
+async def test_the_action_that_broke_the_environment_is_kept():
     env = till()
     policy = Script(call("add", coin=1), Action("1"))
     env.broken = "cancelled"
-    got = play(env, policy)
+    got = await play(env, policy)
     assert [turn.action.text for turn in got.turns] == ["", "1"]
     assert got.turns[1].next_observation == ()
 
@@ -201,9 +201,9 @@ def test_the_action_that_broke_the_environment_is_kept():
         (Action("half a w", finish_reason="abort"), "PolicyFault: the policy aborted the turn"),
     ],
 )
-def test_a_policy_fault_discards_the_episode(answer, error):
+async def test_a_policy_fault_discards_the_episode(answer, error):
     policy = Script(call("add", coin=1), answer)
-    got = play(till(), policy)
+    got = await play(till(), policy)
     assert got.status == "fault"
     assert got.error.startswith(error)
     assert len(policy.released) == 1
@@ -216,47 +216,43 @@ def test_a_policy_fault_discards_the_episode(answer, error):
         (42, "the oracle or demonstrator raised TypeError: an action is an Action"),
     ],
 )
-def test_an_oracle_that_raises_discards_the_episode(answer, error):
+async def test_an_oracle_that_raises_discards_the_episode(answer, error):
     class Knowing(Till):
         def oracle(self, messages):
             if isinstance(answer, Exception):
                 raise answer
             return answer
 
-    got = asyncio.run(run_episode(Knowing(), OraclePolicy(), TASK, 5, ref=EnvRef("t")))
+    got = await run_episode(Knowing(), OraclePolicy(), TASK, 5, ref=EnvRef("t"))
     assert got.status == "fault"
     assert error in got.error
 
 
-def test_a_bug_in_the_policy_propagates_and_still_releases():
+async def test_a_bug_in_the_policy_propagates_and_still_releases():
     policy = Script(IndexError("ours"))
     with pytest.raises(IndexError, match="ours"):
-        play(till(), policy)
+        await play(till(), policy)
     assert len(policy.released) == 1
 
 
-def test_bad_input_propagates():
+async def test_bad_input_propagates():
     with pytest.raises(TaskError, match="no such task"):
-        play(till("task"), Script())
+        await play(till("task"), Script())
 
 
-def test_cancellation_propagates_and_releases():
+async def test_cancellation_propagates_and_releases():
     policy = Script(Action("1"))
-
-    async def main():
-        task = asyncio.create_task(run_episode(till("hang"), policy, TASK, 5, ref=EnvRef("t")))
-        await asyncio.sleep(0.01)
-        assert not task.done()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(main())
+    task = asyncio.create_task(run_episode(till("hang"), policy, TASK, 5, ref=EnvRef("t")))
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     assert len(policy.released) == 1
 
 
-def test_the_bound_policy_plays_and_is_released():
+async def test_the_bound_policy_plays_and_is_released():
     class Seer(Script):
         def bind(self, env):
             bound = Seer(Action(str(env.task.data["goal"])))
@@ -264,7 +260,7 @@ def test_the_bound_policy_plays_and_is_released():
             return bound
 
     policy = Seer()
-    got = play(till(), policy)
+    got = await play(till(), policy)
     assert got.turns[0].action.text == "3"
     assert len(policy.bound.released) == 1
     assert policy.released == []
@@ -276,10 +272,10 @@ def test_an_episode_that_never_waits_needs_no_event_loop():
     assert got.reward == 2.5
 
 
-def test_policy_keys_differ_between_attempts_of_one_episode():
+async def test_policy_keys_differ_between_attempts_of_one_episode():
     policy = Script(Action("0"), Action("0"))
     for attempt in (0, 1):
-        play(till(), policy, episode_id="same", labels=Labels(attempt=attempt))
+        await play(till(), policy, episode_id="same", labels=Labels(attempt=attempt))
     assert len(policy.keys) == 2
     assert all("same" in key for key in policy.keys)
 

@@ -150,7 +150,7 @@ class Asker(Policy):
         self.alive.discard(episode_id)
 
 
-def test_a_run_through_every_kind_of_failure(server, tmp_path):
+async def test_a_run_through_every_kind_of_failure(server, tmp_path):
     Fragile.port = server.port
     path, policy, finished = tmp_path / "trajectories.jsonl", Asker(), []
     requests = [GroupRequest(task, n, 2) for n, task in enumerate(Fragile.tasks.split("train"))]
@@ -165,17 +165,13 @@ def test_a_run_through_every_kind_of_failure(server, tmp_path):
             await asyncio.sleep(0.005)
         await asyncio.to_thread(server.start)
 
-    async def main():
-        options = {"max_concurrency": 32, "max_attempts": 12, "backoff_s": 0.01, "on_trajectory": note}
-        with TrajectoryStore(path) as store:
-            async with Rollouts(Fragile, policy, env_id="test/Fragile-v0", store=store, **options) as rollouts:
-                restarting = asyncio.create_task(start_again())
-                groups = await rollouts.run(requests)
-                await restarting
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        return groups
-
-    groups = asyncio.run(main())
+    options = {"max_concurrency": 32, "max_attempts": 12, "backoff_s": 0.01, "on_trajectory": note}
+    with TrajectoryStore(path) as store:
+        async with Rollouts(Fragile, policy, env_id="test/Fragile-v0", store=store, **options) as rollouts:
+            restarting = asyncio.create_task(start_again())
+            groups = await rollouts.run(requests)
+            await restarting
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     assert [group.trajectories[0].task.data["n"] for group in groups] == list(range(NUM_TASKS))
     assert Fragile.counts["refused"] >= 25
     assert Fragile.counts["raised"] > 10
@@ -188,15 +184,11 @@ def test_a_run_through_every_kind_of_failure(server, tmp_path):
     check_attempts(list(TrajectoryStore(path)), policy)
 
 
-def test_tasks_that_never_work_are_void_and_every_other_episode_finishes(server):
+async def test_tasks_that_never_work_are_void_and_every_other_episode_finishes(server):
     Fragile.port = server.port
     tasks = [*Fragile.tasks.split("broken"), *Fragile.tasks.split("train")[:24]]
-
-    async def main():
-        async with Rollouts(Fragile, Asker(), env_id="test/Fragile-v0", max_attempts=6, backoff_s=0) as rollouts:
-            return await rollouts.run(GroupRequest(task, 1, 2) for task in tasks)
-
-    groups = asyncio.run(main())
+    async with Rollouts(Fragile, Asker(), env_id="test/Fragile-v0", max_attempts=6, backoff_s=0) as rollouts:
+        groups = await rollouts.run(GroupRequest(task, 1, 2) for task in tasks)
     for group in groups[:8]:
         for trajectory in group.trajectories:
             assert (trajectory.status, trajectory.labels.attempt, trajectory.success) == ("fault", 5, False)

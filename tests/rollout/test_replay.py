@@ -33,32 +33,27 @@ def transcript(trajectory: Trajectory) -> bytes:
     return canonical({k: v for k, v in record.items() if k not in ("group_id", "episode_id", "attempt")})
 
 
-def record(make_env, policy, count: int, path, **options) -> list[Trajectory]:
+async def record(make_env, policy, count: int, path, **options) -> list[Trajectory]:
     """`count` episodes over train tasks in groups of 4, stored."""
     tasks = make_env.tasks.split("train")
     requests = [GroupRequest(tasks[n % 50], n, 4, labels=Labels("rl", n)) for n in range(count // 4)]
-
-    async def main():
-        with TrajectoryStore(path) as store:
-            async with Rollouts(make_env, policy, env_id=ID, store=store, **options) as rollouts:
-                return await rollouts.run(requests)
-
-    return [trajectory for group in asyncio.run(main()) for trajectory in group.trajectories]
+    with TrajectoryStore(path) as store:
+        async with Rollouts(make_env, policy, env_id=ID, store=store, **options) as rollouts:
+            groups = await rollouts.run(requests)
+    return [trajectory for group in groups for trajectory in group.trajectories]
 
 
 @pytest.mark.parametrize("kind", ["ledger", "slow_ledger"])
-def test_an_episode_is_the_same_alone_and_beside_63_others(request, kind, walker, tmp_path):
+async def test_an_episode_is_the_same_alone_and_beside_63_others(request, kind, walker, tmp_path):
     make_env = request.getfixturevalue(kind)
-    crowd = record(make_env, walker, 64, tmp_path / "t.jsonl", max_concurrency=64)
+    crowd = await record(make_env, walker, 64, tmp_path / "t.jsonl", max_concurrency=64)
     assert len(crowd) == 64
     assert len({transcript(t) for t in crowd}) > 40, "the episodes must differ for this to mean anything"
     for index in range(0, 64, 7):
         crowded = crowd[index]
         sampling = SamplingParams(seed=walker_seed(crowded))
-        alone = asyncio.run(
-            run_episode(
-                make_env(), walker, crowded.task, crowded.seed, ref=EnvRef(ID), sampling=sampling, labels=crowded.labels
-            )
+        alone = await run_episode(
+            make_env(), walker, crowded.task, crowded.seed, ref=EnvRef(ID), sampling=sampling, labels=crowded.labels
         )
         assert transcript(alone) == transcript(crowded)
 
@@ -68,14 +63,14 @@ def walker_seed(trajectory: Trajectory) -> int:
     return sampling_seed(request, int(trajectory.episode_id.rsplit("/", 1)[1]))
 
 
-def test_concurrency_changes_nothing(slow_ledger, walker, tmp_path):
-    runs = [record(slow_ledger, walker, 40, tmp_path / str(bound), max_concurrency=bound) for bound in (1, 7, 64)]
+async def test_concurrency_changes_nothing(slow_ledger, walker, tmp_path):
+    runs = [await record(slow_ledger, walker, 40, tmp_path / str(bound), max_concurrency=bound) for bound in (1, 7, 64)]
     assert [transcript(t) for t in runs[0]] == [transcript(t) for t in runs[1]] == [transcript(t) for t in runs[2]]
 
 
-def test_a_thousand_recorded_episodes_replay(ledger, walker, tmp_path):
+async def test_a_thousand_recorded_episodes_replay(ledger, walker, tmp_path):
     path = tmp_path / "trajectories.jsonl"
-    recorded = record(ledger, walker, 1000, path)
+    recorded = await record(ledger, walker, 1000, path)
     statuses = {t.status for t in recorded}
     assert statuses == {"terminated", "truncated"}
     assert sum(len(t.turns) for t in recorded) > 2500
@@ -93,17 +88,18 @@ def test_a_thousand_recorded_episodes_replay(ledger, walker, tmp_path):
 
 
 def test_an_environment_that_waits_replays_too(slow_ledger, walker, tmp_path):
-    recorded = record(slow_ledger, walker, 20, tmp_path / "t.jsonl")
+    # Not an async test: the synchronous face of an environment that waits needs a thread without a loop.
+    recorded = asyncio.run(record(slow_ledger, walker, 20, tmp_path / "t.jsonl"))
     env = slow_ledger()
     assert {replay(t, env).outcome for t in recorded} == {"same"}
     env.close()
 
-    async def inside():
-        with pytest.raises(RuntimeError, match="running"):
-            replay(recorded[0], slow_ledger())
-        return (await areplay(recorded[0], slow_ledger())).outcome
 
-    assert asyncio.run(inside()) == "same"
+async def test_inside_a_loop_an_environment_that_waits_is_replayed_by_awaiting(slow_ledger, walker, tmp_path):
+    trajectory = (await record(slow_ledger, walker, 4, tmp_path / "t.jsonl"))[0]
+    with pytest.raises(RuntimeError, match="running"):
+        replay(trajectory, slow_ledger())
+    assert (await areplay(trajectory, slow_ledger())).outcome == "same"
 
 
 def altered(ledger, name):
@@ -141,12 +137,12 @@ PARTS = ["observation", "reward", "reward_components", "status", "error", "state
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_change_of_one_line_is_named_at_the_first_step_that_differs(ledger, walker, tmp_path, part):
-    recorded = record(ledger, walker, 200, tmp_path / "t.jsonl")
+async def test_a_change_of_one_line_is_named_at_the_first_step_that_differs(ledger, walker, tmp_path, part):
+    recorded = await record(ledger, walker, 200, tmp_path / "t.jsonl")
     changed = altered(ledger, part)()
     differing = 0
     for trajectory in recorded:
-        report = replay(trajectory, changed)
+        report = await areplay(trajectory, changed)
         last = len(trajectory.turns) - 1
         first = next((i for i in range(last + 1) if entries_after(trajectory, i) == 4), None)
         if first == last and (part == "state_key" or (part == "status" and trajectory.status == "terminated")):
@@ -168,20 +164,20 @@ def entries_after(trajectory: Trajectory, index: int) -> int:
     return sum('"entry"' in m.content for turn in trajectory.turns[: index + 1] for m in turn.next_observation)
 
 
-def test_a_change_at_reset_and_one_at_the_end(ledger, walker, tmp_path):
-    recorded = record(ledger, walker, 40, tmp_path / "t.jsonl")
-    report = replay(recorded[0], altered(ledger, "observation at reset")())
+async def test_a_change_at_reset_and_one_at_the_end(ledger, walker, tmp_path):
+    recorded = await record(ledger, walker, 40, tmp_path / "t.jsonl")
+    report = await areplay(recorded[0], altered(ledger, "observation at reset")())
     assert (report.difference.turn, report.difference.part) == (None, "observation")
     assert "Mood" in report.difference.recorded
     assert "mood" in report.difference.replayed
     assert str(report).startswith("train-0@0/0 of test/Ledger-v0: reset: observation differs")
     ended = next(t for t in recorded if t.status == "terminated")
-    report = replay(ended, altered(ledger, "info")())
+    report = await areplay(ended, altered(ledger, "info")())
     assert (report.difference.turn, report.difference.part) == (len(ended.turns) - 1, "info")
 
 
-def test_a_long_difference_is_shown_where_it_begins(ledger, walker, tmp_path):
-    trajectory = record(ledger, walker, 4, tmp_path / "t.jsonl")[0]
+async def test_a_long_difference_is_shown_where_it_begins(ledger, walker, tmp_path):
+    trajectory = (await record(ledger, walker, 4, tmp_path / "t.jsonl"))[0]
     text = trajectory.turns[0].observation[0].content
     trajectory.turns[0].observation = (Message("user", "long " * 1000 + text),)
     shown = str(replay(trajectory, ledger()))
@@ -189,9 +185,9 @@ def test_a_long_difference_is_shown_where_it_begins(ledger, walker, tmp_path):
     assert len(shown) < 1000
 
 
-def test_a_store_with_faults_and_differences_is_counted(ledger, walker, tmp_path):
+async def test_a_store_with_faults_and_differences_is_counted(ledger, walker, tmp_path):
     path = tmp_path / "t.jsonl"
-    recorded = record(ledger, walker, 8, path)
+    recorded = await record(ledger, walker, 8, path)
     with TrajectoryStore(path) as store:
         fault = replace(recorded[0], ending=Ending("fault", "EnvFault: gone"), episode_id="gone")
         store.append(fault)
@@ -223,34 +219,31 @@ class Recorded(Policy):
 
 
 @pytest.mark.parametrize("kind", ["ledger", "slow_ledger"])
-def test_a_fork_at_any_turn_continues_identically(request, kind, walker, tmp_path):
+async def test_a_fork_at_any_turn_continues_identically(request, kind, walker, tmp_path):
     make_env = request.getfixturevalue(kind)
-    recorded = [t for t in record(make_env, walker, 40, tmp_path / "t.jsonl") if len(t.turns) >= 4][:5]
+    recorded = [t for t in await record(make_env, walker, 40, tmp_path / "t.jsonl") if len(t.turns) >= 4][:5]
     assert len(recorded) == 5
 
     async def results(env, actions):
         return [await env.astep(action) for action in actions]
 
-    async def main():
-        for trajectory in recorded:
-            actions = [turn.action for turn in trajectory.turns]
-            for at in range(len(actions)):
-                env = make_env()
-                await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
-                await results(env, actions[:at])
-                twin = env.fork()
-                # The twin goes first: what it does must not reach the original.
-                theirs, ours = await results(twin, actions[at:]), await results(env, actions[at:])
-                wanted = [(t.next_observation, t.reward) for t in trajectory.turns[at:]]
-                assert [r[:2] for r in theirs] == [r[:2] for r in ours] == wanted
-                assert theirs[-1][2:] == ours[-1][2:]
-                await env.aclose()
-                await twin.aclose()
-
-    asyncio.run(main())
+    for trajectory in recorded:
+        actions = [turn.action for turn in trajectory.turns]
+        for at in range(len(actions)):
+            env = make_env()
+            await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
+            await results(env, actions[:at])
+            twin = env.fork()
+            # The twin goes first: what it does must not reach the original.
+            theirs, ours = await results(twin, actions[at:]), await results(env, actions[at:])
+            wanted = [(t.next_observation, t.reward) for t in trajectory.turns[at:]]
+            assert [r[:2] for r in theirs] == [r[:2] for r in ours] == wanted
+            assert theirs[-1][2:] == ours[-1][2:]
+            await env.aclose()
+            await twin.aclose()
 
 
-def test_a_clock_in_an_observation_is_caught(walker, tmp_path):
+async def test_a_clock_in_an_observation_is_caught(walker, tmp_path):
     ticks = iter(range(10**6))
 
     class Clock(ToolEnv):
@@ -262,8 +255,7 @@ def test_a_clock_in_an_observation_is_caught(walker, tmp_path):
         async def respond(self, text):
             return f"It is {next(ticks)}."
 
-    trajectory = asyncio.run(
-        run_episode(Clock(), Recorded([Action("now")] * 20), Clock.tasks["train-0"], 0, ref=EnvRef("c"))
-    )
+    policy = Recorded([Action("now")] * 20)
+    trajectory = await run_episode(Clock(), policy, Clock.tasks["train-0"], 0, ref=EnvRef("c"))
     report = replay(trajectory, Clock())
     assert (report.difference.turn, report.difference.part) == (0, "observation")

@@ -107,15 +107,11 @@ async def until(condition) -> None:
     raise AssertionError("the condition never held")
 
 
-def test_groups_share_task_and_seed_and_differ_in_sampling(walker, ledger):
+async def test_groups_share_task_and_seed_and_differ_in_sampling(walker, ledger):
     tasks = [ledger.tasks[f"train-{n}"] for n in (3, 1, 2)]
     asked = [GroupRequest(task, 10 + n, 4, labels=Labels("train")) for n, task in enumerate(tasks)]
-
-    async def main():
-        async with Rollouts(ledger, walker, env_id="test/Ledger-v0") as rollouts:
-            return await rollouts.run(asked)
-
-    groups = asyncio.run(main())
+    async with Rollouts(ledger, walker, env_id="test/Ledger-v0") as rollouts:
+        groups = await rollouts.run(asked)
     assert [group.group_id for group in groups] == ["train-3@10", "train-1@11", "train-2@12"]
     for request, group in zip(asked, groups, strict=True):
         assert [t.episode_id for t in group.trajectories] == [f"{request.group_id}/{i}" for i in range(4)]
@@ -127,69 +123,56 @@ def test_groups_share_task_and_seed_and_differ_in_sampling(walker, ledger):
     assert len(walker.released) == 12
 
 
-def test_a_straggler_holds_its_own_slot_and_no_other():
+async def test_a_straggler_holds_its_own_slot_and_no_other():
     world, visitor = Gate.fresh(), Visitor()
-
-    async def main():
-        world.gates["train-0"] = asyncio.Event()
-        order = []
-        async with Rollouts(world, visitor, env_id="t", max_concurrency=2) as rollouts:
-            async for group in rollouts.stream(requests(0, 1, 2, 3)):
-                order.append(group.trajectories[0].task.id)
-                if len(order) == 3:
-                    assert world.waiting == ["train-0"]
-                    world.gates["train-0"].set()
-        return order
-
-    assert asyncio.run(main()) == ["train-1", "train-2", "train-3", "train-0"]
+    world.gates["train-0"] = asyncio.Event()
+    order = []
+    async with Rollouts(world, visitor, env_id="t", max_concurrency=2) as rollouts:
+        async for group in rollouts.stream(requests(0, 1, 2, 3)):
+            order.append(group.trajectories[0].task.id)
+            if len(order) == 3:
+                assert world.waiting == ["train-0"]
+                world.gates["train-0"].set()
+    assert order == ["train-1", "train-2", "train-3", "train-0"]
     assert visitor.most == 2
     assert len(world.made) == 2
     assert sum(env.episodes for env in world.made) == 4
     assert [env.closed for env in world.made] == [1, 1]
 
 
-def test_run_keeps_the_order_of_the_requests_whatever_ends_first():
+async def test_run_keeps_the_order_of_the_requests_whatever_ends_first():
     world = Gate.fresh()
+    world.gates["train-0"] = asyncio.Event()
+    finished = []
 
-    async def main():
-        world.gates["train-0"] = asyncio.Event()
-        finished = []
+    def note(trajectory):
+        finished.append(trajectory.task.id)
+        if len(finished) == 3:
+            world.gates["train-0"].set()
 
-        def note(trajectory):
-            finished.append(trajectory.task.id)
-            if len(finished) == 3:
-                world.gates["train-0"].set()
-
-        async with Rollouts(world, Visitor(), env_id="t", on_trajectory=note) as rollouts:
-            groups = await rollouts.run(requests(0, 1, 2, 3))
-        return finished, [group.trajectories[0].task.id for group in groups]
-
-    finished, order = asyncio.run(main())
+    async with Rollouts(world, Visitor(), env_id="t", on_trajectory=note) as rollouts:
+        groups = await rollouts.run(requests(0, 1, 2, 3))
     assert finished[-1] == "train-0"
-    assert order == ["train-0", "train-1", "train-2", "train-3"]
+    assert [group.trajectories[0].task.id for group in groups] == ["train-0", "train-1", "train-2", "train-3"]
 
 
 @pytest.mark.parametrize("bound", [1, 3, 7])
-def test_concurrency_is_bounded_over_episodes_not_groups(bound):
+async def test_concurrency_is_bounded_over_episodes_not_groups(bound):
     world, visitor = Gate.fresh(), Visitor()
-
-    async def main():
-        world.gates["train-0"] = asyncio.Event()
-        async with Rollouts(world, visitor, env_id="t", max_concurrency=bound) as rollouts:
-            running = asyncio.create_task(rollouts.run(requests(0, 0, size=6)))
-            await until(lambda: len(world.waiting) == bound)
-            await asyncio.sleep(0.005)
-            assert len(world.waiting) == bound
-            world.gates["train-0"].set()
-            return await running
-
-    groups = asyncio.run(main())
+    world.gates["train-0"] = asyncio.Event()
+    async with Rollouts(world, visitor, env_id="t", max_concurrency=bound) as rollouts:
+        running = asyncio.create_task(rollouts.run(requests(0, 0, size=6)))
+        await until(lambda: len(world.waiting) == bound)
+        await asyncio.sleep(0.005)
+        assert len(world.waiting) == bound
+        world.gates["train-0"].set()
+        groups = await running
     assert [len(group.trajectories) for group in groups] == [6, 6]
     assert visitor.most == bound
     assert len(world.made) <= bound
 
 
-def test_requests_are_taken_as_slots_come_free():
+async def test_requests_are_taken_as_slots_come_free():
     world, taken = Gate.fresh(), []
 
     def lazily():
@@ -197,30 +180,23 @@ def test_requests_are_taken_as_slots_come_free():
             taken.append(request.task.id)
             yield request
 
-    async def main():
-        world.gates["train-1"] = asyncio.Event()
-        async with Rollouts(world, Visitor(), env_id="t", max_concurrency=1) as rollouts:
-            running = asyncio.create_task(rollouts.run(lazily()))
-            await until(lambda: world.waiting == ["train-1"])
-            assert taken == ["train-0", "train-1"]
-            world.gates["train-1"].set()
-            await running
-
-    asyncio.run(main())
+    world.gates["train-1"] = asyncio.Event()
+    async with Rollouts(world, Visitor(), env_id="t", max_concurrency=1) as rollouts:
+        running = asyncio.create_task(rollouts.run(lazily()))
+        await until(lambda: world.waiting == ["train-1"])
+        assert taken == ["train-0", "train-1"]
+        world.gates["train-1"].set()
+        await running
     assert len(taken) == 10
 
 
-def test_a_fault_is_tried_again_on_the_same_seeds_in_a_fresh_instance(tmp_path):
+async def test_a_fault_is_tried_again_on_the_same_seeds_in_a_fresh_instance(tmp_path):
     world, visitor, finals = Gate.fresh(), Visitor(), []
     world.faults["train-1"] = 2
-
-    async def main():
-        with TrajectoryStore(tmp_path / "t.jsonl") as store:
-            options = {"store": store, "backoff_s": 0, "on_trajectory": finals.append}
-            async with Rollouts(world, visitor, env_id="t", **options) as rollouts:
-                return await rollouts.run(requests(0, 1, 2))
-
-    groups = asyncio.run(main())
+    with TrajectoryStore(tmp_path / "t.jsonl") as store:
+        options = {"store": store, "backoff_s": 0, "on_trajectory": finals.append}
+        async with Rollouts(world, visitor, env_id="t", **options) as rollouts:
+            groups = await rollouts.run(requests(0, 1, 2))
     assert [group.trajectories[0].status for group in groups] == ["terminated"] * 3
     assert [group.trajectories[0].labels.attempt for group in groups] == [0, 2, 0]
     assert [group.rewards for group in groups] == [[1.0]] * 3
@@ -237,21 +213,18 @@ def test_a_fault_is_tried_again_on_the_same_seeds_in_a_fresh_instance(tmp_path):
     assert all(env.closed == 1 for env in world.made)
 
 
-def test_a_fault_that_stays_is_void_and_costs_nothing_else():
+async def test_a_fault_that_stays_is_void_and_costs_nothing_else():
     world = Gate.fresh()
     world.faults["train-1"] = 99
-
-    async def main():
-        async with Rollouts(world, Visitor(), env_id="t", backoff_s=0, max_attempts=4) as rollouts:
-            return await rollouts.run(requests(0, 1, 2))
-
-    bad = asyncio.run(main())[1].trajectories[0]
+    async with Rollouts(world, Visitor(), env_id="t", backoff_s=0, max_attempts=4) as rollouts:
+        groups = await rollouts.run(requests(0, 1, 2))
+    bad = groups[1].trajectories[0]
     assert (bad.status, bad.labels.attempt, bad.success) == ("fault", 3, False)
     assert "gate stuck" in bad.error
     assert world.faults["train-1"] == 95
 
 
-def test_when_nothing_works_the_run_says_why_instead_of_going_on():
+async def test_when_nothing_works_the_run_says_why_instead_of_going_on():
     world = Gate.fresh()
     world.faults.update({f"train-{n}": 10**6 for n in range(20)})
     taken = []
@@ -261,62 +234,55 @@ def test_when_nothing_works_the_run_says_why_instead_of_going_on():
             taken.append(1)
             yield from requests(len(taken) % 20)
 
-    async def main():
-        async with Rollouts(world, Visitor(), env_id="t", backoff_s=0, max_concurrency=4) as rollouts:
-            with pytest.raises(RolloutError, match=r"8 episodes in a row failed .*8x\): EnvFault: gate stuck"):
-                await rollouts.run(endless())
-            assert only_this_task_runs()
-            with pytest.raises(RolloutError, match="1 of 1 episodes"):
-                await rollouts.run(requests(0))
-        async with Rollouts(world, Visitor(), env_id="t", backoff_s=0, max_fault_fraction=1) as rollouts:
-            groups = await rollouts.run(requests(*range(20), *range(20)))
-            assert {group.trajectories[0].status for group in groups} == {"fault"}
-
-    asyncio.run(main())
+    async with Rollouts(world, Visitor(), env_id="t", backoff_s=0, max_concurrency=4) as rollouts:
+        with pytest.raises(RolloutError, match=r"8 episodes in a row failed .*8x\): EnvFault: gate stuck"):
+            await rollouts.run(endless())
+        assert only_this_task_runs()
+        with pytest.raises(RolloutError, match="1 of 1 episodes"):
+            await rollouts.run(requests(0))
+    async with Rollouts(world, Visitor(), env_id="t", backoff_s=0, max_fault_fraction=1) as rollouts:
+        groups = await rollouts.run(requests(*range(20), *range(20)))
+        assert {group.trajectories[0].status for group in groups} == {"fault"}
     assert len(taken) < 20
     assert all(env.closed == 1 for env in world.made)
 
 
 @pytest.mark.parametrize("how", ["cancel the task", "leave the stream", "close the runner"])
-def test_stopping_leaves_no_task_and_no_open_environment(how):
+async def test_stopping_leaves_no_task_and_no_open_environment(how):
     world, visitor = Gate.fresh(), Visitor()
+    world.gates.update({f"train-{n}": asyncio.Event() for n in range(1, 20)})
+    rollouts = Rollouts(world, visitor, env_id="t", max_concurrency=8)
 
-    async def main():
-        world.gates.update({f"train-{n}": asyncio.Event() for n in range(1, 20)})
-        rollouts = Rollouts(world, visitor, env_id="t", max_concurrency=8)
+    async def consume():
+        async with aclosing(rollouts.stream(requests(*range(20)))) as stream:
+            async for _ in stream:
+                await until(lambda: len(world.waiting) == 8)
+                if how == "leave the stream":
+                    return
+                await asyncio.Event().wait() if how == "cancel the task" else None
 
-        async def consume():
-            async with aclosing(rollouts.stream(requests(*range(20)))) as stream:
-                async for _ in stream:
-                    await until(lambda: len(world.waiting) == 8)
-                    if how == "leave the stream":
-                        return
-                    await asyncio.Event().wait() if how == "cancel the task" else None
-
-        consumer = asyncio.create_task(consume())
-        await until(lambda: len(world.waiting) == 8)
-        await asyncio.sleep(0)
-        if how == "cancel the task":
-            consumer.cancel()
-        if how == "close the runner":
-            await rollouts.aclose()
-        if how == "leave the stream":
-            await consumer
-        else:
-            stopped = RolloutError if how == "close the runner" else asyncio.CancelledError
-            with pytest.raises(stopped):
-                await consumer
-        assert only_this_task_runs()
+    consumer = asyncio.create_task(consume())
+    await until(lambda: len(world.waiting) == 8)
+    await asyncio.sleep(0)
+    if how == "cancel the task":
+        consumer.cancel()
+    if how == "close the runner":
         await rollouts.aclose()
-        assert rollouts.envs.num_open == 0
-
-    asyncio.run(main())
+    if how == "leave the stream":
+        await consumer
+    else:
+        stopped = RolloutError if how == "close the runner" else asyncio.CancelledError
+        with pytest.raises(stopped):
+            await consumer
+    assert only_this_task_runs()
+    await rollouts.aclose()
+    assert rollouts.envs.num_open == 0
     assert visitor.alive == set()
     assert len(world.made) >= 8
     assert [env.closed for env in world.made] == [1] * len(world.made)
 
 
-def test_a_bug_stops_everything_and_is_raised():
+async def test_a_bug_stops_everything_and_is_raised():
     world = Gate.fresh()
 
     class Buggy(Visitor):
@@ -325,18 +291,15 @@ def test_a_bug_stops_everything_and_is_raised():
                 raise IndexError("ours")
             return await super().act(messages, tools, episode_id=episode_id, sampling=sampling)
 
-    async def main():
-        world.gates["train-0"] = asyncio.Event()
-        async with Rollouts(world, Buggy(), env_id="t", max_concurrency=4) as rollouts:
-            with pytest.raises(IndexError, match="ours"):
-                await rollouts.run(requests(*range(10)))
-            assert only_this_task_runs()
-
-    asyncio.run(main())
+    world.gates["train-0"] = asyncio.Event()
+    async with Rollouts(world, Buggy(), env_id="t", max_concurrency=4) as rollouts:
+        with pytest.raises(IndexError, match="ours"):
+            await rollouts.run(requests(*range(10)))
+        assert only_this_task_runs()
     assert all(env.closed == 1 for env in world.made)
 
 
-def test_an_environment_that_cannot_be_made_is_a_fault_or_a_bug():
+async def test_an_environment_that_cannot_be_made_is_a_fault_or_a_bug():
     world, failures = Gate.fresh(), [EnvFault("no sandbox left")]
 
     def make():
@@ -344,19 +307,17 @@ def test_an_environment_that_cannot_be_made_is_a_fault_or_a_bug():
             raise failures.pop()
         return world()
 
-    async def main():
-        async with Rollouts(make, Visitor(), env_id="t", backoff_s=0, max_concurrency=1) as rollouts:
-            (group,) = await rollouts.run(requests(0))
-            assert group.trajectories[0].labels.attempt == 1
-        failures.append(ImportError("no module named docker"))
-        async with Rollouts(make, Visitor(), env_id="t") as rollouts:
-            with pytest.raises(ImportError, match="docker"):
-                await rollouts.run(requests(0))
-
-    asyncio.run(main())
+    async with Rollouts(make, Visitor(), env_id="t", backoff_s=0, max_concurrency=1) as rollouts:
+        (group,) = await rollouts.run(requests(0))
+        assert group.trajectories[0].labels.attempt == 1
+    failures.append(ImportError("no module named docker"))
+    async with Rollouts(make, Visitor(), env_id="t") as rollouts:
+        with pytest.raises(ImportError, match="docker"):
+            await rollouts.run(requests(0))
 
 
 def test_one_runner_serves_several_event_loops():
+    # Not an async test: each `asyncio.run` is an event loop of its own.
     world = Gate.fresh()
     rollouts = Rollouts(world, Visitor(), env_id="t", max_concurrency=2)
     for _ in range(2):
@@ -367,14 +328,10 @@ def test_one_runner_serves_several_event_loops():
     assert len(world.made) == 2, "an instance does not outlive its loop"
 
 
-def test_two_streams_of_one_runner_at_once():
+async def test_two_streams_of_one_runner_at_once():
     world = Gate.fresh()
-
-    async def main():
-        async with Rollouts(world, Visitor(), env_id="t", max_concurrency=3) as rollouts:
-            return await asyncio.gather(rollouts.run(requests(*range(5))), rollouts.run(requests(*range(5, 10))))
-
-    one, other = asyncio.run(main())
+    async with Rollouts(world, Visitor(), env_id="t", max_concurrency=3) as rollouts:
+        one, other = await asyncio.gather(rollouts.run(requests(*range(5))), rollouts.run(requests(*range(5, 10))))
     assert [g.trajectories[0].task.id for g in (*one, *other)] == [f"train-{n}" for n in range(10)]
 
 
@@ -390,13 +347,13 @@ def test_rollout_in_one_call(ledger, walker):
     assert again[0].trajectories[0].env == EnvRef("Ledger")
 
 
-def test_rollout_says_what_to_do_instead(ledger, walker):
-    async def inside():
-        with pytest.raises(RuntimeError, match="await arollout"):
-            rollout(ledger, walker)
-        return await arollout(ledger, walker, ["train-0"])
+async def test_rollout_inside_a_loop_says_what_to_do_instead(ledger, walker):
+    with pytest.raises(RuntimeError, match="await arollout"):
+        rollout(ledger, walker)
+    assert len(await arollout(ledger, walker, ["train-0"])) == 1
 
-    assert len(asyncio.run(inside())) == 1
+
+def test_rollout_refuses_an_environment_or_a_split_that_does_not_exist(ledger, walker):
     with pytest.raises(EnvNotFound):
         rollout("test/NoSuchEnvironment-v0", walker)
     with pytest.raises(TaskError, match="no split 'evl'"):
@@ -420,7 +377,7 @@ def test_sampling_seeds_depend_on_task_seed_and_index_alone():
 
 
 @pytest.mark.parametrize("close", ["raises", "hangs"])
-def test_an_environment_that_will_not_close_costs_no_episode(close, monkeypatch, caplog):
+async def test_an_environment_that_will_not_close_costs_no_episode(close, monkeypatch, caplog):
     monkeypatch.setattr("agentrl.rollout.env_pool._CLOSE_TIMEOUT_S", 0.01)
     world = Gate.fresh()
     world.faults["train-1"] = 1
@@ -432,14 +389,11 @@ def test_an_environment_that_will_not_close_costs_no_episode(close, monkeypatch,
 
     monkeypatch.setattr(world, "aclose", aclose)
 
-    async def main():
-        async with Rollouts(world, Visitor(), env_id="t", backoff_s=0) as rollouts:
-            groups = await rollouts.run(requests(0, 1, 2))
-        assert rollouts.envs.num_open == 0
-        assert only_this_task_runs()
-        return groups
-
-    assert [group.rewards for group in asyncio.run(main())] == [[1.0]] * 3
+    async with Rollouts(world, Visitor(), env_id="t", backoff_s=0) as rollouts:
+        groups = await rollouts.run(requests(0, 1, 2))
+    assert rollouts.envs.num_open == 0
+    assert only_this_task_runs()
+    assert [group.rewards for group in groups] == [[1.0]] * 3
     assert "closing World failed: " + ("OSError" if close == "raises" else "TimeoutError") in caplog.text
 
 
