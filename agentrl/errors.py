@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+Who = Literal["author", "server", "network", "sandbox", "host"]
+"""What failed, where it was not the model."""
 
 
 class AgentRLError(Exception):
@@ -26,12 +30,38 @@ class ToolError(AgentRLError):
     """A tool raises it to tell the model what it did wrong; its text becomes the tool message."""
 
 
-class EnvFault(AgentRLError):
-    """The environment's infrastructure failed. The episode is discarded and tried again, never scored."""
+class _Fault(AgentRLError):
+    who: ClassVar[Who]
+
+    def __init__(self, message: str = "", *, who: Who | None = None, answers: bool | None = None) -> None:
+        super().__init__(message)
+        self.at = who or self.who
+        self.answers = answers
 
 
-class PolicyFault(AgentRLError):
-    """The policy's infrastructure failed (server gone, rate limit used up). The episode is discarded, never scored."""
+class EnvFault(_Fault):
+    """The environment's infrastructure failed. The episode is discarded and tried again, not scored.
+
+    A fault that the model's actions bring about again, while the same infrastructure serves others, counts as the
+    model's doing: see `agentrl.rollout.verdict`.
+
+    Args:
+        message: what failed, and what to do.
+        who: what failed: the code of the environment's author (the default), a server, the network, a sandbox, or
+            this machine.
+        answers: whether a control request to the same server succeeded after the failure; None if none was sent.
+    """
+
+    who: ClassVar[Who] = "author"
+
+
+class PolicyFault(_Fault):
+    """The policy's infrastructure failed (server gone, rate limit used up). The episode is discarded, never scored.
+
+    Args: as `EnvFault`; `who` is the server by default.
+    """
+
+    who: ClassVar[Who] = "server"
 
 
 class TaskError(AgentRLError, ValueError):

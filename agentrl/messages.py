@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length", "tool_calls", "abort"]
+FinishReason = Literal["stop", "length", "tool_calls", "abort", "content_filter", "refused"]
 _ROLES = get_args(Role)
 _decode = json.JSONDecoder().decode
 
@@ -132,7 +132,9 @@ class Action(Struct, frozen=True, omit_defaults=True):
         token_ids: (T,) sampled ids, stop token included; immutable, never re-tokenised.
         logprobs: (T,) log-probability in nats of each sampled id under the sampling distribution.
         versions: (T,) number of the weights that sampled each id.
-        finish_reason: `length` where the token limit cut the turn off.
+        finish_reason: `length` where the token limit cut the turn off; `content_filter` where a filter withheld it;
+            `refused` where the server refuses the conversation for what the model said in it. The last two end the
+            episode as a failure. `abort` is the server's doing, and discards it.
         usage: tokens as the policy counts them: `prompt_tokens`, `completion_tokens`, `cached_tokens`.
     """
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from agentrl.errors import Who
 from agentrl.messages import Action, Message
 
 Status = Literal["terminated", "truncated", "fault"]
@@ -58,6 +60,12 @@ class Task:
     split: str = "train"
     data: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the data: 16 hexadecimal digits. A task is its content; the id only names it."""
+        text = json.dumps(self.data, sort_keys=True, separators=(",", ":"), default=repr)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -84,15 +92,15 @@ class Ending:
 
     Attributes:
         kind: `answer` and `tool`: what the model did ended it; `environment`: the environment did; `limit`: cut off;
-            `error`: the model's doing made going on impossible, which is scored; `fault`: something failed that is
-            not the model's, which is never scored.
+            `error`: the model's doing made going on impossible, which is scored as a failure; `fault`: something failed
+            that is not the model's, which is never scored.
         detail: which limit, or the cause.
-        who: what failed; set only in a fault.
+        who: what failed, in a fault, and in an error where the model's actions made it fail.
     """
 
     kind: EndingKind = "environment"
     detail: str = ""
-    who: Literal["", "author", "server", "network", "sandbox", "host"] = ""
+    who: Literal[""] | Who = ""
 
 
 _STATUS: Mapping[EndingKind, Status] = {"limit": "truncated", "fault": "fault"}
@@ -182,8 +190,8 @@ class Trajectory:
 
     @property
     def success(self) -> bool:
-        """Whether the episode solved its task; a fault did not."""
-        return self.ending.kind != "fault" and succeeded(self.info, self.reward)
+        """Whether the episode solved its task; one that ended in an error or a fault did not."""
+        return self.ending.kind not in ("error", "fault") and succeeded(self.info, self.reward)
 
     @property
     def reward_components(self) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentrl.messages import Action, Message
-from agentrl.trajectory import EnvRef, Task, Trajectory, TrajectoryGroup, Turn
+from agentrl.trajectory import Ending, EnvRef, Task, Trajectory, TrajectoryGroup, Turn
 from tests.endings import ENDINGS
 
 
@@ -41,3 +41,16 @@ def test_sums_components_and_the_conversation():
 def test_the_verdict(reward, status, info, success):
     turn = Turn((), Action("a"), reward)
     assert Trajectory(EnvRef("e"), Task("t"), 0, [turn], ENDINGS[status], info=info).success is success
+
+
+def test_the_fingerprint_of_a_task_is_that_of_its_content():
+    one = Task("train-0", "train", {"a": 1, "b": [1.5, "x"]})
+    assert len(one.fingerprint) == 16
+    assert one.fingerprint == Task("other", "eval", {"b": [1.5, "x"], "a": 1}).fingerprint
+    assert one.fingerprint != Task("train-0", "train", {"a": 1, "b": [1.5, "y"]}).fingerprint
+    assert Task("t", data={"text": "\ud800", "n": float("nan")}).fingerprint, "any content has one"
+
+
+def test_an_episode_that_ended_in_an_error_is_no_success_whatever_it_earned():
+    ended = Trajectory(EnvRef("t"), Task("t"), 0, [Turn((), Action("a"), 1.0)], Ending("error", "refused"))
+    assert (ended.status, ended.reward, ended.success) == ("terminated", 1.0, False)

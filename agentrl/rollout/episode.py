@@ -27,6 +27,8 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OURS = tuple(os.path.join(_HERE, floor, "") for floor in ("env", "policy", "rollout", "sandboxed", "tools"))
 _INSTALLED = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
 _numbers = itertools.count()
+# Ways in which a turn ends the episode as a failure, without the environment being asked.
+_MODEL_ENDED = ("content_filter", "refused")
 
 
 async def run_episode(
@@ -110,6 +112,9 @@ async def _play(
             trajectory.turns.append(turn)
             if action.finish_reason == "abort":
                 raise PolicyFault("the policy aborted the turn")
+            if action.finish_reason in _MODEL_ENDED:
+                trajectory.ending = Ending("error", action.finish_reason)
+                return {**first_info, "success": False}
             place = "step"
             observation, reward, terminated, truncated, info = await env.astep(action)
             turn.reward = float(reward)
@@ -160,10 +165,11 @@ def _is_cancelled() -> bool:
     return task is None or task.cancelling() > 0
 
 
-def mark_fault(trajectory: Trajectory, fault: BaseException) -> None:
+def mark_fault(trajectory: Trajectory, fault: EnvFault | PolicyFault) -> None:
     """Discard a trajectory: record the cause, with the author's line that raised."""
     place = _origin(fault)
-    trajectory.ending = Ending("fault", f"{type(fault).__name__}: {fault}" + (f" ({place})" if place else ""))
+    detail = f"{type(fault).__name__}: {fault}" + (f" ({place})" if place else "")
+    trajectory.ending = Ending("fault", detail, fault.at)
     logger.warning("episode %s of %s is discarded: %s", trajectory.episode_id, trajectory.env.id, trajectory.error)
     logger.debug("the cause of the fault", exc_info=fault)
 

@@ -31,6 +31,8 @@ class SandboxError(AgentRLError):
 class SandboxFault(EnvFault):
     """The sandbox itself failed: the episode is discarded and tried again, never scored."""
 
+    who = "sandbox"
+
 
 @dataclass(frozen=True)
 class SandboxLimits:

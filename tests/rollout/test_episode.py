@@ -209,6 +209,13 @@ async def test_a_policy_fault_discards_the_episode(answer, error):
     assert len(policy.released) == 1
 
 
+@pytest.mark.parametrize("reason", ["content_filter", "refused"])
+async def test_a_turn_that_a_filter_or_the_server_withholds_is_a_failure_and_counts(reason):
+    got = await play(till(), Script(call("add", coin=3), Action("Paid.", finish_reason=reason)))
+    assert (got.status, got.ending, got.success) == ("terminated", Ending("error", reason), False)
+    assert len(got.turns) == 2
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
