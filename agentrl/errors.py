@@ -37,6 +37,9 @@ class _Fault(AgentRLError):
         super().__init__(message)
         self.at = who or self.who
         self.answers = answers
+        # Set on the way out: which tool was called, and whether it happened after the model had acted.
+        self.tool = ""
+        self.after_action = False
 
 
 class EnvFault(_Fault):
@@ -47,12 +50,12 @@ class EnvFault(_Fault):
 
     Args:
         message: what failed, and what to do.
-        who: what failed: the code of the environment's author (the default), a server, the network, a sandbox, or
-            this machine.
+        who: what failed: a server that the environment needs (the default), the network, a sandbox, this machine, or
+            the code of the environment's author.
         answers: whether a control request to the same server succeeded after the failure; None if none was sent.
     """
 
-    who: ClassVar[Who] = "author"
+    who: ClassVar[Who] = "server"
 
 
 class PolicyFault(_Fault):

@@ -11,7 +11,7 @@ import copy
 import dis
 import inspect
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar
@@ -113,6 +113,13 @@ class Env(gymnasium.Env[Observation, Any]):
 
     async def aclose(self) -> None:
         """Free what the environment holds; safe to call twice."""
+
+    def make_readable(self, tools: Set[str]) -> None:
+        """Answer faults of these tools as errors that the model reads, for as long as this instance lives.
+
+        A rollout asks for it where a fault has come again on the same actions while the tools serve others. By default
+        nothing changes, and the episode then counts as failed.
+        """
 
     def _begin(self, seed: int | None, options: Mapping[str, Any] | None) -> Task:
         """Seed the generator and choose the task; the first thing that `areset` does."""

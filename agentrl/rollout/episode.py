@@ -13,6 +13,7 @@ import math
 import os
 import sysconfig
 import traceback
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -42,13 +43,16 @@ async def run_episode(
     group_id: str = "",
     episode_id: str = "",
     labels: Labels = Labels(),  # noqa: B008 (frozen)
+    on_fault: Callable[[EnvFault | PolicyFault], None] | None = None,
+    earlier: Trajectory | None = None,
+    key: str = "",
 ) -> Trajectory:
     """Play one episode to its end.
 
     A fault (`EnvFault`, `PolicyFault`, or any exception from the environment author's code) is
     recorded on the trajectory with its cause and never raised; the turns before it are kept. Any other
     exception from the policy is a bug and propagates, as does cancellation. An oracle is a method of the
-    environment, so that its exceptions are faults. `policy.release` is called in every case; `env` stays open.
+    environment, so that its exceptions are faults. `env` stays open.
 
     Args:
         env: is reset here; must not serve another episode at the same time.
@@ -58,10 +62,15 @@ async def run_episode(
         ref: the environment's identity, recorded; by default what `make` set on it, or the class's name.
         sampling: handed to every `act`; its `seed` is this episode's sampling stream.
         group_id, episode_id, labels: recorded; a unique id is made where `episode_id` is empty.
+        on_fault: called with the fault that ended the episode, if one did.
+        earlier: an attempt that ended in a fault. Its actions are taken again, without asking the policy, for as long
+            as the environment answers as it did then: a policy gets no second choice by making its episode fault.
+        key: under which the policy keeps the episode, and which the caller then releases; by default a new one, which
+            is released here in every case.
     Returns: the trajectory, with its ending.
     """
-    number = next(_numbers)
-    episode_id = episode_id or f"episode-{number}"
+    own_key = key or new_key(episode_id)
+    episode_id = episode_id or own_key.removeprefix("#")
     trajectory = Trajectory(
         ref or getattr(env.unwrapped, "ref", None) or EnvRef(type(env).__name__),
         task,
@@ -71,23 +80,56 @@ async def run_episode(
         labels=labels,
         tools=env.tool_schemas,
     )
-    key = f"{episode_id}#{number}"
     players: list[Policy] = [policy]
     try:
-        trajectory.info = await _play(trajectory, env, players, key, sampling)
+        trajectory.info = await _play(trajectory, env, players, own_key, sampling, earlier)
     except (EnvFault, PolicyFault) as fault:
         trajectory.info = {"task_id": task.id}
         mark_fault(trajectory, fault)
+        if on_fault is not None:
+            on_fault(fault)
     finally:
-        await players[-1].release(key)
+        if not key or players[-1] is not policy:
+            await players[-1].release(own_key)
     return trajectory
 
 
+def new_key(episode_id: str) -> str:
+    """A name for an episode that no other episode of this process has."""
+    return f"{episode_id}#{next(_numbers)}"
+
+
+class _Player:
+    """Takes the turns of an earlier attempt while the environment answers as it did then; then asks the policy."""
+
+    def __init__(self, policy: Policy, key: str, sampling: SamplingParams | None, earlier: Trajectory | None) -> None:
+        self.policy, self.key, self.sampling, self.earlier = policy, key, sampling, earlier
+
+    async def turn(
+        self, trajectory: Trajectory, conversation: list[Message], observation: tuple[Message, ...], anchor: str | None
+    ) -> Turn:
+        if self.earlier is not None:
+            turns, index = self.earlier.turns, len(trajectory.turns)
+            former = turns[index] if index < len(turns) else None
+            if former is not None and former.observation == observation and former.action.finish_reason != "abort":
+                return Turn(observation, former.action, state_key=anchor, policy_s=former.policy_s)
+            self.earlier = None
+        asked = perf_counter()
+        answer = await self.policy.act(conversation, trajectory.tools, episode_id=self.key, sampling=self.sampling)
+        return Turn(observation, as_action(answer), state_key=anchor, policy_s=perf_counter() - asked)
+
+
 async def _play(
-    trajectory: Trajectory, env: Env, players: list[Policy], key: str, sampling: SamplingParams | None
+    trajectory: Trajectory,
+    env: Env,
+    players: list[Policy],
+    key: str,
+    sampling: SamplingParams | None,
+    earlier: Trajectory | None,
 ) -> dict[str, Any]:
     """Fill the trajectory's turns and ending; return the final info. Raises EnvFault, PolicyFault."""
     place = "reset"  # what of the environment author's code is running: an exception from there is a fault
+    asked_place = ""
     try:
         started = perf_counter()
         observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
@@ -96,7 +138,7 @@ async def _play(
         players.append(policy)
         # A policy that looks into its environment asks a method of it: the author's code again.
         asked_place = "the oracle or demonstrator" if policy is not players[0] else ""
-        tools = trajectory.tools
+        player = _Player(policy, key, sampling, None if asked_place else earlier)
         state_key = env.state_key if type(env).state_key is not Env.state_key else None
         conversation: list[Message] = list(observation)
         env_s = perf_counter() - started
@@ -105,38 +147,44 @@ async def _play(
             if state_key is not None:
                 place = "state_key"
                 anchor = state_key()
-            asked, place = perf_counter(), asked_place
-            action = as_action(await policy.act(conversation, tools, episode_id=key, sampling=sampling))
-            answered, place = perf_counter(), ""
-            turn = Turn(observation, action, state_key=anchor, policy_s=answered - asked)
+            place = asked_place
+            turn = await player.turn(trajectory, conversation, observation, anchor)
+            place, action = "", turn.action
             trajectory.turns.append(turn)
             if action.finish_reason == "abort":
                 raise PolicyFault("the policy aborted the turn")
             if action.finish_reason in _MODEL_ENDED:
                 trajectory.ending = Ending("error", action.finish_reason)
                 return {**first_info, "success": False}
-            place = "step"
+            place, answered = "step", perf_counter()
             observation, reward, terminated, truncated, info = await env.astep(action)
-            turn.reward = float(reward)
-            place = ""
             turn.env_s = env_s + perf_counter() - answered
             env_s = 0.0
-            components = info.get("reward_components")
-            if components:
-                turn.reward_components = components
-            turn.next_observation = observation
-            if not math.isfinite(turn.reward):
-                raise EnvFault(f"step returned reward {reward!r}; a reward must be a finite number")
+            _take_result(turn, observation, reward, info)
+            place = ""
             if terminated or truncated:
                 trajectory.ending = ending_of(env, truncated=truncated and not terminated)
                 return {**first_info, **{k: v for k, v in info.items() if k != "reward_components"}}
             conversation.append(action.to_message())
             conversation.extend(observation)
-    except (Exception, asyncio.CancelledError) as error:
-        fault = _fault_of(error, place) if place else None
-        if fault is None:
+    except (EnvFault, PolicyFault) as fault:
+        fault.after_action = bool(trajectory.turns) and (isinstance(fault, PolicyFault) or place != asked_place)
+        raise
+    except (Exception, asyncio.CancelledError, SystemExit) as error:
+        made = _fault_of(error, place) if place else None
+        if made is None:
             raise
-        raise fault from error
+        made.after_action = bool(trajectory.turns) and place != asked_place
+        raise made from error
+
+
+def _take_result(turn: Turn, observation: tuple[Message, ...], reward: float, info: Mapping[str, Any]) -> None:
+    turn.reward, turn.next_observation = float(reward), observation
+    components = info.get("reward_components")
+    if components:
+        turn.reward_components = components
+    if not math.isfinite(turn.reward):
+        raise EnvFault(f"step returned reward {reward!r}; a reward must be a finite number", who="author")
 
 
 def ending_of(env: Env, *, truncated: bool) -> Ending:
@@ -153,7 +201,7 @@ def _fault_of(error: BaseException, place: str) -> EnvFault | None:
         return None
     if isinstance(error, asyncio.CancelledError):
         return None if _is_cancelled() else EnvFault(f"{place} awaited something that had been cancelled")
-    return EnvFault(f"{place} raised {type(error).__name__}: {error}")
+    return EnvFault(f"{place} raised {type(error).__name__}: {error}", who="author")
 
 
 def _is_cancelled() -> bool:

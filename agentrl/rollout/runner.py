@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -16,13 +17,14 @@ from typing import Any, Self
 
 from agentrl.env import registry
 from agentrl.env.base import Env
-from agentrl.errors import EnvFault, RolloutError
+from agentrl.errors import EnvFault, PolicyFault, RolloutError
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.env_pool import EnvPool
-from agentrl.rollout.episode import mark_fault, run_episode
+from agentrl.rollout.episode import mark_fault, new_key, run_episode
 from agentrl.rollout.fault_tally import FaultTally
 from agentrl.rollout.requests import GroupRequest, Job, PendingGroup, jobs_of, sampling_seed
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.rollout.verdict import KnownToWork, Repeated
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, TrajectoryGroup
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class Rollouts:
         self.ref, make_env = _own_env(env, env_id)
         self.envs = EnvPool(make_env)
         self._pools = {self.ref.key: self.envs}
+        self._known: dict[EnvPool, KnownToWork] = defaultdict(KnownToWork)
         self._slots = asyncio.Semaphore(max_concurrency)
         self._workers: set[asyncio.Task[None]] = set()
 
@@ -185,31 +188,53 @@ class Rollouts:
 
     async def _attempts(self, request: GroupRequest, index: int) -> Trajectory:
         """Play an episode, again from the same seeds while it faults; store every attempt."""
+        pool = self.pool_of(request.env)
+        known = self._known[pool]
+        repeated = Repeated(pool, known, self.policy)
+        key = new_key(f"{request.group_id}/{index}")
+        trajectory: Trajectory | None = None
         attempt = 0
-        while True:
-            trajectory = await self._episode(request, index, attempt)
-            attempt += 1
-            again = trajectory.status == "fault" and attempt < self.max_attempts
-            if again:
-                trajectory.labels = replace(trajectory.labels, superseded=True)
-            if self.store is not None:
-                self.store.append(trajectory)
-            if not again:
-                return trajectory
-            await asyncio.sleep(min(self.backoff_s * 2 ** (attempt - 1), _MAX_BACKOFF_S))
+        try:
+            while True:
+                trajectory, fault = await self._episode(pool, request, index, attempt, key, trajectory, repeated)
+                attempt += 1
+                if fault is None:
+                    known.note(trajectory)
+                again = fault is not None and await repeated.again(trajectory, fault, last=attempt >= self.max_attempts)
+                if again:
+                    trajectory.labels = replace(trajectory.labels, superseded=True)
+                if self.store is not None:
+                    self.store.append(trajectory)
+                if not again:
+                    return trajectory
+                await asyncio.sleep(min(self.backoff_s * 2 ** (attempt - 1), _MAX_BACKOFF_S))
+        finally:
+            await self.policy.release(key)
 
-    async def _episode(self, request: GroupRequest, index: int, attempt: int) -> Trajectory:
+    async def _episode(
+        self,
+        pool: EnvPool,
+        request: GroupRequest,
+        index: int,
+        attempt: int,
+        key: str,
+        earlier: Trajectory | None,
+        repeated: Repeated,
+    ) -> tuple[Trajectory, EnvFault | PolicyFault | None]:
+        """One attempt, and the fault that ended it."""
         episode_id = f"{request.group_id}/{index}"
         labels = replace(request.labels, attempt=attempt) if attempt else request.labels
         if request.is_greedy(index):
             labels = replace(labels, mode="greedy")
-        pool = self.pool_of(request.env)
+        faults: list[EnvFault | PolicyFault] = []
         try:
             env = await pool.lend()
         except EnvFault as fault:
-            return self._never_began(request, episode_id, labels, fault)
+            return self._never_began(request, episode_id, labels, fault), fault
         well = False
         try:
+            if repeated.readable:
+                env.unwrapped.make_readable(repeated.readable)  # type: ignore[attr-defined]
             trajectory = await run_episode(
                 env,
                 self.policy,
@@ -220,9 +245,12 @@ class Rollouts:
                 group_id=request.group_id,
                 episode_id=episode_id,
                 labels=labels,
+                on_fault=faults.append,
+                earlier=earlier,
+                key=key,
             )
-            well = trajectory.status != "fault"
-            return trajectory
+            well = not faults and not repeated.readable
+            return trajectory, faults[0] if faults else None
         finally:
             if well:
                 pool.give_back(env)

@@ -207,8 +207,9 @@ def check_attempts(stored, policy) -> None:
     for episode_id, attempts in episodes.items():
         assert [t.labels.attempt for t in attempts] == list(range(len(attempts)))
         assert len({t.seed for t in attempts}) == 1
-        assert len(set(policy.began[episode_id])) == 1
-        assert len(policy.began[episode_id]) == len(attempts)
+        assert len(policy.began[episode_id]) == 1, "an attempt takes the actions of the one before it again"
+        assert len({t.turns[0].observation[0].content for t in attempts}) == 1
+        assert {t.turns[0].action.tool_calls[0].name for t in attempts} == {"think"}
         assert [t.status for t in attempts[:-1]] == ["fault"] * (len(attempts) - 1)
         assert [t.labels.superseded for t in attempts] == [True] * (len(attempts) - 1) + [False]
         assert not any(t.success for t in attempts[:-1])

@@ -1,0 +1,192 @@
+"""Whose failure a fault is that comes again.
+
+A fault discards its episode, so a policy that could bring faults about could remove its losing episodes from the count.
+Owns the evidence (what is known to work in an environment, tried again in a new instance) and the ruling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Set
+from dataclasses import dataclass, replace
+
+from agentrl.env.base import Env
+from agentrl.errors import EnvFault, PolicyFault
+from agentrl.messages import Action, Message, ToolCall
+from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.scripted import OraclePolicy
+from agentrl.rollout.env_pool import EnvPool
+from agentrl.rollout.episode import run_episode
+from agentrl.trajectory import Ending, Task, Trajectory, Turn
+
+_ERROR = "Error:"
+_WHOLE = ""
+_CONTROL_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The beginning of an episode in which a tool worked in its last action; or a whole episode."""
+
+    task: Task
+    seed: int
+    actions: tuple[Action, ...]
+
+
+class KnownToWork:
+    """For each tool of an environment the shortest beginning of an episode in which it answered without an error."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+
+    def note(self, trajectory: Trajectory) -> None:
+        """Learn from an episode that did not end in a fault."""
+        for index, turn in enumerate(trajectory.turns):
+            for call in turn.action.tool_calls:
+                former = self._known.get(call.name)
+                if (former is None or len(former.actions) > index + 1) and _worked(call, turn.next_observation):
+                    self._known[call.name] = _beginning(trajectory, index + 1)
+        whole = self._known.get(_WHOLE)
+        scored = trajectory.ending.kind in ("answer", "tool", "environment")
+        if scored and (whole is None or len(whole.actions) > len(trajectory.turns)):
+            self._known[_WHOLE] = _beginning(trajectory, len(trajectory.turns))
+
+    async def works(self, env: Env, tools: Set[str]) -> bool | None:
+        """Whether what is known to work still does, in a new instance.
+
+        Args:
+            env: is reset.
+            tools: which are in question; none of them: whole episodes, with their scores.
+        Returns: None if one of these tools has never been seen to work.
+        """
+        wanted = [self._known.get(name) for name in tools or (_WHOLE,)]
+        for known in wanted:
+            if known is None:
+                return None
+            if not await _plays(env, known, check_answer=bool(tools)):
+                return False
+        return True
+
+
+def _beginning(trajectory: Trajectory, num_turns: int) -> _Known:
+    actions = tuple(Action(text=t.action.text, tool_calls=t.action.tool_calls) for t in trajectory.turns[:num_turns])
+    return _Known(trajectory.task, trajectory.seed, actions)
+
+
+def _worked(call: ToolCall, observation: tuple[Message, ...]) -> bool:
+    return any(m.tool_call_id == call.id and m.name == call.name and not _is_error(m) for m in observation)
+
+
+def _is_error(message: Message) -> bool:
+    return message.role == "tool" and message.content.startswith(_ERROR)
+
+
+async def _plays(env: Env, known: _Known, *, check_answer: bool) -> bool:
+    """Whether the actions can be taken again and their last one is answered."""
+    observation: tuple[Message, ...] = ()
+    try:
+        async with asyncio.timeout(_CONTROL_TIMEOUT_S):
+            await env.areset(seed=known.seed, options={"task": known.task})
+            for action in known.actions:
+                observation, *_ = await env.astep(action)
+    except (Exception, SystemExit):
+        return False
+    return not check_answer or not all(map(_is_error, observation))
+
+
+class Repeated:
+    """The faults of one episode's attempts, and what follows from them.
+
+    Attributes:
+        count: faults so far that the model may have brought about.
+        readable: tools whose faults the model reads as errors in the next attempt.
+
+    Args:
+        pool: of the episode's environment; gives the instance for a control episode.
+        known: what works in that environment.
+        policy: plays the episode.
+    """
+
+    def __init__(self, pool: EnvPool, known: KnownToWork, policy: Policy) -> None:
+        self._pool, self._known, self._policy = pool, known, policy
+        self.count = 0
+        self.readable: frozenset[str] = frozenset()
+
+    async def again(self, trajectory: Trajectory, fault: EnvFault | PolicyFault, *, last: bool) -> bool:
+        """Whether to play the episode once more; may let it count as failed instead.
+
+        The ruling comes when the attempts are used up. The first fault that the model may have brought about is tried
+        again in any case. See docs/faults.md.
+
+        Args: last: the attempts are used up.
+        """
+        self.count += fault.after_action
+        if not last:
+            return True
+        if not fault.after_action:
+            return False
+        if self.count < 2:
+            return True
+        tools = _tools_of(trajectory, fault)
+        if not await self._is_the_models(trajectory, fault, tools):
+            return False
+        if fault.at == "author" or not tools or tools <= self.readable:
+            trajectory.ending = Ending("error", trajectory.ending.detail, fault.at)
+            return False
+        self.readable |= tools
+        return True
+
+    async def _is_the_models(self, trajectory: Trajectory, fault: EnvFault | PolicyFault, tools: Set[str]) -> bool:
+        """Whether the model brought a fault about that came again.
+
+        Author code that raises is its doing, unless what is known to work fails as well. Anything else that fails is
+        its doing only if what is known to work works.
+        """
+        if isinstance(fault, PolicyFault):
+            return fault.at == "server" and await self._serves_others(trajectory)
+        works = await self._environment_works(trajectory, tools)
+        if works is None:
+            return fault.at == "author" or bool(fault.answers)
+        return works
+
+    async def _environment_works(self, trajectory: Trajectory, tools: Set[str]) -> bool | None:
+        try:
+            env = await self._pool.lend()
+        except EnvFault:
+            return False
+        try:
+            works = await self._known.works(env, tools)
+            if works is None and callable(getattr(env.unwrapped, "oracle", None)):
+                shown = await run_episode(env, OraclePolicy(), trajectory.task, trajectory.seed)
+                if shown.status == "fault":
+                    return False
+                self._known.note(shown)
+                works = await self._known.works(env, tools)
+            return works
+        finally:
+            await self._pool.discard(env)
+
+    async def _serves_others(self, trajectory: Trajectory) -> bool:
+        """Whether the policy's server answers the beginning of this episode, where it fails on what the model added."""
+        sampling = getattr(self._policy, "sampling", None)
+        short = replace(sampling, max_tokens=1) if isinstance(sampling, SamplingParams) else None
+        key = f"{trajectory.episode_id}#control"
+        try:
+            await self._policy.act(
+                list(trajectory.turns[0].observation), trajectory.tools, episode_id=key, sampling=short
+            )
+        except PolicyFault:
+            return False
+        finally:
+            await self._policy.release(key)
+        return True
+
+
+def _tools_of(trajectory: Trajectory, fault: EnvFault | PolicyFault) -> frozenset[str]:
+    """The tool that failed; else the tools that the last turn called. Of a policy's fault: none."""
+    if isinstance(fault, PolicyFault):
+        return frozenset()
+    if fault.tool:
+        return frozenset((fault.tool,))
+    last: Turn | None = trajectory.turns[-1] if trajectory.turns else None
+    return frozenset(call.name for call in last.action.tool_calls) if last is not None else frozenset()
