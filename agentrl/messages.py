@@ -1,20 +1,28 @@
 """The conversation vocabulary: messages, tool calls and actions. Owns the OpenAI chat form.
 
-Rendering messages to token ids belongs to the policy (`agentrl.policy.format`), not here.
+Rendering messages to token ids belongs to the policy (`agentrl.policy.format`), not here. What a model or a server
+wrote is made safe here: no text holds half of a character, and every call can be written as JSON.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from msgspec import Struct
+from msgspec import Struct, structs
+
+from agentrl.safe_json import made_safe, problem_of, safe_text
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "content_filter", "refused"]
 _ROLES = get_args(Role)
 _decode = json.JSONDecoder().decode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_encode_any = json.JSONEncoder(
+    ensure_ascii=False, skipkeys=True, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
+).encode
 
 
 class ToolCall(Struct, frozen=True, omit_defaults=True):
@@ -30,29 +38,75 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
     error: str | None = None
 
     def to_openai(self) -> dict[str, Any]:
-        """The call in OpenAI chat form; `arguments` is a JSON string there."""
-        arguments = json.dumps(dict(self.arguments), ensure_ascii=False)
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
+        """The call in OpenAI chat form; `arguments` is a JSON string there, made safe if they are not."""
+        call = self.safe()
+        try:
+            arguments = _encode(dict(call.arguments))
+        except (TypeError, ValueError):  # objects that a model cannot write, such as numpy's numbers
+            arguments = _encode_any(dict(call.arguments))
+        function = {"name": call.name, "arguments": arguments}
+        return {"id": call.id, "type": "function", "function": function}
 
     @classmethod
     def from_openai(cls, call: Mapping[str, Any], index: int = 0) -> ToolCall:
-        """Read one entry of `message.tool_calls`; unreadable arguments set `error`."""
+        """Read one entry of `message.tool_calls`; what cannot be read or is not safe sets `error`."""
+        if not isinstance(call, Mapping) or not isinstance(call.get("function") or {}, Mapping):
+            return cls("", {}, f"call_{index}", "a call must be an object with a `function`")
         function = call.get("function") or {}
-        name, raw = function.get("name") or "", function.get("arguments")
-        call_id = call.get("id") or f"call_{index}"
-        if type(name) is not str or type(call_id) is not str:
-            name, call_id = str(name), str(call_id)
+        name, call_id = _word(function.get("name"), ""), _word(call.get("id"), f"call_{index}")
+        raw = function.get("arguments")
         if raw is None or raw == "":
             return cls(name, {}, call_id)
         try:
             arguments = _decode(raw) if isinstance(raw, str) else raw
         except ValueError as error:
             return cls(name, {}, call_id, f"arguments are not valid JSON: {error}")
-        if type(arguments) is dict:
-            return cls(name, arguments if isinstance(raw, str) else dict(arguments), call_id)
+        except RecursionError:
+            return cls(name, {}, call_id, "arguments are nested too deeply: send flatter values")
         if not isinstance(arguments, Mapping):
-            return cls(name, {}, call_id, f"arguments must be a JSON object, got {type(arguments).__name__}")
-        return cls(name, dict(arguments), call_id)
+            return cls(name, {}, call_id, _no_object(arguments))
+        return cls(name, arguments if type(arguments) is dict and arguments is not raw else dict(arguments), call_id)
+
+    def safe(self) -> ToolCall:
+        """The call itself if its name, id and arguments are safe to send and store, else a safe copy.
+
+        The copy of a call with unsafe arguments has an `error` that tells the model, so it is never run.
+        """
+        name, call_id = self.name, self.id
+        if (
+            type(self.arguments) is dict
+            and problem_of(self.arguments) is None
+            and type(name) is type(call_id) is str
+            and name.isascii()
+            and call_id.isascii()
+            and call_id
+        ):
+            return self
+        arguments, error = self.arguments, self.error
+        if not isinstance(arguments, Mapping):
+            arguments, error = {}, error or _no_object(arguments)
+        else:
+            problem = problem_of(arguments)
+            if problem is not None:
+                arguments, error = made_safe(arguments), error or f"argument {problem}"
+        name, call_id = _word(name, ""), _word(call_id, "call_0")
+        if arguments is self.arguments and name is self.name and call_id is self.id:
+            return self
+        return ToolCall(name, arguments, call_id, error)
+
+
+def _word(value: Any, default: str) -> str:
+    """A name or an id as text that can be encoded."""
+    if type(value) is str:
+        return safe_text(value) or default
+    if isinstance(value, str):
+        return safe_text(str.__str__(value)) or default
+    # Not every integer: Python refuses to write one of thousands of digits.
+    return str(value) if isinstance(value, (int, float)) and abs(value) < 1 << 64 else default
+
+
+def _no_object(arguments: Any) -> str:
+    return f"arguments must be a JSON object, got {type(arguments).__name__}"
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
@@ -71,15 +125,15 @@ class Message(Struct, frozen=True, omit_defaults=True):
 
     def to_openai(self) -> dict[str, Any]:
         """The message as an OpenAI chat dictionary, without empty fields."""
-        message: dict[str, Any] = {"role": self.role, "content": self.content}
+        message: dict[str, Any] = {"role": self.role, "content": safe_text(self.content)}
         if self.tool_calls:
             message["tool_calls"] = [call.to_openai() for call in self.tool_calls]
         if self.tool_call_id is not None:
-            message["tool_call_id"] = self.tool_call_id
+            message["tool_call_id"] = safe_text(self.tool_call_id)
         if self.name is not None:
-            message["name"] = self.name
+            message["name"] = safe_text(self.name)
         if self.reasoning is not None:
-            message["reasoning_content"] = self.reasoning
+            message["reasoning_content"] = safe_text(self.reasoning)
         return message
 
     @classmethod
@@ -95,22 +149,28 @@ class Message(Struct, frozen=True, omit_defaults=True):
             role=role,
             content=_text(message.get("content")),
             tool_calls=_calls(message.get("tool_calls")),
-            tool_call_id=message.get("tool_call_id"),
-            name=message.get("name"),
-            reasoning=message.get("reasoning_content"),
+            tool_call_id=_optional(message.get("tool_call_id")),
+            name=_optional(message.get("name")),
+            reasoning=_optional(message.get("reasoning_content")),
         )
 
 
 def _calls(entries: Sequence[Mapping[str, Any]] | None) -> tuple[ToolCall, ...]:
     if not entries:
         return ()
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        return (ToolCall("", {}, error=f"tool_calls must be a list, got {type(entries).__name__}"),)
     return tuple([ToolCall.from_openai(entry, index) for index, entry in enumerate(entries)])
+
+
+def _optional(text: Any) -> str | None:
+    return None if text is None else safe_text(text if isinstance(text, str) else str(text))
 
 
 def _text(content: Any) -> str:
     """The text of an OpenAI message or of its parts; a part that is not text is an error."""
     if isinstance(content, str):
-        return content
+        return safe_text(content)
     if content is None:
         return ""
     texts = []
@@ -118,7 +178,7 @@ def _text(content: Any) -> str:
         if part.get("type") != "text":
             raise ValueError(f"only text content is supported, got a part of type {part.get('type')!r}")
         texts.append(part["text"])
-    return "".join(texts)
+    return safe_text("".join(texts))
 
 
 class Action(Struct, frozen=True, omit_defaults=True):
@@ -154,18 +214,56 @@ class Action(Struct, frozen=True, omit_defaults=True):
         if isinstance(action, Action):
             return action
         if isinstance(action, str):
-            return cls(text=action)
+            return cls(text=safe_text(action))
         if type(action) is dict or isinstance(action, Mapping):
             role = action.get("role", "assistant")
             if role not in _ROLES:
                 raise ValueError(f"message role must be system, user, assistant or tool, got {role!r}")
             text, calls = _text(action.get("content")), _calls(action.get("tool_calls"))
-            return cls(text, calls, action.get("reasoning_content"))
+            return cls(text, calls, _optional(action.get("reasoning_content")))
         raise TypeError(f"an action is an Action, a str or an OpenAI assistant message, got {type(action).__name__}")
+
+    def safe(self) -> Action:
+        """The action itself if it is safe to send and store, else a safe copy; token ids stay as they are.
+
+        Texts get U+FFFD for half of a character, unsafe calls become calls with an `error`, and ids that occur twice
+        in the turn are made different.
+        """
+        if self.reasoning is None and type(self.text) is str and self.text.isascii():
+            calls = self.tool_calls
+            if not calls or (len(calls) == 1 and calls[0].safe() is calls[0]):
+                return self
+        text, reasoning = safe_text(self.text or ""), self.reasoning and safe_text(self.reasoning)
+        calls = self.tool_calls
+        if calls:
+            safe = [call.safe() for call in calls]
+            if len(calls) > 1:
+                _tell_apart(safe)
+            if any(map(operator.is_not, safe, calls)):
+                calls = tuple(safe)
+        if text is self.text and reasoning is self.reasoning and calls is self.tool_calls:
+            return self
+        return structs.replace(self, text=text, reasoning=reasoning, tool_calls=calls)
 
     def to_message(self) -> Message:
         """This action as an assistant message of the conversation."""
         return Message("assistant", self.text, self.tool_calls, None, None, self.reasoning)
+
+
+def _tell_apart(calls: list[ToolCall]) -> None:
+    """Give each call of a turn an id of its own; an id's first call keeps it."""
+    taken: set[str] = {call.id for call in calls}
+    if len(taken) == len(calls):
+        return
+    seen: set[str] = set()
+    for index, call in enumerate(calls):
+        if call.id in seen:
+            name = f"{call.id}_{index}"
+            while name in taken:
+                name += "_"
+            call = calls[index] = structs.replace(call, id=name)
+            taken.add(name)
+        seen.add(call.id)
 
 
 Conversation = Sequence[Message]

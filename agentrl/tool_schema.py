@@ -11,6 +11,7 @@ with one difference: here, a parameter with a default stays optional.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
@@ -25,12 +26,15 @@ from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
 from agentrl.errors import ToolError, ToolSchemaError, did_you_mean
+from agentrl.safe_json import problem_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "__agentrl_tool__"
 _DEFS = "#/$defs/"
-_CONFIG = ConfigDict(extra="forbid", protected_namespaces=())
+_CONFIG = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 _UNION_BRANCHES = frozenset({"str", "int", "float", "bool", "none", "list", "dict", "tuple", "set"})
+_MOST_SHOWN = 60
+_CLOSED_TYPES = (str, int, bool, None)
 _SECTION = re.compile(r"^(Args|Arguments|Returns|Raises|Yields|Source|Example|Examples|Note|Notes):(.*)$")
 
 
@@ -41,13 +45,18 @@ class ToolOptions:
     name: str | None = None
     timeout_s: float | None = None
     blocking: bool | None = None
+    parallel: bool = False
 
 
 @overload
 def tool(function: F) -> F: ...
 @overload
 def tool(
-    *, name: str | None = None, timeout_s: float | None = None, blocking: bool | None = None
+    *,
+    name: str | None = None,
+    timeout_s: float | None = None,
+    blocking: bool | None = None,
+    parallel: bool = False,
 ) -> Callable[[F], F]: ...
 def tool(
     function: F | None = None,
@@ -55,6 +64,7 @@ def tool(
     name: str | None = None,
     timeout_s: float | None = None,
     blocking: bool | None = None,
+    parallel: bool = False,
 ) -> F | Callable[[F], F]:
     """Mark a function or method as a tool that the model may call.
 
@@ -67,11 +77,13 @@ def tool(
         name: what the model calls it; the function's name by default.
         timeout_s: seconds before the call fails; the environment's `tool_timeout_s` by default.
         blocking: run a `def` tool in a thread.
+        parallel: calls that stand next to each other in one turn, all of parallel tools that wait, may run at the
+            same time. All other calls of a turn run in order, each after the one before it has returned.
     """
 
     def mark(target: F) -> F:
         moves = blocking if blocking is not None else (timeout_s is not None or None)
-        setattr(target, _MARK, ToolOptions(name, timeout_s, moves))
+        setattr(target, _MARK, ToolOptions(name, timeout_s, moves, parallel))
         return target
 
     return mark(function) if function is not None else mark
@@ -93,6 +105,7 @@ class Tool:
         function: what runs; it may be a coroutine function.
         timeout_s: seconds before a call fails; None takes the environment's.
         blocking: run a plain function in a thread.
+        parallel: may run at the same time as neighbouring calls of the turn, if it waits.
         aclose: frees what the tool holds in the running event loop; the environment's `aclose` calls it.
     """
 
@@ -102,6 +115,7 @@ class Tool:
     function: Callable[..., Any]
     timeout_s: float | None = None
     blocking: bool = False
+    parallel: bool = False
     aclose: Callable[[], Awaitable[None]] | None = None
 
     @classmethod
@@ -129,6 +143,7 @@ class Tool:
             function=function,
             timeout_s=options.timeout_s,
             blocking=bool(options.blocking) and not inspect.iscoroutinefunction(function),
+            parallel=options.parallel,
         )
 
     def bound_to(self, instance: Any) -> Tool:
@@ -155,14 +170,35 @@ class Tool:
     def validate(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Check and convert the arguments of one call.
 
+        Before any schema is asked, arguments are safe to encode, send and store: see `agentrl.safe_json`.
+
         Returns: keyword arguments for `function`, nested models and dataclasses built.
         Raises: ToolError that names each wrong argument and what was expected.
         """
-        given = arguments if type(arguments) is dict else dict(arguments)
+        given = arguments
+        if type(given) is not dict:
+            if not isinstance(given, Mapping):
+                raise ToolError(f"wrong arguments for {self.name}: they must be an object, got {type(given).__name__}")
+            given = dict(given)
+        problem = problem_of(given)
+        if problem is not None:
+            raise ToolError(f"wrong arguments for {self.name}: {problem}")
         try:
-            return self._validator.validate_python(given).__dict__  # type: ignore[no-any-return]
+            made: BaseModel = self._validator.validate_python(given)
         except ValidationError as error:
             raise ToolError(_explain(self, error)) from None
+        except (RecursionError, OverflowError):
+            raise ToolError(f"wrong arguments for {self.name}: a value is too large or nested too deeply") from None
+        for name, shown_name in self._open_fields:
+            if name in made.model_fields_set and _holds_infinite(made.__dict__[name]):
+                raise ToolError(f"wrong arguments for {self.name}: {shown_name} must hold finite numbers only")
+        return made.__dict__
+
+    @cached_property
+    def _open_fields(self) -> tuple[tuple[str, str], ...]:
+        """Parameters, and what the model calls them, whose type may read the text "NaN" as a number."""
+        fields = self.arguments.model_fields.items()
+        return tuple((name, item.alias or name) for name, item in fields if item.annotation not in _CLOSED_TYPES)
 
     @cached_property
     def _validator(self) -> Any:
@@ -217,6 +253,17 @@ def _check_parameter(where: str, parameter: inspect.Parameter, hints: Mapping[st
         raise ToolSchemaError(f"tool {where}: {name!r} cannot be the name of a parameter; choose another")
 
 
+def _holds_infinite(value: Any) -> bool:
+    """Whether a model gave a number that is not finite, somewhere in a converted argument; defaults may be infinite."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, BaseModel):
+        return any(_holds_infinite(getattr(value, name, None)) for name in value.model_fields_set)
+    if isinstance(value, Mapping):
+        return any(map(_holds_infinite, value.values()))
+    return isinstance(value, (list, tuple, Set)) and any(map(_holds_infinite, value))
+
+
 def _describes(hint: Any) -> bool:
     """Whether `Annotated[..., Field(description=...)]` already describes the parameter."""
     return any(isinstance(item, FieldInfo) and item.description for item in getattr(hint, "__metadata__", ()))
@@ -239,10 +286,12 @@ def _explain(tool: Tool, error: ValidationError) -> str:
 def _place(location: Sequence[int | str]) -> str:
     """The path of an argument (`items[0].price`), without the names that pydantic adds for branches of a union."""
     text = str(location[0])
+    if len(text) > _MOST_SHOWN:
+        text = f"{text[:_MOST_SHOWN]}..."
     for part in location[1:]:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part.isidentifier() and part not in _UNION_BRANCHES:
+        elif part.isidentifier() and part not in _UNION_BRANCHES and len(part) <= _MOST_SHOWN:
             text += f".{part}"
     return text
 
@@ -252,7 +301,7 @@ def _reason(tool: Tool, item: Mapping[str, Any]) -> str:
         return "is missing"
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = tool.arguments.model_fields if len(item["loc"]) == 1 else ()
-        return f"is not an argument.{did_you_mean(str(item['loc'][-1]), known)}"
+        return f"is not an argument.{did_you_mean(str(item['loc'][-1])[:_MOST_SHOWN], known)}"
     message = str(item["msg"]).replace("Input should", "should").replace("Value error, ", "")
     given = repr(item["input"])
     return f"{message}, got {given if len(given) <= 80 else given[:77] + '...'}"

@@ -25,6 +25,7 @@ FOLDERS = {"agentrl": "agentrl", "environments": "agentrl.environments", "tools"
 FLOORS: dict[str, tuple[int, str, int]] = {
     # 1: the vocabulary.
     "agentrl.errors": (1, "vocabulary", 0),
+    "agentrl.safe_json": (1, "vocabulary", 0),
     "agentrl.messages": (1, "vocabulary", 0),
     "agentrl.seeds": (1, "vocabulary", 0),
     "agentrl.wire": (1, "vocabulary", 1),
@@ -35,6 +36,10 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.config": (1, "vocabulary", 2),
     # 2: the contracts, and the maths of learning.
     "agentrl.env": (2, "env", 0),
+    "agentrl.env.blame": (2, "env", 0),
+    "agentrl.env.watchdog": (2, "env", 0),
+    "agentrl.env.results": (2, "env", 0),
+    "agentrl.env.author_code": (2, "env", 0),
     "agentrl.env.execution": (2, "env", 1),
     "agentrl.env.base": (2, "env", 1),
     "agentrl.env.tool_env": (2, "env", 2),

@@ -321,5 +321,5 @@ def contains_await(function: Callable[..., Any]) -> bool:
 
 
 def as_action(action: Any) -> Action:
-    """`Action.of`, faster for what is an `Action` already."""
-    return action if type(action) is Action else Action.of(action)
+    """`Action.of`, made safe: no text holds half of a character, and every call can be sent, stored and rendered."""
+    return (action if type(action) is Action else Action.of(action)).safe()

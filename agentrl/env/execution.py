@@ -1,62 +1,92 @@
-"""Answers to tool calls: each runs in place, awaited, or in a thread under a timeout. Owns how a result reads.
+"""Answers to tool calls: each runs in place, awaited, or in a thread under a timeout. Owns their order.
 
-What a failure means is decided here once: `ToolError` is for the model, anything else is an `EnvFault`.
-A timeout cancels an `async` tool. A thread cannot be stopped: a blocking tool runs on after its timeout.
+What a failure means is decided here: `ToolError` is for the model, anything else is an `EnvFault` that
+`agentrl.env.blame` attributes. A timeout cancels an `async` tool. A thread cannot be stopped: a blocking tool runs on
+after its timeout. How a result reads belongs to `agentrl.env.results`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from threading import get_ident
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-
+from agentrl.env.author_code import awaited
+from agentrl.env.blame import fault_of, is_authors
+from agentrl.env.results import to_text
+from agentrl.env.watchdog import HOOK_TIMEOUT_S, running
 from agentrl.errors import EnvFault, ToolError, did_you_mean
 from agentrl.messages import Message, ToolCall
+from agentrl.safe_json import safe_text, shown
 from agentrl.tool_schema import Tool
 
 ToolStats = dict[str, dict[str, int]]
 
 logger = logging.getLogger(__name__)
 SLOW_INLINE_S = 1.0
+_MOST_COMPARED = 100  # characters of a name
+MAX_CALLS = 128
+"""Calls of one turn that are run; the others are answered with an error."""
 
 
 async def answer_all(
-    tools: Mapping[str, Tool], calls: Sequence[ToolCall], stats: ToolStats, timeout_s: float
+    tools: Mapping[str, Tool],
+    calls: Sequence[ToolCall],
+    stats: ToolStats,
+    timeout_s: float,
+    limit_s: float = HOOK_TIMEOUT_S,
 ) -> tuple[Message, ...]:
     """The answers to the calls of one turn, in the order of the calls; see `answer`.
 
-    Plain `def` tools run one after the other. Where one tool may wait, all calls of the turn run at once;
-    the first fault then cancels the others.
+    The calls run one after the other. Neighbouring calls of tools that wait and are `parallel` run at the same time;
+    the first fault then cancels the others. A timeout counts from when its own call begins.
 
     Args:
         timeout_s: seconds for tools that do not name a timeout of their own.
+        limit_s: seconds after which the watchdog names a plain `def` tool that has not returned.
     """
-    if not any(_waits(tools, call) for call in calls):
-        return tuple([answer(tools, call, stats) for call in calls])
-    if len(calls) == 1:
-        return (await _answer_waiting(tools, calls[0], stats, timeout_s),)
+    answers: list[Message] = []
+    for together, group in groupby(calls[:MAX_CALLS], lambda call: _waits_beside_others(tools, call)):
+        neighbours = list(group)
+        if together and len(neighbours) > 1:
+            answers += await _answer_together(tools, neighbours, stats, timeout_s, limit_s)
+            continue
+        for call in neighbours:
+            answers.append(await _answer_one(tools, call, stats, timeout_s, limit_s))
+    return (*answers, *too_many(calls))
+
+
+def too_many(calls: Sequence[ToolCall]) -> list[Message]:
+    """The answers to the calls of a turn that are beyond `MAX_CALLS`."""
+    text = f"Error: this call was not run: one turn may make at most {MAX_CALLS} calls; make the others in later turns"
+    return [Message("tool", text, (), call.id, call.name) for call in calls[MAX_CALLS:]]
+
+
+async def _answer_together(
+    tools: Mapping[str, Tool], calls: Sequence[ToolCall], stats: ToolStats, timeout_s: float, limit_s: float
+) -> list[Message]:
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_answer_waiting(tools, call, stats, timeout_s)) for call in calls]
+            tasks = [group.create_task(_answer_one(tools, call, stats, timeout_s, limit_s)) for call in calls]
     except BaseExceptionGroup as failures:
         first = failures.exceptions[0]
         raise first from first.__cause__
-    return tuple([task.result() for task in tasks])
+    return [task.result() for task in tasks]
 
 
-def answer(tools: Mapping[str, Tool], call: ToolCall, stats: ToolStats) -> Message:
+def answer(tools: Mapping[str, Tool], call: ToolCall, stats: ToolStats, limit_s: float = HOOK_TIMEOUT_S) -> Message:
     """Run one call of a plain `def` tool in place and return the tool message that answers it.
 
     Args:
         tools: the tools that may be called, by name, bound to their environment.
         call: what the model asked for; a call that cannot be run is answered with the reason.
         stats: calls and errors by tool, counted up here.
+        limit_s: seconds after which the watchdog names a tool that has not returned.
     Raises: EnvFault if the tool fails with anything but ToolError.
     """
     name = call.name
@@ -66,19 +96,21 @@ def answer(tools: Mapping[str, Tool], call: ToolCall, stats: ToolStats) -> Messa
     try:
         if tool is None or call.error is not None:
             raise _refusal(tools, call)
-        content = run_inline(tool, tool.validate(call.arguments))
+        content = run_inline(tool, _validated(tool, call), limit_s)
     except ToolError as error:
         content = _error_text(counts, error)
     return Message("tool", content, (), call.id, name)
 
 
-async def _answer_waiting(tools: Mapping[str, Tool], call: ToolCall, stats: ToolStats, timeout_s: float) -> Message:
+async def _answer_one(
+    tools: Mapping[str, Tool], call: ToolCall, stats: ToolStats, timeout_s: float, limit_s: float
+) -> Message:
     if call.error is not None or not _waits(tools, call):
-        return answer(tools, call, stats)
+        return answer(tools, call, stats, limit_s)
     tool, counts = tools[call.name], _counts(stats, call.name)
     counts["calls"] += 1
     try:
-        content = await run(tool, tool.validate(call.arguments), timeout_s)
+        content = await run(tool, _validated(tool, call), timeout_s)
     except ToolError as error:
         content = _error_text(counts, error)
     return Message("tool", content, (), call.id, call.name)
@@ -89,11 +121,27 @@ def _waits(tools: Mapping[str, Tool], call: ToolCall) -> bool:
     return tool is not None and not tool.is_inline
 
 
+def _waits_beside_others(tools: Mapping[str, Tool], call: ToolCall) -> bool:
+    return _waits(tools, call) and tools[call.name].parallel
+
+
 def _refusal(tools: Mapping[str, Tool], call: ToolCall) -> ToolError:
     """Why a call is not run."""
     if call.error is not None:
         return ToolError(f"the call could not be read: {call.error}")
-    return ToolError(f"there is no tool {call.name!r}.{did_you_mean(call.name, tools)}")
+    return ToolError(f"there is no tool {shown(call.name)}.{did_you_mean(call.name[:_MOST_COMPARED], tools)}")
+
+
+def _validated(tool: Tool, call: ToolCall) -> dict[str, Any]:
+    """The converted arguments; a validator of the author's may raise anything."""
+    try:
+        return tool.validate(call.arguments)
+    except (ToolError, EnvFault):
+        raise
+    except BaseException as error:
+        if not is_authors(error):
+            raise
+        raise fault_of(f"a validator of tool {tool.name!r}", error) from error
 
 
 def _counts(stats: ToolStats, name: str) -> dict[str, int]:
@@ -102,7 +150,7 @@ def _counts(stats: ToolStats, name: str) -> dict[str, int]:
 
 def _error_text(counts: dict[str, int], error: ToolError) -> str:
     counts["errors"] += 1
-    return f"Error: {error}"
+    return safe_text(f"Error: {error}")
 
 
 async def run(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> str:
@@ -116,24 +164,33 @@ async def run(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> str
     """
     if tool.is_inline:
         return run_inline(tool, arguments)
+    limit_s = tool.timeout_s if tool.timeout_s is not None else timeout_s
     try:
-        return to_text(await _within(tool, arguments, tool.timeout_s if tool.timeout_s is not None else timeout_s))
+        waiting = tool.function(**arguments) if tool.is_async else in_thread(tool.function, arguments)
+        return to_text(await awaited(waiting, (None, tool, limit_s), f"tool {tool.name!r}"))
     except (ToolError, EnvFault):
         raise
-    except Exception as error:
-        raise _fault(tool, error) from error
+    except BaseException as error:
+        if not is_authors(error):
+            raise
+        raise fault_of(f"tool {tool.name!r}", error) from error
 
 
-def run_inline(tool: Tool, arguments: Mapping[str, Any]) -> str:
+def run_inline(tool: Tool, arguments: Mapping[str, Any], limit_s: float = HOOK_TIMEOUT_S) -> str:
     """Run a plain `def` tool in place; the log names a slow one, since every other episode waits for it."""
-    started_s = time.perf_counter()
+    thread, started_s = get_ident(), time.perf_counter()
+    before, running[thread] = running.get(thread), (None, tool, limit_s)
     try:
         result = tool.function(**arguments)
-        text = result if type(result) is str else to_text(result)
+        text = result if type(result) is str and result.isascii() else to_text(result)
     except (ToolError, EnvFault):
         raise
-    except Exception as error:
-        raise _fault(tool, error) from error
+    except BaseException as error:
+        if not is_authors(error):
+            raise
+        raise fault_of(f"tool {tool.name!r}", error) from error
+    finally:
+        running[thread] = before
     seconds = time.perf_counter() - started_s
     if seconds > SLOW_INLINE_S:
         logger.warning(
@@ -142,23 +199,6 @@ def run_inline(tool: Tool, arguments: Mapping[str, Any]) -> str:
             seconds,
         )
     return text
-
-
-def _fault(tool: Tool, error: Exception) -> EnvFault:
-    return EnvFault(f"tool {tool.name!r} raised {type(error).__name__}: {error}")
-
-
-async def _within(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> Any:
-    scope = asyncio.timeout(timeout_s)
-    try:
-        async with scope:
-            if tool.is_async:
-                return await tool.function(**arguments)
-            return await in_thread(tool.function, arguments)
-    except TimeoutError as error:
-        if not scope.expired():
-            raise
-        raise EnvFault(f"tool {tool.name!r} did not return within {timeout_s} s") from error
 
 
 def in_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> asyncio.Future[Any]:
@@ -175,11 +215,17 @@ def in_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> asy
             future.set_exception(error)
 
     def work() -> None:
-        result, failure = None, None
+        result: Any = None
+        failure: Exception | None = None
         try:
             result = function(**arguments)
-        except BaseException as error:
-            failure = error if not isinstance(error, StopIteration) else RuntimeError("the tool raised StopIteration")
+        except StopIteration:  # a future cannot hold it
+            failure = RuntimeError("the tool raised StopIteration")
+        except Exception as error:
+            failure = error
+        except BaseException as error:  # SystemExit and its like must not stop the event loop
+            failure = fault_of(f"{getattr(function, '__name__', 'code')} in a thread", error)
+            failure.__cause__ = error
         try:
             loop.call_soon_threadsafe(settle, result, failure)
         except RuntimeError:  # the loop was closed while the thread ran on after its timeout
@@ -187,20 +233,3 @@ def in_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> asy
 
     threading.Thread(target=work, daemon=True, name=f"tool-{getattr(function, '__name__', '')}").start()
     return future
-
-
-def to_text(value: Any) -> str:
-    """A tool's result as the model reads it: text as it is, anything else as JSON.
-
-    Raises: TypeError if the value has no JSON form.
-    """
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return "ok"
-    if isinstance(value, (int, float)):
-        return json.dumps(value)
-    try:
-        return json.dumps(to_jsonable_python(value), ensure_ascii=False)
-    except ValueError as error:  # pydantic's serialisation error is one
-        raise TypeError(f"the result, a {type(value).__name__}, has no JSON form: {error}") from error

@@ -10,20 +10,24 @@ import inspect
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from numbers import Real
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
+from msgspec import structs
+
+from agentrl.env import watchdog
+from agentrl.env.author_code import ask
 from agentrl.env.base import Env, Observation, StepResult, as_action, contains_await
-from agentrl.env.execution import ToolStats, answer, answer_all, in_thread, to_text
+from agentrl.env.execution import MAX_CALLS, ToolStats, answer, answer_all, in_thread, too_many
+from agentrl.env.results import plain_number, to_text
 from agentrl.env.rubric import Rubric
 from agentrl.errors import ToolSchemaError
 from agentrl.messages import Action, Message, ToolCall
+from agentrl.safe_json import safe_text
 from agentrl.tool_schema import Tool, is_tool
 from agentrl.trajectory import Ending, Task
 
 __all__ = ["ToolEnv", "call", "in_thread", "to_text"]
 
-T = TypeVar("T")
 First = str | Message | Sequence[Message]
 Score = float | Mapping[str, float]
 
@@ -32,13 +36,17 @@ class ToolEnv(Env):
     """The author writes `tasks`, `start`, tools and `score`; this class does the rest.
 
     `start`, `respond`, `score` and the tools may each be `def` or `async def`. The model reads the
-    `ToolError` of a tool; any other exception of a tool becomes an `EnvFault`. What `start`, `respond` and
-    `score` raise is passed on unchanged: a rollout records it as a fault, and the episode is never scored.
+    `ToolError` of a tool; any other exception of a tool becomes an `EnvFault`. An `Exception` of `start`,
+    `respond` or `score` is passed on unchanged: a rollout records it as a fault. `SystemExit` becomes an
+    `EnvFault` everywhere. The calls of one turn run in order, at most 128 of them.
 
     Class attributes:
         system_prompt: a first system message, if any.
         rubric: weights of the components that `score` and `add_reward` name.
         tool_timeout_s: seconds before an `async` or blocking tool call counts as a fault.
+        hook_timeout_s: seconds before a `start`, `respond` or `score` that waits counts as a fault. Nothing can
+            interrupt a plain `def`: after this time the log names a hook or tool that has not returned, and a
+            command ends with exit code 3.
         score_truncated: also score an episode that a limit cut off (its answer is None).
         extra_tools: tools that are not methods, shared by all instances.
     """
@@ -46,6 +54,7 @@ class ToolEnv(Env):
     system_prompt: ClassVar[str | None] = None
     rubric: ClassVar[Rubric] = Rubric()
     tool_timeout_s: ClassVar[float] = 30.0
+    hook_timeout_s: ClassVar[float] = watchdog.HOOK_TIMEOUT_S
     score_truncated: ClassVar[bool] = False
     extra_tools: ClassVar[Sequence[Tool]] = ()
     not_state: ClassVar[tuple[str, ...]] = ("_tools", "_started_s")
@@ -85,8 +94,9 @@ class ToolEnv(Env):
     # What an author calls.
 
     def add_reward(self, component: str, value: float) -> None:
-        """Add to a named component of this turn's reward."""
-        self._components[component] = self._components.get(component, 0.0) + float(value)
+        """Add to a named component of this turn's reward; the value may be numpy's or torch's."""
+        number = value if type(value) is float else plain_number(value, f"the reward component {component!r}")
+        self._components[component] = self._components.get(component, 0.0) + number
 
     def terminate(self) -> None:
         """End the episode after this turn; `score(None)` then gives the final reward."""
@@ -108,9 +118,10 @@ class ToolEnv(Env):
         self.success = None
         self.tool_stats: ToolStats = {}
         self._started_s = time.monotonic()
-        messages = _as_messages(await _result(self.start(task)))
+        watchdog.start()
+        messages = _as_messages(await ask(self, "start", self.start, task))
         if self.system_prompt is not None:
-            messages = (Message("system", self.system_prompt), *messages)
+            messages = (Message("system", safe_text(self.system_prompt)), *messages)
         self._over = False
         return messages, {"task_id": task.id}
 
@@ -124,16 +135,21 @@ class ToolEnv(Env):
         if calls:
             tools, stats = self._tools, self.tool_stats
             if self._class_inline:
-                observation = tuple([answer(tools, call, stats) for call in calls])
+                limit_s = self.hook_timeout_s
+                observation = tuple([answer(tools, call, stats, limit_s) for call in calls[:MAX_CALLS]])
+                if len(calls) > MAX_CALLS:
+                    observation += tuple(too_many(calls))
             else:
-                observation = await answer_all(tools, calls, stats, self.tool_timeout_s)
+                observation = await answer_all(tools, calls, stats, self.tool_timeout_s, self.hook_timeout_s)
         elif action.finish_reason == "length":
             return await self._finish(Ending("limit", "turn_tokens"), ())
         else:
-            reply = await _result(self.respond(action.text))
+            reply = await ask(self, "respond", self.respond, action.text)
             if reply is None:
                 return await self._finish(Ending("answer"), (), action.text)
-            observation = (Message("user", reply),)
+            if not isinstance(reply, str):
+                raise TypeError(f"respond must return text or None, got {type(reply).__name__}")
+            observation = (Message("user", safe_text(reply)),)
         if self._ending:
             return await self._finish(Ending("tool" if calls else "environment"), observation)
         limit = self._limit_reached()
@@ -156,20 +172,20 @@ class ToolEnv(Env):
     async def _finish(self, ending: Ending, observation: Observation, answer: str | None = None) -> StepResult:
         truncated = ending.kind == "limit"
         if self.score_truncated or not truncated:
-            self._add_score(await _result(self.score(answer)))
+            self._add_score(await ask(self, "score", self.score, answer))
         self._over, self.ending = True, ending
         reward, info = self._take_reward()
         info["tool_stats"] = {name: dict(stats) for name, stats in self.tool_stats.items()}
         if self.success is not None:
-            info["success"] = self.success
+            info["success"] = bool(self.success)
         return observation, reward, not truncated, truncated, info
 
     def _add_score(self, score: Score) -> None:
         parts = score if isinstance(score, Mapping) else {"reward": score}
         for name, value in parts.items():
-            if not isinstance(value, Real):
-                raise TypeError(f"score must return a number or a dict of numbers, got {name}={value!r}")
-            self.add_reward(name, float(value))
+            if type(value) is not float:
+                value = plain_number(value, f"score must return a number or a dict of numbers: {name}")
+            self.add_reward(str(name), value)
 
     def _take_reward(self) -> tuple[float, dict[str, Any]]:
         components = self._components
@@ -197,11 +213,6 @@ class ToolEnv(Env):
     def set_state(self, state: Mapping[str, Any]) -> None:
         super().set_state(state)
         self._started_s = time.monotonic() - state["elapsed_s"]
-
-
-async def _result(value: T | Awaitable[T]) -> T:
-    """What a hook returned, awaited where its author wrote `async def`."""
-    return await value if inspect.isawaitable(value) else value
 
 
 def _collect_tools(cls: type[ToolEnv]) -> dict[str, Tool]:
@@ -242,12 +253,19 @@ def _hooks_wait(cls: type[ToolEnv]) -> bool:
 
 def _as_messages(first: First) -> Observation:
     if isinstance(first, str):
-        return (Message("user", first),)
+        return (Message("user", safe_text(first)),)
     messages = (first,) if isinstance(first, Message) else tuple(first)
     for message in messages:
         if not isinstance(message, Message):
             raise TypeError(f"start must return a str, a Message or Messages, got {type(message).__name__} in it")
-    return messages
+        if not isinstance(message.content, str):
+            raise TypeError(f"start returned a message whose content is {type(message.content).__name__}, not text")
+    return tuple([_safe(message) for message in messages])
+
+
+def _safe(message: Message) -> Message:
+    text = safe_text(message.content)
+    return message if text is message.content else structs.replace(message, content=text)
 
 
 def call(name: str, /, **arguments: Any) -> Action:

@@ -84,6 +84,16 @@ class Waiting(Desk):
             self.log.append("out")
         return "slept"
 
+    @tool(parallel=True)
+    async def read(self, seconds: float = 0.0) -> str:
+        """Sleep beside others."""
+        return await self.nap(seconds)
+
+    @tool(parallel=True)
+    async def crash_later(self) -> None:
+        """Crash beside others."""
+        raise KeyError("drawer")
+
     @tool(blocking=True)
     def block(self, seconds: float = 0.01) -> str:
         """Sleep in a thread."""
@@ -232,15 +242,22 @@ def test_a_component_without_weight_and_a_score_that_is_no_number():
 
     with pytest.raises(KeyError, match="Did you mean 'right'"):
         begun(Misspelt).step("3")
-    with pytest.raises(TypeError, match="score must return a number or a dict of numbers, got reward=None"):
+    with pytest.raises(TypeError, match="score must return a number or a dict of numbers: reward must be"):
         begun(Empty).step("3")
 
 
-def test_waiting_tools_run_at_once():
+def test_the_calls_of_a_turn_run_in_order():
     env = begun(Waiting)
-    started = env.step(calls(("nap", {}), ("add", {}), ("nap", {})))[0]
-    assert [message.content for message in started] == ["slept", '{"n": 1}', "slept"]
-    assert env.log == ["in", "add 1", "in", "out", "out"]
+    observation = env.step(calls(("nap", {}), ("add", {}), ("nap", {})))[0]
+    assert [message.content for message in observation] == ["slept", '{"n": 1}', "slept"]
+    assert env.log == ["in", "out", "add 1", "in", "out"]
+    env.close()
+
+
+def test_neighbouring_calls_of_parallel_tools_run_at_once():
+    env = begun(Waiting)
+    env.step(calls(("read", {}), ("read", {}), ("nap", {}), ("read", {}), ("add", {}), ("read", {})))
+    assert env.log == ["in", "in", "out", "out", "in", "out", "in", "out", "add 1", "in", "out"]
     env.close()
 
 
@@ -273,8 +290,8 @@ def test_a_tools_own_limit_and_its_own_timeout_error():
 async def test_one_fault_among_parallel_calls_cancels_the_others():
     env = Waiting()
     await env.areset(seed=0)
-    with pytest.raises(EnvFault, match="'crash' raised KeyError") as caught:
-        await env.astep(calls(("nap", {"seconds": 30}), ("crash", {})))
+    with pytest.raises(EnvFault, match="'crash_later' raised KeyError") as caught:
+        await env.astep(calls(("read", {"seconds": 30}), ("crash_later", {})))
     assert isinstance(caught.value.__cause__, KeyError)
     assert env.log == ["in", "out"]
     assert len(asyncio.all_tasks()) == 1
@@ -283,7 +300,7 @@ async def test_one_fault_among_parallel_calls_cancels_the_others():
 async def test_cancelling_a_step_leaves_no_task():
     env = Waiting()
     await env.areset(seed=0)
-    step = asyncio.ensure_future(env.astep(calls(("nap", {"seconds": 30}), ("nap", {"seconds": 30}))))
+    step = asyncio.ensure_future(env.astep(calls(("read", {"seconds": 30}), ("read", {"seconds": 30}))))
     await asyncio.sleep(0.01)
     step.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -167,7 +167,7 @@ async def test_text_that_utf8_cannot_hold_is_sent(server: ChatServer) -> None:
     server.script({"json": completion("ok \ud83d")})
     action = await ask(server, (Message("user", "lone \ud800 surrogate, é, 漢"),))
     assert action.text == "ok \ud83d"
-    assert server.bodies[0]["messages"][0]["content"] == "lone \ud800 surrogate, é, 漢"
+    assert server.bodies[0]["messages"][0]["content"] == "lone \ufffd surrogate, é, 漢"
 
 
 # Tokens.

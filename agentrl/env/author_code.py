@@ -1,0 +1,100 @@
+"""Runs an environment author's code: under a deadline where it waits, under the watchdog where it does not.
+
+Owns deadlines and what escapes from author code. What an exception means belongs to `agentrl.env.blame`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable, Generator
+from threading import get_ident
+from typing import Any
+
+from agentrl.env.blame import fault_of, is_authors
+from agentrl.env.watchdog import Running, running
+from agentrl.errors import EnvFault
+
+
+async def ask(env: Any, name: str, hook: Callable[..., Any], *given: Any) -> Any:
+    """What a hook returns, awaited where its author wrote `async def`; `env.hook_timeout_s` is its deadline.
+
+    Args:
+        env: whose hook it is.
+        name: `start`, `respond` or `score`.
+    Raises: EnvFault if the hook does not return in time, or raises what is no `Exception` (`SystemExit`). An
+        `Exception` is passed on as it is.
+    """
+    limit_s, thread = env.hook_timeout_s, get_ident()
+    try:
+        before, running[thread] = running.get(thread), (env, name, limit_s)
+        try:
+            value = hook(*given)
+            if not hasattr(value, "__await__"):
+                return value
+            steps = value.__await__()
+            try:
+                first = next(steps)
+            except StopIteration as stop:
+                return stop.value
+        finally:
+            running[thread] = before
+        return await _in_time(steps, first, (env, name, limit_s), name)
+    except Exception:
+        raise
+    except BaseException as error:
+        if not is_authors(error):
+            raise
+        raise fault_of(name, error) from error
+
+
+async def awaited(value: Any, running_as: Running, name: str) -> Any:
+    """The result of an awaitable of the author's. Each of its steps is watched.
+
+    Args:
+        value: a coroutine or a future. One that never waits needs no event loop.
+        running_as: what the watchdog calls it, and the seconds until it is cancelled.
+        name: what a fault calls it.
+    Raises: EnvFault if it takes longer; whatever it raises.
+    """
+    steps, thread = value.__await__(), get_ident()
+    before, running[thread] = running.get(thread), (*running_as,)
+    try:
+        first = next(steps)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        running[thread] = before
+    return await _in_time(steps, first, running_as, name)
+
+
+async def _in_time(steps: Any, first: Any, running_as: Running, name: str) -> Any:
+    """Go on with an awaitable that waits, until its deadline."""
+    scope = asyncio.timeout(running_as[2])
+    try:
+        async with scope:
+            return await _the_rest(steps, first, running_as)
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise EnvFault(f"{name} did not return within {running_as[2]} s", who="author") from error
+
+
+@types.coroutine
+def _the_rest(steps: Any, yielded: Any, running_as: Running) -> Generator[Any, Any, Any]:
+    """Go on with an awaitable that has waited once, and watch each step."""
+    owner, what, limit_s = running_as
+    thread = get_ident()
+    while True:
+        go, given = steps.send, None
+        try:
+            given = yield yielded
+        except BaseException as error:
+            go, given = steps.throw, error
+        before, running[thread] = running.get(thread), (owner, what, limit_s)
+        try:
+            yielded = go(given)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            running[thread] = before

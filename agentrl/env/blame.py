@@ -1,0 +1,150 @@
+"""What failed, where code of an environment's author raised: that code, a server, the network or this machine.
+
+Owns the one function that makes an `EnvFault` of an exception. What follows from a fault belongs to the rollout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from agentrl.errors import EnvFault, Who
+from agentrl.safe_json import safe_text
+
+_MOST_CHARS = 2000
+_MOST_CAUSES = 16
+_NETWORK_NUMBERS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "ENETUNREACH", "ENETDOWN", "ENETRESET", "EHOSTUNREACH"),
+        *("EHOSTDOWN", "ETIMEDOUT", "EPIPE", "ENOTCONN", "EADDRNOTAVAIL"),
+    )
+    if hasattr(errno, name)
+)
+_HOST_NUMBERS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+# Clients' exceptions by the package and name of a class, so that no client need be imported.
+_NETWORK_NAMES = frozenset(
+    (
+        *("httpx.TransportError", "httpcore.NetworkError", "httpcore.TimeoutException", "httpcore.ProxyError"),
+        *("httpcore.RemoteProtocolError", "http.RemoteDisconnected", "http.IncompleteRead", "http.BadStatusLine"),
+        *("requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError"),
+        *("urllib3.NewConnectionError", "urllib3.MaxRetryError", "urllib3.ProtocolError", "urllib3.TimeoutError"),
+        *("urllib3.SSLError", "urllib3.ProxyError", "aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError"),
+        *("openai.APIConnectionError", "anthropic.APIConnectionError", "botocore.HTTPClientError"),
+        *("websockets.ConnectionClosed", "redis.ConnectionError", "redis.TimeoutError"),
+    )
+)
+# The request itself is wrong, though the class says transport.
+_NOT_NETWORK_NAMES = frozenset(("httpx.LocalProtocolError", "httpx.UnsupportedProtocol", "requests.InvalidProxyURL"))
+_STATUS_NAMES = frozenset(
+    (
+        *("httpx.HTTPStatusError", "requests.HTTPError", "urllib.HTTPError", "aiohttp.ClientResponseError"),
+        *("openai.APIStatusError", "anthropic.APIStatusError"),
+    )
+)
+_SERVER_FAILED = (408, 429)
+
+
+def fault_of(what: str, error: BaseException) -> EnvFault:
+    """The fault to raise for what an author's code raised: `raise fault_of("score", error) from error`.
+
+    Args:
+        what: what was running: `tool 'price'`, `score`, `reset`.
+        error: any exception. An `EnvFault` is returned as it is.
+    Returns: a fault whose `at` says what failed. The cause of the exception decides too: an author's own exception
+        that was raised from a refused connection is a fault of the network.
+    """
+    if isinstance(error, EnvFault):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        return EnvFault(f"{what} awaited something that had been cancelled", who="author")
+    return EnvFault(f"{what} raised {type(error).__name__}: {_text_of(error)}", who=culprit(error))
+
+
+def is_authors(error: BaseException) -> bool:
+    """Whether an exception is to become a fault: all but those that stop the program or this task from outside.
+
+    An author's code may await something that had been cancelled; that is a fault, and no cancellation of this task.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return not _asked_to_stop()
+    return not isinstance(error, (KeyboardInterrupt, GeneratorExit))
+
+
+def _asked_to_stop() -> bool:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop
+        return True
+    return task is None or task.cancelling() > 0
+
+
+def culprit(error: BaseException) -> Who:
+    """What failed, told from an exception and its causes: `network`, `server`, `host`, else `author`."""
+    for cause in _causes(error):
+        found = _culprit_of(cause)
+        if found is not None:
+            return found
+    return "author"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception, then what it was raised from or while handling."""
+    cause: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if cause is None:
+            return
+        yield cause
+        if isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        else:
+            cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+
+
+def _culprit_of(error: BaseException) -> Who | None:
+    if isinstance(error, EnvFault):
+        return error.at
+    if isinstance(error, MemoryError) or _text_of(error) == "can't start new thread":
+        return "host"
+    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    if names & _STATUS_NAMES:
+        status = _status_of(error)
+        return "server" if status >= 500 or status in _SERVER_FAILED else None
+    if isinstance(error, OSError) and error.errno in _HOST_NUMBERS:
+        return "host"
+    return "network" if _is_network(error, names) else None
+
+
+def _is_network(error: BaseException, names: set[str]) -> bool:
+    if names & _NOT_NETWORK_NAMES:
+        return False
+    if isinstance(error, (ConnectionError, TimeoutError, ssl.SSLError)) or names & _NETWORK_NAMES:
+        return True
+    if "urllib.URLError" in names:
+        reason = getattr(error, "reason", None)
+        return isinstance(reason, BaseException) and _culprit_of(reason) == "network"
+    resolver = "socket.gaierror" in names or "socket.herror" in names
+    return resolver or (isinstance(error, OSError) and error.errno in _NETWORK_NUMBERS)
+
+
+def _status_of(error: Any) -> int:
+    """The HTTP status that an exception tells, or 0."""
+    response = getattr(error, "response", None)
+    for holder in (error, response):
+        for name in ("status_code", "status", "code"):
+            found = getattr(holder, name, None)
+            if type(found) is int:
+                return found
+    return 0
+
+
+def _text_of(error: BaseException) -> str:
+    """The text of an exception, cut short; an author's exception may fail at that too."""
+    try:
+        text = str(error)
+    except Exception:
+        return "(it has no text)"
+    return safe_text(text if len(text) <= _MOST_CHARS else text[:_MOST_CHARS] + "...")
