@@ -107,6 +107,7 @@ class Tool:
         blocking: run a plain function in a thread.
         parallel: may run at the same time as neighbouring calls of the turn, if it waits.
         aclose: frees what the tool holds in the running event loop; the environment's `aclose` calls it.
+        faults_are_read: answer a fault as an error that the model reads; see `Env.make_readable`.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Tool:
     blocking: bool = False
     parallel: bool = False
     aclose: Callable[[], Awaitable[None]] | None = None
+    faults_are_read: bool = False
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, owner: str = "") -> Tool:

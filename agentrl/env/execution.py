@@ -99,6 +99,8 @@ def answer(tools: Mapping[str, Tool], call: ToolCall, stats: ToolStats, limit_s:
         content = run_inline(tool, _validated(tool, call), limit_s)
     except ToolError as error:
         content = _error_text(counts, error)
+    except EnvFault as fault:
+        content = _read(tools[name], counts, fault)
     return Message("tool", content, (), call.id, name)
 
 
@@ -113,6 +115,8 @@ async def _answer_one(
         content = await run(tool, _validated(tool, call), timeout_s)
     except ToolError as error:
         content = _error_text(counts, error)
+    except EnvFault as fault:
+        content = _read(tool, counts, fault)
     return Message("tool", content, (), call.id, call.name)
 
 
@@ -151,6 +155,14 @@ def _counts(stats: ToolStats, name: str) -> dict[str, int]:
 def _error_text(counts: dict[str, int], error: ToolError) -> str:
     counts["errors"] += 1
     return safe_text(f"Error: {error}")
+
+
+def _read(tool: Tool, counts: dict[str, int], fault: EnvFault) -> str:
+    """A fault as an error that the model reads, where the tool says so. Raises: the fault, with the tool's name."""
+    if not tool.faults_are_read:
+        fault.tool = tool.name
+        raise fault
+    return _error_text(counts, ToolError(str(fault)))
 
 
 async def run(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> str:

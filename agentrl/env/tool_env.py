@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence, Set
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from msgspec import structs
@@ -163,6 +164,9 @@ class ToolEnv(Env):
         async with AsyncExitStack() as stack:  # closes all, even if one of them raises
             for close in {tool.aclose for tool in self._class_tools.values() if tool.aclose is not None}:
                 stack.push_async_callback(close)
+
+    def make_readable(self, tools: Set[str]) -> None:
+        self._tools = {n: replace(t, faults_are_read=True) if n in tools else t for n, t in self._tools.items()}
 
     def _waits(self) -> bool:
         return self._class_waits

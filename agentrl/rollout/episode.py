@@ -6,7 +6,6 @@ Owns the turn loop and what counts as a fault. Concurrency, retries and storing 
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import math
@@ -18,6 +17,7 @@ from time import perf_counter
 from typing import Any
 
 from agentrl.env.base import Env, as_action
+from agentrl.env.blame import fault_of, is_authors
 from agentrl.errors import EnvFault, PolicyFault, TaskError
 from agentrl.messages import Message
 from agentrl.policy.base import Policy, SamplingParams
@@ -170,10 +170,10 @@ async def _play(
     except (EnvFault, PolicyFault) as fault:
         fault.after_action = bool(trajectory.turns) and (isinstance(fault, PolicyFault) or place != asked_place)
         raise
-    except (Exception, asyncio.CancelledError, SystemExit) as error:
-        made = _fault_of(error, place) if place else None
-        if made is None:
+    except BaseException as error:
+        if not place or isinstance(error, TaskError) or not is_authors(error):
             raise
+        made = fault_of(place, error)
         made.after_action = bool(trajectory.turns) and place != asked_place
         raise made from error
 
@@ -193,24 +193,6 @@ def ending_of(env: Env, *, truncated: bool) -> Ending:
     if isinstance(own, Ending) and (own.kind == "limit") == truncated:
         return own
     return Ending("limit", "truncated") if truncated else Ending("environment")
-
-
-def _fault_of(error: BaseException, place: str) -> EnvFault | None:
-    """The fault to record for an exception of the author's code; None if it is a fault or a real cancellation."""
-    if isinstance(error, (EnvFault, PolicyFault, TaskError)):
-        return None
-    if isinstance(error, asyncio.CancelledError):
-        return None if _is_cancelled() else EnvFault(f"{place} awaited something that had been cancelled")
-    return EnvFault(f"{place} raised {type(error).__name__}: {error}", who="author")
-
-
-def _is_cancelled() -> bool:
-    """Whether this task was asked to stop, and not only something that it awaited."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        return True
-    return task is None or task.cancelling() > 0
 
 
 def mark_fault(trajectory: Trajectory, fault: EnvFault | PolicyFault) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from typing import ClassVar
+from unittest.mock import Mock
 
 import pytest
 
@@ -184,15 +185,17 @@ async def test_a_run_through_every_kind_of_failure(server, tmp_path):
     check_attempts(list(TrajectoryStore(path)), policy)
 
 
-async def test_tasks_that_never_work_are_void_and_every_other_episode_finishes(server):
+async def test_tasks_whose_code_always_raises_count_as_failed_and_every_other_episode_finishes(server, monkeypatch):
     Fragile.port = server.port
+    monkeypatch.setattr(Fragile, "chance", Mock(random=lambda: 1.0))
     tasks = [*Fragile.tasks.split("broken"), *Fragile.tasks.split("train")[:24]]
     async with Rollouts(Fragile, Asker(), env_id="test/Fragile-v0", max_attempts=6, backoff_s=0) as rollouts:
         groups = await rollouts.run(GroupRequest(task, 1, 2) for task in tasks)
     for group in groups[:8]:
         for trajectory in group.trajectories:
-            assert (trajectory.status, trajectory.labels.attempt, trajectory.success) == ("fault", 5, False)
-            assert "LookupError: a task that never works (test_faults.py:" in trajectory.error
+            assert (trajectory.status, trajectory.labels.attempt, trajectory.success) == ("terminated", 5, False)
+            assert (trajectory.ending.kind, trajectory.ending.who) == ("error", "author")
+            assert "LookupError: a task that never works (test_faults.py:" in trajectory.ending.detail
     assert all(group.rewards == [1.0, 1.0] for group in groups[8:])
     assert Fragile.alive == set()
 

@@ -20,7 +20,7 @@ from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
 from agentrl.tool_schema import tool
 from agentrl.tools.http_api import HttpApi, HttpSettings, Retry
-from agentrl.trajectory import EnvRef, Task
+from agentrl.trajectory import Ending, EnvRef, Task
 
 NUM = 24
 QUICK = {"backoff_s": 0, "env_id": "test/Stock-v0", "max_fault_fraction": 1.0}
@@ -161,6 +161,23 @@ async def test_a_policy_that_makes_the_environment_fail_has_its_honest_success(n
     assert [t.success for t in episodes] == [n % 2 == 0 for n in range(NUM)]
 
 
+async def test_the_model_reads_what_a_server_does_not_take_and_goes_on():
+    episodes = await played(Stock.fresh(), Cheat("post"))
+    assert episodes[1].turns[0].next_observation[0].content.startswith("Error: ")
+    assert "500" in episodes[1].turns[0].next_observation[0].content
+    assert episodes[1].turns[1].action.text == "never mind"
+    assert episodes[1].ending == Ending("answer")
+
+
+async def test_author_code_that_raises_again_is_named_and_the_episode_counts_as_failed():
+    episodes = await played(Stock.fresh(), Cheat("look"), max_attempts=2)
+    assert episodes[1].ending.kind == "error"
+    assert episodes[1].ending.who == "author"
+    assert "KeyError" in episodes[1].ending.detail
+    assert "test_verdict.py:" in episodes[1].ending.detail
+    assert episodes[1].labels.attempt == 1
+
+
 @pytest.mark.parametrize("max_attempts", [1, 2, 5])
 async def test_however_few_attempts_a_fault_after_an_action_is_tried_once_more(max_attempts):
     episodes = await played(Stock.fresh(), Cheat("keep"), max_attempts=max_attempts)
@@ -200,6 +217,18 @@ async def test_author_code_that_fails_for_everybody_is_no_failure_of_the_model()
     episodes = await played(Breaks, Honest("keep"), max_concurrency=1, on_trajectory=note)
     assert [t.status for t in episodes] == ["terminated"] * 6 + ["fault"] * 6 + ["terminated"] * (NUM - 12)
     assert {t.ending.who for t in episodes[6:12]} == {"author"}
+
+
+async def test_without_evidence_a_lost_connection_is_discarded():
+    class Silent(Stock):
+        oracle = None
+
+    class Only(Cheat):
+        async def act(self, messages, tools, *, episode_id, sampling=None):
+            return BAD["dial"]("") if len(messages) == 1 else Action("7")
+
+    episodes = await played(Silent, Only("dial"))
+    assert {(t.status, t.ending.who) for t in episodes} == {("fault", "network")}
 
 
 class Refusing(Policy):
