@@ -63,7 +63,8 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """A hash of the data: 16 hexadecimal digits. A task is its content; the id only names it."""
-        text = json.dumps(self.data, sort_keys=True, separators=(",", ":"), default=repr)
+        plain = json.loads(json.dumps(self.data, default=repr))  # as a record holds it: keys are text
+        text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

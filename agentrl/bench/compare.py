@@ -1,19 +1,211 @@
-"""Two benchmarks compared task by task. Owns the pairing; the formula is in `agentrl.bench.estimates`."""
+"""Two benchmarks compared task by task. Owns the pairing, and the refusal to compare two different things.
+
+The formulas are in `agentrl.bench.estimates`.
+"""
 
 from __future__ import annotations
 
-from agentrl.bench.estimates import Estimate, paired_difference
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agentrl.bench.estimates import Estimate, clustered_mean, clustered_proportion, paired_difference
+from agentrl.bench.identity import edited_tasks, listed, same_env
 from agentrl.bench.measures.base import PerEpisode
-from agentrl.bench.measures.success import Success
+from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted
+from agentrl.bench.records import BenchRecord, TrialResult
 from agentrl.bench.result import BenchResult
+from agentrl.errors import ConfigError, did_you_mean
+from agentrl.trajectory import EnvRef
 
 SUCCESS = Success()
+ValuesByTask = Mapping[str, list[float]]
+RECORDED = tuple(measure.name for measure in (SUCCESS, SuccessOfAttempted(), Reward()))
+"""Measures that a record holds; others are computed from trajectories."""
 
 
-def compare(first: BenchResult, second: BenchResult, measure: PerEpisode = SUCCESS) -> Estimate:
+def compare(
+    first: BenchResult | BenchRecord,
+    second: BenchResult | BenchRecord,
+    measure: PerEpisode = SUCCESS,
+    *,
+    allow_versions: bool = False,
+) -> Estimate:
     """The difference `first - second` on the tasks that both played, paired by task.
 
+    Different sampling is no obstacle; `comparison` shows it.
+
     Args:
-        measure: what is compared: the success rate, or another mean over episodes.
+        first, second: results, or records that `read_record` found in a folder.
+        measure: what is compared: the success rate, or another mean over episodes. A record holds `RECORDED` alone.
+        allow_versions: accept that the environment has another version, if its tasks are the same.
+    Raises: ConfigError if the two are of different environments, versions or tasks.
     """
-    return paired_difference(measure.values_by_task(first.trajectories), measure.values_by_task(second.trajectories))
+    _check(_record(first), _record(second), allow_versions=allow_versions)
+    return paired_difference(_values(first, measure), _values(second, measure))
+
+
+def _record(one: BenchResult | BenchRecord) -> BenchRecord:
+    return one.record if isinstance(one, BenchResult) else one
+
+
+def _check(first: BenchRecord, second: BenchRecord, *, allow_versions: bool) -> None:
+    """Raises: ConfigError if two benchmarks did not measure the same thing."""
+    if not same_env(first.env, second.env):
+        raise ConfigError(
+            f"cannot compare: the first was measured on {_shown(first.env)}, the second on {_shown(second.env)}. "
+            "Play both on one environment, with the same arguments and limits"
+        )
+    if first.env.version != second.env.version and not allow_versions:
+        raise ConfigError(
+            f"cannot compare: {first.env} had version {first.env.version or 'unknown'!r} in the first and "
+            f"{second.env.version or 'unknown'!r} in the second. Play both on one version; allow_versions=True "
+            "(--allow-versions) accepts it where you know that the change does not matter"
+        )
+    edited = edited_tasks(first.fingerprints, second.fingerprints)
+    if edited:
+        raise ConfigError(
+            f"cannot compare: {listed(edited)} had other content in the second than in the first. Play both on the "
+            "same tasks"
+        )
+    if not first.tasks.keys() & second.tasks.keys():
+        raise ConfigError(
+            f"cannot compare: no task was played by both (splits {first.split!r} and {second.split!r}). Give both the "
+            "same split, seed and number of tasks"
+        )
+
+
+def _shown(env: EnvRef) -> str:
+    return f"{env} (version {env.version})" if env.version else str(env)
+
+
+def _values(one: BenchResult | BenchRecord, measure: PerEpisode) -> ValuesByTask:
+    if isinstance(one, BenchResult):
+        return measure.values_by_task(one.trajectories)
+    return recorded_values(one, measure.name)
+
+
+def recorded_values(record: BenchRecord, measure: str) -> dict[str, list[float]]:
+    """Task id -> the numbers of its episodes. Raises: ConfigError for a measure that a record does not hold."""
+    if measure not in RECORDED:
+        raise ConfigError(
+            f"a record does not hold the measure {measure!r}.{did_you_mean(measure, RECORDED)} In Python, compare() of "
+            "two results takes every measure that is a mean over episodes"
+        )
+    return {task: _numbers(result.trials, measure) for task, result in record.tasks.items()}
+
+
+def _numbers(trials: Any, measure: str) -> list[float]:
+    counting: list[TrialResult] = [t for t in trials if t.is_scored or measure == SuccessOfAttempted.name]
+    if measure == Reward.name:
+        return [t.reward for t in counting if t.reward is not None]
+    return [float(t.success) for t in counting]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two benchmarks of one environment, side by side.
+
+    Attributes:
+        measure: what is compared.
+        values: it for the first and the second, each over all its tasks.
+        difference: first - second, over the tasks that both played.
+        of_attempted: the difference of the success rates that count discarded episodes as failures.
+        notes: what differs between the two.
+        warnings: why the difference cannot be trusted; empty where it can.
+    """
+
+    first: BenchRecord
+    second: BenchRecord
+    measure: str
+    values: tuple[Estimate, Estimate]
+    difference: Estimate
+    of_attempted: Estimate
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold."""
+        sides = [
+            {
+                "policy": record.policy,
+                "env": {"id": record.env.id, "version": record.env.version},
+                "value": value.to_json(),
+                "n_attempted": record.num_attempted,
+                "n_faults": record.num_discarded,
+                "n_discarded_after_actions": record.num_after_actions,
+                "sampling": record.sampling,
+            }
+            for record, value in zip((self.first, self.second), self.values, strict=True)
+        ]
+        return {
+            "measure": self.measure,
+            "first": sides[0],
+            "second": sides[1],
+            "difference": self.difference.to_json(),
+            "difference_of_attempted": self.of_attempted.to_json(),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
+
+
+def comparison(
+    first: BenchRecord, second: BenchRecord, measure: str = SUCCESS.name, *, allow_versions: bool = False
+) -> Comparison:
+    """`compare` of two records, with both sides and everything that differs between them.
+
+    Args: measure: one of `RECORDED`.
+    Raises: ConfigError as `compare`.
+    """
+    _check(first, second, allow_versions=allow_versions)
+    values = recorded_values(first, measure), recorded_values(second, measure)
+    every = recorded_values(first, SuccessOfAttempted.name), recorded_values(second, SuccessOfAttempted.name)
+    interval = clustered_mean if measure == Reward.name else clustered_proportion
+    return Comparison(
+        first=first,
+        second=second,
+        measure=measure,
+        values=(interval(list(values[0].values())), interval(list(values[1].values()))),
+        difference=paired_difference(*values),
+        of_attempted=paired_difference(*every),
+        notes=tuple(_notes(first, second)),
+        warnings=tuple(_warnings(first, second)),
+    )
+
+
+def _notes(first: BenchRecord, second: BenchRecord) -> list[str]:
+    """What differs, and does not forbid the comparison."""
+    pairs: dict[str, tuple[Any, Any]] = {
+        **{f"version of {name}": _pair(first.versions, second.versions, name) for name in _names(first, second)},
+        "seed": (first.seed, second.seed),
+    }
+    one, other = first.sampling or {}, second.sampling or {}
+    if first.sampling is not None and second.sampling is not None:
+        pairs |= {f"sampling, {name}": _pair(one, other, name) for name in {**one, **other}}
+    notes = [f"{name}: {a!r} in the first, {b!r} in the second" for name, (a, b) in pairs.items() if a != b]
+    alone = [len(a.tasks.keys() - b.tasks.keys()) for a, b in ((first, second), (second, first))]
+    if any(alone):
+        notes.append(f"tasks that only one played are left out: {alone[0]} of the first, {alone[1]} of the second")
+    for which, record in (("first", first), ("second", second)):
+        if record.status != "finished":
+            notes.append(f"the {which} is {record.status}: it holds {record.num_attempted} episodes")
+        if record.num_discarded:
+            notes.append(f"the {which} has {record.num_discarded} of {record.num_attempted} episodes discarded")
+    return notes
+
+
+def _names(first: BenchRecord, second: BenchRecord) -> list[str]:
+    return [name for name in first.versions if name in second.versions]
+
+
+def _pair(first: Mapping[str, Any], second: Mapping[str, Any], name: str) -> tuple[Any, Any]:
+    return first.get(name), second.get(name)
+
+
+def _warnings(first: BenchRecord, second: BenchRecord) -> list[str]:
+    return [
+        f"{record.num_after_actions} of {record.num_attempted} episodes of the {which} were discarded after the model "
+        "had acted, so the model may have brought that about: do not trust this comparison"
+        for which, record in (("first", first), ("second", second))
+        if record.num_after_actions
+    ]

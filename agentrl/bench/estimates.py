@@ -95,16 +95,22 @@ def t_quantile(df: int, level: float = 0.95) -> float:
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Estimate:
     """Mean of independent values (one per seed, or per task) with Student's t-interval.
 
-    One value has an infinite interval; none has a mean of nan.
+    One value has an infinite interval, and so have values that are all equal: they say nothing about the spread.
+    No value has a mean of nan.
     """
     n = len(values)
     if n == 0:
         return Estimate(math.nan, -math.inf, math.inf, 0)
     mean = float(np.mean(values))
-    if n == 1:
-        return Estimate(mean, -math.inf, math.inf, 1)
+    if n == 1 or _all_equal(values):
+        return Estimate(mean, -math.inf, math.inf, n)
     half = t_quantile(n - 1, level) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
+
+
+def _all_equal(values: Sequence[float]) -> bool:
+    """Whether values differ by rounding at most."""
+    return float(np.ptp(values)) <= 1e-12 * float(np.max(np.abs(values)))
 
 
 def task_means(values_by_task: ValuesByTask) -> NDArray[np.float64]:
@@ -131,7 +137,8 @@ def clustered_mean(values_by_task: ValuesByTask, level: float = 0.95) -> Estimat
 def mean_over_trials(values_by_task: ValuesByTask, level: float = 0.95) -> Estimate:
     """Mean over trials, with a t-interval from the clustered standard error (C - 1 degrees of freedom for C tasks).
 
-    Tasks with more trials weigh more than in `clustered_mean`; with equally many trials the two agree.
+    Tasks with more trials weigh more than in `clustered_mean`; with equally many trials the two agree. Values that
+    are all equal have an infinite interval.
     Source: Miller 2024, arXiv:2411.00640, section 2.2, times sqrt(C / (C - 1)).
     """
     tasks = [values for values in values_by_task if len(values)]
@@ -139,8 +146,8 @@ def mean_over_trials(values_by_task: ValuesByTask, level: float = 0.95) -> Estim
     if n_tasks == 0:
         return Estimate(math.nan, -math.inf, math.inf, 0)
     mean = sum(map(sum, tasks)) / n_trials
-    if n_tasks == 1:
-        return Estimate(mean, -math.inf, math.inf, 1)
+    if n_tasks == 1 or _all_equal([value for values in tasks for value in values]):
+        return Estimate(mean, -math.inf, math.inf, n_tasks)
     squares = sum((sum(values) - len(values) * mean) ** 2 for values in tasks)
     half = t_quantile(n_tasks - 1, level) * math.sqrt(n_tasks / (n_tasks - 1) * squares) / n_trials
     return Estimate(mean, mean - half, mean + half, n_tasks)
@@ -181,17 +188,18 @@ def cluster_bootstrap(
 
     Args:
         values_by_task: one entry per task, of any kind that `statistic` reads.
-        statistic: of a resampled list of entries; resamples where it is not finite are left out.
+        statistic: of a resampled list of entries; resamples where it is not finite are left out. If all resamples
+            agree, the interval is infinite.
     Source: Efron and Tibshirani 1993, chapter 13; resampling clusters: Field and Welsh 2007, JRSS B 69(3).
     """
     n = len(values_by_task)
     if n == 0:
         return Estimate(math.nan, -math.inf, math.inf, 0)
     draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
-    values = np.array([statistic([values_by_task[i] for i in draw]) for draw in draws], dtype=np.float64)
-    values = values[np.isfinite(values)]
+    drawn = [statistic([values_by_task[i] for i in draw]) for draw in draws]
+    values = [value for value in drawn if math.isfinite(value)]
     mean = float(statistic(values_by_task))
-    if n == 1 or len(values) == 0:
+    if n == 1 or len(values) == 0 or _all_equal(values):
         return Estimate(mean, -math.inf, math.inf, n)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(mean, float(low), float(high), n)
@@ -226,8 +234,13 @@ def pass_at_k(successes_by_task: Sequence[Sequence[bool]], k: int, level: float 
 
 
 def pass_hat_k(successes_by_task: Sequence[Sequence[bool]], k: int, level: float = 0.95) -> Estimate:
-    """pass^k over tasks; tasks with fewer than k trials are left out (`n` says how many counted)."""
-    return _over_tasks(successes_by_task, k, pass_hat_k_of_task, level)
+    """pass^k over tasks (`n` says how many counted).
+
+    A task with fewer than k trials is left out if all of them succeeded. It counts as 0 if one failed, because not all
+    of its k trials succeed then: so pass^k never rises with k, and a lost trial hides no failed one.
+    """
+    known = [s for s in map(list, successes_by_task) if s]
+    return _over_tasks([s if len(s) >= k or all(s) else [False] * k for s in known], k, pass_hat_k_of_task, level)
 
 
 def _over_tasks(
@@ -241,10 +254,42 @@ def _over_tasks(
 def paired_difference(
     first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]], level: float = 0.95
 ) -> Estimate:
-    """Mean of `first - second` over the tasks that both have, with a t-interval over tasks.
+    """Mean of `first - second` over the tasks that both have.
 
-    Pairing removes the variance that tasks share: hard tasks are hard for both agents.
+    Pairing removes the variance that tasks share: hard tasks are hard for both agents. The interval is Student's t over
+    tasks. Outcomes, which are all 0 or 1, have that of `paired_outcomes` instead, which never has width 0.
     Source: Miller 2024, arXiv:2411.00640, section 4.2.
     """
     shared = [task for task in first if task in second and len(first[task]) and len(second[task])]
-    return mean_interval([float(np.mean(first[task]) - np.mean(second[task])) for task in shared], level)
+    one, other = [first[task] for task in shared], [second[task] for task in shared]
+    if shared and all(value in (0, 1) for values in (*one, *other) for value in values):
+        return paired_outcomes(one, other, level)
+    return mean_interval((task_means(one) - task_means(other)).tolist(), level)
+
+
+def paired_outcomes(first: ValuesByTask, second: ValuesByTask, level: float = 0.95) -> Estimate:
+    """Difference of two success rates on the same tasks; its interval is never empty, never outside [-1, 1].
+
+    The intervals of the two rates (`clustered_proportion`) are combined by squaring and adding, with the correlation of
+    the tasks' means. With one trial per task this is Newcombe's interval, his correction of the correlation included.
+
+    Args: first, second: (C,) outcomes of each task's trials, each 0 or 1; at least one trial per task.
+    Source: Newcombe 1998, Statistics in Medicine 17, 2635, method 10; for intervals of other kinds Zou and Donner 2008,
+        Statistics in Medicine 27, 1693.
+    """
+    one, other = clustered_proportion(first, level), clustered_proportion(second, level)
+    x, y = task_means(first), task_means(second)
+    covariance = float(np.mean(x * y)) - one.mean * other.mean
+    if covariance > 0:
+        covariance = max(covariance - 1 / (2 * len(x)), 0.0)
+    spread = float(np.std(x) * np.std(y))
+    correlation = covariance / spread if spread > 0 else 0.0
+    mean = one.mean - other.mean
+    below = _combined(one.mean - one.low, other.high - other.mean, correlation)
+    above = _combined(one.high - one.mean, other.mean - other.low, correlation)
+    return Estimate(mean, max(mean - below, -1.0), min(mean + above, 1.0), len(x))
+
+
+def _combined(first: float, second: float, correlation: float) -> float:
+    """Length of the sum of two distances whose directions correlate."""
+    return math.sqrt(max(first * first - 2 * correlation * first * second + second * second, 0.0))

@@ -17,7 +17,8 @@ import numpy as np
 
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.measures.base import scored
-from agentrl.bench.measures.success import Reward, Success
+from agentrl.bench.measures.endings import Counts
+from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.policy.base import Policy, SamplingParams
@@ -37,18 +38,29 @@ class EvalResult:
 
     Attributes:
         success, reward: means over tasks; the trials of a task are averaged first.
-        n_faults: episodes that failed on every attempt for reasons that the model did not cause.
+        success_of_attempted: the success rate, with discarded episodes as failures.
+        counts: how the episodes ended: attempted = scored + discarded.
         wall_s: seconds for the whole evaluation.
         trajectories: all episodes in the order of tasks and trials, faults included.
     """
 
     success: Estimate
+    success_of_attempted: Estimate
     reward: Estimate
     n_tasks: int
-    n_episodes: int
-    n_faults: int
+    counts: Counts
     wall_s: float
     trajectories: Sequence[Trajectory] = field(repr=False)
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes that were scored."""
+        return self.counts.scored
+
+    @property
+    def n_faults(self) -> int:
+        """Episodes that failed on every attempt for reasons that are not the model's."""
+        return self.counts.num_discarded
 
     @property
     def mean(self) -> float:
@@ -64,12 +76,21 @@ class EvalResult:
         return self.reward.mean
 
     def metrics(self) -> dict[str, float]:
-        """Success and reward with their 95% intervals, and the wall seconds, as a training run logs them."""
+        """Success and reward with their 95% intervals, counts and wall seconds, as a training run logs them."""
         (low, high), (reward_low, reward_high) = self.ci95, self.reward.ci95
+        attempted, discarded = self.success_of_attempted, self.counts.discarded
         return {
             "eval/success": self.mean,
             "eval/ci95_low": low,
             "eval/ci95_high": high,
+            "eval/success_of_attempted": attempted.mean,
+            "eval/success_of_attempted_ci95_low": attempted.low,
+            "eval/success_of_attempted_ci95_high": attempted.high,
+            "eval/attempted": float(self.counts.attempted),
+            "eval/discarded": float(self.n_faults),
+            **{f"eval/discarded_{cause}": float(number) for cause, number in discarded.items()},
+            "eval/discarded_after_actions": float(self.counts.after_actions),
+            "eval/errors": float(sum(self.counts.errors.values())),
             "eval/reward_mean": self.reward_mean,
             "eval/reward_mean_ci95_low": reward_low,
             "eval/reward_mean_ci95_high": reward_high,
@@ -77,16 +98,19 @@ class EvalResult:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """`{mean, ci95, reward_mean, reward_ci95, n_tasks, n_episodes, n_faults, wall_s}`, without trajectories."""
+        """Means, intervals and counts, without trajectories; `warnings` is empty where the numbers can be trusted."""
         success, reward = self.success.to_json(), self.reward.to_json()
         return {
             "mean": success["mean"],
             "ci95": success["ci95"],
+            "success_of_attempted": self.success_of_attempted.to_json(),
             "reward_mean": reward["mean"],
             "reward_ci95": reward["ci95"],
             "n_tasks": self.n_tasks,
             "n_episodes": self.n_episodes,
             "n_faults": self.n_faults,
+            **self.counts.to_json(),
+            "warnings": [self.counts.warning] if self.counts.warning else [],
             "wall_s": round(self.wall_s, 3),
         }
 
@@ -96,10 +120,10 @@ def summarize(trajectories: Sequence[Trajectory], *, wall_s: float = 0.0) -> Eva
     counting = scored(trajectories)
     return EvalResult(
         success=Success()(trajectories),
+        success_of_attempted=SuccessOfAttempted()(trajectories),
         reward=Reward()(trajectories),
         n_tasks=len({t.task.id for t in counting}),
-        n_episodes=len(counting),
-        n_faults=len(trajectories) - len(counting),
+        counts=Counts.of(trajectories),
         wall_s=wall_s,
         trajectories=trajectories,
     )

@@ -22,9 +22,10 @@ from agentrl.bench.measures.effort import (
     TokensPerSuccess,
     Turns,
 )
-from agentrl.bench.measures.endings import fault_causes, truncations
-from agentrl.bench.measures.success import Component, PassAt, PassHat, Reward, Success, outcomes
+from agentrl.bench.measures.endings import Counts, fault_causes, truncations
+from agentrl.bench.measures.success import Component, PassAt, PassHat, Reward, Success, SuccessOfAttempted, outcomes
 from agentrl.bench.measures.tools import ToolStatistics, num_malformed_calls, tool_statistics
+from agentrl.bench.records import BenchRecord, task_results, tasks_to_json
 from agentrl.policy.base import SamplingParams
 from agentrl.trajectory import EnvRef, Trajectory
 
@@ -62,7 +63,7 @@ class BenchConfig:
             )
 
 
-HEADLINE: tuple[Measure, ...] = (Success(), Reward())
+HEADLINE: tuple[Measure, ...] = (Success(), SuccessOfAttempted(), Reward())
 """The measures of the main table; their names are keys of the JSON form."""
 
 
@@ -93,6 +94,7 @@ class Score:
         headline: the answers of `HEADLINE`, by name.
         pass_at, pass_hat: pass@k and pass^k for k = 1, 2, 4, … and the number of trials.
         components: the reward's named parts, mean per episode.
+        counts: how the episodes ended: attempted = scored + discarded.
         n_planned: episodes asked for; more than `n_episodes + n_faults` where the run was interrupted.
         truncated: episodes that a limit cut off, by limit; they are scored.
         faults: causes of discarded episodes; those are not scored.
@@ -105,7 +107,7 @@ class Score:
     pass_hat: Mapping[int, Estimate]
     components: Mapping[str, Estimate]
     n_tasks: int
-    n_episodes: int
+    counts: Counts
     n_planned: int
     truncated: Mapping[str, int]
     faults: Mapping[str, int]
@@ -123,8 +125,17 @@ class Score:
         return self.headline["reward"].estimate
 
     @property
+    def of_attempted(self) -> Estimate:
+        """The success rate, with discarded episodes as failures."""
+        return self.headline["success_of_attempted"].estimate
+
+    @property
+    def n_episodes(self) -> int:
+        return self.counts.scored
+
+    @property
     def n_faults(self) -> int:
-        return sum(self.faults.values())
+        return self.counts.num_discarded
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold; `measures` is a key of it only if further measures were asked for."""
@@ -137,6 +148,7 @@ class Score:
             "n_episodes": self.n_episodes,
             "n_planned": self.n_planned,
             "n_faults": self.n_faults,
+            **self.counts.to_json(),
             "faults": dict(self.faults),
             "truncated": dict(self.truncated),
             "malformed_calls": self.malformed_calls,
@@ -158,6 +170,9 @@ class BenchResult:
         wall_s: seconds of this call; episodes from an earlier call are not in it.
         out: the folder of the records, if there is one.
         trajectories: the policy's final episodes, faults included.
+        sampling: what was sent with every turn, seeds aside; None where the policy takes none.
+        versions: of AgentRL, Python, the environment, and torch and transformers where they are loaded.
+        started_at, ended_at: of the first and of this call; UTC, ISO 8601.
     """
 
     env: EnvRef
@@ -169,18 +184,48 @@ class BenchResult:
     wall_s: float
     out: str | None
     trajectories: Sequence[Trajectory] = field(repr=False)
+    sampling: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    started_at: str = ""
+    ended_at: str = ""
+
+    @property
+    def record(self) -> BenchRecord:
+        """What a comparison needs of this result; the same comes back from its summary."""
+        return BenchRecord(
+            env=self.env,
+            policy=self.policy,
+            split=self.config.split,
+            seed=self.config.seed,
+            status=self.status,
+            tasks=task_results(self.trajectories),
+            sampling=self.sampling,
+            versions=self.versions,
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why the score cannot be trusted; empty where it can."""
+        warning = self.score.counts.warning
+        return [warning] if warning else []
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary that JSON can hold, trajectories left out."""
+        """A dictionary that JSON can hold: `tasks` has every episode's result, without its messages."""
         return {
             "status": self.status,
             "env": asdict(self.env),
             "policy": self.policy,
             "config": asdict(self.config),
+            "sampling": self.sampling,
+            "versions": dict(self.versions),
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+            "warnings": self.warnings,
             **self.score.to_json(),
             "references": {name: score.to_json() for name, score in self.references.items()},
             "wall_s": round(self.wall_s, 3),
             "out": self.out,
+            "tasks": tasks_to_json(self.record.tasks),
         }
 
 
@@ -203,7 +248,7 @@ def score_of(
         pass_hat={k: PassHat(k)(trajectories) for k in ks},
         components={name: Component(name)(trajectories) for name in components},
         n_tasks=len(outcomes(trajectories)),
-        n_episodes=len(counting),
+        counts=Counts.of(trajectories),
         n_planned=n_planned,
         truncated=truncations(counting),
         faults=fault_causes(trajectories),

@@ -18,7 +18,7 @@ from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import default_out, run_bench
 from agentrl.bench.views.table import render
-from agentrl.cli.boundary import EXIT_INTERRUPTED, json_option, note, print_json
+from agentrl.cli.boundary import EXIT_INTERRUPTED, EXIT_UNTRUSTED, json_option, note, print_json
 from agentrl.cli.progress import Counter
 from agentrl.env import registry
 from agentrl.policy.base import SamplingParams
@@ -66,6 +66,8 @@ def command(
     \b
     agentrl bench agentrl/Shop-v0 --policy local:runs/quickstart/model --trials 4
     agentrl bench agentrl/Shop-v0 --policy openai:my-model --base-url http://localhost:8000/v1
+
+    Exit code 3 if episodes were discarded after the model had acted, so that the success rate cannot be trusted.
     """
     parse_spec(policy)
     registry.spec(env)
@@ -83,6 +85,10 @@ def command(
     if result.status == "interrupted":
         note(f"Interrupted. The same command with --out {result.out} plays what is missing.")
         ctx.exit(EXIT_INTERRUPTED)
+    if result.warnings:
+        if as_json:  # the tables hold them otherwise
+            note(f"Warning: {'; '.join(result.warnings)}.")
+        ctx.exit(EXIT_UNTRUSTED)
 
 
 def _sampling(policy: str, temperature: float | None, max_tokens: int | None) -> SamplingParams | None:

@@ -1,7 +1,7 @@
 """Where errors become messages and exit codes, and results become text or JSON.
 
-Exit codes: 0 done, 1 failed (one message on stderr), 2 wrong usage, 130 interrupted. With `--json` stdout
-carries exactly one JSON document, also when the command fails.
+Exit codes: 0 done, 1 failed (one message on stderr), 2 wrong usage, 3 done but the result cannot be trusted (a
+warning says why), 130 interrupted. With `--json` stdout carries exactly one JSON document, also when the command fails.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agentrl.errors import AgentRLError
 F = TypeVar("F", bound=Callable[..., Any])
 _JSON, _DEBUG = "agentrl.json", "agentrl.debug"
 _EXTRAS = {"torch": "train", "transformers": "train", "tokenizers": "train", "safetensors": "train"}
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED, EXIT_UNTRUSTED, EXIT_INTERRUPTED = 1, 3, 130
 _OURS = (os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ""),)
 _INSTALLED = tuple({os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib")})
 

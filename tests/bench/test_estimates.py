@@ -18,6 +18,7 @@ from agentrl.bench.estimates import (
     mean_interval,
     mean_over_trials,
     paired_difference,
+    paired_outcomes,
     pass_at_k,
     pass_at_k_of_task,
     pass_hat_k,
@@ -242,12 +243,82 @@ def test_pass_hat_k_covers_the_truth() -> None:
 
 
 def test_paired_difference_by_hand() -> None:
-    first = {"a": [1.0, 1.0], "b": [1.0, 0.0], "c": [0.0], "only-first": [1.0]}
-    second = {"a": [1.0, 0.0], "b": [0.0, 0.0], "c": [0.0], "only-second": [1.0]}
+    first = {"a": [3.0, 1.0], "b": [1.0, 0.0], "c": [0.0], "only-first": [1.0]}
+    second = {"a": [2.0, 1.0], "b": [0.0, 0.0], "c": [0.0], "only-second": [1.0]}
     estimate = paired_difference(first, second)  # differences 0.5, 0.5, 0
     assert estimate.mean == pytest.approx(1 / 3)
     half = 4.302653 * sqrt(1 / 12) / sqrt(3)
     assert estimate.ci95 == pytest.approx((1 / 3 - half, 1 / 3 + half), abs=1e-6)
+
+
+def outcomes_of(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Tasks with one trial each, by who solved them."""
+    first = [[1]] * (both + only_first) + [[0]] * (only_second + neither)
+    return first, [[1]] * both + [[0]] * only_first + [[1]] * only_second + [[0]] * neither
+
+
+@pytest.mark.parametrize(
+    ("table", "difference", "interval"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17, 2635, table III, method 10, and Fagerland, Lydersen and Laake 2014,
+        # Statistics in Medicine 33, 2850, table IX.
+        ((20, 12, 2, 16), 0.2, (0.0562, 0.3292)),
+        ((36, 12, 2, 0), 0.2, (0.0569, 0.3404)),
+        ((1, 1, 7, 12), -6 / 21, (-0.5069, -0.0256)),
+    ],
+)
+def test_paired_outcomes_against_published_values(
+    table: tuple[int, int, int, int], difference: float, interval: tuple[float, float]
+) -> None:
+    estimate = paired_outcomes(*outcomes_of(*table))
+    assert estimate.mean == pytest.approx(difference)
+    assert estimate.ci95 == pytest.approx(interval, abs=1e-4)
+
+
+def test_a_difference_of_few_tasks_is_never_certain() -> None:
+    won, lost = {str(i): [1.0] for i in range(5)}, {str(i): [0.0] for i in range(5)}
+    every = paired_difference(won, lost)
+    # Wilson's bounds are 0.5655 and 0.4345 for 5 of 5 and 0 of 5; 1 - sqrt(0.4345 ** 2 + 0.4345 ** 2).
+    assert (every.mean, every.high) == (1.0, 1.0)
+    assert every.low == pytest.approx(1 - sqrt(2) * 0.43448, abs=1e-5)
+    same = paired_difference(won, won)
+    assert (same.mean, *same.ci95) == pytest.approx((0.0, -0.43448, 0.43448), abs=1e-5)
+    mixed = {str(i): [float(i % 2), 1.0, 0.0] for i in range(30)}
+    same = paired_difference(mixed, mixed)
+    assert same.low < 0 < same.high
+    assert paired_difference({"a": [1.0]}, {"a": [0.0]}).low < 0
+
+
+def test_a_difference_that_is_the_same_everywhere_says_nothing_about_other_tasks() -> None:
+    first, second = {str(i): [2.0] for i in range(20)}, {str(i): [0.5] for i in range(20)}
+    assert paired_difference(first, second) == Estimate(1.5, -inf, inf, 20)
+    assert clustered_mean([[0.1 + 0.2], [0.3]]).ci95 == (-inf, inf)
+    assert mean_over_trials([[0.5, 0.5], [0.5]]).ci95 == (-inf, inf)
+    assert cluster_bootstrap([(0, 1)] * 4, lambda pairs: sum(p[0] for p in pairs) / len(pairs)).ci95 == (-inf, inf)
+
+
+def test_no_shared_task_is_no_difference() -> None:
+    assert paired_difference({"a": [1.0]}, {"b": [1.0]}).n == 0
+
+
+def test_paired_outcomes_cover_the_truth() -> None:
+    # Both agents have the tasks' own success rates, so the true difference is 0; four correlated trials a task.
+    rng, covered, rounds = np.random.default_rng(3), 0, 1000
+    for _ in range(rounds):
+        rates = rng.beta(2, 2, size=(20, 1))
+        first, second = (rng.random((20, 4)) < rates for _ in range(2))
+        low, high = paired_outcomes(first.astype(float).tolist(), second.astype(float).tolist()).ci95
+        covered += low <= 0 <= high
+    assert 0.94 <= covered / rounds <= 0.995
+
+
+def test_a_lost_trial_hides_no_failed_one() -> None:
+    # b lost two of four trials, and failed the others: not all of its four trials succeed.
+    assert pass_hat_k([[True] * 4, [False, False]], 4).mean == 0.5
+    outcomes = [[True] * 4, [False] * 2, [False] * 3, [True] * 2]
+    rates = [pass_hat_k(outcomes, k).mean for k in (1, 2, 4)]
+    assert rates == sorted(rates, reverse=True)
+    assert pass_hat_k(outcomes, 4).n == 3  # the task whose two trials succeeded is left out
 
 
 def test_pairing_removes_what_tasks_share() -> None:

@@ -8,9 +8,10 @@ from agentrl.bench.estimates import wilson_interval
 from agentrl.bench.evaluate import aevaluate, episode_seed, evaluate, requests_of
 from agentrl.errors import RolloutError
 from agentrl.policy.base import SamplingParams
+from agentrl.policy.scripted import OraclePolicy
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Labels
-from tests.bench.toys import Adder, Some
+from tests.bench.toys import Adder, Breaks, Some
 
 TASKS = Adder.tasks.split("eval")
 
@@ -78,3 +79,22 @@ def test_json_form_has_no_number_that_json_lacks() -> None:
     assert (record["mean"], record["n_tasks"]) == (1.0, 1)
     with pytest.raises(ValueError, match="trials must be at least 1"):
         evaluate(Some(), Adder, TASKS, trials=0)
+
+
+def test_discarded_episodes_are_counted_as_failures_in_a_rate_of_their_own() -> None:
+    result = evaluate(Some(broken=[2, 3]), Adder, TASKS)
+    assert (result.success_of_attempted.mean, result.counts.attempted) == (6 / 8, 8)
+    record, metrics = result.to_json(), result.metrics()
+    assert record["success_of_attempted"]["mean"] == 6 / 8
+    assert (record["n_attempted"], record["n_episodes"], record["discarded"]["server"]) == (8, 6, 2)
+    assert (record["errors"], record["warnings"], record["n_discarded_after_actions"]) == ({}, [], 0)
+    assert metrics["eval/success_of_attempted"] == 6 / 8
+    assert metrics["eval/success_of_attempted_ci95_high"] == pytest.approx(wilson_interval(6, 8)[1])
+    assert (metrics["eval/attempted"], metrics["eval/discarded"], metrics["eval/discarded_server"]) == (8, 2, 2)
+
+
+def test_discards_after_the_model_acted_are_warned_of() -> None:
+    result = evaluate(OraclePolicy(), Breaks, TASKS)
+    (warning,) = result.to_json()["warnings"]
+    assert warning.startswith("2 of 8 episodes were discarded after the model had acted")
+    assert result.metrics()["eval/discarded_after_actions"] == 2

@@ -3,25 +3,32 @@
 import asyncio
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentrl.bench.estimates import wilson_interval
 from agentrl.bench.result import score_of
 from agentrl.bench.runner import BenchConfig, arun_bench, choose_tasks, default_out, run_bench
+from agentrl.env.base import Limits
+from agentrl.env.tasks import Tasks
 from agentrl.errors import ConfigError, RolloutError, TaskError
+from agentrl.messages import Action
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.by_name import PolicySetup
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Trajectory
-from tests.bench.toys import Adder, Some
+from agentrl.trajectory import EnvRef, Trajectory
+from tests.bench.toys import Adder, Breaks, Some
 from tests.policy.chat_server import KEY, ChatServer
 
 
@@ -29,7 +36,7 @@ def recorded(out: Path) -> list[Trajectory]:
     return list(TrajectoryStore(out / "trajectories.jsonl"))
 
 
-def summary(out: Path) -> dict[str, object]:
+def summary(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "summary.json").read_text()))
 
 
@@ -132,6 +139,210 @@ def test_a_folder_of_another_benchmark_is_refused(tmp_path: Path, change: dict[s
         run_bench(Adder, Some(), out=tmp_path, references=False, **change)
     with pytest.raises(ConfigError, match="policy 'some', not 'null'"):
         run_bench(Adder, "null", out=tmp_path)
+
+
+def written(path: Path, text: str) -> str:
+    """An environment's file, as a user's editor leaves it; returns its reference."""
+    path.write_text(text)
+    # A file is imported once in a process; two calls of a command would import it twice.
+    for name in [name for name in sys.modules if name.startswith("agentrl_file_")]:
+        del sys.modules[name]
+    return f"{path}:Drift"
+
+
+DRIFT = """
+from agentrl import Tasks, ToolEnv
+
+class Drift(ToolEnv):
+    tasks = Tasks.of(train=[{"q": "x"}], eval=[{"q": f"version 1 question {i}"} for i in range(4)])
+
+    def __init__(self, hint: str = "", **more):
+        super().__init__(**more)
+        self.hint = hint
+
+    def start(self, task):
+        return task.data["q"] + self.hint
+
+    def score(self, answer):
+        return float(answer == self.task.data["q"])
+
+    def oracle(self, messages):
+        return self.task.data["q"]
+"""
+
+
+def test_an_edited_environment_is_refused(tmp_path: Path) -> None:
+    file, out = tmp_path / "drift.py", tmp_path / "run"
+    assert run_bench(written(file, DRIFT), "oracle", out=out).score.success.mean == 1.0
+    before = (out / "summary.json").read_bytes(), (out / "trajectories.jsonl").read_bytes()
+    edit = DRIFT.replace('return self.task.data["q"]', 'return "wrong"')
+    with pytest.raises(
+        ConfigError, match=r"env.version 'sha256:\w+', not .*environment's code was edited.*another folder"
+    ):
+        run_bench(written(file, edit), "oracle", out=out)
+    assert before == ((out / "summary.json").read_bytes(), (out / "trajectories.jsonl").read_bytes())
+    assert run_bench(written(file, edit), "oracle", out=tmp_path / "new").score.success.mean == 0.0
+
+
+class Edited(Adder):
+    """Other content in the last task, as if a generator's seed or a file of tasks had changed."""
+
+    tasks = Tasks.of(eval=[*({"a": n, "b": 10 * n} for n in range(7)), {"a": 7, "b": 7}])
+
+
+def test_edited_tasks_are_refused_and_more_of_the_same_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_bench(Adder, "oracle", out=tmp_path, num_tasks=3)
+    run_bench(Adder, "oracle", out=tmp_path)
+    run_bench(Adder, "oracle", out=tmp_path, num_tasks=2)  # fewer do not make it forget the others
+    monkeypatch.setattr(Adder, "tasks", Edited.tasks)
+    with pytest.raises(ConfigError, match=r"other content of task 'eval-7' \(the tasks were edited\)"):
+        run_bench(Adder, "oracle", out=tmp_path)
+    few = Tasks.of(eval=[{"a": n, "b": 10 * n} for n in range(7)] + [{"a": 9, "b": 90}] * 2)
+    renamed = [replace(task, id=f"new-{task.id}") for task in few.split("eval")]
+    monkeypatch.setattr(Adder, "tasks", Tasks(lambda: {"eval": renamed}))
+    with pytest.raises(
+        ConfigError, match=r"tasks 'eval-0', .* and 5 others, not tasks 'new-eval-0', .*split was edited"
+    ):
+        run_bench(Adder, "oracle", out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (EnvRef("{}"), EnvRef("{}", {"hint": "!"}), r"env.kwargs {}, not {'hint': '!'}"),
+        (EnvRef("{}", {"hint": "?"}), EnvRef("{}", {"hint": "!"}), r"env.kwargs {'hint': '\?'}, not {'hint': '!'}"),
+        (EnvRef("{}"), EnvRef("{}", limits={"max_turns": 3}), r"env.limits {}, not {'max_turns': 3}"),
+    ],
+)
+def test_other_arguments_and_limits_are_refused(tmp_path: Path, first: EnvRef, second: EnvRef, words: str) -> None:
+    reference = written(tmp_path / "drift.py", DRIFT)
+    run_bench(replace(first, id=reference), "oracle", out=tmp_path / "run")
+    with pytest.raises(ConfigError, match=words):
+        run_bench(replace(second, id=reference), "oracle", out=tmp_path / "run")
+
+
+def test_what_a_function_makes_is_known_by_its_arguments_and_limits(tmp_path: Path) -> None:
+    class Sized(Adder):
+        def __init__(self, size: int = 1) -> None:
+            super().__init__()
+            self.size = size
+
+    def short() -> Sized:
+        made = Sized()
+        made.limits = Limits(max_turns=3)
+        return made
+
+    run_bench(lambda: Sized(2), "null", out=tmp_path / "a")
+    assert {t.env.kwargs["size"] for t in recorded(tmp_path / "a")} == {2}
+    with pytest.raises(ConfigError, match=r"env.kwargs {'size': 2}, not {'size': 3}"):
+        run_bench(lambda: Sized(3), "null", out=tmp_path / "a")
+    short.__name__ = "Sized"
+    run_bench(Sized, "null", out=tmp_path / "b")
+    with pytest.raises(ConfigError, match=r"limits\.max_turns 4, not 3"):
+        run_bench(short, "null", out=tmp_path / "b")
+
+
+def test_another_version_of_agentrl_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_bench(Adder, "null", out=tmp_path)
+    monkeypatch.setattr("agentrl.bench.identity.package_version", lambda name: "99.0")
+    with pytest.raises(ConfigError, match=r"agentrl '.*', not '99\.0'"):
+        run_bench(Adder, "null", out=tmp_path)
+
+
+def test_the_sampling_that_a_policy_has_of_itself_counts(tmp_path: Path) -> None:
+    policy = Some()
+    policy.sampling = SamplingParams(temperature=0.3)  # type: ignore[attr-defined]
+    result = run_bench(Adder, policy, out=tmp_path, references=False)
+    assert result.sampling == {"temperature": 0.3, "top_p": 1.0, "top_k": 0, "max_tokens": 256, "stop": []}
+    assert result.to_json()["config"]["sampling"] is None
+    policy.sampling = SamplingParams(temperature=0.4)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"sampling {'temperature': 0.3.*not {'temperature': 0.4"):
+        run_bench(Adder, policy, out=tmp_path, references=False)
+
+
+def test_a_recorded_episode_of_another_content_is_not_counted_as_played(tmp_path: Path) -> None:
+    run_bench(Adder, Some(), out=tmp_path, references=False)
+    lines = [json.loads(line) for line in (tmp_path / "trajectories.jsonl").read_text().splitlines()]
+    for line in lines:
+        a = line["task"]["data"]["a"]
+        line["task"]["data"] |= {"b": -1} if a == 1 else {}
+        line["env"] |= {"kwargs": {"n": 1}} if a == 2 else {"version": "sha256:0"} if a == 3 else {}
+        line["seed"] += a == 4
+    (tmp_path / "trajectories.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    policy = Some()
+    result = run_bench(Adder, policy, out=tmp_path, references=False)
+    assert sorted(policy.asked) == ["1+10", "2+20", "3+30", "4+40"]
+    assert result.score.n_episodes == 8
+
+
+def test_a_summary_says_when_and_with_what_and_each_result(tmp_path: Path) -> None:
+    run_bench(Adder, Some(right=4, broken=[7]), out=tmp_path, trials=2, references=False)
+    first = summary(tmp_path)
+    assert first["versions"] == {
+        "agentrl": version("agentrl"),
+        "python": platform.python_version(),
+        "environment": first["env"]["version"],
+        **{name: version(name) for name in ("torch", "transformers") if name in sys.modules},
+    }
+    started, ended = (datetime.fromisoformat(str(first[name])) for name in ("started_at", "ended_at"))
+    assert started.utcoffset() == timedelta(0)
+    assert started <= ended <= datetime.now(UTC)
+    trials = first["tasks"]["eval-5"]["trials"]
+    assert first["tasks"]["eval-5"]["fingerprint"] == Adder.tasks["eval-5"].fingerprint
+    assert first["identity"]["tasks"]["fingerprints"]["eval-5"] == Adder.tasks["eval-5"].fingerprint
+    assert [(t["trial"], t["reward"], t["success"], t["ending"]) for t in trials] == [
+        (0, 0.0, False, "answer"),
+        (1, 0.0, False, "answer"),
+    ]
+    broken = first["tasks"]["eval-7"]["trials"][0]
+    assert (broken["reward"], broken["success"], broken["ending"], broken["who"]) == (None, False, "fault", "server")
+    assert "the server is gone" in broken["detail"]
+    run_bench(Adder, Some(), out=tmp_path, trials=2, references=False)
+    assert summary(tmp_path)["started_at"] == first["started_at"]
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    class Meanwhile(Some):
+        async def act(self, *arguments: Any, **named: Any) -> Action:
+            if not self.asked:
+                with pytest.raises(ConfigError, match=f"is in use by process {os.getpid()} on"):
+                    await arun_bench(Adder, Meanwhile(), out=tmp_path, references=False)
+            return await super().act(*arguments, **named)
+
+    assert run_bench(Adder, Meanwhile(), out=tmp_path, references=False).score.n_episodes == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.json", "trajectories.jsonl"]
+
+
+def test_attempted_is_scored_and_discarded(tmp_path: Path) -> None:
+    result = run_bench(Breaks, "oracle", references=False, out=tmp_path)
+    counts = result.score.counts
+    assert (counts.attempted, counts.scored, counts.discarded, counts.after_actions) == (8, 6, {"server": 2}, 2)
+    assert (result.score.success.mean, result.score.of_attempted.mean) == (1.0, 0.75)
+    assert result.score.of_attempted.ci95 == pytest.approx(wilson_interval(6, 8))
+    record = summary(tmp_path)
+    assert record["success_of_attempted"]["mean"] == 0.75
+    assert (record["n_attempted"], record["discarded"]["server"], record["n_discarded_after_actions"]) == (8, 2, 2)
+    assert record["warnings"] == result.warnings
+    assert "2 of 8 episodes were discarded after the model had acted" in result.warnings[0]
+
+
+def test_a_server_that_is_down_before_the_model_acts_is_no_reason_to_distrust() -> None:
+    result = run_bench(Adder, Some(broken=[5]), references=False)
+    assert result.warnings == []
+    assert result.score.counts.discarded == {"server": 1}
+
+
+def test_a_turn_that_a_filter_withholds_is_a_failure_with_its_own_count() -> None:
+    class Filtered(Some):
+        async def act(self, messages: Any, *arguments: Any, **named: Any) -> Action:
+            if messages[0].content == "5+50":
+                return Action(finish_reason="content_filter")
+            return await super().act(messages, *arguments, **named)
+
+    score = run_bench(Adder, Filtered(), references=False).score
+    assert (score.success.mean, score.n_faults, score.n_episodes) == (7 / 8, 0, 8)
+    assert score.to_json()["errors"] == {"content_filter": 1}
+    assert sum(score.to_json()["failed"].values()) == 0
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

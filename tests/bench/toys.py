@@ -9,7 +9,7 @@ from typing import Any
 from agentrl.env.base import Limits
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
-from agentrl.errors import PolicyFault
+from agentrl.errors import EnvFault, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.tool_schema import tool
@@ -37,6 +37,15 @@ class Adder(ToolEnv):
         if messages[-1].role == "tool":
             return messages[-1].content
         return call("add", a=self.task.data["a"], b=self.task.data["b"])
+
+
+class Breaks(Adder):
+    """The server behind it is down whenever the model sends the sums of two tasks."""
+
+    async def score(self, answer: str | None) -> float:
+        if answer in ("22", "33"):
+            raise EnvFault("the ledger is down", who="server", answers=False)
+        return await super().score(answer)
 
 
 class Some(Policy):

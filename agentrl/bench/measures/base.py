@@ -20,6 +20,7 @@ MEASURES = Registry(
     "agentrl.measures",
     {
         "success": "agentrl.bench.measures.success:Success",
+        "success_of_attempted": "agentrl.bench.measures.success:SuccessOfAttempted",
         "reward": "agentrl.bench.measures.success:Reward",
         "component": "agentrl.bench.measures.success:Component",
         "pass_at": "agentrl.bench.measures.success:PassAt",

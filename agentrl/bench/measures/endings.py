@@ -1,14 +1,22 @@
-"""Measures of how episodes end: cut off by a limit, or discarded after a fault."""
+"""Measures of how episodes end: cut off by a limit, in an error of the model's doing, or discarded after a fault.
+
+Owns the rule that attempted = scored + discarded, and which discards the model may have brought about.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 from agentrl.bench.estimates import Estimate, ValuesByTask, clustered_proportion
 from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, by_task
+from agentrl.errors import PolicyFault, Who
 from agentrl.trajectory import Trajectory
+
+CAUSES: tuple[str, ...] = get_args(Who)
+"""What can fail that is not the model; an older record that does not say it counts as `unknown`."""
 
 
 @dataclass(frozen=True)
@@ -48,3 +56,118 @@ def truncations(episodes: Iterable[Trajectory]) -> dict[str, int]:
 def fault_causes(episodes: Iterable[Trajectory]) -> dict[str, int]:
     """Cause -> how many episodes it discarded, most first."""
     return dict(Counter(e.error or "unknown" for e in episodes if e.status == "fault").most_common())
+
+
+def follows_actions(episode: Trajectory) -> bool:
+    """Whether an episode is discarded after an action of the model reached the environment.
+
+    The model may then have brought the fault about. A fault of the policy's own server is no such case, nor is one
+    before the first action.
+    """
+    if episode.ending.kind != "fault" or not episode.turns:
+        return False
+    if not episode.ending.detail.startswith(PolicyFault.__name__):
+        return any(turn.action.finish_reason != "abort" for turn in episode.turns)
+    # A server that the environment asks, such as that of a simulated user, fails in a step, which stays unfinished.
+    last = episode.turns[-1]
+    return last.action.finish_reason != "abort" and not last.next_observation and last.env_s == 0.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How the final episodes of one policy ended; attempted = scored + discarded.
+
+    Attributes:
+        scored: episodes that count, failures included.
+        discarded: episodes that do not count, by what failed: an author's code, a server, the network, a sandbox, or
+            this machine.
+        errors: scored failures that ended because of what the model sent, by detail.
+        failed: those of `errors` in which something failed again on what the model sent, by what failed.
+        after_actions: discarded episodes that `follows_actions` names.
+        retried: scored episodes whose earlier attempt met a fault.
+    """
+
+    scored: int = 0
+    discarded: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+    after_actions: int = 0
+    retried: int = 0
+
+    @classmethod
+    def of(cls, episodes: Iterable[Trajectory]) -> Counts:
+        """The counts of final episodes; the caller leaves out superseded attempts."""
+        counting = Counting()
+        for episode in episodes:
+            counting.add(episode)
+        return counting.counts
+
+    @property
+    def num_discarded(self) -> int:
+        return sum(self.discarded.values())
+
+    @property
+    def attempted(self) -> int:
+        return self.scored + self.num_discarded
+
+    @property
+    def errors_shown(self) -> str:
+        """`3 (2 model, 1 author)`: failures by what failed on what the model sent; `model` where nothing did."""
+        by_model = sum(self.errors.values()) - sum(self.failed.values())
+        return by_cause({"model": by_model, **self.failed})
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader must know before quoting a score of these episodes; None if they can be trusted."""
+        if not self.after_actions:
+            return None
+        return (
+            f"{self.after_actions} of {self.attempted} episodes were discarded after the model had acted, so the model "
+            "may have brought that about: do not trust this success rate, nor a comparison with it. Read the causes, "
+            "repair what fails, and play those episodes again"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers of episodes; `discarded` and `failed` name every cause."""
+        return {
+            "n_attempted": self.attempted,
+            "discarded": {**dict.fromkeys(CAUSES, 0), **self.discarded},
+            "errors": dict(self.errors),
+            "failed": {**dict.fromkeys(CAUSES, 0), **self.failed},
+            "n_discarded_after_actions": self.after_actions,
+            "n_retried": self.retried,
+        }
+
+
+class Counting:
+    """Counts episodes one by one, for a store that is too large to hold in memory."""
+
+    def __init__(self) -> None:
+        self._scored = self._after_actions = self._retried = 0
+        self._discarded, self._errors, self._failed = Counter[str](), Counter[str](), Counter[str]()
+
+    def add(self, episode: Trajectory) -> None:
+        """Count one final episode."""
+        ending = episode.ending
+        if ending.kind == "fault":
+            self._discarded[ending.who or "unknown"] += 1
+            self._after_actions += follows_actions(episode)
+            return
+        self._scored += 1
+        self._retried += episode.labels.attempt > 0
+        if ending.kind == "error":
+            self._errors[ending.detail or "unknown"] += 1
+            if ending.who:
+                self._failed[ending.who] += 1
+
+    @property
+    def counts(self) -> Counts:
+        """The counts so far, most first."""
+        discarded, errors, failed = (dict(c.most_common()) for c in (self._discarded, self._errors, self._failed))
+        return Counts(self._scored, discarded, errors, failed, self._after_actions, self._retried)
+
+
+def by_cause(numbers: Mapping[str, int]) -> str:
+    """`3 (2 server, 1 network)`; `0` if there are none."""
+    total = sum(numbers.values())
+    return f"{total} ({', '.join(f'{n} {cause}' for cause, n in numbers.items() if n)})" if total else "0"

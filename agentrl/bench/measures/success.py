@@ -1,4 +1,7 @@
-"""Measures of how well the tasks are solved: success, reward and its components, pass@k and pass^k."""
+"""Measures of how well the tasks are solved: success, reward and its components, pass@k and pass^k.
+
+Discarded episodes are left out, except in `SuccessOfAttempted`.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,16 @@ class Success(PerEpisode):
 
     def estimate(self, values_by_task: ValuesByTask) -> Estimate:
         return clustered_proportion(values_by_task)
+
+
+@dataclass(frozen=True)
+class SuccessOfAttempted(Success):
+    """The mean over tasks of each task's success rate, where a discarded episode counts as a failure."""
+
+    name = "success_of_attempted"
+
+    def values_by_task(self, episodes: Sequence[Trajectory]) -> dict[str, list[float]]:
+        return by_task(episodes, self.of)
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,10 @@ class PassAt(Measure):
 
 @dataclass(frozen=True)
 class PassHat(Measure):
-    """pass^k: the chance that all of k trials succeed; tasks with fewer than k scored trials are left out."""
+    """pass^k: the chance that all of k trials succeed.
+
+    A task with fewer than k scored trials counts as 0 if one of them failed, and is left out otherwise.
+    """
 
     k: int
     unit = SHARE

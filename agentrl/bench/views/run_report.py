@@ -16,7 +16,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from agentrl.bench.estimates import Estimate, clustered_proportion
+from agentrl.bench.measures.endings import Counting, Counts, by_cause
 from agentrl.bench.views.charts import Series, line_chart, short_number
+from agentrl.bench.views.table import percent
 from agentrl.errors import StoreError
 from agentrl.messages import Message
 from agentrl.rollout.store import TrajectoryStore
@@ -50,11 +53,12 @@ def write_report(run_dir: str | Path) -> Path:
         name=folder.resolve().name,
         summary=summary,
         facts=_facts(summary, metrics),
-        table=_table(summary),
+        table=_table(summary, tally),
         charts=_main_charts(metrics),
         small=_small_charts(metrics),
         transcripts=tally.transcripts(),
         tools=tally.tool_rows(),
+        episodes=[played.row() for played in tally.played.values()],
         shares=_time_shares(metrics, summary),
         config=config.read_text(encoding="utf-8") if config.exists() else "",
         warnings=_warnings(metrics, summary, tally),
@@ -96,12 +100,53 @@ def _read_summary(path: Path) -> Mapping[str, Any]:
     return summary
 
 
+class _Played:
+    """The final episodes of one stage and mode: their counts, and success by task."""
+
+    def __init__(self, stage: str, mode: str) -> None:
+        self.name = f"{stage.replace('_', ' ')}, {mode}" if stage else mode
+        self._counting = Counting()
+        self._scored: dict[str, list[float]] = {}
+        self._attempted: dict[str, list[float]] = {}
+        self._cut_off = 0
+
+    def add(self, episode: Trajectory) -> None:
+        self._counting.add(episode)
+        self._attempted.setdefault(episode.task.id, []).append(float(episode.success))
+        if episode.ending.kind != "fault":
+            self._scored.setdefault(episode.task.id, []).append(float(episode.success))
+        self._cut_off += episode.ending.kind == "limit"
+
+    @property
+    def counts(self) -> Counts:
+        return self._counting.counts
+
+    @property
+    def of_attempted(self) -> Estimate:
+        """The success rate, with discarded episodes as failures."""
+        return clustered_proportion(list(self._attempted.values()))
+
+    def row(self) -> dict[str, Any]:
+        """The cells of the table of episodes."""
+        counts = self.counts
+        return {
+            "name": self.name,
+            "attempted": counts.attempted,
+            "scored": counts.scored,
+            "cut_off": self._cut_off,
+            "errors": counts.errors_shown,
+            "discarded": by_cause(counts.discarded),
+            "success": percent(clustered_proportion(list(self._scored.values()))),
+            "of_attempted": percent(self.of_attempted),
+        }
+
+
 @dataclass
 class _Tally:
     """What the report needs of the trajectories, gathered in one pass."""
 
     tools: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    played: dict[tuple[str, str], _Played] = field(default_factory=dict)
     causes: dict[str, int] = field(default_factory=dict)
     evaluations: dict[tuple[str, str], dict[str, Trajectory]] = field(default_factory=dict)
     tables: dict[str, None] = field(default_factory=dict)
@@ -111,16 +156,18 @@ class _Tally:
         tally = cls()
         if path.exists():
             for trajectory in TrajectoryStore(path):
-                tally.add(trajectory)
+                if not trajectory.labels.superseded:
+                    tally.add(trajectory)
         return tally
 
     def add(self, trajectory: Trajectory) -> None:
-        stage = trajectory.labels.stage
+        stage, mode = trajectory.labels.stage, trajectory.labels.mode
         # An evaluation begins greedily; a greedy episode later in a stage is a baseline of training.
-        if trajectory.labels.mode == "greedy" and stage not in self.counts:
+        if mode == "greedy" and stage not in {of for of, _ in self.played}:
             self.tables.setdefault(stage)
-        counts = self.counts.setdefault(stage, {})
-        counts[trajectory.status] = counts.get(trajectory.status, 0) + 1
+        if (stage, mode) not in self.played:
+            self.played[stage, mode] = _Played(stage, mode)
+        self.played[stage, mode].add(trajectory)
         if trajectory.error is not None:
             cause = (trajectory.error or "unknown").splitlines()[0]
             self.causes[cause] = self.causes.get(cause, 0) + 1
@@ -130,7 +177,7 @@ class _Tally:
             total[0] += stats.get("calls", 0)
             total[1] += stats.get("errors", 0)
         if stage in self.tables:
-            key = (trajectory.labels.mode, trajectory.task.id)
+            key = (mode, trajectory.task.id)
             self.evaluations.setdefault(key, {}).setdefault(stage, trajectory)
 
     @property
@@ -187,6 +234,7 @@ def _side(label: str, trajectory: Trajectory) -> dict[str, Any]:
         "success": trajectory.success,
         "reward": trajectory.reward,
         "status": trajectory.status,
+        "error": trajectory.ending.detail if trajectory.ending.kind == "error" else "",
         "messages": [_shown(message) for message in trajectory.messages()],
     }
 
@@ -249,12 +297,15 @@ def _curve(
     series = [Series(f"training, {_WINDOW_STEPS}-step mean", "train", steps, means, lows, highs)]
     steps, values = _column(metrics, evaluation)
     bounds = "eval/" if evaluation == "eval/success" else f"{evaluation}_"
-    _, low_values = _column(metrics, f"{bounds}ci95_low")
-    _, high_values = _column(metrics, f"{bounds}ci95_high")
-    if not len(low_values) == len(high_values) == len(values):
-        low_values, high_values = [], []
+    low_values, high_values = (_bounds(metrics, f"{bounds}ci95_{side}", steps) for side in ("low", "high"))
     series.append(Series("held-out tasks", "eval", steps, values, low_values, high_values, "points"))
     return {"title": title, "svg": line_chart(series, title=title, y_range=y_range, wide=True)}
+
+
+def _bounds(metrics: Sequence[Metrics], name: str, steps: Sequence[float]) -> list[float]:
+    """A bound at each step; nan where it is not known. Empty if it is known nowhere."""
+    known = dict(zip(*_column(metrics, name), strict=True))
+    return [known.get(step, math.nan) for step in steps] if known else []
 
 
 _SHOWN_ABOVE = {"rollout/success", "rollout/reward_mean", "eval/success", "eval/reward_mean"}
@@ -294,13 +345,19 @@ def _time_shares(metrics: Sequence[Metrics], summary: Metrics) -> list[dict[str,
     return [{"name": n, "seconds": s, "share": s / total} for n, s in seconds.items() if s / total >= 0.001]
 
 
-def _table(summary: Metrics) -> list[dict[str, Any]]:
+def _table(summary: Metrics, tally: _Tally | None = None) -> list[dict[str, Any]]:
+    """Success before and after, by mode, each with the rate that counts discarded episodes as failures if known."""
     before, after = summary.get("before") or {}, summary.get("after") or {}
     rows = []
     for mode, label in (("greedy", "greedy"), ("sampled", "sampled, temperature 1")):
         cells = [side.get(mode) for side in (before, after)]
         if any(cells):
-            rows.append({"label": label, "before": cells[0], "after": cells[1]})
+            row: dict[str, Any] = {"label": label, "before": cells[0], "after": cells[1], "of_attempted": []}
+            for side in ("before", "after"):
+                played = tally.played.get((side, mode)) if tally is not None else None
+                if played is not None:
+                    row["of_attempted"].append(f"{side} {percent(played.of_attempted)}")
+            rows.append(row)
     return rows
 
 
@@ -335,7 +392,9 @@ def _warnings(metrics: Sequence[Metrics], summary: Metrics, tally: _Tally) -> li
         warnings.append("The run is not finished: there is no summary yet. Go on with `agentrl train --resume`.")
     warnings += _fault_warnings(tally)
     warnings += _interval_warnings(summary)
-    bad = sorted({name for row in metrics for name, value in row.items() if _is_bad(value)})
+    # A bound that is not known is infinite: that is no failure of the run.
+    found = {name for row in metrics for name, value in row.items() if _is_bad(value)}
+    bad = sorted(name for name in found if "ci95" not in name)
     if bad:
         warnings.append(f"Not finite at some step: {', '.join(bad)}.")
     _, truncated = _column(metrics, "rollout/truncated")
@@ -359,12 +418,14 @@ def _is_bad(value: Any) -> bool:
 
 
 def _fault_warnings(tally: _Tally) -> list[str]:
-    faults = sum(tally.causes.values())
-    if not faults:
-        return []
-    episodes = sum(sum(counts.values()) for counts in tally.counts.values())
-    cause, times = max(tally.causes.items(), key=lambda item: item[1])
-    return [f"{faults} of {episodes} episodes were discarded (infrastructure); most often ({times}x): {cause}"]
+    every = [(played.name, played.counts) for played in tally.played.values()]
+    warnings = [f"{name}: {counts.warning}." for name, counts in every if counts.warning]
+    faults = sum(counts.num_discarded for _, counts in every)
+    if faults:
+        episodes = sum(counts.attempted for _, counts in every)
+        cause, times = max(tally.causes.items(), key=lambda item: item[1])
+        warnings.append(f"{faults} of {episodes} episodes were discarded; most often ({times}x): {cause}")
+    return warnings
 
 
 def _interval_warnings(summary: Metrics) -> list[str]:

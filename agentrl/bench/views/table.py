@@ -12,12 +12,15 @@ from rich.text import Text
 
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.measures.base import SHARE, Measured
+from agentrl.bench.measures.endings import by_cause
 from agentrl.bench.result import BenchResult, Effort, Score
+
+_COLUMNS = {"success_of_attempted": "of attempted"}
 
 
 def render(result: BenchResult) -> RenderableType:
     """All tables and notes of a benchmark; print them with a rich console."""
-    parts: list[RenderableType] = [_scores(result)]
+    parts: list[RenderableType] = [_scores(result), _episodes(result)]
     if len(result.score.pass_at) > 1:
         parts.append(_pass_rates(result.score))
     if result.score.components.keys() - {"reward"}:
@@ -27,6 +30,7 @@ def render(result: BenchResult) -> RenderableType:
     if result.score.measures:
         parts.append(_measures(result))
     parts.append(_effort(result.score.effort))
+    parts.extend(Text(f"warning: {warning}", style="bold red") for warning in result.warnings)
     parts.extend(Text(note, style="yellow") for note in notes(result))
     if result.out is not None:
         parts.append(Text(f"records: {result.out}", style="dim"))
@@ -42,6 +46,12 @@ def notes(result: BenchResult) -> Iterator[str]:
     if score.n_faults:
         cause = next(iter(score.faults))
         yield f"{score.n_faults} episodes are discarded and not scored; most often: {cause}"
+    if score.counts.errors:
+        detail, number = next(iter(score.counts.errors.items()))
+        total = sum(score.counts.errors.values())
+        yield f"{total} episodes ended because of what the model sent, and count as failures; {number}x: {detail}"
+    if score.counts.retried:
+        yield f"{score.counts.retried} episodes were played again after a fault, and their last attempt counts"
     if score.malformed_calls:
         yield f"{score.malformed_calls} tool calls could not be read"
     null, oracle = references.get("null"), references.get("oracle")
@@ -60,18 +70,32 @@ def _scores(result: BenchResult) -> Table:
     title = f"{result.env} · {config.split} · {result.score.n_tasks} tasks x {config.trials}"
     table = _table(title)
     table.add_column("policy", overflow="fold", min_width=8)
-    for name in (*result.score.headline, "episodes", "cut off", "discarded"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in result.score.headline:
+        table.add_column(_COLUMNS.get(name, name), justify="right", no_wrap=True)
     table.add_row(*_score_row(result.policy, result.score), style="bold")
     for name, score in result.references.items():
         table.add_row(*_score_row(name, score), style="dim")
-    table.caption, table.caption_justify = "95% intervals over tasks", "left"
+    table.caption = "95% intervals over tasks; 'of attempted' counts discarded episodes as failures"
+    table.caption_justify = "left"
     return table
 
 
 def _score_row(name: str, score: Score) -> tuple[str, ...]:
-    counts = (score.n_episodes, sum(score.truncated.values()), score.n_faults)
-    return name, *map(_shown, score.headline.values()), *map(str, counts)
+    return name, *map(_shown, score.headline.values())
+
+
+def _episodes(result: BenchResult) -> Table:
+    """How the episodes ended: attempted = scored + discarded, by cause."""
+    table = _table("episodes")
+    table.add_column("policy", overflow="fold", min_width=8)
+    for name in ("attempted", "scored", "cut off", "errors", "discarded"):
+        table.add_column(name, justify="right")
+    for name, score in {result.policy: result.score, **result.references}.items():
+        counts = score.counts
+        whole = map(str, (counts.attempted, counts.scored, sum(score.truncated.values())))
+        style = "bold" if score is result.score else "dim"
+        table.add_row(name, *whole, counts.errors_shown, by_cause(counts.discarded), style=style)
+    return table
 
 
 def _measures(result: BenchResult) -> Table:
@@ -135,15 +159,17 @@ def _effort(effort: Effort) -> Text:
         return Text("no episode was scored")
     each = effort.tokens_per_success
     known = not math.isnan(each.mean)
-    per_success = f"\nper success: {each.mean:,.0f} [{each.low:,.0f}, {each.high:,.0f}] tokens sampled" if known else ""
+    interval = f" [{each.low:,.0f}, {each.high:,.0f}]" if math.isfinite(each.low) and math.isfinite(each.high) else ""
+    per_success = f"\nper success: {each.mean:,.0f}{interval} tokens sampled" if known else ""
     return Text(f"per episode: {per_episode}{per_success}")
 
 
 def percent(estimate: Estimate) -> str:
-    """A share and its interval: `61.0% [51.2, 70.0]`."""
+    """A share and its interval: `61.0% [51.2, 70.0]`; no interval where none is known."""
     if math.isnan(estimate.mean):
         return "-"
-    return f"{100 * estimate.mean:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    known = math.isfinite(estimate.low) and math.isfinite(estimate.high)
+    return f"{100 * estimate.mean:.1f}%" + (f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]" if known else "")
 
 
 def number(estimate: Estimate) -> str:

@@ -65,8 +65,17 @@ class _EvaluateStage(Stage):
 
 def _table(greedy: EvalResult, sampled: EvalResult) -> dict[str, Any]:
     return {
-        "greedy": {"mean": greedy.mean, "ci95": list(greedy.ci95)},
-        "sampled": {"mean": sampled.mean, "ci95": list(sampled.ci95)},
+        "greedy": _cell(greedy),
+        "sampled": _cell(sampled),
         "n_tasks": sampled.n_tasks,
         "n_faults": greedy.n_faults + sampled.n_faults,
+    }
+
+
+def _cell(result: EvalResult) -> dict[str, Any]:
+    return {
+        "mean": result.mean,
+        "ci95": list(result.ci95),
+        "success_of_attempted": result.success_of_attempted.to_json(),
+        **result.counts.to_json(),
     }

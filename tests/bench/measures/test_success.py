@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from agentrl.bench.estimates import wilson_interval
-from agentrl.bench.measures.success import Component, PassAt, PassHat, Reward, Success
+from agentrl.bench.measures.success import Component, PassAt, PassHat, Reward, Success, SuccessOfAttempted
 from agentrl.messages import Action
+from agentrl.trajectory import Ending
 from tests.bench.measures.episodes import FAULT, episode, turn
 
 # Task a: 2 of 3 succeed. Task b: 1 of 1, and a fault. Task c: a fault alone.
@@ -51,3 +52,17 @@ def test_pass_rates() -> None:
     assert PassAt(3)(trials).mean == 1.0
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         PassAt(0)
+
+
+def test_the_success_of_attempted_counts_discarded_episodes_as_failures() -> None:
+    episodes = [episode("a", reward=1.0), episode("a", ending=FAULT), episode("b", ending=FAULT)]
+    assert Success()(episodes).mean == 1.0
+    attempted = SuccessOfAttempted()(episodes)
+    assert (attempted.mean, attempted.n) == (0.25, 2)
+    assert attempted.low > 0
+    assert SuccessOfAttempted().values_by_task(episodes) == {"a": [1.0, 0.0], "b": [0.0]}
+
+
+def test_an_error_of_the_models_doing_is_a_failure() -> None:
+    filtered = episode("a", reward=1.0, ending=Ending("error", "content_filter"))
+    assert Success()([filtered]).mean == 0.0

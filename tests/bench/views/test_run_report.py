@@ -222,10 +222,77 @@ def test_warnings_name_faults_and_overlap(tmp_path: Path) -> None:
     summary["after"] = table(0.45, 0.9)
     (folder / "summary.json").write_text(json.dumps(summary))
     text = outline(write_report(folder)).text
-    assert "1 of 14 episodes were discarded" in text
+    assert "1 of 14 episodes were discarded; most often" in text
     assert "(1x): EnvFault: the store went away\n" in text
     assert "before and after overlap (greedy)" in text
     assert "overlap (sampled" not in text
+
+
+def stored(folder: Path, *records: dict[str, Any]) -> None:
+    """Add episodes to a fake run."""
+    with (folder / "trajectories.jsonl").open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def rows_of_episodes(folder: Path) -> dict[str, list[str]]:
+    """The table of episodes: stage and mode -> cells."""
+    html = write_report(folder).read_text()
+    found = re.search(r"<h2>Episodes</h2>.*?</table>", html, re.DOTALL)
+    assert found is not None
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>.*?</tr>", found.group(), re.DOTALL)]
+    return {row[0]: row[1:] for row in rows if row}
+
+
+def test_attempted_is_scored_and_discarded_in_every_stage(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "run")
+    gone = episode("eval-9", "after", False, ending=Ending("fault", "PolicyFault: no answer", "server"))
+    gone["turns"] = []
+    refused = episode("eval-8", "after", False, ending=Ending("error", "refused"))
+    author = episode("train-8", "train", False, ending=Ending("error", "EnvFault: step raised", "author"))
+    again = episode("train-7", "train", False, ending=Ending("fault", "EnvFault: x", "host"))
+    again["labels"]["superseded"] = True
+    stored(folder, gone, refused, author, again)
+    rows = rows_of_episodes(folder)
+    assert list(rows) == ["before, greedy", "after, greedy", "train, sampled"]
+    assert rows["after, greedy"][:5] == ["6", "5", "0", "1 (1 model)", "1 (1 server)"]
+    assert rows["after, greedy"][5:] == ["60.0% [23.1, 88.2]", "50.0% [18.8, 81.2]"]
+    assert rows["train, sampled"][:5] == ["7", "6", "0", "1 (1 author)", "1 (1 unknown)"]
+    text = re.sub(r"\s+", " ", outline(folder / "report.html").text)
+    assert "With discarded episodes as failures: before 25.0%" in text
+    assert "after 50.0% [18.8, 81.2]" in text
+
+
+def test_discards_after_the_model_acted_are_warned_of(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "run")
+    stored(folder, episode("eval-9", "after", False, ending=Ending("fault", "EnvFault: x", "author")))
+    text = outline(write_report(folder)).text
+    assert "after, greedy: 1 of 5 episodes were discarded after the model had acted" in text
+    assert "do not trust this success rate" in text
+
+
+def test_a_failure_of_the_models_doing_is_named_in_the_transcript(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (folder / "trajectories.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["ending"] = (
+            {"kind": "error", "detail": "content_filter", "who": ""} if not line["success"] else line["ending"]
+        )
+    (folder / "trajectories.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "not solved · reward 0 · content_filter" in outline(write_report(folder)).text
+
+
+def test_a_bound_that_is_not_known_is_no_broken_metric(tmp_path: Path) -> None:
+    rows = [
+        {"step": n, "time_s": n, "stage": "eval", "version": n, "eval/success": 1.0, "eval/reward_mean": 1.0 - n / 4}
+        | {f"eval/reward_mean_ci95_{side}": None if n == 1 else bound for side, bound in (("low", 0.1), ("high", 0.9))}
+        for n in (1, 2)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    html = write_report(tmp_path).read_text()
+    assert "Not finite" not in html
+    hover = re.findall(r'data-hover="([^"]*)"', html)[1].replace("&quot;", '"')
+    (points,) = [one["points"] for one in json.loads(hover) if one["name"] == "held-out tasks"]
+    assert [point[:4] for point in points] == [[1, 0.75, 0.75, 0.75], [2, 0.5, 0.1, 0.9]]
 
 
 def test_an_unfinished_run_with_torn_lines_and_nan(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """What a person reads: numbers, intervals, and warnings before a score is quoted."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
 from agentrl.bench.estimates import Estimate
+from agentrl.bench.result import score_of
 from agentrl.bench.runner import run_bench
 from agentrl.bench.views.table import notes, number, percent, render
 from agentrl.messages import Action, Message
-from tests.bench.toys import Adder, Some
+from agentrl.trajectory import Ending, Labels
+from tests.bench.toys import Adder, Breaks, Some
 
 
 def text_of(result: object, width: int = 100) -> str:
@@ -55,6 +58,35 @@ def test_void_episodes_are_named() -> None:
     assert list(notes(run_bench(Adder, Some()))) == []
 
 
+def test_attempted_stands_beside_scored_and_discarded_by_cause() -> None:
+    shown = text_of(run_bench(Breaks, "oracle", references=False), width=80)
+    rows = [line.split() for line in shown.splitlines() if line.split()[:1] == ["oracle"]]
+    assert rows[0][1:7] == ["100.0%", "[61.0,", "100.0]", "75.0%", "[40.9,", "92.9]"]
+    assert rows[1][1:] == ["8", "6", "0", "0", "2", "(2", "server)"]
+    words = " ".join(shown.split())
+    assert "warning: 2 of 8 episodes were discarded after the model had acted" in words
+    assert "do not trust this success rate, nor a comparison with it" in words
+
+
+def test_failures_of_the_models_doing_are_named_by_detail() -> None:
+    result = run_bench(Adder, Some(), references=False)
+    for trajectory, who in zip(result.trajectories[:3], ("", "", "author"), strict=True):
+        trajectory.ending = Ending("error", "EnvFault: step raised KeyError: 3" if who else "refused", who)  # type: ignore[arg-type]
+    score = score_of(result.trajectories, trials=1, n_planned=8)
+    shown = text_of(replace(result, score=score))
+    assert "3 (2 model, 1 author)" in shown
+    assert next(notes(replace(result, score=score))) == (
+        "3 episodes ended because of what the model sent, and count as failures; 2x: refused"
+    )
+
+
+def test_episodes_that_were_played_again_are_named() -> None:
+    result = run_bench(Adder, Some(), references=False)
+    result.trajectories[0].labels = Labels("bench", attempt=1)
+    score = score_of(result.trajectories, trials=1, n_planned=8)
+    assert "1 episodes were played again after a fault" in next(notes(replace(result, score=score)))
+
+
 class Generous(Adder):
     """Rewards doing nothing, and its oracle is wrong at times."""
 
@@ -77,3 +109,4 @@ def test_numbers_that_are_not_known() -> None:
     nothing = Estimate(float("nan"), 0.0, 1.0, 0)
     assert (percent(nothing), number(nothing)) == ("-", "-")
     assert number(Estimate(0.5, -float("inf"), float("inf"), 1)) == "0.500"
+    assert percent(Estimate(0.5, -float("inf"), float("inf"), 1)) == "50.0%"

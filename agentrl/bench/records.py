@@ -1,0 +1,201 @@
+"""A benchmark's record, task by task: enough to compare two benchmarks without their trajectories.
+
+Owns its JSON form.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agentrl.bench.folder import SUMMARY, read_summary
+from agentrl.bench.identity import package_version
+from agentrl.bench.measures.endings import follows_actions
+from agentrl.errors import ConfigError
+from agentrl.trajectory import Ending, EnvRef, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """How one episode ended.
+
+    Attributes:
+        trial: number of the trial, from 0.
+        seed: of the environment.
+        reward: of the episode; None where it was discarded.
+        success: whether it solved the task.
+        ending: why it stopped.
+        after_actions: it was discarded after an action of the model reached the environment.
+    """
+
+    trial: int
+    seed: int
+    reward: float | None
+    success: bool
+    ending: Ending
+    after_actions: bool = False
+
+    @property
+    def is_scored(self) -> bool:
+        return self.ending.kind != "fault"
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The episodes of one task, and the fingerprint of its content."""
+
+    fingerprint: str
+    trials: Sequence[TrialResult]
+
+
+@dataclass(frozen=True)
+class BenchRecord:
+    """What one benchmark measured.
+
+    Attributes:
+        env, split, seed: what was played.
+        policy, sampling: who played, and how it sampled.
+        status: of the benchmark; only a finished one has every episode.
+        tasks: id -> results of the policy.
+        versions: of packages.
+    """
+
+    env: EnvRef
+    policy: str
+    split: str
+    seed: int
+    status: str
+    tasks: Mapping[str, TaskResult]
+    sampling: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Task id -> fingerprint of its content."""
+        return {task: result.fingerprint for task, result in self.tasks.items()}
+
+    @property
+    def num_attempted(self) -> int:
+        return sum(len(result.trials) for result in self.tasks.values())
+
+    @property
+    def num_discarded(self) -> int:
+        return sum(not trial.is_scored for result in self.tasks.values() for trial in result.trials)
+
+    @property
+    def num_after_actions(self) -> int:
+        """Episodes that were discarded after the model had acted."""
+        return sum(trial.after_actions for result in self.tasks.values() for trial in result.trials)
+
+    @classmethod
+    def from_json(cls, summary: Mapping[str, Any]) -> BenchRecord:
+        """Read what `BenchResult.to_json` wrote. Raises: KeyError, TypeError or AttributeError for something else."""
+        tasks = {
+            task: TaskResult(result["fingerprint"], tuple(_trial(trial) for trial in result["trials"]))
+            for task, result in summary["tasks"].items()
+        }
+        config = summary["config"]
+        return cls(
+            env=EnvRef(**summary["env"]),
+            policy=summary["policy"],
+            split=config["split"],
+            seed=config["seed"],
+            status=summary["status"],
+            tasks=tasks,
+            sampling=summary["sampling"],
+            versions=summary["versions"],
+        )
+
+
+def read_record(place: str | Path) -> BenchRecord:
+    """The record of a benchmark.
+
+    Args: place: its folder, or its summary.json.
+    Raises: ConfigError if there is none, or if it has not ended yet.
+    """
+    path = Path(place)
+    folder = path.parent if path.name == SUMMARY else path
+    summary = read_summary(folder)
+    if "tasks" not in summary:
+        raise ConfigError(
+            f"{folder} holds a benchmark that was stopped before its results were written: the same `agentrl bench` "
+            f"command with --out {folder} plays what is missing"
+        )
+    try:
+        return BenchRecord.from_json(summary)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{folder / SUMMARY} is no benchmark of this version ({type(error).__name__}: {error})"
+        ) from None
+
+
+def task_results(episodes: Sequence[Trajectory]) -> dict[str, TaskResult]:
+    """The results of final episodes, by task."""
+    by_task: dict[str, list[Trajectory]] = {}
+    for episode in episodes:
+        by_task.setdefault(episode.task.id, []).append(episode)
+    return {task: TaskResult(of[0].task.fingerprint, [_result(one) for one in of]) for task, of in by_task.items()}
+
+
+def _result(episode: Trajectory) -> TrialResult:
+    return TrialResult(
+        trial=int(episode.group_id.rpartition("#")[2]),
+        seed=episode.seed,
+        reward=episode.reward if episode.ending.kind != "fault" else None,
+        success=episode.success,
+        ending=episode.ending,
+        after_actions=follows_actions(episode),
+    )
+
+
+def tasks_to_json(tasks: Mapping[str, TaskResult]) -> dict[str, Any]:
+    """`{id: {fingerprint, trials: [{trial, seed, reward, success, ending, ...}]}}`; empty fields are left out."""
+    return {
+        task: {"fingerprint": result.fingerprint, "trials": [_trial_to_json(trial) for trial in result.trials]}
+        for task, result in tasks.items()
+    }
+
+
+def _trial_to_json(trial: TrialResult) -> dict[str, Any]:
+    ending = trial.ending
+    further = {"detail": ending.detail, "who": ending.who, "after_actions": trial.after_actions}
+    return {
+        "trial": trial.trial,
+        "seed": trial.seed,
+        "reward": trial.reward,
+        "success": trial.success,
+        "ending": ending.kind,
+        **{name: value for name, value in further.items() if value},
+    }
+
+
+def _trial(record: Mapping[str, Any]) -> TrialResult:
+    return TrialResult(
+        record["trial"],
+        record["seed"],
+        record["reward"],
+        record["success"],
+        Ending(record["ending"], record.get("detail", ""), record.get("who", "")),
+        record.get("after_actions", False),
+    )
+
+
+def versions_of(env: EnvRef) -> dict[str, str]:
+    """Versions of what produced a result; torch and transformers only where they are loaded."""
+    loaded = [name for name in ("torch", "transformers") if name in sys.modules]
+    return {
+        "agentrl": package_version("agentrl"),
+        "python": platform.python_version(),
+        "environment": env.version,
+        **{name: package_version(name) for name in loaded},
+    }
+
+
+def utc_now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

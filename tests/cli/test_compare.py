@@ -1,0 +1,67 @@
+"""`agentrl compare`: the table, JSON, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agentrl.bench.runner import run_bench
+from agentrl.cli import main
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[str, str]:
+    """Two benchmarks: the oracle, and doing nothing."""
+    for policy in ("oracle", "null"):
+        run_bench("agentrl/Guess-v0", policy, out=tmp_path / policy, num_tasks=5, references=False)
+    return str(tmp_path / "oracle"), str(tmp_path / "null")
+
+
+def compare(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["compare", *arguments])
+
+
+def test_two_folders(folders: tuple[str, str]) -> None:
+    result = compare(*folders)
+    assert result.exit_code == 0, result.output
+    (row,) = [line.split() for line in result.stdout.splitlines() if line.split()[:1] == ["difference"]]
+    assert row == ["difference", "100.0%", "[38.6,", "100.0]"]
+
+
+def test_the_json_form(folders: tuple[str, str]) -> None:
+    found = json.loads(compare(folders[1], f"{folders[0]}/summary.json", "--json").stdout)
+    assert found["difference"] == {"mean": -1.0, "ci95": [-1.0, pytest.approx(-0.3855, abs=1e-4)], "n": 5}
+    assert found["difference_of_attempted"] == found["difference"]
+    assert (found["first"]["policy"], found["second"]["policy"], found["measure"]) == ("null", "oracle", "success")
+    assert (found["first"]["value"]["mean"], found["second"]["n_attempted"]) == (0.0, 5)
+    assert (found["warnings"], found["notes"]) == ([], [])
+
+
+def test_another_measure(folders: tuple[str, str]) -> None:
+    found = json.loads(compare(*folders, "--measure", "reward", "--json").stdout)
+    assert (found["measure"], found["difference"]["mean"]) == ("reward", 1.0)
+    assert compare(*folders, "--measure", "turns").exit_code == 2
+
+
+def test_another_version_must_be_accepted(folders: tuple[str, str]) -> None:
+    path = Path(folders[1]) / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["env"]["version"] = "agentrl 9.9"
+    path.write_text(json.dumps(summary))
+    refused = compare(*folders)
+    assert (refused.exit_code, "--allow-versions" in refused.stderr) == (1, True)
+    accepted = compare(*folders, "--allow-versions")
+    assert accepted.exit_code == 0
+
+
+def test_what_is_no_benchmark_is_refused(folders: tuple[str, str], tmp_path: Path) -> None:
+    result = compare(folders[0], str(tmp_path / "absent"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there is no folder" in result.stderr
+    run_bench("agentrl/Shop-v0", "null", out=tmp_path / "shop", num_tasks=2, references=False)
+    result = compare(folders[0], str(tmp_path / "shop"), "--json")
+    assert result.exit_code == 1
+    assert "the first was measured on agentrl/Guess-v0" in json.loads(result.stdout)["error"]["message"]
