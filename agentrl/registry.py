@@ -11,7 +11,10 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -22,6 +25,40 @@ from agentrl.errors import ConfigError, did_you_mean
 
 # Module name of each file that was imported by its path -> that path.
 _FILES: dict[str, Path] = {}
+
+
+@dataclass(frozen=True)
+class _NamesOnly:
+    allowed: frozenset[str]
+    advice: str
+
+
+_names_only: ContextVar[_NamesOnly | None] = ContextVar("names_only", default=None)
+
+
+@contextmanager
+def names_only(allowed: Iterable[str] = (), *, advice: str = "") -> Iterator[None]:
+    """In this context only names of installed parts are found; a reference to a module or a file is refused.
+
+    For what somebody else wrote down: a record must not choose code to import. It does not watch what an installed
+    part imports by other means than `load_reference`.
+
+    Args:
+        allowed: references that are found all the same.
+        advice: ends the message of a refusal.
+    """
+    token = _names_only.set(_NamesOnly(frozenset(allowed), advice))
+    try:
+        yield
+    finally:
+        _names_only.reset(token)
+
+
+def check_reference(reference: str, error: type[Exception] = ConfigError) -> None:
+    """Raises: `error` under `names_only`, unless it allows the reference."""
+    rule = _names_only.get()
+    if rule is not None and reference not in rule.allowed:
+        raise error(f"{reference!r} names code, and only what is installed may be named here. {rule.advice}".rstrip())
 
 
 class Registry:
@@ -78,7 +115,7 @@ class Registry:
         if name in self._given:
             return self._given[name]
         if name in self._built_in:
-            return load_reference(self._built_in[name], self._error)
+            return _attribute(self._built_in[name], self._error)
         if name in self._entries:
             return self._load(self._entries[name])
         if ":" in name:
@@ -101,8 +138,13 @@ class Registry:
 def load_reference(reference: str, error: type[Exception] = ConfigError) -> Any:
     """The attribute that `package.module:attribute` or `path/to/file.py:attribute` names.
 
-    Raises: `error` if there is no such module, file or attribute.
+    Raises: `error` if there is no such module, file or attribute, or under `names_only`.
     """
+    check_reference(reference, error)
+    return _attribute(reference, error)
+
+
+def _attribute(reference: str, error: type[Exception]) -> Any:
     place, _, name = reference.rpartition(":")
     module = load_file(Path(place), error) if place.endswith(".py") else load_module(place, reference, error)
     if not hasattr(module, name):

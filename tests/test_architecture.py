@@ -73,6 +73,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.learning.models": (2, "learning", 4),
     "agentrl.learning.learner": (2, "learning", 5),
     # 3: rollouts, and what environments are made of.
+    "agentrl.rollout.plain_json": (3, "rollout", 0),
     "agentrl.rollout.json_lines": (3, "rollout", 0),
     "agentrl.rollout.records": (3, "rollout", 1),
     "agentrl.rollout.requests": (3, "rollout", 2),

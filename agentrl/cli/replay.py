@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from agentrl.cli.boundary import EXIT_FAILED, json_option, print_json
 from agentrl.cli.progress import Counter
-from agentrl.env import registry
-from agentrl.env.base import Env
 from agentrl.errors import StoreError
 from agentrl.rollout.replay import ReplayReport, StoreReplay, replay_store
-from agentrl.trajectory import EnvRef
 
 
 @click.command("replay")
 @click.argument("run_or_file", type=click.Path(path_type=Path))
 @click.option("--env", "env_id", help="Replay on this environment instead of the recorded one.")
+@click.option(
+    "--trust-record", is_flag=True, help="Import code and use sandboxes that the record names: for your own records."
+)
 @click.option("--stage", help="Only episodes of this stage, such as rl.")
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many episodes.")
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, run_or_file: Path, env_id: str | None, stage: str | None, limit: int | None, as_json: bool
+    ctx: click.Context,
+    run_or_file: Path,
+    env_id: str | None,
+    trust_record: bool,
+    stage: str | None,
+    limit: int | None,
+    as_json: bool,
 ) -> None:
     """Execute the episodes of RUN_OR_FILE again and name the first step that differs.
 
     RUN_OR_FILE is a run folder or a trajectories.jsonl. Exit code 1 if an episode differs, or none could
-    be replayed.
+    be replayed. Code that the record names is imported only if it is registered, or given by --env.
     """
     store = find_store(run_or_file)
     with Counter("replayed") as counter:
@@ -38,11 +42,13 @@ def command(
         def count(_: ReplayReport) -> None:
             counter.show(counter.count + 1)
 
-        result = replay_store(store, _env_maker(env_id), stage=stage, limit=limit, on_report=count)
+        result = replay_store(
+            store, env_id=env_id, trust_record=trust_record, stage=stage, limit=limit, on_report=count
+        )
     if as_json:
         print_json(_to_json(result))
     else:
-        click.echo(str(result))
+        click.echo(str(result).encode("utf-8", "backslashreplace").decode())  # a model may have said half a character
     if not result.ok:
         ctx.exit(EXIT_FAILED)
 
@@ -53,13 +59,6 @@ def find_store(run_or_file: Path) -> Path:
     if not store.is_file():
         raise StoreError(f"there is no {store}; give a run folder or a trajectories.jsonl")
     return store
-
-
-def _env_maker(env_id: str | None) -> Callable[[EnvRef], Env] | None:
-    """Makes the named environment with the recorded arguments and limits; None leaves the recorded one."""
-    if env_id is None:
-        return None
-    return lambda recorded: registry.make(replace(recorded, id=env_id))
 
 
 def _to_json(result: StoreReplay) -> dict[str, object]:
@@ -76,4 +75,6 @@ def _to_json(result: StoreReplay) -> dict[str, object]:
         if report.difference is not None
     ]
     counts = {name: result.counts[name] for name in ("same", "differs", "skipped")}
-    return {"ok": result.ok, **counts, "differing": differing}
+    versions = [{**other._asdict(), "episodes": count} for other, count in result.versions.items()]
+    changed = {"versions": versions, "tasks": list(result.tasks)}
+    return {"ok": result.ok, **counts, **changed, "differing": differing}

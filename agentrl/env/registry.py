@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -26,7 +25,7 @@ from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from agentrl.env.base import Env, Limits
 from agentrl.errors import ConfigError, EnvNotFound, did_you_mean
-from agentrl.registry import load_file, load_module
+from agentrl.registry import check_reference, load_file, load_module
 from agentrl.trajectory import EnvRef
 
 logger = logging.getLogger(__name__)
@@ -37,6 +36,7 @@ _LIMITS = frozenset(limit.name for limit in fields(Limits))
 _CREATOR = "agentrl.env.registry:make_for_gymnasium"
 # Modules of base classes: a file that imports one does not offer it as an environment.
 _BASES = ("agentrl.env.", "agentrl.sandboxed.")
+_BUILT_IN = ("abc", "builtins", "typing")
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,39 @@ def _create(ref: EnvRef) -> Env:
     return made
 
 
+def version_of(found: EnvSpec, *, on_disk: bool = False) -> str:
+    """What an environment is made of: the version of the package that declares it, and a hash of its classes' files.
+
+    The hash is there because a package under development changes without a new version. Of a notebook's class there
+    is no file: then nothing is known.
+
+    Args: on_disk: read the files now. By default they were read when the class was first seen, so that an edit in the
+        middle of a run does not change the version of the code that runs.
+    """
+    read: Callable[[Any], str] = _hash_of_files if on_disk else _hash_when_loaded
+    return f"{_package_of(found.id)} {read(found.env_class)}".strip()
+
+
 @lru_cache(maxsize=256)
-def _file_hash(path: str, modified_ns: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+def _package_of(id: str) -> str:
+    """Name and version of the package that declares an id, read from its metadata; empty if none does."""
+    entry = _entries().get(id)
+    return "" if entry is None or entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
 
 
-def version_of(found: EnvSpec) -> str:
-    """The version of the package that declares an environment, or a hash of its file; empty for a notebook's class."""
-    entry = _entries().get(found.id)
-    if entry is not None and entry.dist is not None:
-        return f"{entry.dist.name} {entry.dist.version}"
+def _hash_of_files(env_class: type[Env]) -> str:
+    """Of the files that hold a class and its bases, those of AgentRL's own bases left out."""
+    own = [base for base in env_class.__mro__ if not base.__module__.startswith((*_BASES, "gymnasium."))]
+    digest = hashlib.sha256()
     try:
-        path = inspect.getfile(found.env_class)
-        return f"sha256:{_file_hash(path, os.stat(path).st_mtime_ns)}"
+        for path in dict.fromkeys(inspect.getfile(base) for base in own if base.__module__ not in _BUILT_IN):
+            digest.update(Path(path).read_bytes())
     except (TypeError, OSError):
         return ""
+    return f"sha256:{digest.hexdigest()[:12]}"
+
+
+_hash_when_loaded = lru_cache(maxsize=256)(_hash_of_files)
 
 
 def _construct(found: EnvSpec, kwargs: Mapping[str, Any]) -> Env:
@@ -155,6 +173,8 @@ def spec(id: str) -> EnvSpec:
     """
     if id in _REGISTERED:
         return _REGISTERED[id]
+    if ":" in id or id.endswith(".py"):
+        check_reference(id, EnvNotFound)
     if ":" in id:
         return _spec_of_reference(id)
     if id.endswith(".py"):

@@ -29,7 +29,7 @@ _OURS = tuple(os.path.join(_HERE, floor, "") for floor in ("env", "policy", "rol
 _INSTALLED = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
 _numbers = itertools.count()
 # Ways in which a turn ends the episode as a failure, without the environment being asked.
-_MODEL_ENDED = ("content_filter", "refused")
+MODEL_ENDED = ("content_filter", "refused")
 
 
 async def run_episode(
@@ -153,7 +153,7 @@ async def _play(
             trajectory.turns.append(turn)
             if action.finish_reason == "abort":
                 raise PolicyFault("the policy aborted the turn")
-            if action.finish_reason in _MODEL_ENDED:
+            if action.finish_reason in MODEL_ENDED:
                 trajectory.ending = Ending("error", action.finish_reason)
                 return {**first_info, "success": False}
             place, answered = "step", perf_counter()

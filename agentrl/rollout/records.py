@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from agentrl.messages import Action, Message, ToolCall
+from agentrl.rollout.plain_json import as_json, is_finite
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn, context_after
 
 FORMAT = 2
@@ -57,7 +58,7 @@ class _TurnRecord(Struct, omit_defaults=True):
     state_key: str | None = None
 
 
-class _TrajectoryRecord(Struct):
+class TrajectoryRecord(Struct):
     """The JSON form of a trajectory."""
 
     format: int
@@ -114,7 +115,7 @@ def _microseconds(seconds: float) -> float:
     return int(seconds * 1e6 + 0.5) / 1e6
 
 
-def trajectory_record(trajectory: Trajectory) -> Struct:
+def trajectory_record(trajectory: Trajectory) -> TrajectoryRecord:
     """The JSON form of a trajectory, for a JSON encoder.
 
     Messages and actions omit fields at their defaults. Prompt ids that extend the context exactly are stored once.
@@ -134,7 +135,7 @@ def trajectory_record(trajectory: Trajectory) -> Struct:
             )
         )
         before = turn.action
-    return _TrajectoryRecord(
+    return TrajectoryRecord(
         format=FORMAT,
         env=trajectory.env,
         task=trajectory.task,
@@ -145,12 +146,25 @@ def trajectory_record(trajectory: Trajectory) -> Struct:
         group_id=trajectory.group_id,
         episode_id=trajectory.episode_id,
         labels=trajectory.labels,
-        info=trajectory.info,
+        info=as_json(trajectory.info),
         tools=trajectory.tools,
         turns=turns,
         final_observation=trajectory.turns[-1].next_observation if trajectory.turns else (),
         fork=trajectory.fork,
     )
+
+
+def needs_exact_numbers(record: TrajectoryRecord) -> bool:
+    """Whether NaN or infinity stands where replaying or reading needs it: in what was given, done or rewarded."""
+    turns = [(turn.reward, turn.reward_components, *_arguments(turn.action)) for turn in record.turns]
+    try:
+        return not is_finite((record.env.kwargs, record.env.limits, record.task.data, record.info, *turns))
+    except RecursionError:  # too deep for the fast encoder as well
+        return True
+
+
+def _arguments(action: Action) -> list[Mapping[str, Any]]:
+    return [call.arguments for call in action.tool_calls]
 
 
 def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:

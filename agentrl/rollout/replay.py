@@ -1,26 +1,34 @@
 """Replay: executes recorded actions again and names the first step that differs.
 
 Owns the comparison. A transcript is equal when its JSON is equal byte for byte: messages, rewards,
-components, state keys, how the episode ended, and the final info.
+components, state keys, how the episode ended, and the final info. The code that replays may come from nobody but the
+one who calls: a record names neither code nor a place to run it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from agentrl.env import registry
 from agentrl.env.base import Env
-from agentrl.env.registry import env_ids, make
 from agentrl.errors import ReplayError
 from agentrl.messages import Message
+from agentrl.registry import names_only
+from agentrl.rollout.episode import MODEL_ENDED
 from agentrl.rollout.json_lines import canonical
+from agentrl.rollout.plain_json import as_json
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.sandbox.registry import BACKENDS
 from agentrl.trajectory import EnvRef, Trajectory, Turn
 
 _SHOWN = 300
+_SHOWN_TASKS = 3
+_ADVICE = "If you trust the record, allow it: --trust-record (in Python: trust_record=True)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +73,32 @@ class ReplayReport:
         return f"{self.episode_id} of {self.env_id}: {self.difference or self.outcome}"
 
 
+class OtherVersion(NamedTuple):
+    """An environment whose version here is not the recorded one."""
+
+    env_id: str
+    recorded: str
+    here: str
+
+    def __str__(self) -> str:
+        return f"{self.env_id} was recorded with version {self.recorded!r}, here it is {self.here!r}"
+
+
 @dataclass(slots=True)
 class StoreReplay:
-    """What replaying a store found: counts per outcome, and the reports of those that differ."""
+    """What replaying a store found.
+
+    Attributes:
+        counts: episodes per outcome.
+        differing: reports of those that differ.
+        versions: environments of another version than recorded, and the number of episodes of each.
+        tasks: ids of tasks that have another content here; the recorded content was replayed.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     differing: list[ReplayReport] = field(default_factory=list)
+    versions: Counter[OtherVersion] = field(default_factory=Counter)
+    tasks: dict[str, None] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -79,8 +107,12 @@ class StoreReplay:
 
     def __str__(self) -> str:
         names = ("same", "differs", "skipped")
-        lines = [", ".join(f"{self.counts[name]} {name}" for name in names), *map(str, self.differing)]
-        return "\n".join(lines)
+        lines = [", ".join(f"{self.counts[name]} {name}" for name in names)]
+        lines += [f"{other} ({count} episodes)" for other, count in self.versions.items()]
+        if self.tasks:
+            shown = ", ".join(list(self.tasks)[:_SHOWN_TASKS])
+            lines.append(f"{len(self.tasks)} tasks have another content here ({shown}); the recorded one was replayed")
+        return "\n".join([*lines, *map(str, self.differing)])
 
 
 def replay(trajectory: Trajectory, env: Env) -> ReplayReport:
@@ -115,6 +147,8 @@ async def _first_difference(trajectory: Trajectory, env: Env) -> Difference | No
         return found
     last = len(trajectory.turns) - 1
     for index, turn in enumerate(trajectory.turns):
+        if turn.action.finish_reason in MODEL_ENDED:
+            return None  # the environment was not asked
         try:
             state_key = env.state_key()
             observation, reward, terminated, truncated, info = await env.astep(turn.action)
@@ -153,8 +187,8 @@ def _plain(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
 
 
 def _environment_info(info: Any) -> dict[str, Any]:
-    """The final info without what the turns hold already."""
-    return {key: value for key, value in info.items() if key != "reward_components"}
+    """The final info, as it is stored, without what the turns hold already."""
+    return {key: value for key, value in as_json(info).items() if key != "reward_components"}
 
 
 def _compare(turn: int | None, part: str, recorded: Any, replayed: Any) -> Difference | None:
@@ -172,6 +206,8 @@ def replay_store(
     path: str | Path,
     make_env: Callable[[EnvRef], Env] | None = None,
     *,
+    env_id: str | None = None,
+    trust_record: bool = False,
     stage: str | None = None,
     limit: int | None = None,
     on_report: Callable[[ReplayReport], None] | None = None,
@@ -180,44 +216,118 @@ def replay_store(
 
     Args:
         path: a `trajectories.jsonl`.
-        make_env: makes an environment from its recorded reference; by default only what is registered is made, so
-            that a record cannot name code to import.
+        make_env: makes an environment from its recorded reference, under no rule but its own. By default only what is
+            registered is made, and no recorded argument may name code.
+        env_id: replay on this environment, with the recorded arguments and limits.
+        trust_record: the record may name code to import and a place to run it. For records of your own.
         stage: only trajectories of this stage.
         limit: stop after this many.
         on_report: called after each, for progress.
     Returns: counts, and a report for each trajectory that differs.
     Raises: StoreError, EnvNotFound; ReplayError if the record names code that is not registered.
     """
+    player = _Player(make_env, env_id, trust_record)
     result = StoreReplay()
-    envs: dict[str, Env] = {}
     try:
         for trajectory in _first(TrajectoryStore(path).read(stage=stage), limit):
-            key = trajectory.env.key
-            if key not in envs:
-                envs[key] = (make_env or make_registered)(trajectory.env)
-            report = replay(trajectory, envs[key])
+            report = player.play(trajectory, result)
             result.counts[report.outcome] += 1
             if report.outcome == "differs":
                 result.differing.append(report)
             if on_report is not None:
                 on_report(report)
     finally:
-        for env in envs.values():
-            env.close()
+        player.close()
     return result
 
 
-def make_registered(ref: EnvRef) -> Env:
-    """Make an environment that is registered here; `ref` may come from anybody's record.
+class _Player:
+    """Replays episodes, each on the instance of its environment, and notes what is not as it was recorded."""
+
+    def __init__(self, make_env: Callable[[EnvRef], Env] | None, env_id: str | None, trust_record: bool) -> None:
+        self._make_env, self._env_id = make_env, env_id
+        self._trusts = trust_record or make_env is not None
+        self._envs: dict[str, Env] = {}
+
+    def play(self, trajectory: Trajectory, result: StoreReplay) -> ReplayReport:
+        ref = trajectory.env if self._env_id is None else replace(trajectory.env, id=self._env_id)
+        with self._rule(ref):
+            if ref.key not in self._envs:
+                self._envs[ref.key] = (self._make_env or registry.make)(ref)
+            env = self._envs[ref.key]
+            _note_what_changed(trajectory, env, result)
+            return replay(trajectory, env)
+
+    def _rule(self, ref: EnvRef) -> AbstractContextManager[None]:
+        if self._trusts:
+            return nullcontext()
+        if self._env_id is None:
+            check_registered(ref)
+        found = registry.spec(ref.id)
+        check_arguments(ref, found)
+        return names_only({ref.id, *_texts(found.kwargs)}, advice=_ADVICE)
+
+    def close(self) -> None:
+        for env in self._envs.values():
+            env.close()
+
+
+def _note_what_changed(trajectory: Trajectory, env: Env, result: StoreReplay) -> None:
+    ref, task = env.unwrapped.ref, trajectory.task  # type: ignore[attr-defined]
+    recorded = trajectory.env.version
+    if ref is not None and recorded and ref.version and ref.version != recorded:
+        result.versions[OtherVersion(trajectory.env.id, recorded, ref.version)] += 1
+    try:
+        known = env.unwrapped.tasks[task.id].data  # type: ignore[attr-defined]
+    except Exception:  # no such task, or the author's own kind of tasks: there is nothing to compare with
+        return
+    if canonical(known) != canonical(task.data):
+        result.tasks.setdefault(task.id)
+
+
+def check_registered(ref: EnvRef) -> None:
+    """Refuse a reference, which may come from anybody's record, to an environment that is not registered here.
 
     Raises: ReplayError if it names a file or a module.
     """
-    if ref.id not in env_ids():
+    if ref.id not in registry.env_ids():
         raise ReplayError(
             f"the record names {ref.id!r}, which is not registered here. If you trust that code, name it yourself: "
-            f"--env {ref.id} (in Python: make_env=agentrl.make)"
+            f"--env {ref.id} (in Python: env_id={ref.id!r})"
         )
-    return make(ref)
+
+
+def check_arguments(ref: EnvRef, found: registry.EnvSpec) -> None:
+    """Refuse recorded arguments that choose code to import, or where a sandbox runs the model's code.
+
+    Args: found: the registration of the environment.
+    Raises: ReplayError.
+    """
+    file = next((text for text in _texts(ref.kwargs) if text.endswith(".py") or ".py:" in text), None)
+    if file is not None:
+        raise ReplayError(f"an argument of {ref.id} in the record names the code {file!r}. {_ADVICE}")
+    if not hasattr(found.env_class, "sandbox_limits"):  # no `SandboxEnv`
+        return
+    backend, options = ref.kwargs.get("backend", "auto"), ref.kwargs.get("backend_options")
+    isolates = backend == "auto" or (backend in BACKENDS.names and getattr(BACKENDS.find(backend), "isolates", False))
+    if not isolates or options:
+        asked = f"backend {backend!r}" + (f" with options {sorted(options)}" if options else "")
+        raise ReplayError(
+            f"the record of {ref.id} asks for the sandbox {asked}: the recorded actions of a model would run there. "
+            f"{_ADVICE}"
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (*_texts(key), *_texts(item))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
 
 
 def _first(trajectories: Iterator[Trajectory], limit: int | None) -> Iterator[Trajectory]:

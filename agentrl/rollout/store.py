@@ -7,6 +7,7 @@ One process writes; any number may read at the same time.
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import Any, BinaryIO, Self
 import msgspec
 
 from agentrl.errors import StoreError
-from agentrl.rollout.json_lines import decode_line, encode_line
-from agentrl.rollout.records import FormatError, trajectory_from_json, trajectory_record
+from agentrl.rollout.json_lines import decode_line, encode_exact_line, encode_line
+from agentrl.rollout.records import FormatError, needs_exact_numbers, trajectory_from_json, trajectory_record
 from agentrl.trajectory import Status, Trajectory
 
 _BLOCK_BYTES = 1 << 16
@@ -47,16 +48,15 @@ class TrajectoryStore:
     def append(self, trajectory: Trajectory) -> None:
         """Add one trajectory.
 
-        Raises: StoreError if the disk is full or the file cannot be written (what was there before
-            stays whole), or if a value of the episode, such as one in `info`, has no JSON form.
+        Values that are not JSON, such as arrays in `info`, are stored as `plain_json` says.
+
+        Raises: StoreError if the disk is full or the file cannot be written (what was there before stays whole).
         """
-        try:
-            line = encode_line(trajectory_record(trajectory))
-        except TypeError as error:
-            raise StoreError(
-                f"episode {trajectory.episode_id!r} of {trajectory.env.id} cannot be stored: {error}. "
-                "Put only JSON values (numbers, text, lists, dictionaries) into info, task data and arguments"
-            ) from error
+        record = trajectory_record(trajectory)
+        line = encode_line(record)
+        # NaN and infinity have become null. The one null of most lines is that of `fork`.
+        if line.count(b"null") > (trajectory.fork is None) and needs_exact_numbers(record):
+            line = encode_exact_line(record)
         self._write(line)
 
     def rewind(self, position: int) -> None:
@@ -205,6 +205,13 @@ def _whole_bytes(file: BinaryIO) -> int:
     return 0
 
 
+def _indented(line: bytes) -> bytes:
+    try:
+        return msgspec.json.format(line, indent=2)
+    except msgspec.DecodeError:  # a lone surrogate, or very deep nesting
+        return json.dumps(decode_line(line), indent=2).encode()
+
+
 def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
     """Replace a JSON file in one step: readers see the old file or the new one, also after a crash. NaN becomes null.
 
@@ -212,7 +219,7 @@ def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    text = msgspec.json.format(encode_line(summary), indent=2) + b"\n"
+    text = _indented(encode_line(summary)) + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -234,20 +239,89 @@ def test_rewind_goes_back_to_a_checkpoint(path):
         resumed.rewind(999_999)
 
 
-def test_info_without_a_json_form_is_refused_and_names_the_episode(path):
-    store = filled(path, 1)
-    bad = trajectory(1)
-    bad.info = {"client": object()}
-    with pytest.raises(StoreError, match=r"episode 'e1' of test/E-v0 cannot be stored: .*object"):
-        store.append(bad)
-    assert [t.seed for t in store] == [0]
-
-
 def deep(levels: int) -> list:
     value: list = []
     for _ in range(levels):
         value = [value]
     return value
+
+
+@dataclass
+class Room:
+    name: str
+    size: Decimal
+
+
+def test_info_that_is_not_json_never_ends_a_run_and_is_stored_in_words_that_repeat(path):
+    within: dict = {"a": 1}
+    within["within"] = within
+    info = {
+        "success": np.bool_(True),
+        "score": np.float32(0.5),
+        "counts": np.arange(3),
+        "raw": b"caf\xe9",
+        "tags": {"b", "a"},
+        "room": Room("hall", Decimal("1.50")),
+        "when": datetime(2026, 11, 26, tzinfo=UTC),
+        "where": Path("/tmp/x"),
+        "client": object(),
+        "within": within,
+        "deep": deep(5000),
+        (1, 2): None,
+        3: "three",
+        "half": "\ud800",
+    }
+    store = filled(path, 1)
+    odd = replace(trajectory(1), info=info)
+    store.append(odd)
+    first, back = list(store)
+    assert first == trajectory(0)
+    assert {key: value for key, value in back.info.items() if key != "deep"} == {
+        "success": True,
+        "score": 0.5,
+        "counts": [0, 1, 2],
+        "raw": "caf\\xe9",
+        "tags": ["a", "b"],
+        "room": {"name": "hall", "size": "1.50"},
+        "when": "2026-11-26T00:00:00+00:00",
+        "where": "/tmp/x",
+        "client": "<builtins.object>",
+        "within": {"a": 1, "within": "<dict within itself>"},
+        "[1, 2]": None,
+        "3": "three",
+        "half": "\ud800",
+    }
+    assert "<nested beyond 100 levels>" in str(back.info["deep"])
+    assert back.success
+
+
+def test_numbers_that_are_not_finite_come_back_where_replaying_needs_them(path):
+    odd = {"nan": math.nan, "list": [math.inf, {"x": -math.inf}], "none": None}
+    store = TrajectoryStore(path)
+    store.append(trajectory(0, arguments=odd))
+    store.append(replace(trajectory(1), task=Task("t", data={"low": -math.inf}), info={"loss": math.nan, "no": None}))
+    store.append(replace(trajectory(2), env=EnvRef("test/E-v0", {}, {"max_wall_s": math.inf})))
+    faulted = trajectory(3, status="fault")
+    faulted.turns[-1].reward = math.nan
+    store.append(faulted)
+    first, second, third, fourth = store
+    assert repr(first.turns[0].action.tool_calls[0].arguments) == repr(odd)
+    assert second.task.data == {"low": -math.inf}
+    assert repr(second.info) == "{'loss': nan, 'no': None}"
+    assert third.env.limits == {"max_wall_s": math.inf}
+    assert math.isnan(fourth.reward)
+
+
+@pytest.mark.parametrize("odd", ["\ud800", deep(5000), {(1, 2): 3}, object(), b"\xff", {3, 4}, np.float32("nan")])
+def test_a_line_and_a_summary_are_valid_json_whatever_is_in_them(tmp_path, odd):
+    def constants(text):
+        raise AssertionError(f"{text} is not JSON")
+
+    value = {"odd": odd, "nan": math.nan, "inf": [math.inf]}
+    write_summary(tmp_path / "summary.json", value)
+    for line in (encode_line(value), (tmp_path / "summary.json").read_bytes()):
+        read = json.loads(line, parse_constant=constants)
+        assert (read["nan"], read["inf"]) == (None, [None])
 
 
 @pytest.mark.parametrize(
@@ -299,6 +373,13 @@ def test_numbers_keys_and_texts_of_other_types_are_written_as_json_has_them():
     }
     read = {"mean": 0.5, "seen": [0, 1, 2], "right": True, "who": "a", "view": {"x": 1}}
     assert decode_line(encode_line(value)) == {**read, "3": "three", "2": "two", "null": "none", "true": "true"}
+
+
+def test_canonical_tells_numbers_that_are_not_finite_apart():
+    assert canonical({"x": math.nan}) == canonical({"x": math.nan})
+    forms = [canonical({"x": value}) for value in (math.nan, math.inf, -math.inf, None, "NaN")]
+    assert len(set(forms)) == 5
+    assert canonical({"x": np.float32(0.5), "s": "\ud800"}) == canonical({"x": 0.5, "s": "\ud800"})
 
 
 def test_canonical_ignores_the_order_of_keys_and_nothing_else():
