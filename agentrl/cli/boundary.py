@@ -65,6 +65,11 @@ class Commands(click.Group):
             fail(ctx, "Interrupted", "stopped by Ctrl-C", EXIT_INTERRUPTED)
         except BrokenPipeError:
             raise
+        except SystemExit as error:  # of an author's code; the commands themselves end by `ctx.exit`
+            if ctx.meta.get(_DEBUG):
+                traceback.print_exc()
+            where = f" ({author_place(error)})" if author_place(error) else ""
+            fail(ctx, "SystemExit", f"the environment's code called sys.exit({error.code!r}){where}")
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             place = author_place(error)
@@ -122,7 +127,12 @@ def _reason(error: BaseException) -> str:
 
 def print_json(document: Any) -> None:
     """The one JSON document of a command, on stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character, which a model can say
+        text = json.dumps(document, indent=2, default=str)
+    click.echo(text)
 
 
 def note(message: str) -> None:

@@ -18,9 +18,9 @@ from agentrl.cli.progress import TrainProgress
 from agentrl.config import load_config
 from agentrl.env import registry
 from agentrl.errors import AgentRLError, ConfigError
+from agentrl.training.folder import RunFolder, free_path, is_run, move_aside
 
 if TYPE_CHECKING:
-    from agentrl.training.folder import RunFolder
     from agentrl.training.plan import TrainConfig
 
 
@@ -63,11 +63,11 @@ def command(
             raise click.UsageError("give a CONFIG file or an environment, or --resume RUN")
         given = (*overrides, *([f"seed={seed}"] if seed is not None else []))
         config = read_config(config_or_env, given)
-        out = out or _free_folder(Path("runs") / _run_name(config_or_env))
-        if go_on and _holds_run(out):
+        out = out or free_path(Path("runs") / _run_name(config_or_env))
+        if go_on and is_run(out):
             summary = _continue(out, config, seed_given=any(item.split("=")[0].strip() == "seed" for item in given))
         else:
-            if fresh and _holds_run(out):
+            if fresh and is_run(out):
                 _move_aside(out)
             summary = _train(config, out)
     if as_json:
@@ -116,22 +116,8 @@ def _run_name(config_or_env: str) -> str:
     return Path(name).stem.lower()
 
 
-def _holds_run(folder: Path) -> bool:
-    return (folder / "config.toml").exists()
-
-
-def _free_folder(folder: Path) -> Path:
-    """The folder, or the first of folder-2, folder-3, … that holds no run."""
-    number, free = 2, folder
-    while free.exists():
-        free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
-    return free
-
-
 def _move_aside(folder: Path) -> None:
-    aside = _free_folder(folder.with_name(f"{folder.name}-old"))
-    folder.rename(aside)
-    note(f"The run that was in {folder} is now in {aside}")
+    note(f"The run that was in {folder} is now in {move_aside(folder)}")
 
 
 def _continue(out: Path, config: TrainConfig, *, seed_given: bool) -> dict[str, Any]:
@@ -193,11 +179,11 @@ class _Rescue:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, ConfigError) or not _holds_run(self.out):
+        if error is None or isinstance(error, ConfigError) or not is_run(self.out):
             return
 
         # A report that fails must not hide the error that ended the run.
-        with suppress(AgentRLError, OSError):
+        with suppress(AgentRLError, OSError, ValueError):
             write_report(self.out)
         if any((self.out / "checkpoints").glob("step-*")):
             note(f"\nEverything up to the last checkpoint is kept. Continue with: agentrl train --resume {self.out}")

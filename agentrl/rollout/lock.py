@@ -21,6 +21,8 @@ from weakref import WeakSet
 from agentrl.errors import ConfigError, StoreError
 
 LOCK_NAME = ".lock"
+LITTER = (".DS_Store", ".localized", "Thumbs.db", "desktop.ini")
+"""Files of macOS and Windows, which never make a folder count as somebody's."""
 logger = logging.getLogger(__name__)
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _HELD_ELSEWHERE = (errno.EWOULDBLOCK, errno.EACCES)
@@ -126,10 +128,20 @@ class FolderLock:
             os.pwrite(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
 
 
-def is_empty(folder: str | Path) -> bool:
-    """Whether a folder does not exist, or holds nothing, or nothing but a lock."""
+def entries_of(folder: str | Path) -> list[str]:
+    """Names of what a folder holds, sorted, without a lock and what operating systems leave everywhere.
+
+    Args: folder: a folder, or nothing.
+    """
     folder = Path(folder)
-    return not folder.exists() or (folder.is_dir() and all(entry.name == LOCK_NAME for entry in folder.iterdir()))
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    return sorted(name for name in names if name not in (LOCK_NAME, *LITTER))
+
+
+def is_empty(folder: str | Path) -> bool:
+    """Whether a folder does not exist, or holds nothing that `entries_of` names."""
+    folder = Path(folder)
+    return not folder.exists() or (folder.is_dir() and not entries_of(folder))
 
 
 def _signature(file: int) -> dict[str, object] | None:

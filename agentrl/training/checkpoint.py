@@ -1,13 +1,15 @@
 """Checkpoints: weights, optimiser, random states and a run's own state. Owns their files.
 
 A checkpoint appears whole or not at all: it is written to a temporary folder, flushed and renamed. Its manifest
-records the size and hash of each file. It is also a model folder that `transformers` loads. It guards against
-crashes, full disks and bit rot, not against someone who writes to the folder on purpose.
+records the size and hash of each file. It is also a model folder that `transformers` loads. Only checkpoints of the
+same run are ever removed, and none in which a user has put something. It guards against crashes, full disks and bit
+rot, not against someone who writes to the folder on purpose.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 FORMAT = 2
 MANIFEST, EXTRA, STATE = "manifest.json", "extra.json", "state.pt"
 _NAME = re.compile(r"step-(\d{8,})")
+# Folders of a save that was cut off, with the number of the process.
+_WRITING, _REPLACED = re.compile(r"\.writing-\d{8,}-\d+"), re.compile(r"\.replaced-(step-\d{8,})-\d+")
 
 
 class Stateful(Protocol):
@@ -82,17 +86,19 @@ def save(
     tokenizer: Any = None,
     extra: Mapping[str, Any] | None = None,
     config_fingerprint: str = "",
+    run: str = "",
     keep: int = 2,
 ) -> Path:
-    """Write the checkpoint `directory/step-NNNNNNNN`, then remove all but the newest `keep`.
+    """Write the checkpoint `directory/step-NNNNNNNN`, then remove all of this run but the newest `keep`.
 
     Args:
         directory: the run's checkpoints; created if missing.
-        step: names the checkpoint; one of the same step is replaced.
+        step: names the checkpoint; one of the same step and run is replaced, another one is moved aside.
         model: has `save_pretrained`.
         tokenizer: saved in the same folder, with its chat template.
         extra: the run's own state, as JSON values.
         config_fingerprint: from `fingerprint`; `read` refuses a checkpoint of another one.
+        run: identifies the run.
         keep: newest checkpoints that stay, at least 1.
     Returns: the folder.
     Raises: CheckpointError if it cannot be written (full disk); earlier checkpoints are untouched.
@@ -107,8 +113,8 @@ def save(
         _clear_leftovers(root)
         aside.mkdir()
         _write_files(aside, model, tokenizer, learner, extra_text)
-        _write_manifest(aside, step, config_fingerprint)
-        _rename(aside, final)
+        _write_manifest(aside, step, config_fingerprint, run)
+        _rename(aside, final, run)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(
@@ -116,7 +122,8 @@ def save(
             "free disk space (or lower run.keep_checkpoints) and resume"
         ) from error
     for old in _folders(root)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if _is_own(old, run):
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 
@@ -195,38 +202,58 @@ def _write_files(folder: Path, model: Any, tokenizer: Any, learner: Stateful | N
     (folder / EXTRA).write_text(extra_text)
 
 
-def _write_manifest(folder: Path, step: int, config_fingerprint: str) -> None:
+def _write_manifest(folder: Path, step: int, config_fingerprint: str, run: str) -> None:
     """Describe every file of the folder, and flush them all to the disk."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         _flush(path)
-    manifest = {"format": FORMAT, "step": step, "config_fingerprint": config_fingerprint, "files": files}
+    manifest = {"format": FORMAT, "step": step, "config_fingerprint": config_fingerprint, "run": run, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     _flush(folder / MANIFEST)
     _flush(folder)
 
 
-def _rename(aside: Path, final: Path) -> None:
-    """Rename a finished folder to its final name; an older folder of that name is moved away first, then removed."""
-    if final.exists():
+def _rename(aside: Path, final: Path, run: str) -> None:
+    """Rename a finished folder to its final name; what has that name is moved away first, and removed if it is ours."""
+    if not os.path.lexists(final):
+        aside.rename(final)
+    elif _is_own(final, run):
         old = final.with_name(f".replaced-{final.name}-{os.getpid()}")
         final.rename(old)
         aside.rename(final)
         shutil.rmtree(old, ignore_errors=True)
     else:
+        kept = next(p for n in itertools.count(1) if not os.path.lexists(p := final.with_name(f"{final.name}-old-{n}")))
+        logger.warning("%s holds what this run did not write: it is now %s", final, kept)
+        final.rename(kept)
         aside.rename(final)
     _flush(final.parent)
 
 
+def _is_own(folder: Path, run: str) -> bool:
+    """Whether a folder is a checkpoint of this run, and nothing else is in it."""
+    if folder.is_symlink():
+        return False
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files = {MANIFEST, *manifest["files"]}
+        if manifest.get("run", "") != run:
+            return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    folders = {parent.as_posix() for name in files for parent in Path(name).parents}
+    return all(path.relative_to(folder).as_posix() in files | folders for path in folder.rglob("*"))
+
+
 def _clear_leftovers(root: Path) -> None:
     """Remove the half-written folders of a killed process, and undo a replacement that it did not finish."""
-    for moved in root.glob(".replaced-*"):
-        name = moved.name.removeprefix(".replaced-").rsplit("-", 1)[0]
-        if not (root / name).exists():
-            moved.rename(root / name)
-    for path in [*root.glob(".writing-*"), *root.glob(".replaced-*")]:
-        shutil.rmtree(path, ignore_errors=True)
+    for path in list(root.iterdir()):
+        moved = _REPLACED.fullmatch(path.name)
+        if moved and not os.path.lexists(root / moved[1]):
+            path.rename(root / moved[1])
+        elif moved or _WRITING.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _verify(folder: Path) -> dict[str, Any]:

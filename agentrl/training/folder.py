@@ -1,32 +1,41 @@
 """The folder of a training run: configuration, metrics, trajectories, checkpoints, summary.
 
-Owns the files' names and how far each had been written at a checkpoint, so that a resumed run
-continues them without a repeated or missing line.
+Owns the files' names, whose folder it is, and how far each log had been written at a checkpoint, so that a resumed
+run continues them without a repeated or missing line.
 """
 
 from __future__ import annotations
 
+import filecmp
+import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from agentrl.errors import CheckpointError, ConfigError, StoreError
 from agentrl.rollout.json_lines import encode_line
+from agentrl.rollout.lock import LOCK_NAME, FolderLock, entries_of
 from agentrl.rollout.store import write_summary
 
-FORMAT = 2
+FORMAT = 3
 """Number of a run folder's layout; a run of another one is refused."""
+_SHOWN = 3
 
 
 class RunFolder:
-    """Paths and append-only logs of one run."""
+    """Paths and append-only logs of one run.
+
+    A run writes only into a folder that it made or found empty, and removes only its own files: what a user puts there
+    stays. One process at a time may write (`lock`); readers need no lock.
+    """
 
     def __init__(self, path: str | Path, *, tensorboard: bool = False) -> None:
         self.path = Path(path)
         self.config_path = self.path / "config.toml"
+        self.identity_path = self.path / "identity.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.trajectories_path = self.path / "trajectories.jsonl"
         self.checkpoints_path = self.path / "checkpoints"
@@ -35,37 +44,73 @@ class RunFolder:
         self.format_path = self.path / "format"
         self.tensorboard = tensorboard
         self._writer: Any = None
+        self._lock = FolderLock(path)
+        self._was_made = False
 
     @classmethod
-    def create(cls, path: str | Path, config_text: str, *, tensorboard: bool = False) -> RunFolder:
-        """Make a new run folder.
+    def create(
+        cls, path: str | Path, config_text: str, *, identity: Mapping[str, Any] | None = None, tensorboard: bool = False
+    ) -> RunFolder:
+        """Make a new run folder, and lock it until `close`.
 
-        Args: config_text: the TOML of its config.toml.
-        Raises: ConfigError if it already holds a run.
+        Args:
+            path: a folder that does not exist, or is empty but for what an operating system leaves everywhere.
+            config_text: the TOML of its config.toml.
+            identity: of the run, see `agentrl.training.identity`.
+            tensorboard: write its events too.
+        Raises: ConfigError if something else is there, or another process makes a run there; StoreError if the folder
+            cannot be written.
         """
         folder = cls(path, tensorboard=tensorboard)
-        if folder.config_path.exists():
-            what = "a finished run" if folder.is_finished else "a run"
-            raise ConfigError(
-                f"{folder.path} already holds {what}: choose another --out, move it aside with --fresh, "
-                f"or continue it with `agentrl train --resume {folder.path}`"
-            )
-        partial = folder.config_path.with_suffix(".tmp")
+        folder._check_free()
+        folder._was_made = not folder.path.exists()
+        folder._lock.acquire()
         try:
-            folder.checkpoints_path.mkdir(parents=True, exist_ok=True)
-            folder.format_path.write_text(f"{FORMAT}\n", encoding="utf-8")
-            partial.write_text(config_text, encoding="utf-8")
-            partial.replace(folder.config_path)
-        except OSError as error:
-            with suppress(OSError):
-                for path in (partial, folder.format_path):
-                    path.unlink(missing_ok=True)
+            folder._check_free()  # nobody came first
+            folder._begin(config_text, identity or {})
+        except (OSError, StoreError) as error:
+            folder.abandon()
             raise StoreError(f"cannot write to {folder.path}: {error}; choose another --out or free space") from error
+        except ConfigError:
+            folder.close()
+            raise
         return folder
+
+    def _check_free(self) -> None:
+        path = self.path
+        if os.path.lexists(path) and not path.is_dir():
+            what = "a link to nothing" if path.is_symlink() else "no folder"
+            raise ConfigError(f"{path} is {what}: choose another --out")
+        if is_run(path):
+            what = "a finished run" if self.is_finished else "a run"
+            raise ConfigError(
+                f"{path} already holds {what}: choose another --out, move it aside with --fresh, "
+                f"or continue it with `agentrl train --resume {path}`"
+            )
+        found = entries_of(path)
+        if found:
+            shown = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
+            raise ConfigError(
+                f"{path} holds {len(found)} files or folders that are not of a run ({shown}), and a run writes only "
+                "into a folder of its own: choose another --out"
+            )
+
+    def _begin(self, config_text: str, identity: Mapping[str, Any]) -> None:
+        """Write the first files; config.toml, without which a folder is no run, comes last and whole."""
+        self.checkpoints_path.mkdir()
+        self.metrics_path.touch()
+        write_summary(self.identity_path, identity)
+        self.format_path.write_text(f"{FORMAT}\n", encoding="utf-8")
+        partial = self.config_path.with_suffix(".tmp")
+        try:
+            partial.write_text(config_text, encoding="utf-8")
+            partial.replace(self.config_path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """Open an existing run. Raises: CheckpointError if there is none, or one of another format."""
+        """Open an existing run, to read it. Raises: CheckpointError if there is none, or one of another format."""
         folder = cls(path)
         if not folder.config_path.exists():
             raise CheckpointError(
@@ -79,17 +124,41 @@ class RunFolder:
             )
         return folder
 
+    def lock(self) -> None:
+        """Keep other processes from writing, until `close`. Raises: ConfigError if another one writes."""
+        self._lock.acquire()
+
+    def identity(self) -> dict[str, Any]:
+        """What the run was begun with. Raises: CheckpointError if that cannot be read."""
+        try:
+            identity: dict[str, Any] = json.loads(self.identity_path.read_text(encoding="utf-8"))
+            return identity
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.identity_path} cannot be read ({error}), so nothing says what this run was begun with: "
+                "start a new run; set model.path to its model to begin with that"
+            ) from error
+
     def abandon(self) -> None:
-        """Remove the files of a run that has no checkpoint, so that its folder can be used again."""
+        """Remove the files of a run that has no checkpoint, so that its folder can be used again, and `close`.
+
+        What is not of the run stays, and so does a folder that was there before.
+        """
         if any(self.checkpoints_path.glob("step-*")):
+            self.close()
             return
+        self._close_writer()
+        with suppress(OSError):
+            for own in (self.format_path, self.config_path, self.identity_path, self.metrics_path):
+                own.unlink(missing_ok=True)
+            self.trajectories_path.unlink(missing_ok=True)
+            for event in (self.path / "tensorboard").glob("events.out.tfevents.*"):
+                event.unlink()
         self.close()
-        for log in (self.config_path, self.format_path, self.metrics_path, self.trajectories_path):
-            log.unlink(missing_ok=True)
-        for folder in (self.checkpoints_path, self.path / "tensorboard"):
-            shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # something else is in it
-            self.path.rmdir()
+        made = [self.path] if self._was_made else []
+        for folder in (self.checkpoints_path, self.path / "tensorboard", *made):
+            with suppress(OSError):  # something else is in it
+                folder.rmdir()
 
     @property
     def is_finished(self) -> bool:
@@ -127,6 +196,27 @@ class RunFolder:
             if log.exists():
                 os.truncate(log, min(offsets.get(log.name, 0), log.stat().st_size))
 
+    def write_model(self, save: Callable[[Path], object]) -> None:
+        """Write the trained model in one step. Another model of that name, which a user put there, is moved aside.
+
+        Args: save: writes it into a folder.
+        Raises: StoreError if it cannot be written.
+        """
+        partial = self.path / f".model-{os.getpid()}.partial"
+        try:
+            save(partial)
+            if os.path.lexists(self.model_path) and not _same_weights(self.model_path, partial):
+                self.model_path.rename(free_path(self.path / "model-old"))
+            if not self.model_path.exists():
+                partial.rename(self.model_path)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.model_path}: {error}; free space and continue with `agentrl train --resume "
+                f"{self.path}`"
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json in one step. A folder that has this file holds a finished run.
 
@@ -135,7 +225,11 @@ class RunFolder:
         write_summary(self.summary_path, summary)
 
     def close(self) -> None:
-        """Close the TensorBoard writer, if there is one."""
+        """Give the lock back, and close the TensorBoard writer."""
+        self._close_writer()
+        self._lock.release()
+
+    def _close_writer(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -150,6 +244,46 @@ class RunFolder:
                 return None
             self._writer = SummaryWriter(str(self.path / "tensorboard"))
         return self._writer
+
+
+def _same_weights(folder: Path, other: Path) -> bool:
+    """Whether a folder holds the weights of another one: then it is the model that a cut-off run had written."""
+    names = [path.name for path in other.glob("*.safetensors")]
+    return bool(names) and all(
+        (folder / name).is_file() and filecmp.cmp(folder / name, other / name, shallow=False) for name in names
+    )
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a folder holds a run of any format from the second on."""
+    config, number = Path(path) / "config.toml", Path(path) / "format"
+    return config.is_file() and number.is_file() and number.read_bytes().strip().isdigit()
+
+
+def move_aside(path: str | Path) -> Path:
+    """Rename the folder of a run, with all that is in it, to the first free one of NAME-old, NAME-old-2, …
+
+    Returns: the new path. Raises: ConfigError if it is no run, or a process writes into it; StoreError.
+    """
+    path = Path(path)
+    if not is_run(path):
+        raise ConfigError(f"{path} holds no run: choose another --out")
+    aside = free_path(path.with_name(f"{path.name}-old"))
+    with FolderLock(path):
+        try:
+            path.rename(aside)
+        except OSError as error:
+            raise StoreError(f"cannot rename {path} to {aside}: {error.strerror}; choose another --out") from error
+    (aside / LOCK_NAME).unlink(missing_ok=True)
+    return aside
+
+
+def free_path(path: Path) -> Path:
+    """The path, or the first of NAME-2, NAME-3, … at which there is nothing."""
+    number, free = 2, path
+    while os.path.lexists(free):
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -16,6 +16,7 @@ from agentrl.training.stages.base import STAGES, Stage, StageSettings
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
+from agentrl.trajectory import EnvRef
 
 # Kind of each stage of the standard plan. A file whose stages name no kind changes the settings of these stages; a
 # file that names a kind replaces the plan.
@@ -77,6 +78,11 @@ class TrainConfig:
     def make_stages(self) -> list[Stage]:
         """The stages, at their beginning."""
         return [settings.stage(name) for name, settings in self.planned().items()]
+
+    def other_environments(self) -> list[EnvRef]:
+        """The environments that stages play besides the run's own, each once."""
+        ids = [id for settings in self.planned().values() for id in settings.environments]
+        return [EnvRef(id) for id in dict.fromkeys(ids)]
 
     def fingerprint(self) -> str:
         """A hash of all settings that change the next step.

@@ -24,6 +24,7 @@ from agentrl.policy import model_folder
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.format.demonstrations import with_tokens
 from agentrl.policy.local import LocalPolicy
+from agentrl.rollout.plain_json import plain
 from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.seeds import Purpose, integer
@@ -160,7 +161,7 @@ class Run:
         on_progress: OnProgress,
     ) -> None:
         self.folder, self.config, self.stages, self.on_progress = folder, config, stages, on_progress
-        self._fingerprint = fingerprint
+        self._fingerprint, self._id = fingerprint, str(folder.identity().get("run", ""))
         self.state, self.clock = RunState(), Clock()
         self.store = TrajectoryStore(folder.trajectories_path)
         self.seed, self.env = config.seed, config.env.ref
@@ -220,7 +221,7 @@ class Run:
         async with aclosing(stage.steps(self)) as steps:  # type: ignore[type-var]
             async for step in steps:
                 await self._after(stage, step)
-        self.state.summaries[stage.name] = stage.summary()
+        self.state.summaries[stage.name] = plain(stage.summary())
         self.state.stage, self.state.stage_state = self.state.stage + 1, None
         self._learner = self._saved = None
         self._save()
@@ -337,6 +338,7 @@ class Run:
             tokenizer=self.tokenizer,
             extra={"state": asdict(saved), "offsets": self.folder.offsets()},
             config_fingerprint=self._fingerprint,
+            run=self._id,
             keep=self.config.run.keep_checkpoints,
         )
 
@@ -352,7 +354,7 @@ class Run:
             "wall_s": round(self.clock.wall_s, 1),
             "cpu_s": round(self.clock.cpu_s, 1),
         }
-        model_folder.save(self.folder.model_path, self.model, self.tokenizer)
+        self.folder.write_model(lambda folder: model_folder.save(folder, self.model, self.tokenizer))
         self.folder.write_summary(summary)
         write_report(self.folder.path)
         return summary

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,9 @@ import torch
 
 from agentrl.config import dump_config, load_config
 from agentrl.env import registry
-from agentrl.errors import CheckpointError, StoreError
+from agentrl.errors import CheckpointError, EnvFault, StoreError
 from agentrl.training.folder import RunFolder
+from agentrl.training.identity import check_same, identity_of
 from agentrl.training.plan import TrainConfig
 from agentrl.training.progress import OnProgress
 from agentrl.training.run import Run
@@ -22,23 +26,26 @@ def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress |
 
     Args:
         config: what to train, on what, for how long.
-        out_dir: the run's folder; it must not hold a run yet.
+        out_dir: the run's folder; it must not exist, or be empty.
         on_progress: called after each step, and after each episode of an evaluation.
     Returns: the summary, as in summary.json.
     Raises: ConfigError, ModelError, RolloutError: the run cannot begin, and leaves no folder; StoreError,
-        CheckpointError: the disk is full or fails, and the run can be resumed.
+        CheckpointError: the disk is full or fails, and the run can be resumed; EnvFault: code of the run's environment
+        or parts called `sys.exit`.
     """
-    probe = registry.make(config.env.ref)
-    config.check(probe)
-    probe.close()
-    folder = RunFolder.create(out_dir, dump_config(config), tensorboard=config.run.tensorboard)
-    try:
-        return _run(folder, config, on_progress)
-    except (StoreError, CheckpointError):
-        raise
-    except Exception:
-        folder.abandon()
-        raise
+    with _exits_are_errors():
+        folder = RunFolder.create(
+            out_dir, dump_config(config), identity=_checked(config), tensorboard=config.run.tensorboard
+        )
+        try:
+            return _run(folder, config, on_progress)
+        except (StoreError, CheckpointError):
+            raise
+        except Exception:
+            folder.abandon()
+            raise
+        finally:
+            folder.close()
 
 
 def resume(out_dir: str | Path, *, on_progress: OnProgress | None = None) -> dict[str, Any]:
@@ -51,10 +58,48 @@ def resume(out_dir: str | Path, *, on_progress: OnProgress | None = None) -> dic
         on_progress: as in `train`.
     Returns: the summary, as in summary.json.
     Raises: CheckpointError if there is no run, one of another format, or no intact checkpoint among several;
-        ConfigError if config.toml was edited.
+        ConfigError if config.toml was edited, if the environment, its tasks or the packages are not those that the run
+        was begun with, or if another process writes into the folder.
     """
-    folder, config = open_run(out_dir)
-    return _run(folder, config, on_progress)
+    with _exits_are_errors():
+        folder, config = open_run(out_dir)
+        folder.lock()
+        try:
+            check_same(folder.identity(), _identity(config), str(folder.path))
+            return _run(folder, config, on_progress)
+        finally:
+            folder.close()
+
+
+def _checked(config: TrainConfig) -> dict[str, Any]:
+    """The identity of a run that can work. Raises: ConfigError, ModelError, EnvNotFound."""
+    probe = registry.make(config.env.ref)
+    try:
+        config.check(probe)
+        return identity_of(config, probe, config.other_environments())
+    finally:
+        probe.close()
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    probe = registry.make(config.env.ref)
+    try:
+        return identity_of(config, probe, config.other_environments())
+    finally:
+        probe.close()
+
+
+@contextmanager
+def _exits_are_errors() -> Iterator[None]:
+    """Author code that calls `sys.exit` would end the program as if all had gone well."""
+    try:
+        yield
+    except SystemExit as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise EnvFault(
+            f"code of the run called sys.exit({'' if error.code is None else repr(error.code)}) "
+            f"({Path(place.filename).name}:{place.lineno} in {place.name}): let it raise an exception instead"
+        ) from error
 
 
 def open_run(out_dir: str | Path) -> tuple[RunFolder, TrainConfig]:
@@ -70,7 +115,4 @@ def _run(folder: RunFolder, config: TrainConfig, on_progress: OnProgress | None)
         torch.set_num_threads(config.run.threads)
     run = Run(folder, config, config.make_stages(), config.fingerprint(), on_progress or (lambda progress: None))
     with asyncio.Runner() as runner:
-        try:
-            return runner.run(run.finish())
-        finally:
-            folder.close()
+        return runner.run(run.finish())

@@ -36,12 +36,17 @@ class FakeLoop:
         return self._run("train", RunFolder.create(out_dir, dump_config(config)), config)
 
     def resume(self, out_dir: Path, *, on_progress: Callable[[Any], None]) -> dict[str, Any]:
-        return self._run("resume", *open_run(out_dir))
+        folder, config = open_run(out_dir)
+        folder.lock()
+        return self._run("resume", folder, config)
 
     def _run(self, verb: str, folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
         self.calls.append((verb, folder.path.name, config.seed))
-        folder.log("rl", 1, 1, 0.5, {"rollout/success": 0.5})
-        self.end()
+        try:
+            folder.log("rl", 1, 1, 0.5, {"rollout/success": 0.5})
+            self.end()
+        finally:
+            folder.close()
         summary = {"env": {"id": config.env.id}, "seed": config.seed, "before": TABLE, "after": TABLE}
         summary |= {"wall_s": 1.0, "cpu_s": 1.0}
         folder.write_summary(summary)
@@ -175,7 +180,7 @@ def test_a_full_disk_at_the_start_leaves_no_half_written_run(loop: FakeLoop, mon
     assert result.exit_code == 1
     assert "cannot write to runs/a" in result.stderr
     assert "--resume" not in result.stderr
-    assert not [path for path in Path("runs/a").iterdir() if path.is_file()]
+    assert not Path("runs/a").exists()
 
 
 def test_the_table() -> None:

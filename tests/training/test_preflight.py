@@ -139,13 +139,6 @@ def test_what_cannot_work_is_refused_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_never_began_spares_what_else_is_in_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ModelError):
-        train(replace(CONFIG, model=replace(MODEL, chat_format="qwen")), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
 def test_an_interrupted_run_without_a_checkpoint_can_be_resumed(tmp_path: Path) -> None:
     def stop(progress: Any) -> None:
         raise KeyboardInterrupt

@@ -65,7 +65,7 @@ def write_report(run_dir: str | Path) -> Path:
     )
     path, partial = folder / "report.html", folder / ".report.html.partial"
     try:
-        partial.write_text(html, encoding="utf-8")
+        partial.write_text(html, encoding="utf-8", errors="backslashreplace")  # a model can say half a character
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

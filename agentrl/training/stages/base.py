@@ -171,6 +171,11 @@ class StageSettings(ABC):
         """Whether a model built from scratch can begin with this stage."""
         return False
 
+    @property
+    def environments(self) -> Sequence[str]:
+        """Ids of the environments that the stage plays besides the run's own."""
+        return ()
+
 
 def check_split(env: Env, key: str, split: str, purpose: str) -> None:
     """Refuse an environment whose split is missing or empty.

@@ -37,6 +37,11 @@ class Playing:
     max_lag: Whole = 0
     mixture: Mapping[str, Positive] = field(default_factory=dict)
 
+    @property
+    def others(self) -> list[str]:
+        """Ids of the environments that are not the run's own."""
+        return [name for name in self.mixture if name != OWN]
+
     def check(self, key: str, probe: Env, train_split: str) -> None:
         """Refuse settings that cannot be played.
 
@@ -48,8 +53,8 @@ class Playing:
         """
         if OWN in (self.mixture or {OWN: 1.0}):
             check_split(probe, "train_split", train_split, "to train on")
-        for name in self.mixture:
-            if name != OWN and not _train_tasks(EnvRef(name)):
+        for name in self.others:
+            if not _others_tasks(name)[1]:
                 raise ConfigError(f"{key}.mixture: {name} has no tasks in its split 'train'")
 
     def source(self, context: Context, stage: str, *, greedy: bool = False) -> Source:
@@ -63,11 +68,11 @@ class Playing:
         return Prefetch(source, self.max_lag) if self.max_lag else source
 
     def _part(self, context: Context, stage: str, name: str, greedy: bool) -> Source:
-        ref = context.env if name == OWN else registry.reference(name)
+        ref, tasks = (context.env, context.tasks("train")) if name == OWN else _others_tasks(name)
         return TaskGroups(
             context.rollouts,
             ref,
-            context.tasks("train") if name == OWN else _train_tasks(ref),
+            tasks,
             group_size=self.group_size,
             seed=context.seed,
             labels=Labels(stage),
@@ -76,10 +81,11 @@ class Playing:
         )
 
 
-def _train_tasks(ref: EnvRef) -> Sequence[Task]:
-    env = registry.make(ref)
+def _others_tasks(name: str) -> tuple[EnvRef, Sequence[Task]]:
+    """The reference of an environment, with its version, and its tasks to train on; none if it has no such split."""
+    env = registry.make(name)
     try:
-        return env.tasks.split("train") if "train" in env.tasks.splits else ()
+        return env.ref or EnvRef(name), env.tasks.split("train") if "train" in env.tasks.splits else ()
     finally:
         env.close()
 

@@ -69,6 +69,10 @@ class Prefer(StageSettings):
                 f"stages.{name}.playing.group_size = 1: a pair needs two episodes of a task; use 2 or more"
             )
 
+    @property
+    def environments(self) -> Sequence[str]:
+        return self.playing.others if self.store is None else ()
+
 
 class _PreferStage(GroupStage):
     def __init__(self, name: str, settings: Prefer) -> None:

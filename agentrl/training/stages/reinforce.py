@@ -99,6 +99,10 @@ class Reinforce(StageSettings):
             )
 
     @property
+    def environments(self) -> Sequence[str]:
+        return self.playing.others
+
+    @property
     def total(self) -> Objective:
         """The policy loss with the terms that have a weight."""
         value = self.value_coef if self.credit.needs_values else 0.0
