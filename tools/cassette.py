@@ -19,9 +19,10 @@ from typing import Any, Literal
 import httpx
 
 from agentrl.errors import ConfigError, EnvFault
-from agentrl.tools.http_api import RETRIED, SECRETS_EXTENSION
+from agentrl.tools.http_api import CONTROL_EXTENSION, SECRETS_EXTENSION, is_retried
 from agentrl.wire.per_loop import PerLoop
 from agentrl.wire.redaction import REDACTED, Redactor
+from agentrl.wire.request_text import is_unicode
 
 Mode = Literal["record", "replay", "auto"]
 SECRET_PARAMETERS = frozenset({"api_key", "apikey", "api-key", "access_token", "token", "key", "signature", "secret"})
@@ -78,6 +79,9 @@ class Cassette(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
+        if CONTROL_EXTENSION in request.extensions and not self.offline:
+            # It asks whether the server answers now, so no tape can answer it.
+            return await self._inner.get().handle_async_request(request)
         redactor = Redactor(request.extensions.get(SECRETS_EXTENSION, ()))
         entry = self._describe(request, redactor)
         recorded = None if self.mode == "record" else self._answers.get(_key(entry))
@@ -139,7 +143,8 @@ class Cassette(httpx.AsyncBaseTransport):
         times = f" ({entry['n'] + 1} times in episode {entry['episode']!r})" if entry["episode"] else ""
         raise EnvFault(
             f"{self.path} has no answer to {entry['method']} {entry['url']}{times}; record it with "
-            f"Cassette({str(self.path)!r}, mode='auto'), or record everything again with mode='record'"
+            f"Cassette({str(self.path)!r}, mode='auto'), or record everything again with mode='record'",
+            who="author",
         )
 
     async def _record(self, request: httpx.Request, entry: dict[str, Any], redactor: Redactor) -> httpx.Response:
@@ -150,7 +155,7 @@ class Cassette(httpx.AsyncBaseTransport):
             await response.aclose()
         entry |= {"status": response.status_code, **_content_fields(redactor.content(content))}
         entry["headers"] = {h: redactor.text(response.headers[h]) for h in _KEPT_HEADERS if h in response.headers}
-        if response.status_code in RETRIED:
+        if is_retried(response.status_code):
             return httpx.Response(
                 response.status_code, headers=_without_encoding(response.headers), content=content, request=request
             )
@@ -188,9 +193,10 @@ def _canonical(content: bytes) -> str:
     except UnicodeDecodeError:
         return "base64:" + base64.b64encode(content).decode()
     try:
-        return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False) if text else ""
-    except ValueError:
+        equal = json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False) if text else ""
+    except (ValueError, RecursionError):
         return text
+    return equal if is_unicode(equal) else text
 
 
 def _content_fields(content: bytes) -> dict[str, str]:
@@ -221,7 +227,7 @@ def _append(path: Path, entry: dict[str, Any]) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise EnvFault(f"cassette {path} cannot be written: {error}") from error
+        raise EnvFault(f"cassette {path} cannot be written: {error}", who="host") from error
 
 
 def _load(path: Path, mode: Mode) -> dict[tuple[str, int], dict[str, Any]]:

@@ -8,6 +8,8 @@ from typing import Literal
 
 from agentrl.wire.retry import Retry
 
+LONGEST_CONTROL_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Auth:
@@ -56,5 +58,12 @@ class HttpSettings:
 
     @property
     def total_s(self) -> float:
-        """Most seconds that a call can take, with all attempts and waits."""
-        return self.retry.attempts * (self.timeout_s + max(self.retry.max_wait_s, self.retry.longest_asked_s))
+        """Most seconds that a call can take, with all attempts and waits, and the control request after them."""
+        waits_s = self.retry.attempts * max(self.retry.max_wait_s, self.retry.longest_asked_s)
+        # After a control request the call may be sent once more. A control that is shared may be waited for.
+        return (self.retry.attempts + 1) * self.timeout_s + waits_s + 2 * self.control_timeout_s
+
+    @property
+    def control_timeout_s(self) -> float:
+        """Seconds for a control request, which asks after a failure whether the server still answers."""
+        return min(LONGEST_CONTROL_S, self.timeout_s)

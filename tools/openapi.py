@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, create_model
@@ -24,11 +24,18 @@ from agentrl.tool_schema import Tool
 from agentrl.tools.http_api import Auth, HttpApi, HttpSettings, reply_text
 from agentrl.tools.json_schema import look_up, merged, python_type, resolve
 from agentrl.tools.openapi_document import Operation, choose, load_document, operations, server_url, unique
+from agentrl.wire.request_text import FORM, header_text, writing
 
 MAX_DESCRIPTION_CHARS = 300
-_IGNORED_HEADERS = frozenset({"accept", "content-type", "authorization"})
-_FORM = "application/x-www-form-urlencoded"
+# OpenAPI says that documents cannot declare the first three. The others frame the request or name its server.
+_IGNORED_HEADERS = frozenset(
+    {"accept", "content-type", "authorization"}
+    | {"host", "content-length", "transfer-encoding", "content-encoding", "accept-encoding", "connection"}
+    | {"cookie", "expect", "keep-alive", "te", "trailer", "upgrade"}
+)
 _NOT_GIVEN = object()
+_SLASHES = re.compile(r"[/\\]")
+_TEMPLATE = re.compile(r"\{[^{}]*\}")
 
 Place = Literal["path", "query", "header", "json", "json_body", "form"]
 
@@ -79,9 +86,11 @@ def api_tools(
         transport=transport,
         rng=rng,
     )
-    chosen = choose(list(operations(content)), include, exclude)
+    found = list(operations(content))
     hidden = frozenset(part.name.lower() for part in api.auth)
-    return ApiTools([_tool(operation, content, api, hidden) for operation in chosen], api)
+    chosen = choose(found, include, exclude)
+    tools = [_tool(o, _others(o, found), content, api, hidden) for o in chosen]
+    return ApiTools(tools, api)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,13 @@ class Argument:
 # From an operation to a tool.
 
 
-def _tool(operation: Operation, document: Mapping[str, Any], api: HttpApi, hidden: frozenset[str]) -> Tool:
+def _tool(
+    operation: Operation,
+    others: Sequence[re.Pattern[str]],
+    document: Mapping[str, Any],
+    api: HttpApi,
+    hidden: frozenset[str],
+) -> Tool:
     arguments = _arguments(operation, document, hidden)
     types = {a.name: python_type(a.schema, a.name) for a in arguments}
     adapters = {f"p{i}": (a, TypeAdapter(types[a.name])) for i, a in enumerate(arguments)}
@@ -109,11 +124,13 @@ def _tool(operation: Operation, document: Mapping[str, Any], api: HttpApi, hidde
     empty_body: dict[str, Any] | None = {} if _needs_object(operation, document, arguments) else None
 
     async def function(**values: Any) -> str:
-        request = _Request(operation, empty_body)
-        for field, (argument, adapter) in adapters.items():
-            if values[field] is not _NOT_GIVEN:
-                plain = adapter.dump_python(values[field], mode="json", by_alias=True, exclude_unset=True)
-                request.put(argument, plain)
+        request = _Request(operation, others, empty_body)
+        with writing():
+            for field, (argument, adapter) in adapters.items():
+                if values[field] is not _NOT_GIVEN:
+                    plain = adapter.dump_python(values[field], by_alias=True, exclude_unset=True)
+                    request.put(argument, plain)
+            request.check_path()
         return await request.send(api)
 
     function.__name__ = operation.name
@@ -218,8 +235,8 @@ def _body_schema(operation: Operation, content: Mapping[str, Any]) -> tuple[Plac
     for kind, media in content.items():
         if kind.split(";")[0].strip() == "application/json" or kind.split(";")[0].strip().endswith("+json"):
             return "json", media.get("schema", {})
-    if _FORM in content:
-        return "form", content[_FORM].get("schema", {})
+    if FORM in content:
+        return "form", content[FORM].get("schema", {})
     raise ToolSchemaError(
         f"{operation.name} takes a body of {', '.join(content) or 'no known type'}, which a tool cannot send: "
         f"leave it out with exclude=[{operation.name!r}]"
@@ -249,8 +266,11 @@ def _as_schema(schema: Any) -> Mapping[str, Any]:
 class _Request:
     """Collects the parts of one request, then sends it."""
 
-    def __init__(self, operation: Operation, empty_body: dict[str, Any] | None) -> None:
+    def __init__(
+        self, operation: Operation, others: Sequence[re.Pattern[str]], empty_body: dict[str, Any] | None
+    ) -> None:
         self._operation = operation
+        self._others = others
         self._path = operation.path
         self._params: list[tuple[str, str]] = []
         self._headers: dict[str, str] = {}
@@ -265,13 +285,21 @@ class _Request:
             case "query":
                 self._params += _query_pairs(argument, value)
             case "header":
-                self._headers[name] = _header_text(argument.name, value)
+                self._headers[name] = header_text(argument.name, _joined(value))
             case "json":
                 self._json = {**(self._json or {}), name: value}
             case "json_body":
                 self._json = value
             case "form":
                 self._form = {**(self._form or {}), name: _plain(value)}
+
+    def check_path(self) -> None:
+        """Raises: ToolError if a server that reads `%2F` as `/` would call another operation."""
+        if "%2F" not in self._path:
+            return
+        read = re.sub("/+", "/", unquote(self._path)).rstrip("/")
+        if any(other.fullmatch(read) for other in self._others):
+            raise ToolError("a '/' in the address would call another tool")
 
     async def send(self, api: HttpApi) -> str:
         reply = await api.request(
@@ -281,16 +309,26 @@ class _Request:
             headers=self._headers,
             json=self._json,
             form=self._form,
+            shape=self._operation.path,
         )
         return str(reply_text(reply))
 
 
 def _segment(name: str, value: Any) -> str:
-    """A value as one segment of a path; it cannot add or remove segments."""
-    text = ",".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
-    if text in ("", ".", ".."):
-        raise ToolError(f"{name}: {text!r} cannot be part of an address")
+    """A value as one segment of a path; it cannot add or remove segments.
+
+    Raises: ToolError if it is empty, or if `.` or `..` stands between slashes, which some servers resolve.
+    """
+    text = _joined(value)
+    if not text or any(part in (".", "..") for part in _SLASHES.split(text)):
+        raise ToolError(f"{name}: {text[:80]!r} cannot be part of an address")
     return quote(text, safe=",")
+
+
+def _others(operation: Operation, found: Sequence[Operation]) -> list[re.Pattern[str]]:
+    """The paths of the other operations with the same method, each as a pattern."""
+    paths = {o.path for o in found if o.method == operation.method and o.path != operation.path}
+    return [re.compile(_TEMPLATE.sub("[^/]+", re.sub(r"[^\w{}/]", lambda m: re.escape(m[0]), path))) for path in paths]
 
 
 def _query_pairs(argument: Argument, value: Any) -> list[tuple[str, str]]:
@@ -300,19 +338,17 @@ def _query_pairs(argument: Argument, value: Any) -> list[tuple[str, str]]:
             return [(f"{name}[{key}]", _plain(item)) for key, item in value.items()]
         return [(key, _plain(item)) for key, item in value.items()] if argument.explode else [(name, _plain(value))]
     if isinstance(value, list):
-        return [(name, _plain(item)) for item in value] if argument.explode else [(name, ",".join(map(_plain, value)))]
+        return [(name, _plain(item)) for item in value] if argument.explode else [(name, _joined(value))]
     return [(name, _plain(value))]
 
 
-def _header_text(name: str, value: Any) -> str:
-    text = ",".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
-    if not text.isascii() or not text.isprintable():
-        raise ToolError(f"{name}: a header takes printable ASCII characters only")
-    return text
+def _joined(value: Any) -> str:
+    """A value as text; the items of an array are joined by commas."""
+    return ",".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
 
 
 def _plain(value: Any) -> str:
     """A value as text outside a JSON body: a string unchanged, null as an empty text, anything else as JSON."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

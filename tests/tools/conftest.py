@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -40,10 +41,11 @@ class _Http(ThreadingHTTPServer):
 
 
 class Server:
-    """`script` answers the next requests in order; after it every request is echoed as JSON."""
+    """`script` answers the next requests in order; after it `rest` answers, which echoes the request as JSON."""
 
     def __init__(self, port: int = 0) -> None:
         self.script: list[Canned] = []
+        self.rest: Callable[[Seen], Canned] = echo
         self.seen: list[Seen] = []
         self.lock = threading.Lock()
         self.start(port)
@@ -53,6 +55,7 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body are written apart: each answer would take 40 ms
 
             def handle_any(self) -> None:
                 outer.answer(self)
@@ -72,7 +75,7 @@ class Server:
         request = Seen(handler.command, handler.path, {k.lower(): v for k, v in handler.headers.items()}, body)
         with self.lock:
             self.seen.append(request)
-            canned = self.script.pop(0) if self.script else echo(request)
+            canned = self.script.pop(0) if self.script else self.rest(request)
         if canned.hang_up:
             handler.close_connection = True
             return

@@ -48,18 +48,20 @@ async def test_a_get_is_retried(server, canned, status):
 
 
 async def test_spent_retries_are_a_fault_that_names_the_request(server, canned):
-    server.script = [canned(503)] * 3
-    with pytest.raises(EnvFault, match=r"GET http://127.0.0.1:\d+/x failed 3 times, last with status 503"):
+    server.rest = lambda request: canned(503)
+    with pytest.raises(EnvFault, match=r"GET http://127.0.0.1:\d+/x failed 3 times, last with status 503") as caught:
         await ask(HttpApi(server.url, settings=QUICK), "GET", "/x", params=[("q", "1")])
-    assert len(server.seen) == 3
+    assert [seen.path for seen in server.seen] == ["/x?q=1"] * 3 + ["/"]
+    assert (caught.value.at, caught.value.answers) == ("server", False)
 
 
-@pytest.mark.parametrize(("status", "requests"), [(500, 1), (504, 1), (429, 3), (503, 3)])
+@pytest.mark.parametrize(("status", "requests"), [(500, 1), (504, 1), (507, 1), (429, 3), (503, 3)])
 async def test_a_post_is_sent_again_only_where_it_was_not_carried_out(server, canned, status, requests):
-    server.script = [canned(status)] * 3
-    with pytest.raises(EnvFault):
+    server.script = [canned(status)] * requests
+    with pytest.raises(EnvFault) as caught:
         await ask(HttpApi(server.url, settings=QUICK), "POST", "/x", json={})
-    assert len(server.seen) == requests
+    assert [seen.method for seen in server.seen if seen.method == "POST"] == ["POST"] * requests
+    assert caught.value.at == "server"
 
 
 async def test_a_post_may_be_sent_again_on_request(server, canned):
@@ -83,8 +85,9 @@ async def test_a_killed_server_is_a_fault_and_a_restarted_one_works(tmp_path):
     assert (await ask(api, "GET", "/x.txt")).text == "here"
     process.kill()
     process.wait()
-    with pytest.raises(EnvFault, match="failed 3 times, last with ConnectError"):
+    with pytest.raises(EnvFault, match="failed 3 times, last with ConnectError") as caught:
         await ask(api, "GET", "/x")
+    assert (caught.value.at, caught.value.answers) == ("network", None)
     process, _ = _serve(tmp_path, port)
     assert (await ask(api, "GET", "/x.txt")).text == "here"
     process.kill()
@@ -113,8 +116,9 @@ async def test_retry_after_is_kept_in_seconds_and_as_a_date(server, canned, monk
     assert waits[0] == 7.0
     assert 10 < waits[1] <= 15
     server.script = [canned(429, headers={"Retry-After": "3600"})]
-    with pytest.raises(EnvFault, match="asks to wait 3600 s"):
+    with pytest.raises(EnvFault, match="asks to wait 3600 s") as caught:
         await ask(HttpApi(server.url, settings=QUICK), "GET", "/x")
+    assert caught.value.at == "server"
 
 
 async def test_backoff_doubles_under_a_jitter_of_its_own_generator(server, canned, monkeypatch):
@@ -264,7 +268,7 @@ async def test_a_secret_shows_in_no_reply_and_no_error(server, canned, monkeypat
     monkeypatch.setenv("API_TOKEN", SECRET)
     monkeypatch.setenv("API_USER", "ana")
     forms = [SECRET, "s3cr3t%2Ftoken%2B1", *(["YW5hOnMzY3IzdC90b2tlbisx"] if auth.kind == "basic" else [])]
-    server.script = [canned(status, body=" ".join(forms).encode())] * 3
+    server.rest = lambda request: canned(status, body=" ".join(forms).encode())
     try:
         shown = (await ask(HttpApi(server.url, auth=auth, settings=QUICK), "GET", "/x")).text
         assert "REDACTED" in shown
@@ -277,8 +281,9 @@ async def test_a_secret_shows_in_no_reply_and_no_error(server, canned, monkeypat
 async def test_refused_credentials_are_a_fault_not_the_models_mistake(server, canned, monkeypatch):
     monkeypatch.setenv("API_TOKEN", SECRET)
     server.script = [canned(401)]
-    with pytest.raises(EnvFault, match=r"refused the credentials \(401\); check API_TOKEN"):
+    with pytest.raises(EnvFault, match=r"refused the credentials \(401\); check API_TOKEN") as caught:
         await ask(HttpApi(server.url, auth=bearer("API_TOKEN")), "GET", "/x")
+    assert caught.value.at == "author"
     server.script = [canned(401)]
     with pytest.raises(ToolError, match="401"):
         await ask(HttpApi(server.url), "GET", "/x")
@@ -286,9 +291,31 @@ async def test_refused_credentials_are_a_fault_not_the_models_mistake(server, ca
 
 async def test_a_missing_variable_is_named(server, monkeypatch):
     monkeypatch.delenv("API_TOKEN", raising=False)
-    with pytest.raises(EnvFault, match="API_TOKEN is not set"):
+    with pytest.raises(EnvFault, match="API_TOKEN is not set") as caught:
         await ask(HttpApi(server.url, auth=bearer("API_TOKEN")), "GET", "/x")
     assert not server.seen
+    assert caught.value.at == "author"
+
+
+@pytest.mark.parametrize("value", ["k3y\r", " k3y", "k\u00e9y", "k\udcff"])
+async def test_credentials_that_cannot_be_sent_name_their_variable(server, monkeypatch, value):
+    monkeypatch.setenv("API_TOKEN", value)
+    with pytest.raises(EnvFault, match="environment variable API_TOKEN") as caught:
+        await ask(HttpApi(server.url, auth=bearer("API_TOKEN")), "GET", "/x")
+    assert not server.seen
+    assert caught.value.at == "author"
+
+
+async def test_a_401_while_the_credentials_still_work_is_about_the_arguments(server, canned, monkeypatch):
+    monkeypatch.setenv("API_TOKEN", SECRET)
+    server.rest = lambda request: canned(401 if request.path == "/login" else 200)
+    api = HttpApi(server.url, auth=bearer("API_TOKEN"))
+    await api.request("GET", "/x")
+    with pytest.raises(ToolError, match="status 401"):
+        await api.request("POST", "/login", json={"password": "wrong"})
+    server.rest = lambda request: canned(401)
+    with pytest.raises(EnvFault, match="refused the credentials"):
+        await ask(api, "POST", "/login", json={"password": "wrong"})
 
 
 async def test_cookies_do_not_pass_from_one_request_to_the_next(server, canned):

@@ -131,13 +131,38 @@ async def test_wrong_arguments_are_told_to_the_model_and_sent_nowhere(tools, ser
     assert not server.seen
 
 
-@pytest.mark.parametrize("value", ["../admin", "a/b", "a?x=1", "a#b", "a%2Fb", "é", "//evil.test", "@evil"])
+@pytest.mark.parametrize("value", ["a/b", "v1/..x", "a?x=1", "a#b", "a%2Fb", "é", "//evil.test", "@evil"])
 async def test_a_path_argument_stays_in_its_place(tools, server, value):
     await use(tools["getItem"], **{"item-id": value})
     path = server.seen[0].path
     assert path.startswith("/items/")
     assert path.count("/") == 2
     assert unquote(urlsplit(path).path.removeprefix("/items/")) == value
+
+
+@pytest.mark.parametrize("value", [".", "..", "../admin", "a/../../b", "..\\\\admin", "a/.", "", "./"])
+async def test_a_path_argument_cannot_climb(tools, server, value):
+    with pytest.raises(ToolError, match="cannot be part of an address"):
+        await use(tools["getItem"], **{"item-id": value})
+    assert not server.seen
+
+
+@pytest.mark.parametrize("value", ["7/secrets", "7//secrets/", "7/notes/3"])
+async def test_a_slash_cannot_call_another_operation(server, value):
+    """Some servers read `%2F` as `/`: there, the value `7/secrets` names another operation, which may be excluded."""
+    item = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    note = {"name": "n", "in": "path", "required": True, "schema": {"type": "string"}}
+    paths = {
+        "/items/{id}": {"get": {"operationId": "item", "parameters": [item]}},
+        "/items/{id}/secrets": {"get": {"operationId": "secrets", "parameters": [item]}},
+        "/items/{id}/notes/{n}": {"get": {"operationId": "note", "parameters": [item, note]}},
+    }
+    tool = api_tools({"openapi": "3.0.0", "paths": paths}, base_url=server.url, include=["item"])[0]
+    with pytest.raises(ToolError, match="would call another tool"):
+        await use(tool, id=value)
+    assert not server.seen
+    await use(tool, id="group/project")
+    assert server.seen[0].path == "/items/group%2Fproject"
 
 
 async def test_a_header_argument_cannot_add_headers(tools, server):
@@ -321,7 +346,7 @@ def test_an_answer_of_4xx_is_a_message_and_a_dead_server_a_fault(server, canned)
     assert message.content == "Error: status 404: no item"
     assert not terminated
     assert not truncated
-    server.script = [canned(503)] * 2
+    server.rest = lambda request: canned(503)
     with pytest.raises(EnvFault):
         env.step(call("getItem", **{"item-id": "7"}))
     env.close()
