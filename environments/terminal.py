@@ -35,8 +35,14 @@ def _problem(family: str, seed: int) -> Problem:
 
 
 async def reached(sandbox: Sandbox, wanted: Mapping[str, str], gone: Sequence[str]) -> bool:
-    """Whether the work folder holds what is wanted. The host reads it: no link is followed, nothing is executed."""
-    there = {entry.path: entry for entry in await sandbox.entries()}
+    """Whether the work folder holds what is wanted. The host reads it: no link is followed, nothing is executed.
+
+    A folder that cannot be listed, such as one with too many levels, does not hold it.
+    """
+    try:
+        there = {entry.path: entry for entry in await sandbox.entries()}
+    except SandboxError:
+        return False
     if any(path in there for path in gone):
         return False
     for path, text in wanted.items():

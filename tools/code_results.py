@@ -1,11 +1,13 @@
 """How tools that run code get their sandbox, and the text in which the model reads the result of a program.
 
-Owns that text. Limits and isolation belong to the sandbox. A failure of the sandbox itself is an `EnvFault`;
-if a program reaches a limit (time, memory), the model reads so.
+Owns that text. Limits and isolation belong to the sandbox. A failure of the sandbox itself is an `EnvFault`; if a
+program reaches a limit (time, memory) or brings the sandbox down, the model reads so. What the sandbox refuses is a
+`SandboxError`, which is a `ToolError`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Protocol
 
@@ -46,9 +48,12 @@ def limits_of(sandbox: Sandbox, wall_s: float | None) -> SandboxLimits | None:
     return None if wall_s is None else replace(sandbox.spec.limits, wall_s=wall_s)
 
 
-def own_timeout(tool: Tool, wall_s: float | None) -> Tool:
-    """The tool with a timeout that leaves 60 s for the sandbox to start and to end a program."""
-    return replace(tool, timeout_s=60.0 + (wall_s or 0.0))
+def bounded_by_sandbox(tool: Tool) -> Tool:
+    """The tool without a timeout of its own.
+
+    The sandbox bounds every request, and the time that a call waits for earlier ones must not make it fail.
+    """
+    return replace(tool, timeout_s=math.inf)
 
 
 def read_result(result: ExecResult, max_chars: int = MAX_CHARS) -> str:
@@ -73,6 +78,8 @@ def _end(result: ExecResult) -> str:
         return ""
     if result.status == "nonzero":
         return f"[exit code {result.exit_code}]" if result.exit_code is not None else f"[{result.detail or 'ended'}]"
+    if result.status == "lost":
+        return f"[{result.detail}]"
     name = {"timeout": "timed out", "oom": "out of memory", "limit": "limit reached"}[result.status]
     return f"[{name}: {result.detail}]" if result.detail else f"[{name}]"
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from agentrl.errors import ToolError
-from agentrl.sandbox.base import ExecResult, Sandbox, SandboxError
+from agentrl.sandbox.base import ExecResult, Sandbox
 from agentrl.tool_schema import Tool, tool
-from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, limits_of, own_timeout, read_result
+from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, bounded_by_sandbox, limits_of, read_result
 
 
 async def run_code(
@@ -16,13 +15,9 @@ async def run_code(
     Args:
         session: name of the session whose variables the code shares; None runs it as a new program.
         wall_s: most seconds; the sandbox's own limit by default.
-    Raises: ToolError for code that cannot be sent; SandboxFault if the sandbox failed.
+    Raises: SandboxError, which is a ToolError, for code that cannot be sent; SandboxFault if the sandbox failed.
     """
-    try:
-        result = await sandbox.run_python(code, session=session, limits=limits_of(sandbox, wall_s))
-    except SandboxError as error:
-        raise ToolError(str(error)) from error
-    return result.checked()
+    return (await sandbox.run_python(code, session=session, limits=limits_of(sandbox, wall_s))).checked()
 
 
 def python_tool(*, notebook: bool = False, wall_s: float | None = None, max_chars: int = MAX_CHARS) -> Tool:
@@ -34,7 +29,7 @@ def python_tool(*, notebook: bool = False, wall_s: float | None = None, max_char
         max_chars: most characters of the output that the model sees.
     """
     code_tool = _notebook(wall_s, max_chars) if notebook else _fresh(wall_s, max_chars)
-    made: Tool = own_timeout(code_tool, wall_s)
+    made: Tool = bounded_by_sandbox(code_tool)
     return made
 
 
@@ -61,11 +56,7 @@ def _notebook(wall_s: float | None, max_chars: int) -> Tool:
             code: the cell.
         """
         limits = limits_of(await self.sandbox(), wall_s)
-        try:
-            result = await self.run_cell(code, limits)
-        except SandboxError as error:
-            raise ToolError(str(error)) from error
-        text: str = read_result(result, max_chars)
+        text: str = read_result(await self.run_cell(code, limits), max_chars)
         return text
 
     return Tool.of(python)

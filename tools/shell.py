@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from agentrl.errors import ToolError
-from agentrl.sandbox.base import Sandbox, SandboxError
+from agentrl.sandbox.base import Sandbox
 from agentrl.tool_schema import Tool, tool
-from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, limits_of, own_timeout, read_result
+from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, bounded_by_sandbox, limits_of, read_result
 
 
 async def run_command(
@@ -13,12 +12,9 @@ async def run_command(
 ) -> str:
     """Run a shell command to its end and return the text that the model reads.
 
-    Raises: ToolError for a command that cannot be sent; SandboxFault if the sandbox failed.
+    Raises: SandboxError, which is a ToolError, for a command that cannot be sent; SandboxFault if the sandbox failed.
     """
-    try:
-        result = await sandbox.exec(["bash", "-c", command], limits=limits_of(sandbox, wall_s))
-    except SandboxError as error:
-        raise ToolError(str(error)) from error
+    result = await sandbox.exec(["bash", "-c", command], limits=limits_of(sandbox, wall_s))
     text: str = read_result(result, max_chars)
     return text
 
@@ -42,5 +38,5 @@ def shell_tool(*, wall_s: float | None = None, max_chars: int = MAX_CHARS) -> To
         """
         return await run_command(await self.sandbox(), command, wall_s=wall_s, max_chars=max_chars)
 
-    made: Tool = own_timeout(Tool.of(shell), wall_s)
+    made: Tool = bounded_by_sandbox(Tool.of(shell))
     return made

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentrl.errors import ToolError
-from agentrl.sandbox.base import FileInfo, Sandbox, SandboxError
+from agentrl.sandbox.base import FileInfo, Sandbox
 from agentrl.tool_schema import Tool, tool
-from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, own_timeout, printable, shortened
+from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, bounded_by_sandbox, printable, shortened
 
 NAMES = ("list_files", "read_file", "write_file", "edit_file")
 _MAX_ENTRIES = 200
@@ -22,10 +22,7 @@ async def list_entries(sandbox: Sandbox, folder: str = "") -> str:
     """Paths below a folder, one per line; a folder ends with a slash, a file is followed by its size."""
     prefix = folder.strip("/").removeprefix("./")
     prefix = "" if prefix in ("", ".") else prefix + "/"
-    try:
-        entries = [entry for entry in await sandbox.entries() if entry.path.startswith(prefix)]
-    except SandboxError as error:
-        raise ToolError(str(error)) from error
+    entries = [entry for entry in await sandbox.entries() if entry.path.startswith(prefix)]
     if not entries:
         raise ToolError(f"there is nothing in {folder!r}") if prefix else ToolError("the work folder is empty")
     lines = [_line(entry) for entry in entries[:_MAX_ENTRIES]]
@@ -43,20 +40,14 @@ def _line(entry: FileInfo) -> str:
 async def read_text(sandbox: Sandbox, path: str) -> str:
     """The text of a file; bytes that are not UTF-8 become U+FFFD.
 
-    Raises: ToolError if the file does not exist, is a link, is outside the work folder, or has more than 1 MiB.
+    Raises: SandboxError, a ToolError, for a missing file, a link, a path outside the work folder, or more than 1 MiB.
     """
-    try:
-        return (await sandbox.read(path, max_bytes=_MAX_FILE_BYTES)).decode("utf-8", "replace")
-    except SandboxError as error:
-        raise ToolError(str(error)) from error
+    return (await sandbox.read(path, max_bytes=_MAX_FILE_BYTES)).decode("utf-8", "replace")
 
 
 async def write_text(sandbox: Sandbox, path: str, text: str) -> None:
-    """Write a file and create the folders above it. Raises: ToolError if the sandbox refuses."""
-    try:
-        await sandbox.write(path, text.encode("utf-8", "replace"))
-    except SandboxError as error:
-        raise ToolError(str(error)) from error
+    """Write a file and create the folders above it. Raises: SandboxError, a ToolError, if the sandbox refuses."""
+    await sandbox.write(path, text.encode("utf-8", "replace"))
 
 
 async def edit_text(sandbox: Sandbox, path: str, old: str, new: str) -> None:
@@ -65,8 +56,6 @@ async def edit_text(sandbox: Sandbox, path: str, old: str, new: str) -> None:
         text = (await sandbox.read(path, max_bytes=_MAX_FILE_BYTES)).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ToolError(f"{path} is not a text file") from error
-    except SandboxError as error:
-        raise ToolError(str(error)) from error
     times = text.count(old) if old else 0
     if times != 1:
         raise ToolError(
@@ -87,7 +76,7 @@ def file_tools(*names: str, max_chars: int = MAX_CHARS) -> Sequence[Tool]:
     if unknown:
         raise ValueError(f"file tools are {', '.join(NAMES)}; got {', '.join(sorted(unknown))}")
     made = {function.name: function for function in (_list(max_chars), _read(max_chars), _write(), _edit())}
-    return tuple(own_timeout(made[name], None) for name in (names or NAMES))
+    return tuple(bounded_by_sandbox(made[name]) for name in (names or NAMES))
 
 
 def _list(max_chars: int) -> Tool:

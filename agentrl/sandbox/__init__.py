@@ -22,6 +22,7 @@ from agentrl.sandbox.base import (
     SandboxError,
     SandboxFault,
     SandboxLimits,
+    SandboxLost,
     SandboxSpec,
     Snapshot,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "SandboxError",
     "SandboxFault",
     "SandboxLimits",
+    "SandboxLost",
     "SandboxSpec",
     "Snapshot",
     "backend_names",

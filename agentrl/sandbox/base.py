@@ -1,7 +1,8 @@
 """The contract of a sandbox: an isolated place to run code that nobody trusts. Owns its types; starts no process.
 
 Every result has a typed `ExecStatus`. `infra` means that the sandbox failed, not the program: the episode is discarded
-and never scored. docs/security.md says what each backend protects against, and what it does not.
+and never scored. A sandbox that programs may have brought down is `lost` if a fresh one works: that is the programs'
+doing. docs/security.md says what each backend protects against, and what it does not.
 """
 
 from __future__ import annotations
@@ -12,24 +13,35 @@ from dataclasses import dataclass, field, fields
 from types import TracebackType
 from typing import Literal, Self
 
-from agentrl.errors import AgentRLError, EnvFault
+from agentrl.errors import EnvFault, ToolError
 from agentrl.sandbox.allow_list import parse_entry
 from agentrl.sandbox.values import PlainValue
 
-ExecStatus = Literal["ok", "nonzero", "timeout", "oom", "limit", "infra"]
+ExecStatus = Literal["ok", "nonzero", "timeout", "oom", "limit", "lost", "infra"]
 """`ok`: exit code 0. `nonzero`: the program ended by itself in any other way. `timeout`: it ran out of wall time.
-`oom`: it used too much memory. `limit`: it used too much processor time or too many processes. `infra`: the sandbox
-failed."""
+`oom`: it used too much memory. `limit`: it used too much processor time or too many processes. `lost`: the sandbox
+ended with all that it held, programs had run in it, and a fresh sandbox of the same backend works. `infra`: the sandbox
+failed, and not by a program's doing."""
 
 _MIB = 1024**2
 
 
-class SandboxError(AgentRLError):
-    """A request that the sandbox refuses, such as a path outside the work folder or a missing file."""
+class SandboxError(ToolError):
+    """A request that the sandbox refuses, such as a path outside the work folder or a missing file.
+
+    The model reads it if a tool does not catch it. If `score` does not catch it, the episode counts as failed.
+    """
+
+
+class SandboxLost(SandboxError):
+    """The sandbox has ended with all that it held, by what programs did in it; a fresh one works."""
 
 
 class SandboxFault(EnvFault):
-    """The sandbox itself failed: the episode is discarded and tried again, never scored."""
+    """The sandbox itself failed: the episode is discarded and tried again, never scored.
+
+    A backend raises it for a sandbox in which programs have run only if a fresh sandbox fails too.
+    """
 
     who = "sandbox"
 
@@ -163,7 +175,7 @@ class ExecResult:
         return self.stderr.decode("utf-8", "replace")
 
     def checked(self) -> Self:
-        """This result, if the sandbox did not fail.
+        """This result, if the sandbox did not fail. A `lost` sandbox is a result: programs brought it down.
 
         Raises: SandboxFault if the status is `infra`.
         """
@@ -206,10 +218,20 @@ class Snapshot:
 class Sandbox(abc.ABC):
     """One isolated place with one work folder (`/work`, the current folder of every program).
 
-    Requests run one after the other, in the order in which they were made. Cancelling one kills what it started.
+    Requests run one after the other, in the order in which they were made. The time limit of a request begins when it
+    begins to run. Cancelling one kills what it started.
+
+    Attributes:
+        spec: what it started with.
+        lost: whether it has ended in a way that programs can bring about. Every request is then answered by the status
+            `lost` or by SandboxLost, or by a fault if a fresh sandbox fails too.
     """
 
     spec: SandboxSpec
+
+    @property
+    def lost(self) -> bool:
+        return False
 
     @abc.abstractmethod
     async def exec(

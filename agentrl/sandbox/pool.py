@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,12 +20,14 @@ from agentrl.sandbox.base import Backend, Sandbox, SandboxError, SandboxFault, S
 from agentrl.sandbox.registry import make_backend
 from agentrl.wire.per_loop import PerLoop
 
+logger = logging.getLogger(__name__)
 MAX_IDLE = 16
 """Sandboxes of one kind that wait for the next episode."""
 MAX_LENT = 64
 """Sandboxes of one kind that the episodes of one event loop hold at a time; the next episode waits for one."""
 _MAX_STARTS = 4
-_WAIT_S = 120.0
+_WAIT_S = 3600.0
+"""An episode may hold its sandbox for as long as its programs run; longer than this, it is most likely forgotten."""
 
 
 class Pool:
@@ -34,6 +37,7 @@ class Pool:
         self._backend, self._spec = backend, spec
         self._idle: deque[Sandbox] = deque()
         self._left: deque[Sandbox] = deque()
+        self._unended: deque[Sandbox] = deque()
         self._reaped = False
         self._turns = PerLoop(lambda: asyncio.Semaphore(MAX_LENT))
         self._starts = PerLoop(lambda: asyncio.Semaphore(_MAX_STARTS))
@@ -81,7 +85,9 @@ class Pool:
                 sandbox = self._idle.pop()
                 if await sandbox.healthy():
                     return sandbox
-                await sandbox.close()
+                await self._close(sandbox)
+        for _ in range(len(self._unended)):
+            await self._close(self._unended.popleft())
         async with self._starts.get():
             if not self._reaped:
                 self._reaped = True
@@ -97,23 +103,30 @@ class Pool:
 
     async def _empty(self, sandbox: Sandbox) -> None:
         try:
-            await sandbox.reset()
-            if len(self._idle) < MAX_IDLE:
+            if not sandbox.lost and len(self._idle) < MAX_IDLE:
+                await sandbox.reset()
                 self._idle.append(sandbox)
                 return
         except (SandboxFault, SandboxError):
             pass
         except BaseException:  # cancelled before it was empty
-            await sandbox.close()
+            await self._close(sandbox)
             raise
-        await sandbox.close()
+        await self._close(sandbox)
+
+    async def _close(self, sandbox: Sandbox) -> None:
+        """Close a sandbox; one that cannot be closed now is closed later, and fails no episode."""
+        try:
+            await sandbox.close()
+        except Exception as error:  # such as programs that take long to die, or a daemon that does not answer
+            logger.warning("a sandbox cannot be closed yet: %s: %s", type(error).__name__, error)
+            self._unended.append(sandbox)
 
     async def clear(self) -> None:
         """Close what is idle."""
-        while self._left:
-            await self._left.popleft().close()
-        while self._idle:
-            await self._idle.pop().close()
+        for waiting in (self._left, self._idle, self._unended):
+            while waiting:
+                await waiting.popleft().close()
 
 
 _pools: dict[Any, Pool] = {}

@@ -126,6 +126,8 @@ class Counting:
 
 
 class Stub:
+    lost = False
+
     def __init__(self, backend):
         self.backend = backend
 

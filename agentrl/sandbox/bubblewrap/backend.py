@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxFault, SandboxSpec
@@ -27,7 +29,7 @@ from agentrl.sandbox.host.owner import Owner
 from agentrl.sandbox.host.reaping import reap_monitors, remove_groups
 from agentrl.sandbox.host.sandbox import RemoteSandbox
 from agentrl.sandbox.host.seccomp import WORKER_CALLS, profile
-from agentrl.sandbox.host.worker_zip import WORKER_ENV, worker_zip
+from agentrl.sandbox.host.worker_zip import WORKER_ENV, WORKER_OPTIONS, worker_zip
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -126,12 +128,15 @@ class Bubblewrap(Backend):
         return sys.platform == "linux" and shutil.which("bwrap") is not None
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
+        return await self._start(spec, functools.partial(self._start, spec))
+
+    async def _start(self, spec: SandboxSpec, fresh: Callable[[], Awaitable[Sandbox]] | None = None) -> Sandbox:
         if shutil.which("bwrap") is None:
             raise SandboxFault(f"bubblewrap is not installed; run: {INSTALL}")
         ours, theirs = socket.socketpair()
         with theirs:
             process = self._spawn(spec, theirs)
-        sandbox = RemoteSandbox(spec, Channel(ours), process)
+        sandbox = RemoteSandbox(spec, Channel(ours), process, fresh)
         try:
             await sandbox.set_up("namespaces", profile())
             process.adopt()
@@ -156,7 +161,7 @@ class Bubblewrap(Backend):
                 argv += ["--file", str(fd), path]
             filter_fd = _memory_file(profile(WORKER_CALLS), stack)
             argv += ["--seccomp", str(filter_fd)]
-            argv += [self._python, "-I", "-B", "/worker.zip", str(control.fileno()), str(owner_fd)]
+            argv += [self._python, *WORKER_OPTIONS, "/worker.zip", str(control.fileno()), str(owner_fd)]
             monitor = subprocess.Popen(
                 argv,
                 env={"PATH": os.defpath + ":/usr/sbin", **WORKER_ENV},

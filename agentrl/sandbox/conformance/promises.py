@@ -180,7 +180,7 @@ async def turns(ground: Ground) -> None:
         except asyncio.CancelledError:
             await ground.expect_no_process()
         result = await sandbox.run_python("print(1)")
-        expect(result.status in ("ok", "infra"), f"after a cancellation: {result.status}")
+        expect(result.status in ("ok", "lost", "infra"), f"after a cancellation: {result.status}")
 
 
 @probe("what is closed stays closed: requests are `infra`, closing twice is no error")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from agentrl.sandbox.host.channel import Channel
 from agentrl.sandbox.host.owner import LENT_USERS, Owner
 from agentrl.sandbox.host.sandbox import RemoteSandbox
 from agentrl.sandbox.host.seccomp import profile
-from agentrl.sandbox.host.worker_zip import WORKER_ENV
+from agentrl.sandbox.host.worker_zip import WORKER_ENV, WORKER_OPTIONS
 
 try:
     import docker
@@ -120,6 +122,9 @@ class Docker(Backend):
             return self._connected
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
+        return await self._start(spec, functools.partial(self._start, spec))
+
+    async def _start(self, spec: SandboxSpec, fresh: Callable[[], Awaitable[Sandbox]] | None = None) -> Sandbox:
         api, daemon = await asyncio.to_thread(self._connect)
         over_socket = self._over_socket(api, daemon)
         if not (over_socket or spec.network.off):
@@ -131,7 +136,7 @@ class Docker(Backend):
             channel, process = await self._start_over_socket(api, daemon, spec)
         else:
             channel, process = await self._start_over_stdio(api, daemon, spec)
-        sandbox = RemoteSandbox(spec, channel, process)
+        sandbox = RemoteSandbox(spec, channel, process, fresh)
         user = random.choice(LENT_USERS if daemon.remaps_users else _USERS)
         try:
             await sandbox.set_up(
@@ -243,7 +248,7 @@ class Docker(Backend):
         # With a masked /proc, a user namespace could not mount its own. Only root could read what is masked.
         host_config |= {"MaskedPaths": [], "ReadonlyPaths": []}
         return {
-            "command": ["-I", "-B", "-c", program],
+            "command": [*WORKER_OPTIONS, "-P", "-c", program],
             "entrypoint": ["python3"],
             "environment": {"LANG": "C.UTF-8", **WORKER_ENV},
             "host_config": host_config,

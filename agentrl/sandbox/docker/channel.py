@@ -14,11 +14,12 @@ import socket
 import struct
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agentrl.sandbox.host.channel import Channel
+from agentrl.sandbox.host.channel import Channel, ChannelClosed
 from agentrl.sandbox.host.owner import Owner, pid_namespace
 from agentrl.sandbox.host.worker_zip import worker_zip
 
@@ -137,6 +138,13 @@ class StdioChannel(Channel):
         """Send the worker its program."""
         program = worker_zip()
         await asyncio.get_running_loop().sock_sendall(self._connection, _SIZE.pack(len(program)) + program)
+
+    async def _send(self, buffers: Sequence[bytes | memoryview]) -> None:
+        # The daemon takes what is sent to a container that has ended, and closes its side.
+        with contextlib.suppress(BlockingIOError):
+            if not self._connection.recv(1, socket.MSG_PEEK):
+                raise ChannelClosed("it hung up", asked=False)
+        await super()._send(buffers)
 
     def _at_once(self, size: int) -> bytes:
         return b""  # the daemon's headers are between the bytes

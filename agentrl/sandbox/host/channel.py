@@ -12,14 +12,22 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from agentrl.sandbox.worker.frames import PREFIX, FrameError, Headers, lengths, pack, split
+from agentrl.sandbox.worker.frames import NO_DESCRIPTORS, PREFIX, FrameError, Headers, lengths, pack, split
 
 _AHEAD = 1 << 13
 """How many bytes are read at once: most replies then take one call."""
 
 
 class ChannelClosed(Exception):
-    """The worker closed the connection, or sent something that is not a frame."""
+    """The worker closed the connection, or sent something that is not a frame.
+
+    Attributes:
+        asked: whether any of the request was sent; else the worker was gone before.
+    """
+
+    def __init__(self, why: str, *, asked: bool = True) -> None:
+        super().__init__(why)
+        self.asked = asked
 
 
 @contextlib.contextmanager
@@ -64,39 +72,43 @@ class Channel:
     ) -> tuple[dict[str, Any], list[bytes]]:
         """Send a request and wait for its reply.
 
-        Raises: ChannelClosed. After that, or after a cancellation, the channel cannot be used any more.
+        Raises: FrameError for a request that is too long, of which nothing is sent; ChannelClosed. After that, or
+            after a cancellation, the channel cannot be used any more.
         """
+        frame = pack(header, parts)
         with _closed_by_failure():
-            await self._send(header, parts)
+            await self._send(frame)
             await self._until_readable()  # a read without waiting would nearly always find nothing
             self._look_ahead()
             return await self._reply(max_reply_bytes)
 
     async def ask_for_fds(
         self, header: dict[str, Any], count: int, max_reply_bytes: int
-    ) -> tuple[dict[str, Any], list[int]]:
+    ) -> tuple[dict[str, Any], list[int] | None]:
         """Send a request that the worker answers by one byte with `count` descriptors, followed by its reply.
 
-        Returns: the reply, and the descriptors, which the caller must close; none if the worker failed.
+        Returns: the reply, and the descriptors, which the caller must close; None if the worker could send none.
         Raises: ChannelClosed; also for a connection other than a unix socket, which cannot carry descriptors.
         """
+        frame = pack(header)
         with _closed_by_failure():
-            await self._send(header, ())
+            await self._send(frame)
             await self._until_readable()
-            _, fds, _, _ = socket.recv_fds(self._connection, 1, count, socket.MSG_CMSG_CLOEXEC)
+            mark, fds, _, _ = socket.recv_fds(self._connection, 1, count, socket.MSG_CMSG_CLOEXEC)
             try:
-                return (await self._reply(max_reply_bytes))[0], fds
+                return (await self._reply(max_reply_bytes))[0], None if mark == NO_DESCRIPTORS else fds
             except BaseException:
                 for fd in fds:
                     os.close(fd)
                 raise
 
-    async def _send(self, header: dict[str, Any] | bytes, parts: Sequence[bytes]) -> None:
-        buffers = pack(header, parts)
+    async def _send(self, buffers: Sequence[bytes | memoryview]) -> None:
         try:
             sent = self._connection.sendmsg(buffers)  # most requests fit into one call
         except BlockingIOError:
             sent = 0
+        except OSError as error:
+            raise ChannelClosed(str(error), asked=False) from error
         for buffer in buffers:
             if sent < len(buffer):
                 await asyncio.get_running_loop().sock_sendall(self._connection, memoryview(buffer)[sent:])

@@ -8,19 +8,21 @@ session lives on.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 from agentrl.sandbox.base import Backend, Check, Network, Report, Sandbox, SandboxError, SandboxSpec
 from agentrl.sandbox.host.channel import Channel
 from agentrl.sandbox.host.sandbox import RemoteSandbox
-from agentrl.sandbox.host.worker_zip import WORKER_ENV, worker_zip
+from agentrl.sandbox.host.worker_zip import WORKER_ENV, WORKER_OPTIONS, worker_zip
 
 
 class PlainProcess:
@@ -67,6 +69,9 @@ class Subprocess(Backend):
         return sys.platform == "linux"
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
+        return await self._start(spec, functools.partial(self._start, spec))
+
+    async def _start(self, spec: SandboxSpec, fresh: Callable[[], Awaitable[Sandbox]] | None = None) -> Sandbox:
         folder = Path(tempfile.mkdtemp(prefix="agentrl-"))
         (folder / "work").mkdir()
         (folder / "worker.zip").write_bytes(worker_zip())
@@ -75,7 +80,7 @@ class Subprocess(Backend):
             worker = _spawn(folder / "worker.zip", theirs)
         # Nothing keeps a program from the network here, so there is no proxy.
         spec = replace(spec, network=Network())
-        sandbox = RemoteSandbox(spec, Channel(ours), PlainProcess(worker, folder))
+        sandbox = RemoteSandbox(spec, Channel(ours), PlainProcess(worker, folder), fresh)
         try:
             await sandbox.set_up("plain", b"", folder=str(folder / "work"), home=str(folder / "work"))
         except BaseException:
@@ -94,7 +99,7 @@ def _spawn(program: Path, control: socket.socket) -> subprocess.Popen[bytes]:
     owner_fd = os.pidfd_open(os.getpid())
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-B", str(program), str(control.fileno()), str(owner_fd)],
+            [sys.executable, *WORKER_OPTIONS, str(program), str(control.fileno()), str(owner_fd)],
             env=WORKER_ENV,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

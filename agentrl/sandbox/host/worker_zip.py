@@ -9,8 +9,11 @@ from pathlib import Path
 
 _WORKER = Path(__file__).parents[1] / "worker"
 
-WORKER_ENV = {"LD_BIND_NOW": "1"}
-"""Variables of a worker: it resolves all symbols at start, else each fork would do so again. Programs do not see it."""
+WORKER_ENV = {"LD_BIND_NOW": "1", "PYTHONHASHSEED": "0"}
+"""Variables of a worker: it resolves all symbols at start, else each fork would do so again; and the order of sets is
+the same in every run, so that an episode can be replayed."""
+WORKER_OPTIONS = ("-s", "-B")
+"""Options of its interpreter: no folder of its user, no bytecode files. `-I` would also ignore the seed of hashes."""
 
 
 @functools.cache

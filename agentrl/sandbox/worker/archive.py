@@ -7,6 +7,8 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+MAX_PATH_BYTES = 4095
+"""The kernel takes no longer path at once."""
 _ENTRY = struct.Struct("!cIIQ")
 """Kind, mode, size of the path in bytes, size of the content in bytes."""
 

@@ -64,13 +64,19 @@ class RunOutcome:
 
 
 class Watch:
-    """Checks the limits of one request while it runs."""
+    """Checks the limits of one request while it runs.
 
-    def __init__(self, child: Child, limits: Mapping[str, Any]) -> None:
+    Args:
+        child: what runs it.
+        limits: fields of `SandboxLimits` by name.
+        waited_s: how much of its wall time has passed.
+    """
+
+    def __init__(self, child: Child, limits: Mapping[str, Any], waited_s: float = 0.0) -> None:
         self._child = child
-        self._limits = limits
+        self.limits = limits
         self.started_s = time.monotonic()
-        self.deadline_s = self.started_s + limits["wall_s"]
+        self.deadline_s = self.started_s + limits["wall_s"] - waited_s
         self._look_s = self.started_s + _FIRST_LOOK_S
 
     def timeout_ms(self) -> int:
@@ -82,11 +88,11 @@ class Watch:
         """Status and detail if a limit is passed, else None."""
         now_s = time.monotonic()
         if now_s >= self.deadline_s:
-            return "timeout", f"more than {self._limits['wall_s']:g} s"
+            return "timeout", f"more than {self.limits['wall_s']:g} s"
         if now_s < self._look_s:
             return None
         self._look_s = now_s + _LOOK_S
-        return judge(usage_of(self._child.pid), self._limits)
+        return judge(usage_of(self._child.pid), self.limits)
 
 
 def judge(usage: Usage, limits: Mapping[str, Any]) -> tuple[str, str] | None:

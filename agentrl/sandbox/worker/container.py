@@ -31,8 +31,6 @@ _READ_ONLY = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_N
 class ContainerJail(NamespaceJail):
     """Isolates each request as in bubblewrap, from a user namespace inside a container."""
 
-    proc_flags = NamespaceJail.proc_flags | kernel.MS_RDONLY
-
     def __init__(self, header: Mapping[str, Any], seccomp: bytes) -> None:
         self.folder = WORK
         self._options = f"mode=755,size={header['disk_bytes']},nr_inodes={header['inodes']}"

@@ -12,12 +12,16 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-from agentrl.sandbox.worker.archive import entry, unpack
+from agentrl.sandbox.worker.archive import MAX_PATH_BYTES, entry, unpack
 from agentrl.sandbox.worker.kernel import open_beneath
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
-_MAX_DEPTH = 128
+_MAX_DEPTH, _SHOWN = 128, 80
 _OVERHEAD_BYTES = 16 << 20
+_MAX_PATHS_CHARS = 4 << 20
+"""Of all paths in a list together: a program can make some that take a hundred times as much."""
+_PAGE_BYTES = 4096
+"""The work folder gives each file whole pages."""
 
 
 class FileError(Exception):
@@ -90,9 +94,14 @@ class Folder:
         return sorted(found)
 
     def save(self, max_bytes: int) -> bytearray:
-        """Everything in the folder, as bytes that `load` takes; sockets, pipes and devices are left out."""
-        out = bytearray()
+        """Everything in the folder, as bytes that `load` takes; sockets, pipes and devices are left out.
+
+        Refused if it could not be loaded into a folder of `max_bytes`: holes in files are written as zeros.
+        """
+        out, pages = bytearray(), 0
         for path, info, parent in self._walk():
+            if len(os.fsencode(path)) > MAX_PATH_BYTES:
+                raise FileError(f"{path[:_SHOWN]!r}... is too long to be saved")
             kind: bytes = b""
             content: bytes | bytearray = b""
             if stat.S_ISDIR(info.st_mode):
@@ -100,6 +109,9 @@ class Folder:
             elif stat.S_ISLNK(info.st_mode):
                 kind, content = b"l", os.fsencode(os.readlink(os.path.basename(path), dir_fd=parent))
             elif stat.S_ISREG(info.st_mode):
+                pages += -(-info.st_size // _PAGE_BYTES)
+                if pages * _PAGE_BYTES > max_bytes:
+                    raise FileError(f"the work folder holds more than {max_bytes} bytes")
                 kind, content = b"f", self._save_file(path, max_bytes)
             if kind:
                 out += entry(kind, path, stat.S_IMODE(info.st_mode), content)
@@ -141,7 +153,12 @@ class Folder:
 
     def _walk(self) -> Iterator[tuple[str, os.stat_result, int]]:
         """Path, result of lstat and descriptor of the parent folder of every entry; a folder before its entries."""
-        yield from self._walk_from("", self._fd, 0)
+        size = 0
+        for found in self._walk_from("", self._fd, 0):
+            size += len(found[0])
+            if size > _MAX_PATHS_CHARS:
+                raise FileError(f"the paths in the work folder have more than {_MAX_PATHS_CHARS} characters together")
+            yield found
 
     def _walk_from(self, prefix: str, fd: int, depth: int) -> Iterator[tuple[str, os.stat_result, int]]:
         if depth > _MAX_DEPTH:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_PARTS = 4
+DESCRIPTORS, NO_DESCRIPTORS = b"s", b"-"
+"""The byte before a reply that brings descriptors, and the one before a reply that should have brought some."""
 PREFIX = struct.Struct(f"!{1 + MAX_PARTS}I")
 """The number of bytes of the header, then of each part; 0 for a part that is absent."""
 MAX_HEADER_BYTES = 64 * 1024

@@ -56,7 +56,8 @@ class Jail(Protocol):
 class NamespaceJail:
     """Fresh process, mount and IPC namespaces for every request; one work folder and network for all of them."""
 
-    proc_flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    # Read-only, so that a program cannot make the kernel prefer the worker when it kills for lack of memory.
+    proc_flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_RDONLY
 
     def __init__(self, header: Mapping[str, Any], seccomp: bytes) -> None:
         self.folder = WORK

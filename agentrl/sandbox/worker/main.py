@@ -19,7 +19,17 @@ from typing import Any
 
 from agentrl.sandbox.worker import kernel, preload, programs
 from agentrl.sandbox.worker.files import FileError, Folder
-from agentrl.sandbox.worker.frames import PREFIX, FrameError, Headers, left, lengths, pack, split
+from agentrl.sandbox.worker.frames import (
+    DESCRIPTORS,
+    NO_DESCRIPTORS,
+    PREFIX,
+    FrameError,
+    Headers,
+    left,
+    lengths,
+    pack,
+    split,
+)
 from agentrl.sandbox.worker.jail import JAILS, set_lasting_limits
 from agentrl.sandbox.worker.sessions import Parts, Reply, Runner
 
@@ -101,14 +111,17 @@ class Worker:
 
     @contextlib.contextmanager
     def _handing_over(self) -> Iterator[list[int]]:
-        """Send the descriptors that are put into the list, with one byte; the byte is sent even if there are none."""
+        """Send the descriptors that are put into the list, with one byte; another byte is sent if they cannot be."""
         fds: list[int] = []
         try:
             yield fds
         except BaseException:
-            self._control.sendall(b"-")
+            self._control.sendall(NO_DESCRIPTORS)
             raise
-        socket.send_fds(self._control, [b"s"], fds)
+        try:
+            socket.send_fds(self._control, [DESCRIPTORS], fds)
+        except OSError:  # the kernel counts descriptors on their way for each user, and may allow no more
+            self._control.sendall(NO_DESCRIPTORS)
 
     def _on_ping(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         return {}, []

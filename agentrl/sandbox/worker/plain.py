@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from typing import Any
 
 MAX_DEPTH = 64
+_MAX_EQUAL_HASHES = 64
+"""Keys of one hash in one set or dict: building one takes time that grows with their square."""
 _CONTAINERS = {"l": list, "t": tuple, "s": set, "z": frozenset}
 _TAG_OF: dict[Any, str] = {list: "l", tuple: "t", set: "s", frozenset: "z"}
 
@@ -77,8 +80,18 @@ def _plain(form: Any, depth: int) -> Any:
     if type(payload) is not list:
         raise ValueFormError("no value in the restricted form")
     if tag == "d":
-        return {_plain(key, depth + 1): _plain(item, depth + 1) for key, item in payload}
-    return _CONTAINERS[tag](_plain(item, depth + 1) for item in payload)
+        pairs = [(_plain(key, depth + 1), _plain(item, depth + 1)) for key, item in payload]
+        _check_hashes([key for key, _ in pairs])
+        return dict(pairs)
+    items = [_plain(item, depth + 1) for item in payload]
+    if tag in ("s", "z"):
+        _check_hashes(items)
+    return _CONTAINERS[tag](items)
+
+
+def _check_hashes(keys: list[Any]) -> None:
+    if len(keys) > _MAX_EQUAL_HASHES and max(Counter(map(hash, keys)).values()) > _MAX_EQUAL_HASHES:
+        raise ValueFormError(f"a set or dict with more than {_MAX_EQUAL_HASHES} keys of one hash")
 
 
 def _scalar(tag: str, payload: str) -> Any:

@@ -137,7 +137,8 @@ class Runner:
         for stream in child.streams.values():
             stream.rewind(int(limits["output_bytes"]))
         code = None if header["kind"] == "sent" else parts[0]
-        outcome = self._ask(name, child, limits, code, interrupted)
+        seen = Watch(child, limits, header["waited_s"])
+        outcome = self._ask(name, child, seen, code, interrupted)
         if outcome.exit_code == _CANNOT_ENTER:
             _raise_if_never_entered(child.trouble)
         return _reply(outcome, {key: child.streams[key] for key in ("stdout", "stderr")})
@@ -158,19 +159,14 @@ class Runner:
         return child
 
     def _ask(
-        self,
-        name: str,
-        child: Child,
-        limits: Mapping[str, Any],
-        code: memoryview | None,
-        interrupted: Callable[[], None],
+        self, name: str, child: Child, seen: Watch, code: memoryview | None, interrupted: Callable[[], None]
     ) -> RunOutcome:
         """Have a session run a cell; returns how it ended.
 
         Args:
             code: None if the owner has sent it to the session itself and has already waited a while.
         """
-        outcome, seen, answer = RunOutcome(), Watch(child, limits), child.streams["value"]
+        outcome, answer = RunOutcome(), child.streams["value"]
         answer.rewind(programs.LENGTH.size)
         unsent: list[memoryview] = []
         if code is not None:
@@ -178,7 +174,7 @@ class Runner:
         if unsent or code is None or not _answered_soon(child):
             self._attend(child, seen, outcome, unsent, interrupted)
         if outcome.detail:
-            self._end(name, outcome, limits)
+            self._end(name, outcome, seen.limits)
             outcome.detail += "; the session is lost"
         else:
             for stream in (child.streams["stdout"], child.streams["stderr"]):
@@ -187,7 +183,7 @@ class Runner:
             outcome.exit_code = programs.LENGTH.unpack(bytes(answer.content))[0]
             outcome.status = "nonzero" if outcome.exit_code else "ok"
             if outcome.exit_code == programs.OUT_OF_MEMORY:
-                outcome.status, outcome.detail = "oom", f"more than {limits['memory_bytes']} bytes of memory"
+                outcome.status, outcome.detail = "oom", f"more than {seen.limits['memory_bytes']} bytes of memory"
         outcome.wall_s = time.monotonic() - seen.started_s
         return outcome
 
