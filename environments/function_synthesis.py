@@ -23,7 +23,7 @@ from agentrl.trajectory import Task
 
 NAME = "f"
 _FENCE = re.compile(r"```[a-zA-Z0-9]*\n(.*?)(?:```|\Z)", re.DOTALL)
-_MODULE = re.compile(rf"^\s*(?:def\s+{NAME}\s*\(|{NAME}\s*=)", re.MULTILINE)
+_MODULE = re.compile(rf"^[^\S\n]*(?:def\s+{NAME}\s*\(|{NAME}\s*=)", re.MULTILINE)
 _BODY = re.compile(r"\breturn\b")
 _MAX_CHARS = 20_000
 

@@ -33,11 +33,13 @@ from agentrl.sandbox.egress.proxy import PORT, Proxy, proxy_variables
 from agentrl.sandbox.host.asked import Job, check_path, check_program, check_session, packed, run_header
 from agentrl.sandbox.host.channel import Channel, ChannelClosed
 from agentrl.sandbox.host.ending import Ending
+from agentrl.sandbox.host.patience import Within
 from agentrl.sandbox.host.replies import Reply, answer_header, call_result, result_of, too_much_memory
 from agentrl.sandbox.host.session_port import PIPES, SessionPort
 from agentrl.sandbox.values import PlainValue, ValueFormError, encode
 from agentrl.sandbox.worker.archive import pack_files
 from agentrl.sandbox.worker.frames import FrameError
+from agentrl.wire.per_loop import PerLoop
 
 BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": "/tmp", "PYTHONHASHSEED": "0"}
 _GRACE_S = 15.0
@@ -85,7 +87,7 @@ class RemoteSandbox(Sandbox):
         self.spec = spec
         self._channel = channel
         self._process = process
-        self._turn = asyncio.Lock()
+        self._turn = PerLoop(asyncio.Lock)
         self._ending = Ending(fresh)
         # Whether programs have run, and whether a session may still run, since the work folder was emptied.
         self._ran, self._session = False, False
@@ -181,7 +183,7 @@ class RemoteSandbox(Sandbox):
     async def _request(self, job: Job, body: bytes, stdin: bytes, limits: SandboxLimits | None) -> Reply:
         limits, header = run_header(limits or self.spec.limits, self.spec.limits, *job)
         session = job[1] if len(job) > 1 else None
-        async with self._turn:
+        async with self._turn.get():
             self._ran, self._session = True, self._session or session is not None
             if session is not None and self._channel.carries_fds:
                 return await self._cell(session, header, body, limits)
@@ -263,7 +265,7 @@ class RemoteSandbox(Sandbox):
     async def _answered(self, what: str, wait_s: float, asked: Awaitable[_Answer]) -> _Answer:
         """The answer to a request. If there is none, the sandbox ends, by the doing of the programs that ran in it."""
         try:
-            async with asyncio.timeout(wait_s):
+            async with Within(wait_s):
                 return await asked
         except FrameError as error:
             raise SandboxError(f"the request is too long: {error}") from error
@@ -302,7 +304,7 @@ class RemoteSandbox(Sandbox):
             self._proxy.close()
 
     async def _files(self, header: dict[str, Any], *parts: bytes, wait_s: float = _FILES_S) -> Reply:
-        async with self._turn:
+        async with self._turn.get():
             cap = 2 * int(self.spec.limits.disk_bytes) + _MARGIN_BYTES
             return await self._ask(header, parts, cap, wait_s)
 

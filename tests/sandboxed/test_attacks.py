@@ -1,0 +1,22 @@
+"""No doing of a model discards its episode: it is scored, and earns nothing. What really fails is still a fault."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sandboxed.attacks import ATTACKS, played
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_an_attack_is_scored_and_earns_nothing(name):
+    trajectory = await played(ATTACKS[name], "bubblewrap")
+    assert trajectory.error is None
+    assert (trajectory.status, trajectory.reward, trajectory.success) == ("terminated", 0.0, False)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_an_attack_is_scored_on_docker(name):
+    trajectory = await played(ATTACKS[name], "docker")
+    assert trajectory.error is None
+    assert (trajectory.status, trajectory.reward, trajectory.success) == ("terminated", 0.0, False)
