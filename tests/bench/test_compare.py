@@ -21,7 +21,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.errors import ConfigError
 from agentrl.policy.base import SamplingParams
 from agentrl.trajectory import EnvRef
-from tests.bench.toys import Adder, Breaks, Some
+from tests.bench.toys import Adder, Some, breaks
 
 
 class Other(Adder):
@@ -151,7 +151,7 @@ def test_folders_are_compared_as_their_results_were(tmp_path: Path) -> None:
 
 
 def test_discards_after_the_model_acted_are_warned_of() -> None:
-    first = run_bench(Breaks, "oracle", references=False).record
+    first = run_bench(breaks(), "oracle", references=False).record
     (warning,) = comparison(first, first).warnings[:1]
     assert warning.startswith("2 of 8 episodes of the first were discarded after the model had acted")
     assert "do not trust this comparison" in warning

@@ -11,7 +11,7 @@ from agentrl.policy.base import SamplingParams
 from agentrl.policy.scripted import OraclePolicy
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Labels
-from tests.bench.toys import Adder, Breaks, Some
+from tests.bench.toys import Adder, Some, breaks
 
 TASKS = Adder.tasks.split("eval")
 
@@ -94,7 +94,7 @@ def test_discarded_episodes_are_counted_as_failures_in_a_rate_of_their_own() -> 
 
 
 def test_discards_after_the_model_acted_are_warned_of() -> None:
-    result = evaluate(OraclePolicy(), Breaks, TASKS)
+    result = evaluate(OraclePolicy(), breaks(), TASKS)
     (warning,) = result.to_json()["warnings"]
     assert warning.startswith("2 of 8 episodes were discarded after the model had acted")
     assert result.metrics()["eval/discarded_after_actions"] == 2

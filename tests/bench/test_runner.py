@@ -28,7 +28,7 @@ from agentrl.policy.base import SamplingParams
 from agentrl.policy.by_name import PolicySetup
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import EnvRef, Trajectory
-from tests.bench.toys import Adder, Breaks, Some
+from tests.bench.toys import Adder, Some, breaks
 from tests.policy.chat_server import KEY, ChatServer
 
 
@@ -314,7 +314,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_attempted_is_scored_and_discarded(tmp_path: Path) -> None:
-    result = run_bench(Breaks, "oracle", references=False, out=tmp_path)
+    result = run_bench(breaks(), "oracle", references=False, out=tmp_path)
     counts = result.score.counts
     assert (counts.attempted, counts.scored, counts.discarded, counts.after_actions) == (8, 6, {"server": 2}, 2)
     assert (result.score.success.mean, result.score.of_attempted.mean) == (1.0, 0.75)

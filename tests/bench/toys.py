@@ -40,12 +40,21 @@ class Adder(ToolEnv):
 
 
 class Breaks(Adder):
-    """The server behind it is down whenever the model sends the sums of two tasks."""
+    """The server behind it goes down, and stays down, at the sums of the last two tasks."""
+
+    down = False
 
     async def score(self, answer: str | None) -> float:
-        if answer in ("22", "33"):
+        if answer in ("66", "77"):
+            type(self).down = True
+        if self.down:
             raise EnvFault("the ledger is down", who="server", answers=False)
         return await super().score(answer)
+
+
+def breaks() -> type[Breaks]:
+    """The environment with a server of its own, which is up."""
+    return type("Breaks", (Breaks,), {"__doc__": Breaks.__doc__})
 
 
 class Some(Policy):

@@ -75,8 +75,12 @@ class Breaks(ToolEnv):
             raise EnvFault("the ledger is down", who="server", answers=False)
         return "how many?"
 
+    down = False
+
     def score(self, answer):
         if WHEN == "score" and self.task.data["n"] == 3:
+            Breaks.down = True  # and stays down
+        if self.down:
             raise EnvFault("the ledger is down", who="server", answers=False)
         return 1.0
 

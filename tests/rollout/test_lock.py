@@ -63,20 +63,24 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path).acquire()
     reader, writer = os.pipe()
+    its_reader, its_writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writer)
         lock.release()  # must not touch the parent's lock
+        os.write(its_writer, b"1")
         os.read(reader, 1)  # lives on until the parent has tried
         os._exit(0)
     os.close(reader)
+    os.read(its_reader, 1)
     with pytest.raises(ConfigError):
         FolderLock(tmp_path).acquire()
     os.close(lock._file)  # type: ignore[arg-type]  # as if this process had been killed
     lock._file = None
     with FolderLock(tmp_path) as again:
         assert again.held
-    os.close(writer)
+    for end in (writer, its_reader, its_writer):
+        os.close(end)
     os.waitpid(child, 0)
 
 

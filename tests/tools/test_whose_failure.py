@@ -337,15 +337,15 @@ async def test_a_control_request_is_neither_recorded_nor_answered_from_a_tape(se
 async def test_a_replay_asks_no_server_and_says_what_is_not_recorded(server, tmp_path):
     tape = tmp_path / "tape.jsonl"
     (tool,) = api_tools(document("json_body", {}), base_url=server.url, transport=Cassette(tape, "record"))
-    assert await outcome(tool, {"a": nested(100)}) == "ok"
+    assert await outcome(tool, {"a": nested(40)}) == "ok"
     assert await outcome(tool, "usual") == "ok"
     await tool.aclose()
     (tool,) = api_tools(document("json_body", {}), base_url=server.url, transport=Cassette(tape))
     asked = len(server.seen)
-    assert await outcome(tool, {"a": nested(100)}) == "ok"
+    assert await outcome(tool, {"a": nested(40)}) == "ok"
     for value in ("\ud800", float("nan"), nested(200_000), 10**5000):
-        assert "cannot be written" in await outcome(tool, value)
-    for value in ("other", "\x00", nested(150), "9" * 5000, 10**4000):
+        assert "wrong arguments" in await outcome(tool, value)
+    for value in ("other", "\x00", nested(50), "9" * 5000):
         with pytest.raises(EnvFault, match="has no answer to POST") as caught:
             await outcome(tool, value)
         assert caught.value.at == "author"

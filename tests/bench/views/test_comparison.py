@@ -8,7 +8,7 @@ from agentrl.bench.compare import comparison
 from agentrl.bench.result import BenchResult
 from agentrl.bench.runner import run_bench
 from agentrl.bench.views.comparison import render_comparison
-from tests.bench.toys import Adder, Breaks, Some
+from tests.bench.toys import Adder, Some, breaks
 
 
 def text_of(first: BenchResult, second: BenchResult, measure: str = "success") -> str:
@@ -30,7 +30,7 @@ def test_both_sides_and_their_difference() -> None:
 
 
 def test_discarded_episodes_are_shown_and_warned_of() -> None:
-    result = run_bench(Breaks, "oracle", references=False)
+    result = run_bench(breaks(), "oracle", references=False)
     words = " ".join(text_of(result, result).split())
     assert "difference in success with discarded episodes as failures: 0.0%" in words
     assert words.count("warning: 2 of 8 episodes of the") == 2

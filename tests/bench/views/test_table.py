@@ -11,7 +11,7 @@ from agentrl.bench.runner import run_bench
 from agentrl.bench.views.table import notes, number, percent, render
 from agentrl.messages import Action, Message
 from agentrl.trajectory import Ending, Labels
-from tests.bench.toys import Adder, Breaks, Some
+from tests.bench.toys import Adder, Some, breaks
 
 
 def text_of(result: object, width: int = 100) -> str:
@@ -59,7 +59,7 @@ def test_void_episodes_are_named() -> None:
 
 
 def test_attempted_stands_beside_scored_and_discarded_by_cause() -> None:
-    shown = text_of(run_bench(Breaks, "oracle", references=False), width=80)
+    shown = text_of(run_bench(breaks(), "oracle", references=False), width=80)
     rows = [line.split() for line in shown.splitlines() if line.split()[:1] == ["oracle"]]
     assert rows[0][1:7] == ["100.0%", "[61.0,", "100.0]", "75.0%", "[40.9,", "92.9]"]
     assert rows[1][1:] == ["8", "6", "0", "0", "2", "(2", "server)"]
