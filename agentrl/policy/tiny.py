@@ -17,6 +17,7 @@ from agentrl.errors import ModelError
 from agentrl.messages import Message
 from agentrl.policy.format.base import VERBATIM
 from agentrl.policy.format.template import render_template
+from agentrl.policy.safe_text import encodable
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -114,7 +115,7 @@ def build_tokenizer(
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    bpe.train_from_iterator((piece for text in texts for piece in _between_specials(text)), trainer)
+    bpe.train_from_iterator((piece for text in texts for piece in _between_specials(encodable(text))), trainer)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         eos_token="<|im_end|>",

@@ -2,7 +2,7 @@
 
 The text comes from the tokenizer's own chat template. What was sampled is never rendered again:
 `render_more` encodes only what follows the sampled turn. Control tokens are the template's alone: where
-a message spells one, it is encoded as ordinary text (`control_tokens`).
+a message spells one, it is encoded as ordinary text (`control_tokens`). What cannot be encoded is U+FFFD.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.format.call_syntax import split_reasoning
 from agentrl.policy.format.control_tokens import ControlTokens
 from agentrl.policy.format.template import render_template, template_of, token_variables
+from agentrl.policy.safe_text import encodable
 
 # The text of a sampled turn while its template is rendered; every template must keep it.
 _MARK = "4f1c9a7e-sampled-turn"
@@ -139,7 +140,8 @@ class ChatFormat(ABC):
         return render_template(self.template, hidden, self.control.hide_in(tools), **options, **self.variables)
 
     def _encode_text(self, text: str) -> tuple[int, ...]:
-        return tuple(self.control.encode(text))
+        # A surrogate without its partner, which a model can write in JSON, is no text to a tokenizer.
+        return tuple(self.control.encode(encodable(text)))
 
     # Ids to an action.
 

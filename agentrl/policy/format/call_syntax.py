@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
+from typing import Any
 
 from agentrl.messages import ToolCall
+from agentrl.policy.safe_text import read_json
 
 
 def read_call(body: str, index: int, arguments_key: str) -> ToolCall:
@@ -16,11 +17,15 @@ def read_call(body: str, index: int, arguments_key: str) -> ToolCall:
         index: its place in the turn; becomes the call's id.
         arguments_key: `arguments` or `parameters`; the other one is accepted too.
     """
-    call_id = f"call_{index}"
     try:
-        call = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        return ToolCall(_name_in(body), {}, call_id, f"not valid JSON: {error}")
+        return call_of(read_json(body), index, arguments_key)
+    except ValueError as error:
+        return ToolCall(_name_in(body), {}, f"call_{index}", f"not valid JSON: {error}")
+
+
+def call_of(call: Any, index: int, arguments_key: str) -> ToolCall:
+    """The call in a JSON value; arguments as for `read_call`."""
+    call_id = f"call_{index}"
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         return ToolCall("", {}, call_id, f'expected {{"name": ..., "{arguments_key}": {{...}}}}')
     other = "parameters" if arguments_key == "arguments" else "arguments"

@@ -7,7 +7,8 @@ import re
 
 from agentrl.messages import ToolCall
 from agentrl.policy.format.base import ChatFormat
-from agentrl.policy.format.call_syntax import read_call
+from agentrl.policy.format.call_syntax import call_of, read_call
+from agentrl.policy.safe_text import read_json_at
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _SPACE = re.compile(r"\s*")
@@ -41,26 +42,37 @@ def hermes_calls(text: str) -> tuple[str, list[ToolCall]]:
     place = 0
     while (start := text.find(_OPEN, place)) >= 0:
         said.append(text[place:start])
-        body, place = _body(text, start + len(_OPEN))
-        calls.append(read_call(body, len(calls), "arguments"))
+        call, place = _call(text, start + len(_OPEN), len(calls))
+        calls.append(call)
     said.append(text[place:])
     return "".join(said).strip(), calls
 
 
-def _body(text: str, start: int) -> tuple[str, int]:
-    """The text of a call that begins at `start`, and the place behind it and its closing tag."""
+def _call(text: str, start: int, index: int) -> tuple[ToolCall, int]:
+    """The call that begins at `start`, and the place behind it and its closing tag."""
+    begin = _skip_space(text, start)
     try:
-        _, end = _decoder.raw_decode(text, _skip_space(text, start))
-    except (ValueError, RecursionError):
-        end = -1
-    after = _skip_space(text, end) if end >= 0 else -1
-    if after >= 0 and text.startswith(_CLOSE, after):
-        return text[start:end], after + len(_CLOSE)
-    if after >= 0 and (after == len(text) or text.startswith(_OPEN, after)):
-        return text[start:end], after
+        value, end = read_json_at(text, begin)
+    except ValueError:
+        found = _UNTIL_TAG.match(text, _end_of_json(text, begin) or start)
+        assert found is not None  # it matches anything
+        return read_call(text[start : found.end(1)], index, "arguments"), found.end()
+    after = _skip_space(text, end)
+    if text.startswith(_CLOSE, after):
+        return call_of(value, index, "arguments"), after + len(_CLOSE)
+    if after == len(text) or text.startswith(_OPEN, after):
+        return call_of(value, index, "arguments"), after
     found = _UNTIL_TAG.match(text, start)
     assert found is not None  # it matches anything
-    return found.group(1), found.end()
+    return read_call(found.group(1), index, "arguments"), found.end()
+
+
+def _end_of_json(text: str, begin: int) -> int:
+    """Where the JSON ends that Python reads and we refuse; 0 if Python cannot read it either."""
+    try:
+        return _decoder.raw_decode(text, begin)[1]
+    except (ValueError, RecursionError):
+        return 0
 
 
 def _skip_space(text: str, place: int) -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 from agentrl.messages import ToolCall
 from agentrl.policy.format.base import ChatFormat
-from agentrl.policy.format.call_syntax import read_call
+from agentrl.policy.format.call_syntax import call_of, read_call
+from agentrl.policy.safe_text import read_json_at
 
 _LLAMA3_TAG = "<|python_tag|>"
 _LLAMA3_START = re.compile(r'\s*\{\s*"(?:type|name)"\s*:')
+_BETWEEN = re.compile(r"\s*;?\s*")
 
 
 class Llama3Format(ChatFormat):
@@ -37,18 +38,19 @@ def llama3_calls(text: str) -> tuple[str, list[ToolCall]]:
         said, body = "", text
         if not _LLAMA3_START.match(body):
             return text.strip(), []
-    return said.strip(), [read_call(part, index, "parameters") for index, part in enumerate(_json_parts(body))]
+    return said.strip(), _calls(body.strip())
 
 
-def _json_parts(body: str) -> list[str]:
-    """Split `{...}; {...}` at the semicolons between objects; the rest of a broken text is one part."""
-    parts: list[str] = []
-    rest, decoder = body.strip(), json.JSONDecoder()
-    while rest:
+def _calls(body: str) -> list[ToolCall]:
+    """The calls in `{...}; {...}`; from a call on that cannot be read, the rest of the text is one call."""
+    calls: list[ToolCall] = []
+    place = 0
+    while place < len(body) or not calls:
         try:
-            _, end = decoder.raw_decode(rest)
-        except (ValueError, RecursionError):
-            return [*parts, rest]
-        parts.append(rest[:end])
-        rest = rest[end:].lstrip().removeprefix(";").lstrip()
-    return parts or [""]
+            value, end = read_json_at(body, place)
+        except ValueError:
+            return [*calls, read_call(body[place:], len(calls), "parameters")]
+        calls.append(call_of(value, len(calls), "parameters"))
+        found = _BETWEEN.match(body, end)
+        place = end if found is None else found.end()
+    return calls

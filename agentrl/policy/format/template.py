@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from agentrl.errors import ModelError
 from agentrl.messages import Message
 
@@ -48,9 +50,12 @@ def render_template(
 
 def message_for_template(message: Message) -> dict[str, Any]:
     """A message as chat templates expect it: arguments are objects there, not JSON strings."""
-    item = message.to_openai()
-    for call, source in zip(item.get("tool_calls", ()), message.tool_calls, strict=True):
-        call["function"]["arguments"] = dict(source.arguments)
+    item = structs.replace(message, tool_calls=()).to_openai()
+    if message.tool_calls:
+        item["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+            for call in message.tool_calls
+        ]
     return item
 
 

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.format.call_syntax import read_call, split_reasoning
+from agentrl.policy.format.choice import FORMATS
 from agentrl.policy.format.hermes import hermes_calls
 from agentrl.policy.format.llama3 import llama3_calls
 
@@ -39,6 +41,28 @@ def test_malformed_calls_carry_an_error(body: str, name: str, error: str) -> Non
     assert call.arguments == {}
     assert call.error is not None
     assert error in call.error
+
+
+HOSTILE = [
+    ("[" * 100_000, "levels deep"),
+    ('{"a":' * 100_000, "levels deep"),
+    ('{"a":' * 900 + "1" + "}" * 900, "levels deep"),
+    ("1" * 5000, "too many digits"),
+    ("NaN", "JSON has no NaN"),
+    ("[-Infinity]", "JSON has no -Infinity"),
+    ("1e999", "too large"),
+    ('{"b": 1, "b": 2}', "'b' is in one object twice"),
+]
+
+
+@pytest.mark.parametrize("name", FORMATS.names)
+@pytest.mark.parametrize(("value", "reason"), HOSTILE, ids=[reason for _, reason in HOSTILE])
+def test_json_that_a_model_should_not_write_is_an_error_of_its_call(name: str, value: str, reason: str) -> None:
+    kind: type[ChatFormat] = FORMATS.find(name)
+    body = f'{{"name": "f", "arguments": {{"x": {value}}}}}'
+    _, calls = kind.parse_calls(object.__new__(kind), f"<tool_call>{body}</tool_call>" if name == "hermes" else body)
+    assert [(call.name, dict(call.arguments)) for call in calls] == [("f", {})]
+    assert reason in (calls[0].error or "")
 
 
 def test_a_call_cut_off_counts_only_if_its_json_is_whole() -> None:
