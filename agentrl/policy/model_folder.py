@@ -1,8 +1,12 @@
-"""Local model folders: any `transformers` causal LM with its tokenizer, read and written. Never downloads."""
+"""Local model folders: any `transformers` causal LM with its tokenizer, read and written.
+
+Never downloads, never runs code out of a folder (`trust_remote_code` is False), and never asks anything.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +35,16 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     check_files(path)
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            model: Any = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False, dtype=dtype
+            )
     except Exception as error:  # a broken file can make the loaders raise anything
+        if own_code := _own_code(path):
+            raise ModelError(
+                f"{path} cannot be loaded without the code that it brings ({own_code}), and AgentRL runs no code out "
+                "of a model folder: use a model whose class transformers has, or convert it to one"
+            ) from error
         raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     return model.to(device).eval(), tokenizer
 
@@ -65,6 +76,18 @@ def check_files(path: Path) -> None:
         raise ModelError(f"{path} has no weights (*.safetensors); download or save the whole model")
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
         raise ModelError(f"{path} has no tokenizer files (tokenizer.json); save the tokenizer into the same folder")
+
+
+def _own_code(path: Path) -> str:
+    """Where the folder names code of its own for `transformers` to run: `auto_map in config.json`; empty if nowhere."""
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            settings = json.loads((path / name).read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(settings, dict) and settings.get("auto_map"):
+            return f"auto_map in {name}"
+    return ""
 
 
 @contextmanager

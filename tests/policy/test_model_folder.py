@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,38 @@ def test_generate_samples_by_the_folders_settings(folder: Path) -> None:
         torch.manual_seed(0)
         turns = model.generate(ids, max_new_tokens=8)
     assert len({tuple(row) for row in turns.tolist()}) > 1
+
+
+# Code in a folder.
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked on standard input."""
+    questions: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": questions.append(prompt) or "y")
+    return questions
+
+
+def bring_code(folder: Path, name: str, **more: Any) -> Path:
+    """Name code of the folder's own in one of its files; the code leaves a mark when it runs."""
+    mark = folder / "ran"
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass C: ...\n")
+    settings = json.loads((folder / name).read_text())
+    auto_map = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C", "AutoTokenizer": ["evil.C", None]}
+    (folder / name).write_text(json.dumps({**settings, **more, "auto_map": auto_map}))
+    return mark
+
+
+def test_a_folder_that_needs_its_own_code_is_refused_and_nobody_is_asked(folder: Path, asked: list[str]) -> None:
+    mark = bring_code(folder, "config.json", model_type="nobody_knows_it", architectures=["Evil"])
+    with pytest.raises(ModelError, match=r"the code that it brings \(auto_map in config.json\).*runs no code"):
+        load(folder)
+    assert (asked, mark.exists()) == ([], False)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_code_beside_what_transformers_knows_is_not_run(folder: Path, asked: list[str], name: str) -> None:
+    mark = bring_code(folder, name)
+    load(folder)
+    assert (asked, mark.exists()) == ([], False)
