@@ -1,8 +1,9 @@
 """A policy that asks an OpenAI-compatible `/chat/completions` server for each turn, over httpx.
 
-Owns connections, waiting and keys. The fields of requests and responses belong to `agentrl.policy.chat_wire`,
-the rule for retries to `agentrl.wire.retry`. The API key is read from the environment when a client is made;
-no error, log, `repr` or record holds it.
+Owns connections, waiting and keys, and what becomes of a turn that the server does not give. The fields of requests
+and responses belong to `agentrl.policy.chat_wire`, the meaning of errors to `agentrl.policy.chat_errors`, the rule for
+retries to `agentrl.wire.retry`. The API key is read from the environment when a client is made; no error, log, `repr`
+or record holds it.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ import httpx
 from agentrl.errors import ConfigError, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.chat_errors import ServerError, error_inside, error_of, shorten, unreadable
+from agentrl.policy.chat_history import encoded
 from agentrl.policy.chat_wire import (
     REASONING_FIELDS,
     ResponseError,
-    ServerError,
     action_of,
-    error_inside,
-    error_of,
     reasoning_field_of,
+    redacted,
     request_body,
-    shorten,
 )
+from agentrl.policy.control import control_messages, has_spoken
 from agentrl.wire.per_loop import PerLoop
 from agentrl.wire.redaction import Redactor
 from agentrl.wire.retry import Failed, NoMoreAttempts, Retry, with_retries
@@ -45,6 +46,10 @@ OPENAI_URL = "https://api.openai.com/v1"
 _FIRST_BACKOFF_S = 0.5
 _CONNECT_TIMEOUT_S = 10.0
 _SHOWN_CHARS = 500
+_GENERATION_CHARS = 4000
+_MAX_RESPONSE_BYTES = 64 << 20
+_CONTROL_TIMEOUT_S = 30.0
+_KEY_CHARS = 16
 _JSON = {"Content-Type": "application/json"}
 _CREDENTIAL_HEADERS = ("authorization", "proxy-authorization")
 
@@ -147,6 +152,30 @@ class _Lane:
     owned: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Lost(Failed):
+    """An attempt whose connection failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A conversation that waits for its next turn."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]]
+    sampling: SamplingParams
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether the conversation holds a model's words."""
+        return has_spoken(self.messages)
+
+    @property
+    def control(self) -> _Request:
+        """A conversation of the same form that no model had a hand in."""
+        return replace(self, messages=control_messages(self.tools))
+
+
 class ChatPolicy(Policy):
     """Asks a server for each turn. Use it under `async with`, or call `aclose` at the end.
 
@@ -181,7 +210,7 @@ class ChatPolicy(Policy):
         self._random = random.Random()
         self._reasoning_field = REASONING_FIELDS[0]
         self._answered = False
-        self._warned_too_long = False
+        self._warned: set[str] = set()
 
     def __repr__(self) -> str:
         return f"ChatPolicy({self.model!r}, url={self._shown_url!r})"
@@ -201,32 +230,22 @@ class ChatPolicy(Policy):
     ) -> Action:
         """One completion.
 
-        If the conversation does not fit into the server's context, the action is empty with `finish_reason`
-        `length`, which ends the episode as truncated.
+        An action without text stands for what the model did and the server withholds: `finish_reason` is `length`
+        where the conversation does not fit into the context, `content_filter` where a filter took the turn or refuses
+        what the model said before, `refused` where the server refuses what the model said for another reason. A call
+        that the server could not read is a call with `ToolCall.error`.
 
         Raises:
-            PolicyFault: all retries failed, or the server refuses only this conversation.
+            PolicyFault: all retries failed, or the server refuses a conversation in which no model has spoken.
             ConfigError: the key, the model, the address or a field of the request is wrong, so that no request
                 can succeed.
         """
-        sampling = sampling or self.sampling
-        outcome = await self._ask(self._body(messages, tools, sampling), sampling)
-        if isinstance(outcome, Action):
-            return outcome
-        if outcome.too_long and 0 < outcome.room < sampling.max_tokens:
-            shorter = replace(sampling, max_tokens=outcome.room)
-            outcome = await self._ask(self._body(messages, tools, shorter), sampling)
-            if isinstance(outcome, Action):
-                return outcome
-        if not outcome.too_long:
-            raise self._refused(outcome)
-        if not self._warned_too_long:
-            self._warned_too_long = True
-            logger.warning(
-                "the server's context is too short for a conversation; such turns count as truncated: %s",
-                self._shown(str(outcome)),
-            )
-        return Action(finish_reason="length")
+        request = _Request(messages, tools, sampling or self.sampling)
+        outcome = await self._outcome(request)
+        if isinstance(outcome, ServerError) and (room := outcome.room_below(request.sampling.max_tokens)):
+            request = replace(request, sampling=replace(request.sampling, max_tokens=room))
+            outcome = await self._outcome(request)
+        return outcome if isinstance(outcome, Action) else await self._turn_of(outcome, request)
 
     async def aclose(self) -> None:
         """Close the running event loop's connections; the policy can be used again."""
@@ -235,82 +254,145 @@ class ChatPolicy(Policy):
         if lane is not None:
             await _close_lane(lane)
 
-    def _body(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], sampling: SamplingParams
-    ) -> dict[str, Any]:
+    # What becomes of a turn that the server does not give.
+
+    async def _turn_of(self, error: ServerError, request: _Request) -> Action:
+        """The turn that an error stands for. Raises: PolicyFault or ConfigError if it is no doing of the model."""
+        meaning = error.meaning(request.sampling.max_tokens)
+        if meaning == "unreadable_call":
+            self._answered = True
+            generation = shorten(self._without_secrets(error.generation), _GENERATION_CHARS)
+            return unreadable(error, self._shown(error.message), generation)
+        if meaning == "filtered" or (meaning == "filtered_prompt" and request.has_spoken):
+            return Action(finish_reason="content_filter")
+        if meaning == "too_long":
+            self._warn_once(
+                "the server's context is too short for a conversation; such turns count as truncated", error
+            )
+            return Action(finish_reason="length")
+        fault = self._refused(error)
+        if isinstance(fault, ConfigError) or not request.has_spoken:
+            raise fault
+        if not await self._accepts_control(request, self.options.retry):
+            raise PolicyFault(
+                f"{self._shown_url} refused the request: {self._shown(str(error))}. It also refuses a conversation of "
+                "AgentRL's own, so the cause is not what the model said: check that the server supports tools, and "
+                "read its log.",
+                answers=False,
+            )
+        self._warn_once("the server refuses a conversation for what the model said; it counts as a failure", error)
+        return Action(finish_reason="refused")
+
+    async def _outcome(self, request: _Request) -> Action | ServerError:
+        """As `_ask`. Raises: PolicyFault if all retries fail."""
+        started = monotonic()
+        try:
+            return await self._ask(request, self.options.retry)
+        except NoMoreAttempts as end:
+            seconds, answers = monotonic() - started, None
+            if request.has_spoken and not end.asked_too_long:
+                answers = await self._accepts_control(request, Retry(attempts=1))
+            raise self._exhausted(end, seconds, answers) from None
+
+    async def _accepts_control(self, request: _Request, retry: Retry) -> bool:
+        """Whether the server answers a conversation that no model had a hand in."""
+        try:
+            outcome = await self._ask(request.control, retry, min(self.options.timeout_s, _CONTROL_TIMEOUT_S))
+        except NoMoreAttempts:
+            return False
+        return isinstance(outcome, Action) or outcome.meaning(0) in ("unreadable_call", "filtered")
+
+    def _warn_once(self, what: str, error: ServerError) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning("%s: %s", what, self._shown(str(error)))
+
+    # Requests.
+
+    def _body(self, request: _Request) -> bytes:
         options = self.options
         about_tools = {"tool_choice": options.tool_choice, "parallel_tool_calls": options.parallel_tool_calls}
-        return request_body(
+        body = request_body(
             self.model,
-            messages,
-            tools,
-            sampling,
+            request.messages,
+            request.tools,
+            request.sampling,
             max_tokens_field=options.max_tokens_field,
             reasoning_field=self._reasoning_field if options.send_reasoning else None,
             return_token_ids=options.return_token_ids,
             options={**about_tools, **options.extra_body},
         )
+        return encoded(body)
 
-    async def _ask(self, body: Mapping[str, Any], sampling: SamplingParams) -> Action | ServerError:
-        """The action, or a refusal that a retry would not change. Raises: PolicyFault if all retries fail."""
-        lane, started = self._lanes.get(), monotonic()
+    async def _ask(self, request: _Request, retry: Retry, timeout_s: float | None = None) -> Action | ServerError:
+        """The action, or an error that a retry would not change. Raises: NoMoreAttempts if all attempts fail."""
+        lane, body = self._lanes.get(), self._body(request)
+        timeout_s = timeout_s or self.options.timeout_s
 
         def before_wait(failed: Failed, failures: int, wait_s: float) -> None:
             if failed.asked_s is not None:
                 lane.gate.pause(failed.asked_s)  # the server asks this of every request, not only of this one
             logger.info("try %d failed, next in %.1f s: %s", failures, wait_s, failed.reason)
 
-        try:
-            return await with_retries(
-                lambda: self._try(lane, body, sampling), self.options.retry, self._random, before_wait=before_wait
-            )
-        except NoMoreAttempts as end:
-            raise self._exhausted(end, monotonic() - started) from None
+        return await with_retries(
+            lambda: self._try(lane, body, request.sampling, timeout_s), retry, self._random, before_wait=before_wait
+        )
 
     async def _try(
-        self, lane: _Lane, body: Mapping[str, Any], sampling: SamplingParams
+        self, lane: _Lane, body: bytes, sampling: SamplingParams, timeout_s: float
     ) -> Action | ServerError | Failed:
-        """One request: an action, a refusal that a retry would not change, or a failure that a retry may solve."""
+        """One request: an action, an error that a retry would not change, or a failure that a retry may solve."""
         try:
             async with lane.gate:
-                reply = await self._send(lane.client, body)
+                reply = await self._send(lane.client, body, timeout_s)
             outcome = reply if isinstance(reply, ServerError) else self._read(reply, sampling)
-        except TimeoutError:
-            return Failed(f"no answer within timeout_s={self.options.timeout_s:g}")
-        except (httpx.RequestError, ResponseError) as error:
+        except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
+            return Failed(f"no answer within timeout_s={timeout_s:g}")
+        except httpx.RequestError as error:
+            return _Lost(self._shown(f"{type(error).__name__}: {error}"))
+        except ResponseError as error:
             return Failed(self._shown(f"{type(error).__name__}: {error}"))
-        if isinstance(outcome, Action) or not outcome.retryable:
+        except RecursionError:
+            return Failed("ResponseError: the body is nested too deeply")
+        if isinstance(outcome, Action) or outcome.meaning(sampling.max_tokens) != "again":
             return outcome
         return Failed(self._shown(str(outcome)), outcome.retry_after_s)
 
-    async def _send(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> Mapping[str, Any] | ServerError:
-        async with asyncio.timeout(self.options.timeout_s):
-            response = await client.post(self._url, content=json.dumps(body).encode(), headers=_JSON)
+    async def _send(self, client: httpx.AsyncClient, body: bytes, timeout_s: float) -> Mapping[str, Any] | ServerError:
+        async with (
+            asyncio.timeout(timeout_s),
+            client.stream("POST", self._url, content=body, headers=_JSON) as response,
+        ):
+            content = await _content_of(response)
         if response.status_code != 200:
-            return error_of(response.status_code, response.content, response.headers)
+            return error_of(response.status_code, content, response.headers)
         try:
-            parsed = response.json()
+            parsed = json.loads(content)
         except ValueError:
-            raise ResponseError(f"the body is not JSON: {response.text}") from None
+            raise ResponseError(f"the body is not JSON: {content.decode(errors='replace')}") from None
         error = error_inside(parsed)
         if error is None and not isinstance(parsed, Mapping):
             raise ResponseError(f"the body is not a JSON object: {parsed!r}")
         return error or parsed
 
     def _read(self, response: Mapping[str, Any], sampling: SamplingParams) -> Action:
-        action = action_of(response, sampling)
+        # A short secret is no key, but a word such as EMPTY, which an answer may hold.
+        secrets = [secret for secret in self._secrets() if len(secret) >= _KEY_CHARS]
+        action = redacted(action_of(response, sampling), Redactor(secrets))
         self._reasoning_field = reasoning_field_of(response) or self._reasoning_field
         self._answered = True
         return action
 
     # Errors.
 
-    def _exhausted(self, end: NoMoreAttempts, seconds: float) -> PolicyFault:
+    def _exhausted(self, end: NoMoreAttempts, seconds: float, answers: bool | None) -> PolicyFault:
         asks = f" (asks to wait {end.last.asked_s:g} s)" if end.asked_too_long else ""
         return PolicyFault(
             f"{self._shown_url} gave no completion in {end.attempts} tries over {seconds:.1f} s; the last failure: "
             f"{end.last.reason}{asks}. Check that the server is up, and read its log; then raise timeout_s or "
-            "max_retries, or lower max_concurrency or requests_per_minute."
+            "max_retries, or lower max_concurrency or requests_per_minute.",
+            who="network" if isinstance(end.last, _Lost) else "server",
+            answers=answers,
         )
 
     def _refused(self, error: ServerError) -> ConfigError | PolicyFault:
@@ -335,7 +417,10 @@ class ChatPolicy(Policy):
     def _shown(self, text: str) -> str:
         """A server's text as an error or a log may show it: without secrets, at most 500 characters."""
         # Secrets are removed before the cut: a cut inside a secret would leave its beginning in the text.
-        return shorten(Redactor(self._secrets()).text(text), _SHOWN_CHARS)
+        return shorten(self._without_secrets(text), _SHOWN_CHARS)
+
+    def _without_secrets(self, text: str) -> str:
+        return Redactor(self._secrets()).text(text)
 
     def _secrets(self) -> list[str]:
         """The key and the values of the headers; servers often echo them."""
@@ -353,6 +438,17 @@ def _open_lane(options: ChatOptions, api_key_env: str, given: httpx.AsyncClient 
 async def _close_lane(lane: _Lane) -> None:
     if lane.owned:
         await lane.client.aclose()
+
+
+async def _content_of(response: httpx.Response) -> bytes:
+    """The body. Raises: ResponseError if it is larger than any completion."""
+    parts, size = [], 0
+    async for part in response.aiter_bytes():
+        size += len(part)
+        if size > _MAX_RESPONSE_BYTES:
+            raise ResponseError(f"the body is larger than {_MAX_RESPONSE_BYTES >> 20} MiB")
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _make_client(options: ChatOptions, api_key_env: str) -> httpx.AsyncClient:

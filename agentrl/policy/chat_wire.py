@@ -1,89 +1,68 @@
-"""Request bodies, responses and errors of the OpenAI chat-completions API, as pure functions.
+"""Request bodies and responses of the OpenAI chat-completions API, as pure functions.
 
-Owns the fields and how servers differ in them (OpenAI, vLLM, SGLang, llama.cpp, OpenRouter). Sending requests
-belongs to `agentrl.policy.chat`.
+Owns the fields and how servers differ in them (OpenAI, vLLM, SGLang, llama.cpp, OpenRouter, Gemini, ...). Sending
+requests belongs to `agentrl.policy.chat`, errors to `agentrl.policy.chat_errors`, the conversation in a request to
+`agentrl.policy.chat_history`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import structs
 
-from agentrl.messages import Action, FinishReason, Message, ToolCall
+from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import SamplingParams
-from agentrl.wire.retry import retry_after_s
+from agentrl.policy.chat_history import sent_messages
+from agentrl.policy.safe_text import read_json
+from agentrl.wire.redaction import Redactor
 
 REASONING_FIELDS = ("reasoning_content", "reasoning")
-_RETRIED_STATUS = frozenset({408, 409, 425, 429})
-_MESSAGE_CHARS = 4000
-_SPENT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-_TOO_LONG = re.compile(
-    r"context[ _-]?(length|window|size)|prompt is too long|maximum input length|input is too long|"
-    r"inputs tokens|too many tokens",
-    re.IGNORECASE,
-)
-# The sizes of the context and of the prompt in the errors of vLLM (before and since 0.16) and OpenAI.
-_ROOM = (
-    re.compile(r"maximum context length is (?P<context>\d+).*?\((?P<prompt>\d+) in the (?:messages|prompt)", re.S),
-    re.compile(r"passed (?P<prompt>\d+) input tokens.*?context length is only (?P<context>\d+)", re.S),
-)
-_FINISH: Mapping[str, FinishReason] = {
+Finish = Literal["stop", "length", "tool_calls", "content_filter", "unreadable_call", "failed"]
+# Why a turn ended, as servers say it, in lower case. Any other reason, or none, is a failure of the server.
+_FINISH: Mapping[str, Finish] = {
+    "stop": "stop",
+    "eos": "stop",  # Together
+    "eos_token": "stop",  # TGI
+    "end_turn": "stop",  # Anthropic
+    "stop_sequence": "stop",  # Anthropic, TGI
+    "complete": "stop",  # Cohere
     "length": "length",
+    "max_tokens": "length",  # Anthropic, Gemini, Cohere
+    "model_length": "length",  # Mistral
+    "model_context_window_exceeded": "length",  # Anthropic, Z.ai
+    "repetition": "length",  # vLLM: cut off because it repeats itself
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
-    "abort": "abort",
+    "tool_use": "tool_calls",  # Anthropic
+    "tool_call": "tool_calls",  # Cohere
+    "content_filter": "content_filter",
+    "sensitive": "content_filter",  # Z.ai
+    "refusal": "content_filter",  # Anthropic
+    "error_toxic": "content_filter",  # Cohere
+    "safety": "content_filter",  # Gemini, as the next six
+    "recitation": "content_filter",
+    "language": "content_filter",
+    "blocklist": "content_filter",
+    "prohibited_content": "content_filter",
+    "spii": "content_filter",
+    "image_safety": "content_filter",
+    "malformed_function_call": "unreadable_call",  # Gemini, as the next
+    "unexpected_tool_call": "unreadable_call",
+    "error": "failed",  # vLLM, OpenRouter, Mistral
+    "network_error": "failed",  # Z.ai
+    "abort": "failed",  # vLLM, SGLang
+    "aborted": "failed",
+    "cancelled": "failed",
+    "timeout": "failed",  # Cohere
+    "insufficient_system_resource": "failed",  # DeepSeek
 }
 
 
 class ResponseError(Exception):
     """A response that is not a chat completion; a retry may help. The text may be long and may hold secrets."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerError:
-    """An error that a server answered.
-
-    Attributes:
-        status: HTTP status, or the code of an error object in an answer with status 200.
-        message: the server's text, one line, at most 4000 characters; it may hold secrets.
-        code: the machine-readable code; empty if there is none.
-        retry_after_s: seconds that the server asks to wait; None if it does not say.
-    """
-
-    status: int
-    message: str
-    code: str = ""
-    retry_after_s: float | None = None
-
-    @property
-    def retryable(self) -> bool:
-        """Whether a later request may succeed."""
-        temporary = self.status in _RETRIED_STATUS or self.status >= 500
-        return temporary and self.code not in _SPENT_CODES and not self.too_long
-
-    @property
-    def too_long(self) -> bool:
-        """Whether the prompt, or the prompt and max_tokens together, do not fit into the server's context."""
-        if self.status == 413 or self.code in ("context_length_exceeded", "exceed_context_size_error"):
-            return True
-        return self.status in (400, 422, 500) and _TOO_LONG.search(self.message) is not None
-
-    @property
-    def room(self) -> int:
-        """Tokens that the context has left after the prompt; 0 if the message does not say."""
-        for pattern in _ROOM:
-            found = pattern.search(self.message)
-            if found:
-                return max(0, int(found["context"]) - int(found["prompt"]))
-        return 0
-
-    def __str__(self) -> str:
-        return f"{self.status} {self.message}".strip()
 
 
 def request_body(
@@ -105,7 +84,7 @@ def request_body(
     """
     body: dict[str, Any] = {
         "model": model,
-        "messages": [_message_body(message, reasoning_field) for message in messages],
+        "messages": sent_messages(messages, tools, reasoning_field),
         "temperature": sampling.temperature,
         max_tokens_field: sampling.max_tokens,
     }
@@ -130,22 +109,14 @@ def _is_about_tools(name: str) -> bool:
     return name in ("tool_choice", "parallel_tool_calls")
 
 
-def _message_body(message: Message, reasoning_field: str | None) -> dict[str, Any]:
-    body = message.to_openai()
-    reasoning = body.pop("reasoning_content", None)
-    if reasoning is not None and reasoning_field is not None:
-        body[reasoning_field] = reasoning
-    return body
-
-
 def action_of(response: Mapping[str, Any], sampling: SamplingParams) -> Action:
     """The action in a chat completion.
 
-    Arguments that are not JSON become `ToolCall.error`. Token ids and logprobs are taken if the server gives
+    Arguments that are not a JSON object become `ToolCall.error`. Token ids and logprobs are taken if the server gives
     them. Logprobs are taken only if sampling did not change the model's distribution (temperature 1, no top-p,
     no top-k), because servers report the distribution before these are applied.
 
-    Raises: ResponseError if the response has no choice with a message.
+    Raises: ResponseError if the response has no choice with a message, or the server failed within the turn.
     """
     try:
         choice = response["choices"][0]
@@ -157,15 +128,77 @@ def action_of(response: Mapping[str, Any], sampling: SamplingParams) -> Action:
 def _spoken(choice: Mapping[str, Any], usage: Any) -> Action:
     """The action without its tokens."""
     message = choice["message"]
-    calls = tuple(ToolCall.from_openai(call, i) for i, call in enumerate(message.get("tool_calls") or ()))
+    calls = tuple([_call_of(call, i) for i, call in enumerate(message.get("tool_calls") or ())])
+    text = _text_of(message.get("content")) or message.get("refusal") or ""
     reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name)), None)
+    finish, counts = _finish_of(choice), _usage_of(usage)
+    said = bool(text or calls or reasoning)
+    if not said and finish in ("stop", "tool_calls") and (counts or {}).get("completion_tokens") == 0:
+        # A model that says nothing still samples the token that ends the turn, and servers count it.
+        raise ResponseError(f"a turn of no tokens, finish_reason {choice.get('finish_reason')!r}: {dict(choice)!r}")
+    if finish == "unreadable_call" or (finish == "tool_calls" and not said):
+        name = calls[0].name if calls else ""
+        reason = f"the server could not read it: finish_reason {choice['finish_reason']!r}"
+        calls, finish = (ToolCall(name, {}, "call_0", reason),), "tool_calls"
     return Action(
-        text=_text_of(message.get("content")) or message.get("refusal") or "",
+        text=text,
         tool_calls=calls,
         reasoning=reasoning if isinstance(reasoning, str) else None,
-        finish_reason=_finish_reason(choice.get("finish_reason"), bool(calls)),
-        usage=_usage_of(usage),
+        finish_reason="tool_calls" if finish == "stop" and calls else finish,
+        usage=counts,
     )
+
+
+def _call_of(entry: Mapping[str, Any], index: int) -> ToolCall:
+    """One entry of `message.tool_calls`; arguments that cannot be read set `error`."""
+    function = entry.get("function") or {}
+    name, raw = str(function.get("name") or ""), function.get("arguments")
+    call_id = str(entry.get("id") or f"call_{index}")
+    if raw is None or raw == "":
+        return ToolCall(name, {}, call_id)
+    try:
+        arguments = read_json(raw if isinstance(raw, str) else json.dumps(raw))
+    except (ValueError, RecursionError) as error:
+        return ToolCall(name, {}, call_id, f"arguments are not valid JSON: {error}")
+    if not isinstance(arguments, dict):
+        return ToolCall(name, {}, call_id, f"arguments must be a JSON object, got {type(arguments).__name__}")
+    return ToolCall(name, arguments, call_id)
+
+
+def _finish_of(
+    choice: Mapping[str, Any],
+) -> Literal["stop", "length", "tool_calls", "content_filter", "unreadable_call"]:
+    """Why the turn ended. Raises: ResponseError if the server ended it, or gives no reason that is known."""
+    given, native = choice.get("finish_reason"), choice.get("native_finish_reason")
+    found, behind = _FINISH.get(_word(given)), _FINISH.get(_word(native))
+    # OpenRouter translates many reasons of the servers behind it to "stop".
+    if behind in ("failed", "content_filter", "unreadable_call"):
+        found = behind
+    if found is None or found == "failed":
+        raise ResponseError(f"the server ended the turn, with finish_reason {given!r} (native: {native!r})")
+    return found
+
+
+def _word(reason: Any) -> str:
+    """A reason in lower case; Gemini writes `function_call_filter: MALFORMED_FUNCTION_CALL`."""
+    return reason.rpartition(":")[2].strip().lower() if isinstance(reason, str) else ""
+
+
+def redacted(action: Action, redactor: Redactor) -> Action:
+    """The action without secrets: a server that echoes a key must not put it into a record."""
+    calls = tuple(
+        [structs.replace(call, arguments=_without_secrets(call.arguments, redactor)) for call in action.tool_calls]
+    )
+    text, reasoning = redactor.text(action.text), _without_secrets(action.reasoning, redactor)
+    return structs.replace(action, text=text, reasoning=reasoning, tool_calls=calls)
+
+
+def _without_secrets(value: Any, redactor: Redactor) -> Any:
+    if isinstance(value, str):
+        return redactor.text(value)
+    if isinstance(value, Mapping):
+        return {redactor.text(name): _without_secrets(item, redactor) for name, item in value.items()}
+    return [_without_secrets(item, redactor) for item in value] if isinstance(value, list) else value
 
 
 def reasoning_field_of(response: Mapping[str, Any]) -> str | None:
@@ -178,11 +211,6 @@ def _text_of(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(part.get("text") or "" for part in content if part.get("type") == "text")
-
-
-def _finish_reason(given: Any, has_calls: bool) -> FinishReason:
-    known = _FINISH.get(given) if isinstance(given, str) else None
-    return known or ("tool_calls" if has_calls else "stop")
 
 
 def _usage_of(usage: Any) -> dict[str, int] | None:
@@ -219,40 +247,3 @@ def _ids_in_names(entries: Sequence[Mapping[str, Any]]) -> tuple[int, ...] | Non
     names = [str(entry.get("token", "")).removeprefix("token_id:") for entry in entries]
     given = [str(entry.get("token", "")).startswith("token_id:") for entry in entries]
     return tuple(map(int, names)) if given and all(given) and all(name.isdigit() for name in names) else None
-
-
-def error_of(status: int, content: bytes, headers: Mapping[str, str] | None = None) -> ServerError:
-    """Read an error body, in OpenAI's form, vLLM's flat form, FastAPI's `detail`, or as plain text."""
-    message, code = _message_and_code(content)
-    wait_s = retry_after_s(headers or {})
-    return ServerError(status, shorten(" ".join(message.split()), _MESSAGE_CHARS), code, wait_s)
-
-
-def error_inside(response: Any) -> ServerError | None:
-    """The error object that some gateways send with status 200; None if there is none."""
-    if not isinstance(response, Mapping) or response.get("choices") or not response.get("error"):
-        return None
-    code = response["error"].get("code") if isinstance(response["error"], Mapping) else None
-    return error_of(code if isinstance(code, int) else 502, json.dumps(response).encode())
-
-
-def _message_and_code(content: bytes) -> tuple[str, str]:
-    text = content.decode(errors="replace")
-    try:
-        body = json.loads(text)
-    except ValueError:
-        return text, ""
-    if not isinstance(body, Mapping):
-        return text, ""
-    error = body.get("error", body)
-    if not isinstance(error, Mapping):
-        return str(error), ""
-    message = error.get("message") or error.get("detail") or text
-    return message if isinstance(message, str) else json.dumps(message), str(
-        error.get("code") or error.get("type") or ""
-    )
-
-
-def shorten(text: str, max_chars: int) -> str:
-    """The text, cut after `max_chars` characters."""
-    return text if len(text) <= max_chars else text[:max_chars] + "…"

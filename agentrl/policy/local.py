@@ -15,8 +15,10 @@ from typing import Any
 
 from msgspec import structs
 
+from agentrl.errors import ModelError
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.control import control_messages, has_spoken
 from agentrl.policy.engine.scheduler import Completion, Engine, EngineOptions
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.format.choice import chat_format
@@ -112,9 +114,18 @@ class LocalPolicy(Policy):
         episode_id: str,
         sampling: SamplingParams | None = None,
     ) -> Action:
+        """Sample a turn. It is empty and `refused` where the chat template refuses what the model said before.
+
+        Raises: ModelError if the chat template cannot render conversations like this one at all.
+        """
         sampling = sampling or self.sampling
         episode = self._episodes.get(episode_id)
-        prompt = self._prompt(episode, messages, tools)
+        try:
+            prompt = self._prompt(episode, messages, tools)
+        except (ModelError, RecursionError):
+            if not self._renders_control(tools) or not has_spoken(messages):
+                raise
+            return Action(finish_reason="refused")
         turn = episode.turns if episode else 0
         stream = f"{self.seed}/{episode_id}" if sampling.seed is None else str(sampling.seed)
         seed = _turn_seed(stream, turn)
@@ -154,6 +165,14 @@ class LocalPolicy(Policy):
             if len(messages) > seen and tuple(messages[:seen]) == episode.messages:
                 return (*episode.ids, *self.format.render_more(messages[seen:], closed=episode.closed))
         return tuple(self.format.render_first(messages, tools))
+
+    def _renders_control(self, tools: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the chat template renders a conversation that no model had a hand in."""
+        try:
+            self.format.render_first(control_messages(tools), tools)
+        except ModelError:
+            return False
+        return True
 
     def _action(self, prompt: tuple[int, ...], done: Completion) -> Action:
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(done.ids), "cached_tokens": done.cached}

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrl.errors import ModelError
-from agentrl.messages import Action, Message
+from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
 from agentrl.policy.model_folder import save
+from tests.policy import families
 
 SHORT = SamplingParams(max_tokens=12)
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
@@ -245,3 +246,46 @@ def test_the_models_own_stop_ids_count(tiny: tuple[Any, Any]) -> None:
         assert {2, 77} <= LocalPolicy(model, tokenizer).engine.stop_ids
     finally:
         model.generation_config.eos_token_id = before
+
+
+# What a model or a tool writes does not end a run.
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udc00b", "é\ud83d", "\ud83d\ude00"])
+async def test_text_that_utf8_cannot_hold_is_rendered(policy: LocalPolicy, tools: Any, text: str) -> None:
+    call = ToolCall(text, {text: [text]}, text)
+    start = [Message("system", text), Message("user", text)]
+    turn = await policy.act(start, tools, episode_id="e")
+    more = [*start, turn.to_message(), Message("tool", text, tool_call_id=text, name=text)]
+    await policy.act(more, tools, episode_id="e")
+    seen = [*start, Message("assistant", text, (call,), reasoning=text), *more[3:]]
+    anew = await policy.act(seen, tools, episode_id="another")
+    shown = policy.format.decode(anew.prompt_ids or ())
+    assert ("😀" if text == "\ud83d\ude00" else "\ufffd") in shown
+
+
+async def test_a_surrogate_that_the_model_writes_in_a_call_is_rendered(tiny: tuple[Any, Any], tools: Any) -> None:
+    p = LocalPolicy(*tiny, sampling=SHORT)
+    body = '{"name": "add", "arguments": {"a": "\\ud800"}}'
+    action = p.format.parse(p.tokenizer.encode(f"<tool_call>\n{body}\n</tool_call>"))
+    assert action.tool_calls[0].arguments == {"a": "\ud800"}
+    await p.act([*first(), action.to_message(), Message("user", "go on")], tools, episode_id="e")
+
+
+async def test_what_the_template_refuses_in_the_models_turn_is_the_models_doing(tools: Any, tmp_path: Path) -> None:
+    p = LocalPolicy.from_folder(families.save_folder("llama3", tmp_path / "model"), sampling=SHORT)
+    both = Message("assistant", "", (ToolCall("add", {"a": 1}), ToolCall("add", {"a": 2}, "call_1")))
+    refused = await p.act([*first(), both, Message("user", "go on")], tools, episode_id="e")
+    assert (refused.text, refused.token_ids, refused.finish_reason) == ("", None, "refused")
+    single = Message("assistant", "", both.tool_calls[:1])
+    accepted = await p.act([*first(), single, Message("user", "go on")], tools, episode_id="e")
+    assert accepted.token_ids
+
+
+async def test_a_template_that_takes_no_results_ends_the_run_with_a_message(tiny: tuple[Any, Any], tools: Any) -> None:
+    model, tokenizer = tiny
+    no_tools = "{% for m in messages if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endfor %}"
+    p = LocalPolicy(model, tokenizer, chat_format="hermes", chat_template=no_tools + tokenizer.chat_template)
+    call = Message("assistant", "", (ToolCall("add", {"a": 1}),))
+    with pytest.raises(ModelError, match="no tools here"):
+        await p.act([*first(), call, Message("tool", "1", tool_call_id="call_0")], tools, episode_id="e")
