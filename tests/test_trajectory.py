@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentrl.messages import Action, Message
+from agentrl.rollout.json_lines import decode_line, encode_line
 from agentrl.trajectory import Ending, EnvRef, Task, Trajectory, TrajectoryGroup, Turn
 from tests.endings import ENDINGS
 
@@ -41,6 +42,13 @@ def test_sums_components_and_the_conversation():
 def test_the_verdict(reward, status, info, success):
     turn = Turn((), Action("a"), reward)
     assert Trajectory(EnvRef("e"), Task("t"), 0, [turn], ENDINGS[status], info=info).success is success
+
+
+def test_a_record_keeps_the_fingerprint_of_a_task():
+    task = Task("t", data={"table": {10: "a", 2: ("b", 1.5)}, "text": "\ud800"})
+    stored = Task("t", data=decode_line(encode_line(task.data)))
+    assert stored.data != task.data, "a record has text as keys, and lists"
+    assert stored.fingerprint == task.fingerprint
 
 
 def test_the_fingerprint_of_a_task_is_that_of_its_content():

@@ -117,8 +117,11 @@ def _pass_rates(score: Score) -> Table:
     table = _table("of k trials", "k")
     table.add_column("pass@k (one succeeds)", justify="right")
     table.add_column("pass^k (all succeed)", justify="right")
+    table.add_column("tasks", justify="right")
     for k, estimate in score.pass_at.items():
-        table.add_row(str(k), percent(estimate), percent(score.pass_hat[k]))
+        hat = score.pass_hat[k]
+        counted = str(estimate.n) if estimate.n == hat.n else f"{estimate.n} and {hat.n}"
+        table.add_row(str(k), percent(estimate), percent(hat), counted)
     return table
 
 

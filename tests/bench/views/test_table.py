@@ -68,6 +68,17 @@ def test_attempted_stands_beside_scored_and_discarded_by_cause() -> None:
     assert "do not trust this success rate, nor a comparison with it" in words
 
 
+def test_how_many_tasks_a_pass_rate_counts_is_shown() -> None:
+    result = run_bench(Adder, Some(right=4), trials=2, references=False)
+    for trajectory in (result.trajectories[7], result.trajectories[1]):  # a trial that failed, and one that succeeded
+        trajectory.ending = Ending("fault", "PolicyFault: gone", "server")
+    score = score_of(result.trajectories, trials=2, n_planned=16)
+    shown = text_of(replace(result, score=score))
+    rows = [line.split() for line in shown.splitlines() if "%" in line and line.split()[0] in ("1", "2")]
+    assert rows[0][-1] == "8"
+    assert rows[1][-3:] == ["6", "and", "7"]
+
+
 def test_failures_of_the_models_doing_are_named_by_detail() -> None:
     result = run_bench(Adder, Some(), references=False)
     for trajectory, who in zip(result.trajectories[:3], ("", "", "author"), strict=True):
