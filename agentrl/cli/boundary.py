@@ -65,11 +65,9 @@ class Commands(click.Group):
             fail(ctx, "Interrupted", "stopped by Ctrl-C", EXIT_INTERRUPTED)
         except BrokenPipeError:
             raise
-        except SystemExit as error:  # of an author's code; the commands themselves end by `ctx.exit`
-            if ctx.meta.get(_DEBUG):
-                traceback.print_exc()
-            where = f" ({author_place(error)})" if author_place(error) else ""
-            fail(ctx, "SystemExit", f"the environment's code called sys.exit({error.code!r}){where}")
+        except SystemExit as error:  # author code that calls sys.exit must not end a command as if it had succeeded
+            place = author_place(error)
+            fail(ctx, "SystemExit", f"sys.exit({error.code!r}) was called" + (f" ({place})" if place else ""))
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             place = author_place(error)

@@ -183,6 +183,64 @@ def test_a_full_disk_at_the_start_leaves_no_half_written_run(loop: FakeLoop, mon
     assert not Path("runs/a").exists()
 
 
+@pytest.mark.parametrize("arguments", [(), ("--fresh",), ("--continue",)])
+@pytest.mark.parametrize("name", ["notes.txt", "config.toml", "trajectories.jsonl", "checkpoints/my.pt"])
+def test_a_folder_that_is_not_a_runs_is_refused_and_stays(
+    loop: FakeLoop, arguments: tuple[str, ...], name: str
+) -> None:
+    Path("mine", name).parent.mkdir(parents=True)
+    Path("mine", name).write_text("precious")
+    result = run("quick.toml", "--out", "mine", *arguments)
+    assert result.exit_code == 1
+    assert "mine holds 1 files or folders that are not of a run" in result.stderr
+    assert Path("mine", name).read_text() == "precious"
+    assert sorted(os.listdir()) == ["mine", "quick.toml"]
+    assert loop.calls == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--resume", "runs/a"),
+        ("quick.toml", "--out", "runs/a", "--continue"),
+        ("quick.toml", "--out", "runs/a", "--continue", "--seed", "9"),
+        ("quick.toml", "--out", "runs/a", "--fresh"),
+    ],
+)
+def test_a_run_that_goes_on_elsewhere_is_refused_by_name(loop: FakeLoop, arguments: tuple[str, ...]) -> None:
+    loop.end = interrupt
+    run("quick.toml", "--out", "runs/a")
+    loop.end = lambda: None
+    writer = RunFolder.open("runs/a")
+    writer.lock()
+    before = Path("runs/a/report.html").stat().st_mtime_ns
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert f"runs/a is in use by process {os.getpid()}" in result.stderr
+    assert Path("runs/a/report.html").stat().st_mtime_ns == before
+    assert os.listdir("runs") == ["a"]
+    writer.close()
+    assert run(*arguments).exit_code == 0
+
+
+@pytest.mark.parametrize("code", [0, None, 7])
+def test_sys_exit_in_the_code_of_a_run_is_a_failure_with_a_report(loop: FakeLoop, code: int | None) -> None:
+    loop.end = lambda: sys.exit(code)
+    result = run("quick.toml", "--out", "runs/a", "--json")
+    assert result.exit_code == 1
+    assert f"sys.exit({code!r}) was called (test_train.py:" in result.stderr
+    assert "sys.exit" in json.loads(result.stdout)["error"]["message"]
+    assert "</html>" in Path("runs/a/report.html").read_text()
+    assert "Begin again with: agentrl train --resume runs/a" in result.stderr
+
+
+def test_sys_exit_in_a_file_of_an_environment_is_a_failure(loop: FakeLoop) -> None:
+    Path("mine.py").write_text("import sys\nsys.exit(0)\n")
+    result = run("./mine.py:Mine")
+    assert result.exit_code == 1
+    assert "sys.exit(0) was called (mine.py:2 in <module>)" in result.stderr
+
+
 def test_the_table() -> None:
     after = {**TABLE, "greedy": {"mean": 0.95, "ci95": [None, None]}}
     summary = {"env": {"id": "e"}, "seed": 1, "before": TABLE, "after": after, "wall_s": 61.4, "cpu_s": 60.0}

@@ -13,6 +13,7 @@ from agentrl.env.base import Limits
 from agentrl.env.registry import env_ids, make, register, spec
 from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import ConfigError, EnvNotFound
+from agentrl.registry import load_reference, names_only
 
 FILE = '''
 from agentrl.env.registry import register
@@ -158,3 +159,45 @@ def test_a_base_class_that_a_file_imports_is_not_offered(tmp_path, monkeypatch):
     (tmp_path / "coded.py").write_text(text)
     with pytest.raises(EnvNotFound, match=r"Write \./coded\.py:Mine$"):
         make("./coded.py")
+
+
+def test_the_version_changes_with_each_file_that_holds_the_class(folder):
+    (folder / "shared.py").write_text("from agentrl.env.tool_env import ToolEnv\nclass Base(ToolEnv): ...\n")
+    (folder / "own.py").write_text("from shared import Base\nclass Own(Base): ...\n")
+    sys.path.insert(0, str(folder))
+    try:
+        found = spec("own.py:Own")
+        first = registry.version_of(found)
+        assert first == make("own.py:Own").ref.version
+        for name in ("own.py", "shared.py"):
+            (folder / name).write_text((folder / name).read_text() + "# edited\n")
+            now = registry.version_of(found, on_disk=True)
+            assert now != first
+            (folder / name).write_text((folder / name).read_text().removesuffix("# edited\n"))
+        (folder / "own.py").write_text("# edited\n")
+        # The code that runs is still the one that was loaded.
+        assert make("own.py:Own").ref.version == first
+    finally:
+        sys.path.remove(str(folder))
+        del sys.modules["shared"]
+
+
+def test_the_version_of_a_packages_environment_names_the_package_and_its_file():
+    version = make("agentrl/Shop-v0").ref.version
+    package, number, file = version.split(" ")
+    assert package == "agentrl"
+    assert number[0].isdigit()
+    assert file.startswith("sha256:")
+    assert version != make("agentrl/Guess-v0").ref.version
+
+
+def test_names_only_finds_what_is_installed_and_what_is_allowed_alone(folder):
+    with names_only(["./mine.py:Mine"], advice="Ask first."):
+        assert make("agentrl/Shop-v0").ref.id == "agentrl/Shop-v0"
+        assert make("./mine.py:Mine").size == 7
+        for named in ("./mine.py:Plain", "mine.py:Mine", "os:system", "mine.py"):
+            with pytest.raises(EnvNotFound, match=rf"{named}' names code, and only what is installed.* Ask first\."):
+                make(named)
+        with pytest.raises(ConfigError, match="names code"):
+            load_reference("os:system")
+    assert load_reference("os:getpid")() > 0
