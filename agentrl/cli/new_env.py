@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from agentrl.cli.boundary import debug_option
 from agentrl.errors import ConfigError
+from agentrl.rollout.lock import is_empty
 
 _NAME = re.compile(r"(?:(?P<namespace>[A-Za-z][\w-]*)/)?(?P<name>[A-Za-z][\w-]*?)(?P<version>-v\d+)?")
 _FILES = {
@@ -70,8 +72,10 @@ def command(name: str, out: Path | None) -> None:
 
 
 def scaffold(names: Names, folder: Path) -> list[Path]:
-    """Write the package. Returns: the files. Raises: ConfigError if the folder is not empty."""
-    if folder.exists() and any(folder.iterdir()):
+    """Write the package. Returns: the files. Raises: ConfigError if the folder is not empty, or is no folder."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; choose another with --out")
+    if not is_empty(folder):
         raise ConfigError(f"{folder} exists and is not empty; choose another with --out")
     templates = Environment(
         loader=PackageLoader("agentrl.cli", "scaffold"), undefined=StrictUndefined, keep_trailing_newline=True

@@ -21,6 +21,7 @@ from agentrl.rollout.json_lines import canonical, decode_line, encode_line
 from agentrl.trajectory import EnvRef, Task
 
 _PACKAGES = ("agentrl", "torch", "transformers")
+"""Packages whose versions must be the same; that of Python is recorded only."""
 _SHOWN = 3
 _MOST_NAMED = 20_000
 """Tasks of a split up to which each one's fingerprint is kept, so that a refusal can name those that differ."""
@@ -106,7 +107,7 @@ def check_same(recorded: Mapping[str, Any], now: Mapping[str, Any], where: str) 
     found = [
         *_environments_differ(recorded.get("environments", []), now["environments"]),
         *_values_differ("sampling.", recorded.get("sampling", {}), now["sampling"]),
-        *_values_differ("the version of ", recorded.get("packages", {}), now["packages"]),
+        *_values_differ("the version of ", recorded.get("packages", {}), {p: now["packages"][p] for p in _PACKAGES}),
     ]
     if found:
         differences = "".join(f"\n  {difference}" for difference in found)

@@ -161,7 +161,7 @@ class Run:
         on_progress: OnProgress,
     ) -> None:
         self.folder, self.config, self.stages, self.on_progress = folder, config, stages, on_progress
-        self._fingerprint, self._id = fingerprint, str(folder.identity().get("run", ""))
+        self._fingerprint, self._identity = fingerprint, folder.identity()
         self.state, self.clock = RunState(), Clock()
         self.store = TrajectoryStore(folder.trajectories_path)
         self.seed, self.env = config.seed, config.env.ref
@@ -338,7 +338,7 @@ class Run:
             tokenizer=self.tokenizer,
             extra={"state": asdict(saved), "offsets": self.folder.offsets()},
             config_fingerprint=self._fingerprint,
-            run=self._id,
+            run=self._identity.get("run", ""),
             keep=self.config.run.keep_checkpoints,
         )
 
@@ -347,6 +347,7 @@ class Run:
         summary = {
             "env": asdict(self.env),
             "seed": self.seed,
+            **{name: self._identity.get(name) for name in ("began", "sampling", "packages")},
             "before": tables[0] if len(tables) > 1 else None,
             "after": tables[-1] if tables else None,
             "stages": self.state.summaries,

@@ -50,6 +50,20 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_file_in_the_way_is_refused_and_what_an_operating_system_leaves_is_not(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("absent")
+    for name in ("file", "link"):
+        result = CliRunner().invoke(main, ["new-env", "ticket-office", "--out", str(tmp_path / name)])
+        assert result.exit_code != 0
+        assert f"{tmp_path / name}" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".DS_Store").write_text("finder")
+    assert CliRunner().invoke(main, ["new-env", "ticket-office", "--out", str(tmp_path / "new")]).exit_code == 0
+    assert (tmp_path / "new" / ".DS_Store").read_text() == "finder"
+
+
 def test_the_entry_point_names_the_class(tmp_path: Path) -> None:
     names = Names.of("acme/TicketOffice-v0")
     scaffold(names, tmp_path / "new")

@@ -87,6 +87,10 @@ def test_a_run_records_what_it_is_made_of(tmp_path: Path) -> None:
     assert set(identity["packages"]) == {"agentrl", "torch", "transformers", "python"}
     assert all(identity["packages"].values())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", identity["began"])
+    summary = resume(tmp_path / "run")
+    assert {name: summary[name] for name in ("began", "sampling", "packages")} == {
+        name: identity[name] for name in ("began", "sampling", "packages")
+    }
 
 
 def edit(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -126,6 +130,12 @@ def test_another_identity_is_refused_by_name_before_anything_is_written(
     with pytest.raises(ConfigError, match=rf"run cannot be resumed(?s:.*){named}(?s:.*)resume, or start a new run"):
         resume(run)
     assert content(run) == before
+
+
+def test_another_python_may_resume(tmp_path: Path) -> None:
+    run = interrupted(tmp_path / "run")
+    edit(run, packages(python="3.0.0"))
+    assert resume(run)["steps"] == 2
 
 
 def test_an_edit_of_sampling_is_refused_without_a_checkpoint_too(tmp_path: Path) -> None:
