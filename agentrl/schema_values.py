@@ -20,6 +20,14 @@ _TEXTS = (
 )
 _INTEGERS = (0, 1, -1, 2, 7, 100, -1000, 999_999, 10**12, 10**20)
 _NUMBERS = (0.0, 1.0, -1.0, 0.5, 3.14159, 1e9, -2.5)
+# Valid as well, and what code is least prepared for; drawn only where a caller asks for it.
+_ODD_TEXTS = (
+    *("\x00", "a\x00b", "../..", "/etc/passwd", "%s %n {0} ${x}", "NaN", "-1e400", "9" * 400, "\u202e", "\ufeff"),
+    *("e\u0301", "👩‍👩‍👧", "\r\n", " ", "\t", "[[[[", "{", "*", "(", "\\", "x" * 5_000),
+)
+_ODD_INTEGERS = (2**31, -(2**31) - 1, 2**53 + 1, 2**63, -(2**63) - 1, 2**64, 10**100)
+_ODD_NUMBERS = (-0.0, 1e308, -1e308, 5e-324, 1e-12, 2.0**53)
+_ANY_KIND = ("string", "integer", "number", "boolean", "null", "array", "object")
 _OPTIONAL_GIVEN = 0.7
 _AWKWARD = 0.5
 _OPEN_WIDTH = 100
@@ -27,25 +35,27 @@ _MOST_EXTRA_ITEMS = 3
 _MAX_DEPTH = 4
 
 
-def draw_arguments(schema: Schema, rng: np.random.Generator) -> dict[str, Any]:
+def draw_arguments(schema: Schema, rng: np.random.Generator, *, odd: bool = False) -> dict[str, Any]:
     """Arguments for one call.
 
     Args:
         schema: `parameters` of a tool: an object schema.
         rng: the source of every choice.
+        odd: prefer values that are valid and that code is least prepared for, such as NUL and 2**63.
     """
-    drawn = draw_value(schema, rng)
+    drawn = draw_value(schema, rng, odd=odd)
     return drawn if isinstance(drawn, dict) else {}
 
 
-def draw_value(schema: Schema, rng: np.random.Generator) -> Any:
+def draw_value(schema: Schema, rng: np.random.Generator, *, odd: bool = False) -> Any:
     """A value that the schema accepts.
 
     Args:
         schema: a JSON schema; `$ref` points into it.
         rng: the source of every choice.
+        odd: as for `draw_arguments`.
     """
-    return _Drawer(schema, rng).value(schema, 0)
+    return _Drawer(schema, rng, odd).value(schema, 0)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,7 @@ class _Drawer:
 
     root: Schema
     rng: np.random.Generator
+    odd: bool = False
 
     def value(self, schema: Schema | bool, depth: int) -> Any:
         if isinstance(schema, bool):
@@ -67,7 +78,7 @@ class _Drawer:
         for key in ("anyOf", "oneOf"):
             if schema.get(key):
                 return self.value(self._branch(schema[key], depth), depth + 1)
-        kind = schema.get("type", "object" if "properties" in schema else "string")
+        kind = schema.get("type", "object" if "properties" in schema else _ANY_KIND if self.odd else "string")
         return self._of_kind(kind if isinstance(kind, str) else self._choice(kind), schema, depth)
 
     def _of_kind(self, kind: str, schema: Schema, depth: int) -> Any:
@@ -116,7 +127,8 @@ class _Drawer:
 
     def _number(self, schema: Schema, *, whole: bool) -> int | float:
         low, high = _whole_bounds(schema) if whole else _bounds(schema)
-        usual = [value for value in (*(_INTEGERS if whole else _NUMBERS), low, high) if low <= value <= high]
+        pool = (_ODD_INTEGERS if whole else _ODD_NUMBERS) if self.odd else (_INTEGERS if whole else _NUMBERS)
+        usual = [value for value in (*pool, low, high) if low <= value <= high]
         fitting = [value for value in usual if math.isfinite(value)]
         value = self._choice(fitting) if fitting and self.rng.random() < _AWKWARD else self._between(low, high, whole)
         return _multiple(value, schema["multipleOf"], low) if schema.get("multipleOf") else value
@@ -132,7 +144,7 @@ class _Drawer:
 
     def _text(self, schema: Schema) -> str:
         least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
-        text = str(self._choice(_TEXTS)).ljust(least, "a")
+        text = str(self._choice(_ODD_TEXTS if self.odd else _TEXTS)).ljust(least, "a")
         return text if most is None else text[: int(most)]
 
     def _choice(self, options: Sequence[Any]) -> Any:

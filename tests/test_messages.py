@@ -124,3 +124,88 @@ def test_the_vocabulary_is_frozen_and_copies_pickles_and_compares(value):
 def test_equal_messages_hash_alike_and_calls_share_no_arguments():
     assert len({Message("user", "a"), Message("user", "a"), Message("user", "b")}) == 2
     assert ToolCall("f").arguments is not ToolCall("f").arguments
+
+
+DEEP = "[" * 50_000 + "]" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        ({"function": {"name": "f", "arguments": f'{{"a": {DEEP}}}'}}, "arguments are nested too deeply"),
+        ({"function": {"name": "f", "arguments": "null"}}, "arguments must be a JSON object, got NoneType"),
+        ({"function": {"name": "f", "arguments": 3.5}}, "arguments must be a JSON object, got float"),
+        ({"function": "f"}, "a call must be an object with a `function`"),
+        ("f", "a call must be an object with a `function`"),
+        (None, "a call must be an object with a `function`"),
+    ],
+)
+def test_a_call_that_cannot_be_read_never_raises(entry, error):
+    action = Action.of({"tool_calls": [entry]})
+    assert action.tool_calls[0].error.startswith(error)
+    json.dumps(action.to_message().to_openai()).encode()
+
+
+@pytest.mark.parametrize("calls", [{"f": {}}, "f", 3])
+def test_calls_that_are_no_list_are_one_call_with_an_error(calls):
+    assert Action.of({"tool_calls": calls}).tool_calls[0].error.startswith("tool_calls must be a list, got ")
+
+
+@pytest.mark.parametrize("odd", [7, 1.5, True, {}, [["deep"]], 10**5000, "", None], ids=lambda odd: type(odd).__name__)
+def test_names_and_ids_are_text(odd):
+    call = ToolCall.from_openai({"id": odd, "function": {"name": odd, "arguments": "{}"}}, 2)
+    assert type(call.name) is type(call.id) is str
+    assert call.id
+    assert ToolCall(odd, {}, odd).safe().id  # type: ignore[arg-type]
+
+
+def test_an_unsafe_call_becomes_one_that_is_never_run():
+    unsafe = ToolCall("f\ud800", {"kind": "a\ud800", "n": float("nan")}, "c\ud800")
+    safe = unsafe.safe()
+    assert (safe.name, safe.arguments, safe.id) == ("f\ufffd", {"kind": "a\ufffd", "n": "NaN"}, "c\ufffd")
+    assert safe.error == "argument kind holds \\ud800, which is half of a character: write whole characters"
+    assert ToolCall("f", [1], error="not JSON").safe().error == "not JSON"  # type: ignore[arg-type]
+    assert ToolCall("f", [1]).safe().error == "arguments must be a JSON object, got list"  # type: ignore[arg-type]
+
+
+def test_a_safe_action_is_itself():
+    for action in (
+        Action("Müsli", reasoning="hm ☕"),
+        Action("", (ToolCall("f", {"kind": "Müsli"}), ToolCall("f", {}, "call_1"))),
+    ):
+        assert action.safe() is action
+
+
+def test_an_unsafe_action_keeps_its_tokens():
+    action = Action("a\ud800", (ToolCall("f"),), "b\udfff", token_ids=(1, 2), logprobs=(-1.0, 0.0))
+    assert action.safe() == Action("a\ufffd", (ToolCall("f"),), "b\ufffd", token_ids=(1, 2), logprobs=(-1.0, 0.0))
+    assert Action(None).safe() == Action("")  # type: ignore[arg-type]
+
+
+def test_ids_that_occur_twice_in_a_turn_are_told_apart():
+    action = Action(tool_calls=tuple(ToolCall("f", {"n": n}, id) for n, id in enumerate("aabab")) + (ToolCall("f"),))
+    safe = action.safe().tool_calls
+    assert [call.arguments for call in safe] == [call.arguments for call in action.tool_calls]
+    assert len({call.id for call in safe}) == 6
+    assert (safe[0].id, safe[2].id, safe[5].id) == ("a", "b", "call_0")
+
+
+@pytest.mark.parametrize("arguments", [{"a": "\ud800"}, {"a": float("inf")}, {"\ud800": 1}, {"a": [[]]}, [1]])
+def test_the_openai_form_can_always_be_encoded(arguments):
+    deep = arguments
+    for _ in range(50_000):
+        deep = [deep]
+    for given_arguments in (arguments, {"deep": deep}):
+        message = Message("assistant", "x\ud800", (ToolCall("f\ud800", given_arguments, "\ud800"),), reasoning="\ud800")
+        body = message.to_openai()
+        json.dumps(body, ensure_ascii=False).encode()
+        json.loads(body["tool_calls"][0]["function"]["arguments"], parse_constant=pytest.fail)
+
+
+def test_half_of_a_character_in_foreign_json_is_replaced():
+    assert Message.from_openai({"role": "user", "content": "a\ud800"}).content == "a\ufffd"
+    assert Message.from_openai({"role": "tool", "content": "", "name": "\ud800", "tool_call_id": 3}).name == "\ufffd"
+    assert Action.of("a\ud800").text == "a\ufffd"
+    assert Action.of({"content": [{"type": "text", "text": "\ud800"}], "reasoning_content": "\ud800"}) == Action(
+        "\ufffd", reasoning="\ufffd"
+    )

@@ -1,7 +1,8 @@
 """Where errors become messages and exit codes, and results become text or JSON.
 
 Exit codes: 0 done, 1 failed (one message on stderr), 2 wrong usage, 3 done but the result cannot be trusted (a
-warning says why), 130 interrupted. With `--json` stdout carries exactly one JSON document, also when the command fails.
+warning says why), 4 author code hangs, 130 interrupted. With `--json` stdout carries exactly one JSON document, also when
+the command fails.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 import click
 from click.exceptions import NoSuchCommand
 
+from agentrl.env.watchdog import end_when_hung
 from agentrl.errors import AgentRLError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +61,7 @@ class Commands(click.Group):
             formatter.write_dl(list(self.summaries.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
+        end_when_hung(lambda message: _say(ctx, "Hung", message))
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -93,10 +96,14 @@ class Commands(click.Group):
 
 def fail(ctx: click.Context, kind: str, message: str, code: int = EXIT_FAILED) -> None:
     """Print what went wrong on stderr, and with `--json` on stdout as well, then exit."""
+    _say(ctx, kind, message)
+    ctx.exit(code)
+
+
+def _say(ctx: click.Context, kind: str, message: str) -> None:
     click.echo(f"{kind}: {message}", err=True)
     if ctx.meta.get(_JSON):
         print_json({"error": {"type": kind, "message": message}})
-    ctx.exit(code)
 
 
 def author_place(error: BaseException) -> str | None:

@@ -17,7 +17,9 @@ def command(ctx: click.Context, env: str, as_json: bool) -> None:
     Exit code 1 if something is.
     """
     from agentrl.env.check import check_env  # imports gymnasium's checker: half a second
+    from agentrl.env.watchdog import end_when_hung
 
+    end_when_hung(None)  # the check itself reports what hangs
     if not as_json:
         note(f"Checking {env}")
     report = check_env(env)

@@ -63,6 +63,10 @@ class Tasks:
             raise TaskError(f"no task {task_id!r}.{did_you_mean(task_id, list(self._by_id)[:50])}")
         return self._by_id[task_id]
 
+    def made_again(self) -> Tasks:
+        """The same tasks, made a second time; those of an unseeded generator differ."""
+        return Tasks(self._make)
+
     def _load(self) -> dict[str, tuple[Task, ...]]:
         if self._splits is None:
             splits = {name: tuple(tasks) for name, tasks in self._make().items()}

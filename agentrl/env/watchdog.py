@@ -60,7 +60,7 @@ class Watchdog:
                 self._report(thread, now)
 
     def _report(self, thread: int, hung: Running) -> None:
-        message = f"{_name(hung)} has not returned within {hung[2]:g} s; it is at {_place(thread)}"
+        message = f"{_name(hung)} has not returned within {hung[2]:g} s; it is at {place_in(thread)}"
         logger.error("%s", message)
         if self.end is not None:
             try:
@@ -95,10 +95,10 @@ def _forget() -> None:
     running.clear()
 
 
-def end_when_hung(say: Callable[[str], None]) -> None:
+def end_when_hung(say: Callable[[str], None] | None) -> None:
     """End this process with exit code 3 once author code hangs; for commands.
 
-    Args: say: shows the message to the user, before the process ends.
+    Args: say: shows the message to the user, before the process ends; None lets the process go on.
     """
     _watchdog.end = say
 
@@ -110,7 +110,7 @@ def _name(hung: Running) -> str:
     return f"{name} of {type(owner).__name__}" if owner is not None else name
 
 
-def _place(thread: int) -> str:
+def place_in(thread: int) -> str:
     """`file:line in function` of the deepest frame of the author's own code in a thread."""
     frame: FrameType | None = sys._current_frames().get(thread)
     if frame is None:

@@ -14,20 +14,23 @@ import gymnasium
 import numpy as np
 
 from agentrl.env.base import Env
+from agentrl.env.blame import fault_of
 from agentrl.env.check.contract import check_gymnasium, check_render, check_spaces, check_tasks
 from agentrl.env.check.determinism import check_determinism, check_fork
 from agentrl.env.check.hidden_inputs import check_inputs
 from agentrl.env.check.outcomes import check_ends, check_faults, check_nothing, check_oracle, check_storable
-from agentrl.env.check.player import HangError, Start, Subject, nothing
+from agentrl.env.check.player import HangError, Start, Subject, is_hang, nothing
 from agentrl.env.check.prompt import check_prompt
 from agentrl.env.check.report import CheckReport, Finding, worst_first
 from agentrl.env.check.tool_calls import check_tools
 from agentrl.env.registry import make
 from agentrl.env.registry import spec as spec_of
+from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import TaskError
 
 __all__ = ["CheckReport", "Finding", "check_env"]
 
+_DEADLINE = 0.8
 Check = Callable[[Subject], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
     check_tasks,
@@ -66,10 +69,11 @@ def check_env(
     """
     if tasks < 1 or timeout_s <= 0:
         raise ValueError(f"tasks must be 1 or more and timeout_s more than 0, got {tasks} and {timeout_s}")
-    name, env_class, create, reference = _source(env, kwargs)
+    name, env_class, make_one, reference = _source(env, kwargs)
+    create = _hurried(make_one, timeout_s)
     try:
         starts = _starts(create(), tasks)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _cannot_make(name, error)
     subject = Subject(name, env_class, create, starts, timeout_s, reference if processes else None, kwargs)
     problem = _first_reset(subject)
@@ -97,6 +101,21 @@ def _source(
     create = _creator(env_class, arguments, {**given, **kwargs}, env)
     plain = not arguments and not given and env.limits == env_class.limits
     return env_class.__qualname__, env_class, create, _reference(env_class) if plain else None
+
+
+def _hurried(make_one: Callable[..., Env], timeout_s: float) -> Callable[..., Env]:
+    """Makes instances whose hooks have a deadline shorter than the limit of the thread that an episode runs in."""
+
+    def create(**more: Any) -> Env:
+        try:
+            env = make_one(**more)
+        except SystemExit as error:  # it must not end the check
+            raise fault_of("creating it", error) from error
+        if isinstance(env, ToolEnv):
+            env.hook_timeout_s = min(env.hook_timeout_s, _DEADLINE * timeout_s)  # type: ignore[misc]
+        return env
+
+    return create
 
 
 def _creator(
@@ -138,7 +157,7 @@ def _starts(env: Env, count: int) -> tuple[Start, ...]:
     return tuple(starts)
 
 
-def _cannot_make(name: str, error: Exception) -> CheckReport:
+def _cannot_make(name: str, error: BaseException) -> CheckReport:
     if isinstance(error, TaskError):
         found = Finding("tasks", "error", str(error), "make the splits disjoint, ids unique and no split empty")
     else:
@@ -152,6 +171,8 @@ def _first_reset(subject: Subject) -> Finding | None:
     try:
         for start in subject.starts[:2]:
             fault = subject.play(nothing, start, max_steps=0).fault
+            if is_hang(fault):
+                return _hung(f"{fault} (task {start.task.id!r})")
             if fault is not None:
                 problem = f"reset raised {type(fault).__name__}: {fault} (task {start.task.id!r})"
                 return Finding("reset-fails", "error", problem, "fix `start`: it must work for every task")

@@ -10,14 +10,14 @@ import itertools
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import numpy as np
 
 from agentrl.env.base import Env
-from agentrl.env.check.fresh_process import transcripts_elsewhere
+from agentrl.env.check.fresh_process import marks_of, play_elsewhere
 from agentrl.env.check.player import (
     Episode,
     Start,
@@ -34,6 +34,7 @@ from agentrl.env.check.report import Finding
 from agentrl.env.tool_env import ToolEnv
 from agentrl.messages import Action
 
+Marks = Mapping[str, Sequence[Sequence[str]]]
 SEED_FIX = "draw every random number from `self.np_random`, and sort a set before you use its order"
 _SHARE_FIX = "create it in `start` or `__init__`, on `self`, never on the class or the module"
 
@@ -130,15 +131,40 @@ async def _interleave(subject: Subject, start: Start, alone: Episode, other_star
 
 
 def _elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episode]]) -> Iterator[Finding]:
-    """Another process, with another order of sets, gives the same transcript."""
-    for transcripts in transcripts_elsewhere(subject, scripts):
-        for (start, episode), steps in zip(scripts, transcripts, strict=True):
+    """Another process, with another order of sets, makes the same tasks and gives the same transcript."""
+    tasks = subject.create().tasks
+    here = marks_of(tasks)
+    found = play_elsewhere(subject, scripts)
+    for other in [one.tasks for one in found] or [marks_of(tasks.made_again())]:
+        difference = _other_tasks(here, other)
+        if difference is not None:
+            problem = f"made again, the environment has other tasks: {difference}"
+            fix = "make the same tasks in every process: draw from the generator that Tasks.generate gives, with a seed"
+            yield Finding("tasks-differ", "error", problem, fix)
+            return
+    for one in found:
+        for (start, episode), steps in zip(scripts, one.transcripts, strict=True):
             difference = first_difference(json.loads(json.dumps(episode.steps)), steps)
             if difference is not None:
                 where = f"seed {start.seed}, task {start.task.id!r}: {difference}"
                 problem = f"another process, with another PYTHONHASHSEED, gave a different episode ({where})"
                 yield Finding("nondeterministic", "error", problem, SEED_FIX)
                 return
+
+
+def _other_tasks(here: Marks, there: Marks) -> str | None:
+    """The first difference between two makings of the tasks."""
+    if list(here) != list(there):
+        return f"splits {', '.join(here)} against {', '.join(there)}"
+    for name, tasks in here.items():
+        if len(tasks) != len(there[name]):
+            return f"split {name!r} has {len(tasks)} tasks against {len(there[name])}"
+        for (one, mark), (other, other_mark) in zip(tasks, there[name], strict=True):
+            if one != other:
+                return f"task {one!r} of split {name!r} stands where {other!r} is"
+            if mark != other_mark:
+                return f"task {one!r} of split {name!r} has other data"
+    return None
 
 
 def check_fork(subject: Subject) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Plays recorded actions in fresh processes, each with its own PYTHONHASHSEED. Judges nothing.
+"""Makes tasks and plays recorded actions in fresh processes, each with its own PYTHONHASHSEED. Judges nothing.
 
 Each process runs `main`, which reads the request as JSON from standard input.
 """
@@ -11,12 +11,14 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from agentrl.env.check.player import Episode, Start, Subject, as_data, play_on, replay
 from agentrl.env.registry import make
+from agentrl.env.tasks import Tasks
 from agentrl.messages import Action, ToolCall
 from agentrl.trajectory import Task
 
@@ -25,11 +27,24 @@ _HASH_SEEDS = ("1", "2718")
 _START_S = 30.0
 
 
-def transcripts_elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episode]]) -> list[list[list[Any]]]:
-    """The steps of each script, played again in other processes.
+@dataclass(frozen=True)
+class Elsewhere:
+    """What another process found.
 
-    Returns: for each process and each script, its steps; empty if another process cannot make the environment
-        (a class of a notebook or a test).
+    Attributes:
+        tasks: split -> id and fingerprint of each task, in order.
+        transcripts: the steps of each script.
+    """
+
+    tasks: Mapping[str, Sequence[Sequence[str]]]
+    transcripts: Sequence[list[Any]]
+
+
+def play_elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episode]]) -> list[Elsewhere]:
+    """The tasks of the environment and the steps of each script, made again in other processes.
+
+    Returns: one for each process; empty if another process cannot make the environment (a class of a notebook or a
+        test).
     """
     if subject.reference is None:
         return []
@@ -43,8 +58,13 @@ def transcripts_elsewhere(subject: Subject, scripts: Sequence[tuple[Start, Episo
     limit_s = _START_S + subject.timeout_s * len(scripts)
     with ExitStack() as started:
         processes = [started.enter_context(_process(seed)) for seed in _HASH_SEEDS]
-        transcripts = [_collect(process, request, limit_s) for process in processes]
-    return [steps for steps in transcripts if steps is not None]
+        found = [_collect(process, request, limit_s) for process in processes]
+    return [one for one in found if one is not None]
+
+
+def marks_of(tasks: Tasks) -> dict[str, list[list[str]]]:
+    """Split -> id and fingerprint of each task, in order."""
+    return {name: [[task.id, task.fingerprint] for task in tasks.split(name)] for name in tasks.splits}
 
 
 @contextmanager
@@ -60,7 +80,7 @@ def _process(hash_seed: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def _collect(process: subprocess.Popen[str], request: str, limit_s: float) -> list[list[Any]] | None:
+def _collect(process: subprocess.Popen[str], request: str, limit_s: float) -> Elsewhere | None:
     try:
         output, errors = process.communicate(request, timeout=limit_s)
     except subprocess.TimeoutExpired:
@@ -68,8 +88,7 @@ def _collect(process: subprocess.Popen[str], request: str, limit_s: float) -> li
     if process.returncode != 0:
         logger.info("another process cannot make the environment: %s", errors.strip().split("\n")[-1])
         return None
-    steps: list[list[Any]] = json.loads(output.rsplit("\n", 1)[-1])
-    return steps
+    return Elsewhere(**json.loads(output.rsplit("\n", 1)[-1]))
 
 
 def _start_to_json(start: Start) -> dict[str, Any]:
@@ -105,6 +124,8 @@ async def _play_scripts(request: dict[str, Any]) -> list[list[Any]]:
 
 
 def main() -> None:
-    """Read a request, play it, and write the steps as the last line of the output."""
+    """Read a request, play it, and write the tasks and the steps as the last line of the output."""
     request = json.load(sys.stdin)
-    sys.stdout.write("\n" + json.dumps(asyncio.run(_play_scripts(request))))
+    tasks = marks_of(make(request["reference"], **request["kwargs"]).tasks)
+    transcripts = asyncio.run(_play_scripts(request))
+    sys.stdout.write("\n" + json.dumps({"tasks": tasks, "transcripts": transcripts}))

@@ -10,9 +10,21 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentrl.env.check.player import MAX_STEPS, Episode, Start, Subject, chance, nothing, oracle, replay, say
+from agentrl.env.check.player import (
+    MAX_STEPS,
+    Episode,
+    Start,
+    Subject,
+    chance,
+    is_authors_fault,
+    is_hang,
+    nothing,
+    oracle,
+    replay,
+    say,
+)
 from agentrl.env.check.report import Finding
-from agentrl.errors import EnvFault
+from agentrl.env.results import plain_number
 from agentrl.messages import Message
 
 _SMALL_REWARD = 0.1
@@ -24,12 +36,22 @@ def check_faults(subject: Subject) -> Iterator[Finding]:
     for index, start in enumerate(subject.starts):
         for name, behaviour in (("empty turns", nothing), ("random calls", chance(index))):
             fault = subject.play(behaviour, start).fault
-            if fault is not None and "tool " not in str(fault):
-                problem = f"{name} made the environment raise {type(fault).__name__}: {fault} ({_at(start)})"
-                fix = "handle any text and any order of calls; raise ToolError in a tool to tell the model"
-                severity = "warning" if isinstance(fault, EnvFault) else "error"
-                yield Finding("raises", severity, problem, fix)  # type: ignore[arg-type]
+            if fault is not None:
+                yield _faulted(name, start, fault)
                 return
+
+
+def _faulted(name: str, start: Start, fault: Exception) -> Finding:
+    """The finding for an episode that would be discarded for what a model did in it."""
+    if is_hang(fault):
+        return Finding("hangs", "error", f"{name}: {fault} ({_at(start)})", "give every wait a timeout")
+    problem = f"{name} made the environment raise {type(fault).__name__}: {fault} ({_at(start)})"
+    fix = "handle any text and any order of calls; raise ToolError in a tool to tell the model"
+    code = "tool-raises" if str(fault).startswith("tool ") else "raises"
+    if not is_authors_fault(fault):
+        code = code.replace("raises", "faults") if code == "tool-raises" else code
+        return Finding(code, "warning", problem, fix)
+    return Finding(code, "error", problem, fix)
 
 
 def check_oracle(subject: Subject) -> Iterator[Finding]:
@@ -99,7 +121,7 @@ def check_storable(subject: Subject) -> Iterator[Finding]:
     for index, start in enumerate(subject.starts[:4]):
         for behaviour in (nothing, chance(index)):
             for where, info, reward in subject.run(_returned(subject, behaviour, start), "an episode"):
-                if not isinstance(reward, (int, float)) or not math.isfinite(reward):
+                if not _is_finite(reward):
                     fix = "return a finite Python float"
                     yield Finding("bad-reward", "error", f"reward of {where} is {reward!r}", fix)
                     return
@@ -129,6 +151,13 @@ async def _returned(subject: Subject, behaviour: Any, start: Start) -> list[tupl
     finally:
         await env.aclose()
     return returned
+
+
+def _is_finite(reward: Any) -> bool:
+    try:
+        return math.isfinite(plain_number(reward, "reward"))
+    except TypeError:
+        return False
 
 
 def _not_json(value: Any) -> str | None:

@@ -18,6 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from agentrl.env.base import Env
+from agentrl.env.blame import culprit, fault_of, is_authors
+from agentrl.env.watchdog import place_in
+from agentrl.errors import EnvFault
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.schema_values import draw_arguments
 from agentrl.trajectory import Task, succeeded
@@ -106,10 +109,12 @@ class Subject:
         thread.start()
         thread.join(self.timeout_s)
         if not box:
-            raise HangError(f"{doing} did not return within {self.timeout_s:g} s")
+            where = f"; it is at {place_in(thread.ident)}" if thread.ident is not None else ""
+            raise HangError(f"{doing} did not return within {self.timeout_s:g} s{where}")
         result, error = box[0]
         if error is not None:
-            raise error
+            # SystemExit and its like must not end the check.
+            raise error if isinstance(error, Exception) else fault_of(doing, error) from error
         return result  # type: ignore[no-any-return]
 
     def play(self, behaviour: Behaviour, start: Start, *, max_steps: int = MAX_STEPS, doing: str = "") -> Episode:
@@ -141,8 +146,8 @@ async def begin(env: Env, episode: Episode, start: Start) -> None:
         observation, info = await env.areset(seed=start.seed, options={"task": start.task})
         record = {"observation": as_data(observation), "info": as_data(info)}
         episode.messages.extend(observation)
-    except Exception as error:
-        _record_fault(episode, error)
+    except BaseException as error:
+        _record_fault(episode, error, "reset")
     else:
         episode.steps.append(record)
 
@@ -157,8 +162,8 @@ async def advance(env: Env, episode: Episode, action: Any) -> None:
         record = {"observation": as_data(observation), "reward": as_data(float(reward)), **ends, "info": as_data(info)}
         episode.messages.extend((action.to_message(), *observation))
         success = info.get("success")
-    except Exception as error:
-        _record_fault(episode, error)
+    except BaseException as error:
+        _record_fault(episode, error, "step")
         return
     episode.steps.append(record)
     episode.reward += float(reward)
@@ -166,9 +171,27 @@ async def advance(env: Env, episode: Episode, action: Any) -> None:
     episode.success = bool(success) if success is not None else episode.success
 
 
-def _record_fault(episode: Episode, error: Exception) -> None:
-    episode.fault, episode.ended = error, True
+def _record_fault(episode: Episode, error: BaseException, doing: str) -> None:
+    if not is_authors(error):
+        raise error
+    episode.fault, episode.ended = error if isinstance(error, Exception) else fault_of(doing, error), True
     episode.steps.append({"fault": f"{type(error).__name__}: {error}"})
+
+
+def is_hang(fault: BaseException | None) -> bool:
+    """Whether a fault says that a hook or a tool waited beyond its deadline."""
+    return (
+        isinstance(fault, EnvFault)
+        and isinstance(fault.__cause__, TimeoutError)
+        and "did not return within" in str(fault)
+    )
+
+
+def is_authors_fault(fault: Exception) -> bool:
+    """Whether the author's code itself raised, rather than said that its infrastructure failed."""
+    if isinstance(fault, EnvFault):
+        return fault.at == "author" and fault.__cause__ is not None
+    return culprit(fault) == "author"
 
 
 def as_data(value: Any) -> Any:

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from agentrl.env.check.player import HangError, Start, Subject
+from agentrl.env.check.player import HangError, Start, Subject, is_authors_fault, is_hang
 from agentrl.env.check.report import Finding
 from agentrl.env.tool_env import ToolEnv, call
-from agentrl.errors import EnvFault
 from agentrl.messages import Action
 from agentrl.schema_values import draw_arguments
 
@@ -50,7 +49,7 @@ def _check_tool(subject: Subject, function: Mapping[str, Any]) -> Iterator[Findi
         if index >= _DRAWS_AT_LEAST and time.perf_counter() - began > subject.timeout_s / 2:
             break
         calls += 1
-        arguments = draw_arguments(function["parameters"], rng)
+        arguments = draw_arguments(function["parameters"], rng, odd=index % 2 == 1)
         start = subject.starts[index % len(subject.starts)]
         try:
             outcome = subject.run(_call(subject, start, call(name, **arguments)), f"tool {name!r}")
@@ -95,13 +94,13 @@ async def _call(subject: Subject, start: Start, action: Action) -> _Outcome:
 
 
 def _raised(name: str, arguments: Mapping[str, Any], fault: Exception) -> Finding:
-    cause = fault.__cause__ or fault
-    if isinstance(cause, TimeoutError) and "did not return within" in str(fault):
+    if is_hang(fault):
         return _hang(name, arguments, str(fault))
+    cause = fault.__cause__ or fault
     given = f"tool {name!r} with arguments {_short(arguments)}"
-    if cause is fault and isinstance(fault, EnvFault):
+    if not is_authors_fault(fault):
         fix = "if a model's arguments can cause it, raise ToolError instead; EnvFault is for broken infrastructure"
-        return Finding("tool-faults", "warning", f"{given} raised EnvFault: {fault}", fix)
+        return Finding("tool-faults", "warning", f"{given} raised {type(fault).__name__}: {fault}", fix)
     fix = "raise ToolError with words for the model, or narrow the hint: Literal[...], Annotated[int, Field(ge=1)]"
     return Finding("tool-raises", "error", f"{given} raised {type(cause).__name__}: {cause}", fix)
 
