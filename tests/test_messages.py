@@ -183,7 +183,8 @@ def test_an_unsafe_action_keeps_its_tokens():
 
 
 def test_ids_that_occur_twice_in_a_turn_are_told_apart():
-    action = Action(tool_calls=tuple(ToolCall("f", {"n": n}, id) for n, id in enumerate("aabab")) + (ToolCall("f"),))
+    calls = [ToolCall("f", {"n": n}, id) for n, id in enumerate("aabab")]
+    action = Action(tool_calls=(*calls, ToolCall("f")))
     safe = action.safe().tool_calls
     assert [call.arguments for call in safe] == [call.arguments for call in action.tool_calls]
     assert len({call.id for call in safe}) == 6

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Set
 from enum import Enum
 from typing import Any
@@ -42,7 +43,8 @@ def to_text(value: Any) -> str:
     try:
         plain = plain_value(value)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"the result, a {type(value).__name__}, has no JSON form: {error}") from error
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"the result, a {type(value).__name__}, has no JSON form: {error}") from error
     return plain if isinstance(value, _BYTES) else _encode(plain)
 
 
@@ -126,6 +128,8 @@ def _key(key: Any) -> str:
 
 
 def _plain_object(value: Any, outer: tuple[int, ...]) -> Any:
+    if isinstance(value, os.PathLike):
+        return _plain(os.fspath(value), outer)
     if len(outer) > MAX_DEPTH:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
     try:

@@ -1,0 +1,137 @@
+"""Who is blamed for an exception of an author's code."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import http.client
+import socket
+import ssl
+import urllib.error
+
+import httpx
+import pytest
+
+from agentrl.env.blame import culprit, fault_of, is_authors
+from agentrl.errors import EnvFault
+
+REQUEST = httpx.Request("GET", "https://api.example/x")
+
+
+def status(code: int) -> httpx.HTTPStatusError:
+    return httpx.HTTPStatusError("x", request=REQUEST, response=httpx.Response(code, request=REQUEST))
+
+
+def foreign(module: str, *names: str, **attributes: object) -> Exception:
+    """An exception as a client that is not installed raises it."""
+    kind: type[Exception] = Exception
+    for name in names:
+        kind = type(name, (kind,), {"__module__": module})
+    error = kind("x")
+    vars(error).update(attributes)
+    return error
+
+
+def raised_from(error: Exception, *, explicitly: bool) -> Exception:
+    try:
+        try:
+            raise error
+        except Exception as cause:
+            if explicitly:
+                raise RuntimeError("the API failed") from cause
+            raise RuntimeError("the API failed")  # noqa: B904
+    except RuntimeError as outer:
+        return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "who"),
+    [
+        (KeyError("drawer"), "author"),
+        (ValueError("x"), "author"),
+        (RecursionError(), "author"),
+        (SystemExit(0), "author"),
+        (FileNotFoundError(errno.ENOENT, "no file"), "author"),
+        (OSError("without a number"), "author"),
+        (urllib.error.URLError("unknown url type"), "author"),
+        (httpx.LocalProtocolError("x"), "author"),
+        (httpx.UnsupportedProtocol("x"), "author"),
+        (httpx.InvalidURL("x"), "author"),
+        (status(404), "author"),
+        (foreign("requests.exceptions", "RequestException", "InvalidURL"), "author"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "x"), "network"),
+        (ConnectionResetError(), "network"),
+        (BrokenPipeError(), "network"),
+        (TimeoutError(), "network"),
+        (socket.gaierror(-2, "no such name"), "network"),
+        (ssl.SSLError("x"), "network"),
+        (OSError(errno.EHOSTUNREACH, "x"), "network"),
+        (OSError(errno.ENETUNREACH, "x"), "network"),
+        (urllib.error.URLError(ConnectionRefusedError()), "network"),
+        (http.client.IncompleteRead(b""), "network"),
+        (httpx.ConnectError("x"), "network"),
+        (httpx.ReadTimeout("x"), "network"),
+        (httpx.RemoteProtocolError("x"), "network"),
+        (foreign("requests.exceptions", "RequestException", "ConnectionError", "SSLError"), "network"),
+        (foreign("urllib3.exceptions", "HTTPError", "MaxRetryError"), "network"),
+        (foreign("aiohttp.client_exceptions", "ClientConnectionError", "ServerDisconnectedError"), "network"),
+        (foreign("openai", "APIConnectionError", "APITimeoutError"), "network"),
+        (status(500), "server"),
+        (status(429), "server"),
+        (urllib.error.HTTPError("u", 503, "m", http.client.HTTPMessage(), None), "server"),
+        (foreign("aiohttp.client_exceptions", "ClientResponseError", status=502), "server"),
+        (foreign("aiohttp.client_exceptions", "ClientResponseError", status=400), "author"),
+        (MemoryError(), "host"),
+        (OSError(errno.ENOSPC, "no space"), "host"),
+        (OSError(errno.EMFILE, "too many files"), "host"),
+        (RuntimeError("can't start new thread"), "host"),
+        (raised_from(ConnectionRefusedError(), explicitly=True), "network"),
+        (raised_from(ConnectionRefusedError(), explicitly=False), "network"),
+        (raised_from(KeyError(), explicitly=True), "author"),
+        (ExceptionGroup("x", [ConnectionRefusedError()]), "network"),
+        (ExceptionGroup("x", [ConnectionRefusedError(), KeyError()]), "author"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_who_failed(error, who):
+    assert culprit(error) == who
+    assert fault_of("score", error).at == who
+
+
+def test_a_fault_says_what_was_running_and_what_it_raised():
+    assert str(fault_of("tool 'price'", KeyError("tea"))) == "tool 'price' raised KeyError: 'tea'"
+    given = EnvFault("the sandbox is gone", who="sandbox")
+    assert fault_of("score", given) is given
+    assert culprit(raised_from(given, explicitly=True)) == "sandbox"
+
+
+def test_any_text_of_an_exception_can_be_stored():
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    assert str(fault_of("score", Odd())) == "score raised Odd: (it has no text)"
+    assert "\ud800" not in str(fault_of("score", ValueError("a\ud800")))
+    assert len(str(fault_of("score", ValueError("x" * 10**6)))) < 3000
+
+
+async def test_what_stops_the_program_or_the_task_is_no_fault():
+    assert not is_authors(KeyboardInterrupt())
+    assert not is_authors(GeneratorExit())
+    assert is_authors(SystemExit())
+    assert is_authors(KeyError())
+    # Nobody asked this task to stop, so what it awaited had been cancelled.
+    assert is_authors(asyncio.CancelledError())
+    assert str(fault_of("score", asyncio.CancelledError())) == "score awaited something that had been cancelled"
+
+    async def asked() -> bool:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            return is_authors(error)
+        return True
+
+    task = asyncio.create_task(asked())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await task is False
