@@ -80,6 +80,8 @@ class SandboxEnv(ToolEnv):
         backend_options: what that backend takes, such as `{"unsafe": True}` for `subprocess`.
     """
 
+    # Long, because a model decides how long its programs run: within the limits of the sandbox.
+    tool_timeout_s: ClassVar[float] = 600.0
     sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits()
     sandbox_network: ClassVar[Network] = Network()
     not_state: ClassVar[tuple[str, ...]] = ("_pool", "_lent", "_on_drop", "_opening", "_content", "_tools")

@@ -54,5 +54,7 @@ def check_path(path: str) -> None:
         size = len(path.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
         raise SandboxError(f"{path[:_SHOWN]!r} is no path: it holds half of a surrogate pair") from None
+    if "\0" in path:
+        raise SandboxError(f"{path[:_SHOWN]!r} is no path: it holds NUL")
     if size > MAX_PATH_BYTES:
         raise SandboxError(f"{path[:_SHOWN]!r}... is too long: {size} bytes, a path has at most {MAX_PATH_BYTES}")

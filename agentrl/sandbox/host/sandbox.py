@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import time
 import weakref
@@ -19,7 +20,6 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from agentrl.sandbox.base import (
     CallResult,
     ExecResult,
-    ExecStatus,
     FileInfo,
     Sandbox,
     SandboxError,
@@ -54,6 +54,7 @@ _USED_UP = "programs in it used up its memory"
 _TOO_SLOW = "programs in it kept it from answering"
 _FAILED = "programs in it brought it down"
 _CUT_SHORT = "a request in it was cut short"
+_KILLED = 128 + signal.SIGKILL
 _Result = TypeVar("_Result", bound=ExecResult)
 _Answer = TypeVar("_Answer")
 
@@ -358,8 +359,10 @@ class RemoteSandbox(Sandbox):
 
 def _ended(kind: type[_Result], end: SandboxFault | SandboxLost, started_s: float) -> _Result:
     """The result of a request to a sandbox that has ended."""
-    status: ExecStatus = "lost" if isinstance(end, SandboxLost) else "infra"
-    return kind(status, detail=str(end), wall_s=time.monotonic() - started_s)
+    wall_s = time.monotonic() - started_s
+    if isinstance(end, SandboxLost):
+        return kind("lost", _KILLED, detail=str(end), wall_s=wall_s)
+    return kind("infra", detail=str(end), wall_s=wall_s)
 
 
 def _close_ports(ports: dict[str, SessionPort]) -> None:
