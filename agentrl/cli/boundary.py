@@ -1,8 +1,8 @@
 """Where errors become messages and exit codes, and results become text or JSON.
 
 Exit codes: 0 done, 1 failed (one message on stderr), 2 wrong usage, 3 done but the result cannot be trusted (a
-warning says why), 4 author code hangs, 130 interrupted. With `--json` stdout carries exactly one JSON document, also when
-the command fails.
+warning says why), 4 author code hangs, 130 interrupted. With `--json` stdout carries exactly one JSON document, also
+when the command fails.
 """
 
 from __future__ import annotations

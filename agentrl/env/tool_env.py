@@ -47,7 +47,7 @@ class ToolEnv(Env):
         tool_timeout_s: seconds before an `async` or blocking tool call counts as a fault.
         hook_timeout_s: seconds before a `start`, `respond` or `score` that waits counts as a fault. Nothing can
             interrupt a plain `def`: after this time the log names a hook or tool that has not returned, and a
-            command ends with exit code 3.
+            command ends with exit code 4.
         score_truncated: also score an episode that a limit cut off (its answer is None).
         extra_tools: tools that are not methods, shared by all instances.
     """

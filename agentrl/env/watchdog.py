@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 logger = logging.getLogger(__name__)
-EXIT_HUNG = 3
+EXIT_HUNG = 4
 HOOK_TIMEOUT_S = 300.0
 """Seconds that author code may take by default."""
 _LOOK_S = 1.0
@@ -96,7 +96,7 @@ def _forget() -> None:
 
 
 def end_when_hung(say: Callable[[str], None] | None) -> None:
-    """End this process with exit code 3 once author code hangs; for commands.
+    """End this process with exit code 4 once author code hangs; for commands.
 
     Args: say: shows the message to the user, before the process ends; None lets the process go on.
     """

@@ -379,7 +379,7 @@ def test_a_command_ends_when_author_code_hangs(tmp_path: Path):
     (tmp_path / "hung.py").write_text(HUNG)
     command = [sys.executable, "-m", "agentrl", "bench", "./hung.py:Hung", "--policy", "null", "--json", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 4, done.stderr
     assert "score of Hung has not returned within 1 s; it is at " in done.stderr
     assert f"hung.py:{HUNG[: HUNG.index('# the line')].count(chr(10)) + 1} in score" in done.stderr
     assert '"type": "Hung"' in done.stdout
