@@ -179,12 +179,13 @@ async def _play(
 
 
 def _take_result(turn: Turn, observation: tuple[Message, ...], reward: float, info: Mapping[str, Any]) -> None:
-    turn.reward, turn.next_observation = float(reward), observation
+    turn.next_observation = observation
+    if not math.isfinite(reward):
+        raise EnvFault(f"step returned reward {reward!r}; a reward must be a finite number", who="author")
+    turn.reward = float(reward)
     components = info.get("reward_components")
     if components:
         turn.reward_components = components
-    if not math.isfinite(turn.reward):
-        raise EnvFault(f"step returned reward {reward!r}; a reward must be a finite number", who="author")
 
 
 def ending_of(env: Env, *, truncated: bool) -> Ending:
