@@ -33,6 +33,7 @@ PEOPLE_PER_WORLD = 36
 TRAIN_WORLDS = (0, 1, 2, 3)
 EVAL_WORLDS = (100, 101)
 TRAIN_TASKS, EVAL_TASKS = 2000, 200
+_MOST_IDS = 10**6
 DEFAULT_HOPS = (2, 3)
 # Kind of document -> relation that it tells -> kind of what the relation leads to.
 RELATIONS: dict[str, dict[str, str]] = {
@@ -169,6 +170,8 @@ class Search(ToolEnv):
         Args:
             id: as find gives it.
         """
+        if not 0 <= id < _MOST_IDS:  # a longer number may be too long for Python to write
+            raise ToolError("there is no document with this number; use an id that find gave")
         document = self._world.index.read(str(id))
         self.seen[document.id] = None
         return str(document.text)

@@ -26,6 +26,7 @@ KINDS = ("tea", "mug", "pen", "bag", "cap", "jar")
 SELLERS = ("ada", "bea", "cleo", "dora", "emma", "finn", "gus", "hugo", "ivo", "june", "kim", "leo")
 OFFERS_PER_KIND = 3
 KINDS_IN_STORE = 2
+_SHOWN_CHARS = 80
 # Probability that an offer has too little stock, cheapest offer first; the last offer always has enough.
 _SHORT = (0.85, 0.3, 0.0)
 
@@ -81,9 +82,9 @@ class Shop(ToolEnv):
             kind: what to look for, for example tea.
         """
         order = "price" if self.cheapest_first else "rowid"
-        rows = self.db.execute(f"SELECT seller, price FROM offers WHERE kind = ? ORDER BY {order}", (kind,)).fetchall()
+        rows = self._rows(f"SELECT seller, price FROM offers WHERE kind = ? ORDER BY {order}", kind)
         if not rows:
-            raise ToolError(f"no offers of {kind}")
+            raise ToolError(f"no offers of {_shown(kind)}")
         return "\n".join(f"{seller} {price}" for seller, price in rows)
 
     @tool
@@ -181,10 +182,16 @@ class Shop(ToolEnv):
         self._db = self._close_db = None
 
     def _stock_of(self, seller: str) -> int:
-        row = self.db.execute("SELECT stock FROM offers WHERE seller = ?", (seller,)).fetchone()
-        if row is None:
-            raise ToolError(f"no seller {seller}")
-        return int(row[0])
+        rows = self._rows("SELECT stock FROM offers WHERE seller = ?", seller)
+        if not rows:
+            raise ToolError(f"no seller {_shown(seller)}")
+        return int(rows[0][0])
+
+    def _rows(self, query: str, name: str) -> list[Any]:
+        try:
+            return self.db.execute(query, (name,)).fetchall()
+        except UnicodeEncodeError:  # a lone surrogate: no name in the store has one
+            return []
 
     def _best(self) -> str:
         """The cheapest offer of the wanted kind that had enough stock when the episode began."""
@@ -194,3 +201,8 @@ class Shop(ToolEnv):
             if kind == self.task.data["want"] and stock >= self.task.data["quantity"]
         ]
         return str(min(enough)[1])
+
+
+def _shown(name: str) -> str:
+    """A name as an error shows it: not longer than any in the store by much, and without lone surrogates."""
+    return name[:_SHOWN_CHARS].encode(errors="replace").decode()

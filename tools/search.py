@@ -19,6 +19,8 @@ from agentrl.tool_schema import Tool, tool
 
 _WORD = re.compile(r"\w+")
 MAX_QUERY_WORDS = 32
+MAX_QUERY_CHARS = 2_000
+MAX_SHOWN_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class SearchIndex:
         """The best documents for a query, at most `k`.
 
         A document matches if it has at least one word of the query. Query syntax of FTS5 (`"`, `*`, `OR`,
-        `NEAR`, `:`) has no effect: letters are read as words, and signs are ignored.
+        `NEAR`, `:`) has no effect: letters are read as words, and signs are ignored. Only the first 32 words and 2,000
+        characters count.
 
         Raises: ToolError if the query has no word.
         """
@@ -90,7 +93,7 @@ class SearchIndex:
     def read(self, doc_id: str) -> Document:
         """The document with this id. Raises: ToolError if there is none."""
         if doc_id not in self._documents:
-            raise ToolError(f"there is no document {doc_id!r}; use an id that search gave")
+            raise ToolError(f"there is no document {doc_id[:MAX_SHOWN_CHARS]!r}; use an id that search gave")
         return self._documents[doc_id]
 
     def close(self) -> None:
@@ -116,7 +119,7 @@ def _rebuild(documents: list[Document], title_weight: float) -> SearchIndex:
 
 def match_expression(query: str) -> str:
     """The FTS5 expression for a plain query: each word quoted, joined by OR."""
-    words = list(dict.fromkeys(_WORD.findall(query.lower())))[:MAX_QUERY_WORDS]
+    words = list(dict.fromkeys(_WORD.findall(query[:MAX_QUERY_CHARS].lower())))[:MAX_QUERY_WORDS]
     if not words:
         raise ToolError("the query has no word to search for")
     return " OR ".join(f'"{word}"' for word in words)

@@ -2,36 +2,45 @@
 
 SQLite's authorizer checks each statement while it is compiled, so that no spelling gets around it. A model may
 read, and with `writable=True` change rows. It can never ATTACH, use PRAGMA, change the schema or load extensions.
-This protects the host, but not one table from another: give each episode its own database.
+This protects the host, but not one table from another: give each episode its own database. No result depends on the
+clock, the time zone, chance or the version of SQLite, so that an episode can be replayed. Values that a statement
+sorts may fill the folder of temporary files until the statement's time is over: that is not bounded here.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import math
 import sqlite3
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from agentrl.errors import ToolError
+from agentrl.errors import EnvFault, ToolError
 from agentrl.tool_schema import Tool, tool
+from agentrl.tools.sql_functions import Functions, check_size
 
 _READS = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
 _WRITES = frozenset({sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE})
-# Functions that use files or modules, or whose result differs from call to call.
+# Functions that use files or modules, or whose result differs from call to call or from machine to machine.
 _FORBIDDEN_FUNCTIONS = frozenset(
-    {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "random", "randomblob"}
-    | {"current_timestamp", "current_date", "current_time"}
+    {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "random", "randomblob", "total_changes"}
+    | {"sqlite_version", "sqlite_source_id", "sqlite_compileoption_get", "sqlite_compileoption_used"}
 )
-# Date functions without an argument, or with 'now', read the clock: an episode with them could not be replayed.
-_CLOCK = re.compile(r"""\b(date|time|datetime|julianday|unixepoch|strftime)\s*\((\s*\)|[^)]*['"]\s*now\s*['"])""", re.I)
-_STEPS_PER_TICK = 1000
-_MAX_VALUE_BYTES = 1_000_000
+_CLOCK = frozenset({"current_timestamp", "current_date", "current_time"})
+# One instruction on long values may take some milliseconds, so that the clock must be read often.
+_STEPS_PER_TICK = 100
+_MAX_PATTERN_BYTES = 1_000
+_LIMITED = (sqlite3.SQLITE_LIMIT_LENGTH, sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH)
+# A virtual table (full-text search, R*Tree) keeps its content in tables of its own, named after it.
+_INNER_TABLES = ("data", "idx", "content", "docsize", "config", "segments", "segdir", "stat", "node", "parent", "rowid")
+_MAX_RESULT_BYTES = 4_000_000
+# SQLite gives the row after this one a random number.
+_LAST_ROW = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +52,17 @@ class SqlLimits:
         max_steps: most instructions of SQLite's virtual machine, counted in thousands. This limit is the same
             on every machine.
         timeout_s: most wall seconds, for a statement whose single instructions are slow.
-        max_cell_chars: most characters shown of one value.
+        max_cell_chars: most characters shown of one value, or of the name of a column.
+        max_chars: most characters of a result; further rows are cut off.
+        max_value_bytes: most bytes of one value; a statement that reads or makes a longer one is refused.
     """
 
     max_rows: int = 50
     max_steps: int = 5_000_000
     timeout_s: float = 5.0
     max_cell_chars: int = 200
+    max_chars: int = 20_000
+    max_value_bytes: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,8 @@ class SqlDatabase:
         setup: trusted SQL for schema and rows; it runs before the restrictions begin.
         writable: allow INSERT, UPDATE and DELETE.
         limits: limits of one statement.
+        now: what the clock shows, such as `2026-01-31 12:00:00`. None means that a statement that reads the clock is
+            refused, also through a `DEFAULT CURRENT_TIMESTAMP`, a view or a trigger of the schema.
     """
 
     def __init__(
@@ -86,13 +101,20 @@ class SqlDatabase:
         setup: str = "",
         writable: bool = False,
         limits: SqlLimits | None = None,
+        now: str | None = None,
     ) -> None:
         self._limits = limits or SqlLimits()
         self._writable = writable
-        self._authorizer = _Authorizer(writable)
+        self._functions = Functions(now)
+        self._authorizer = _Authorizer(writable, _FORBIDDEN_FUNCTIONS | (_CLOCK if now is None else frozenset()))
         self._db = _connect(path, writable or bool(setup))
         self._close = weakref.finalize(self, self._db.close)
+        self._db.text_factory = _text
+        self._functions.install(self._db)
+        self._functions.trusted = True
+        self._limits_before = {limit: self._db.getlimit(limit) for limit in _LIMITED}
         self._db.executescript(setup)
+        self._find_virtual_tables()
         self._restrict()
 
     def run(self, statement: str) -> SqlResult:
@@ -100,21 +122,76 @@ class SqlDatabase:
 
         Raises: ToolError if it is not valid SQL, is not allowed, or exceeds a limit; it then changes nothing.
         """
-        if _CLOCK.search(statement):
-            raise ToolError("the clock is not available here: write the date or time as text")
+        check_size(statement)
         budget = _Budget(self._limits)
+        self._functions.refused = ""
+        try:
+            with self._undone_if_it_fails():
+                return self._bounded(statement, budget)
+        except (sqlite3.Error, sqlite3.Warning, UnicodeError, ValueError, OverflowError, MemoryError) as error:
+            if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise EnvFault(f"another connection holds the database: {error}", who="host") from error
+            raise ToolError(budget.exceeded or self._functions.refused or _explain(error, self._writable)) from None
+
+    def _bounded(self, statement: str, budget: _Budget) -> SqlResult:
         self._db.set_progress_handler(budget.spend, _STEPS_PER_TICK)
         try:
-            cursor = self._db.execute(statement)
-            rows = cursor.fetchmany(self._limits.max_rows + 1)
-            columns = tuple(column[0] for column in cursor.description or ())
-            cursor.close()
-        except (sqlite3.Error, sqlite3.Warning, UnicodeError, ValueError) as error:
-            raise ToolError(budget.exceeded or _explain(error, self._writable)) from None
+            return self._result(self._db.execute(statement))
         finally:
             self._db.set_progress_handler(None, 0)
-        kept = rows[: self._limits.max_rows]
-        return SqlResult(columns, tuple(kept), len(rows) > len(kept), cursor.rowcount)
+
+    def _result(self, cursor: sqlite3.Cursor) -> SqlResult:
+        try:
+            columns = tuple(column[0] for column in cursor.description or ())
+            rows: list[tuple[Any, ...]] = []
+            size = 0
+            for row in cursor:
+                if len(rows) == self._limits.max_rows:
+                    return SqlResult(columns, tuple(rows), True, cursor.rowcount)
+                size += sum(len(value) if isinstance(value, (str, bytes)) else 8 for value in row)
+                if size > _MAX_RESULT_BYTES:
+                    raise ToolError("the result is too large: select fewer columns or rows, or parts of them")
+                rows.append(row)
+            return SqlResult(columns, tuple(rows), False, cursor.rowcount)
+        finally:
+            cursor.close()
+
+    @contextmanager
+    def _undone_if_it_fails(self) -> Iterator[None]:
+        """Undo what a statement changed if it fails later, or leaves the next row number to chance."""
+        if not self._writable:
+            yield
+            return
+        self._authorizer.written.clear()
+        self._own("SAVEPOINT statement")
+        try:
+            yield
+            self._check_row_numbers()
+        except BaseException:
+            if self._db.in_transaction:
+                self._own("ROLLBACK TO statement")
+            raise
+        finally:
+            if self._db.in_transaction:
+                self._own("RELEASE statement")
+
+    def _own(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a short statement of this class itself, which the authorizer would refuse."""
+        self._db.set_authorizer(None)
+        try:
+            return self._db.execute(statement).fetchall()
+        finally:
+            self._db.set_authorizer(self._authorizer)
+
+    def _check_row_numbers(self) -> None:
+        for table in sorted(self._authorizer.written):
+            quoted = table.replace('"', '""')
+            try:
+                ((last,),) = self._own(f'SELECT max(rowid) FROM "{quoted}"')
+            except sqlite3.Error:  # a view, or a table without row numbers
+                continue
+            if last == _LAST_ROW:
+                raise ToolError(f"{table} must not have row {_LAST_ROW}: SQLite would number the next row at random")
 
     def query(self, statement: str, form: Literal["table", "json"] = "table") -> str:
         """Run one statement and return its result as a compact table, or as JSON with one object per row."""
@@ -137,6 +214,7 @@ class SqlDatabase:
         """Replace the content with what `save` returned, for `Env.load_extra`."""
         with self._trusted():
             self._db.deserialize(content)
+            self._find_virtual_tables()
 
     def close(self) -> None:
         """Close the database; safe to call twice. A database that is dropped is closed too."""
@@ -151,34 +229,67 @@ class SqlDatabase:
     @contextmanager
     def _trusted(self) -> Iterator[None]:
         self._db.set_authorizer(None)
+        self._functions.trusted = True
+        for limit, most in self._limits_before.items():
+            self._db.setlimit(limit, most)
         try:
             yield
         finally:
             self._restrict()
 
+    def _find_virtual_tables(self) -> None:
+        kept = "SELECT lower(name) FROM sqlite_master WHERE lower(sql) LIKE 'create virtual table%'"
+        self._authorizer.virtual = [name for (name,) in self._db.execute(kept)]
+
     def _restrict(self) -> None:
-        self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
+        self._functions.trusted = False
+        self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, self._limits.max_value_bytes)
         self._db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        self._db.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, _MAX_PATTERN_BYTES)
         self._db.set_authorizer(self._authorizer)
 
     def _table(self, result: SqlResult) -> str:
-        lines = [" | ".join(result.columns)]
-        lines += [" | ".join(self._cell(value) for value in row) for row in result.rows]
-        if not result.rows:
-            lines.append("(no rows)")
-        if result.cut_off:
-            lines.append(f"(only the first {self._limits.max_rows} rows)")
-        return "\n".join(lines)
+        head = " | ".join(map(self._cell, result.columns))
+        lines = [" | ".join(map(self._cell, row)) for row in result.rows]
+        shown = self._fitting(lines, self._limits.max_chars - len(head))
+        cut_off = result.cut_off or len(shown) < len(lines)
+        note = [] if lines else ["(no rows)"]
+        return "\n".join([head, *shown, *note, *self._note(len(shown), cut_off)])
 
     def _json(self, result: SqlResult) -> str:
-        rows = [dict(zip(result.columns, map(_json_value, row), strict=True)) for row in result.rows]
-        text = json.dumps(rows, ensure_ascii=False)
-        return f"{text} (only the first {self._limits.max_rows} rows)" if result.cut_off else text
+        columns = list(map(self._cell, result.columns))
+        objects = [dict(zip(columns, map(self._json_value, row), strict=True)) for row in result.rows]
+        lines = [json.dumps(each, ensure_ascii=False) for each in objects]
+        shown = self._fitting(lines, self._limits.max_chars)
+        cut_off = result.cut_off or len(shown) < len(lines)
+        return " ".join([f"[{', '.join(shown)}]", *self._note(len(shown), cut_off)])
+
+    def _fitting(self, lines: Sequence[str], most: int) -> Sequence[str]:
+        """The first lines, as many as fit. Raises: ToolError if not even one does."""
+        end = 0
+        for line in lines:
+            most -= len(line) + 2
+            if most < 0:
+                break
+            end += 1
+        if most < 0 and end == 0:
+            raise ToolError("the result is too wide: select fewer columns")
+        return lines[:end]
+
+    def _note(self, rows: int, cut_off: bool) -> list[str]:
+        return [f"(only the first {rows} rows)"] if cut_off else []
 
     def _cell(self, value: Any) -> str:
-        text = "NULL" if value is None else str(_json_value(value)).replace("\n", " ")
+        return "NULL" if value is None else str(self._json_value(value)).replace("\n", " ")
+
+    def _json_value(self, value: Any) -> Any:
+        """A value that JSON can hold: bytes are named, not shown; infinity is a text; a long text is cut off."""
+        if isinstance(value, bytes):
+            return f"<{len(value)} bytes>"
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)
         most = self._limits.max_cell_chars
-        return text if len(text) <= most else text[:most] + "..."
+        return value[:most] + "..." if isinstance(value, str) and len(value) > most else value
 
 
 class _Authorizer:
@@ -187,17 +298,32 @@ class _Authorizer:
     It must not refer to the `SqlDatabase`: the connection refers to it, and would keep the database alive.
     """
 
-    def __init__(self, writable: bool) -> None:
+    def __init__(self, writable: bool, forbidden: Set[str]) -> None:
         self._writable = writable
+        self._forbidden = forbidden
+        self.written: set[str] = set()
+        """The tables that a statement changes; whoever runs a statement clears it before."""
+        self.virtual: list[str] = []
 
     def __call__(self, action: int, first: str | None, second: str | None, *_: object) -> int:
         if action in _READS:
             return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _FORBIDDEN_FUNCTIONS:
+        if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in self._forbidden:
             return sqlite3.SQLITE_OK
-        if self._writable and action in _WRITES and not (first or "").lower().startswith("sqlite_"):
+        if self._writable and action in _WRITES and self._may_change((first or "").lower()):
+            self.written.add((first or "").lower())
             return sqlite3.SQLITE_OK
         return sqlite3.SQLITE_DENY
+
+    def _may_change(self, table: str) -> bool:
+        """Whether a table is the model's to change: not one of SQLite's own, nor one inside a virtual table.
+
+        A statement that changes the inner tables by itself would leave the virtual table unreadable.
+        """
+        if table.startswith("sqlite_"):
+            return False
+        inner_of = [v for v in self.virtual for inner in _INNER_TABLES if table == f"{v}_{inner}"]
+        return not inner_of or bool(self.written.intersection(inner_of))
 
 
 class _Budget:
@@ -245,6 +371,10 @@ def _connect(path: str | Path, writable: bool) -> sqlite3.Connection:
 
 
 def _explain(error: Exception, writable: bool) -> str:
+    if isinstance(error, MemoryError):
+        return "the statement needs too much memory: use a simpler one"
+    if isinstance(error, UnicodeEncodeError):
+        return "the statement contains a lone surrogate (half a character)"
     text = str(error)
     if "not authorized" in text or "prohibited" in text:
         allowed = "SELECT, INSERT, UPDATE and DELETE" if writable else "SELECT"
@@ -254,5 +384,6 @@ def _explain(error: Exception, writable: bool) -> str:
     return f"SQL error: {text}"
 
 
-def _json_value(value: Any) -> Any:
-    return f"<{len(value)} bytes>" if isinstance(value, bytes) else value
+def _text(content: bytes) -> str:
+    """A text of the database. A statement can make one that is not UTF-8; it must not stop those who read it later."""
+    return content.decode("utf-8", "replace")

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from agentrl.errors import ToolError
+from agentrl.errors import EnvFault, ToolError
 from agentrl.tools.sql import SqlDatabase, SqlLimits, sql_tool
 
 SETUP = """
@@ -196,3 +196,221 @@ def test_a_database_is_closed_once_and_also_after_a_broken_setup(closings):
     with pytest.raises(sqlite3.OperationalError):
         SqlDatabase(setup="no SQL")
     assert closings == ["closed"] * 2
+
+
+# The same result on every day and machine.
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "date('n' || 'ow')",
+        "date/**/('now')",
+        "datetime(lower('NOW'))",
+        "julianday(trim(' now '))",
+        "strftime('%s', replace('nxw', 'x', 'o'))",
+        "strftime('%Y')",
+        "date(CAST('now' AS BLOB))",
+        "date('now' || char(0) || 'x')",
+        "date((SELECT 'now'))",
+        "unixepoch(substr('know', 2))",
+        "time()",
+        "\"date\"('now')",
+        "date(x) FROM (SELECT 'now' AS x",
+        "time('12:00', 'localtime')",
+        "datetime('2026-01-31', 'u' || 'tc')",
+        "CURRENT_TIMESTAMP",
+        "current_date",
+        "random()",
+        "hex(randomblob(4))",
+        "sqlite_version()",
+        "sqlite_source_id()",
+        "total_changes()",
+    ],
+)
+def test_nothing_depends_on_the_clock_chance_or_the_machine(readable, value):
+    statement = f"SELECT {value})" if " FROM " in value else f"SELECT {value}"
+    with pytest.raises(ToolError, match=r"the clock is not available|not allowed here"):
+        readable.query(statement)
+    assert readable.run("SELECT 1").rows == ((1,),)
+
+
+def test_dates_that_are_written_out_are_computed(readable):
+    for expression, value in (
+        ("date('2026-01-31', '+1 month', '-1 day')", "2026-03-02"),
+        ("strftime('%Y', 0, 'unixepoch')", "1970"),
+        ("unixepoch('1970-01-01')", 0),
+        ("julianday('2000-01-01')", 2451544.5),
+        ("date(NULL)", None),
+        ("datetime('not a date')", None),
+    ):
+        assert readable.run(f"SELECT {expression}").rows == ((value,),)
+
+
+def test_the_environment_itself_may_read_the_clock_and_its_database_may_show_one():
+    setup = "CREATE TABLE note (text, at DEFAULT CURRENT_TIMESTAMP, day DEFAULT (date('now')))"
+    with SqlDatabase(setup=setup, writable=True) as database:
+        database.execute_trusted("INSERT INTO note (text) VALUES ('a')")
+        assert database.execute_trusted("SELECT at > '2025', date('now') >= day FROM note") == [(1, 1)]
+        with pytest.raises(ToolError, match="the clock is not available"):
+            database.query("INSERT INTO note (text) VALUES ('b')")
+    with SqlDatabase(setup=setup, writable=True, now="2026-01-31 12:00") as database:
+        database.query("INSERT INTO note (text) VALUES ('b')")
+        assert database.run("SELECT * FROM note").rows == (("b", "2026-01-31 12:00:00", "2026-01-31"),)
+        same = "SELECT date('now', '+1 day'), date(), CURRENT_DATE, strftime('%H:%M', 'NOW'), strftime('%d')"
+        assert database.run(same).rows == (("2026-02-01", "2026-01-31", "2026-01-31", "12:00", "31"),)
+        assert database.execute_trusted("SELECT date('now')") == [("2026-01-31",)]
+    with pytest.raises(ValueError, match="now must be a time"):
+        SqlDatabase(now="noon")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO item (id) VALUES (9223372036854775807)",
+        "INSERT INTO item (id) VALUES (9223372036854775807), (NULL)",
+        "UPDATE item SET id = 9223372036854775807 WHERE id = 1",
+    ],
+)
+def test_no_row_gets_a_random_number(writable, statement):
+    """After the last possible row number, SQLite draws the next one at random."""
+    with pytest.raises(ToolError, match="at random"):
+        writable.query(statement)
+    assert writable.run("SELECT id FROM item").rows == ((1,), (2,), (3,))
+
+
+# Whatever a statement says, the model reads what is wrong with it, and the database works on.
+
+
+def expressions(levels, body):
+    parts = ["c0 AS (SELECT 1 AS x)", *(f"c{i} AS ({body.format(c=f'c{i - 1}')})" for i in range(1, levels))]
+    return f"WITH {', '.join(parts)} SELECT count(*) FROM c{levels - 1}"
+
+
+LONG = "replace(hex(zeroblob(49000)), '00', 'a')"
+ROWS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(
+            "SELECT '\ud800'",
+            "SELECT 1\0",
+            "SELECT \udfff",
+            "\x00",
+            ";",
+            "(",
+            "SELECT",
+            "'",
+            '"',
+            "--",
+            "/*",
+            "\ufeff",
+            "é",
+        ),
+        *(
+            "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+            "SELECT " + "NOT " * 20_000 + "1",
+            "SELECT " + "1+" * 20_000 + "1",
+        ),
+        *("SELECT " + "date(" * 5_000, "SELECT " + "1," * 40_000 + "1", "x" * 10**6),
+        *("SELECT zeroblob(1000000000)", "SELECT randomblob(1000000000)", "SELECT hex(zeroblob(90000))"),
+        *(
+            "SELECT printf('%.*c', 999999999, 'x')",
+            "SELECT format('%2147483647d', 1)",
+            f"SELECT {LONG} || {LONG} || {LONG}",
+        ),
+        *(
+            "SELECT abs(-9223372036854775808)",
+            "SELECT sum(x) FROM (SELECT 9223372036854775807 AS x UNION ALL SELECT 1)",
+        ),
+        f"{ROWS} SELECT group_concat(x) FROM c",
+        f"{ROWS} SELECT max(x) FROM c",
+        f"SELECT trim({LONG}, {LONG})",
+        "SELECT printf('%.999999999c', 'x')",
+        f"SELECT {LONG} LIKE '%' || replace(hex(zeroblob(24000)), '00', 'a') || 'b'",
+        f"WITH c(x) AS (VALUES (1){', (1)' * 50}) SELECT {', '.join(['zeroblob(99999)'] * 99)} FROM c",
+        *(f"SELECT {', '.join(['zeroblob(99999)'] * 1990)}", f"SELECT {', '.join(['1'] * 1999)} FROM item"),
+        expressions(40, "SELECT a.x FROM {c} a, {c} b"),
+        expressions(40, 'SELECT x FROM "{c}" UNION ALL SELECT x FROM [{c}]'),
+        expressions(40, "SELECT (SELECT x FROM/**/{c}) + (SELECT x FROM `{c}`) AS x"),
+        "ATTACH DATABASE '/tmp/stolen.db' AS x",
+        "SELECT readfile('/etc/passwd')",
+        "SELECT json('" + "[" * 3000 + "]" * 3000 + "')",
+    ],
+    ids=lambda statement: statement[:40].encode("ascii", "backslashreplace").decode(),
+)
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_bad_statement_is_told_to_the_model_and_quickly(readable, statement, form):
+    with SqlDatabase(setup=SETUP, limits=SqlLimits(timeout_s=1.0)) as database:
+        try:
+            text = database.query(statement, form)
+        except ToolError as error:
+            text = str(error)
+        assert text.encode()
+        assert len(text) <= 21_000
+        assert database.run("SELECT 1").rows == ((1,),)
+
+
+def test_a_text_that_is_not_utf8_stops_nobody_who_reads_it(writable):
+    writable.query("INSERT INTO item VALUES (4, CAST(x'ff41' AS TEXT), 1), (5, char(55296), 2)")
+    names = [name for (name,) in writable.execute_trusted("SELECT name FROM item WHERE id > 3")]
+    assert names == ["\ufffdA", "\ufffd" * 3]
+    assert "\ufffdA" in writable.query("SELECT name FROM item")
+
+
+def test_infinity_and_bytes_have_a_form_in_json(readable):
+    text = readable.query("SELECT 9e999 AS a, -9e999 AS b, x'00ff' AS c", "json")
+    assert json.loads(text) == [{"a": "inf", "b": "-inf", "c": "<2 bytes>"}]
+
+
+def test_a_result_is_bounded_in_all():
+    with SqlDatabase(setup=SETUP, limits=SqlLimits(max_chars=300, max_cell_chars=50)) as database:
+        wide = "SELECT printf('%40s', 'x') AS a FROM item x, item y, item z"
+        assert database.query(wide) == "a\n" + ("x".rjust(40) + "\n") * 7 + "(only the first 7 rows)"
+        text, _, note = database.query(wide, "json").partition(" (")
+        assert json.loads(text) == [{"a": "x".rjust(40)}] * 5
+        assert note == "only the first 5 rows)"
+        with pytest.raises(ToolError, match="too wide"):
+            database.query("SELECT " + ", ".join(f"printf('%40s', {i})" for i in range(20)))
+
+
+def test_an_environment_reads_longer_values_than_the_model():
+    with SqlDatabase(setup="CREATE TABLE t (a); INSERT INTO t VALUES (printf('%200000s', 'x'))") as database:
+        with pytest.raises(ToolError, match="too big"):
+            database.query("SELECT length(a) FROM t")
+        assert database.execute_trusted("SELECT length(a) FROM t") == [(200_000,)]
+
+
+def test_a_write_that_shows_too_much_changes_nothing():
+    setup = f"CREATE TABLE t (a); INSERT INTO t VALUES {', '.join(['(1)'] * 50)}"
+    with SqlDatabase(setup=setup, writable=True) as database:
+        with pytest.raises(ToolError, match="too large"):
+            database.query("UPDATE t SET a = 3 RETURNING hex(zeroblob(45000))")
+        assert database.run("SELECT DISTINCT a FROM t").rows == ((1,),)
+
+
+def test_the_inner_tables_of_a_search_index_are_not_the_models_to_change():
+    setup = "CREATE VIRTUAL TABLE note USING fts5(text); INSERT INTO note VALUES ('tea'); CREATE TABLE note_of (x);"
+    with SqlDatabase(setup=setup, writable=True) as database:
+        for table in ("note_data", "NOTE_content", "note_idx", "note_docsize", "note_config"):
+            with pytest.raises(ToolError, match="not allowed"):
+                database.query(f"DELETE FROM {table}")
+        assert database.query("INSERT INTO note VALUES ('mug')") == "1 rows changed"
+        assert database.query("INSERT INTO note_of VALUES (1)") == "1 rows changed"
+        assert database.execute_trusted("SELECT text FROM note WHERE note MATCH 'tea'") == [("tea",)]
+
+
+def test_a_database_that_another_connection_holds_is_not_the_models_failure(tmp_path):
+    path = tmp_path / "held.db"
+    with SqlDatabase(path, setup=SETUP, writable=True) as database:
+        holder = sqlite3.connect(path, isolation_level=None)
+        database.execute_trusted("PRAGMA busy_timeout = 1")
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(EnvFault, match="another connection holds") as caught:
+            database.query("INSERT INTO item VALUES (9, 'cap', 1)")
+        assert caught.value.at == "host"
+        holder.execute("ROLLBACK")
+        holder.close()
+        assert database.query("INSERT INTO item VALUES (9, 'cap', 1)") == "1 rows changed"
