@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentrl.errors import ToolError
 
@@ -24,19 +25,27 @@ _MOST_TRIMMED = 100
 _MOST_WIDTH = 10_000
 _MOST_STATEMENT_CHARS = 100_000
 _MOST_COPIES = 100_000
+_MOST_TABLE_EXPRESSIONS = 100
+# n references make at most 3**(n/3) copies: up to this number of them, a statement needs no closer look.
+_FEW_REFERENCES = 31
 _CACHED_CHARS = 64
 _TOKEN = re.compile(
-    r"""--[^\n]*|/\*.*?(?:\*/|$)|'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|[^\W\d][\w$]*|\S""", re.DOTALL
+    r"""--[^\n]*|/\*.*?(?:\*/|$)|'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]"""
+    r"""|[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*|\S""",
+    re.DOTALL,
 )
+_WRITTEN_OUT = re.compile(r"[0-9:.+ -]+T?[0-9:.]*|[+-]?[0-9]+ (?:day|month|year|hour|minute|second)s?|start of [a-z]+")
 _WIDTH = re.compile(r"\*|[0-9]+")
 _WIDTH_DIGITS = 6
-_BEFORE_A_TABLE = frozenset({"from", "join", "in", ",", "("})
+# SQLite reads `$name(...)` as one variable, whatever the parentheses hold.
+_TCL_VARIABLE = re.compile(r"[$@#:][\w$:\x80-\U0010ffff]*\(")
+_BEFORE_A_TABLE = ("from", "join", "in", ",", "(")
 
 
-class _PureDates:
-    """SQLite's date functions without the clock and without the time zone of the machine.
+class _SqliteFunctions:
+    """SQLite's own functions; of a date function, the value without the clock and the time zone of the machine.
 
-    SQLite itself tells what reads them: in a CHECK constraint it refuses that, however it is spelled.
+    SQLite itself tells what reads these: in a CHECK constraint it refuses that, however it is spelled.
     """
 
     def __init__(self) -> None:
@@ -51,6 +60,9 @@ class _PureDates:
 
     def pure(self, name: str, *values: Any) -> Any:
         """The value of a function. Raises: sqlite3.OperationalError if it depends on the clock or the time zone."""
+        checked = values[1:] if name == "strftime" else values
+        if checked and all(isinstance(value, (int, float)) or _is_written_out(value) for value in checked):
+            return self.plain(name, *values)
         short = all(not isinstance(value, (str, bytes)) or len(value) <= _CACHED_CHARS for value in values)
         return (self._cached if short else self._pure)(name, *values)
 
@@ -82,7 +94,9 @@ class _PureDates:
         return True
 
 
-_dates = _PureDates()
+@lru_cache(maxsize=1)
+def _own() -> _SqliteFunctions:
+    return _SqliteFunctions()
 
 
 class Functions:
@@ -97,31 +111,31 @@ class Functions:
     """
 
     def __init__(self, now: str | None) -> None:
-        if now is not None and _dates.plain("datetime", now) is None:
+        if now is not None and _own().plain("datetime", now) is None:
             raise ValueError(f"now must be a time as SQLite reads it, such as '2026-01-31 12:00:00', got {now!r}")
-        self.now = None if now is None else _dates.plain("datetime", now)
+        self.now = None if now is None else _own().plain("datetime", now)
         self.trusted = False
         self.refused = ""
 
     def install(self, db: sqlite3.Connection) -> None:
         """Put the functions into a connection, in place of SQLite's own."""
-        for name in _dates.known():
+        for name in _own().known():
             db.create_function(name, -1, partial(self._date, name), deterministic=True)
         for name, function in _CURRENT.items():
             db.create_function(name, 0, partial(self._date, function))
         for name in _TRIMS:
             db.create_function(name, 2, partial(self._trim, name), deterministic=True)
-        for name in _dates.known(_PRINTS):
+        for name in _own().known(_PRINTS):
             db.create_function(name, -1, partial(self._print, name), deterministic=True)
 
     def _date(self, name: str, *values: Any) -> Any:
         if self.trusted and self.now is None:
-            return _dates.plain(name, *values)
+            return _own().plain(name, *values)
         if self.now is not None:
             values = self._with_now(name, values)
         try:
             # Without an argument, SQLite's functions read the clock.
-            return _dates.pure(name, *values) if values else self._refuse(NO_CLOCK)
+            return _own().pure(name, *values) if values else self._refuse(NO_CLOCK)
         except sqlite3.OperationalError as error:
             return self._refuse(NO_CLOCK if "non-deterministic" in str(error) else str(error))
 
@@ -136,7 +150,7 @@ class Functions:
         # SQLite compares each character of the text with each of these.
         if isinstance(characters, (str, bytes)) and len(characters) > _MOST_TRIMMED:
             return self._refuse(f"{name} takes at most {_MOST_TRIMMED} characters to remove")
-        return _dates.plain(name, text, characters)
+        return _own().plain(name, text, characters)
 
     def _print(self, name: str, *values: Any) -> Any:
         # SQLite writes a billion characters before it notices that the result is too long.
@@ -146,16 +160,30 @@ class Functions:
             widths = _WIDTH.findall(layout)
             if any(width == "*" or len(width) > _WIDTH_DIGITS or int(width) > _MOST_WIDTH for width in widths):
                 return self._refuse(f"{name} takes widths up to {_MOST_WIDTH}, written in its first argument")
-        return _dates.plain(name, *values)
+        return _own().plain(name, *values)
 
     def _refuse(self, reason: str) -> Any:
         self.refused = reason
         raise ValueError(reason)
 
 
+def _is_written_out(value: Any) -> bool:
+    """Whether a time or a modifier surely depends on nothing; this only saves the check by SQLite."""
+    return isinstance(value, str) and _WRITTEN_OUT.fullmatch(value) is not None
+
+
 def _is_now(value: Any) -> bool:
     text = value.decode(errors="replace") if isinstance(value, bytes) else value
     return isinstance(text, str) and text.partition("\0")[0].lower() == "now"
+
+
+class _Expression(NamedTuple):
+    """A common table expression: its name, and the places of the name and of the parentheses around its body."""
+
+    name: str
+    at: int
+    start: int
+    end: int
 
 
 def check_size(statement: str) -> None:
@@ -168,40 +196,75 @@ def check_size(statement: str) -> None:
     """
     if len(statement) > _MOST_STATEMENT_CHARS:
         raise ToolError(f"the statement has {len(statement)} characters; at most {_MOST_STATEMENT_CHARS} are allowed")
-    tokens = [name for name in _names(statement) if name]
-    copies = 1
-    for table in _table_expressions(tokens):
-        named = sum(name == table and before in _BEFORE_A_TABLE for before, name in pairwise(tokens))
-        copies *= max(1, named)
-        if copies > _MOST_COPIES:
-            raise ToolError("the expressions after WITH refer to each other too often: use fewer of them")
+    lowered = statement.lower()
+    if "with" not in lowered or sum(map(lowered.count, _BEFORE_A_TABLE)) <= _FEW_REFERENCES:
+        return
+    if _TCL_VARIABLE.search(statement):
+        raise ToolError("the statement contains a variable: write the value")
+    tokens = list(_names(statement))
+    found = list(_table_expressions(tokens))
+    if len(found) > _MOST_TABLE_EXPRESSIONS or _copies(tokens, found) > _MOST_COPIES:
+        raise ToolError("the expressions after WITH refer to each other too often: use fewer of them")
+
+
+def _copies(tokens: list[str], found: list[_Expression]) -> int:
+    """How many copies of table expressions the compiler makes; too many are counted as one more than are allowed."""
+    names = {expression.name for expression in found}
+    defined = {expression.at for expression in found}
+    references = [
+        (i, name)
+        for i, (before, name) in enumerate(pairwise(tokens), start=1)
+        if name in names and before in _BEFORE_A_TABLE and i not in defined
+    ]
+    inside: dict[str, list[str]] = {name: [] for name in names}
+    for expression in found:
+        inside[expression.name] += [name for i, name in references if expression.start < i < expression.end]
+    known: dict[str, int] = {}
+
+    def copies(name: str) -> int:
+        if name not in known:
+            known[name] = 1  # an expression that refers to itself is a loop, which is not copied
+            for each, times in Counter(inside[name]).items():
+                known[name] = min(known[name] + times * copies(each), _MOST_COPIES + 1)
+        return known[name]
+
+    return max((copies(name) for name in names), default=0) * max(1, len(references))
 
 
 def _names(statement: str) -> Iterator[str]:
-    """The words and signs of a statement in lower case, names without quotes; empty for a comment."""
-    for token in _TOKEN.findall(statement):
-        if token.startswith(("--", "/*")):
-            yield ""
-        elif token[0] in "'\"`[" and len(token) > 1:
-            yield token[1:-1].lower() or "''"
+    """The words and signs of a statement in lower case, names without quotes."""
+    for found in _TOKEN.findall(statement):
+        token = found.lstrip("\ufeff")  # SQLite reads it as a blank
+        if not token or token.startswith(("--", "/*")):
+            continue
+        quote = token[0]
+        if quote in "'\"`[" and len(token) > 1:
+            inner = token[1:-1].lower()
+            yield inner if quote == "[" else inner.replace(quote * 2, quote)
         else:
             yield token.lower()
 
 
-def _table_expressions(tokens: list[str]) -> set[str]:
-    """The names before `AS (`, `AS MATERIALIZED (` and `AS NOT MATERIALIZED (`, with or without columns."""
-    found = set()
+def _table_expressions(tokens: list[str]) -> Iterator[_Expression]:
+    """What stands before `AS (`, `AS MATERIALIZED (` and `AS NOT MATERIALIZED (`, with or without names of columns."""
+    closing = _closing(tokens)
+    opening = {end: start for start, end in closing.items()}
     for i, token in enumerate(tokens):
-        after = next((t for t in tokens[i + 1 : i + 4] if t not in ("not", "materialized")), "")
-        if token != "as" or after != "(" or i == 0:
+        if token != "as":
             continue
-        before = i - 1
-        if tokens[before] == ")":
-            depth = 1
-            while depth and before > 0:
-                before -= 1
-                depth += (tokens[before] == ")") - (tokens[before] == "(")
-            before -= 1
-        if before >= 0:
-            found.add(tokens[before])
-    return found
+        body = next((j for j in range(i + 1, i + 4) if tokens[j : j + 1] not in (["not"], ["materialized"])), i)
+        before = opening.get(i - 1, i) - 1
+        if before >= 0 and tokens[body : body + 1] == ["("]:
+            yield _Expression(tokens[before], before, body, closing.get(body, len(tokens)))
+
+
+def _closing(tokens: list[str]) -> dict[int, int]:
+    """For the place of each opening parenthesis, that of the one that closes it."""
+    waiting: list[int] = []
+    pairs = {}
+    for i, token in enumerate(tokens):
+        if token == "(":
+            waiting.append(i)
+        elif token == ")" and waiting:
+            pairs[waiting.pop()] = i
+    return pairs

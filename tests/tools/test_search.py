@@ -114,3 +114,10 @@ def test_an_index_that_is_dropped_is_closed(closings):
     assert closings == []
     del made
     assert closings == ["closed"]
+
+
+def test_a_huge_query_or_id_costs_and_shows_little(index):
+    assert index.search("salmon " + "x" * 10**6)
+    with pytest.raises(ToolError) as caught:
+        index.read("x" * 10**6)
+    assert len(str(caught.value)) < 200

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 
 import pytest
@@ -287,6 +288,7 @@ def expressions(levels, body):
     return f"WITH {', '.join(parts)} SELECT count(*) FROM c{levels - 1}"
 
 
+DOUBLING = expressions(40, "SELECT a.x FROM {c} a, {c} b")
 LONG = "replace(hex(zeroblob(49000)), '00', 'a')"
 ROWS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
 
@@ -332,7 +334,14 @@ ROWS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
         f"SELECT {LONG} LIKE '%' || replace(hex(zeroblob(24000)), '00', 'a') || 'b'",
         f"WITH c(x) AS (VALUES (1){', (1)' * 50}) SELECT {', '.join(['zeroblob(99999)'] * 99)} FROM c",
         *(f"SELECT {', '.join(['zeroblob(99999)'] * 1990)}", f"SELECT {', '.join(['1'] * 1999)} FROM item"),
-        expressions(40, "SELECT a.x FROM {c} a, {c} b"),
+        *(
+            expressions(40, "SELECT x FROM " + other + " UNION ALL SELECT x FROM {c}")
+            for other in ("(\ufeff{c})", "[{c}]")
+        ),
+        DOUBLING.replace("SELECT 1 ", "SELECT $a(') "),
+        DOUBLING.replace("c", "🫖🫖"),
+        re.sub(r"c(\d+) AS", r'"c""\1" AS', re.sub(r"(FROM|,) c(\d+) (?!AS)", r'\1 [c"\2] ', DOUBLING)),
+        *(DOUBLING, "WITH " + "a AS (SELECT 1), " * 5_000),
         expressions(40, 'SELECT x FROM "{c}" UNION ALL SELECT x FROM [{c}]'),
         expressions(40, "SELECT (SELECT x FROM/**/{c}) + (SELECT x FROM `{c}`) AS x"),
         "ATTACH DATABASE '/tmp/stolen.db' AS x",
@@ -414,3 +423,9 @@ def test_a_database_that_another_connection_holds_is_not_the_models_failure(tmp_
         holder.execute("ROLLBACK")
         holder.close()
         assert database.query("INSERT INTO item VALUES (9, 'cap', 1)") == "1 rows changed"
+
+
+def test_common_table_expressions_of_a_usual_kind_work(readable):
+    named = ", ".join(f"c{i}(x) AS MATERIALIZED (SELECT id FROM item WHERE id > {i})" for i in range(12))
+    joined = " UNION ALL ".join(f"SELECT x FROM c{i} WHERE x IN c{i}" for i in range(12))
+    assert readable.run(f"WITH {named} SELECT count(*) FROM ({joined})").rows == ((6,),)
