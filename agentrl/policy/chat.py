@@ -270,10 +270,20 @@ class ChatPolicy(Policy):
                 "the server's context is too short for a conversation; such turns count as truncated", error
             )
             return Action(finish_reason="length")
+        if meaning == "cut_off":
+            return Action(finish_reason="length")
+        return await self._turn_refused(error, request)
+
+    async def _turn_refused(self, error: ServerError, request: _Request) -> Action:
+        """The turn after words of the model that the server does not accept; raises as `_turn_of`."""
         fault = self._refused(error)
-        if isinstance(fault, ConfigError) or not request.has_spoken:
+        # A firewall in front of the server may refuse a conversation for a text in it.
+        by_firewall = error.status in (403, 405) and error.is_page and self._answered
+        if not request.has_spoken or (isinstance(fault, ConfigError) and not by_firewall):
             raise fault
         if not await self._accepts_control(request, self.options.retry):
+            if isinstance(fault, ConfigError):
+                raise fault
             raise PolicyFault(
                 f"{self._shown_url} refused the request: {self._shown(str(error))}. It also refuses a conversation of "
                 "AgentRL's own, so the cause is not what the model said: check that the server supports tools, and "

@@ -17,12 +17,13 @@ from agentrl.messages import Action, ToolCall
 from agentrl.policy.safe_text import encodable
 from agentrl.wire.retry import retry_after_s
 
-Meaning = Literal["again", "unreadable_call", "filtered", "filtered_prompt", "too_long", "refused"]
+Meaning = Literal["again", "unreadable_call", "filtered", "filtered_prompt", "too_long", "cut_off", "refused"]
 """What an error says about the request.
 
 `again`: the server failed, and a later request may succeed. `unreadable_call`: the model made a call that the server's
 parser cannot read. `filtered`: a filter withholds what the model wrote; `filtered_prompt`: it refuses the conversation.
-`too_long`: the conversation does not fit into the context. `refused`: anything else that the server does not accept.
+`too_long`: the conversation does not fit into the context. `cut_off`: the turn reached `max_tokens` before it held any
+text. `refused`: anything else that the server does not accept.
 """
 
 _MESSAGE_CHARS = 4000
@@ -70,6 +71,9 @@ _CALL_SAYS = re.compile(
     r"|^(?:\w+: )?invalid tool[ _-]calls?\b(?!.{0,9}\bid)",
     re.IGNORECASE,
 )
+_CUT_OFF_SAYS = re.compile(
+    r"^could not finish the message because max_tokens", re.IGNORECASE
+)  # OpenAI, reasoning models
 # Sizes in tokens: `prompt`, `total` (with the answer that was asked for), and `context`, which they must fit into.
 _SIZES = tuple(
     re.compile(pattern.replace(r"\d+", r"\d{1,12}"), re.IGNORECASE)
@@ -142,7 +146,14 @@ class ServerError:
                 return "filtered_prompt" if self.about_prompt else "filtered"
             if self.codes & _TOO_LONG_CODES or _too_long(self.sizes, max_tokens):
                 return "too_long"
+            if self._says(_CUT_OFF_SAYS):
+                return "cut_off"
         return "again" if temporary else "refused"
+
+    @property
+    def is_page(self) -> bool:
+        """Whether a proxy or a firewall answered with a web page, and not the server with an error of its own."""
+        return self.message.startswith("<") and not self.codes
 
     def _says(self, sentence: re.Pattern[str]) -> bool:
         return any(sentence.search(text) for text in (self.message, *self.codes))

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from agentrl.env.base import Limits
+from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import ConfigError, PolicyFault
 from agentrl.messages import Message, ToolCall
@@ -318,6 +319,13 @@ ERRORS: list[tuple[str, int, Any, str, str]] = [
             ),
         ]
     ],
+    (
+        "openai: thinking cut off",
+        400,
+        error("Could not finish the message because max_tokens or model output limit was reached. Please try again."),
+        "length",
+        "length",
+    ),
     # Words about lengths that say nothing: the server failed, or it refuses something else.
     ("any: context window of a device", 500, error("CUDA error; context window of device lost"), FAULT, SERVED),
     ("any: a field of that name", 400, error("unsupported field 'context_window'"), FAULT, "refused"),
@@ -343,6 +351,7 @@ ERRORS: list[tuple[str, int, Any, str, str]] = [
     ("fastapi: detail", 422, {"detail": [{"loc": ["body"], "msg": "bad"}]}, FAULT, "refused"),
     ("any: deep error", 400, '{"error": ' + "[" * 200_000, FAULT, "refused"),
     ("any: no body", 400, "", FAULT, "refused"),
+    ("firewall: 403", 403, "<html>Access denied</html>", "config", "refused"),
     # The account, the key and the address: no request can succeed.
     ("any: key", 401, error("bad key"), "config", "config"),
     ("any: rights", 403, error("no access to the model"), "config", "config"),
@@ -379,12 +388,20 @@ async def test_a_server_that_never_answered_is_set_up_wrongly(status: int, body:
     assert await verdict(policy_of(poisoned(lambda: response(status, body))), FIRST) == "config"
 
 
-@pytest.mark.parametrize("status", [400, 413, 422])
-async def test_a_server_that_refuses_everything_is_not_the_models_doing(status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (400, error("no"), "fault of the server, answers=False"),
+        (413, "<html>too large</html>", "fault of the server, answers=False"),
+        (422, error("no"), "fault of the server, answers=False"),
+        (403, "<html>Access denied</html>", "config"),
+    ],
+)
+async def test_a_server_that_refuses_everything_is_not_the_models_doing(status: int, body: Any, expected: str) -> None:
     replies = [fine({})]
-    policy = policy_of(lambda body: replies.pop() if replies else response(status, error("no")))
+    policy = policy_of(lambda _: replies.pop() if replies else response(status, body))
     assert await verdict(policy, FINE) == "turn"
-    assert await verdict(policy, LATER) == "fault of the server, answers=False"
+    assert await verdict(policy, LATER) == expected
 
 
 async def test_a_server_that_is_down_is_asked_by_a_control_too() -> None:
@@ -602,9 +619,7 @@ class Adder(ToolEnv):
     """Wants the answer 42."""
 
     limits = Limits(max_turns=4)
-
-    def tasks(self, split: str) -> list[Task]:
-        return [Task(str(number), split, {"number": number}) for number in range(10)]
+    tasks = Tasks(lambda: {"train": [Task(str(number), "train", {"number": number}) for number in range(10)]})
 
     def start(self, task: Task) -> str:
         return f"task {task.data['number']}"
@@ -625,7 +640,7 @@ class Adder(ToolEnv):
 
 async def play(handle: Handler) -> Any:
     env = Adder()
-    return await run_episode(env, policy_of(handle), env.tasks("train")[0], 0)
+    return await run_episode(env, policy_of(handle), env.tasks.split("train")[0], 0)
 
 
 async def test_a_call_that_the_server_cannot_read_is_answered_and_the_episode_goes_on() -> None:
@@ -676,6 +691,6 @@ async def test_a_model_that_poisons_its_losing_episodes_keeps_its_success() -> N
         return fine(body) if body["messages"][0]["content"] == "Say hello." else model(body)
 
     env, policy = Adder(), policy_of(handle)
-    played = [await run_episode(env, policy, task, 0) for task in env.tasks("train")]
+    played = [await run_episode(env, policy, task, 0) for task in env.tasks.split("train")]
     assert [t.ending.kind for t in played].count("fault") == 0
     assert sum(t.success for t in played) == 3
