@@ -128,7 +128,8 @@ def action_of(response: Mapping[str, Any], sampling: SamplingParams) -> Action:
 def _spoken(choice: Mapping[str, Any], usage: Any) -> Action:
     """The action without its tokens."""
     message = choice["message"]
-    calls = tuple([_call_of(call, i) for i, call in enumerate(message.get("tool_calls") or ())])
+    entries = message.get("tool_calls") or [{"function": call} for call in [message.get("function_call")] if call]
+    calls = tuple([_call_of(entry, i) for i, entry in enumerate(entries)])
     text = _text_of(message.get("content")) or message.get("refusal") or ""
     reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name)), None)
     finish, counts = _finish_of(choice), _usage_of(usage)

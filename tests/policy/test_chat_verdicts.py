@@ -247,6 +247,13 @@ ERRORS: list[tuple[str, int, Any, str, str]] = [
         "length",
         "length",
     ),
+    (
+        "gemini: a list",
+        400,
+        [error("The input token count (90) exceeds the maximum number of tokens allowed (80).", 400)],
+        "length",
+        "length",
+    ),
     # Too long, by numbers.
     *[
         (f"{name}: sizes", status, body(words), "length", "length")
@@ -539,6 +546,11 @@ TURNS: list[tuple[str, Any, str]] = [
     ("any: arguments with 1e999", called('{"a": 1e999}'), "unreadable call"),
     ("any: a name twice", called('{"a": 1, "a": 2}'), "unreadable call"),
     ("any: a number of 5000 digits", called('{"a": ' + "1" * 5000 + "}"), "unreadable call"),
+    (
+        "openai: a call in the old form",
+        turn("function_call", None, message={"function_call": {"name": "add", "arguments": '{"a": NaN}'}}),
+        "unreadable call",
+    ),
     ("any: a list for arguments", called("[1]"), "unreadable call"),
     ("ollama: arguments as an object", called({"a": 1}), "turn"),
     # What is no completion.
