@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentrl.messages import Action, ToolCall
-from agentrl.policy.safe_text import encodable
+from agentrl.safe_json import safe_text
 from agentrl.wire.retry import retry_after_s
 
 Meaning = Literal["again", "unreadable_call", "filtered", "filtered_prompt", "too_long", "cut_off", "refused"]
@@ -233,7 +233,7 @@ def _read_error(status: int, text: str, error: Any, wait_s: float | None) -> Ser
     fields = list(_fields(error)) if isinstance(error, Mapping) else []
     by_name = dict(reversed(fields))
     said = by_name.get("message") or by_name.get("detail") or text
-    message = " ".join(encodable(said if isinstance(said, str) else json.dumps(said)).split())
+    message = " ".join(safe_text(said if isinstance(said, str) else json.dumps(said)).split())
     codes = {value.lower() for name, value in fields if name in ("code", "type") and isinstance(value, str)}
     codes |= {code.lower() for code in _CODE_IN_TEXT.findall(message)} | ({"flagged_input"} & by_name.keys())
     generation = by_name.get("failed_generation")

@@ -14,7 +14,7 @@ from typing import Any
 
 from agentrl.messages import Message, ToolCall
 from agentrl.policy.control import tool_name
-from agentrl.policy.safe_text import encodable
+from agentrl.safe_json import safe_text
 
 _NAME_CHARS = 64
 # What stands for a turn without text and calls, which some servers refuse.
@@ -46,7 +46,7 @@ def sent_messages(
 
 def encoded(body: Mapping[str, Any]) -> bytes:
     """A request body as JSON in UTF-8; what UTF-8 cannot hold is U+FFFD."""
-    return encodable(json.dumps(body, ensure_ascii=False)).encode()
+    return safe_text(json.dumps(body, ensure_ascii=False)).encode()
 
 
 class _History:

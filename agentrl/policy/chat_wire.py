@@ -16,7 +16,7 @@ from msgspec import structs
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.chat_history import sent_messages
-from agentrl.policy.safe_text import read_json
+from agentrl.policy.strict_json import read_json
 from agentrl.wire.redaction import Redactor
 
 REASONING_FIELDS = ("reasoning_content", "reasoning")

@@ -186,7 +186,7 @@ class LocalPolicy(Policy):
             versions=done.versions,
             finish_reason=finish,
             usage=usage,
-        )
+        ).safe()  # as the environment makes it, so that the conversation continues what was seen
 
 
 def _format_of(given: ChatFormat | str, model: Any, tokenizer: Any, template: str | None) -> ChatFormat:

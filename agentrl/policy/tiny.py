@@ -17,7 +17,7 @@ from agentrl.errors import ModelError
 from agentrl.messages import Message
 from agentrl.policy.format.base import VERBATIM
 from agentrl.policy.format.template import render_template
-from agentrl.policy.safe_text import encodable
+from agentrl.safe_json import safe_text
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -115,7 +115,7 @@ def build_tokenizer(
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    bpe.train_from_iterator((piece for text in texts for piece in _between_specials(encodable(text))), trainer)
+    bpe.train_from_iterator((piece for text in texts for piece in _between_specials(safe_text(text))), trainer)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         eos_token="<|im_end|>",

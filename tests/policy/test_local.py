@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentrl.env.base import as_action
 from agentrl.errors import ModelError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import SamplingParams
@@ -289,3 +290,16 @@ async def test_a_template_that_takes_no_results_ends_the_run_with_a_message(tiny
     call = Message("assistant", "", (ToolCall("add", {"a": 1}),))
     with pytest.raises(ModelError, match="no tools here"):
         await p.act([*first(), call, Message("tool", "1", tool_call_id="call_0")], tools, episode_id="e")
+
+
+async def test_a_turn_that_the_environment_makes_safe_is_not_rendered_again(
+    tiny: tuple[Any, Any], tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = LocalPolicy(*tiny, sampling=SHORT)
+    twice = (ToolCall("add", {"a": "\ud800"}), ToolCall("add", {"a": 1}))
+    monkeypatch.setattr(p.format, "parse", lambda ids: Action("half \ud83d", twice))
+    one = await p.act(first(), tools, episode_id="e")
+    history = [*first(), as_action(one).to_message(), Message("user", "go on")]
+    two = await p.act(history, tools, episode_id="e")
+    context = (*(one.prompt_ids or ()), *(one.token_ids or ()))
+    assert (two.prompt_ids or ())[: len(context)] == context

@@ -17,7 +17,7 @@ from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.format.call_syntax import split_reasoning
 from agentrl.policy.format.control_tokens import ControlTokens
 from agentrl.policy.format.template import render_template, template_of, token_variables
-from agentrl.policy.safe_text import encodable
+from agentrl.safe_json import safe_text
 
 # The text of a sampled turn while its template is rendered; every template must keep it.
 _MARK = "4f1c9a7e-sampled-turn"
@@ -141,7 +141,7 @@ class ChatFormat(ABC):
 
     def _encode_text(self, text: str) -> tuple[int, ...]:
         # A surrogate without its partner, which a model can write in JSON, is no text to a tokenizer.
-        return tuple(self.control.encode(encodable(text)))
+        return tuple(self.control.encode(safe_text(text)))
 
     # Ids to an action.
 

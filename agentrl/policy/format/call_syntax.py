@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from agentrl.messages import ToolCall
-from agentrl.policy.safe_text import read_json
+from agentrl.policy.strict_json import read_json
 
 
 def read_call(body: str, index: int, arguments_key: str) -> ToolCall:

@@ -7,7 +7,7 @@ import re
 from agentrl.messages import ToolCall
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.format.call_syntax import call_of, read_call
-from agentrl.policy.safe_text import read_json_at
+from agentrl.policy.strict_json import read_json_at
 
 _LLAMA3_TAG = "<|python_tag|>"
 _LLAMA3_START = re.compile(r'\s*\{\s*"(?:type|name)"\s*:')

@@ -1,4 +1,4 @@
-"""Text that can be encoded, and JSON that is JSON: every refusal is a ValueError that says what is wrong."""
+"""JSON that is JSON: every refusal is a ValueError that says what is wrong."""
 
 from __future__ import annotations
 
@@ -9,34 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrl.policy.safe_text import MAX_DEPTH, encodable, read_json
+from agentrl.policy.strict_json import read_json
+from agentrl.safe_json import MAX_DEPTH
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("abc", "abc"),
-        ("é漢😀", "é漢😀"),
-        ("a\ud800b", "a\ufffdb"),
-        ("\udc00", "\ufffd"),
-        ("é\ud83d", "é\ufffd"),
-        ("\ud83d\ude00", "😀"),
-        ("\ude00\ud83d", "\ufffd\ufffd"),
-    ],
-)
-def test_surrogates_are_replaced(text: str, expected: str) -> None:
-    assert encodable(text) == expected
-
-
-@given(st.text(st.characters()))
-def test_every_text_can_be_encoded(text: str) -> None:
-    assert encodable(encodable(text).encode().decode()) == encodable(text)
 
 
 @given(JSON)

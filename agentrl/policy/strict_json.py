@@ -1,4 +1,4 @@
-"""What a model or a tool wrote, made safe: text that can be encoded, and JSON that is JSON and not too deep.
+"""JSON that a model wrote: read only if it is JSON, and not too deep.
 
 Python's `json` reads more than JSON (NaN, Infinity, a name twice) and fails in ways of its own on deep or long
 input. Here every refusal is a ValueError with a reason that a model can act on.
@@ -11,19 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-MAX_DEPTH = 64
-"""Most levels of lists and objects in the arguments of a call."""
-
-
-def encodable(text: str) -> str:
-    """The text as UTF-8 can hold it: a surrogate without its partner becomes U+FFFD, a pair one character."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+from agentrl.safe_json import MAX_DEPTH
 
 
 def read_json(text: str) -> Any:
