@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agentrl.bench.measures.endings import by_cause
 from agentrl.bench.views.run_report import write_report
 from agentrl.cli.boundary import json_option, note, print_json
 from agentrl.cli.progress import TrainProgress
@@ -199,12 +200,29 @@ def summary_text(summary: dict[str, Any], out: Path) -> str:
     before, after = summary.get("before") or {}, summary.get("after") or {}
     for mode in ("greedy", "sampled"):
         lines.append(f"{mode:<10}{_cell(before.get(mode)):<26}{_cell(after.get(mode)):<26}".rstrip())
+    lines += _discarded({"before": before, "after": after})
     n_tasks = (after or before).get("n_tasks", 0)
     lines += ["", f"{n_tasks} tasks, {summary['wall_s']:.0f} s wall, {summary['cpu_s']:.0f} s CPU"]
     if (out / "model").is_dir():
         lines.append(f"Model:  {out / 'model'}  (agentrl bench {env_id} --policy local:{out / 'model'})")
     lines.append(f"Report: {out / 'report.html'}")
     return "\n".join(lines)
+
+
+def _discarded(tables: dict[str, dict[str, Any]]) -> list[str]:
+    """One line for each cell of the table with discarded episodes: how many, and the success rate that counts them."""
+    lines = []
+    for when, table in tables.items():
+        for mode in ("greedy", "sampled"):
+            cell = table.get(mode) or {}
+            causes = {cause: number for cause, number in cell.get("discarded", {}).items() if number}
+            if causes:
+                counted = f"{by_cause(causes)} of {cell['n_attempted']} episodes were discarded"
+                lines.append(f"{when}, {mode}: {counted}; with those as failures {_cell(cell['success_of_attempted'])}")
+            after = cell.get("n_discarded_after_actions")
+            if after:
+                lines.append(f"warning: {after} of them after the model had acted: do not trust this success rate")
+    return ["", *lines] if lines else []
 
 
 def _cell(cell: dict[str, Any] | None) -> str:

@@ -241,6 +241,22 @@ def test_sys_exit_in_a_file_of_an_environment_is_a_failure(loop: FakeLoop) -> No
     assert "sys.exit(0) was called (mine.py:2 in <module>)" in result.stderr
 
 
+def test_discarded_episodes_are_named_below_the_table() -> None:
+    counts = {"n_attempted": 10, "discarded": {"server": 1, "host": 1, "author": 0}, "n_discarded_after_actions": 1}
+    cell = {
+        "mean": 1.0,
+        "ci95": [0.6, 1.0],
+        "success_of_attempted": {"mean": 0.8, "ci95": [0.5, 0.9], "n": 9},
+        **counts,
+    }
+    summary = {"env": {"id": "e"}, "seed": 1, "wall_s": 1.0, "cpu_s": 1.0, "before": TABLE, "after": {"greedy": cell}}
+    text = summary_text(summary, Path("absent"))
+    assert "after, greedy: 2 (1 server, 1 host) of 10 episodes were discarded" in text
+    assert "discarded; with those as failures 0.800  [0.500, 0.900]" in text
+    assert "warning: 1 of them after the model had acted: do not trust this success rate" in text
+    assert "discarded" not in summary_text({**summary, "after": TABLE}, Path("absent"))
+
+
 def test_the_table() -> None:
     after = {**TABLE, "greedy": {"mean": 0.95, "ci95": [None, None]}}
     summary = {"env": {"id": "e"}, "seed": 1, "before": TABLE, "after": after, "wall_s": 61.4, "cpu_s": 60.0}
