@@ -30,11 +30,13 @@ from agentrl.trajectory import EnvRef, Task
 # Files up to this size are hashed whole; of larger ones, this many pages that are evenly spread.
 _WHOLE_BYTES, _PAGES, _PAGE_BYTES = 1 << 24, 256, 1 << 12
 # Classes that AgentRL's version describes, and those of its foundations.
-_FOUNDATIONS = ("builtins.", "abc.", "typing.", "gymnasium.", "agentrl.env.", "agentrl.sandboxed.")
+_FOUNDATIONS = ("builtins.", "abc.", "typing.", "gymnasium.", "agentrl.env.", "agentrl.sandboxed.", "agentrl.policy.")
 # Options of a chat policy that change what a model is asked; the others are about speed and retries.
 _ASKED = ("tool_choice", "parallel_tool_calls", "max_tokens_field", "send_reasoning", "return_token_ids")
 _EXPLAINED = {
+    "env.version": " (the environment was edited, or its package is another one)",
     "code": " (the environment's code was edited)",
+    "behaviour.code": " (the policy's code was edited)",
     "behaviour.files": " (the model's files were changed)",
 }
 
@@ -45,7 +47,7 @@ class Identity:
 
     Attributes:
         env: which environment.
-        code: fingerprint of the source of the environment's classes.
+        code: fingerprint of the code that the version does not cover, such as that of a notebook's class.
         limits: of its episodes, the environment's own included.
         split, seed: of the tasks.
         tasks: id -> fingerprint of each chosen task.
@@ -147,9 +149,10 @@ def identify(
         setup: of a policy that was given by its name.
         sampling: that the caller asked for; None leaves the policy's own.
     """
+    ref = ref_of(env, probe)
     return Identity(
-        env=ref_of(env, probe),
-        code=_code_of(probe),
+        env=ref,
+        code=_code_of(probe, ref.version),
         limits=asdict(probe.unwrapped.limits),  # type: ignore[attr-defined]
         split=split,
         seed=seed,
@@ -214,28 +217,44 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _code_of(env: Any) -> str:
-    """A fingerprint of the source of an environment's classes, its wrappers included."""
+def _code_of(env: Any, version: str) -> str:
+    """A fingerprint of the code that the environment's version does not cover; empty if it covers all.
+
+    That is the code of wrappers, of classes without a file (in a notebook), and of a script.
+    """
     classes: dict[type, None] = {}
-    while env is not None:
+    while env is not env.unwrapped:
         classes |= dict.fromkeys(type(env).__mro__)
-        env = getattr(env, "env", None) if env is not env.unwrapped else None
-    return _hash([_source_of(one) for one in classes if not (one.__module__ + ".").startswith(_FOUNDATIONS)])
+        env = env.env
+    classes |= dict.fromkeys(one for one in type(env).__mro__ if not version or _file_of(one) is None)
+    return _hash_of_sources(classes)
+
+
+def _hash_of_sources(classes: Iterable[type]) -> str:
+    """A fingerprint of the classes' source, foundations left out; empty if nothing is left."""
+    sources = [_source_of(one) for one in classes if not (one.__module__ + ".").startswith(_FOUNDATIONS)]
+    return _hash(sources) if sources else ""
+
+
+def _file_of(one: type) -> Path | None:
+    try:
+        path = Path(inspect.getfile(one))
+    except (TypeError, OSError):
+        return None
+    return path if path.is_file() else None
 
 
 def _source_of(one: type) -> str:
     """The text of the file that defines a class; of the class alone in a script.
 
-    Where there is no file (a notebook), the code of its functions stands for it.
+    Where there is no file, the code of its functions stands for it.
     """
-    try:
-        if one.__module__ == "__main__":
-            return inspect.getsource(one)
-        return Path(inspect.getfile(one)).read_text(encoding="utf-8", errors="replace")
-    except (TypeError, OSError):
-        functions = (inspect.unwrap(value) for value in vars(one).values() if callable(value))
-        codes = (getattr(function, "__code__", None) for function in functions)
-        return "\n".join(part for code in codes if code is not None for part in _code_parts(code))
+    path = _file_of(one)
+    if path is not None:
+        return inspect.getsource(one) if one.__module__ == "__main__" else path.read_text("utf-8", errors="replace")
+    functions = (inspect.unwrap(value) for value in vars(one).values() if callable(value))
+    codes = (getattr(function, "__code__", None) for function in functions)
+    return "\n".join(part for code in codes if code is not None for part in _code_parts(code))
 
 
 def _code_parts(code: CodeType) -> Iterator[str]:
@@ -252,7 +271,10 @@ def _code_parts(code: CodeType) -> Iterator[str]:
 
 def _behaviour_of(given: Policy | str, policy: Policy, setup: PolicySetup) -> dict[str, Any]:
     """What decides the policy's actions in addition to its name and sampling."""
-    found: dict[str, Any] = {"class": f"{type(policy).__module__}.{type(policy).__qualname__}"}
+    found: dict[str, Any] = {
+        "class": f"{type(policy).__module__}.{type(policy).__qualname__}",
+        "code": _hash_of_sources(type(policy).__mro__),
+    }
     if not isinstance(given, str):
         return found
     spec = parse_spec(given)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gymnasium import Wrapper
 
 from agentrl.bench.identity import Identity, files_fingerprint, identify, same_env
 from agentrl.env.base import Env
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup
+from agentrl.policy.scripted import NullPolicy
 from agentrl.trajectory import EnvRef
 from tests.bench.toys import Adder, Some
 
@@ -27,7 +29,7 @@ def identity(given: str | Policy = "null", setup: PolicySetup | None = None, env
         split="eval",
         seed=0,
         given=given,
-        policy=Some(),
+        policy=given if isinstance(given, Policy) else Some(),
         setup=setup,
         sampling=None,
     )
@@ -132,6 +134,31 @@ def test_an_edited_class_without_a_file_is_noticed() -> None:
         classes.append(space["Cell"])
     assert "the environment's code was edited" in differences(identity(env=classes[0]), identity(env=classes[1]))
     assert differences(identity(env=classes[0]), identity(env=classes[0])) == ""
+
+
+def test_an_edited_policy_is_noticed() -> None:
+    found = []
+    for answer in ("1", "2"):
+        space: dict[str, Any] = {"Some": Some, "__name__": "notebook"}
+        exec(f"class Agent(Some):\n    async def act(self, *_, **more):\n        return {answer}", space)
+        found.append(identity(space["Agent"]()))
+    assert "the policy's code was edited" in differences(*found)
+    assert identity(NullPolicy()).behaviour["code"] == ""  # AgentRL's version covers it
+
+
+class Wrapped(Wrapper[Any, Any, Any, Any]):
+    """Changes nothing."""
+
+
+def test_a_wrapper_is_part_of_an_environment() -> None:
+    def wrapped() -> Env:
+        return Wrapped(Adder())  # type: ignore[return-value]
+
+    probe = wrapped()
+    plain = identity()
+    found = identify(wrapped, probe, (), split="eval", seed=0, given="null", policy=Some(), setup=None, sampling=None)
+    assert plain.code == ""  # the version covers it
+    assert "code '', not" in differences(replace(plain, tasks={}, env=found.env), found)
 
 
 def test_an_older_form_of_identity_is_another_one() -> None:

@@ -177,7 +177,7 @@ def test_an_edited_environment_is_refused(tmp_path: Path) -> None:
     before = (out / "summary.json").read_bytes(), (out / "trajectories.jsonl").read_bytes()
     edit = DRIFT.replace('return self.task.data["q"]', 'return "wrong"')
     with pytest.raises(
-        ConfigError, match=r"env.version 'sha256:\w+', not .*environment's code was edited.*another folder"
+        ConfigError, match=r"env.version 'sha256:\w+', not .*the environment was edited.*another folder"
     ):
         run_bench(written(file, edit), "oracle", out=out)
     assert before == ((out / "summary.json").read_bytes(), (out / "trajectories.jsonl").read_bytes())
