@@ -40,12 +40,14 @@ class Difference:
         part: what differs: `observation`, `reward`, `reward_components`, `state_key`, `status`, `info`
             or `error` (the environment raised).
         recorded, replayed: the two as JSON.
+        tool: whose fault it was, if a tool raised one.
     """
 
     turn: int | None
     part: str
     recorded: str
     replayed: str
+    tool: str = ""
 
     def __str__(self) -> str:
         where = "reset" if self.turn is None else f"turn {self.turn}"
@@ -153,7 +155,8 @@ async def _first_difference(trajectory: Trajectory, env: Env) -> Difference | No
             state_key = env.state_key()
             observation, reward, terminated, truncated, info = await env.astep(turn.action)
         except Exception as error:
-            return _raised(index, error)
+            # Code that raised again after the model had acted made the episode a failure.
+            return None if index == last and trajectory.ending.kind == "error" else _raised(index, error)
         status = "terminated" if terminated else "truncated" if truncated else "running"
         recorded = {**_recorded(turn), "status": trajectory.status if index == last else "running"}
         replayed = {
@@ -199,7 +202,7 @@ def _compare(turn: int | None, part: str, recorded: Any, replayed: Any) -> Diffe
 
 
 def _raised(turn: int | None, error: Exception) -> Difference:
-    return Difference(turn, "error", "none", f"{type(error).__name__}: {error}")
+    return Difference(turn, "error", "none", f"{type(error).__name__}: {error}", getattr(error, "tool", ""))
 
 
 def replay_store(
@@ -256,7 +259,23 @@ class _Player:
                 self._envs[ref.key] = (self._make_env or registry.make)(ref)
             env = self._envs[ref.key]
             _note_what_changed(trajectory, env, result)
-            return replay(trajectory, env)
+            report = replay(trajectory, env)
+            fault = report.difference is not None and report.difference.tool
+            return self._reading(trajectory, ref, report) if fault else report
+
+    def _reading(self, trajectory: Trajectory, ref: EnvRef, report: ReplayReport) -> ReplayReport:
+        """Replay with faults as errors that the model read (see docs/faults.md), on instances of their own."""
+        tools: set[str] = set()
+        again = report
+        while again.difference is not None and again.difference.tool and again.difference.tool not in tools:
+            tools.add(again.difference.tool)
+            env = (self._make_env or registry.make)(ref)
+            env.unwrapped.make_readable(tools)  # type: ignore[attr-defined]
+            try:
+                again = replay(trajectory, env)
+            finally:
+                env.close()
+        return again if again.outcome == "same" else report
 
     def _rule(self, ref: EnvRef) -> AbstractContextManager[None]:
         if self._trusts:

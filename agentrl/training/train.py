@@ -98,7 +98,8 @@ def _exits_are_errors() -> Iterator[None]:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise EnvFault(
             f"code of the run called sys.exit({'' if error.code is None else repr(error.code)}) "
-            f"({Path(place.filename).name}:{place.lineno} in {place.name}): let it raise an exception instead"
+            f"({Path(place.filename).name}:{place.lineno} in {place.name}): let it raise an exception instead",
+            who="author",
         ) from error
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 
 import pytest
 from msgspec import structs, to_builtins
 
 from agentrl.env.tasks import Tasks
-from agentrl.env.tool_env import ToolEnv
+from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault, ReplayError, StoreError
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.scripted import ScriptedPolicy
 from agentrl.rollout.episode import run_episode
 from agentrl.rollout.json_lines import canonical
 from agentrl.rollout.records import trajectory_record
 from agentrl.rollout.replay import areplay, replay, replay_store
 from agentrl.rollout.requests import GroupRequest, sampling_seed
-from agentrl.rollout.runner import Rollouts
+from agentrl.rollout.runner import Rollouts, arollout
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.tool_schema import tool
 from agentrl.trajectory import Ending, EnvRef, Labels, Trajectory
 
 ID = "test/Ledger-v0"
@@ -259,3 +262,70 @@ async def test_a_clock_in_an_observation_is_caught(walker, tmp_path):
     trajectory = await run_episode(Clock(), policy, Clock.tasks["train-0"], 0, ref=EnvRef("c"))
     report = replay(trajectory, Clock())
     assert (report.difference.turn, report.difference.part) == (0, "observation")
+
+
+class Shaky(ToolEnv):
+    """Its server fails on 13, its author's code on 7, and both work otherwise."""
+
+    tasks = Tasks.of(train=[{}])
+
+    def start(self, task):
+        return "Get a number."
+
+    @tool
+    def get(self, number: int) -> int:
+        """Get a number.
+
+        Args:
+            number: any
+        """
+        if number == 13:
+            raise EnvFault("GET /13 answered 500", answers=True)
+        return 10 // (number - 7)
+
+    def score(self, answer):
+        return 1.0
+
+    def oracle(self, messages):
+        return "done" if messages[-1].role == "tool" else call("get", number=1)
+
+
+async def test_faults_that_counted_as_the_models_doing_replay(tmp_path, monkeypatch):
+    path, server = tmp_path / "t.jsonl", call("get", number=13)
+    played = []
+    for actions in ([server, "done"], [call("get", number=7)], [call("get", number=1), server, server, "done"]):
+        with TrajectoryStore(path) as store:
+            played += await arollout(
+                Shaky, ScriptedPolicy(actions), [Shaky.tasks["train-0"]], env_id=ID, store=store, backoff_s=0.0
+            )
+    endings = [group.trajectories[0].ending.kind for group in played]
+    assert endings == ["answer", "error", "answer"]
+    found = await asyncio.to_thread(replay_store, path, lambda _: Shaky())
+    assert found.counts["same"] == 3
+    assert set(found.counts) == {"same", "skipped"}  # the attempts before
+    monkeypatch.setattr(Shaky, "score", lambda self, answer: 0.5)
+    found = await asyncio.to_thread(replay_store, path, lambda _: Shaky())
+    assert found.counts["differs"] == 2
+
+
+async def test_a_turn_that_a_filter_withheld_replays(tmp_path):
+    withheld = ScriptedPolicy([call("get", number=1), Action(finish_reason="content_filter")])
+    path = tmp_path / "t.jsonl"
+    with TrajectoryStore(path) as store:
+        (group,) = await arollout(Shaky, withheld, [Shaky.tasks["train-0"]], env_id=ID, store=store)
+    assert group.trajectories[0].ending == Ending("error", "content_filter")
+    found = await asyncio.to_thread(replay_store, path, lambda _: Shaky())
+    assert found.counts == {"same": 1}
+
+
+@pytest.mark.parametrize("odd", ["\ud800", math.nan, math.inf, {"a": [-math.inf, None]}, 2**70])
+async def test_odd_arguments_of_a_model_replay_from_the_store(tmp_path, odd):
+    path = tmp_path / "t.jsonl"
+    with TrajectoryStore(path) as store:
+        policy = ScriptedPolicy([call("get", number=odd), call(str(odd), **{str(odd): odd}), "done"])
+        (group,) = await arollout(Shaky, policy, [Shaky.tasks["train-0"]], env_id=ID, store=store)
+    (read,) = TrajectoryStore(path)
+    played = [turn.action for turn in group.trajectories[0].turns]
+    assert repr([turn.action for turn in read.turns]) == repr(played)
+    found = await asyncio.to_thread(replay_store, path, lambda _: Shaky())
+    assert found.counts == {"same": 1}
