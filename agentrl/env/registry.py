@@ -9,10 +9,12 @@ no entry points any more.)
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -112,8 +114,9 @@ def _create(ref: EnvRef) -> Env:
 def version_of(found: EnvSpec, *, on_disk: bool = False) -> str:
     """What an environment is made of: the version of the package that declares it, and a hash of its classes' files.
 
-    The hash is there because a package under development changes without a new version. Of a notebook's class there
-    is no file: then nothing is known.
+    The hash is there because a package under development changes without a new version. What a file does only when it
+    is run as a program (`if __name__ == "__main__":`) does not count. Of a notebook's class there is no file: then
+    nothing is known.
 
     Args: on_disk: read the files now. By default they were read when the class was first seen, so that an edit in the
         middle of a run does not change the version of the code that runs.
@@ -135,10 +138,21 @@ def _hash_of_files(env_class: type[Env]) -> str:
     digest = hashlib.sha256()
     try:
         for path in dict.fromkeys(inspect.getfile(base) for base in own if base.__module__ not in _BUILT_IN):
-            digest.update(Path(path).read_bytes())
+            digest.update(_text_of_module(Path(path)))
     except (TypeError, OSError):
         return ""
     return f"sha256:{digest.hexdigest()[:12]}"
+
+
+def _text_of_module(path: Path) -> bytes:
+    """A Python file without what it does only when it is run as a program."""
+    text = path.read_bytes()
+    lines = text.splitlines(keepends=True)
+    with suppress(SyntaxError, ValueError):  # then the whole file counts
+        for node in reversed(ast.parse(text).body):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+                del lines[node.lineno - 1 : node.end_lineno]
+    return b"".join(lines)
 
 
 _hash_when_loaded = lru_cache(maxsize=256)(_hash_of_files)

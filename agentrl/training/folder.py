@@ -17,7 +17,7 @@ from typing import Any
 
 from agentrl.errors import CheckpointError, ConfigError, StoreError
 from agentrl.rollout.json_lines import encode_line
-from agentrl.rollout.lock import LOCK_NAME, FolderLock, entries_of
+from agentrl.rollout.lock import FolderLock, entries_of
 from agentrl.rollout.store import write_summary
 
 FORMAT = 3
@@ -202,8 +202,9 @@ class RunFolder:
         Args: save: writes it into a folder.
         Raises: StoreError if it cannot be written.
         """
-        partial = self.path / f".model-{os.getpid()}.partial"
+        partial = self.path / ".model.partial"
         try:
+            shutil.rmtree(partial, ignore_errors=True)  # of a killed process
             save(partial)
             if os.path.lexists(self.model_path) and not _same_weights(self.model_path, partial):
                 self.model_path.rename(free_path(self.path / "model-old"))
@@ -269,12 +270,12 @@ def move_aside(path: str | Path) -> Path:
     if not is_run(path):
         raise ConfigError(f"{path} holds no run: choose another --out")
     aside = free_path(path.with_name(f"{path.name}-old"))
-    with FolderLock(path):
+    with FolderLock(path) as lock:
         try:
             path.rename(aside)
         except OSError as error:
             raise StoreError(f"cannot rename {path} to {aside}: {error.strerror}; choose another --out") from error
-    (aside / LOCK_NAME).unlink(missing_ok=True)
+        lock.path = aside
     return aside
 
 

@@ -182,6 +182,19 @@ def test_the_version_changes_with_each_file_that_holds_the_class(folder):
         del sys.modules["shared"]
 
 
+def test_what_a_file_does_as_a_program_is_not_part_of_the_version(folder):
+    path = folder / "mine.py"
+    found = spec("mine.py:Plain")
+    first = registry.version_of(found)
+    for name, same in (("__main__", True), ("mine", False)):
+        text = path.read_text()
+        path.write_text(text + f'\nif __name__ == "{name}":\n    print("trains")\n    print("resumes")\n')
+        with_newline = path.read_text()
+        path.write_text(with_newline.replace("\n\nif", "\nif"))
+        assert (registry.version_of(found, on_disk=True) == first) is same
+        path.write_text(text)
+
+
 def test_the_version_of_a_packages_environment_names_the_package_and_its_file():
     version = make("agentrl/Shop-v0").ref.version
     package, number, file = version.split(" ")

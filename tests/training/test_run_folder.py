@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from agentrl.cli import main
+from agentrl.config import dump_config
 from agentrl.errors import ConfigError, EnvFault, ModelError, RolloutError, StoreError
+from agentrl.registry import load_reference
 from agentrl.training import checkpoint
 from agentrl.training.folder import RunFolder, is_run, move_aside
 from agentrl.training.run import RunConfig
@@ -141,6 +146,15 @@ def test_a_failed_run_leaves_what_came_into_its_folder_meanwhile(tmp_path: Path)
         train(CONFIG, run)
 
 
+def test_a_failed_run_removes_its_own_events(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    folder = RunFolder.create(tmp_path / "run", "", tensorboard=True)
+    folder.log("rl", 1, 1, 0.5, {"loss/policy": 0.25})
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    folder.abandon()
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_a_user_puts_into_a_run_survives_resuming_and_pruning(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
@@ -179,6 +193,7 @@ def test_fresh_moves_a_run_aside_with_all_that_is_in_it_and_nothing_else(tmp_pat
     (tmp_path / "run-old").symlink_to("absent")
     assert move_aside(run) == tmp_path / "run-old-2"
     assert (tmp_path / "run-old-2" / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "run-old-2" / ".lock").exists()
     assert is_run(tmp_path / "run-old-2")
     for name in ("config.toml", "format"):
         run.mkdir(exist_ok=True)
@@ -285,3 +300,27 @@ def test_sys_exit_in_the_code_of_a_run_is_an_error_and_the_run_can_be_resumed(
     with pytest.raises(EnvFault):
         resume(tmp_path / "run", on_progress=leave)
     assert resume(tmp_path / "run")["steps"] == 2
+
+
+LEAVES = """
+import sys
+from dataclasses import dataclass
+from agentrl.rollout.feedback.base import Feedback
+
+@dataclass(frozen=True)
+class Leaves(Feedback):
+    async def __call__(self, groups):
+        sys.exit(0)
+"""
+
+
+def test_a_part_that_calls_sys_exit_does_not_end_the_command_as_if_it_had_succeeded(tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text(LEAVES)
+    stages = {**STAGES, "rl": replace(STAGES["rl"], feedback=(load_reference(f"{tmp_path}/leaves.py:Leaves")(),))}
+    (tmp_path / "run.toml").write_text(dump_config(replace(CONFIG, stages=stages)))
+    out = tmp_path / "run"
+    result = CliRunner().invoke(main, ["train", str(tmp_path / "run.toml"), "--out", str(out), "--json"])
+    assert result.exit_code == 1
+    assert "called sys.exit(0) (leaves.py:9 in __call__)" in json.loads(result.stdout)["error"]["message"]
+    assert "</html>" in (out / "report.html").read_text()
+    assert f"Continue with: agentrl train --resume {out}" in result.stderr
