@@ -10,7 +10,7 @@ import warnings
 from typing import Annotated, Any, Literal, Optional
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from agentrl.errors import ToolError, ToolSchemaError
 from agentrl.tool_schema import Tool, is_tool, parse_docstring, plain_schema, tool
@@ -295,3 +295,74 @@ def test_docstrings_that_are_not_quite_of_a_form():
     assert parse_docstring("Sum.\n\nReturns\n-------\nint\n    The sum.") == ("Sum.", {})
     for text in ("Shows\n:smile: and\n:frown: signs.", ":-) is a smile.", "Parameters\nare free."):
         assert parse_docstring(text) == (text, {})
+
+
+class Limits(BaseModel):
+    low: float = 0.0
+    high: float = float("inf")
+
+
+def anything(
+    text: str = "",
+    count: int = 0,
+    share: float = 0.0,
+    value: Any = None,
+    table: dict[str, Any] = {},  # noqa: B006
+    limits: Limits | None = None,
+    shares: list[float] = [],  # noqa: B006
+    most: float = float("inf"),
+) -> str:
+    """Take anything."""
+    return text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"text": "\ud800"}, "text holds \\ud800, which is half of a character: write whole characters"),
+        ({"value": {"a": ["\ud800"]}}, "value holds \\ud800"),
+        ({"table": {"\ud800": 1}}, "table holds \\ud800"),
+        ({"share": float("nan")}, "share holds nan: a number must be finite"),
+        ({"value": [float("inf")]}, "value holds inf: a number must be finite"),
+        ({"share": "NaN"}, "share should be a finite number, got 'NaN'"),
+        ({"shares": ["-Infinity"]}, "shares[0] should be a finite number, got '-Infinity'"),
+        ({"limits": {"low": "NaN"}}, "limits must hold finite numbers only"),
+        ({"count": 10**400}, "count holds an integer of more than 1023 bits"),
+        ({"text": "x" * 2_000_000}, "text is too long: a call takes at most 1048576 characters"),
+        ({"x" * 100_000: 1}, "is not an argument."),
+        ([1], "they must be an object, got list"),
+        (None, "they must be an object, got NoneType"),
+    ],
+    ids=range(13),
+)
+def test_arguments_are_made_safe_before_any_schema_is_asked(arguments, message):
+    with pytest.raises(ToolError) as caught:
+        Tool.of(anything).validate(arguments)
+    text = str(caught.value)
+    assert text.startswith("wrong arguments for anything: ")
+    assert message in text
+    assert len(text) < 500
+    text.encode()
+
+
+def test_a_hand_built_tool_is_no_exception():
+    made = create_model("raw", p0=(Any, Field(alias="where")))
+    raw = Tool("raw", "Anything at all.", made, lambda p0: p0)
+    with pytest.raises(ToolError, match=r"wrong arguments for raw: where holds \\ud800"):
+        raw.validate({"where": "\ud800"})
+    assert raw.validate({"where": "NaN"}) == {"p0": "NaN"}
+
+
+def test_defaults_may_be_infinite_and_text_may_say_nan():
+    given = Tool.of(anything).validate({"text": "NaN", "value": "Infinity", "limits": {"low": 1}, "count": 2**70})
+    assert (given["most"], given["limits"].high, given["value"]) == (float("inf"), float("inf"), "Infinity")
+    assert given["count"] == 2**70
+
+
+def test_a_tool_may_say_that_its_calls_run_at_the_same_time():
+    @tool(parallel=True)
+    def look() -> None:
+        """Look."""
+
+    assert Tool.of(look).parallel
+    assert not Tool.of(order).parallel

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import json
 import threading
 import time
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import pytest
+from pydantic import BeforeValidator
 
 from agentrl.env.base import Limits
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
-from agentrl.env.tool_env import ToolEnv, call, to_text
+from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault, ToolError, ToolSchemaError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.tool_schema import Tool, tool
@@ -429,11 +432,199 @@ def test_a_subclass_may_take_a_tool_away():
     assert "Did you mean" not in begun(Fewer).step(call("crash"))[0][0].content.replace("crash", "")
 
 
-def test_results_as_text():
-    assert to_text("as it is") == "as it is"
-    assert to_text(None) == "ok"
-    assert to_text(True) == "true"
-    assert to_text(2.5) == "2.5"
-    assert to_text({"ä": (1, None)}) == '{"ä": [1, null]}'
-    with pytest.raises(TypeError, match="the result, a lock, has no JSON form"):
-        to_text(threading.Lock())
+# What a model can write.
+
+
+class Strict(Desk):
+    """Author code that encodes and stores whatever it is given."""
+
+    @tool
+    def note(self, text: str) -> str:
+        """Write text down."""
+        self.log.append(text.encode().decode())
+        return text
+
+    @tool
+    async def send(self, body: Any) -> str:
+        """Send any JSON."""
+        json.dumps(body, allow_nan=False).encode()
+        return "sent"
+
+    def respond(self, text):
+        text.encode()
+        return None
+
+    def score(self, answer):
+        answer.encode()
+        return {"right": 0.0}
+
+
+DEEP: Any = []
+for _ in range(50_000):
+    DEEP = [DEEP]
+HOSTILE = [
+    *("\ud800", "a\ud83d", "x" * 2_000_000, float("nan"), float("inf"), 10**400),
+    *(["\udfff"], {"\ud800": 1}, {"a": [float("nan")]}, DEEP, {"a": DEEP}, [0] * 2_000_000),
+]
+
+
+@pytest.mark.parametrize("name", ["note", "send"])
+@pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_argument_can_make_an_episode_a_fault(name, value):
+    env = begun(Strict)
+    argument = "text" if name == "note" else "body"
+    observation, *_ = env.step(call(name, **{argument: value}))
+    assert observation[0].content.startswith("Error: ")
+    assert argument in observation[0].content
+    assert len(observation[0].content) < 500
+    json.dumps(observation[0].to_openai(), ensure_ascii=False).encode()
+    assert env.step("\ud800")[2]
+    env.close()
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x" * 1_000_000, "", "(unknown)", "a\nb", "\x00"])
+def test_no_name_of_a_tool_can_make_an_episode_a_fault(name):
+    observation, *_ = begun(Strict).step(Action(tool_calls=(ToolCall(name, {}),)))
+    assert observation[0].content.startswith("Error: there is no tool ")
+    assert len(observation[0].content) < 500
+    json.dumps(observation[0].to_openai(), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("arguments", [[1], "text", 3, None, [["a", 1]]])
+def test_arguments_that_are_no_object_are_an_error_that_the_model_reads(arguments):
+    observation, *_ = begun().step(Action(tool_calls=(ToolCall("add", arguments),)))
+    assert "arguments must be a JSON object, got " in observation[0].content
+
+
+def test_ids_that_are_no_text_or_occur_twice():
+    env = begun()
+    odd = [None, 3, "a", "a", "\ud800", {}]
+    observation, *_ = env.step(Action(tool_calls=tuple(ToolCall("add", {"n": n}, id) for n, id in enumerate(odd))))
+    assert env.log == [f"add {n}" for n in range(6)]
+    assert len({message.tool_call_id for message in observation}) == 6
+    assert all(type(message.tool_call_id) is str for message in observation)
+
+
+@pytest.mark.parametrize("kind", [Desk, Waiting])
+def test_the_calls_of_one_turn_are_bounded(kind):
+    env = begun(kind)
+    observation, *_ = env.step(calls(*[("add", {})] * 10_000))
+    assert len(env.log) == 128
+    assert [message.tool_call_id for message in observation] == [f"c{n}" for n in range(10_000)]
+    assert {message.content for message in observation[128:]} == {
+        "Error: this call was not run: one turn may make at most 128 calls; make the others in later turns"
+    }
+    env.close()
+
+
+def test_a_result_that_cannot_be_encoded_is_made_safe():
+    class Odd(Desk):
+        system_prompt = "Half \ud800."
+
+        def start(self, task):
+            self.log = []
+            return [Message("user", "half \ud800"), Message("user", "whole")]
+
+        def respond(self, text):
+            return "half \ud800" if text == "wait" else None
+
+        @tool
+        def text(self) -> str:
+            """Half."""
+            return "half \ud800"
+
+        @tool
+        async def waits(self) -> dict[str, str]:
+            """Half."""
+            return {"a": "half \ud800"}
+
+        @tool
+        def refuse(self) -> None:
+            """Half."""
+            raise ToolError("half \ud800")
+
+    env = Odd()
+    messages, _ = env.reset(seed=0)
+    assert [message.content for message in messages] == ["Half \ufffd.", "half \ufffd", "whole"]
+    observation, *_ = env.step(calls(("text", {}), ("waits", {}), ("refuse", {})))
+    assert [m.content for m in observation] == ["half \ufffd", '{"a": "half \ufffd"}', "Error: half \ufffd"]
+    assert env.step("wait")[0][0].content == "half \ufffd"
+    env.close()
+
+
+# What an author returns.
+
+
+def test_rewards_and_success_may_be_numpys():
+    class Counted(Desk):
+        @tool
+        def add(self, n: int = 1) -> object:
+            """Add."""
+            self.add_reward("neat", np.bool_(True))
+            return np.int64(n)
+
+        def score(self, answer):
+            self.success = np.bool_(True)
+            return {"right": np.float32(1.0), "neat": np.int64(2)}
+
+    env = begun(Counted)
+    observation, reward, *_ = env.step(call("add"))
+    assert (observation[0].content, reward) == ("1", 0.25)
+    _, reward, _, _, info = env.step("3")
+    assert (reward, info["success"], info["reward_components"]) == (1.5, True, {"right": 1.0, "neat": 2.0})
+    assert [type(value) for value in (reward, info["success"], *info["reward_components"].values())] == [
+        *(float, bool, float, float)
+    ]
+
+
+def test_a_score_may_be_one_number_of_numpys():
+    class Scored(Desk):
+        rubric = Rubric()
+
+        def score(self, answer):
+            return np.float64(0.5)
+
+    assert begun(Scored).step("3")[1] == 0.5
+
+
+def test_a_start_or_a_reply_that_is_no_text_is_named():
+    class Odd(Desk):
+        def respond(self, text):
+            return 3
+
+    class OddMessage(Desk):
+        def start(self, task):
+            return Message("user", 3)  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError, match="respond must return text or None, got int"):
+        begun(Odd).step("x")
+    with pytest.raises(TypeError, match="start returned a message whose content is int, not text"):
+        OddMessage().reset(seed=0)
+
+
+def shut(value: Any) -> Any:
+    raise LookupError("closed")
+
+
+def test_a_validator_of_the_authors_that_raises_is_named():
+    class Guarded(Desk):
+        @tool
+        def look(self, where: Annotated[str, BeforeValidator(shut)]) -> str:
+            """Look."""
+            return where
+
+    with pytest.raises(EnvFault, match="a validator of tool 'look' raised LookupError: closed"):
+        begun(Guarded).step(call("look", where="up"))
+
+
+def test_a_circular_result_is_a_fault_that_says_so():
+    class Round(Desk):
+        @tool
+        def look(self) -> list[Any]:
+            """Look."""
+            found: list[Any] = []
+            found.append(found)
+            return found
+
+    with pytest.raises(EnvFault, match=r"tool 'look' raised ValueError: the result, a list, has .*itself"):
+        begun(Round).step(call("look"))

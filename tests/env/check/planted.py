@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import itertools
 import os
@@ -433,3 +434,107 @@ class BareEnv(Env):
 
     def oracle(self, messages):
         return "yes" if self.task.data["left"] > self.task.data["right"] else "no"
+
+
+class TasksDifferUnseeded(Sound):
+    tasks = Tasks.of(
+        train=[{"left": random.randrange(100, 10**9), "right": 2} for _ in range(4)],
+        eval=[{"left": 3, "right": 4}],
+    )
+
+
+class TasksDifferSetOrder(Sound):
+    tasks = Tasks.of(train=[{"left": 1, "right": 2, "word": word} for word in {*WORDS}], eval=[{"left": 3, "right": 4}])
+
+
+class TasksDifferGenerator(Sound):
+    tasks = Tasks.generate(lambda rng: make_task(np.random.default_rng()), seed=3, train=40, eval=20)
+
+
+class ToolRaisesOnNul(Sound):
+    @tool
+    def lookup(self, word: str) -> str:
+        """Look a word up."""
+        os.stat(f"/nowhere/{word}") if "\0" in word else None
+        return "nothing"
+
+
+class ToolRaisesOnLargeIntegers(Sound):
+    @tool
+    def right(self, scale: int = 1) -> int:
+        """The second number."""
+        return self.task.data["right"] * int(np.int64(scale) > 0)
+
+
+class ToolRaisesLater(Sound):
+    def start(self, task):
+        self.asked = 0
+        return Sound.start(self, task)
+
+    @tool
+    def left(self) -> int:
+        """The first number, which may be asked for once."""
+        self.asked += 1
+        return [self.task.data["left"]][self.asked - 1]
+
+
+class ToolRaisesExit(Sound):
+    @tool
+    def lookup(self, word: str) -> str:
+        """Look a word up."""
+        raise SystemExit(0)
+
+
+class ToolFaultsNetwork(Sound):
+    @tool
+    def lookup(self, word: str) -> str:
+        """Look a word up."""
+        raise ConnectionRefusedError("server unreachable")
+
+
+class RaisesExit(Sound):
+    def score(self, answer):
+        raise SystemExit(0)
+
+
+class RaisesExitInStep(Sound):
+    async def astep(self, action):
+        raise SystemExit(0)
+
+
+class CannotMakeExit(Sound):
+    def __init__(self, **options):
+        raise SystemExit(0)
+
+
+class OracleFailsExit(Sound):
+    def oracle(self, messages):
+        raise SystemExit(0)
+
+
+class HangsInScore(Sound):
+    def score(self, answer):
+        threading.Event().wait(3600)
+
+
+class HangsInAsyncScore(Sound):
+    async def score(self, answer):
+        await asyncio.Event().wait()
+
+
+class HangsInAsyncStart(Sound):
+    async def start(self, task):
+        await asyncio.Event().wait()
+
+
+class SoundNumpy(Sound):
+    """Rewards and results of numpy's types are fine."""
+
+    @tool
+    def left(self) -> object:
+        """The first number."""
+        return np.int64(self.task.data["left"])
+
+    def score(self, answer):
+        self.success = np.bool_(answer == str(self.answer()))
+        return np.float32(self.success)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import agentrl
@@ -69,11 +70,26 @@ DEFECTS = [
     ("Raises", "raises", "error"),
     ("Misspelt", "raises", "error"),
     ("NoEvalSplit", "no-eval-split", "advice"),
+    ("TasksDifferUnseeded", "tasks-differ", "error"),
+    ("TasksDifferSetOrder", "tasks-differ", "error"),
+    ("TasksDifferGenerator", "tasks-differ", "error"),
+    ("ToolRaisesOnNul", "tool-raises", "error"),
+    ("ToolRaisesOnLargeIntegers", "tool-raises", "error"),
+    ("ToolRaisesLater", "tool-raises", "error"),
+    ("ToolRaisesExit", "tool-raises", "error"),
+    ("ToolFaultsNetwork", "tool-faults", "warning"),
+    ("RaisesExit", "raises", "error"),
+    ("RaisesExitInStep", "raises", "error"),
+    ("CannotMakeExit", "cannot-make", "error"),
+    ("OracleFailsExit", "oracle-fails", "error"),
+    ("HangsInScore", "hangs", "error"),
+    ("HangsInAsyncScore", "hangs", "error"),
+    ("HangsInAsyncStart", "hangs", "error"),
 ]
 
 
 def report_on(name: str) -> CheckReport:
-    hangs, hashes = "Hangs" in name, name.startswith(("Nondeterministic", "Sound"))
+    hangs, hashes = "Hangs" in name, name.startswith(("Nondeterministic", "Sound", "TasksDiffer"))
     return check_env(f"{PLANTED}:{name}", tasks=3, timeout_s=1.0 if hangs else 10.0, processes=hashes)
 
 
@@ -86,7 +102,7 @@ def test_a_planted_defect_is_found(name, code, severity):
     assert all(finding.fix and finding.problem for finding in report.findings)
 
 
-@pytest.mark.parametrize("name", ["Sound", "SoundAsync", "BareEnv"])
+@pytest.mark.parametrize("name", ["Sound", "SoundAsync", "SoundNumpy", "BareEnv"])
 def test_a_sound_environment_raises_no_alarm(name):
     report = report_on(name)
     assert report.findings == (), report.to_text()
@@ -112,6 +128,26 @@ def test_the_finding_names_the_place_and_the_culprit():
 
 def _problem(name: str, code: str) -> str:
     return next(finding.problem for finding in report_on(name).findings if finding.code == code)
+
+
+def test_a_hang_is_found_with_its_line():
+    assert "planted.py:" in _problem("HangsInScore", "hangs")
+    assert "score did not return within 0.8 s" in _problem("HangsInAsyncScore", "hangs")
+
+
+def test_tasks_of_a_class_that_no_other_process_can_make_are_made_again_here():
+    class Drawn(ToolEnv):
+        tasks = Tasks.generate(lambda rng: {"n": np.random.default_rng().integers(10**9).item()}, train=4, eval=2)
+
+        def start(self, task):
+            return "Say the secret."
+
+        def score(self, answer):
+            return float(answer == f"secret {self.task.data['n']}")
+
+    report = check_env(Drawn, tasks=2)
+    assert "tasks-differ" in report.codes, report.to_text()
+    assert not report.ok
 
 
 def test_a_missing_oracle_is_advice_and_no_error():
