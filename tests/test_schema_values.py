@@ -67,6 +67,26 @@ def test_the_awkward_values_are_reached_and_optional_ones_left_out():
     assert {True, False} == {"word" in arguments for arguments in drawn}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_odd_arguments_fit_the_schema_too(seed):
+    tool = Tool.of(awkward)
+    rng = np.random.default_rng(seed)
+    for _ in range(60):
+        tool.validate(draw_arguments(tool.schema["function"]["parameters"], rng, odd=True))
+
+
+def test_odd_values_are_what_code_is_least_prepared_for():
+    def f(text: str, n: int, value: Any) -> None:
+        """Anything."""
+
+    parameters = Tool.of(f).schema["function"]["parameters"]
+    rng = np.random.default_rng(0)
+    drawn = [draw_arguments(parameters, rng, odd=True) for _ in range(300)]
+    assert {"\x00", "../..", "NaN"} <= {arguments["text"] for arguments in drawn}
+    assert {2**63, -(2**63) - 1, 2**31} <= {arguments["n"] for arguments in drawn}
+    assert {str, int, float, bool, type(None), list, dict} == {type(arguments["value"]) for arguments in drawn}
+
+
 def test_the_same_generator_state_draws_the_same():
     parameters = Tool.of(awkward).schema["function"]["parameters"]
     one, other = (draw_arguments(parameters, np.random.default_rng(5)) for _ in range(2))

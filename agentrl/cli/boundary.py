@@ -91,6 +91,8 @@ class Commands(click.Group):
                 fail(ctx, "Error", str(error))
             else:
                 fail(ctx, type(error).__name__, f"{_reason(error)} ({place}); --debug shows the traceback")
+        finally:
+            end_when_hung(None)
         return None
 
 

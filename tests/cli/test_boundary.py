@@ -89,6 +89,17 @@ def test_a_mistake_in_an_authors_file_is_named_with_its_line(
     assert not isinstance(CliRunner().invoke(main, [command, "./mine.py:Mine", "--debug"]).exception, SystemExit)
 
 
+@pytest.mark.parametrize("command", ["bench", "play", "check", "train"])
+def test_sys_exit_in_an_authors_file_is_no_success(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("import sys\nsys.exit(0)\n")
+    result = CliRunner().invoke(main, [command, "./mine.py:Mine"])
+    assert result.exit_code == 1
+    assert "SystemExit: sys.exit(0) was called (mine.py:2 in <module>)" in result.stderr
+
+
 def test_a_mistake_in_start_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(

@@ -50,6 +50,13 @@ def test_nothing_is_made_before_the_first_look():
     assert (tasks.splits, tasks.splits, made) == (("train",), ("train",), [1])
 
 
+def test_tasks_made_again_are_equal_unless_they_come_from_no_seed():
+    fixed = Tasks.generate(lambda rng: {"n": int(rng.integers(10**9))}, seed=1, train=3)
+    assert fixed.made_again().split("train") == fixed.split("train")
+    drawn = Tasks.generate(lambda rng: {"n": int(np.random.default_rng().integers(10**9))}, seed=1, train=3)
+    assert drawn.made_again().split("train") != drawn.split("train")
+
+
 def test_the_rubric_sums_by_weight_and_refuses_a_misspelt_component():
     rubric = Rubric({"correct": 1.0, "short": 0.1})
     assert rubric.total({"correct": 1.0, "short": -2.0}) == pytest.approx(0.8)
