@@ -122,7 +122,7 @@ class SandboxSpec:
     Attributes:
         limits: upper bounds; a request may ask for less, never for more.
         network: off, or an allow-list.
-        env: variables that programs see in addition to PATH, HOME, LANG and TMPDIR.
+        env: variables that programs see in addition to PATH, HOME, LANG, TMPDIR and PYTHONHASHSEED.
         files: path inside the work folder -> content; written at start and after every `reset`.
         read_only: host folders that programs may read, at the same path.
     """

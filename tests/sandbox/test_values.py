@@ -53,6 +53,17 @@ def test_only_exact_types_go_in():
             encode(value)
 
 
+@pytest.mark.parametrize("kind", ["s", "z", "d"])
+def test_keys_of_one_hash_are_refused_before_they_cost_time(kind):
+    def form(numbers):
+        keys = [["i", hex(number)] for number in numbers]
+        return json.dumps([kind, [[key, ["n"]] for key in keys] if kind == "d" else keys]).encode()
+
+    assert len(decode(form(range(3000)))) == 3000
+    with pytest.raises(ValueFormError, match="of one hash"):
+        decode(form(number * (2**61 - 1) for number in range(3000)))
+
+
 def test_depth_is_capped_both_ways():
     deep = []
     for _ in range(100):

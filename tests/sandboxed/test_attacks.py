@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agentrl.sandbox.pool import clear_pools
 from tests.sandboxed.attacks import ATTACKS, played
 
 
@@ -18,5 +19,6 @@ async def test_an_attack_is_scored_and_earns_nothing(name):
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_an_attack_is_scored_on_docker(name):
     trajectory = await played(ATTACKS[name], "docker")
+    await clear_pools()  # other tests count this process's containers
     assert trajectory.error is None
     assert (trajectory.status, trajectory.reward, trajectory.success) == ("terminated", 0.0, False)

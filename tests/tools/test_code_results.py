@@ -163,6 +163,7 @@ def test_a_failure_of_the_sandbox_is_a_fault():
         (ExecResult("nonzero", 2, b"a"), "a\n[exit code 2]"),
         (ExecResult("timeout", None, detail="more than 2 s"), "[timed out: more than 2 s]"),
         (ExecResult("oom", 137), "[out of memory]"),
+        (ExecResult("lost", 137, b"x", detail="the sandbox is lost"), "x\n[the sandbox is lost]"),
         (ExecResult("limit", 1, b"x", truncated=True, detail="cpu"), "x\n[output cut off]\n[limit reached: cpu]"),
     ],
 )

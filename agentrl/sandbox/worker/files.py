@@ -107,7 +107,7 @@ class Folder:
             if stat.S_ISDIR(info.st_mode):
                 kind = b"d"
             elif stat.S_ISLNK(info.st_mode):
-                kind, content = b"l", os.fsencode(os.readlink(os.path.basename(path), dir_fd=parent))
+                kind, content = b"l", _target(path, parent)
             elif stat.S_ISREG(info.st_mode):
                 pages += -(-info.st_size // _PAGE_BYTES)
                 if pages * _PAGE_BYTES > max_bytes:
@@ -177,6 +177,11 @@ class Folder:
                         yield from self._walk_from(path + "/", inner, depth + 1)
                     finally:
                         os.close(inner)
+
+
+def _target(path: str, parent: int) -> bytes:
+    with _Told(path):
+        return os.fsencode(os.readlink(os.path.basename(path), dir_fd=parent))
 
 
 def _open_folder(name: str, parent: int) -> int:

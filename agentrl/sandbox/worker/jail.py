@@ -20,7 +20,9 @@ WORKER_FILE = "/worker.zip"
 _BOX = "/box"
 _PARTS = {"work": WORK, "tmp": "/tmp", "shm": "/dev/shm"}
 _FRESH = kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC
-_OPEN_FILES = 512
+_OPEN_FILES, _WORKER_OPEN_FILES = 512, 4096
+"""The kernel refuses to send a descriptor if its user has more on their way than the sender may open. A worker may open
+more than programs, so that those of its own and other sandboxes cannot keep it from handing over a session's pipes."""
 
 
 class NoFolder(Exception):
@@ -178,11 +180,12 @@ def set_limits(limits: Mapping[str, Any], other_pids: int | None) -> None:
     _limit(resource.RLIMIT_DATA, int(limits["memory_bytes"]))
     _limit(resource.RLIMIT_NPROC, pids)
     _limit(resource.RLIMIT_FSIZE, int(limits["file_bytes"]))
+    _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
 
 
 def set_lasting_limits() -> None:
     """Set the limits that hold for a worker and all that it forks, and that no request can change."""
-    _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    _limit(resource.RLIMIT_NOFILE, _WORKER_OPEN_FILES)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_MSGQUEUE, 0)
     _limit(resource.RLIMIT_MEMLOCK, 1 << 16)

@@ -140,7 +140,7 @@ def test_parallel_requests_work_in_one_loop_after_the_other():
         second.run(sandbox.close())
 
 
-async def test_sessions_work_where_the_kernel_lets_no_descriptor_pass(sandbox):
+async def test_programs_cannot_keep_the_worker_from_handing_over_descriptors(sandbox):
     taken = """
 import os, socket
 end, other = socket.socketpair()
@@ -155,8 +155,23 @@ except OSError as error:
     result = await sandbox.run_python(taken, session="a")
     if "Too many references" not in result.text:
         pytest.skip(f"the kernel says {result.text!r}")
-    for _ in range(2):
-        assert (await sandbox.run_python("print('hello')", session="b")).text == "hello\n"
+    assert (await sandbox.run_python("print('hello')", session="b")).text == "hello\n"
+    assert "b" in sandbox._ports
+
+
+async def test_sessions_work_without_descriptors(sandbox, monkeypatch):
+    ask = sandbox._channel.ask_for_fds
+
+    async def without(*arguments):
+        reply, fds = await ask(*arguments)
+        for fd in fds:
+            os.close(fd)
+        return reply, None
+
+    monkeypatch.setattr(sandbox._channel, "ask_for_fds", without)
+    assert (await sandbox.run_python("x = 1", session="s")).ok
+    assert (await sandbox.run_python("x + 1", session="s")).text == "2\n"
+    assert (await sandbox.run_python("while True: pass", session="s", limits=QUICK)).status == "timeout"
 
 
 @pytest.mark.parametrize("path", ["a" * 5000, "é" * 3000, "a\ud800b", "a" * 256, "a\0b", "x/" * 2000 + "/" * 200])
