@@ -56,6 +56,11 @@ class HttpSettings:
     follow_redirects: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, value in self.headers.items():
+            if not value.isprintable() or value != value.strip():
+                raise ValueError(f"header {name} must have no control characters and no blanks at its ends: {value!r}")
+
     @property
     def total_s(self) -> float:
         """Most seconds that a call can take, with all attempts and waits, and the control request after them."""

@@ -30,7 +30,7 @@ _MOST_TABLE_EXPRESSIONS = 100
 _FEW_REFERENCES = 31
 _CACHED_CHARS = 64
 _TOKEN = re.compile(
-    r"""--[^\n]*|/\*.*?(?:\*/|$)|'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]"""
+    r"""--[^\n]*|/\*.*?(?:\*/|\Z)|'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z)"""
     r"""|[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*|\S""",
     re.DOTALL,
 )
@@ -38,7 +38,8 @@ _WRITTEN_OUT = re.compile(r"[0-9:.+ -]+T?[0-9:.]*|[+-]?[0-9]+ (?:day|month|year|
 _WIDTH = re.compile(r"\*|[0-9]+")
 _WIDTH_DIGITS = 6
 # SQLite reads `$name(...)` as one variable, whatever the parentheses hold.
-_TCL_VARIABLE = re.compile(r"[$@#:][\w$:\x80-\U0010ffff]*\(")
+_WORD_WITH_PARENTHESIS = re.compile(r"[\w$@#:\x80-\U0010ffff]+\(?")
+_SIGNS_OF_A_VARIABLE = frozenset("$@#:")
 _BEFORE_A_TABLE = ("from", "join", "in", ",", "(")
 
 
@@ -199,7 +200,8 @@ def check_size(statement: str) -> None:
     lowered = statement.lower()
     if "with" not in lowered or sum(map(lowered.count, _BEFORE_A_TABLE)) <= _FEW_REFERENCES:
         return
-    if _TCL_VARIABLE.search(statement):
+    words = _WORD_WITH_PARENTHESIS.findall(statement)
+    if any(word[-1] == "(" and not _SIGNS_OF_A_VARIABLE.isdisjoint(word) for word in words):
         raise ToolError("the statement contains a variable: write the value")
     tokens = list(_names(statement))
     found = list(_table_expressions(tokens))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 
 from agentrl import call, make
+from agentrl.environments.data_analysis import right
 from agentrl.errors import EnvFault, ToolError
 from agentrl.messages import Action
 
@@ -91,6 +94,13 @@ def test_no_answer_is_a_fault(name):
                 env.reset(seed=1)
                 _, reward, *_ = env.step(Action(text=answer))
                 assert reward == 0.0
+
+
+def test_no_answer_about_a_table_is_a_fault():
+    for answer in JUNK:
+        if isinstance(answer, str):
+            assert not right(answer, Fraction(1, 3))
+            assert not right(answer, "ada")
 
 
 @pytest.mark.parametrize(

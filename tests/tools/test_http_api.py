@@ -37,6 +37,12 @@ async def test_a_request_as_it_arrives(server):
     assert server.seen[0].headers["x-app"] == "agentrl"
 
 
+@pytest.mark.parametrize("value", ["a\n", " a", "a\r\nX-Admin: 1", "\x00"])
+def test_a_header_of_the_settings_that_cannot_be_sent_is_refused_at_once(value):
+    with pytest.raises(ValueError, match="header X-App must have no control characters"):
+        HttpSettings(headers={"X-App": value})
+
+
 # Retries.
 
 

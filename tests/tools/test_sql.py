@@ -315,6 +315,10 @@ ROWS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
             "SELECT " + "(" * 5000 + "1" + ")" * 5000,
             "SELECT " + "NOT " * 20_000 + "1",
             "SELECT " + "1+" * 20_000 + "1",
+            *(
+                "WITH " + ", (" * 40 + sign * 90_000
+                for sign in ("[", ":", "'", '"', "`", "(", "/*", "a ", "a as (", "\ufeff", "$")
+            ),
         ),
         *("SELECT " + "date(" * 5_000, "SELECT " + "1," * 40_000 + "1", "x" * 10**6),
         *("SELECT zeroblob(1000000000)", "SELECT randomblob(1000000000)", "SELECT hex(zeroblob(90000))"),
