@@ -14,9 +14,11 @@ import pytest
 
 from agentrl.bench.views.run_report import write_report
 from agentrl.env.registry import register
+from agentrl.env.tool_env import call
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.rollout.replay import replay_store
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.tool_schema import tool
 from agentrl.training.folder import RunFolder
 from agentrl.training.run import EnvConfig
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
@@ -131,3 +133,30 @@ def test_half_a_character_in_every_text_of_a_record_is_stored_and_reported(tmp_p
     page = write_report(folder.path).read_text(encoding="utf-8")
     assert r"half \ud800 a \udfff character" in page
     assert json.loads(folder.summary_path.read_text())["env"]["id"] == half
+
+
+@register("test/AskHalf-v0")
+class AskHalf(Ask):
+    """Say the price; every text of the environment holds half a character."""
+
+    def start(self, task: Any) -> str:
+        return "What \ud800 does it cost?"
+
+    @tool
+    def price(self) -> str:
+        """The price."""
+        return f"{self.task.data['n']} \udfff"
+
+    def oracle(self, messages: Any) -> Any:
+        return "half \ud800" if messages[-1].role == "tool" else call("price")
+
+
+def test_half_a_character_in_messages_ends_neither_a_run_nor_its_resuming(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = replace(CONFIG, env=EnvConfig("test/AskHalf-v0"))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, run, on_progress=stop_at("rl", 1))
+    assert resume(run)["steps"] == 2
+    assert (run / "report.html").exists()
+    found = replay_store(run / "trajectories.jsonl")
+    assert set(found.counts) == {"same"}
