@@ -50,10 +50,16 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
     @classmethod
     def from_openai(cls, call: Mapping[str, Any], index: int = 0) -> ToolCall:
         """Read one entry of `message.tool_calls`; what cannot be read or is not safe sets `error`."""
-        if not isinstance(call, Mapping) or not isinstance(call.get("function") or {}, Mapping):
-            return cls("", {}, f"call_{index}", "a call must be an object with a `function`")
-        function = call.get("function") or {}
-        name, call_id = _word(function.get("name"), ""), _word(call.get("id"), f"call_{index}")
+        function = call.get("function") if type(call) is dict else None
+        if type(function) is not dict:
+            if not isinstance(call, Mapping) or not isinstance(call.get("function") or {}, Mapping):
+                return cls("", {}, f"call_{index}", "a call must be an object with a `function`")
+            function = call.get("function") or {}
+        name, call_id = function.get("name"), call.get("id")
+        if type(name) is not str or not name.isascii():
+            name = _word(name, "")
+        if type(call_id) is not str or not call_id.isascii() or not call_id:
+            call_id = _word(call_id, f"call_{index}")
         raw = function.get("arguments")
         if raw is None or raw == "":
             return cls(name, {}, call_id)

@@ -322,4 +322,12 @@ def contains_await(function: Callable[..., Any]) -> bool:
 
 def as_action(action: Any) -> Action:
     """`Action.of`, made safe: no text holds half of a character, and every call can be sent, stored and rendered."""
-    return (action if type(action) is Action else Action.of(action)).safe()
+    global _checked
+    checked = _checked
+    if action is not checked:
+        _checked = checked = (action if type(action) is Action else Action.of(action)).safe()
+    return checked
+
+
+# The action that was checked last: a rollout checks one, records it, and hands it to the environment.
+_checked = Action()

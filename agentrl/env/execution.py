@@ -139,7 +139,7 @@ def _refusal(tools: Mapping[str, Tool], call: ToolCall) -> ToolError:
 def _validated(tool: Tool, call: ToolCall) -> dict[str, Any]:
     """The converted arguments; a validator of the author's may raise anything."""
     try:
-        return tool.validate(call.arguments)
+        return tool.convert(call.arguments)  # type: ignore[arg-type]  # safe actions hold a dict
     except (ToolError, EnvFault):
         raise
     except BaseException as error:
