@@ -26,7 +26,7 @@ MAX_IDLE = 16
 MAX_LENT = 64
 """Sandboxes of one kind that the episodes of one event loop hold at a time; the next episode waits for one."""
 _MAX_STARTS = 4
-_WAIT_S = 3600.0
+_TELL_S, _WAIT_S = 60.0, 3600.0
 """An episode may hold its sandbox for as long as its programs run; longer than this, it is most likely forgotten."""
 
 
@@ -48,6 +48,8 @@ class Pool:
         Raises: SandboxFault if none can be started, or if no other episode gives one back in time.
         """
         turns = self._turns.get()
+        full = f"all {MAX_LENT} sandboxes are lent; an episode waits for one"
+        told = asyncio.get_running_loop().call_later(_TELL_S, logger.warning, full)
         try:
             async with asyncio.timeout(_WAIT_S):
                 await turns.acquire()
@@ -56,6 +58,8 @@ class Pool:
                 f"all {MAX_LENT} sandboxes are lent, and none came back within {_WAIT_S:g} s: "
                 "close environments and forks that are no longer used"
             ) from error
+        finally:
+            told.cancel()
         try:
             return await self._ready()
         except BaseException:

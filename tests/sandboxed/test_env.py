@@ -166,13 +166,15 @@ async def test_a_sandbox_that_cannot_be_emptied_is_never_lent_again():
     assert (backend.started, backend.closed) == (2, 1)
 
 
-async def test_episodes_wait_for_a_sandbox_and_fail_when_none_comes_back(monkeypatch):
+async def test_episodes_wait_for_a_sandbox_and_fail_when_none_comes_back(monkeypatch, caplog):
     monkeypatch.setattr(pools, "MAX_LENT", 1)
+    monkeypatch.setattr(pools, "_TELL_S", 0.01)
     monkeypatch.setattr(pools, "_WAIT_S", 0.05)
     pool = Pool(Counting(), SandboxSpec())
     first = await pool.lend()
     with pytest.raises(EnvFault, match="all 1 sandboxes are lent"):
         await pool.lend()
+    assert "an episode waits for one" in caplog.text
     waiting = asyncio.ensure_future(pool.lend())
     await asyncio.sleep(0)
     await pool.take_back(first)

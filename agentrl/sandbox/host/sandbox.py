@@ -50,7 +50,7 @@ _MAX_VALUE_BYTES = 8 << 20
 _MARGIN_BYTES = 32 << 20
 _WAITING = 64
 """How many connections may wait for the proxy to accept them."""
-_USED_UP = "programs in it used up its memory"
+_USED_UP = "what was done in it used up its memory"
 _TOO_SLOW = "programs in it kept it from answering"
 _FAILED = "programs in it brought it down"
 _CUT_SHORT = "a request in it was cut short"
@@ -272,8 +272,9 @@ class RemoteSandbox(Sandbox):
             raise SandboxError(f"the request is too long: {error}") from error
         except ChannelClosed as error:
             used_up = self._process.out_of_memory()
-            blamed = self._ran and (error.asked or self._session or used_up)  # else it ended while no program ran
-            cause = (_USED_UP if used_up else _FAILED) if blamed else ""
+            # A worker that is found gone while no program ran is not blamed on any.
+            blamed = self._ran and (error.asked or self._session)
+            cause = _USED_UP if used_up else _FAILED if blamed else ""
             await self._fail(f"its worker is gone ({error}) {self._process.why()}".strip(), cause)
         except TimeoutError:
             await self._fail(f"it did not answer {what!r} within {wait_s:g} s", _TOO_SLOW if self._ran else "")

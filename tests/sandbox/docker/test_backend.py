@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.sandbox import SandboxError, SandboxFault, SandboxLimits, SandboxSpec
+from agentrl.sandbox import SandboxError, SandboxFault, SandboxLimits, SandboxLost, SandboxSpec
 from agentrl.sandbox.docker.backend import IMAGE, LABEL, Docker, build_command
 from agentrl.sandbox.docker.daemon import Daemon
 from agentrl.sandbox.host import owner as owner_module
@@ -291,3 +291,13 @@ async def test_a_network_is_refused_where_no_socket_reaches_the_worker():
     spec = SandboxSpec(network=type(SPEC.network)(allow=("example.org:443",)))
     with pytest.raises(SandboxError, match=r"cannot let example\.org:443 through: that takes a daemon on this Linux"):
         await backend.start(spec)
+
+
+async def test_a_container_that_ends_while_a_program_runs_is_lost_by_its_doing(sandbox, api):
+    run = asyncio.create_task(sandbox.run_python("import time; time.sleep(60)"))
+    (container,) = mine(api)
+    await asyncio.to_thread(eventually, lambda: len(api.top(container)["Processes"]) > 1, 5)
+    api.kill(container)
+    assert ((await run).status, sandbox.lost) == ("lost", True)
+    with pytest.raises(SandboxLost):
+        await sandbox.entries()

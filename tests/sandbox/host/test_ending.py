@@ -101,6 +101,15 @@ async def test_a_worker_that_fails_before_any_program_is_a_fault(sandbox):
         await sandbox.write("a", b"")
 
 
+async def test_a_file_that_uses_up_the_memory_is_no_fault():
+    limits = SandboxLimits(memory_bytes=16 << 20, disk_bytes=16 << 20, file_bytes=1 << 30)
+    async with await make_backend("bubblewrap").start(SandboxSpec(limits=limits)) as sandbox:
+        if sandbox._process._group is None:
+            pytest.skip("there are no control groups")
+        with pytest.raises(SandboxLost, match="used up its memory"):
+            await sandbox.write("large", bytes(400 << 20))
+
+
 async def test_after_a_reset_no_earlier_program_is_blamed(sandbox):
     await sandbox.run_python("x = 1", session="s")
     await sandbox.reset()
