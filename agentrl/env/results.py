@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from agentrl.errors import EnvFault
 from agentrl.safe_json import number_text, safe_text
 
 MAX_DEPTH = 100
@@ -54,23 +53,6 @@ def plain_value(value: Any) -> Any:
     Raises: TypeError if it has no JSON form; ValueError if it contains itself or is nested too deeply.
     """
     return _plain(value, ())
-
-
-def plain_info(info: Mapping[str, Any], where: str = "step") -> dict[str, Any]:
-    """The info of a step as plain JSON.
-
-    Args:
-        info: as an environment returns it.
-        where: what returned it, for the message.
-    Raises: EnvFault that names the key whose value has no JSON form.
-    """
-    plain: dict[str, Any] = {}
-    for key, value in info.items():
-        try:
-            plain[_key(key)] = _plain(value, ())
-        except (TypeError, ValueError) as error:
-            raise EnvFault(f"info[{key!r}] of {where} cannot be stored: {error}", who="author") from error
-    return plain
 
 
 def plain_number(value: Any, what: str) -> float:

@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import decimal
 import enum
-import json
 import pathlib
 import threading
 import uuid
@@ -17,8 +16,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from agentrl.env.results import plain_info, plain_number, plain_value, to_text
-from agentrl.errors import EnvFault
+from agentrl.env.results import plain_number, plain_value, to_text
 
 
 class Colour(enum.Enum):
@@ -128,16 +126,6 @@ def deep() -> Any:
 def test_a_result_without_a_json_form_is_said(value, kind, message):
     with pytest.raises(kind, match=message):
         to_text(value)
-
-
-def test_info_is_made_plain_and_a_bad_key_is_named():
-    info = {"success": np.bool_(True), "seen": {"b", "a"}, "score": np.float32(0.5), 3: NAN, "text": "\ud800"}
-    plain = plain_info(info)
-    assert plain == {"success": True, "seen": ["a", "b"], "score": 0.5, "3": "NaN", "text": "\ufffd"}
-    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    with pytest.raises(EnvFault, match=r"info\['lock'\] of reset cannot be stored: a lock is no JSON") as caught:
-        plain_info({"lock": threading.Lock()}, "reset")
-    assert caught.value.at == "author"
 
 
 @pytest.mark.parametrize(

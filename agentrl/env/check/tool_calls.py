@@ -42,28 +42,50 @@ def _check_tool(subject: Subject, function: Mapping[str, Any]) -> Iterator[Findi
     if not function.get("description"):
         fix = "write a docstring: the model knows nothing else about the tool"
         yield Finding("tool-undocumented", "warning", f"tool {name!r} has no description", fix)
-    rng = np.random.default_rng(len(name))
-    slow, calls, began = 0, 0, time.perf_counter()
-    draws = _DRAWS if function["parameters"].get("properties") else _DRAWS_AT_LEAST
-    for index in range(draws):
+    slow, answered, began = 0, 0, time.perf_counter()
+    failed: tuple[Start, Mapping[str, Any], Exception] | None = None
+    for index, (start, arguments) in enumerate(_draws(subject, function)):
         if index >= _DRAWS_AT_LEAST and time.perf_counter() - began > subject.timeout_s / 2:
             break
-        calls += 1
-        arguments = draw_arguments(function["parameters"], rng, odd=index % 2 == 1)
-        start = subject.starts[index % len(subject.starts)]
         try:
             outcome = subject.run(_call(subject, start, call(name, **arguments)), f"tool {name!r}")
         except HangError as error:
             yield _hang(name, arguments, str(error))
             return
-        if outcome.fault is not None:
+        if outcome.fault is None:
+            answered += 1
+            slow += outcome.seconds > SLOW_INLINE_S and outcome.inline
+        elif is_hang(outcome.fault) or is_authors_fault(outcome.fault):
             yield _raised(name, arguments, outcome.fault)
             return
-        slow += outcome.seconds > SLOW_INLINE_S and outcome.inline
+        else:
+            failed = failed or (start, arguments, outcome.fault)
+    if failed is not None:
+        yield _infrastructure(subject, name, *failed, others_work=answered > 0)
     if slow >= _SLOW_CALLS:
-        problem = f"tool {name!r} took more than {SLOW_INLINE_S * 1000:.0f} ms in {slow} of {calls} calls, in place"
+        problem = f"tool {name!r} took more than {SLOW_INLINE_S * 1000:.0f} ms in {slow} of {answered} calls, in place"
         fix = "every other episode waits for it: make it `async def`, or mark it @tool(blocking=True)"
         yield Finding("tool-slow", "advice", problem, fix)
+
+
+def _draws(subject: Subject, function: Mapping[str, Any]) -> Iterator[tuple[Start, dict[str, Any]]]:
+    """Where to begin, and arguments that fit the schema: every other one odd."""
+    rng = np.random.default_rng(len(function["name"]))
+    for index in range(_DRAWS if function["parameters"].get("properties") else _DRAWS_AT_LEAST):
+        start = subject.starts[index % len(subject.starts)]
+        yield start, draw_arguments(function["parameters"], rng, odd=index % 2 == 1)
+
+
+def _infrastructure(
+    subject: Subject, name: str, start: Start, arguments: Mapping[str, Any], fault: Exception, *, others_work: bool
+) -> Finding:
+    """A fault of something outside; an error if the same call fails again while the tool answers others."""
+    given = f"tool {name!r} with arguments {_short(arguments)} raised {type(fault).__name__}: {fault}"
+    fix = "if a model's arguments can cause it, raise ToolError instead; EnvFault is for broken infrastructure"
+    again = subject.run(_call(subject, start, call(name, **arguments)), f"tool {name!r}").fault
+    if again is not None and others_work:
+        return Finding("tool-faults", "error", f"{given}, and again, while the tool answers other arguments", fix)
+    return Finding("tool-faults", "warning", given, fix)
 
 
 @dataclass(frozen=True)
@@ -98,9 +120,6 @@ def _raised(name: str, arguments: Mapping[str, Any], fault: Exception) -> Findin
         return _hang(name, arguments, str(fault))
     cause = fault.__cause__ or fault
     given = f"tool {name!r} with arguments {_short(arguments)}"
-    if not is_authors_fault(fault):
-        fix = "if a model's arguments can cause it, raise ToolError instead; EnvFault is for broken infrastructure"
-        return Finding("tool-faults", "warning", f"{given} raised {type(fault).__name__}: {fault}", fix)
     fix = "raise ToolError with words for the model, or narrow the hint: Literal[...], Annotated[int, Field(ge=1)]"
     return Finding("tool-raises", "error", f"{given} raised {type(cause).__name__}: {cause}", fix)
 

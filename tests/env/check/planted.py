@@ -485,6 +485,15 @@ class ToolRaisesExit(Sound):
         raise SystemExit(0)
 
 
+class ToolFaultsOnSome(Sound):
+    @tool
+    def lookup(self, word: str) -> str:
+        """Look a word up, on a server that answers 500 to some of them."""
+        if not word.isascii():
+            raise EnvFault("the server answered 500", who="server")
+        return "nothing"
+
+
 class ToolFaultsNetwork(Sound):
     @tool
     def lookup(self, word: str) -> str:

@@ -78,6 +78,7 @@ DEFECTS = [
     ("ToolRaisesLater", "tool-raises", "error"),
     ("ToolRaisesExit", "tool-raises", "error"),
     ("ToolFaultsNetwork", "tool-faults", "warning"),
+    ("ToolFaultsOnSome", "tool-faults", "error"),
     ("RaisesExit", "raises", "error"),
     ("RaisesExitInStep", "raises", "error"),
     ("CannotMakeExit", "cannot-make", "error"),
