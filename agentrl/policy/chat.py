@@ -40,6 +40,7 @@ from agentrl.wire.redaction import Redactor
 from agentrl.wire.retry import Failed, NoMoreAttempts, Retry, with_retries
 
 logger = logging.getLogger(__name__)
+_BUSY = frozenset({408, 409, 425, 429, 503, 529})
 # Reasoning models write long answers. Most completions end long before this limit.
 DEFAULT_SAMPLING = SamplingParams(max_tokens=4096)
 OPENAI_URL = "https://api.openai.com/v1"
@@ -155,6 +156,10 @@ class _Lane:
 @dataclass(frozen=True, slots=True)
 class _Lost(Failed):
     """An attempt whose connection failed."""
+
+
+class _Busy(Failed):
+    """An attempt that the server put off; a shorter conversation may get through, which proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +306,8 @@ class ChatPolicy(Policy):
         except NoMoreAttempts as end:
             seconds, answers = monotonic() - started, None
             if request.has_spoken and not end.asked_too_long:
-                answers = await self._accepts_control(request, Retry(attempts=1))
+                busy = isinstance(end.last, _Busy)
+                answers = not busy and await self._accepts_control(request, Retry(attempts=1))
             raise self._exhausted(end, seconds, answers) from None
 
     async def _accepts_control(self, request: _Request, retry: Retry) -> bool:
@@ -366,7 +372,8 @@ class ChatPolicy(Policy):
             return Failed("ResponseError: the body is nested too deeply")
         if isinstance(outcome, Action) or outcome.meaning(sampling.max_tokens) != "again":
             return outcome
-        return Failed(self._shown(str(outcome)), outcome.retry_after_s)
+        kind = _Busy if outcome.status in _BUSY else Failed
+        return kind(self._shown(str(outcome)), outcome.retry_after_s)
 
     async def _send(self, client: httpx.AsyncClient, body: bytes, timeout_s: float) -> Mapping[str, Any] | ServerError:
         async with (

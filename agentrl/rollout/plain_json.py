@@ -40,8 +40,13 @@ def _is_json(value: Any, levels: int) -> bool:
     if levels == 0:
         return False
     if kind is dict:
-        return all(type(key) is str and _is_json(item, levels - 1) for key, item in value.items())
-    return kind is list and all(_is_json(item, levels - 1) for item in value)
+        for key in value:
+            if type(key) is not str:
+                return False
+        value = value.values()
+    elif kind is not list:
+        return False
+    return all(type(item) in _PLAIN or _is_json(item, levels - 1) for item in value)
 
 
 def plain(value: Any) -> Any:

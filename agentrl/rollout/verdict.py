@@ -142,7 +142,9 @@ class Repeated:
         its doing only if what is known to work works.
         """
         if isinstance(fault, PolicyFault):
-            return fault.at == "server" and await self._serves_others(trajectory)
+            if fault.answers is None and fault.at == "server":
+                return await self._serves_others(trajectory)
+            return bool(fault.answers)
         works = await self._environment_works(trajectory, tools)
         if works is None:
             return fault.at == "author" or bool(fault.answers)

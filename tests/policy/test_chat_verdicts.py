@@ -87,7 +87,7 @@ def flat(message: str, kind: str = "BadRequestError", code: int = 400) -> dict[s
     return {"object": "error", "message": message, "type": kind, "param": None, "code": code}
 
 
-FAULT, SERVED = "fault of the server", "fault of the server, answers=True"
+FAULT, SERVED, BUSY = "fault of the server", "fault of the server, answers=True", "fault of the server, answers=False"
 AZURE_SAYS = (
     "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. Please modify "
     "your prompt and retry."
@@ -368,10 +368,10 @@ ERRORS: list[tuple[str, int, Any, str, str]] = [
     ("any: redirect", 307, "", "config", "config"),
     # The server is busy or broken: asked again, then discarded.
     *[
-        (f"any: {status}", status, error("later"), FAULT, SERVED)
+        (f"any: {status}", status, error("later"), FAULT, BUSY if status in (408, 409, 425, 429, 503, 529) else SERVED)
         for status in (408, 409, 425, 429, 500, 502, 503, 504, 529)
     ],
-    ("nginx: 503", 503, "<html>unavailable</html>", FAULT, SERVED),
+    ("nginx: 503", 503, "<html>unavailable</html>", FAULT, BUSY),
 ]
 
 
@@ -416,7 +416,7 @@ async def test_a_server_that_is_down_is_asked_by_a_control_too() -> None:
 
     def down(body: Mapping[str, Any]) -> httpx.Response:
         asked.append(body["messages"][0]["content"])
-        return response(503, "")
+        return response(500, "")
 
     assert await verdict(policy_of(down), LATER) == "fault of the server, answers=False"
     assert asked == ["1+2", "1+2", "Say hello."]
