@@ -213,7 +213,7 @@ class SandboxEnv(ToolEnv):
                 self._content = self._content.of_the_beginning
                 return await self._filled()
         except SandboxError as error:
-            raise EnvFault(f"the sandbox cannot be made: {error}") from error
+            raise EnvFault(f"the sandbox cannot be made: {error}", who="author") from error
 
     async def _filled(self) -> Sandbox:
         """A sandbox with the episode's content. Raises: SandboxLost if its cells bring the sandbox down."""
