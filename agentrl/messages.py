@@ -69,9 +69,11 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
             return cls(name, {}, call_id, f"arguments are not valid JSON: {error}")
         except RecursionError:
             return cls(name, {}, call_id, "arguments are nested too deeply: send flatter values")
+        if type(arguments) is dict and arguments is not raw:
+            return cls(name, arguments, call_id)
         if not isinstance(arguments, Mapping):
             return cls(name, {}, call_id, _no_object(arguments))
-        return cls(name, arguments if type(arguments) is dict and arguments is not raw else dict(arguments), call_id)
+        return cls(name, dict(arguments), call_id)
 
     def safe(self) -> ToolCall:
         """The call itself if its name, id and arguments are safe to send and store, else a safe copy.
@@ -164,7 +166,7 @@ class Message(Struct, frozen=True, omit_defaults=True):
 def _calls(entries: Sequence[Mapping[str, Any]] | None) -> tuple[ToolCall, ...]:
     if not entries:
         return ()
-    if not isinstance(entries, Sequence) or isinstance(entries, str):
+    if type(entries) is not list and (not isinstance(entries, Sequence) or isinstance(entries, str)):
         return (ToolCall("", {}, error=f"tool_calls must be a list, got {type(entries).__name__}"),)
     return tuple([ToolCall.from_openai(entry, index) for index, entry in enumerate(entries)])
 

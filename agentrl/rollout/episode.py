@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
-from agentrl.env.base import Env, as_action
+from agentrl.env.base import Env, Observation, as_action
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.errors import EnvFault, PolicyFault, TaskError
 from agentrl.messages import Message
@@ -99,24 +99,13 @@ def new_key(episode_id: str) -> str:
     return f"{episode_id}#{next(_numbers)}"
 
 
-class _Player:
-    """Takes the turns of an earlier attempt while the environment answers as it did then; then asks the policy."""
-
-    def __init__(self, policy: Policy, key: str, sampling: SamplingParams | None, earlier: Trajectory | None) -> None:
-        self.policy, self.key, self.sampling, self.earlier = policy, key, sampling, earlier
-
-    async def turn(
-        self, trajectory: Trajectory, conversation: list[Message], observation: tuple[Message, ...], anchor: str | None
-    ) -> Turn:
-        if self.earlier is not None:
-            turns, index = self.earlier.turns, len(trajectory.turns)
-            former = turns[index] if index < len(turns) else None
-            if former is not None and former.observation == observation and former.action.finish_reason != "abort":
-                return Turn(observation, former.action, state_key=anchor, policy_s=former.policy_s)
-            self.earlier = None
-        asked = perf_counter()
-        answer = await self.policy.act(conversation, trajectory.tools, episode_id=self.key, sampling=self.sampling)
-        return Turn(observation, as_action(answer), state_key=anchor, policy_s=perf_counter() - asked)
+def _taken_before(earlier: Trajectory, now: Trajectory, observation: Observation, anchor: str | None) -> Turn | None:
+    """The next turn of an earlier attempt; None where that ended, or where the environment answers otherwise."""
+    index = len(now.turns)
+    former = earlier.turns[index] if index < len(earlier.turns) else None
+    if former is None or former.observation != observation or former.action.finish_reason == "abort":
+        return None
+    return Turn(observation, former.action, state_key=anchor, policy_s=former.policy_s)
 
 
 async def _play(
@@ -138,7 +127,7 @@ async def _play(
         players.append(policy)
         # A policy that looks into its environment asks a method of it: the author's code again.
         asked_place = "the oracle or demonstrator" if policy is not players[0] else ""
-        player = _Player(policy, key, sampling, None if asked_place else earlier)
+        earlier, tools = None if asked_place else earlier, trajectory.tools
         state_key = env.state_key if type(env).state_key is not Env.state_key else None
         conversation: list[Message] = list(observation)
         env_s = perf_counter() - started
@@ -148,7 +137,11 @@ async def _play(
                 place = "state_key"
                 anchor = state_key()
             place = asked_place
-            turn = await player.turn(trajectory, conversation, observation, anchor)
+            turn = None if earlier is None else _taken_before(earlier, trajectory, observation, anchor)
+            if turn is None:
+                earlier, asked = None, perf_counter()
+                action = as_action(await policy.act(conversation, tools, episode_id=key, sampling=sampling))
+                turn = Turn(observation, action, state_key=anchor, policy_s=perf_counter() - asked)
             place, action = "", turn.action
             trajectory.turns.append(turn)
             if action.finish_reason == "abort":
@@ -167,15 +160,21 @@ async def _play(
                 return {**first_info, **{k: v for k, v in info.items() if k != "reward_components"}}
             conversation.append(action.to_message())
             conversation.extend(observation)
-    except (EnvFault, PolicyFault) as fault:
-        fault.after_action = bool(trajectory.turns) and (isinstance(fault, PolicyFault) or place != asked_place)
-        raise
     except BaseException as error:
-        if not place or isinstance(error, TaskError) or not is_authors(error):
+        fault = _fault_of(error, place)
+        if fault is None:
             raise
-        made = fault_of(place, error)
-        made.after_action = bool(trajectory.turns) and place != asked_place
-        raise made from error
+        fault.after_action = bool(trajectory.turns) and (isinstance(fault, PolicyFault) or place != asked_place)
+        raise fault from (error if fault is not error else error.__cause__)
+
+
+def _fault_of(error: BaseException, place: str) -> EnvFault | PolicyFault | None:
+    """The fault of an exception; None if it is a bug of the policy, bad input or a cancellation, which propagate."""
+    if isinstance(error, (EnvFault, PolicyFault)):
+        return error
+    if not place or isinstance(error, TaskError) or not is_authors(error):
+        return None
+    return fault_of(place, error)
 
 
 def _take_result(turn: Turn, observation: tuple[Message, ...], reward: float, info: Mapping[str, Any]) -> None:
