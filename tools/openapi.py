@@ -8,6 +8,7 @@ are not read: the caller passes `auth`.
 from __future__ import annotations
 
 import json
+import posixpath
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,6 @@ _IGNORED_HEADERS = frozenset(
     | {"cookie", "expect", "keep-alive", "te", "trailer", "upgrade"}
 )
 _NOT_GIVEN = object()
-_SLASHES = re.compile(r"[/\\]")
 _TEMPLATE = re.compile(r"\{[^{}]*\}")
 
 Place = Literal["path", "query", "header", "json", "json_body", "form"]
@@ -294,10 +294,10 @@ class _Request:
                 self._form = {**(self._form or {}), name: _plain(value)}
 
     def check_path(self) -> None:
-        """Raises: ToolError if a server that reads `%2F` as `/` would call another operation."""
-        if "%2F" not in self._path:
+        """Raises: ToolError if a server that reads `%2F` as `/`, and resolves `..`, would call another operation."""
+        if "%2F" not in self._path and "%5C" not in self._path:
             return
-        read = re.sub("/+", "/", unquote(self._path)).rstrip("/")
+        read = "/" + posixpath.normpath(unquote(self._path).replace("\\", "/")).lstrip("/")
         if any(other.fullmatch(read) for other in self._others):
             raise ToolError("a '/' in the address would call another tool")
 
@@ -317,10 +317,10 @@ class _Request:
 def _segment(name: str, value: Any) -> str:
     """A value as one segment of a path; it cannot add or remove segments.
 
-    Raises: ToolError if it is empty, or if `.` or `..` stands between slashes, which some servers resolve.
+    Raises: ToolError if it is empty, `.` or `..`, which clients and servers resolve.
     """
     text = _joined(value)
-    if not text or any(part in (".", "..") for part in _SLASHES.split(text)):
+    if text in ("", ".", ".."):
         raise ToolError(f"{name}: {text[:80]!r} cannot be part of an address")
     return quote(text, safe=",")
 

@@ -131,7 +131,9 @@ async def test_wrong_arguments_are_told_to_the_model_and_sent_nowhere(tools, ser
     assert not server.seen
 
 
-@pytest.mark.parametrize("value", ["a/b", "v1/..x", "a?x=1", "a#b", "a%2Fb", "é", "//evil.test", "@evil"])
+@pytest.mark.parametrize(
+    "value", ["../admin", "o/../x", "..\\admin", "a/b", "v1/..x", "a?x=1", "a#b", "a%2Fb", "é", "//evil.test", "@evil"]
+)
 async def test_a_path_argument_stays_in_its_place(tools, server, value):
     await use(tools["getItem"], **{"item-id": value})
     path = server.seen[0].path
@@ -140,20 +142,23 @@ async def test_a_path_argument_stays_in_its_place(tools, server, value):
     assert unquote(urlsplit(path).path.removeprefix("/items/")) == value
 
 
-@pytest.mark.parametrize("value", [".", "..", "../admin", "a/../../b", "..\\\\admin", "a/.", "", "./"])
+@pytest.mark.parametrize("value", ["", ".", ".."])
 async def test_a_path_argument_cannot_climb(tools, server, value):
     with pytest.raises(ToolError, match="cannot be part of an address"):
         await use(tools["getItem"], **{"item-id": value})
     assert not server.seen
 
 
-@pytest.mark.parametrize("value", ["7/secrets", "7//secrets/", "7/notes/3"])
+@pytest.mark.parametrize(
+    "value", ["7/secrets", "7//secrets/", "7/notes/3", "../users", "7/../../users/", "..\\users", "7/x/../secrets"]
+)
 async def test_a_slash_cannot_call_another_operation(server, value):
     """Some servers read `%2F` as `/`: there, the value `7/secrets` names another operation, which may be excluded."""
     item = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     note = {"name": "n", "in": "path", "required": True, "schema": {"type": "string"}}
     paths = {
         "/items/{id}": {"get": {"operationId": "item", "parameters": [item]}},
+        "/users": {"get": {"operationId": "users"}},
         "/items/{id}/secrets": {"get": {"operationId": "secrets", "parameters": [item]}},
         "/items/{id}/notes/{n}": {"get": {"operationId": "note", "parameters": [item, note]}},
     }
