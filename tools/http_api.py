@@ -103,9 +103,9 @@ class HttpApi:
 
     After a 5xx, a timeout or a broken connection, one control request goes to the server: the last GET or HEAD of the
     same path that succeeded, else the last one of any path, else a GET of the base URL. `EnvFault.answers` says
-    whether it was answered with a status below 500. If it succeeded and a request that may be repeated still gets a
-    5xx, in one more attempt, then the request is the cause, and the model reads so. A cassette in replay mode sends
-    no control request.
+    whether that succeeded, and is None for a 4xx, which proves nothing. If it succeeded and a request that may be
+    repeated still gets a 5xx, in one more attempt, then the request is the cause, and the model reads so. A cassette
+    in replay mode sends no control request.
 
     Args:
         base_url: prefix of every path.
@@ -287,7 +287,8 @@ class HttpApi:
     async def _control(self, shared: _SharedClient, call: _Call, failure: _Failure) -> tuple[bool | None, bool]:
         """Ask the server once whether it answers another request.
 
-        Returns: whether it answers, None if it was not asked; and whether the other request succeeded.
+        Returns: whether it answers, None if it was not asked or its answer (4xx) proves nothing: a database behind it
+            may be down. And whether the other request succeeded.
         """
         if not failure.suspect or getattr(self._transport, "offline", False):
             return None, False
@@ -295,7 +296,8 @@ class HttpApi:
         control = found if found is not None else _Call("GET", self.base_url, {})
         key = (control.method, str(control.url))
         status = await shared.controls.ask(key, time.monotonic(), lambda: self._status(shared.client, control))
-        return 0 < status < 500 and status != 429, 0 < status < 400
+        succeeded = 0 < status < 400
+        return None if 400 <= status < 500 else succeeded, succeeded
 
     async def _status(self, client: httpx.AsyncClient, call: _Call) -> int:
         """The status of the answer to one request; 0 if there is none."""

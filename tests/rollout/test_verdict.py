@@ -200,6 +200,18 @@ async def test_a_server_that_is_down_for_a_while_costs_no_honest_episode(name):
     assert all(t.success for t in episodes if t.status != "fault")
 
 
+@pytest.mark.parametrize("name", ["get", "post"])
+async def test_a_database_that_is_down_from_the_beginning_costs_no_honest_episode(name):
+    """The server answers 404 at its own address, which says nothing about the database behind it."""
+    world = Stock.fresh()
+    world.oracle = None
+    transport = httpx.MockTransport(lambda request: httpx.Response(500 if request.url.path == "/price" else 404))
+    settings = HttpSettings(retry=Retry(attempts=2, base_s=0.0))
+    world.api = HttpApi("https://stock.example", transport=transport, settings=settings)
+    episodes = await played(world, Honest(name))
+    assert {(t.status, t.ending.who) for t in episodes} == {("fault", "server")}
+
+
 async def test_author_code_that_fails_for_everybody_is_no_failure_of_the_model():
     class Breaks(Stock):
         oracle = None
