@@ -70,7 +70,7 @@ async def run_episode(
     Returns: the trajectory, with its ending.
     """
     own_key = key or new_key(episode_id)
-    episode_id = episode_id or own_key.removeprefix("#")
+    episode_id = episode_id or f"episode-{own_key.removeprefix('#')}"
     trajectory = Trajectory(
         ref or getattr(env.unwrapped, "ref", None) or EnvRef(type(env).__name__),
         task,
@@ -164,7 +164,8 @@ async def _play(
         fault = _fault_of(error, place)
         if fault is None:
             raise
-        fault.after_action = bool(trajectory.turns) and (isinstance(fault, PolicyFault) or place != asked_place)
+        acted = any(turn.action.finish_reason != "abort" for turn in trajectory.turns)
+        fault.after_action = acted and (isinstance(fault, PolicyFault) or place != asked_place)
         raise fault from (error if fault is not error else error.__cause__)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from agentrl.env.base import Env
+from agentrl.env.blame import is_authors
 from agentrl.errors import EnvFault, PolicyFault
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
@@ -88,7 +89,9 @@ async def _plays(env: Env, known: _Known) -> bool:
             await env.areset(seed=known.seed, options={"task": known.task})
             for action in known.actions:
                 await env.astep(action)
-    except (Exception, SystemExit):
+    except BaseException as error:
+        if not is_authors(error):
+            raise
         return False
     return True
 
@@ -173,14 +176,13 @@ class Repeated:
         short = replace(sampling, max_tokens=1) if isinstance(sampling, SamplingParams) else None
         key = f"{trajectory.episode_id}#control"
         try:
-            await self._policy.act(
-                list(trajectory.turns[0].observation), trajectory.tools, episode_id=key, sampling=short
-            )
+            beginning = list(trajectory.turns[0].observation)
+            action = await self._policy.act(beginning, trajectory.tools, episode_id=key, sampling=short)
         except PolicyFault:
             return False
         finally:
             await self._policy.release(key)
-        return True
+        return action.finish_reason != "abort"
 
 
 def _tools_of(trajectory: Trajectory, fault: EnvFault | PolicyFault) -> frozenset[str]:

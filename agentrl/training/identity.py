@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
+from agentrl.bench.identity import package_version
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError
@@ -65,7 +65,7 @@ def identity_of(config: Settings, probe: Env, others: Iterable[EnvRef] = ()) -> 
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "environments": environments,
         "sampling": asdict(config.sampling),
-        "packages": {**{name: _version(name) for name in _PACKAGES}, "python": platform.python_version()},
+        "packages": {**{name: package_version(name) for name in _PACKAGES}, "python": platform.python_version()},
     }
     plain: dict[str, Any] = decode_line(encode_line(identity))
     return plain
@@ -86,13 +86,6 @@ def _split(tasks: Sequence[Task]) -> dict[str, Any]:
     marks = {task.id: task.fingerprint for task in tasks}
     digest = hashlib.blake2b(canonical(list(marks.items())), digest_size=16).hexdigest()
     return {"count": len(tasks), "fingerprint": digest, "tasks": marks if len(marks) <= _MOST_NAMED else {}}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def check_same(recorded: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:

@@ -341,11 +341,11 @@ async def test_code_that_hangs_is_named_with_its_line(actions, name, monkeypatch
     assert running[get_ident()] is None
 
 
-def test_calls_that_return_are_never_taken_for_one_that_hangs(caplog):
+async def test_calls_that_return_are_never_taken_for_one_that_hangs(caplog):
     watchdog = Watchdog(look_s=1.0)
     env = type("Quick", (Stuck,), {})()
     with caplog.at_level(logging.ERROR, "agentrl.env.watchdog"):
-        asyncio.run(env.areset(seed=0))
+        await env.areset(seed=0)
         for _ in range(100):
             running[-1] = (env, "score", 2.0)  # another thread, which begins anew before each look
             watchdog.look()

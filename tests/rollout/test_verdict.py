@@ -275,6 +275,37 @@ async def test_a_policys_server_that_is_gone_discards():
     assert [t.status for t in episodes] == ["terminated"] + ["fault"] * (NUM - 1)
 
 
+async def test_a_server_that_aborts_the_first_turn_discards():
+    class Aborting(Policy):
+        sampling = SamplingParams()
+
+        async def act(self, messages, tools, *, episode_id, sampling=None):
+            return Action("half a w", finish_reason="abort")
+
+    episodes = await played(Stock.fresh(), Aborting())
+    assert {(t.status, t.ending.who) for t in episodes} == {("fault", "server")}
+
+
+async def test_a_control_that_awaits_something_cancelled_ends_no_run():
+    class Breaks(Stock):
+        oracle = None
+        broken = False
+
+        async def astep(self, action):
+            if self.broken:
+                raise asyncio.CancelledError
+            return await super().astep(action)
+
+    finished: list[str] = []
+
+    def note(trajectory):
+        finished.append(trajectory.status)
+        Breaks.broken = len(finished) >= 6
+
+    episodes = await played(Breaks, Honest("keep"), max_concurrency=1, on_trajectory=note)
+    assert [t.status for t in episodes] == ["terminated"] * 6 + ["fault"] * (NUM - 6)
+
+
 async def test_a_fault_before_the_model_acted_stays_a_fault():
     class Broken(Stock.fresh()):
         def start(self, task: Task) -> str:
