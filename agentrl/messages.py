@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from msgspec import Struct, structs
+from msgspec.json import Decoder
 
 from agentrl.safe_json import made_safe, problem_of, safe_text
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "content_filter", "refused"]
 _ROLES = get_args(Role)
-_decode = json.JSONDecoder().decode
+_decode_object = Decoder(dict[str, Any]).decode
+_decode_any = json.JSONDecoder().decode
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _encode_any = json.JSONEncoder(
     ensure_ascii=False, skipkeys=True, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
@@ -101,6 +103,14 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
         if arguments is self.arguments and name is self.name and call_id is self.id:
             return self
         return ToolCall(name, arguments, call_id, error)
+
+
+def _decode(text: str) -> Any:
+    """The JSON value of a text. Raises: ValueError, RecursionError."""
+    try:
+        return _decode_object(text)
+    except ValueError:  # also what only Python's decoder reads: NaN, half of a character
+        return _decode_any(text)
 
 
 def _word(value: Any, default: str) -> str:

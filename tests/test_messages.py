@@ -210,3 +210,25 @@ def test_half_of_a_character_in_foreign_json_is_replaced():
     assert Action.of({"content": [{"type": "text", "text": "\ud800"}], "reasoning_content": "\ud800"}) == Action(
         "\ufffd", reasoning="\ufffd"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 123456789012345678901234567890, "b": -0.0, "c": 1E5, "a": 2}',
+        ' {"a": {"b": [1, null, true, "\\ud83d\\ude00"]}} ',
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        '{"a": "\\ud800"}',
+        "[1, 2]",
+        '"text"',
+    ],
+)
+def test_arguments_are_read_as_pythons_json_reads_them(text: str) -> None:
+    value = json.loads(text)
+    call = ToolCall.from_openai({"function": {"name": "f", "arguments": text}})
+    if isinstance(value, dict):
+        assert repr(call.arguments) == repr(value)
+        assert call.error is None
+    else:
+        assert call.error == f"arguments must be a JSON object, got {type(value).__name__}"
