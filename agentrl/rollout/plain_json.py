@@ -46,7 +46,10 @@ def _is_json(value: Any, levels: int) -> bool:
         value = value.values()
     elif kind is not list:
         return False
-    return all(type(item) in _PLAIN or _is_json(item, levels - 1) for item in value)
+    for item in value:  # noqa: SIM110 (`all` of a generator takes twice as long)
+        if type(item) not in _PLAIN and not _is_json(item, levels - 1):
+            return False
+    return True
 
 
 def plain(value: Any) -> Any:
