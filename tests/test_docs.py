@@ -123,7 +123,7 @@ def last_metrics(run: Path) -> dict[str, float]:
 def test_the_examples_of_the_architecture_page_work_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(ROOT / "docs" / "architecture.md", tmp_path)
     monkeypatch.chdir(tmp_path)
-    run_command("train", "mine.toml", "--out", "run", *tiny("copy", **{"stages.rl.skip_zero_advantage": "false"}))
+    run_command("train", "mine.toml", "--out", "run", *tiny("copy"))
     assert 0 <= last_metrics(tmp_path / "run")["eval/greedy_success"] <= 1
     command = ("bench", "./double.py:Double", "--measure", "./letters.py:Letters", "--json", "--out", "bench")
     result = json.loads(run_command(*command))

@@ -31,6 +31,11 @@ def with_advantages(
     return _with_column(rows, groups, "returns", found.returns, credit.level)
 
 
+def groups_taught(found: Advantages) -> list[bool]:
+    """Whether each group has an advantage other than 0."""
+    return [any(np.any(values) for values in group) for group in found.advantages]
+
+
 def _with_column(
     rows: Sequence[Row], groups: Sequence[TrajectoryGroup], name: str, numbers: PerTrajectory, level: str
 ) -> list[Row]:

@@ -117,9 +117,9 @@ ENV, MODEL = CONFIG.env, CONFIG.model
         (rl(group_size=0), ConfigError, r"stages\.rl\.playing\.group_size = 0: expected at least 1"),
         (rl(group_size=1), ConfigError, r"grpo compares.* a group of one teaches nothing; use 2 or more"),
         (
-            rl(group_size=1, credit=ReinforcePlusPlus()),
+            rl(group_size=1, credit=ReinforcePlusPlus(group_baseline=True)),
             ConfigError,
-            "skip_zero_advantage = false",
+            "reinforce_plus_plus compares",
         ),
         (rl(objective=PPOClip(clip_low=-1.0)), ConfigError, r"rl\.objective\.clip_low = -1\.0: expected at least 0"),
         (rl(checkpoint_every=0), ConfigError, r"stages\.rl\.checkpoint_every = 0"),

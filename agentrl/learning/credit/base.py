@@ -85,6 +85,17 @@ class Credit(ABC):
             values: predicted returns in the estimator's level; None where it needs none.
         """
 
+    def teaches(self, group: TrajectoryGroup) -> bool:
+        """Whether an advantage of the group can be other than 0, which dynamic sampling asks before the step is whole.
+
+        An estimator whose advantages depend on other groups, or on predicted returns, cannot know: then it does.
+        """
+        if not any(t.trains for t in group.trajectories):
+            return False
+        if self.needs_values or not (self.compares or self.needs_greedy):
+            return True
+        return any(values.any() for values in self([group], None).advantages[0])
+
 
 def differs(group: TrajectoryGroup) -> bool:
     """Whether the sampled episodes' rewards are not all equal, so that comparing them teaches something."""

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
+
+import numpy as np
 
 from agentrl.config import Count, NotNegative, OneOf, Whole
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError
 from agentrl.learning.columns import Importance, with_importance, with_sampled_as_old
-from agentrl.learning.credit.base import CREDITS, Credit, differs, without_faults
+from agentrl.learning.credit.base import CREDITS, Advantages, Credit, without_faults
 from agentrl.learning.credit.group_relative import GRPO
-from agentrl.learning.episode_columns import per_trajectory, with_advantages
+from agentrl.learning.episode_columns import groups_taught, per_trajectory, with_advantages
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES, Objective, weighted
 from agentrl.learning.objectives.ppo_clip import PPOClip
 from agentrl.learning.objectives.regularizers import EntropyBonus, ReferenceKL
 from agentrl.learning.objectives.value import Value
 from agentrl.learning.optimizers import Schedule
-from agentrl.learning.rows import Aggregation, Row, with_coefficients
+from agentrl.learning.rows import Aggregation, Row, Weight, with_coefficients
 from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
@@ -45,8 +47,11 @@ class Reinforce(StageSettings):
         entropy_coef: weight of the entropy bonus.
         value_coef: weight of the value loss; used only by credit that reads predicted returns.
         aggregation: what a token's coefficient is: `token`, `sequence` or `constant`.
-        skip_zero_advantage: leave out groups whose rewards are all equal.
-        dynamic_sampling: sample further groups until `prompts_per_step` of them differ in reward (DAPO).
+        weight: what a token's coefficient is divided by: the sampled tokens (or episodes) of `all` groups of the step,
+            or of the `differing` ones, which have an advantage other than 0. With `differing` a step in which one
+            group of 16 differs moves the model 16 times as far.
+        dynamic_sampling: sample further groups until `prompts_per_step` of them teach (DAPO); the step consists of
+            these, and of groups that do not teach where too few do.
         dynamic_sampling_max: most groups of a step under dynamic sampling, in multiples of `prompts_per_step`.
         recompute_old_logprobs: take the ratio's denominator from a forward pass before the update, not from the
             sampler; None does so if `top_p` is below 1, where the sampler reports the truncated distribution.
@@ -65,7 +70,7 @@ class Reinforce(StageSettings):
     entropy_coef: NotNegative = 0.0
     value_coef: NotNegative = 0.5
     aggregation: Aggregation = "token"
-    skip_zero_advantage: bool = True
+    weight: Weight = "all"
     dynamic_sampling: bool = False
     dynamic_sampling_max: Count = 3
     recompute_old_logprobs: bool | None = None
@@ -84,18 +89,11 @@ class Reinforce(StageSettings):
     def check(self, name: str, probe: Env, splits: Mapping[str, str]) -> None:
         key = f"stages.{name}"
         self.playing.check(f"{key}.playing", probe, splits["train"])
-        if self.playing.group_size > 1:
-            return
-        if self.credit.compares:
+        if self.playing.group_size == 1 and self.credit.compares:
             raise ConfigError(
                 f"{key}.playing.group_size = 1: {CREDITS.name_of(type(self.credit))} compares the episodes of a group "
                 "with each other, so a group of one teaches nothing; use 2 or more (8 is the tested value), or "
                 f"{key}.credit = reinforce_plus_plus"
-            )
-        if self.skip_zero_advantage:
-            raise ConfigError(
-                f"{key}.playing.group_size = 1: a group of one never differs in reward, so every group would be "
-                f"skipped; set {key}.skip_zero_advantage = false as well"
             )
 
     @property
@@ -134,65 +132,94 @@ class _ReinforceStage(GroupStage):
         metrics = {
             **rollout_metrics(sampled),
             **metrics,
-            "rollout/groups_trained": float(len(groups)),
             "time/sample_s": sampled_s - started,
             "time/learn_s": time.perf_counter() - sampled_s,
         }
         return Step(self.step + 1, self._settings.steps, metrics, sampled)
 
     async def _sample(self, source: Source) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:
-        """Groups that train, without faults, and all groups that were sampled."""
+        """Groups of the update, without faults, and all groups that were sampled."""
         settings = self._settings
         wanted = settings.playing.prompts_per_step
         most = wanted * (settings.dynamic_sampling_max if settings.dynamic_sampling else 1)
         kept: list[TrajectoryGroup] = []
+        others: list[TrajectoryGroup] = []
         sampled: list[TrajectoryGroup] = []
         while len(kept) < wanted and len(sampled) < most:
-            count = min(wanted - len(kept), most - len(sampled)) if sampled else wanted
-            new = await source.take(count)
+            new = await source.take(min(wanted - len(kept), most - len(sampled)))
             for add in settings.feedback:
                 new = await add(new)
             sampled.extend(new)
-            healthy = [without_faults(group) for group in new]
-            kept.extend(g for g in healthy if self._teaches(g))
-            if not settings.dynamic_sampling:
-                break
-        return kept, sampled
-
-    def _teaches(self, group: TrajectoryGroup) -> bool:
-        some = any(t.trains for t in group.trajectories)
-        return some and (differs(group) or not self._settings.skip_zero_advantage)
+            for group in map(without_faults, new):
+                if not any(t.trains for t in group.trajectories):
+                    continue
+                teaches = not settings.dynamic_sampling or settings.credit.teaches(group)
+                (kept if teaches else others).append(group)
+        return [*kept, *others[: wanted - len(kept)]], sampled
 
     async def _learn(
         self, context: Context, learner: Learner, groups: Sequence[TrajectoryGroup]
     ) -> Mapping[str, float]:
-        """One update from the groups; no update if there are no groups. Returns: its metrics."""
-        if not groups:
-            logger.warning(
-                "step %d: within each group every episode earned the same, so there is nothing to learn from it",
-                self.step + 1,
-            )
-            return {}
+        """One update from the groups; no update if no row can change the model. Returns: its metrics."""
         rows = context.rows(groups)
         if not rows:
             logger.warning("step %d: no episode has a sampled token, so there is nothing to learn from", self.step + 1)
-            return {}
-        return await learner.update(await self._rows(context, learner, rows, groups), self._objective)
+            return {"rollout/groups_trained": 0.0}
+        rows, found = await self._with_advantages(learner, rows, groups)
+        taught = groups_taught(found)
+        metrics = {"rollout/groups_trained": float(sum(taught))}
+        if all(self._objective.ignores(row) for row in rows):
+            logger.warning(
+                "step %d: every advantage is 0 (under most estimators: within each group every episode earned the "
+                "same), so there is nothing to learn from",
+                self.step + 1,
+            )
+            return metrics
+        rows = await self._weighed(context, learner, rows, _numbers(groups, taught))
+        return {**await learner.update(rows, self._objective), **metrics}
 
-    async def _rows(
-        self, context: Context, learner: Learner, rows: list[Row], groups: Sequence[TrajectoryGroup]
-    ) -> list[Row]:
-        """Rows with every column that the objective reads."""
-        settings, credit, values = self._settings, self._settings.credit, None
-        max_tokens = context.sampling.max_tokens * context.max_turns
-        rows = with_coefficients(rows, settings.aggregation, max_tokens=max_tokens)
+    async def _with_advantages(
+        self, learner: Learner, rows: list[Row], groups: Sequence[TrajectoryGroup]
+    ) -> tuple[list[Row], Advantages]:
+        credit, values = self._settings.credit, None
         if credit.needs_values:
             rows = await learner.fill(rows, "values")
             values = per_trajectory(rows, groups, "values", credit)
-        rows = with_advantages(rows, groups, credit(groups, values), credit)
+        found = credit(groups, values)
+        return with_advantages(rows, groups, found, credit), found
+
+    async def _weighed(self, context: Context, learner: Learner, rows: list[Row], taught: Collection[int]) -> list[Row]:
+        """Rows with every column that the objective reads.
+
+        Args: taught: numbers of the trajectories in groups with an advantage other than 0.
+        """
+        settings = self._settings
+        max_tokens = context.sampling.max_tokens * context.max_turns
+        counted = taught if settings.weight == "differing" else None
+        rows = with_coefficients(rows, settings.aggregation, max_tokens=max_tokens, counted=counted)
         recompute = settings.recompute_old_logprobs
         if context.sampling.top_p < 1 if recompute is None else recompute:
-            rows = with_importance(await learner.fill(rows, "old_logprobs"), settings.importance)
+            rows = with_importance(await self._filled(learner, rows, "old_logprobs"), settings.importance)
         else:
             rows = with_sampled_as_old(rows)
-        return await self.filled(learner, rows)
+        for column in self._objective.columns:
+            if column not in rows[0].columns:
+                rows = await self._filled(learner, rows, column)
+        return rows
+
+    async def _filled(self, learner: Learner, rows: Sequence[Row], column: str) -> list[Row]:
+        """The rows with a column, which is 0 in rows that the objective ignores: these do not go through a model."""
+        taught = [row for row in rows if not self._objective.ignores(row)]
+        found = iter(await learner.fill(taught, column))
+        return [
+            row.with_columns(**{column: np.zeros(len(row), np.float32)})
+            if self._objective.ignores(row)
+            else next(found)
+            for row in rows
+        ]
+
+
+def _numbers(groups: Sequence[TrajectoryGroup], chosen: Sequence[bool]) -> set[int]:
+    """The numbers of the trajectories of the chosen groups, counted through the step."""
+    flags = [flag for group, flag in zip(groups, chosen, strict=True) for _ in group.trajectories]
+    return {number for number, flag in enumerate(flags) if flag}

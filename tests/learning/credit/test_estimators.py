@@ -104,6 +104,25 @@ def test_a_greedy_episode_makes_no_difference_within_its_group():
     assert differs(with_greedy([1.0, 0.0], 0.0))
 
 
+def test_the_estimator_says_what_teaches():
+    """Equal rewards teach nothing to a comparison of returns, and something to other estimators."""
+    equal, unequal, faults = group_of([1.0, 1.0]), group_of([1.0, 0.0]), group_of([1.0, 0.0], ["fault", "fault"])
+
+    def taught(credit):
+        return [credit.teaches(group) for group in (equal, unequal, faults)]
+
+    for name in ("grpo", "dr_grpo", "rloo", "gigpo"):
+        assert taught(CREDITS.find(name)()) == [False, True, False]
+    for name in ("reinforce_plus_plus", "turn_gae", "token_gae"):
+        assert taught(CREDITS.find(name)()) == [True, True, False]
+    assert ReMax().teaches(with_greedy([1.0, 1.0], 0.0))
+    assert not ReMax().teaches(with_greedy([1.0, 1.0], 1.0))
+    shorter = group_of([1.0, 1.0])
+    shorter.trajectories[0].turns.insert(0, Turn((), Action(), state_key="a"))
+    shorter.trajectories[1].turns[0].state_key = "a"
+    assert GiGPO(gamma=0.5).teaches(shorter)  # the same reward, sooner
+
+
 @settings(max_examples=200, deadline=None)
 @given(ragged)
 def test_ragged_groups(returns):

@@ -17,7 +17,8 @@ from agentrl.learning.credit.base import Credit
 from agentrl.learning.credit.gae import TurnGAE
 from agentrl.learning.credit.group_relative import GRPO
 from agentrl.learning.credit.remax import ReMax
-from agentrl.learning.learner import LearnerSettings
+from agentrl.learning.learner import Learner, LearnerSettings
+from agentrl.learning.rows import Row
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.run import EnvConfig, SamplingConfig
@@ -30,9 +31,7 @@ from tests.training.stages.conftest import CONFIG, metrics_of
 
 RunOf = Callable[..., Path]
 FAST = LearnerSettings(lr=3e-3)
-AHEAD = Reinforce(
-    steps=6, playing=Playing(3, 4, max_lag=1), skip_zero_advantage=False, checkpoint_every=2, learner=FAST
-)
+AHEAD = Reinforce(steps=6, playing=Playing(3, 4, max_lag=1), checkpoint_every=2, learner=FAST)
 
 
 def episodes(run: Path) -> list[Any]:
@@ -62,14 +61,13 @@ def test_ppo_over_two_bundled_environments_sampling_ahead(tmp_path: Path) -> Non
                 steps=4,
                 playing=Playing(4, 2, max_lag=1, mixture={"own": 0.5, calculator: 0.5}),
                 credit=TurnGAE(),
-                skip_zero_advantage=False,
                 learner=FAST,
             ),
         },
     )
     train(config, tmp_path / "run")
     steps = metrics_of(tmp_path / "run", "ppo")
-    assert [step["rollout/groups_trained"] for step in steps] == [4.0] * 4
+    assert all(step["train/rows"] >= 8 for step in steps)
     assert all(math.isfinite(step["loss/policy"]) and math.isfinite(step["loss/value"]) for step in steps)
     groups: dict[str, list[Any]] = {}
     for t in TrajectoryStore(tmp_path / "run" / "trajectories.jsonl"):
@@ -86,7 +84,7 @@ def test_ppo_over_two_bundled_environments_sampling_ahead(tmp_path: Path) -> Non
 def test_reward_is_learnt_from_two_environments_with_a_value_head(run_of: RunOf) -> None:
     playing = Playing(4, 8, max_lag=1, mixture={"own": 1.0, "test/AgreeTwice-v0": 1.0})
     learner = replace(FAST, lr=1e-2)
-    stage = Reinforce(steps=8, playing=playing, credit=TurnGAE(), skip_zero_advantage=False, learner=learner)
+    stage = Reinforce(steps=8, playing=playing, credit=TurnGAE(), learner=learner)
     run = run_of({"ppo": stage})
     steps = metrics_of(run, "ppo")
     assert np.mean([s["rollout/success"] for s in steps[-2:]]) > steps[0]["rollout/success"] + 0.2
@@ -128,9 +126,7 @@ def test_a_resumed_stage_that_samples_in_turn_is_bit_identical(run_of: RunOf, in
 
 
 def test_a_greedy_baseline_is_recorded_and_counts_nowhere(run_of: RunOf, interrupted_run_of: RunOf) -> None:
-    stage = Reinforce(
-        steps=6, playing=Playing(4, 4), credit=ReMax(), skip_zero_advantage=False, checkpoint_every=2, learner=FAST
-    )
+    stage = Reinforce(steps=6, playing=Playing(4, 4), credit=ReMax(), checkpoint_every=2, learner=FAST)
     run = run_of({"rl": stage})
     steps = metrics_of(run, "rl")
     assert np.mean([s["rollout/success"] for s in steps[-2:]]) > steps[0]["rollout/success"]
@@ -146,6 +142,60 @@ def test_a_greedy_baseline_is_recorded_and_counts_nowhere(run_of: RunOf, interru
     resumed = interrupted_run_of({"rl": stage}, after=3)
     assert metrics_of(resumed, "rl") == steps
     assert episodes(resumed) == episodes(run)
+
+
+def first_update(run_of: RunOf, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[list[Row], Any]:
+    """The rows of the first update of a run, and its metrics."""
+    seen: list[list[Row]] = []
+    update = Learner.update
+
+    async def spied(self: Learner, rows: Any, objective: Any) -> Any:
+        seen.append(list(rows))
+        return await update(self, rows, objective)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", spied)
+        stage = Reinforce(steps=1, playing=Playing(16, 4), learner=FAST, **settings)
+        (metrics,) = metrics_of(run_of({"rl": stage}, name=str(sorted(settings.items()))), "rl")
+    return seen[0], metrics
+
+
+def test_groups_that_do_not_differ_count_in_the_weights_of_the_step(
+    run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient is that of a mean over all sampled tokens; `differing` makes it a mean over those of some groups."""
+    rows, metrics = first_update(run_of, monkeypatch)
+    tokens = sum(row.num_trained for row in rows)
+    assert {float(c) for row in rows for c in row.column("coefficients")[row.mask]} == {float(np.float32(1 / tokens))}
+    assert 0 < metrics["rollout/groups_trained"] < 16
+    assert metrics["rollout/groups_trained"] == 16 * (1 - metrics["rollout/groups_equal"])
+    other, less = first_update(run_of, monkeypatch, weight="differing")
+    taught = {row.trajectory // 4 for row in rows if row.column("advantages").any()}
+    kept = sum(row.num_trained for row in rows if row.trajectory // 4 in taught)
+    assert {float(c) for row in other for c in row.column("coefficients")[row.mask]} == {0, float(np.float32(1 / kept))}
+    assert less["grad/norm"] == pytest.approx(metrics["grad/norm"] * tokens / kept, rel=1e-4)
+
+
+def test_rows_without_an_advantage_go_through_no_model(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[int] = []
+    fill = Learner.fill
+
+    async def spied(self: Learner, rows: Any, column: str) -> Any:
+        filled.append(len(rows))
+        return await fill(self, rows, column)
+
+    monkeypatch.setattr(Learner, "fill", spied)
+    rows, _ = first_update(run_of, monkeypatch, recompute_old_logprobs=True)
+    assert filled == [sum(bool(row.column("advantages").any()) for row in rows)]
+    assert filled[0] < len(rows)
+
+
+def test_dynamic_sampling_that_finds_too_few_groups_does_not_enlarge_their_weight(
+    run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, metrics = first_update(run_of, monkeypatch, dynamic_sampling=True, dynamic_sampling_max=1)
+    assert metrics["rollout/groups_trained"] < 16
+    assert {row.trajectory // 4 for row in rows} == set(range(16))
 
 
 @pytest.mark.parametrize("credit", [GRPO(), TurnGAE()])
