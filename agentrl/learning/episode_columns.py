@@ -13,6 +13,8 @@ from agentrl.learning.credit.base import Advantages, Credit, Floats, PerTrajecto
 from agentrl.learning.rows import Array, Row
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def with_advantages(
     rows: Sequence[Row], groups: Sequence[TrajectoryGroup], found: Advantages, credit: Credit
@@ -58,8 +60,11 @@ def _check(groups: Sequence[TrajectoryGroup], name: str, numbers: PerTrajectory,
             where = f"trajectory {number} of group {group.group_id!r}"
             if np.shape(value) != (size,):
                 raise ValueError(f"{where} has {size} {level}s but {name} of shape {np.shape(value)}: one per {level}")
-            if not np.isfinite(value).all():
-                raise ValueError(f"{where} has a non-finite number in its {name}: {value}")
+            if not (np.abs(value) <= _LARGEST).all():
+                raise ValueError(
+                    f"{where} has a number in its {name} that is not finite in float32: {value}. Rewards of this size "
+                    "cannot train: scale them in the environment, or use an estimator that divides by their deviation"
+                )
 
 
 def _spread(row: Row, values: Floats, trajectories: Sequence[Trajectory], level: str) -> Array:

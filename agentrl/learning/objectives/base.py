@@ -111,17 +111,22 @@ class Total(Objective):
 class PolicyObjective(Objective):
     """What the losses of policy optimisation share: they are proportional to advantages."""
 
-    columns = ("advantages", "old_logprobs", "coefficients")
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("advantages", "old_logprobs", "coefficients")
 
     def ignores(self, row: Row) -> bool:
         return not row.column("advantages").any()
 
-    def weighed(self, loss_N: Tensor, was_clipped_N: Tensor, batch: Batch, scores: Scores) -> tuple[Tensor, Sums]:
+    def weighed(
+        self, loss_N: Tensor, was_clipped_N: Tensor, batch: Batch, scores: Scores, ratio_N: Tensor | None = None
+    ) -> tuple[Tensor, Sums]:
         """The summed loss, and sums that say how far the policy is from the one that sampled.
 
         Args:
             loss_N: (N,) loss of each token.
             was_clipped_N: (N,) bool, whether a clip took the token's gradient or bounded its weight.
+            ratio_N: (N,) the ratio that the loss clips, where it is not the token's own.
         """
         loss = (loss_N * batch.column("coefficients")).sum()
         with torch.no_grad():
@@ -131,7 +136,7 @@ class PolicyObjective(Objective):
                 "policy/entropy": scores.entropy.sum(),
                 "policy/clip_fraction": was_clipped_N.sum(),
                 "policy/approx_kl": kl_k3(old, logprobs).sum(),
-                "policy/ratio_mean": torch.exp(logprobs - old).sum(),
+                "policy/ratio_mean": (torch.exp(logprobs - old) if ratio_N is None else ratio_N).sum(),
             }
         return loss, sums
 

@@ -37,6 +37,25 @@ def test_grpo_by_hand():
     assert values == pytest.approx(np.array([0.5, -0.5, -0.5, 0.5]) / np.sqrt(1 / 3), rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200, 1e307])
+def test_rewards_of_any_finite_size_give_finite_advantages(size):
+    tiny = size < 1e-6  # below the epsilon of the deviation
+    for method in (grpo, reinforce_plus_plus):
+        (values,) = method([[size, -size, 0.0]])
+        assert values.tolist() == pytest.approx([0.0] * 3 if tiny else [1.0, -1.0, 0.0], abs=1e-5)
+    (values,) = dr_grpo([[size, -size, 0.0]])
+    assert values.tolist() == [size, -size, 0.0]
+
+
+def test_returns_that_are_not_finite_are_refused():
+    for method in (grpo, dr_grpo, rloo, reinforce_plus_plus):
+        for number in (np.inf, -np.inf, np.nan):
+            with pytest.raises(ValueError, match="returns must be finite"):
+                method([[number, number, 0.0]])
+            with pytest.raises(ValueError, match="returns must be finite"):
+                method([[number, number]])  # equal, and still refused
+
+
 def test_dr_grpo_by_hand():
     assert [v.tolist() for v in dr_grpo([[1.0, 0.0, 0.5], [2.0]])] == [[0.5, -0.5, 0.0], [0.0]]
 

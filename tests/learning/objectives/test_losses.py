@@ -107,12 +107,33 @@ def test_gspo_uses_the_geometric_mean_ratio_of_each_sequence():
     batch = batch_of(
         {"old_logprobs": [-1.0, -1.0], "advantages": [2.0, 2.0]}, {"old_logprobs": [-1.0], "advantages": [-1.0]}
     )
-    batch.units, batch.num_units = torch.tensor([0, 0, 1]), 2
     loss, sums = GSPO(clip_low=0.3, clip_high=0.3)(batch, Known(logprobs))
     assert loss.item() == pytest.approx(-4 * math.exp(0.2) + 0.7, rel=1e-6)
     # d/dlogp of the sum over two equal tokens: 2 tokens * (-2 s) / 2 tokens; sequence 1 is clipped.
     assert gradient(loss, logprobs) == pytest.approx([-2 * math.exp(0.2)] * 2 + [0.0], rel=1e-6)
     assert sums["policy/clip_fraction"] == 1
+
+
+def test_the_clip_fraction_and_mean_ratio_of_gspo_are_those_of_the_sequence():
+    """Each token's ratio is outside the range, their geometric mean is not; and the other way round."""
+    opposite = {"old_logprobs": [-1.0, -1.0], "advantages": [1.0, 1.0], "turns": [0, 1]}
+    inside = Known(f64(-1.0 + LOG2, -1.0 - LOG2))
+    _, sums = GSPO(clip_low=0.1, clip_high=0.1)(batch_of(opposite), inside)
+    assert (sums["policy/clip_fraction"].item(), sums["policy/ratio_mean"].item()) == (0, pytest.approx(2.0))
+    _, sums = GSPO(clip_low=0.1, clip_high=0.1)(batch_of(opposite), Known(f64(-1.0, -1.0 + 2 * LOG2)))
+    assert (sums["policy/clip_fraction"].item(), sums["policy/ratio_mean"].item()) == (2, pytest.approx(4.0))
+    loss, sums = GSPO(clip_low=0.1, clip_high=0.1, sequence="turn")(batch_of(opposite), inside)
+    assert sums["policy/clip_fraction"] == 1  # a turn of ratio 2, and one of ratio 1/2 with a positive advantage
+    assert loss.item() == pytest.approx(-1.1 - 0.5)
+
+
+def test_gspo_keeps_a_ratio_of_each_row_beside_losses_over_pairs():
+    """Two rows of one pair have a ratio each."""
+    sides = {"old_logprobs": [-1.0], "advantages": [1.0]}
+    both = batch_of(sides, sides)
+    assert both.num_units == 1
+    loss, _ = GSPO(clip_low=1.0, clip_high=9.0)(both, Known(f64(-1.0 + LOG2, -1.0 - LOG2)))
+    assert loss.item() == pytest.approx(-2.5)
 
 
 def test_gspo_of_single_tokens_is_ppo():
