@@ -66,6 +66,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.learning.optimizers": (2, "learning", 0),
     "agentrl.learning.batches": (2, "learning", 1),
     "agentrl.learning.columns": (2, "learning", 1),
+    "agentrl.learning.importance": (2, "learning", 1),
     "agentrl.learning.credit": (2, "learning", 1),
     "agentrl.learning.episode_columns": (2, "learning", 2),
     "agentrl.learning.forward": (2, "learning", 2),

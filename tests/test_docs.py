@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from agentrl.cli import main
 from agentrl.config import load_config
 from agentrl.learning.credit.base import CREDITS
+from agentrl.learning.importance import IMPORTANCES
 from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES
 from agentrl.learning.optimizers import Schedule
@@ -214,7 +215,7 @@ SECTIONS = {
     "learner": LearnerSettings,
     "schedule": Schedule,
 }
-PARTS = {"objective": OBJECTIVES, "credit": CREDITS, "feedback": FEEDBACKS}
+PARTS = {"objective": OBJECTIVES, "credit": CREDITS, "importance": IMPORTANCES, "feedback": FEEDBACKS}
 
 
 def settings_of(kind: type) -> dict[str, object]:

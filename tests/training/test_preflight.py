@@ -16,10 +16,14 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import AgentRLError, CheckpointError, ConfigError, ModelError, RolloutError
 from agentrl.learning.credit.base import CREDITS
+from agentrl.learning.credit.gae import TurnGAE
 from agentrl.learning.credit.group_relative import ReinforcePlusPlus
+from agentrl.learning.importance import TIS, IcePop
 from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES
 from agentrl.learning.objectives.ppo_clip import PPOClip
+from agentrl.learning.objectives.regularizers import ReferenceKL
+from agentrl.learning.objectives.value import Value
 from agentrl.tool_schema import tool
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
@@ -179,7 +183,12 @@ def test_progress_counts_the_tasks_there_are(tmp_path: Path) -> None:
         {"kl_coef": 0.1},
         {"entropy_coef": 0.01},
         {"learner": LearnerSettings(num_minibatches=2, num_epochs=2)},
-        {"recompute_old_logprobs": True, "importance": "tis"},
+        {"importance": TIS()},
+        {"importance": IcePop(level="geometric")},
+        {"kl_coef": 0.1, "kl_in": "reward"},
+        {"kl_coef": 0.1, "kl": ReferenceKL("k1", "ratio")},
+        {"credit": TurnGAE(whiten=True), "value": Value(clip=0.2)},
+        {"weight": "differing"},
         {"dynamic_sampling": True},
         {"sampling": SamplingConfig(temperature=0.7, top_p=0.8, max_tokens=12)},
     ]

@@ -86,3 +86,11 @@ def anchor_groups(keys: Sequence[Sequence[Hashable | None]]) -> list[list[tuple[
             if key is not None:
                 groups.setdefault(key, []).append((i, t))
     return list(groups.values())
+
+
+def with_first_states(keys: Sequence[Sequence[Hashable | None]]) -> list[list[Hashable | None]]:
+    """The keys, with one key shared by all first turns that have none: the episodes of a group begin alike."""
+    return [[_FIRST if key is None and t == 0 else key for t, key in enumerate(own)] for own in keys]
+
+
+_FIRST = ("the first turn of a group", 0)  # no environment's key is a tuple

@@ -6,24 +6,25 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
 from agentrl.config import Count, NotNegative, OneOf, Whole
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError
-from agentrl.learning.columns import Importance, with_importance, with_sampled_as_old
+from agentrl.learning.columns import with_sampled_as_old
 from agentrl.learning.credit.base import CREDITS, Advantages, Credit, without_faults
 from agentrl.learning.credit.group_relative import GRPO
-from agentrl.learning.episode_columns import groups_taught, per_trajectory, with_advantages
+from agentrl.learning.episode_columns import groups_taught, per_trajectory, with_advantages, with_turn_rewards
+from agentrl.learning.importance import IMPORTANCES, Importance, NoCorrection, with_importance
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES, Objective, weighted
 from agentrl.learning.objectives.ppo_clip import PPOClip
-from agentrl.learning.objectives.regularizers import EntropyBonus, ReferenceKL
+from agentrl.learning.objectives.regularizers import EntropyBonus, ReferenceDistance, ReferenceKL
 from agentrl.learning.objectives.value import Value
 from agentrl.learning.optimizers import Schedule
-from agentrl.learning.rows import Aggregation, Row, Weight, with_coefficients
+from agentrl.learning.rows import Aggregation, Array, Row, Weight, with_coefficients
 from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
@@ -44,8 +45,12 @@ class Reinforce(StageSettings):
         credit: the advantage estimator.
         objective: the policy loss.
         kl_coef: weight of the KL penalty to the model at the start of the stage; 0 keeps no reference model.
+        kl: estimator of the KL in the loss, and its gradient.
+        kl_in: `loss`, or `reward`: then k1 of a turn's tokens, times `kl_coef`, is subtracted from the turn's reward
+            before advantages are estimated; `kl` is not used.
         entropy_coef: weight of the entropy bonus.
         value_coef: weight of the value loss; used only by credit that reads predicted returns.
+        value: the value loss.
         aggregation: what a token's coefficient is: `token`, `sequence` or `constant`.
         weight: what a token's coefficient is divided by: the sampled tokens (or episodes) of `all` groups of the step,
             or of the `differing` ones, which have an advantage other than 0. With `differing` a step in which one
@@ -55,8 +60,7 @@ class Reinforce(StageSettings):
         dynamic_sampling_max: most groups of a step under dynamic sampling, in multiples of `prompts_per_step`.
         recompute_old_logprobs: take the ratio's denominator from a forward pass before the update, not from the
             sampler; None does so if `top_p` is below 1, where the sampler reports the truncated distribution.
-        importance: correction for probabilities that differ between sampler and trainer: `none`, `tis` or `icepop`; the
-            last two need recomputed logprobs.
+        importance: correction for probabilities that differ between sampler and trainer; it recomputes the logprobs.
         feedback: applied to each step's groups in order.
         checkpoint_every: steps between checkpoints.
         learner: optimizer and schedule.
@@ -67,21 +71,27 @@ class Reinforce(StageSettings):
     credit: Annotated[Credit, OneOf(CREDITS)] = GRPO()
     objective: Annotated[Objective, OneOf(OBJECTIVES)] = PPOClip()
     kl_coef: NotNegative = 0.0
+    kl: ReferenceKL = ReferenceKL()
+    kl_in: Literal["loss", "reward"] = "loss"
     entropy_coef: NotNegative = 0.0
     value_coef: NotNegative = 0.5
+    value: Value = Value()
     aggregation: Aggregation = "token"
     weight: Weight = "all"
     dynamic_sampling: bool = False
     dynamic_sampling_max: Count = 3
     recompute_old_logprobs: bool | None = None
-    importance: Importance = "none"
+    importance: Annotated[Importance, OneOf(IMPORTANCES)] = NoCorrection()
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = ()
     checkpoint_every: Count = 10
     learner: LearnerSettings = LearnerSettings(lr=7e-4, schedule=Schedule("linear", final=0.1))
 
     def __post_init__(self) -> None:
-        if self.importance != "none" and self.recompute_old_logprobs is False:
-            raise ValueError(f"importance {self.importance!r} needs recompute_old_logprobs = true to have a ratio")
+        if self.importance.corrects and self.recompute_old_logprobs is False:
+            raise ValueError(
+                f"importance {IMPORTANCES.name_of(type(self.importance))!r} is a ratio of the trainer's logprobs to "
+                "the sampler's: set recompute_old_logprobs = true, or leave it out"
+            )
 
     def stage(self, name: str) -> Stage:
         return _ReinforceStage(name, self)
@@ -104,12 +114,14 @@ class Reinforce(StageSettings):
     def total(self) -> Objective:
         """The policy loss with the terms that have a weight."""
         value = self.value_coef if self.credit.needs_values else 0.0
+        in_reward = self.kl_in == "reward"
         return weighted(
             [
                 (1.0, self.objective),
                 (self.entropy_coef, EntropyBonus()),
-                (self.kl_coef, ReferenceKL()),
-                (value, Value()),
+                (0.0 if in_reward else self.kl_coef, self.kl),
+                (float(in_reward and self.kl_coef > 0), ReferenceDistance()),
+                (value, self.value),
             ]
         )
 
@@ -181,7 +193,10 @@ class _ReinforceStage(GroupStage):
     async def _with_advantages(
         self, learner: Learner, rows: list[Row], groups: Sequence[TrajectoryGroup]
     ) -> tuple[list[Row], Advantages]:
-        credit, values = self._settings.credit, None
+        settings, credit, values = self._settings, self._settings.credit, None
+        if settings.kl_in == "reward" and settings.kl_coef:
+            rows = await learner.fill(rows, "reference_logprobs")
+            groups = with_turn_rewards(rows, groups, lambda row: -settings.kl_coef * _kl(row))
         if credit.needs_values:
             rows = await learner.fill(rows, "values")
             values = per_trajectory(rows, groups, "values", credit)
@@ -198,7 +213,9 @@ class _ReinforceStage(GroupStage):
         counted = taught if settings.weight == "differing" else None
         rows = with_coefficients(rows, settings.aggregation, max_tokens=max_tokens, counted=counted)
         recompute = settings.recompute_old_logprobs
-        if context.sampling.top_p < 1 if recompute is None else recompute:
+        if recompute is None:
+            recompute = context.sampling.top_p < 1 or settings.importance.corrects
+        if recompute:
             rows = with_importance(await self._filled(learner, rows, "old_logprobs"), settings.importance)
         else:
             rows = with_sampled_as_old(rows)
@@ -217,6 +234,12 @@ class _ReinforceStage(GroupStage):
             else next(found)
             for row in rows
         ]
+
+
+def _kl(row: Row) -> Array:
+    """(T,) k1 of the policy that sampled against the reference."""
+    k1: Array = row.column("sampled_logprobs") - row.column("reference_logprobs")
+    return k1
 
 
 def _numbers(groups: Sequence[TrajectoryGroup], chosen: Sequence[bool]) -> set[int]:
