@@ -21,6 +21,7 @@ from agentrl.learning.importance import IMPORTANCES
 from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES
 from agentrl.learning.optimizers import Schedule
+from agentrl.learning.shaping.base import SHAPINGS
 from agentrl.rollout.feedback.base import FEEDBACKS
 from agentrl.sandbox import make_backend
 from agentrl.training.model_setup import ModelConfig
@@ -215,7 +216,13 @@ SECTIONS = {
     "learner": LearnerSettings,
     "schedule": Schedule,
 }
-PARTS = {"objective": OBJECTIVES, "credit": CREDITS, "importance": IMPORTANCES, "feedback": FEEDBACKS}
+PARTS = {
+    "objective": OBJECTIVES,
+    "credit": CREDITS,
+    "importance": IMPORTANCES,
+    "shaping": SHAPINGS,
+    "feedback": FEEDBACKS,
+}
 
 
 def settings_of(kind: type) -> dict[str, object]:

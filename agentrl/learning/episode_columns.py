@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from msgspec import structs
 
 from agentrl.learning.credit.base import Advantages, Credit, Floats, PerTrajectory
 from agentrl.learning.rows import Array, Row
+from agentrl.learning.shaping.base import with_rewards
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -135,15 +135,13 @@ def with_turn_rewards(
     for row in rows:
         np.add.at(sums[row.trajectory], row.column("turns")[row.mask], added(row)[row.mask].astype(np.float64))
     found = iter(sums)
-    return [replace(g, trajectories=[_with_rewards(t, next(found)) for t in g.trajectories]) for g in groups]
-
-
-def _with_rewards(trajectory: Trajectory, added: Floats) -> Trajectory:
-    turns = [
-        structs.replace(turn, reward=turn.reward + float(more))
-        for turn, more in zip(trajectory.turns, added, strict=True)
+    return [
+        replace(g, trajectories=[with_rewards(t, _rewards(t) + next(found)) for t in g.trajectories]) for g in groups
     ]
-    return replace(trajectory, turns=turns)
+
+
+def _rewards(trajectory: Trajectory) -> Floats:
+    return np.array([turn.reward for turn in trajectory.turns], np.float64)
 
 
 def pairs(rows: Sequence[Row], groups: Sequence[TrajectoryGroup]) -> list[Row]:

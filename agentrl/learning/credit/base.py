@@ -7,7 +7,7 @@ An estimator is added from outside as a frozen dataclass: an entry point in the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentrl.registry import Registry
-from agentrl.trajectory import TrajectoryGroup
+from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 Floats = npt.NDArray[np.float64]
 PerTrajectory = Sequence[Sequence[Floats]]
@@ -108,9 +108,26 @@ def differs(group: TrajectoryGroup) -> bool:
     return len({t.reward for t in group.trajectories if t.labels.mode != "greedy"}) > 1
 
 
+def most_spread(groups: Sequence[TrajectoryGroup], share: float) -> list[TrajectoryGroup]:
+    """The share of the groups whose returns have the largest standard deviation, in their order; at least one.
+
+    Args: share: above 0, at most 1.
+    Source: Wang et al. 2025, arXiv:2504.20073, section 3.4 (StarPO-S: uncertainty-based filtering of trajectories).
+    """
+    spread = [np.std([t.reward for t in group.trajectories if t.trains] or [0.0]) for group in groups]
+    count = min(len(groups), max(1, round(share * len(groups))))
+    kept = sorted(sorted(range(len(groups)), key=lambda i: -float(spread[i]))[:count])
+    return [groups[i] for i in kept]
+
+
 def without_faults(group: TrajectoryGroup) -> TrajectoryGroup:
     """The group's scored trajectories, a greedy one included; a fault never enters a baseline."""
-    kept = [i for i, t in enumerate(group.trajectories) if t.status != "fault"]
+    return only(group, lambda trajectory: trajectory.status != "fault")
+
+
+def only(group: TrajectoryGroup, keeps: Callable[[Trajectory], bool]) -> TrajectoryGroup:
+    """The group without the trajectories that are not kept, and the preferences between the others."""
+    kept = [i for i, t in enumerate(group.trajectories) if keeps(t)]
     place = {old: new for new, old in enumerate(kept)}
     preferences = tuple((place[a], place[b]) for a, b in group.preferences if a in place and b in place)
     return TrajectoryGroup(group.group_id, [group.trajectories[i] for i in kept], preferences)

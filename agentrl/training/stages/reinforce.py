@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from agentrl.config import Count, NotNegative, OneOf, Whole
+from agentrl.config import Count, NotNegative, OneOf, Share, Whole
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError
 from agentrl.learning.columns import with_sampled_as_old
-from agentrl.learning.credit.base import CREDITS, Advantages, Credit, without_faults
+from agentrl.learning.credit.base import CREDITS, Advantages, Credit, most_spread, only, without_faults
 from agentrl.learning.credit.group_relative import GRPO
 from agentrl.learning.episode_columns import groups_taught, per_trajectory, with_advantages, with_turn_rewards
 from agentrl.learning.importance import IMPORTANCES, Importance, NoCorrection, with_importance
@@ -25,6 +25,7 @@ from agentrl.learning.objectives.regularizers import EntropyBonus, ReferenceDist
 from agentrl.learning.objectives.value import Value
 from agentrl.learning.optimizers import Schedule
 from agentrl.learning.rows import Aggregation, Array, Row, Weight, with_coefficients
+from agentrl.learning.shaping.base import SHAPINGS, Shaping
 from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
@@ -58,6 +59,11 @@ class Reinforce(StageSettings):
         dynamic_sampling: sample further groups until `prompts_per_step` of them teach (DAPO); the step consists of
             these, and of groups that do not teach where too few do.
         dynamic_sampling_max: most groups of a step under dynamic sampling, in multiples of `prompts_per_step`.
+        keep_groups: share of a step's groups that train: those whose returns have the largest standard deviation
+            (StarPO-S); the others are left out of the weights too.
+        truncated: what becomes of episodes that were cut off at a limit: they `train`; their tokens are masked
+            (`mask`), while their rewards count in the baselines; or they are left out of both (`leave_out`).
+        shaping: changes of the reward for training alone, applied in order.
         recompute_old_logprobs: take the ratio's denominator from a forward pass before the update, not from the
             sampler; None does so if `top_p` is below 1, where the sampler reports the truncated distribution.
         importance: correction for probabilities that differ between sampler and trainer; it recomputes the logprobs.
@@ -80,6 +86,9 @@ class Reinforce(StageSettings):
     weight: Weight = "all"
     dynamic_sampling: bool = False
     dynamic_sampling_max: Count = 3
+    keep_groups: Share = 1.0
+    truncated: Literal["train", "mask", "leave_out"] = "train"
+    shaping: tuple[Annotated[Shaping, OneOf(SHAPINGS)], ...] = ()
     recompute_old_logprobs: bool | None = None
     importance: Annotated[Importance, OneOf(IMPORTANCES)] = NoCorrection()
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = ()
@@ -162,12 +171,21 @@ class _ReinforceStage(GroupStage):
             for add in settings.feedback:
                 new = await add(new)
             sampled.extend(new)
-            for group in map(without_faults, new):
-                if not any(t.trains for t in group.trajectories):
-                    continue
+            for group in self._shaped(new):
                 teaches = not settings.dynamic_sampling or settings.credit.teaches(group)
                 (kept if teaches else others).append(group)
-        return [*kept, *others[: wanted - len(kept)]], sampled
+        groups = [*kept, *others[: wanted - len(kept)]]
+        return most_spread(groups, settings.keep_groups) if settings.keep_groups < 1 else groups, sampled
+
+    def _shaped(self, groups: Sequence[TrajectoryGroup]) -> list[TrajectoryGroup]:
+        """The groups as the estimator sees them: with shaped rewards, without faults and groups that hold nothing."""
+        settings = self._settings
+        shaped = [without_faults(group) for group in groups]
+        for shape in settings.shaping:
+            shaped = shape(shaped)
+        if settings.truncated == "leave_out":
+            shaped = [only(group, lambda t: t.status != "truncated") for group in shaped]
+        return [group for group in shaped if any(t.trains for t in group.trajectories)]
 
     async def _learn(
         self, context: Context, learner: Learner, groups: Sequence[TrajectoryGroup]
@@ -178,6 +196,9 @@ class _ReinforceStage(GroupStage):
             logger.warning("step %d: no episode has a sampled token, so there is nothing to learn from", self.step + 1)
             return {"rollout/groups_trained": 0.0}
         rows, found = await self._with_advantages(learner, rows, groups)
+        if self._settings.truncated == "mask":
+            cut = _chosen([[t.status == "truncated" for t in group.trajectories] for group in groups])
+            rows = [row for row in rows if row.trajectory not in cut]
         taught = groups_taught(found)
         metrics = {"rollout/groups_trained": float(sum(taught))}
         if all(self._objective.ignores(row) for row in rows):
@@ -187,7 +208,8 @@ class _ReinforceStage(GroupStage):
                 self.step + 1,
             )
             return metrics
-        rows = await self._weighed(context, learner, rows, _numbers(groups, taught))
+        flags = [[flag] * len(group.trajectories) for flag, group in zip(taught, groups, strict=True)]
+        rows = await self._weighed(context, learner, rows, _chosen(flags))
         return {**await learner.update(rows, self._objective), **metrics}
 
     async def _with_advantages(
@@ -242,7 +264,9 @@ def _kl(row: Row) -> Array:
     return k1
 
 
-def _numbers(groups: Sequence[TrajectoryGroup], chosen: Sequence[bool]) -> set[int]:
-    """The numbers of the trajectories of the chosen groups, counted through the step."""
-    flags = [flag for group, flag in zip(groups, chosen, strict=True) for _ in group.trajectories]
-    return {number for number, flag in enumerate(flags) if flag}
+def _chosen(flags: Sequence[Sequence[bool]]) -> set[int]:
+    """The numbers of the trajectories with a flag, counted through the step.
+
+    Args: flags: per group, one for each trajectory.
+    """
+    return {number for number, flag in enumerate(flag for own in flags for flag in own) if flag}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import pytest
 from agentrl.errors import EnvNotFound
 from agentrl.learning.credit.base import Credit
 from agentrl.learning.credit.gae import TurnGAE
-from agentrl.learning.credit.group_relative import GRPO
+from agentrl.learning.credit.group_relative import GRPO, DrGRPO
 from agentrl.learning.credit.remax import ReMax
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.rows import Row
+from agentrl.learning.shaping.base import Shaping
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.run import EnvConfig, SamplingConfig
@@ -27,6 +28,7 @@ from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import train
+from agentrl.trajectory import Trajectory
 from tests.training.stages.conftest import CONFIG, metrics_of
 
 RunOf = Callable[..., Path]
@@ -156,7 +158,7 @@ def first_update(run_of: RunOf, monkeypatch: pytest.MonkeyPatch, **settings: Any
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "update", spied)
         stage = Reinforce(steps=1, playing=Playing(16, 4), learner=FAST, **settings)
-        (metrics,) = metrics_of(run_of({"rl": stage}, name=str(sorted(settings.items()))), "rl")
+        (metrics,) = metrics_of(run_of({"rl": stage}, name=f"run-{len(seen)}-{sorted(settings)}"), "rl")
     return seen[0], metrics
 
 
@@ -196,6 +198,46 @@ def test_dynamic_sampling_that_finds_too_few_groups_does_not_enlarge_their_weigh
     rows, metrics = first_update(run_of, monkeypatch, dynamic_sampling=True, dynamic_sampling_max=1)
     assert metrics["rollout/groups_trained"] < 16
     assert {row.trajectory // 4 for row in rows} == set(range(16))
+
+
+def test_a_shaping_changes_what_trains_and_nothing_that_is_recorded(
+    run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every reward turned round: the advantages change their sign, the success that is reported does not."""
+    plain, metrics = first_update(run_of, monkeypatch, credit=DrGRPO())
+    turned, same = first_update(run_of, monkeypatch, credit=DrGRPO(), shaping=(Minus(),))
+    for row, other in zip(plain, turned, strict=True):
+        assert other.column("advantages").tolist() == (-row.column("advantages")).tolist()
+    assert same["rollout/success"] == metrics["rollout/success"] == same["rollout/reward_mean"]
+
+
+def test_groups_of_little_spread_are_left_out(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = first_update(run_of, monkeypatch)
+    rows, metrics = first_update(run_of, monkeypatch, keep_groups=0.25)
+    assert len(rows) == 4 * 4
+    assert metrics["rollout/groups_trained"] == 4
+    assert all(any(row.column("advantages").any() for row in rows[i : i + 4]) for i in range(0, 16, 4))
+    assert len(plain) == 16 * 4
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("train", 64), ("mask", 0), ("leave_out", 0)])
+def test_the_policy_of_episodes_that_were_cut_off(
+    policy: Any, kept: int, run_of: RunOf, undecided: ModelConfig
+) -> None:
+    """Two tokens are too few to say yes or no, so every episode is cut off."""
+    stage = Reinforce(steps=1, playing=Playing(16, 4), learner=FAST, truncated=policy, weight="all", entropy_coef=0.01)
+    run = run_of({"rl": stage}, sampling=SamplingConfig(max_tokens=1))
+    (step,) = metrics_of(run, "rl")
+    assert step["rollout/truncated"] == 1
+    assert step.get("train/rows", 0) == kept
+
+
+@dataclass(frozen=True)
+class Minus(Shaping):
+    """Rewards with the other sign."""
+
+    def rewards(self, trajectory: Trajectory) -> list[float]:
+        return [-turn.reward for turn in trajectory.turns]
 
 
 @pytest.mark.parametrize("credit", [GRPO(), TurnGAE()])
