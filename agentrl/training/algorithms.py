@@ -1,4 +1,4 @@
-"""Algorithms by name: the settings of a stage that make up each published method. Owns no maths and no default of parts.
+"""Algorithms by name: the settings of a stage that make up a published method. Owns no maths and no default of parts.
 
 `algorithm = "dapo"` in a stage's table stands for the settings here; what else the table holds comes on top. One of
 your own is an `Algorithm`, or a mapping: an entry point in the group `agentrl.algorithms`, or a reference
