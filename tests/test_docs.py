@@ -30,7 +30,7 @@ from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
 from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES
-from agentrl.training.stages.playing import Playing
+from agentrl.training.stages.playing import GrowingTurns, Playing
 from agentrl.training.stages.reinforce import Reinforce
 
 ROOT = Path(__file__).parents[1]
@@ -216,6 +216,7 @@ SECTIONS = {
     "[run]": RunConfig,
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
     "playing": Playing,
+    "growing_turns": GrowingTurns,
     "learner": LearnerSettings,
     "schedule": Schedule,
 }

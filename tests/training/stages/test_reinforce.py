@@ -23,7 +23,7 @@ from agentrl.learning.shaping.base import Shaping
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.run import EnvConfig, SamplingConfig
-from agentrl.training.stages.playing import Playing
+from agentrl.training.stages.playing import GrowingTurns, Playing
 from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
@@ -230,6 +230,16 @@ def test_the_policy_of_episodes_that_were_cut_off(
     (step,) = metrics_of(run, "rl")
     assert step["rollout/truncated"] == 1
     assert step.get("train/rows", 0) == kept
+
+
+def test_the_limit_on_turns_grows_to_that_of_the_environment(run_of: RunOf, interrupted_run_of: RunOf) -> None:
+    growing = GrowingTurns(start=1, add=2, every=2)
+    assert [growing.limit(step) for step in range(5)] == [1, 1, 3, 3, 5]
+    playing = Playing(2, 2, mixture={"test/AgreeTwice-v0": 1.0}, growing_turns=GrowingTurns(1, 1, 2))
+    stages = {"rl": Reinforce(steps=4, playing=playing, checkpoint_every=1, learner=FAST)}
+    for run in (run_of(stages), interrupted_run_of(stages, after=3)):
+        limits = {(t.labels.step, str(dict(t.env.limits))) for t in TrajectoryStore(run / "trajectories.jsonl")}
+        assert limits == {(1, "{'max_turns': 1}"), (2, "{'max_turns': 1}"), (3, "{}"), (4, "{}")}
 
 
 @dataclass(frozen=True)
