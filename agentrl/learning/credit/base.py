@@ -120,6 +120,12 @@ def most_spread(groups: Sequence[TrajectoryGroup], share: float) -> list[Traject
     return [groups[i] for i in kept]
 
 
+def pass_rate(group: TrajectoryGroup) -> float:
+    """The share of the sampled episodes that solved the task; 0 where none counts."""
+    solved = [t.success for t in group.trajectories if t.trains]
+    return sum(solved) / len(solved) if solved else 0.0
+
+
 def without_faults(group: TrajectoryGroup) -> TrajectoryGroup:
     """The group's scored trajectories, a greedy one included; a fault never enters a baseline."""
     return only(group, lambda trajectory: trajectory.status != "fault")

@@ -8,13 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
-
-from agentrl.config import Count, NotNegative, OneOf, Share, Whole
+from agentrl.config import Count, Fraction, NotNegative, OneOf, Share, Whole
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError
 from agentrl.learning.columns import with_sampled_as_old
-from agentrl.learning.credit.base import CREDITS, Advantages, Credit, most_spread, only, without_faults
+from agentrl.learning.credit.base import CREDITS, Advantages, Credit, most_spread, only, pass_rate, without_faults
 from agentrl.learning.credit.group_relative import GRPO
 from agentrl.learning.episode_columns import groups_taught, per_trajectory, with_advantages, with_turn_rewards
 from agentrl.learning.importance import IMPORTANCES, Importance, NoCorrection, with_importance
@@ -59,6 +57,9 @@ class Reinforce(StageSettings):
         dynamic_sampling: sample further groups until `prompts_per_step` of them teach (DAPO); the step consists of
             these, and of groups that do not teach where too few do.
         dynamic_sampling_max: most groups of a step under dynamic sampling, in multiples of `prompts_per_step`.
+        pass_rate_band: the lowest and highest share of solved episodes of a group that trains: tasks that are too hard
+            or too easy for the model as it is are left out, under dynamic sampling others are played instead (online
+            difficulty filtering, arXiv:2504.03380).
         keep_groups: share of a step's groups that train: those whose returns have the largest standard deviation
             (StarPO-S); the others are left out of the weights too.
         truncated: what becomes of episodes that were cut off at a limit: they `train`; their tokens are masked
@@ -86,6 +87,7 @@ class Reinforce(StageSettings):
     weight: Weight = "all"
     dynamic_sampling: bool = False
     dynamic_sampling_max: Count = 3
+    pass_rate_band: tuple[Fraction, Fraction] = (0.0, 1.0)
     keep_groups: Share = 1.0
     truncated: Literal["train", "mask", "leave_out"] = "train"
     shaping: tuple[Annotated[Shaping, OneOf(SHAPINGS)], ...] = ()
@@ -96,6 +98,8 @@ class Reinforce(StageSettings):
     learner: LearnerSettings = LearnerSettings(lr=7e-4, schedule=Schedule("linear", final=0.1))
 
     def __post_init__(self) -> None:
+        if self.pass_rate_band[0] > self.pass_rate_band[1]:
+            raise ValueError(f"pass_rate_band must be (lowest, highest), got {self.pass_rate_band}")
         if self.importance.corrects and self.recompute_old_logprobs is False:
             raise ValueError(
                 f"importance {IMPORTANCES.name_of(type(self.importance))!r} is a ratio of the trainer's logprobs to "
@@ -178,9 +182,10 @@ class _ReinforceStage(GroupStage):
         return most_spread(groups, settings.keep_groups) if settings.keep_groups < 1 else groups, sampled
 
     def _shaped(self, groups: Sequence[TrajectoryGroup]) -> list[TrajectoryGroup]:
-        """The groups as the estimator sees them: with shaped rewards, without faults and groups that hold nothing."""
+        """The groups as the estimator sees them: of the right difficulty, with shaped rewards, and without faults."""
         settings = self._settings
-        shaped = [without_faults(group) for group in groups]
+        low, high = settings.pass_rate_band
+        shaped = [g for g in map(without_faults, groups) if low <= pass_rate(g) <= high]
         for shape in settings.shaping:
             shaped = shape(shaped)
         if settings.truncated == "leave_out":
@@ -247,14 +252,12 @@ class _ReinforceStage(GroupStage):
         return rows
 
     async def _filled(self, learner: Learner, rows: Sequence[Row], column: str) -> list[Row]:
-        """The rows with a column, which is 0 in rows that the objective ignores: these do not go through a model."""
-        taught = [row for row in rows if not self._objective.ignores(row)]
-        found = iter(await learner.fill(taught, column))
+        """The rows with a column. Rows that the objective ignores go through no model and get the sampler's numbers."""
+        ignored = [self._objective.ignores(row) for row in rows]
+        found = iter(await learner.fill([row for row, flag in zip(rows, ignored, strict=True) if not flag], column))
         return [
-            row.with_columns(**{column: np.zeros(len(row), np.float32)})
-            if self._objective.ignores(row)
-            else next(found)
-            for row in rows
+            row.with_columns(**{column: row.column("sampled_logprobs")}) if flag else next(found)
+            for row, flag in zip(rows, ignored, strict=True)
         ]
 
 

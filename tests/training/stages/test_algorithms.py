@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from agentrl.config import dump_config, load_config
 from agentrl.errors import ConfigError
 from agentrl.learning.credit.gagpo import GAGPO
 from agentrl.learning.credit.group_relative import GRPO, RLOO
+from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.gspo import GSPO
 from agentrl.learning.objectives.ppo_clip import PPOClip
 from agentrl.learning.objectives.preference import DPO
 from agentrl.learning.shaping.overlong import Overlong
 from agentrl.training.algorithms import ALGORITHMS, Algorithm, stage_of
 from agentrl.training.plan import TrainConfig
+from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce
 from tests.training.stages.conftest import metrics_of
@@ -95,6 +98,43 @@ def test_an_algorithm_of_your_own(tmp_path: Path) -> None:
         assert stages_of('[stages.rl]\nalgorithm = "mine"\n', tmp_path)["rl"] == expected
     finally:
         del ALGORITHMS._given["mine"]
+
+
+def test_a_shaping_and_a_correction_of_your_own(tmp_path: Path, run_of: Callable[..., Path]) -> None:
+    """Named by the file and class; their settings stand beside the name."""
+    (tmp_path / "own.py").write_text(OWN)
+    shaping = f'shaping = [{{ kind = "{tmp_path}/own.py:Times", by = 3.0 }}]'
+    importance = f'importance = {{ kind = "{tmp_path}/own.py:Half" }}'
+    stage = stages_of(f'[stages.rl]\nalgorithm = "dr_grpo"\n{shaping}\n{importance}\n', tmp_path)["rl"]
+    plain, changed = (
+        metrics_of(run_of({"rl": made}, name=name), "rl")[0]
+        for name, made in (
+            ("plain", stage_of("dr_grpo", **SMALL, recompute_old_logprobs=True)),
+            ("changed", replace(stage, steps=1, playing=Playing(8, 4), learner=LearnerSettings(lr=3e-3))),
+        )
+    )
+    assert changed["loss/policy"] == pytest.approx(1.5 * plain["loss/policy"], rel=1e-3, abs=1e-6)
+    assert changed["grad/norm"] == pytest.approx(1.5 * plain["grad/norm"], rel=1e-3)
+
+
+OWN = """
+from dataclasses import dataclass
+import torch
+from agentrl.learning.importance import Importance
+from agentrl.learning.shaping.base import Shaping
+
+@dataclass(frozen=True)
+class Times(Shaping):
+    by: float = 1.0
+
+    def rewards(self, trajectory):
+        return [self.by * turn.reward for turn in trajectory.turns]
+
+@dataclass(frozen=True)
+class Half(Importance):
+    def __call__(self, log_ratio):
+        return torch.full_like(log_ratio, 0.5)
+"""
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,19 @@ def test_groups_of_little_spread_are_left_out(run_of: RunOf, monkeypatch: pytest
     assert len(plain) == 16 * 4
 
 
+def test_tasks_that_are_too_hard_or_too_easy_are_left_out(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment's own success, whatever the shaped reward; under dynamic sampling others are played."""
+    plain, _ = first_update(run_of, monkeypatch)
+    rates = [np.mean([row.column("advantages").max() > 0 for row in plain[i : i + 4]]) for i in range(0, 64, 4)]
+    rows, _ = first_update(run_of, monkeypatch, pass_rate_band=(0.5, 0.5), shaping=(Minus(),))
+    assert 0 < len(rows) / 4 == sum(rate == 0.5 for rate in rates) < 16
+    more, metrics = first_update(run_of, monkeypatch, pass_rate_band=(0.25, 0.75), dynamic_sampling=True)
+    assert len(more) / 4 == metrics["rollout/groups_trained"] == 16
+    assert all(1 <= sum(row.column("advantages").max() > 0 for row in more[i : i + 4]) <= 3 for i in range(0, 64, 4))
+    with pytest.raises(ValueError, match="must be"):
+        Reinforce(pass_rate_band=(0.9, 0.1))
+
+
 @pytest.mark.parametrize(("policy", "kept"), [("train", 64), ("mask", 0), ("leave_out", 0)])
 def test_the_policy_of_episodes_that_were_cut_off(
     policy: Any, kept: int, run_of: RunOf, undecided: ModelConfig
