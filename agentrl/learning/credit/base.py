@@ -30,7 +30,7 @@ CREDITS = Registry(
         "rloo": "agentrl.learning.credit.group_relative:RLOO",
         "reinforce_plus_plus": "agentrl.learning.credit.group_relative:ReinforcePlusPlus",
         "remax": "agentrl.learning.credit.remax:ReMax",
-        "reinforce": "agentrl.learning.credit.reinforce:Reinforce",
+        "reinforce": "agentrl.learning.credit.reinforce:REINFORCE",
         "return_batch_norm": "agentrl.learning.credit.reinforce:ReturnBatchNorm",
         "rejection": "agentrl.learning.credit.rejection:Rejection",
         "gdpo": "agentrl.learning.credit.gdpo:GDPO",

@@ -17,7 +17,7 @@ Baseline = Literal["none", "mean", "batch_norm"]
 
 
 @dataclass(frozen=True)
-class Reinforce(Credit):
+class REINFORCE(Credit):
     """The return from each turn on. Source: `returns_to_go`.
 
     Attributes:
@@ -42,7 +42,7 @@ class Reinforce(Credit):
 
 
 @dataclass(frozen=True)
-class ReturnBatchNorm(Reinforce):
+class ReturnBatchNorm(REINFORCE):
     """REINFORCE with return batch normalisation (ReBN), as in GEM. Source: `returns_to_go`."""
 
     gamma: Share = 0.9

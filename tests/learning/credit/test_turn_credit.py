@@ -14,7 +14,7 @@ from agentrl.learning.credit.gdpo import GDPO, gdpo
 from agentrl.learning.credit.gigpo import gigpo
 from agentrl.learning.credit.group_relative import grpo
 from agentrl.learning.credit.hgpo import HGPO, hgpo
-from agentrl.learning.credit.reinforce import Reinforce, ReturnBatchNorm, returns_to_go
+from agentrl.learning.credit.reinforce import REINFORCE, ReturnBatchNorm, returns_to_go
 from agentrl.learning.credit.rejection import Rejection, accepted
 from agentrl.messages import Action
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, TrajectoryGroup, Turn
@@ -38,8 +38,8 @@ def lists(found):
 
 def test_reinforce_is_the_return_from_each_turn_on():
     groups = [TrajectoryGroup("g", [episode([0.0, 1.0]), episode([1.0, 0.0])]), TrajectoryGroup("h", [episode([2.0])])]
-    assert lists(Reinforce(gamma=0.5)(groups, None)) == [[[0.5, 1.0], [1.0, 0.0]], [[2.0]]]
-    centred = lists(Reinforce(gamma=0.5, baseline="mean")(groups, None))
+    assert lists(REINFORCE(gamma=0.5)(groups, None)) == [[[0.5, 1.0], [1.0, 0.0]], [[2.0]]]
+    centred = lists(REINFORCE(gamma=0.5, baseline="mean")(groups, None))
     assert np.concatenate([np.concatenate(g) for g in centred]).tolist() == pytest.approx([-0.4, 0.1, 0.1, -0.9, 1.1])
 
 

@@ -233,6 +233,27 @@ def test_tasks_that_are_too_hard_or_too_easy_are_left_out(run_of: RunOf, monkeyp
         Reinforce(pass_rate_band=(0.9, 0.1))
 
 
+def test_a_kl_penalty_in_the_reward_by_hand(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference gives each token half a nat less than the sampler, so an episode pays for its tokens."""
+
+    async def half_a_nat(self: Learner, rows: Any, column: str) -> Any:
+        return [
+            row.with_columns(**{column: row.column("sampled_logprobs") - np.float32(0.5) * row.mask}) for row in rows
+        ]
+
+    plain, _ = first_update(run_of, monkeypatch, credit=DrGRPO())
+    monkeypatch.setattr(Learner, "fill", half_a_nat)
+    rows, metrics = first_update(run_of, monkeypatch, credit=DrGRPO(), kl_coef=0.2, kl_in="reward")
+    assert "loss/kl" not in metrics
+    assert metrics["policy/reference_kl"] > 0
+    for first in range(0, 64, 4):
+        tokens = np.array([row.num_trained for row in rows[first : first + 4]])
+        for number, (row, without) in enumerate(zip(rows[first : first + 4], plain[first : first + 4], strict=True)):
+            paid = -0.2 * 0.5 * (tokens[number] - tokens.mean())
+            expected = without.column("advantages")[without.mask] + paid
+            assert row.column("advantages")[row.mask] == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize(("policy", "kept"), [("train", 64), ("mask", 0), ("leave_out", 0)])
 def test_the_policy_of_episodes_that_were_cut_off(
     policy: Any, kept: int, run_of: RunOf, undecided: ModelConfig
