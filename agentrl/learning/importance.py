@@ -29,6 +29,7 @@ IMPORTANCES = Registry(
         "none": "agentrl.learning.importance:NoCorrection",
         "tis": "agentrl.learning.importance:TIS",
         "icepop": "agentrl.learning.importance:IcePop",
+        "mask": "agentrl.learning.importance:Mask",
     },
 )
 
@@ -97,6 +98,30 @@ class IcePop(Importance):
 
     def __call__(self, log_ratio: Tensor) -> Tensor:
         return masked_importance(sequence_log_ratio(log_ratio, self.level), low=self.low, high=self.high)
+
+
+@dataclass(frozen=True)
+class Mask(Importance):
+    """Weight 1 where the ratio lies in a range, and 0 elsewhere: what is left out is not made up for by the rest.
+
+    Source: Liu et al. 2025, as in `sequence_log_ratio` (rejection of sequences by the geometric mean of their ratios).
+
+    Attributes:
+        low, high: the range.
+        level: as in TIS.
+    """
+
+    low: Positive = 0.9
+    high: Positive = 1.1
+    level: Level = "geometric"
+
+    def __post_init__(self) -> None:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+
+    def __call__(self, log_ratio: Tensor) -> Tensor:
+        ratio = sequence_log_ratio(log_ratio, self.level).detach().exp()
+        return ((ratio >= self.low) & (ratio <= self.high)).to(ratio.dtype)
 
 
 def with_importance(rows: Sequence[Row], importance: Importance) -> list[Row]:

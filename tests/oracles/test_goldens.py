@@ -25,7 +25,7 @@ from agentrl.learning.credit.remax import remax
 from agentrl.learning.credit.returns import standardized
 from agentrl.learning.episode_columns import pairs, with_advantages
 from agentrl.learning.forward import Batch
-from agentrl.learning.importance import TIS, IcePop, with_importance
+from agentrl.learning.importance import TIS, IcePop, Mask, with_importance
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import Objective, weighted
 from agentrl.learning.objectives.cispo import CISPO
@@ -62,6 +62,10 @@ POLICY: dict[str, tuple[Any, Objective, Any]] = {
     "tis": ("token", CLIP, TIS(cap=2.0)),
     "sequence_tis": ("token", CLIP, TIS(cap=2.0, level="sequence")),
     "icepop": ("token", CLIP, IcePop(low=0.5, high=2.0)),
+    "sequence_icepop": ("token", CLIP, IcePop(low=0.1, high=9.0, level="sequence")),
+    # verl's range is of the sampler's probability over the trainer's.
+    "token_mask": ("token", CLIP, Mask(low=0.5, high=2.0, level="token")),
+    "geometric_mask": ("token", CLIP, Mask(low=0.8, high=1.25)),
 }
 
 
@@ -122,7 +126,9 @@ def test_policy_losses(library: str, case: dict[str, Any]) -> None:
     logprobs = torch.tensor(given["logprobs"], dtype=torch.float64, requires_grad=True)
     loss, sums = evaluated(objective, rows, logprobs)
     compare(case, loss, logprobs)
-    if "clip_fraction" not in case or isinstance(importance, IcePop):  # of a token left out, no clip takes anything
+    if "clip_fraction" not in case or isinstance(
+        importance, IcePop | Mask
+    ):  # of a token left out, no clip takes anything
         return
     if case["name"] == "gspo":
         assert clipped_rows(objective, rows, logprobs) / len(rows) == pytest.approx(case["clip_fraction"], rel=1e-6)

@@ -28,6 +28,7 @@ LOSSES = {  # ours and the aggregation -> TRL's loss type, level, bounds, furthe
     "cispo": ("cispo", "token", 0.2, 1.25, {}),
     "grpo_kl": ("grpo", "token", 0.2, 0.28, {"beta": 0.04}),
     "grpo_kl_ratio": ("grpo", "token", 0.2, 0.28, {"beta": 0.04, "corrected": True}),
+    "dual_clip": ("dapo", "token", 0.2, 0.28, {"delta": 1.5}),
     "dapo_tis": ("dapo", "token", 0.2, 0.28, {"weights": "tis"}),
     "dapo_icepop": ("dapo", "token", 0.2, 0.28, {"weights": "icepop"}),
 }
@@ -58,7 +59,7 @@ def grpo_trainer(name: str, max_tokens: int) -> Any:
         max_completion_length=max_tokens, _entropy_bonus_enabled=False, use_adaptive_entropy=False, entropy_coef=0.0,
         model=types.SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
         args=types.SimpleNamespace(
-            delta=None, use_bias_correction_kl=more.get("corrected", False), steps_per_generation=1
+            delta=more.get("delta"), use_bias_correction_kl=more.get("corrected", False), steps_per_generation=1
         ),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ import inputs
 import numpy as np
 import torch
 from verl.trainer.ppo import core_algos
-from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_weights
+from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_weights, compute_rollout_rejection_mask
 from verl.utils.torch_functional import entropy_from_logits
 from verl.workers.config import ActorConfig
 
@@ -24,6 +24,9 @@ LOSSES = {  # ours -> verl's loss, aggregation, bounds, bound of the dual clip, 
     "tis": ("vanilla", "token-mean", 0.2, 0.28, 1e9, ("token", 2.0)),
     "sequence_tis": ("vanilla", "token-mean", 0.2, 0.28, 1e9, ("sequence", 2.0)),
     "icepop": ("vanilla", "token-mean", 0.2, 0.28, 1e9, ("token", "0.5_2.0")),
+    "sequence_icepop": ("vanilla", "token-mean", 0.2, 0.28, 1e9, ("sequence", "0.1_9.0")),
+    "token_mask": ("vanilla", "token-mean", 0.2, 0.28, 1e9, ("token_k1", "0.5_2.0")),
+    "geometric_mask": ("vanilla", "token-mean", 0.2, 0.28, 1e9, ("seq_mean_k1", "0.8_1.25")),
 }
 
 
@@ -46,7 +49,9 @@ def policy_case(name: str, number: int, given: dict[str, Any]) -> dict[str, Any]
         clip_ratio_high=high, clip_ratio_c=dual, loss_agg_mode=mode,
     )  # fmt: skip
     weights = None
-    if weighed:
+    if weighed and "_k1" in weighed[0]:
+        weights, _ = compute_rollout_rejection_mask(b.old_logprobs - b.sampled_logprobs, b.mask, *weighed)
+    elif weighed:
         weights, _ = compute_rollout_correction_weights(b.old_logprobs - b.sampled_logprobs, b.mask, *weighed)
     loss, _ = core_algos.get_policy_loss_fn(kind)(
         old_log_prob=b.old_logprobs, log_prob=b.logprobs, advantages=b.advantages[:, None].expand_as(b.logprobs),

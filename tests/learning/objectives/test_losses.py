@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 import agentrl.learning.objectives
 from agentrl.learning.batches import pad
 from agentrl.learning.forward import Batch
-from agentrl.learning.importance import TIS, IcePop
+from agentrl.learning.importance import TIS, IcePop, Mask
 from agentrl.learning.objectives.base import OBJECTIVES, Objective, Total, weighted
 from agentrl.learning.objectives.cispo import CISPO, cispo
 from agentrl.learning.objectives.gspo import GSPO, gspo
@@ -160,8 +160,12 @@ def test_weights_of_a_whole_sequence():
     assert IcePop(high=1.9, level="sequence")(log_ratio).tolist() == [0.0] * 3
     assert IcePop(high=1.9, level="geometric")(log_ratio).tolist() == pytest.approx([2 ** (1 / 3)] * 3)
     assert TIS(level="sequence")(f64()).tolist() == []
-    with pytest.raises(ValueError, match="low must be below high"):
-        IcePop(low=2.0, high=1.0)
+    assert Mask()(log_ratio).tolist() == [0.0] * 3
+    assert Mask(high=1.3)(log_ratio).tolist() == [1.0] * 3
+    assert Mask(high=1.3, level="token")(log_ratio).tolist() == [0.0, 0.0, 1.0]
+    for kind in (IcePop, Mask):
+        with pytest.raises(ValueError, match="low must be below high"):
+            kind(low=2.0, high=1.0)
 
 
 def test_importance_weights():
