@@ -1,7 +1,7 @@
 """The contract of credit estimators: returns of groups in, advantages out. Owns no rows and no model.
 
-An estimator is added from outside as a frozen dataclass: an entry point in the group `agentrl.credits`, or a reference
-`module:Class`.
+An estimator is added from outside as a frozen dataclass, or as a function of groups whose keyword-only parameters are
+its settings: an entry point in the group `agentrl.credits`, or a reference `module:name`.
 """
 
 from __future__ import annotations
@@ -9,38 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from types import FunctionType
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from agentrl.registry import Registry
+from agentrl.registry import Registry, part_of_function
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 Floats = npt.NDArray[np.float64]
 PerTrajectory = Sequence[Sequence[Floats]]
 """Group -> trajectory -> (turns,) or (sampled tokens,)."""
-
-CREDITS = Registry(
-    "credit estimator",
-    "agentrl.credits",
-    {
-        "grpo": "agentrl.learning.credit.group_relative:GRPO",
-        "dr_grpo": "agentrl.learning.credit.group_relative:DrGRPO",
-        "rloo": "agentrl.learning.credit.group_relative:RLOO",
-        "reinforce_plus_plus": "agentrl.learning.credit.group_relative:ReinforcePlusPlus",
-        "remax": "agentrl.learning.credit.remax:ReMax",
-        "reinforce": "agentrl.learning.credit.reinforce:REINFORCE",
-        "return_batch_norm": "agentrl.learning.credit.reinforce:ReturnBatchNorm",
-        "rejection": "agentrl.learning.credit.rejection:Rejection",
-        "gdpo": "agentrl.learning.credit.gdpo:GDPO",
-        "gigpo": "agentrl.learning.credit.gigpo:GiGPO",
-        "hgpo": "agentrl.learning.credit.hgpo:HGPO",
-        "gagpo": "agentrl.learning.credit.gagpo:GAGPO",
-        "turn_gae": "agentrl.learning.credit.gae:TurnGAE",
-        "token_gae": "agentrl.learning.credit.gae:TokenGAE",
-    },
-)
 
 
 @dataclass(frozen=True)
@@ -101,6 +81,45 @@ class Credit(ABC):
         if self.needs_values or not (self.compares or self.needs_greedy):
             return True
         return any(values.any() for values in self([group], None).advantages[0])
+
+
+class FunctionCredit(Credit):
+    """The estimator of a function of groups that returns `Advantages`, or the advantages alone: one for each turn."""
+
+    @property
+    def compares(self) -> bool:
+        return False
+
+
+def _of_function(function: FunctionType) -> type:
+    def call(self: Credit, function: Callable[..., Any], groups: Any, values: Any) -> Advantages:
+        found = function(groups)
+        return found if isinstance(found, Advantages) else Advantages(found)
+
+    return part_of_function(function, FunctionCredit, "__call__", call)
+
+
+CREDITS = Registry(
+    "credit estimator",
+    "agentrl.credits",
+    {
+        "grpo": "agentrl.learning.credit.group_relative:GRPO",
+        "dr_grpo": "agentrl.learning.credit.group_relative:DrGRPO",
+        "rloo": "agentrl.learning.credit.group_relative:RLOO",
+        "reinforce_plus_plus": "agentrl.learning.credit.group_relative:ReinforcePlusPlus",
+        "remax": "agentrl.learning.credit.remax:ReMax",
+        "reinforce": "agentrl.learning.credit.reinforce:REINFORCE",
+        "return_batch_norm": "agentrl.learning.credit.reinforce:ReturnBatchNorm",
+        "rejection": "agentrl.learning.credit.rejection:Rejection",
+        "gdpo": "agentrl.learning.credit.gdpo:GDPO",
+        "gigpo": "agentrl.learning.credit.gigpo:GiGPO",
+        "hgpo": "agentrl.learning.credit.hgpo:HGPO",
+        "gagpo": "agentrl.learning.credit.gagpo:GAGPO",
+        "turn_gae": "agentrl.learning.credit.gae:TurnGAE",
+        "token_gae": "agentrl.learning.credit.gae:TokenGAE",
+    },
+    of_function=_of_function,
+)
 
 
 def differs(group: TrajectoryGroup) -> bool:

@@ -117,6 +117,40 @@ def test_a_shaping_and_a_correction_of_your_own(tmp_path: Path, run_of: Callable
     assert changed["grad/norm"] == pytest.approx(1.5 * plain["grad/norm"], rel=1e-3)
 
 
+def test_a_loss_and_an_estimator_that_are_functions(tmp_path: Path, run_of: Callable[..., Path]) -> None:
+    """Their keyword-only parameters are settings; the run writes them down and is read again."""
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    toml = (
+        f'[stages.rl]\nkind = "reinforce"\ncredit = "{tmp_path}/functions.py:centred"\nsteps = 1\n'
+        f'objective = {{ kind = "{tmp_path}/functions.py:surrogate", scale = 2.0 }}\n'
+        "playing = { prompts_per_step = 8, group_size = 4 }\nlearner = { lr = 3e-3 }\n"
+    )
+    stages = stages_of(toml, tmp_path)
+    changed, plain = (
+        metrics_of(run_of({"rl": stage}, name=name), "rl")[0]
+        for name, stage in (
+            ("changed", stages["rl"]),
+            ("plain", stage_of("dr_grpo", **SMALL, objective="policy_gradient", aggregation="token")),
+        )
+    )
+    assert changed["grad/norm"] == pytest.approx(2 * plain["grad/norm"], rel=1e-5)
+    config = load_config(TrainConfig, tmp_path / "run.toml")
+    (tmp_path / "again.toml").write_text(dump_config(config))
+    assert load_config(TrainConfig, tmp_path / "again.toml") == config
+    with pytest.raises(ConfigError, match="scale"):
+        stages_of(toml.replace("2.0", '"two"'), tmp_path)
+
+
+FUNCTIONS = """
+import numpy as np
+import torch
+
+def centred(groups):
+    return [[np.full(len(t.turns), t.reward - np.mean(g.rewards)) for t in g.trajectories] for g in groups]
+
+def surrogate(logprobs, old_logprobs, advantages, *, scale: float = 1.0):
+    return -scale * torch.exp(logprobs - old_logprobs) * advantages
+"""
 OWN = """
 from dataclasses import dataclass
 import torch
