@@ -77,6 +77,12 @@ def _validated(cls: type[C], prepared: Any, keys: Keys, source: _Source) -> C:
         raise ConfigError("\n".join(_explain_all(error, prepared, source, keys))) from None
 
 
+def from_table(cls: type[C], table: Mapping[str, Any]) -> C:
+    """A configuration from a table as a TOML file would hold it. Raises: ConfigError, as `load_config`."""
+    source = _Source("configuration", ())
+    return _validated(cls, _prepare(cls, table, (), source), (), source)
+
+
 def check_config(config: Any) -> None:
     """Check a configuration that was made in Python by the rules of `load_config`.
 

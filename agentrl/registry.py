@@ -11,15 +11,16 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import MISSING, dataclass, field, make_dataclass
+from functools import cache, cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
+from inspect import Parameter, signature
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import FunctionType, ModuleType
+from typing import Any, get_type_hints
 
 from agentrl.errors import ConfigError, did_you_mean
 
@@ -69,15 +70,23 @@ class Registry:
         group: entry-point group of third parties, such as `agentrl.objectives`.
         built_in: name -> `module:attribute`.
         error: raised for an unknown name.
+        of_function: makes a part of a plain function, where parts of this kind may be functions.
     """
 
     def __init__(
-        self, kind: str, group: str, built_in: Mapping[str, str], *, error: type[Exception] = ConfigError
+        self,
+        kind: str,
+        group: str,
+        built_in: Mapping[str, str],
+        *,
+        error: type[Exception] = ConfigError,
+        of_function: Callable[[FunctionType], Any] | None = None,
     ) -> None:
         self.kind, self.group = kind, group
         self._built_in = dict(built_in)
         self._error = error
         self._given: dict[str, Any] = {}
+        self._of_function = cache(of_function) if of_function is not None else None
 
     def register(self, name: str, part: Any) -> None:
         """Add a part under a name; it replaces another part of that name."""
@@ -112,6 +121,10 @@ class Registry:
 
         Raises: the registry's error for an unknown name, or a reference to something that does not exist.
         """
+        part = self._found(name)
+        return self._of_function(part) if self._of_function and isinstance(part, FunctionType) else part
+
+    def _found(self, name: str) -> Any:
         if name in self._given:
             return self._given[name]
         if name in self._built_in:
@@ -133,6 +146,31 @@ class Registry:
                 f"{self.kind} {entry.name!r} is declared by an installed package, but {entry.value!r} "
                 f"cannot be loaded: {error}"
             ) from error
+
+
+def part_of_function(function: FunctionType, base: type, method: str, call: Callable[..., Any]) -> type:
+    """A frozen dataclass that does what a function does; its keyword-only parameters are the settings.
+
+    Args:
+        function: of an author.
+        base: the contract of parts of this kind.
+        method: of the contract, which the function stands for.
+        call: what the method does; it takes the part, the function with its settings filled in, and the arguments.
+    """
+
+    def method_of(self: Any, *arguments: Any) -> Any:
+        return call(self, partial(function, **{name: getattr(self, name) for name in names}), *arguments)
+
+    hints = get_type_hints(function)
+    own = [p for p in signature(function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    names = [p.name for p in own]
+    settings = [
+        (p.name, hints.get(p.name, Any), field(default=MISSING if p.default is Parameter.empty else p.default))
+        for p in own
+    ]
+    part = make_dataclass(function.__name__, settings, bases=(base,), namespace={method: method_of}, frozen=True)
+    part.__module__, part.__qualname__, part.__doc__ = function.__module__, function.__qualname__, function.__doc__
+    return part
 
 
 def load_reference(reference: str, error: type[Exception] = ConfigError) -> Any:

@@ -66,7 +66,9 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.learning.optimizers": (2, "learning", 0),
     "agentrl.learning.batches": (2, "learning", 1),
     "agentrl.learning.columns": (2, "learning", 1),
+    "agentrl.learning.importance": (2, "learning", 1),
     "agentrl.learning.credit": (2, "learning", 1),
+    "agentrl.learning.shaping": (2, "learning", 1),
     "agentrl.learning.episode_columns": (2, "learning", 2),
     "agentrl.learning.forward": (2, "learning", 2),
     "agentrl.learning.objectives": (2, "learning", 3),
@@ -98,6 +100,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     # 6: training.
     "agentrl.training": (6, "training", 0),
     "agentrl.training.stages.base": (6, "training", 1),
+    "agentrl.training.algorithms": (6, "training", 2),
     "agentrl.training.run": (6, "training", 2),
     "agentrl.training.stages": (6, "training", 2),
     "agentrl.training.plan": (6, "training", 3),

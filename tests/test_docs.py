@@ -17,16 +17,21 @@ from click.testing import CliRunner
 from agentrl.cli import main
 from agentrl.config import load_config
 from agentrl.learning.credit.base import CREDITS
+from agentrl.learning.importance import IMPORTANCES
 from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES
 from agentrl.learning.optimizers import Schedule
+from agentrl.learning.shaping.base import SHAPINGS
+from agentrl.registry import Registry
 from agentrl.rollout.feedback.base import FEEDBACKS
 from agentrl.sandbox import make_backend
+from agentrl.training.algorithms import ALGORITHMS, stage_of
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
 from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES
-from agentrl.training.stages.playing import Playing
+from agentrl.training.stages.playing import GrowingTurns, Playing
+from agentrl.training.stages.reinforce import Reinforce
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -123,7 +128,7 @@ def last_metrics(run: Path) -> dict[str, float]:
 def test_the_examples_of_the_architecture_page_work_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(ROOT / "docs" / "architecture.md", tmp_path)
     monkeypatch.chdir(tmp_path)
-    run_command("train", "mine.toml", "--out", "run", *tiny("copy", **{"stages.rl.skip_zero_advantage": "false"}))
+    run_command("train", "mine.toml", "--out", "run", *tiny("copy"))
     assert 0 <= last_metrics(tmp_path / "run")["eval/greedy_success"] <= 1
     command = ("bench", "./double.py:Double", "--measure", "./letters.py:Letters", "--json", "--out", "bench")
     result = json.loads(run_command(*command))
@@ -211,10 +216,17 @@ SECTIONS = {
     "[run]": RunConfig,
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
     "playing": Playing,
+    "growing_turns": GrowingTurns,
     "learner": LearnerSettings,
     "schedule": Schedule,
 }
-PARTS = {"objective": OBJECTIVES, "credit": CREDITS, "feedback": FEEDBACKS}
+PARTS = {
+    "objective": OBJECTIVES,
+    "credit": CREDITS,
+    "importance": IMPORTANCES,
+    "shaping": SHAPINGS,
+    "feedback": FEEDBACKS,
+}
 
 
 def settings_of(kind: type) -> dict[str, object]:
@@ -266,3 +278,22 @@ def test_the_settings_page_names_every_setting_of_parts(title: str) -> None:
 def test_no_section_of_the_configuration_is_left_out_of_the_page() -> None:
     sections = {f"[{field.name}]" for field in dataclasses.fields(TrainConfig)} - {"[stages]", "[seed]"}
     assert sections <= set(SECTIONS)
+
+
+def test_the_page_of_algorithms_lists_each_with_what_it_stands_for() -> None:
+    text = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    table = text.partition("| algorithm | credit |")[2].partition("\n\n")[0]
+    rows = [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+    assert sorted(row[0] for row in rows) == ALGORITHMS.names
+    for name, credit, objective, weights, _, source in rows:
+        stage = stage_of(name)
+        assert objective.split(" ")[0] == OBJECTIVES.name_of(type(stage.objective))
+        assert source == ALGORITHMS.find(name).source
+        if isinstance(stage, Reinforce):
+            assert (credit.split(" ")[0], weights) == (CREDITS.name_of(type(stage.credit)), stage.aggregation)
+
+
+@pytest.mark.parametrize("registry", [CREDITS, OBJECTIVES, IMPORTANCES, SHAPINGS], ids=lambda r: r.kind)
+def test_the_page_of_algorithms_names_every_part(registry: Registry) -> None:
+    text = "\n".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("algorithms.md", "train.md"))
+    assert [name for name in registry.names if f"`{name}`" not in text] == []

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from agentrl.learning.batches import MicroBatch
 from agentrl.learning.rows import Row
-from agentrl.learning.terms import icepop_importance, truncated_importance
-
-Importance = Literal["none", "tis", "icepop"]
 
 
 def fill(
@@ -38,27 +33,3 @@ def fill(
 def with_sampled_as_old(rows: Sequence[Row]) -> list[Row]:
     """The rows with the sampler's logprobs as the old ones, against which the ratio is taken."""
     return [row.with_columns(old_logprobs=row.column("sampled_logprobs")) for row in rows]
-
-
-def with_importance(rows: Sequence[Row], importance: Importance) -> list[Row]:
-    """The rows corrected for probabilities that differ between sampler and trainer under the same weights.
-
-    The importance weight multiplies the advantages: every policy loss is proportional to them.
-
-    Args:
-        rows: with `sampled_logprobs`, `advantages`, and `old_logprobs` that the trainer filled.
-        importance: `none`, truncated (`tis`) or masked (`icepop`) weights.
-    Raises: ValueError for another name.
-    """
-    if importance not in ("none", "tis", "icepop"):
-        raise ValueError(f"importance must be 'none', 'tis' or 'icepop', got {importance!r}")
-    if importance == "none":
-        return list(rows)
-    weigh = truncated_importance if importance == "tis" else icepop_importance
-    return [_weighed(row, weigh) for row in rows]
-
-
-def _weighed(row: Row, weigh: Callable[[Tensor], Tensor]) -> Row:
-    log_ratio = torch.from_numpy(row.column("old_logprobs") - row.column("sampled_logprobs"))
-    weights = np.where(row.mask, weigh(log_ratio).numpy(), 0.0).astype(np.float32)
-    return row.with_columns(advantages=row.column("advantages") * weights)

@@ -5,13 +5,17 @@ Owns the whole mapping between an episode's turns and a row's tokens. Knows no m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from agentrl.learning.credit.base import Advantages, Credit, Floats, PerTrajectory
 from agentrl.learning.rows import Array, Row
+from agentrl.learning.shaping.base import with_rewards
 from agentrl.trajectory import Trajectory, TrajectoryGroup
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def with_advantages(
@@ -29,6 +33,11 @@ def with_advantages(
     if found.returns is None:
         return rows
     return _with_column(rows, groups, "returns", found.returns, credit.level)
+
+
+def groups_taught(found: Advantages) -> list[bool]:
+    """Whether each group has an advantage other than 0."""
+    return [any(np.any(values) for values in group) for group in found.advantages]
 
 
 def _with_column(
@@ -53,8 +62,11 @@ def _check(groups: Sequence[TrajectoryGroup], name: str, numbers: PerTrajectory,
             where = f"trajectory {number} of group {group.group_id!r}"
             if np.shape(value) != (size,):
                 raise ValueError(f"{where} has {size} {level}s but {name} of shape {np.shape(value)}: one per {level}")
-            if not np.isfinite(value).all():
-                raise ValueError(f"{where} has a non-finite number in its {name}: {value}")
+            if not (np.abs(value) <= _LARGEST).all():
+                raise ValueError(
+                    f"{where} has a number in its {name} that is not finite in float32: {value}. Rewards of this size "
+                    "cannot train: scale them in the environment, or use an estimator that divides by their deviation"
+                )
 
 
 def _spread(row: Row, values: Floats, trajectories: Sequence[Trajectory], level: str) -> Array:
@@ -107,27 +119,67 @@ def _at_first_tokens(trajectory: Trajectory, values: Floats) -> Floats:
     return np.array([values[first[i]] if i in first else 0.0 for i in range(len(trajectory.turns))], np.float64)
 
 
+def with_turn_rewards(
+    rows: Sequence[Row], groups: Sequence[TrajectoryGroup], added: Callable[[Row], Array]
+) -> list[TrajectoryGroup]:
+    """The groups with something added to the rewards of their turns: what the tokens of each turn add up to.
+
+    The given groups are not changed; these are for an estimator alone.
+
+    Args:
+        rows: of `build_rows` for these groups.
+        added: (T,) of a row, of which the trained tokens count.
+    """
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    sums = [np.zeros(len(t.turns)) for t in trajectories]
+    for row in rows:
+        np.add.at(sums[row.trajectory], row.column("turns")[row.mask], added(row)[row.mask].astype(np.float64))
+    found = iter(sums)
+    return [
+        replace(g, trajectories=[with_rewards(t, _rewards(t) + next(found)) for t in g.trajectories]) for g in groups
+    ]
+
+
+def _rewards(trajectory: Trajectory) -> Floats:
+    return np.array([turn.reward for turn in trajectory.turns], np.float64)
+
+
 def pairs(rows: Sequence[Row], groups: Sequence[TrajectoryGroup]) -> list[Row]:
     """Rows of the episodes that are compared, two sides of one `unit` for each preference.
 
-    Returns: rows with `sign` (+1 for the preferred episode, -1 for the other) and coefficients that give every
+    Returns: rows with `sign` (+1 for the preferred episode, -1 for the other), `last` (1 at the last sampled token of
+        each side), `reward_gap` (the preferred episode's reward minus the other's) and coefficients that give every
         pair the weight 1 / pairs; its number of rows and tokens does not matter.
     """
     by_trajectory: dict[int, list[Row]] = {}
     for row in rows:
         by_trajectory.setdefault(row.trajectory, []).append(row)
-    sides: list[list[tuple[float, Row]]] = []
+    sides: list[tuple[list[Row], list[Row], float]] = []
     first = 0
     for group in groups:
         for better, worse in group.preferences:
             preferred, other = by_trajectory.get(first + better, []), by_trajectory.get(first + worse, [])
             if preferred and other:
-                sides.append([*((1.0, row) for row in preferred), *((-1.0, row) for row in other)])
+                sides.append((preferred, other, group.rewards[better] - group.rewards[worse]))
         first += len(group.trajectories)
-    return [_side(row, sign, unit, 1.0 / len(sides)) for unit, members in enumerate(sides) for sign, row in members]
+    weight = 1.0 / max(1, len(sides))
+    return [
+        row
+        for unit, (preferred, other, gap) in enumerate(sides)
+        for sign, side in ((1.0, preferred), (-1.0, other))
+        for row in _side(side, sign, unit, weight, gap)
+    ]
 
 
-def _side(row: Row, sign: float, unit: int, weight: float) -> Row:
-    signs = np.where(row.mask, sign, 0.0).astype(np.float32)
-    weights = np.where(row.mask, weight, 0.0).astype(np.float32)
-    return Row(row.ids, row.mask, {**row.columns, "sign": signs, "coefficients": weights}, row.trajectory, unit)
+def _side(rows: Sequence[Row], sign: float, unit: int, weight: float, gap: float) -> list[Row]:
+    """The rows of one episode of a pair."""
+    end = max(range(len(rows)), key=lambda i: int(rows[i].column("turns").max()))  # the row that the last turn is in
+    made = []
+    for number, row in enumerate(rows):
+        last = np.zeros(len(row), np.float32)
+        if number == end:
+            last[np.flatnonzero(row.mask)[-1]] = 1.0
+        constant = {"sign": sign, "coefficients": weight, "reward_gap": gap}
+        columns = {name: np.where(row.mask, value, 0.0).astype(np.float32) for name, value in constant.items()}
+        made.append(Row(row.ids, row.mask, {**row.columns, **columns, "last": last}, row.trajectory, unit))
+    return made

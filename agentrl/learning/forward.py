@@ -24,6 +24,7 @@ class Batch:
 
     Attributes:
         targets: (N,) int64, the trained tokens.
+        rows: (N,) int64 number of the row that each token belongs to.
         units: (N,) int64 number of the unit that each token belongs to, below `num_units`.
         num_units: units of the micro-batch.
     """
@@ -31,6 +32,7 @@ class Batch:
     def __init__(self, laid_out: MicroBatch, device: torch.device) -> None:
         self._laid_out, self._device = laid_out, device
         self.targets = torch.from_numpy(laid_out.targets).to(device)
+        self.rows = torch.from_numpy(laid_out.rows).to(device)
         self.units = torch.from_numpy(laid_out.units).to(device)
         self.num_units = laid_out.num_units
         self._columns: dict[str, Tensor] = {}

@@ -7,7 +7,7 @@ trains exactly once, no observation token ever trains, and sampled ids are never
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from agentrl.trajectory import Trajectory, TrajectoryGroup, Turn
 
 Aggregation = Literal["token", "sequence", "constant"]
+Weight = Literal["all", "differing"]
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -214,7 +215,13 @@ def build_rows(groups: Sequence[TrajectoryGroup]) -> list[Row]:
     ]
 
 
-def with_coefficients(rows: Sequence[Row], aggregation: Aggregation, *, max_tokens: int | None = None) -> list[Row]:
+def with_coefficients(
+    rows: Sequence[Row],
+    aggregation: Aggregation,
+    *,
+    max_tokens: int | None = None,
+    counted: Collection[int] | None = None,
+) -> list[Row]:
     """Fix each sampled token's weight in the step's loss, before any batching.
 
     `token`: 1 / sampled tokens of the step (DAPO, arXiv:2503.14476, eq. 8).
@@ -227,11 +234,13 @@ def with_coefficients(rows: Sequence[Row], aggregation: Aggregation, *, max_toke
         rows: all rows of the step.
         aggregation: which of the three.
         max_tokens: most tokens that a trajectory may sample; needed by `constant`.
+        counted: numbers of the trajectories that the step consists of; the others weigh 0. None counts all.
     Raises: ValueError for another aggregation, or `constant` without `max_tokens`.
     """
     tokens: dict[int, int] = {}
     for row in rows:
-        tokens[row.trajectory] = tokens.get(row.trajectory, 0) + row.num_trained
+        size = row.num_trained if counted is None or row.trajectory in counted else 0
+        tokens[row.trajectory] = tokens.get(row.trajectory, 0) + size
     weight = _weights(tokens, aggregation, max_tokens)
     return [
         row.with_columns(coefficients=row.mask.astype(np.float32) * np.float32(weight[row.trajectory])) for row in rows

@@ -10,6 +10,7 @@ from agentrl.config import OneOf, Whole, check_config, dump_config
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
 from agentrl.training import checkpoint
+from agentrl.training.algorithms import expanded
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES, Stage, StageSettings
@@ -55,14 +56,23 @@ class TrainConfig:
             if old in table:
                 raise ConfigError(f"[{old}] is now [{new}]: the settings of a stage are in the table of that stage")
         stages = table.get("stages", {})
-        if not isinstance(stages, Mapping) or any(isinstance(s, Mapping) and "kind" in s for s in stages.values()):
+        if not isinstance(stages, Mapping):
             return table
+        own_plan = any("kind" in s or ("algorithm" in s and n not in _STANDARD) for n, s in _tables(stages))
+        stages = {name: expanded(stage, f"stages.{name}") for name, stage in stages.items()}
+        if own_plan:
+            return {**table, "stages": stages}
         for name in stages:
             if name not in _STANDARD:
                 raise ConfigError(
                     f"stages.{name} names no kind and is not a stage of the standard plan."
                     f"{did_you_mean(name, _STANDARD)} For a plan of your own give each stage a kind, one of "
                     f"{', '.join(STAGES.names)}"
+                )
+        for name, stage in _tables(stages):
+            if name != "rl" and "kind" in stage:
+                raise ConfigError(
+                    f"stages.{name}.algorithm: an algorithm learns from episodes: write it in [stages.rl]"
                 )
         standard = {name: {"kind": kind, **_table(stages.get(name, {}))} for name, kind in _STANDARD.items()}
         return {**table, "stages": standard}
@@ -109,3 +119,7 @@ class TrainConfig:
 
 def _table(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _tables(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(name, stage) for name, stage in stages.items() if isinstance(stage, Mapping)]

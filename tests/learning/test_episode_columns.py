@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agentrl.learning.credit.base import Advantages
 from agentrl.learning.credit.gae import TokenGAE, TurnGAE
 from agentrl.learning.credit.group_relative import GRPO
-from agentrl.learning.episode_columns import pairs, per_trajectory, with_advantages
+from agentrl.learning.episode_columns import pairs, per_trajectory, with_advantages, with_turn_rewards
 from agentrl.learning.rows import build_rows
 from agentrl.trajectory import TrajectoryGroup
 from tests.learning.test_rows import trajectory_of, turn_lists
@@ -64,17 +64,27 @@ def test_numbers_that_do_not_match_are_refused():
 
     with pytest.raises(ValueError, match=r"2 turns but advantages of shape \(1,\): one per turn"):
         give([1.0])
-    with pytest.raises(ValueError, match="non-finite"):
-        give([float("nan"), 0.0])
+    for number in (float("nan"), float("inf"), 1e200):
+        with pytest.raises(ValueError, match=r"trajectory 0 of group 'g' .* not finite in float32"):
+            give([number, 0.0])
     with pytest.raises(ValueError, match="1 trajectories but 2 advantages"):
         give([1.0, 1.0], [2.0, 2.0])
     with pytest.raises(ValueError, match="1 groups but advantages of 0"):
         with_advantages(rows, [group], Advantages([]), GRPO())
 
 
+def test_rewards_of_turns_are_changed_in_a_copy():
+    """What the tokens of a turn add up to, whatever rows they are in; the groups of the store stay as they are."""
+    group = TrajectoryGroup("g", [trajectory_of(TURNS, 1.0), trajectory_of([([1], [9], [-1.0])])])
+    rows = build_rows([group])
+    changed = with_turn_rewards(rows, [group], lambda row: row.ids.astype(float))
+    assert [[turn.reward for turn in t.turns] for t in changed[0].trajectories] == [[2 + 3, 6, 1 + 7], [9]]
+    assert [t.reward for t in group.trajectories] == [1.0, 0.0]
+
+
 def test_a_pair_is_one_unit_of_one_weight_whatever_its_rows():
     """A preferred episode of two rows against one of one row, and a fault that takes its pair with it."""
-    better, worse = trajectory_of(TURNS), trajectory_of([([1], [9, 9, 9], [-1.0] * 3)])
+    better, worse = trajectory_of(TURNS, 2.0), trajectory_of([([1], [9, 9, 9], [-1.0] * 3)], 0.5)
     fault = trajectory_of([([1], [8], [-1.0])], status="fault")
     groups = [
         TrajectoryGroup("a", [worse, better], ((1, 0),)),
@@ -91,4 +101,7 @@ def test_a_pair_is_one_unit_of_one_weight_whatever_its_rows():
         (1, 5, -1.0),
     ]
     assert all(set(row.column("coefficients")[row.mask].tolist()) == {0.5} for row in rows)
+    # The last token of the better episode is in its first row, to which its third turn returns.
+    assert [row.column("last").tolist() for row in rows[:3]] == [[0, 0, 0, 0, 1.0], [0, 0], [0, 0, 0, 1.0]]
+    assert set(rows[0].column("reward_gap")[rows[0].mask].tolist()) == {1.5}
     assert all(not row.column("sign")[~row.mask].any() for row in rows)

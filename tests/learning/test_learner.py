@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agentrl.learning.columns import with_importance
+from agentrl.learning.importance import IMPORTANCES, with_importance
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES, Objective, Total, weighted
 from agentrl.learning.objectives.ppo_clip import PPOClip
@@ -274,7 +274,7 @@ async def test_recomputed_logprobs_and_importance_weights(make_model, make_rows,
         expected = await gradients(model, by_hand)
         for layout in ("pad", "pack"):
             learner = Learner(model, LearnerSettings(layout=layout, micro_batch_tokens=45), CLIP)
-            filled = with_importance(await learner.fill(noisy, "old_logprobs"), importance)
+            filled = with_importance(await learner.fill(noisy, "old_logprobs"), IMPORTANCES.find(importance)())
             actual = await gradients(model, filled, layout=layout, micro_batch_tokens=45)
             assert largest_difference(actual, expected) < 1e-5
 
@@ -404,8 +404,3 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_a_temperature_of_0_is_refused(make_model):
     with pytest.raises(ValueError, match="above 0 to train"):
         Learner(make_model(), LearnerSettings(), CLIP, temperature=0.0)
-
-
-def test_another_importance_is_refused(make_rows):
-    with pytest.raises(ValueError, match="'none', 'tis' or 'icepop', got 'tsi'"):
-        with_importance(make_rows(), "tsi")

@@ -168,6 +168,9 @@ def test_hand_computed_coefficients():
     assert weights("token") == pytest.approx([0.2] * 3)
     assert weights("sequence") == [0.125, 0.5, 0.125]
     assert weights("constant", max_tokens=8) == [1 / 16] * 3
+    assert weights("token", counted={0}) == [0.25, 0, 0.25]
+    assert weights("sequence", counted={1}) == [0, 1, 0]
+    assert weights("constant", max_tokens=8, counted={1}) == [0, 0.125, 0]
 
 
 @pytest.mark.parametrize(

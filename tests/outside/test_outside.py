@@ -62,7 +62,6 @@ steps = 1
 objective = {{ kind = "{Scaled}", scale = 3.0 }}
 credit = {{ kind = "{Below}", wanted = 2.0 }}
 playing = {{ prompts_per_step = 2, group_size = 1 }}
-skip_zero_advantage = false
 
 [stages.count]
 kind = "{Counted}"
@@ -109,7 +108,7 @@ from agentrl.training.train import train
 FORMATS.register("given", Marked)
 register_backend("given", Noted)
 rl = Reinforce(
-    steps=1, objective=Scaled(scale=3.0), credit=Below(wanted=2.0), skip_zero_advantage=False,
+    steps=1, objective=Scaled(scale=3.0), credit=Below(wanted=2.0),
     playing=Playing(prompts_per_step=2, group_size=1),
 )
 copy = Supervise({"oracle": 1.0}, num_episodes=4, epochs=1, batch_episodes=4)

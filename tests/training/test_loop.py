@@ -49,7 +49,6 @@ STAGES = {
     "rl": Reinforce(
         steps=5,
         playing=Playing(prompts_per_step=4, group_size=4),
-        skip_zero_advantage=False,
         checkpoint_every=2,
     ),
     "after": Evaluate(num_tasks=6),

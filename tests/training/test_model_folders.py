@@ -47,7 +47,6 @@ def config(model: Path) -> TrainConfig:
                 playing=Playing(prompts_per_step=2, group_size=4),
                 kl_coef=0.05,
                 entropy_coef=0.02,
-                skip_zero_advantage=False,
                 learner=LearnerSettings(lr=1e-3, schedule=Schedule("linear", final=0.1)),
             ),
             "after": Evaluate(num_tasks=4),

@@ -16,10 +16,15 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import AgentRLError, CheckpointError, ConfigError, ModelError, RolloutError
 from agentrl.learning.credit.base import CREDITS
+from agentrl.learning.credit.gae import TurnGAE
 from agentrl.learning.credit.group_relative import ReinforcePlusPlus
+from agentrl.learning.importance import IMPORTANCES, IcePop
 from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES
 from agentrl.learning.objectives.ppo_clip import PPOClip
+from agentrl.learning.objectives.regularizers import ReferenceKL
+from agentrl.learning.objectives.value import Value
+from agentrl.learning.shaping.base import SHAPINGS
 from agentrl.tool_schema import tool
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
@@ -117,9 +122,9 @@ ENV, MODEL = CONFIG.env, CONFIG.model
         (rl(group_size=0), ConfigError, r"stages\.rl\.playing\.group_size = 0: expected at least 1"),
         (rl(group_size=1), ConfigError, r"grpo compares.* a group of one teaches nothing; use 2 or more"),
         (
-            rl(group_size=1, credit=ReinforcePlusPlus()),
+            rl(group_size=1, credit=ReinforcePlusPlus(group_baseline=True)),
             ConfigError,
-            "skip_zero_advantage = false",
+            "reinforce_plus_plus compares",
         ),
         (rl(objective=PPOClip(clip_low=-1.0)), ConfigError, r"rl\.objective\.clip_low = -1\.0: expected at least 0"),
         (rl(checkpoint_every=0), ConfigError, r"stages\.rl\.checkpoint_every = 0"),
@@ -171,6 +176,12 @@ def test_progress_counts_the_tasks_there_are(tmp_path: Path) -> None:
     assert totals == {3}
 
 
+def name_of(value: Any) -> Any:
+    """A short name of a setting's value."""
+    part = value[0] if isinstance(value, tuple) else value
+    return type(part).__name__ if is_dataclass(part) else part
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -179,13 +190,19 @@ def test_progress_counts_the_tasks_there_are(tmp_path: Path) -> None:
         {"kl_coef": 0.1},
         {"entropy_coef": 0.01},
         {"learner": LearnerSettings(num_minibatches=2, num_epochs=2)},
-        {"recompute_old_logprobs": True, "importance": "tis"},
+        {"importance": IcePop(level="geometric")},
+        {"kl_coef": 0.1, "kl_in": "reward"},
+        {"kl_coef": 0.1, "kl": ReferenceKL("k1", "ratio")},
+        {"credit": TurnGAE(whiten=True), "value": Value(clip=0.2)},
+        {"weight": "differing"},
         {"dynamic_sampling": True},
         {"sampling": SamplingConfig(temperature=0.7, top_p=0.8, max_tokens=12)},
     ]
     + [{"credit": CREDITS.find(name)()} for name in CREDITS.names if name != "grpo"]
-    + [{"objective": OBJECTIVES.find(name)()} for name in ("gspo", "cispo", "policy_gradient")],
-    ids=lambda settings: " ".join(f"{k}={type(v).__name__ if is_dataclass(v) else v}" for k, v in settings.items()),
+    + [{"objective": OBJECTIVES.find(name)()} for name in ("gspo", "cispo", "policy_gradient")]
+    + [{"importance": IMPORTANCES.find(name)()} for name in IMPORTANCES.names]
+    + [{"shaping": (SHAPINGS.find(name)(),)} for name in SHAPINGS.names],
+    ids=lambda settings: " ".join(f"{k}={name_of(v)}" for k, v in settings.items()),
 )
 def test_each_setting_of_the_update_trains(settings: dict[str, Any], tmp_path: Path) -> None:
     own = {k: v for k, v in settings.items() if k != "sampling"}

@@ -10,7 +10,7 @@ import numpy as np
 
 from agentrl.config import Fraction, Share
 from agentrl.learning.credit.base import Advantages, Credit, Floats, PerTrajectory
-from agentrl.learning.credit.returns import discounted_sums
+from agentrl.learning.credit.returns import discounted_sums, over_the_step
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 
@@ -21,10 +21,12 @@ class _GAE(Credit):
     Attributes:
         gamma: discount per turn or token.
         lam: weight between one step (0) and the whole return (1).
+        whiten: subtract the mean of the step's advantages and divide by their standard deviation.
     """
 
     gamma: Share = 1.0
     lam: Fraction = 0.95
+    whiten: bool = False
 
     @property
     def needs_values(self) -> bool:
@@ -42,7 +44,19 @@ class _GAE(Credit):
             found = [self._of(t, v) for t, v in zip(group.trajectories, predicted, strict=True)]
             advantages.append([a for a, _ in found])
             returns.append([r for _, r in found])
-        return Advantages(advantages, returns)
+        return Advantages(self._whitened(groups, advantages) if self.whiten else advantages, returns)
+
+    def _whitened(self, groups: Sequence[TrajectoryGroup], advantages: PerTrajectory) -> PerTrajectory:
+        """Advantages of the episodes that train, standardised over the step."""
+        trains = [[t.trains for t in group.trajectories] for group in groups]
+        taught = [
+            a for own, flags in zip(advantages, trains, strict=True) for a, f in zip(own, flags, strict=True) if f
+        ]
+        found = iter(over_the_step(taught))
+        return [
+            [next(found) if flag else array for array, flag in zip(own, flags, strict=True)]
+            for own, flags in zip(advantages, trains, strict=True)
+        ]
 
     def _of(self, trajectory: Trajectory, values: Floats) -> tuple[Floats, Floats]:
         if not trajectory.trains:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agentrl.learning.credit.base import Advantages, Credit, Floats, PerTrajectory
-from agentrl.learning.credit.returns import STD_EPS, Ragged, by_trajectory, standardized
+from agentrl.learning.credit.returns import Ragged, by_trajectory, over_the_step, standardized
 from agentrl.trajectory import TrajectoryGroup
 
 
@@ -96,7 +96,4 @@ def reinforce_plus_plus(returns: Ragged, *, group_baseline: bool = False) -> lis
     Source: Hu 2025, arXiv:2501.03262.
     """
     groups = dr_grpo(returns) if group_baseline else [np.asarray(group, np.float64) for group in returns]
-    flat = np.concatenate(groups) if groups else np.zeros(0)
-    if len(flat) < 2 or flat.max() == flat.min():
-        return [np.zeros(len(group)) for group in groups]
-    return [(group - flat.mean()) / (flat.std(ddof=1) + STD_EPS) for group in groups]
+    return over_the_step(groups)

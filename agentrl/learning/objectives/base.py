@@ -1,14 +1,15 @@
 """The contract of objectives: a batch and the model's scores in, a loss and sums to report out. Owns no model.
 
-An objective is added from outside as a frozen dataclass: an entry point in the group `agentrl.objectives`, or a
-reference `module:Class`.
+An objective is added from outside as a frozen dataclass, or as a function that is a policy loss and whose keyword-only
+parameters are its settings: an entry point in the group `agentrl.objectives`, or a reference `module:name`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -17,28 +18,11 @@ from agentrl.learning.batches import Unit
 from agentrl.learning.forward import Batch, Scores
 from agentrl.learning.rows import Row
 from agentrl.learning.terms import kl_k3
-from agentrl.registry import Registry
+from agentrl.registry import Registry, part_of_function
 
 Sums = dict[str, Tensor]
 """Scalars that add up over micro-batches and ranks, named `area/name`. The learner makes means of them: `loss/...` per
 pass over the rows, an area with a sum `area/count` per count, the others per trained token."""
-
-OBJECTIVES = Registry(
-    "objective",
-    "agentrl.objectives",
-    {
-        "ppo_clip": "agentrl.learning.objectives.ppo_clip:PPOClip",
-        "gspo": "agentrl.learning.objectives.gspo:GSPO",
-        "cispo": "agentrl.learning.objectives.cispo:CISPO",
-        "policy_gradient": "agentrl.learning.objectives.policy_gradient:PolicyGradient",
-        "value": "agentrl.learning.objectives.value:Value",
-        "entropy_bonus": "agentrl.learning.objectives.regularizers:EntropyBonus",
-        "reference_kl": "agentrl.learning.objectives.regularizers:ReferenceKL",
-        "dpo": "agentrl.learning.objectives.preference:DPO",
-        "supervised": "agentrl.learning.objectives.supervised:Supervised",
-        "total": "agentrl.learning.objectives.base:Total",
-    },
-)
 
 
 class Objective(ABC):
@@ -111,17 +95,22 @@ class Total(Objective):
 class PolicyObjective(Objective):
     """What the losses of policy optimisation share: they are proportional to advantages."""
 
-    columns = ("advantages", "old_logprobs", "coefficients")
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("advantages", "old_logprobs", "coefficients")
 
     def ignores(self, row: Row) -> bool:
         return not row.column("advantages").any()
 
-    def weighed(self, loss_N: Tensor, was_clipped_N: Tensor, batch: Batch, scores: Scores) -> tuple[Tensor, Sums]:
+    def weighed(
+        self, loss_N: Tensor, was_clipped_N: Tensor, batch: Batch, scores: Scores, ratio_N: Tensor | None = None
+    ) -> tuple[Tensor, Sums]:
         """The summed loss, and sums that say how far the policy is from the one that sampled.
 
         Args:
             loss_N: (N,) loss of each token.
             was_clipped_N: (N,) bool, whether a clip took the token's gradient or bounded its weight.
+            ratio_N: (N,) the ratio that the loss clips, where it is not the token's own.
         """
         loss = (loss_N * batch.column("coefficients")).sum()
         with torch.no_grad():
@@ -131,9 +120,41 @@ class PolicyObjective(Objective):
                 "policy/entropy": scores.entropy.sum(),
                 "policy/clip_fraction": was_clipped_N.sum(),
                 "policy/approx_kl": kl_k3(old, logprobs).sum(),
-                "policy/ratio_mean": torch.exp(logprobs - old).sum(),
+                "policy/ratio_mean": (torch.exp(logprobs - old) if ratio_N is None else ratio_N).sum(),
             }
         return loss, sums
+
+
+def _of_function(function: FunctionType) -> type:
+    """The policy loss of a function of (N,) logprobs, old logprobs and advantages that returns (N,) losses."""
+
+    def call(self: PolicyObjective, loss: Callable[..., Tensor], batch: Batch, scores: Scores) -> tuple[Tensor, Sums]:
+        loss_N = loss(scores.logprobs, batch.column("old_logprobs"), batch.column("advantages"))
+        return self.weighed(loss_N, torch.zeros_like(loss_N), batch, scores)
+
+    return part_of_function(function, PolicyObjective, "__call__", call)
+
+
+OBJECTIVES = Registry(
+    "objective",
+    "agentrl.objectives",
+    {
+        "ppo_clip": "agentrl.learning.objectives.ppo_clip:PPOClip",
+        "gspo": "agentrl.learning.objectives.gspo:GSPO",
+        "cispo": "agentrl.learning.objectives.cispo:CISPO",
+        "policy_gradient": "agentrl.learning.objectives.policy_gradient:PolicyGradient",
+        "value": "agentrl.learning.objectives.value:Value",
+        "entropy_bonus": "agentrl.learning.objectives.regularizers:EntropyBonus",
+        "reference_kl": "agentrl.learning.objectives.regularizers:ReferenceKL",
+        "reference_distance": "agentrl.learning.objectives.regularizers:ReferenceDistance",
+        "dpo": "agentrl.learning.objectives.preference:DPO",
+        "ipo": "agentrl.learning.objectives.preference:IPO",
+        "bradley_terry": "agentrl.learning.objectives.preference:BradleyTerry",
+        "supervised": "agentrl.learning.objectives.supervised:Supervised",
+        "total": "agentrl.learning.objectives.base:Total",
+    },
+    of_function=_of_function,
+)
 
 
 def weighted(terms: Sequence[tuple[float, Objective]]) -> Objective:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,10 +21,17 @@ class GSPO(PolicyObjective):
 
     Attributes:
         clip_low, clip_high: bounds of the sequence ratio; its spread is far smaller than a token's.
+        sequence: what has one ratio: a `row` (the unbroken context of an episode), or a `turn` (one action of the
+            model, as in GAGPO, arXiv:2605.13217).
     """
 
     clip_low: NotNegative = 3e-4
     clip_high: NotNegative = 4e-4
+    sequence: Literal["row", "turn"] = "row"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*super().columns, "turns") if self.sequence == "turn" else super().columns
 
     @property
     def unit(self) -> Unit:
@@ -31,16 +39,25 @@ class GSPO(PolicyObjective):
 
     def __call__(self, batch: Batch, scores: Scores) -> tuple[Tensor, Sums]:
         advantages = batch.column("advantages")
-        log_ratio = batch.unit_mean(scores.logprobs - batch.column("old_logprobs"))[batch.units]
+        log_ratio = self._mean(batch, scores.logprobs - batch.column("old_logprobs"))
         loss = gspo(log_ratio, advantages, clip_low=self.clip_low, clip_high=self.clip_high)
         ratio = torch.exp(log_ratio.detach())
-        return self.weighed(loss, outside(ratio, advantages, self.clip_low, self.clip_high), batch, scores)
+        was_clipped = outside(ratio, advantages, self.clip_low, self.clip_high)
+        return self.weighed(loss, was_clipped, batch, scores, ratio)
+
+    def _mean(self, batch: Batch, log_ratio: Tensor) -> Tensor:
+        """(N,) the mean log ratio of each token's sequence."""
+        numbers = batch.rows
+        if self.sequence == "turn":
+            turns = batch.column("turns").long()
+            numbers = batch.rows * (int(turns.max()) + 1) + turns
+        _, numbers = torch.unique(numbers, return_inverse=True)
+        counts = torch.bincount(numbers).to(log_ratio.dtype)
+        return (log_ratio.new_zeros(len(counts)).index_add(0, numbers, log_ratio) / counts)[numbers]
 
 
 def gspo(sequence_log_ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float) -> Tensor:
     """Clipped surrogate with one ratio per sequence: the geometric mean of its tokens' ratios.
-
-    A sequence is a row: the unbroken context of a trajectory.
 
     Args:
         sequence_log_ratio: (N,) for each token the mean log ratio of its sequence.

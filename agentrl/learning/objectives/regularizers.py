@@ -3,26 +3,69 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from agentrl.learning.forward import Batch, Scores
 from agentrl.learning.objectives.base import Objective, Sums
-from agentrl.learning.terms import kl_k3
+from agentrl.learning.rows import Row
+from agentrl.learning.terms import kl_k3, kl_loss
 
 
 @dataclass(frozen=True)
 class ReferenceKL(Objective):
-    """KL divergence to a frozen copy of the model at the start of the stage. Source: `kl_k3`."""
+    """KL divergence to a frozen copy of the model at the start of the stage. Source: `kl_loss`.
+
+    Attributes:
+        estimator: `k1`, `k2` or `k3`.
+        gradient: `own`, `k2` or `ratio`; `own` for k1 has no expected gradient and is refused.
+    """
+
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    gradient: Literal["own", "k2", "ratio"] = "own"
+
+    def __post_init__(self) -> None:
+        if self.estimator == "k1" and self.gradient == "own":
+            raise ValueError(
+                "the expected gradient of k1 is zero: set gradient = 'k2' or 'ratio', take k2 or k3, or put the "
+                "penalty into the reward"
+            )
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return ("reference_logprobs", "coefficients")
+        old = ("old_logprobs",) if self.gradient == "ratio" else ()
+        return ("reference_logprobs", *old, "coefficients")
 
     def __call__(self, batch: Batch, scores: Scores) -> tuple[Tensor, Sums]:
-        kl_N = kl_k3(scores.logprobs, batch.column("reference_logprobs"))
+        old = batch.column("old_logprobs") if self.gradient == "ratio" else None
+        kl_N = kl_loss(
+            scores.logprobs,
+            batch.column("reference_logprobs"),
+            estimator=self.estimator,
+            gradient=self.gradient,
+            old_logprobs=old,
+        )
         kl = (kl_N * batch.column("coefficients")).sum()
         return kl, {"loss/kl": kl.detach()}
+
+
+@dataclass(frozen=True)
+class ReferenceDistance(Objective):
+    """No loss: it keeps a reference model and reports the KL to it, for a penalty that stands in the reward."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("reference_logprobs",)
+
+    def __call__(self, batch: Batch, scores: Scores) -> tuple[Tensor, Sums]:
+        with torch.no_grad():
+            kl = kl_k3(scores.logprobs, batch.column("reference_logprobs")).sum()
+        return scores.logprobs.new_zeros(()), {"policy/reference_kl": kl}
+
+    def ignores(self, row: Row) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

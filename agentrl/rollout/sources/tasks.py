@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class TaskGroups(Source):
 
     Args:
         rollouts: plays them; stays open.
-        env: which environment.
+        env: which environment; or a function of a group's number, for limits that change as training goes on.
         tasks: of it.
         group_size: episodes of each task.
         seed: of the order and of the episodes.
@@ -51,7 +51,7 @@ class TaskGroups(Source):
     def __init__(
         self,
         rollouts: Rollouts,
-        env: EnvRef,
+        env: EnvRef | Callable[[int], EnvRef],
         tasks: Sequence[Task],
         *,
         group_size: int,
@@ -60,7 +60,8 @@ class TaskGroups(Source):
         name: str = "",
         greedy: bool = False,
     ) -> None:
-        self._rollouts, self._env, self._size, self._seed = rollouts, env, group_size, seed
+        self._rollouts, self._size, self._seed = rollouts, group_size, seed
+        self._env = (lambda _: env) if isinstance(env, EnvRef) else env
         self._order, self._labels, self._name = TaskOrder(tasks, seed), labels, name
         self._greedy = greedy
         self._next = 0
@@ -78,7 +79,7 @@ class TaskGroups(Source):
                 self._size,
                 f"{self._name}{position}",
                 self._labels,
-                self._env,
+                self._env(position),
                 self._greedy,
             )
             for position, task in enumerate(tasks, start=first)

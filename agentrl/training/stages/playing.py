@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from agentrl.config import Count, Positive, Whole
 from agentrl.env import registry
@@ -21,6 +21,27 @@ OWN = "own"
 
 
 @dataclass(frozen=True)
+class GrowingTurns:
+    """A limit on turns that grows as training goes on, up to the environment's own.
+
+    Source: Xi et al. 2025, arXiv:2509.08755, section 4 (ScalingInter-RL).
+
+    Attributes:
+        start: most turns of an episode in the first steps.
+        add: turns that are added each time.
+        every: steps after which they are added.
+    """
+
+    start: Count = 2
+    add: Count = 2
+    every: Count = 10
+
+    def limit(self, step: int) -> int:
+        """Most turns of an episode in a step, counted from 0."""
+        return self.start + self.add * (step // self.every)
+
+
+@dataclass(frozen=True)
 class Playing:
     """How a stage plays training episodes.
 
@@ -30,12 +51,14 @@ class Playing:
         max_lag: batches that are begun before they are needed; at 0 the run samples and learns in turn.
         mixture: relative weight of each environment, by id; groups come from their splits `train`. `own` is the run's
             environment. An empty mixture plays the run's environment alone.
+        growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
     """
 
     prompts_per_step: Count = 16
     group_size: Count = 8
     max_lag: Whole = 0
     mixture: Mapping[str, Positive] = field(default_factory=dict)
+    growing_turns: GrowingTurns | None = None
 
     @property
     def others(self) -> list[str]:
@@ -71,7 +94,7 @@ class Playing:
         ref, tasks = (context.env, context.tasks("train")) if name == OWN else _others_tasks(name)
         return TaskGroups(
             context.rollouts,
-            ref,
+            self._limited(ref, name) if self.growing_turns else ref,
             tasks,
             group_size=self.group_size,
             seed=context.seed,
@@ -79,6 +102,27 @@ class Playing:
             name=f"{name}-" if self.mixture else "",
             greedy=greedy,
         )
+
+    def _limited(self, ref: EnvRef, name: str) -> Callable[[int], EnvRef]:
+        """The environment of a group's number, with the limit of its step."""
+        growing = self.growing_turns or GrowingTurns()
+        share = self.mixture[name] / sum(self.mixture.values()) if self.mixture else 1.0
+        own = _turn_limit(ref)
+
+        def limited(number: int) -> EnvRef:
+            limit = growing.limit(int(number / (self.prompts_per_step * share)))
+            return ref if own is not None and limit >= own else replace(ref, limits={**ref.limits, "max_turns": limit})
+
+        return limited
+
+
+def _turn_limit(ref: EnvRef) -> int | None:
+    """Most turns of an episode by the environment itself; None if it has no limit."""
+    env = registry.make(ref)
+    try:
+        return env.limits.max_turns
+    finally:
+        env.close()
 
 
 def _others_tasks(name: str) -> tuple[EnvRef, Sequence[Task]]:

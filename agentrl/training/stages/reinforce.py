@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-from agentrl.config import Count, NotNegative, OneOf, Whole
+from agentrl.config import Count, Fraction, NotNegative, OneOf, Share, Whole
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError
-from agentrl.learning.columns import Importance, with_importance, with_sampled_as_old
-from agentrl.learning.credit.base import CREDITS, Credit, differs, without_faults
+from agentrl.learning.columns import with_sampled_as_old
+from agentrl.learning.credit.base import CREDITS, Advantages, Credit, most_spread, only, pass_rate, without_faults
 from agentrl.learning.credit.group_relative import GRPO
-from agentrl.learning.episode_columns import per_trajectory, with_advantages
+from agentrl.learning.episode_columns import groups_taught, per_trajectory, with_advantages, with_turn_rewards
+from agentrl.learning.importance import IMPORTANCES, Importance, NoCorrection, with_importance
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES, Objective, weighted
 from agentrl.learning.objectives.ppo_clip import PPOClip
-from agentrl.learning.objectives.regularizers import EntropyBonus, ReferenceKL
+from agentrl.learning.objectives.regularizers import EntropyBonus, ReferenceDistance, ReferenceKL
 from agentrl.learning.objectives.value import Value
 from agentrl.learning.optimizers import Schedule
-from agentrl.learning.rows import Aggregation, Row, with_coefficients
+from agentrl.learning.rows import Aggregation, Array, Row, Weight, with_coefficients
+from agentrl.learning.shaping.base import SHAPINGS, Shaping
 from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
@@ -42,16 +44,30 @@ class Reinforce(StageSettings):
         credit: the advantage estimator.
         objective: the policy loss.
         kl_coef: weight of the KL penalty to the model at the start of the stage; 0 keeps no reference model.
+        kl: estimator of the KL in the loss, and its gradient.
+        kl_in: `loss`, or `reward`: then k1 of a turn's tokens, times `kl_coef`, is subtracted from the turn's reward
+            before advantages are estimated; `kl` is not used.
         entropy_coef: weight of the entropy bonus.
         value_coef: weight of the value loss; used only by credit that reads predicted returns.
+        value: the value loss.
         aggregation: what a token's coefficient is: `token`, `sequence` or `constant`.
-        skip_zero_advantage: leave out groups whose rewards are all equal.
-        dynamic_sampling: sample further groups until `prompts_per_step` of them differ in reward (DAPO).
+        weight: what a token's coefficient is divided by: the sampled tokens (or episodes) of `all` groups of the step,
+            or of the `differing` ones, which have an advantage other than 0. With `differing` a step in which one
+            group of 16 differs moves the model 16 times as far.
+        dynamic_sampling: sample further groups until `prompts_per_step` of them teach (DAPO); the step consists of
+            these, and of groups that do not teach where too few do.
         dynamic_sampling_max: most groups of a step under dynamic sampling, in multiples of `prompts_per_step`.
+        pass_rate_band: the lowest and highest share of solved episodes of a group that trains: tasks that are too hard
+            or too easy for the model as it is are left out, under dynamic sampling others are played instead (online
+            difficulty filtering, arXiv:2504.03380).
+        keep_groups: share of a step's groups that train: those whose returns have the largest standard deviation
+            (StarPO-S); the others are left out of the weights too.
+        truncated: what becomes of episodes that were cut off at a limit: they `train`; their tokens are masked
+            (`mask`), while their rewards count in the baselines; or they are left out of both (`leave_out`).
+        shaping: changes of the reward for training alone, applied in order.
         recompute_old_logprobs: take the ratio's denominator from a forward pass before the update, not from the
             sampler; None does so if `top_p` is below 1, where the sampler reports the truncated distribution.
-        importance: correction for probabilities that differ between sampler and trainer: `none`, `tis` or `icepop`; the
-            last two need recomputed logprobs.
+        importance: correction for probabilities that differ between sampler and trainer; it recomputes the logprobs.
         feedback: applied to each step's groups in order.
         checkpoint_every: steps between checkpoints.
         learner: optimizer and schedule.
@@ -62,21 +78,33 @@ class Reinforce(StageSettings):
     credit: Annotated[Credit, OneOf(CREDITS)] = GRPO()
     objective: Annotated[Objective, OneOf(OBJECTIVES)] = PPOClip()
     kl_coef: NotNegative = 0.0
+    kl: ReferenceKL = ReferenceKL()
+    kl_in: Literal["loss", "reward"] = "loss"
     entropy_coef: NotNegative = 0.0
     value_coef: NotNegative = 0.5
+    value: Value = Value()
     aggregation: Aggregation = "token"
-    skip_zero_advantage: bool = True
+    weight: Weight = "all"
     dynamic_sampling: bool = False
     dynamic_sampling_max: Count = 3
+    pass_rate_band: tuple[Fraction, Fraction] = (0.0, 1.0)
+    keep_groups: Share = 1.0
+    truncated: Literal["train", "mask", "leave_out"] = "train"
+    shaping: tuple[Annotated[Shaping, OneOf(SHAPINGS)], ...] = ()
     recompute_old_logprobs: bool | None = None
-    importance: Importance = "none"
+    importance: Annotated[Importance, OneOf(IMPORTANCES)] = NoCorrection()
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = ()
     checkpoint_every: Count = 10
     learner: LearnerSettings = LearnerSettings(lr=7e-4, schedule=Schedule("linear", final=0.1))
 
     def __post_init__(self) -> None:
-        if self.importance != "none" and self.recompute_old_logprobs is False:
-            raise ValueError(f"importance {self.importance!r} needs recompute_old_logprobs = true to have a ratio")
+        if self.pass_rate_band[0] > self.pass_rate_band[1]:
+            raise ValueError(f"pass_rate_band must be (lowest, highest), got {self.pass_rate_band}")
+        if self.importance.corrects and self.recompute_old_logprobs is False:
+            raise ValueError(
+                f"importance {IMPORTANCES.name_of(type(self.importance))!r} is a ratio of the trainer's logprobs to "
+                "the sampler's: set recompute_old_logprobs = true, or leave it out"
+            )
 
     def stage(self, name: str) -> Stage:
         return _ReinforceStage(name, self)
@@ -84,18 +112,11 @@ class Reinforce(StageSettings):
     def check(self, name: str, probe: Env, splits: Mapping[str, str]) -> None:
         key = f"stages.{name}"
         self.playing.check(f"{key}.playing", probe, splits["train"])
-        if self.playing.group_size > 1:
-            return
-        if self.credit.compares:
+        if self.playing.group_size == 1 and self.credit.compares:
             raise ConfigError(
                 f"{key}.playing.group_size = 1: {CREDITS.name_of(type(self.credit))} compares the episodes of a group "
                 "with each other, so a group of one teaches nothing; use 2 or more (8 is the tested value), or "
                 f"{key}.credit = reinforce_plus_plus"
-            )
-        if self.skip_zero_advantage:
-            raise ConfigError(
-                f"{key}.playing.group_size = 1: a group of one never differs in reward, so every group would be "
-                f"skipped; set {key}.skip_zero_advantage = false as well"
             )
 
     @property
@@ -106,12 +127,14 @@ class Reinforce(StageSettings):
     def total(self) -> Objective:
         """The policy loss with the terms that have a weight."""
         value = self.value_coef if self.credit.needs_values else 0.0
+        in_reward = self.kl_in == "reward"
         return weighted(
             [
                 (1.0, self.objective),
                 (self.entropy_coef, EntropyBonus()),
-                (self.kl_coef, ReferenceKL()),
-                (value, Value()),
+                (0.0 if in_reward else self.kl_coef, self.kl),
+                (float(in_reward and self.kl_coef > 0), ReferenceDistance()),
+                (value, self.value),
             ]
         )
 
@@ -134,65 +157,119 @@ class _ReinforceStage(GroupStage):
         metrics = {
             **rollout_metrics(sampled),
             **metrics,
-            "rollout/groups_trained": float(len(groups)),
             "time/sample_s": sampled_s - started,
             "time/learn_s": time.perf_counter() - sampled_s,
         }
         return Step(self.step + 1, self._settings.steps, metrics, sampled)
 
     async def _sample(self, source: Source) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:
-        """Groups that train, without faults, and all groups that were sampled."""
+        """Groups of the update, without faults, and all groups that were sampled."""
         settings = self._settings
         wanted = settings.playing.prompts_per_step
         most = wanted * (settings.dynamic_sampling_max if settings.dynamic_sampling else 1)
         kept: list[TrajectoryGroup] = []
+        others: list[TrajectoryGroup] = []
         sampled: list[TrajectoryGroup] = []
         while len(kept) < wanted and len(sampled) < most:
-            count = min(wanted - len(kept), most - len(sampled)) if sampled else wanted
-            new = await source.take(count)
+            new = await source.take(min(wanted - len(kept), most - len(sampled)))
             for add in settings.feedback:
                 new = await add(new)
             sampled.extend(new)
-            healthy = [without_faults(group) for group in new]
-            kept.extend(g for g in healthy if self._teaches(g))
-            if not settings.dynamic_sampling:
-                break
-        return kept, sampled
+            for group in self._shaped(new):
+                teaches = not settings.dynamic_sampling or settings.credit.teaches(group)
+                (kept if teaches else others).append(group)
+        groups = [*kept, *others[: wanted - len(kept)]]
+        return most_spread(groups, settings.keep_groups) if settings.keep_groups < 1 else groups, sampled
 
-    def _teaches(self, group: TrajectoryGroup) -> bool:
-        some = any(t.trains for t in group.trajectories)
-        return some and (differs(group) or not self._settings.skip_zero_advantage)
+    def _shaped(self, groups: Sequence[TrajectoryGroup]) -> list[TrajectoryGroup]:
+        """The groups as the estimator sees them: of the right difficulty, with shaped rewards, and without faults."""
+        settings = self._settings
+        low, high = settings.pass_rate_band
+        shaped = [g for g in map(without_faults, groups) if low <= pass_rate(g) <= high]
+        for shape in settings.shaping:
+            shaped = shape(shaped)
+        if settings.truncated == "leave_out":
+            shaped = [only(group, lambda t: t.status != "truncated") for group in shaped]
+        return [group for group in shaped if any(t.trains for t in group.trajectories)]
 
     async def _learn(
         self, context: Context, learner: Learner, groups: Sequence[TrajectoryGroup]
     ) -> Mapping[str, float]:
-        """One update from the groups; no update if there are no groups. Returns: its metrics."""
-        if not groups:
-            logger.warning(
-                "step %d: within each group every episode earned the same, so there is nothing to learn from it",
-                self.step + 1,
-            )
-            return {}
+        """One update from the groups; no update if no row can change the model. Returns: its metrics."""
         rows = context.rows(groups)
         if not rows:
             logger.warning("step %d: no episode has a sampled token, so there is nothing to learn from", self.step + 1)
-            return {}
-        return await learner.update(await self._rows(context, learner, rows, groups), self._objective)
+            return {"rollout/groups_trained": 0.0}
+        rows, found = await self._with_advantages(learner, rows, groups)
+        if self._settings.truncated == "mask":
+            cut = _chosen([[t.status == "truncated" for t in group.trajectories] for group in groups])
+            rows = [row for row in rows if row.trajectory not in cut]
+        taught = groups_taught(found)
+        metrics = {"rollout/groups_trained": float(sum(taught))}
+        if all(self._objective.ignores(row) for row in rows):
+            logger.warning(
+                "step %d: every advantage is 0 (under most estimators: within each group every episode earned the "
+                "same), so there is nothing to learn from",
+                self.step + 1,
+            )
+            return metrics
+        flags = [[flag] * len(group.trajectories) for flag, group in zip(taught, groups, strict=True)]
+        rows = await self._weighed(context, learner, rows, _chosen(flags))
+        return {**await learner.update(rows, self._objective), **metrics}
 
-    async def _rows(
-        self, context: Context, learner: Learner, rows: list[Row], groups: Sequence[TrajectoryGroup]
-    ) -> list[Row]:
-        """Rows with every column that the objective reads."""
+    async def _with_advantages(
+        self, learner: Learner, rows: list[Row], groups: Sequence[TrajectoryGroup]
+    ) -> tuple[list[Row], Advantages]:
         settings, credit, values = self._settings, self._settings.credit, None
-        max_tokens = context.sampling.max_tokens * context.max_turns
-        rows = with_coefficients(rows, settings.aggregation, max_tokens=max_tokens)
+        if settings.kl_in == "reward" and settings.kl_coef:
+            rows = await learner.fill(rows, "reference_logprobs")
+            groups = with_turn_rewards(rows, groups, lambda row: -settings.kl_coef * _kl(row))
         if credit.needs_values:
             rows = await learner.fill(rows, "values")
             values = per_trajectory(rows, groups, "values", credit)
-        rows = with_advantages(rows, groups, credit(groups, values), credit)
+        found = credit(groups, values)
+        return with_advantages(rows, groups, found, credit), found
+
+    async def _weighed(self, context: Context, learner: Learner, rows: list[Row], taught: Collection[int]) -> list[Row]:
+        """Rows with every column that the objective reads.
+
+        Args: taught: numbers of the trajectories in groups with an advantage other than 0.
+        """
+        settings = self._settings
+        max_tokens = context.sampling.max_tokens * context.max_turns
+        counted = taught if settings.weight == "differing" else None
+        rows = with_coefficients(rows, settings.aggregation, max_tokens=max_tokens, counted=counted)
         recompute = settings.recompute_old_logprobs
-        if context.sampling.top_p < 1 if recompute is None else recompute:
-            rows = with_importance(await learner.fill(rows, "old_logprobs"), settings.importance)
+        if recompute is None:
+            recompute = context.sampling.top_p < 1 or settings.importance.corrects
+        if recompute:
+            rows = with_importance(await self._filled(learner, rows, "old_logprobs"), settings.importance)
         else:
             rows = with_sampled_as_old(rows)
-        return await self.filled(learner, rows)
+        for column in self._objective.columns:
+            if column not in rows[0].columns:
+                rows = await self._filled(learner, rows, column)
+        return rows
+
+    async def _filled(self, learner: Learner, rows: Sequence[Row], column: str) -> list[Row]:
+        """The rows with a column. Rows that the objective ignores go through no model and get the sampler's numbers."""
+        ignored = [self._objective.ignores(row) for row in rows]
+        found = iter(await learner.fill([row for row, flag in zip(rows, ignored, strict=True) if not flag], column))
+        return [
+            row.with_columns(**{column: row.column("sampled_logprobs")}) if flag else next(found)
+            for row, flag in zip(rows, ignored, strict=True)
+        ]
+
+
+def _kl(row: Row) -> Array:
+    """(T,) k1 of the policy that sampled against the reference."""
+    k1: Array = row.column("sampled_logprobs") - row.column("reference_logprobs")
+    return k1
+
+
+def _chosen(flags: Sequence[Sequence[bool]]) -> set[int]:
+    """The numbers of the trajectories with a flag, counted through the step.
+
+    Args: flags: per group, one for each trajectory.
+    """
+    return {number for number, flag in enumerate(flag for own in flags for flag in own) if flag}

@@ -37,6 +37,25 @@ def test_grpo_by_hand():
     assert values == pytest.approx(np.array([0.5, -0.5, -0.5, 0.5]) / np.sqrt(1 / 3), rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200, 1e307])
+def test_rewards_of_any_finite_size_give_finite_advantages(size):
+    tiny = size < 1e-6  # below the epsilon of the deviation
+    for method in (grpo, reinforce_plus_plus):
+        (values,) = method([[size, -size, 0.0]])
+        assert values.tolist() == pytest.approx([0.0] * 3 if tiny else [1.0, -1.0, 0.0], abs=1e-5)
+    (values,) = dr_grpo([[size, -size, 0.0]])
+    assert values.tolist() == [size, -size, 0.0]
+
+
+def test_returns_that_are_not_finite_are_refused():
+    for method in (grpo, dr_grpo, rloo, reinforce_plus_plus):
+        for number in (np.inf, -np.inf, np.nan):
+            with pytest.raises(ValueError, match="returns must be finite"):
+                method([[number, number, 0.0]])
+            with pytest.raises(ValueError, match="returns must be finite"):
+                method([[number, number]])  # equal, and still refused
+
+
 def test_dr_grpo_by_hand():
     assert [v.tolist() for v in dr_grpo([[1.0, 0.0, 0.5], [2.0]])] == [[0.5, -0.5, 0.0], [0.0]]
 
@@ -102,6 +121,25 @@ def test_a_greedy_episode_enters_no_statistic(method):
 def test_a_greedy_episode_makes_no_difference_within_its_group():
     assert not differs(with_greedy([1.0, 1.0], 0.0))
     assert differs(with_greedy([1.0, 0.0], 0.0))
+
+
+def test_the_estimator_says_what_teaches():
+    """Equal rewards teach nothing to a comparison of returns, and something to other estimators."""
+    equal, unequal, faults = group_of([1.0, 1.0]), group_of([1.0, 0.0]), group_of([1.0, 0.0], ["fault", "fault"])
+
+    def taught(credit):
+        return [credit.teaches(group) for group in (equal, unequal, faults)]
+
+    for name in ("grpo", "dr_grpo", "rloo", "gigpo"):
+        assert taught(CREDITS.find(name)()) == [False, True, False]
+    for name in ("reinforce_plus_plus", "turn_gae", "token_gae"):
+        assert taught(CREDITS.find(name)()) == [True, True, False]
+    assert ReMax().teaches(with_greedy([1.0, 1.0], 0.0))
+    assert not ReMax().teaches(with_greedy([1.0, 1.0], 1.0))
+    shorter = group_of([1.0, 1.0])
+    shorter.trajectories[0].turns.insert(0, Turn((), Action(), state_key="a"))
+    shorter.trajectories[1].turns[0].state_key = "a"
+    assert GiGPO(gamma=0.5).teaches(shorter)  # the same reward, sooner
 
 
 @settings(max_examples=200, deadline=None)

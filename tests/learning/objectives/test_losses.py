@@ -13,20 +13,23 @@ from torch.autograd import gradcheck
 import agentrl.learning.objectives
 from agentrl.learning.batches import pad
 from agentrl.learning.forward import Batch
+from agentrl.learning.importance import TIS, IcePop, Mask
 from agentrl.learning.objectives.base import OBJECTIVES, Objective, Total, weighted
 from agentrl.learning.objectives.cispo import CISPO, cispo
 from agentrl.learning.objectives.gspo import GSPO, gspo
 from agentrl.learning.objectives.policy_gradient import policy_gradient
 from agentrl.learning.objectives.ppo_clip import PPOClip, ppo_clip
-from agentrl.learning.objectives.preference import DPO, bradley_terry, dpo
+from agentrl.learning.objectives.preference import DPO, IPO, BradleyTerry, bradley_terry, dpo, ipo
+from agentrl.learning.objectives.regularizers import ReferenceKL
 from agentrl.learning.objectives.value import Value, value_loss
 from agentrl.learning.rows import Row
 from agentrl.learning.terms import (
     entropy_of_logits,
-    icepop_importance,
     kl_k1,
     kl_k2,
     kl_k3,
+    kl_loss,
+    masked_importance,
     truncated_importance,
 )
 
@@ -107,12 +110,33 @@ def test_gspo_uses_the_geometric_mean_ratio_of_each_sequence():
     batch = batch_of(
         {"old_logprobs": [-1.0, -1.0], "advantages": [2.0, 2.0]}, {"old_logprobs": [-1.0], "advantages": [-1.0]}
     )
-    batch.units, batch.num_units = torch.tensor([0, 0, 1]), 2
     loss, sums = GSPO(clip_low=0.3, clip_high=0.3)(batch, Known(logprobs))
     assert loss.item() == pytest.approx(-4 * math.exp(0.2) + 0.7, rel=1e-6)
     # d/dlogp of the sum over two equal tokens: 2 tokens * (-2 s) / 2 tokens; sequence 1 is clipped.
     assert gradient(loss, logprobs) == pytest.approx([-2 * math.exp(0.2)] * 2 + [0.0], rel=1e-6)
     assert sums["policy/clip_fraction"] == 1
+
+
+def test_the_clip_fraction_and_mean_ratio_of_gspo_are_those_of_the_sequence():
+    """Each token's ratio is outside the range, their geometric mean is not; and the other way round."""
+    opposite = {"old_logprobs": [-1.0, -1.0], "advantages": [1.0, 1.0], "turns": [0, 1]}
+    inside = Known(f64(-1.0 + LOG2, -1.0 - LOG2))
+    _, sums = GSPO(clip_low=0.1, clip_high=0.1)(batch_of(opposite), inside)
+    assert (sums["policy/clip_fraction"].item(), sums["policy/ratio_mean"].item()) == (0, pytest.approx(2.0))
+    _, sums = GSPO(clip_low=0.1, clip_high=0.1)(batch_of(opposite), Known(f64(-1.0, -1.0 + 2 * LOG2)))
+    assert (sums["policy/clip_fraction"].item(), sums["policy/ratio_mean"].item()) == (2, pytest.approx(4.0))
+    loss, sums = GSPO(clip_low=0.1, clip_high=0.1, sequence="turn")(batch_of(opposite), inside)
+    assert sums["policy/clip_fraction"] == 1  # a turn of ratio 2, and one of ratio 1/2 with a positive advantage
+    assert loss.item() == pytest.approx(-1.1 - 0.5)
+
+
+def test_gspo_keeps_a_ratio_of_each_row_beside_losses_over_pairs():
+    """Two rows of one pair have a ratio each."""
+    sides = {"old_logprobs": [-1.0], "advantages": [1.0]}
+    both = batch_of(sides, sides)
+    assert both.num_units == 1
+    loss, _ = GSPO(clip_low=1.0, clip_high=9.0)(both, Known(f64(-1.0 + LOG2, -1.0 - LOG2)))
+    assert loss.item() == pytest.approx(-2.5)
 
 
 def test_gspo_of_single_tokens_is_ppo():
@@ -128,12 +152,28 @@ def test_cispo_never_drops_a_gradient():
     assert gradient(value, logprobs) == pytest.approx([-1.5 * 2.0, -0.25 * 3.0])
 
 
+def test_weights_of_a_whole_sequence():
+    log_ratio = f64(math.log(4.0), math.log(0.5), 0.0)
+    assert TIS(cap=9.0, level="sequence")(log_ratio).tolist() == pytest.approx([2.0] * 3)
+    assert TIS(cap=1.5, level="sequence")(log_ratio).tolist() == pytest.approx([1.5] * 3)
+    assert TIS(level="geometric")(log_ratio).tolist() == pytest.approx([2 ** (1 / 3)] * 3)
+    assert IcePop(high=1.9, level="sequence")(log_ratio).tolist() == [0.0] * 3
+    assert IcePop(high=1.9, level="geometric")(log_ratio).tolist() == pytest.approx([2 ** (1 / 3)] * 3)
+    assert TIS(level="sequence")(f64()).tolist() == []
+    assert Mask()(log_ratio).tolist() == [0.0] * 3
+    assert Mask(high=1.3)(log_ratio).tolist() == [1.0] * 3
+    assert Mask(high=1.3, level="token")(log_ratio).tolist() == [0.0, 0.0, 1.0]
+    for kind in (IcePop, Mask):
+        with pytest.raises(ValueError, match="low must be below high"):
+            kind(low=2.0, high=1.0)
+
+
 def test_importance_weights():
     log_ratio = f64(math.log(0.4), 0.0, math.log(3.0), math.log(6.0)).requires_grad_()
     assert truncated_importance(log_ratio, cap=2.0).tolist() == pytest.approx([0.4, 1.0, 2.0, 2.0])
-    assert icepop_importance(log_ratio).tolist() == pytest.approx([0.0, 1.0, 3.0, 0.0])
+    assert masked_importance(log_ratio).tolist() == pytest.approx([0.0, 1.0, 3.0, 0.0])
     assert not truncated_importance(log_ratio).requires_grad
-    assert not icepop_importance(log_ratio).requires_grad
+    assert not masked_importance(log_ratio).requires_grad
 
 
 def test_kl_estimators_by_hand():
@@ -156,6 +196,27 @@ def test_kl_estimators_against_the_exact_kl_of_a_distribution():
     assert gradient(p * kl_k1(log_p, log_q), logits) == pytest.approx([0.0] * 4, abs=1e-12)
     assert gradient(p * kl_k2(log_p, log_q), logits) == pytest.approx(gradient(exact, logits))
     assert gradient(p * kl_k3(log_p, log_q), logits) == pytest.approx(gradient(reverse, logits))
+
+
+def test_a_kl_loss_with_a_gradient_of_its_own():
+    """In expectation over the policy's samples: straight through k2, and times the ratio, give the exact gradient."""
+    logits, other = leaf(0.3, -1.2, 0.7, 0.1), f64(-0.4, 0.9, 0.2, 0.0)
+    log_p, log_q = torch.log_softmax(logits, 0), torch.log_softmax(other, 0)
+    p = log_p.exp().detach()
+    exact = (log_p.exp() * (log_p - log_q)).sum()
+    for estimator in ("k1", "k3"):
+        straight = kl_loss(log_p, log_q, estimator=estimator, gradient="k2")
+        assert (p * straight).sum().item() == pytest.approx(exact.item())
+        assert gradient(p * straight, logits) == pytest.approx(gradient(exact, logits))
+        # Off policy: sampled by another distribution.
+        sampler = f64(0.1, 0.2, 0.3, 0.4)
+        ratio = kl_loss(log_p, log_q, estimator=estimator, gradient="ratio", old_logprobs=sampler.log())
+        assert (sampler * ratio).sum().item() == pytest.approx(exact.item())
+        assert gradient(sampler * ratio, logits) == pytest.approx(gradient(exact, logits))
+    with pytest.raises(ValueError, match="needs old_logprobs"):
+        kl_loss(log_p, log_q, estimator="k3", gradient="ratio")
+    with pytest.raises(ValueError, match="expected gradient of k1 is zero"):
+        ReferenceKL("k1")
 
 
 def test_entropy_by_hand():
@@ -210,6 +271,44 @@ def test_dpo_over_two_pairs_of_a_batch():
     assert float(sums["preference/margin"]) == pytest.approx(sum(margins))
 
 
+def test_dpo_with_smoothed_labels_by_hand():
+    clean, turned = math.log(1 + math.exp(-0.6)), math.log(1 + math.exp(0.6))
+    smoothed = dpo(f64(1.5), beta=0.4, label_smoothing=0.2)
+    assert smoothed.item() == pytest.approx(0.8 * clean + 0.2 * turned)
+    robust = dpo(f64(1.5), beta=0.4, label_smoothing=0.2, robust=True)
+    assert robust.item() == pytest.approx((0.8 * clean - 0.2 * turned) / 0.6)
+    # With a fifth of the labels turned round, the robust loss is the clean one in expectation.
+    other = dpo(f64(-1.5), beta=0.4, label_smoothing=0.2, robust=True)
+    assert (0.8 * robust + 0.2 * other).item() == pytest.approx(clean)
+
+
+def pair(*sides):
+    """A pair of rows with their columns."""
+    return batch_of(*({"sign": [sign] * size, "coefficients": [1.0] * size, **own} for sign, size, own in sides))
+
+
+def test_ipo_draws_the_margin_per_token_to_its_target():
+    sides = [(1.0, 2, {"reference_logprobs": [-1.0, -1.0]}), (-1.0, 1, {"reference_logprobs": [-1.0]})]
+    batch = pair(*sides)
+    logprobs = torch.where(batch.column("sign") > 0, -0.5, -2.0)  # per token +0.5 and -1.0
+    loss, sums = IPO(beta=0.25)(batch, Known(logprobs))
+    assert loss.item() == pytest.approx((1.5 - 2.0) ** 2)
+    assert float(sums["preference/margin"]) == pytest.approx(1.5)
+    assert ipo(f64(1.5), beta=0.25).item() == pytest.approx(0.25)
+
+
+def test_a_reward_model_scores_the_last_token_of_each_side():
+    gap = {"reward_gap": [2.0, 2.0]}
+    batch = pair((1.0, 2, {"last": [0.0, 1.0], **gap}), (-1.0, 2, {"last": [0.0, 1.0], **gap}))
+    scores = Known(torch.zeros(4))
+    scores.values = torch.where(batch.column("last") > 0, torch.where(batch.column("sign") > 0, 1.5, 0.5), 99.0)
+    loss, sums = BradleyTerry()(batch, scores)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-1.0)))
+    assert float(sums["preference/accuracy"]) == 1
+    loss, _ = BradleyTerry(margin=0.25, center=0.1)(batch, scores)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-0.5)) + 0.1 * 4.0)
+
+
 def test_bradley_terry_by_hand():
     assert bradley_terry(f64(1.0, 0.0), f64(1.0, 3.0)).tolist() == pytest.approx([LOG2, math.log(1 + math.exp(3))])
 
@@ -229,7 +328,10 @@ SMOOTH = f64(-0.71, -1.32, -2.05, -0.4), f64(-0.6, -1.5, -2.0, -1.1), f64(1.3, -
         lambda x: entropy_of_logits(x.reshape(2, 2)),
         lambda x: value_loss(x, SMOOTH[2], old_values=SMOOTH[1], clip=0.05),
         lambda x: dpo((x[:2] - SMOOTH[1][:2]) - (x[2:] - SMOOTH[1][2:]), beta=0.7),
-        lambda x: bradley_terry(x[:2], x[2:]),
+        lambda x: dpo(x, beta=0.7, label_smoothing=0.1, robust=True),
+        lambda x: ipo(x, beta=0.7),
+        lambda x: bradley_terry(x[:2], x[2:], 0.3),
+        lambda x: kl_loss(x, SMOOTH[1], estimator="k3", gradient="ratio", old_logprobs=SMOOTH[2]),
     ],
 )
 def test_gradients_agree_with_finite_differences(loss):
@@ -263,7 +365,7 @@ def test_every_objective_is_a_frozen_dataclass_with_defaults(name):
     assert dataclasses.fields(objective) is not None
     with pytest.raises(dataclasses.FrozenInstanceError):
         objective.more = 1
-    assert "coefficients" in objective.columns
+    assert ("coefficients" in objective.columns) == (name != "reference_distance")  # which is no loss
 
 
 def test_every_loss_names_its_source():

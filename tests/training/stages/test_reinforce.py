@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,25 @@ import pytest
 from agentrl.errors import EnvNotFound
 from agentrl.learning.credit.base import Credit
 from agentrl.learning.credit.gae import TurnGAE
-from agentrl.learning.credit.group_relative import GRPO
+from agentrl.learning.credit.group_relative import GRPO, DrGRPO
 from agentrl.learning.credit.remax import ReMax
-from agentrl.learning.learner import LearnerSettings
+from agentrl.learning.learner import Learner, LearnerSettings
+from agentrl.learning.rows import Row
+from agentrl.learning.shaping.base import Shaping
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.run import EnvConfig, SamplingConfig
-from agentrl.training.stages.playing import Playing
+from agentrl.training.stages.playing import GrowingTurns, Playing
 from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import train
+from agentrl.trajectory import Trajectory
 from tests.training.stages.conftest import CONFIG, metrics_of
 
 RunOf = Callable[..., Path]
 FAST = LearnerSettings(lr=3e-3)
-AHEAD = Reinforce(
-    steps=6, playing=Playing(3, 4, max_lag=1), skip_zero_advantage=False, checkpoint_every=2, learner=FAST
-)
+AHEAD = Reinforce(steps=6, playing=Playing(3, 4, max_lag=1), checkpoint_every=2, learner=FAST)
 
 
 def episodes(run: Path) -> list[Any]:
@@ -62,14 +63,13 @@ def test_ppo_over_two_bundled_environments_sampling_ahead(tmp_path: Path) -> Non
                 steps=4,
                 playing=Playing(4, 2, max_lag=1, mixture={"own": 0.5, calculator: 0.5}),
                 credit=TurnGAE(),
-                skip_zero_advantage=False,
                 learner=FAST,
             ),
         },
     )
     train(config, tmp_path / "run")
     steps = metrics_of(tmp_path / "run", "ppo")
-    assert [step["rollout/groups_trained"] for step in steps] == [4.0] * 4
+    assert all(step["train/rows"] >= 8 for step in steps)
     assert all(math.isfinite(step["loss/policy"]) and math.isfinite(step["loss/value"]) for step in steps)
     groups: dict[str, list[Any]] = {}
     for t in TrajectoryStore(tmp_path / "run" / "trajectories.jsonl"):
@@ -86,7 +86,7 @@ def test_ppo_over_two_bundled_environments_sampling_ahead(tmp_path: Path) -> Non
 def test_reward_is_learnt_from_two_environments_with_a_value_head(run_of: RunOf) -> None:
     playing = Playing(4, 8, max_lag=1, mixture={"own": 1.0, "test/AgreeTwice-v0": 1.0})
     learner = replace(FAST, lr=1e-2)
-    stage = Reinforce(steps=8, playing=playing, credit=TurnGAE(), skip_zero_advantage=False, learner=learner)
+    stage = Reinforce(steps=8, playing=playing, credit=TurnGAE(), learner=learner)
     run = run_of({"ppo": stage})
     steps = metrics_of(run, "ppo")
     assert np.mean([s["rollout/success"] for s in steps[-2:]]) > steps[0]["rollout/success"] + 0.2
@@ -128,9 +128,7 @@ def test_a_resumed_stage_that_samples_in_turn_is_bit_identical(run_of: RunOf, in
 
 
 def test_a_greedy_baseline_is_recorded_and_counts_nowhere(run_of: RunOf, interrupted_run_of: RunOf) -> None:
-    stage = Reinforce(
-        steps=6, playing=Playing(4, 4), credit=ReMax(), skip_zero_advantage=False, checkpoint_every=2, learner=FAST
-    )
+    stage = Reinforce(steps=6, playing=Playing(4, 4), credit=ReMax(), checkpoint_every=2, learner=FAST)
     run = run_of({"rl": stage})
     steps = metrics_of(run, "rl")
     assert np.mean([s["rollout/success"] for s in steps[-2:]]) > steps[0]["rollout/success"]
@@ -146,6 +144,144 @@ def test_a_greedy_baseline_is_recorded_and_counts_nowhere(run_of: RunOf, interru
     resumed = interrupted_run_of({"rl": stage}, after=3)
     assert metrics_of(resumed, "rl") == steps
     assert episodes(resumed) == episodes(run)
+
+
+def first_update(run_of: RunOf, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[list[Row], Any]:
+    """The rows of the first update of a run, and its metrics."""
+    seen: list[list[Row]] = []
+    update = Learner.update
+
+    async def spied(self: Learner, rows: Any, objective: Any) -> Any:
+        seen.append(list(rows))
+        return await update(self, rows, objective)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", spied)
+        stage = Reinforce(steps=1, playing=Playing(16, 4), learner=FAST, **settings)
+        (metrics,) = metrics_of(run_of({"rl": stage}, name=f"run-{len(seen)}-{sorted(settings)}"), "rl")
+    return seen[0], metrics
+
+
+def test_groups_that_do_not_differ_count_in_the_weights_of_the_step(
+    run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient is that of a mean over all sampled tokens; `differing` makes it a mean over those of some groups."""
+    rows, metrics = first_update(run_of, monkeypatch)
+    tokens = sum(row.num_trained for row in rows)
+    assert {float(c) for row in rows for c in row.column("coefficients")[row.mask]} == {float(np.float32(1 / tokens))}
+    assert 0 < metrics["rollout/groups_trained"] < 16
+    assert metrics["rollout/groups_trained"] == 16 * (1 - metrics["rollout/groups_equal"])
+    other, less = first_update(run_of, monkeypatch, weight="differing")
+    taught = {row.trajectory // 4 for row in rows if row.column("advantages").any()}
+    kept = sum(row.num_trained for row in rows if row.trajectory // 4 in taught)
+    assert {float(c) for row in other for c in row.column("coefficients")[row.mask]} == {0, float(np.float32(1 / kept))}
+    assert less["grad/norm"] == pytest.approx(metrics["grad/norm"] * tokens / kept, rel=1e-4)
+
+
+def test_rows_without_an_advantage_go_through_no_model(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[int] = []
+    fill = Learner.fill
+
+    async def spied(self: Learner, rows: Any, column: str) -> Any:
+        filled.append(len(rows))
+        return await fill(self, rows, column)
+
+    monkeypatch.setattr(Learner, "fill", spied)
+    rows, _ = first_update(run_of, monkeypatch, recompute_old_logprobs=True)
+    assert filled == [sum(bool(row.column("advantages").any()) for row in rows)]
+    assert filled[0] < len(rows)
+
+
+def test_dynamic_sampling_that_finds_too_few_groups_does_not_enlarge_their_weight(
+    run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, metrics = first_update(run_of, monkeypatch, dynamic_sampling=True, dynamic_sampling_max=1)
+    assert metrics["rollout/groups_trained"] < 16
+    assert {row.trajectory // 4 for row in rows} == set(range(16))
+
+
+def test_a_shaping_changes_what_trains_and_nothing_that_is_recorded(
+    run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every reward turned round: the advantages change their sign, the success that is reported does not."""
+    plain, metrics = first_update(run_of, monkeypatch, credit=DrGRPO())
+    turned, same = first_update(run_of, monkeypatch, credit=DrGRPO(), shaping=(Minus(),))
+    for row, other in zip(plain, turned, strict=True):
+        assert other.column("advantages").tolist() == (-row.column("advantages")).tolist()
+    assert same["rollout/success"] == metrics["rollout/success"] == same["rollout/reward_mean"]
+
+
+def test_groups_of_little_spread_are_left_out(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = first_update(run_of, monkeypatch)
+    rows, metrics = first_update(run_of, monkeypatch, keep_groups=0.25)
+    assert len(rows) == 4 * 4
+    assert metrics["rollout/groups_trained"] == 4
+    assert all(any(row.column("advantages").any() for row in rows[i : i + 4]) for i in range(0, 16, 4))
+    assert len(plain) == 16 * 4
+
+
+def test_tasks_that_are_too_hard_or_too_easy_are_left_out(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment's own success, whatever the shaped reward; under dynamic sampling others are played."""
+    plain, _ = first_update(run_of, monkeypatch)
+    rates = [np.mean([row.column("advantages").max() > 0 for row in plain[i : i + 4]]) for i in range(0, 64, 4)]
+    rows, _ = first_update(run_of, monkeypatch, pass_rate_band=(0.5, 0.5), shaping=(Minus(),))
+    assert 0 < len(rows) / 4 == sum(rate == 0.5 for rate in rates) < 16
+    more, metrics = first_update(run_of, monkeypatch, pass_rate_band=(0.25, 0.75), dynamic_sampling=True)
+    assert len(more) / 4 == metrics["rollout/groups_trained"] == 16
+    assert all(1 <= sum(row.column("advantages").max() > 0 for row in more[i : i + 4]) <= 3 for i in range(0, 64, 4))
+    with pytest.raises(ValueError, match="must be"):
+        Reinforce(pass_rate_band=(0.9, 0.1))
+
+
+def test_a_kl_penalty_in_the_reward_by_hand(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference gives each token half a nat less than the sampler, so an episode pays for its tokens."""
+
+    async def half_a_nat(self: Learner, rows: Any, column: str) -> Any:
+        return [
+            row.with_columns(**{column: row.column("sampled_logprobs") - np.float32(0.5) * row.mask}) for row in rows
+        ]
+
+    plain, _ = first_update(run_of, monkeypatch, credit=DrGRPO())
+    monkeypatch.setattr(Learner, "fill", half_a_nat)
+    rows, metrics = first_update(run_of, monkeypatch, credit=DrGRPO(), kl_coef=0.2, kl_in="reward")
+    assert "loss/kl" not in metrics
+    assert metrics["policy/reference_kl"] > 0
+    for first in range(0, 64, 4):
+        tokens = np.array([row.num_trained for row in rows[first : first + 4]])
+        for number, (row, without) in enumerate(zip(rows[first : first + 4], plain[first : first + 4], strict=True)):
+            paid = -0.2 * 0.5 * (tokens[number] - tokens.mean())
+            expected = without.column("advantages")[without.mask] + paid
+            assert row.column("advantages")[row.mask] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("train", 64), ("mask", 0), ("leave_out", 0)])
+def test_the_policy_of_episodes_that_were_cut_off(
+    policy: Any, kept: int, run_of: RunOf, undecided: ModelConfig
+) -> None:
+    """Two tokens are too few to say yes or no, so every episode is cut off."""
+    stage = Reinforce(steps=1, playing=Playing(16, 4), learner=FAST, truncated=policy, weight="all", entropy_coef=0.01)
+    run = run_of({"rl": stage}, sampling=SamplingConfig(max_tokens=1))
+    (step,) = metrics_of(run, "rl")
+    assert step["rollout/truncated"] == 1
+    assert step.get("train/rows", 0) == kept
+
+
+def test_the_limit_on_turns_grows_to_that_of_the_environment(run_of: RunOf, interrupted_run_of: RunOf) -> None:
+    growing = GrowingTurns(start=1, add=2, every=2)
+    assert [growing.limit(step) for step in range(5)] == [1, 1, 3, 3, 5]
+    playing = Playing(2, 2, mixture={"test/AgreeTwice-v0": 1.0}, growing_turns=GrowingTurns(1, 1, 2))
+    stages = {"rl": Reinforce(steps=4, playing=playing, checkpoint_every=1, learner=FAST)}
+    for run in (run_of(stages), interrupted_run_of(stages, after=3)):
+        limits = {(t.labels.step, str(dict(t.env.limits))) for t in TrajectoryStore(run / "trajectories.jsonl")}
+        assert limits == {(1, "{'max_turns': 1}"), (2, "{'max_turns': 1}"), (3, "{}"), (4, "{}")}
+
+
+@dataclass(frozen=True)
+class Minus(Shaping):
+    """Rewards with the other sign."""
+
+    def rewards(self, trajectory: Trajectory) -> list[float]:
+        return [-turn.reward for turn in trajectory.turns]
 
 
 @pytest.mark.parametrize("credit", [GRPO(), TurnGAE()])
