@@ -196,7 +196,7 @@ def _in_child(algorithm: str, run: Path) -> None:
 
 def table(results: list[dict[str, Any]]) -> str:
     """Kills, and how many runs came out identical, by algorithm and stage."""
-    lines = ["| algorithm | killed in | kills | identical | killed after |", "|---|---|---|---|---|"]
+    lines = ["| algorithm | moments of | kills | identical | killed after |", "|---|---|---|---|---|"]
     groups: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault(result["cell"].rpartition("/")[0], []).append(result)
