@@ -16,6 +16,7 @@ from agentrl.bench.measures.endings import by_cause
 from agentrl.bench.views.run_report import write_report
 from agentrl.cli.boundary import json_option, note, print_json
 from agentrl.cli.progress import TrainProgress
+from agentrl.cli.train_grid import train_grid
 from agentrl.config import load_config
 from agentrl.env import registry
 from agentrl.errors import AgentRLError, ConfigError
@@ -37,8 +38,13 @@ if TYPE_CHECKING:
     "--continue", "go_on", is_flag=True, help="Resume the run in --out if it is unfinished; start it if there is none."
 )
 @click.option("--fresh", is_flag=True, help="Start from the beginning; a run already in --out is moved aside.")
+@click.option("--seeds", metavar="N,N", help="One run for each seed, in folders below --out.")
+@click.option("--grid", multiple=True, metavar="KEY=A,B", help="Runs for each value; several make every combination.")
+@click.option("--jobs", type=click.IntRange(1), help="Runs of --seeds and --grid at once; at most one for each core.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     config_or_env: str | None,
     overrides: tuple[str, ...],
     out: Path | None,
@@ -46,6 +52,9 @@ def command(
     resume_dir: Path | None,
     go_on: bool,
     fresh: bool,
+    seeds: str | None,
+    grid: tuple[str, ...],
+    jobs: int | None,
     as_json: bool,
 ) -> None:
     """Train an agent as CONFIG (a TOML file) says, or on an environment with the default settings.
@@ -54,7 +63,18 @@ def command(
     agentrl train quickstart.toml --set stages.rl.steps=30 --seed 7
     agentrl train agentrl/Shop-v0 --out runs/shop
     agentrl train --resume runs/shop
+    agentrl train quickstart.toml --seeds 0,1,2 --grid stages.rl.learner.lr=3e-4,7e-4 --out runs/rates
     """
+    if seeds is not None or grid or jobs is not None:
+        _only_grid(config_or_env, seeds, grid, resume_dir is not None or go_on or fresh)
+        source = config_or_env or ""
+        out = out or Path("runs") / f"{_run_name(source)}-grid"
+        chosen = seeds or str(seed or 0)
+        if not train_grid(
+            lambda more: read_config(source, (*overrides, *more)), out, chosen, grid, jobs, as_json=as_json
+        ):
+            ctx.exit(1)
+        return
     if resume_dir is not None:
         _only_resume(config_or_env, overrides, out, seed, go_on or fresh)
         summary = _resume(resume_dir)
@@ -82,6 +102,16 @@ def _only_resume(
 ) -> None:
     if config is not None or overrides or out is not None or seed is not None or mode:
         raise click.UsageError("--resume takes all settings from the run: give no other argument or option with it")
+
+
+def _only_grid(config: str | None, seeds: str | None, grid: tuple[str, ...], mode: bool) -> None:
+    if config is None or mode:
+        raise click.UsageError(
+            "--seeds, --grid and --jobs need a CONFIG file or an environment, and no --resume, --continue or --fresh: "
+            "the same command goes on with unfinished runs"
+        )
+    if seeds is None and not grid:
+        raise click.UsageError("--jobs says how many runs of --seeds or --grid go on at once: give one of those")
 
 
 def read_config(config_or_env: str, overrides: tuple[str, ...]) -> TrainConfig:

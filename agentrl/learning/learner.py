@@ -38,7 +38,7 @@ class LearnerSettings:
         optimizer: `adamw`, or `muon` for the matrices inside the layers with AdamW for the rest.
         adamw_lr: AdamW's rate where Muon has the matrices; None is 0.3 times `lr`.
         betas, weight_decay: of the optimiser.
-        schedule: of the learning rate, over calls of `update`.
+        schedule: of the learning rate, over the steps of a stage, also those that update nothing.
         max_grad_norm: a gradient of a larger norm is scaled down to it; 0 turns this off.
         num_epochs: passes over the rows of a step.
         num_minibatches: updates per pass; the rows are shuffled into them by trajectory.

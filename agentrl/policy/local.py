@@ -106,6 +106,10 @@ class LocalPolicy(Policy):
         """Call after an update of `model`: counts a version and drops what the old weights computed."""
         self.engine.weights_changed(drop_cache=drop_cache)
 
+    def forget(self) -> None:
+        """Drop all keys and values and the ownership of slots; what is sampled next is as from a new policy."""
+        self.engine.forget()
+
     async def act(
         self,
         messages: Sequence[Message],

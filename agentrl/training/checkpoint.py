@@ -16,7 +16,8 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ from agentrl.policy import model_folder
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, EXTRA, STATE = "manifest.json", "extra.json", "state.pt"
 _NAME = re.compile(r"step-(\d{8,})")
 # Folders of a save that was cut off, with the number of the process.
@@ -75,6 +76,16 @@ class Checkpoint:
 def fingerprint(config: Mapping[str, Any]) -> str:
     """A hash of a configuration: the order of keys does not change it."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextmanager
+def same_random_states() -> Iterator[None]:
+    """Code that leaves the global random states of python, numpy and torch as they were before it."""
+    before = _rng_state()
+    try:
+        yield
+    finally:
+        _set_rng_state(before)
 
 
 def save(

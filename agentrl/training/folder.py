@@ -19,10 +19,17 @@ from agentrl.errors import CheckpointError, ConfigError, StoreError
 from agentrl.rollout.json_lines import encode_line
 from agentrl.rollout.lock import FolderLock, entries_of
 from agentrl.rollout.store import write_summary
+from agentrl.training.log_marks import LogMarks, cut
 
 FORMAT = 3
 """Number of a run folder's layout; a run of another one is refused."""
 _SHOWN = 3
+_NOTHING = {"bytes": 0}
+# Keys that each line of a run's log has.
+_KEYS = {
+    "metrics.jsonl": frozenset({"stage", "step", "version"}),
+    "trajectories.jsonl": frozenset({"env", "task", "turns"}),
+}
 
 
 class RunFolder:
@@ -44,6 +51,7 @@ class RunFolder:
         self.format_path = self.path / "format"
         self.tensorboard = tensorboard
         self._writer: Any = None
+        self._marks = LogMarks(self.path)
         self._lock = FolderLock(path)
         self._was_made = False
 
@@ -182,19 +190,33 @@ class RunFolder:
             for name, value in metrics.items():
                 writer.add_scalar(f"{stage}/{name}", value, step)
 
-    def offsets(self) -> dict[str, int]:
-        """Bytes written to each log, by file name; every checkpoint holds them."""
-        logs = (self.metrics_path, self.trajectories_path)
-        return {log.name: log.stat().st_size if log.exists() else 0 for log in logs}
+    def marks(self) -> dict[str, dict[str, Any]]:
+        """Size and hash of each log now, by its path in the folder; the next checkpoint holds them.
 
-    def rewind(self, offsets: Mapping[str, int]) -> None:
-        """Cut each log back to the length that it had at a checkpoint.
-
-        Args: offsets: of `offsets`; a log that is not in it is emptied.
+        Raises: StoreError if a log became shorter under the run.
         """
-        for log in (self.metrics_path, self.trajectories_path):
-            if log.exists():
-                os.truncate(log, min(offsets.get(log.name, 0), log.stat().st_size))
+        if self._writer is not None:
+            self._writer.flush()
+        return self._marks.mark([self.metrics_path, self.trajectories_path, *self._event_files()])
+
+    def rewind(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
+        """Cut each log back to what it was at a checkpoint. All are checked before one is changed.
+
+        Args: marks: of `marks`. Lines of metrics.jsonl and trajectories.jsonl that came after it, or all if it does
+            not name them, are written again by the run; other files stay.
+        Raises: CheckpointError if a log is missing, too short or edited, or if lines after the mark are not of a run.
+        """
+        self._marks.check(marks)
+        logs = {log.name: log for log in (self.metrics_path, self.trajectories_path)}
+        for name, log in logs.items():
+            _check_tail(log, marks.get(name, _NOTHING)["bytes"], _KEYS[name])
+        for name, log in logs.items():
+            cut(log, marks.get(name, _NOTHING)["bytes"])
+        for name in marks.keys() - logs.keys():
+            cut(self.path / name, marks[name]["bytes"])
+
+    def _event_files(self) -> list[Path]:
+        return sorted((self.path / "tensorboard").glob("events.out.tfevents.*"))
 
     def write_model(self, save: Callable[[Path], object]) -> None:
         """Write the trained model in one step. Another model of that name, which a user put there, is moved aside.
@@ -285,6 +307,27 @@ def free_path(path: Path) -> Path:
     while os.path.lexists(free):
         free, number = path.with_name(f"{path.name}-{number}"), number + 1
     return free
+
+
+def _check_tail(log: Path, start: int, keys: frozenset[str]) -> None:
+    """Refuse a log whose whole lines after a position are not those that a run writes. The last may be torn.
+
+    Raises: CheckpointError.
+    """
+    if not log.is_file():
+        return
+    with log.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if line.endswith(b"\n") and not _is_line_of_run(line, keys):
+                raise CheckpointError(
+                    f"{log} holds lines after the last checkpoint that no run writes, and going on would remove them: "
+                    "move the file away, keep what is yours, put the run's own back, and resume again"
+                )
+
+
+def _is_line_of_run(line: bytes, keys: frozenset[str]) -> bool:
+    return line.lstrip().startswith(b"{") and all(f'"{key}":'.encode() in line for key in keys)
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from agentrl.bench.evaluate import EvalResult, requests_of, summarize
 from agentrl.bench.views.run_report import EVALUATION, write_report
-from agentrl.config import Count, Share, Whole
+from agentrl.config import Count, NotNegative, Share, Whole
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.learning.learner import Learner, LearnerSettings
@@ -88,6 +88,8 @@ class RunConfig:
         evaluate_tasks: held-out tasks of such an evaluation.
         max_concurrency: episodes under way at once, of all stages and environments together.
         keep_checkpoints: newest checkpoints that stay.
+        checkpoint_seconds: most seconds of work that are lost: a checkpoint is written at the first step that ends so
+            long after the last one, whatever a stage's `checkpoint_every` says; 0 turns this off.
         threads: torch threads; 0 leaves torch's choice.
         record_trajectories: write every training episode to the store.
         tensorboard: write TensorBoard events as well as metrics.jsonl.
@@ -97,6 +99,7 @@ class RunConfig:
     evaluate_tasks: Count = 64
     max_concurrency: Count = 128
     keep_checkpoints: Count = 2
+    checkpoint_seconds: NotNegative = 300.0
     threads: Whole = 1
     record_trajectories: bool = True
     tensorboard: bool = True
@@ -174,6 +177,7 @@ class Run:
         self._saved: checkpoint.Checkpoint | None = None
         self._learner: Learner | None = None
         self._weights_before = 0
+        self._saved_at_s = time.monotonic()
 
     async def finish(self) -> dict[str, Any]:
         """Execute every stage that is not finished yet.
@@ -193,6 +197,8 @@ class Run:
             max_context=self.config.model.max_context,
             version=self.state.weights,
         )
+        if self._saved is not None:
+            self._saved.restore()
         limit = self.config.run.max_concurrency
         async with self.policy, Rollouts(self.env, self.policy, max_concurrency=limit) as self.rollouts:
             for stage in self.stages[self.state.stage :]:
@@ -204,7 +210,7 @@ class Run:
             self._saved = checkpoint.read(found, config_fingerprint=self._fingerprint)
             self.state = RunState(**self._saved.extra["state"])
             self.clock.go_on_from(self.state.wall_s, self.state.cpu_s)
-        self.folder.rewind({} if self._saved is None else self._saved.extra["offsets"])
+        self.folder.rewind({} if self._saved is None else self._saved.extra["logs"])
 
     async def _set_up_model(self, found: Path | None) -> None:
         folder = found or self.config.model.path
@@ -223,11 +229,16 @@ class Run:
                 await self._after(stage, step)
         self.state.summaries[stage.name] = plain(stage.summary())
         self.state.stage, self.state.stage_state = self.state.stage + 1, None
+        self.policy.forget()
         self._learner = self._saved = None
         self._save()
 
     async def _after(self, stage: Stage, step: Step) -> None:
-        """Record a step; evaluate and save where that is due."""
+        """Record a step; evaluate and save where that is due.
+
+        Rounding depends on which slots are used and how much memory they have. The sampler therefore begins each step
+        as a new one would, so that neither an evaluation nor a checkpoint before it changes it.
+        """
         self.state.updates += 1
         self.state.version += self.state.weights > self._weights_before
         self._weights_before = self.state.weights
@@ -240,12 +251,21 @@ class Run:
         every = self.config.run.evaluate_every
         if every and step.groups and step.number % every == 0 and step.number < step.total:
             await self._evaluate_in_between(step)
-        if step.number % stage.checkpoint_every == 0 and step.number < step.total:
+        self.policy.forget()
+        if step.number < step.total and self._save_is_due(stage, step):
             self._save()
+
+    def _save_is_due(self, stage: Stage, step: Step) -> bool:
+        """Whether to save after a step: the first of a stage, every so many, and when much time has passed."""
+        limit = self.config.run.checkpoint_seconds
+        late = limit > 0 and time.monotonic() - self._saved_at_s >= limit
+        return late or step.number == 1 or step.number % stage.checkpoint_every == 0
 
     async def _evaluate_in_between(self, step: Step) -> None:
         tasks = self.tasks("eval")[: self.config.run.evaluate_tasks]
-        result = await self.evaluate(tasks, replace(self.sampling), trials=1, name=EVALUATION)
+        self.policy.forget()
+        with checkpoint.same_random_states():
+            result = await self.evaluate(tasks, replace(self.sampling), trials=1, name=EVALUATION)
         self._log(EVALUATION, step.number, step.total, result.metrics())
 
     # What a stage sees.
@@ -336,11 +356,12 @@ class Run:
             self.model,
             learner=self._learner,
             tokenizer=self.tokenizer,
-            extra={"state": asdict(saved), "offsets": self.folder.offsets()},
+            extra={"state": asdict(saved), "logs": self.folder.marks()},
             config_fingerprint=self._fingerprint,
             run=self._identity.get("run", ""),
             keep=self.config.run.keep_checkpoints,
         )
+        self._saved_at_s = time.monotonic()
 
     def _conclude(self) -> dict[str, Any]:
         tables = [summary for summary in self.state.summaries.values() if "greedy" in summary]

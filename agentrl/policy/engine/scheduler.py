@@ -170,6 +170,16 @@ class Engine:
         self._queue.extendleft(reversed(self._active.values()))
         self._active.clear()
 
+    def forget(self) -> None:
+        """Free all keys and values, and forget who owned which slot, as a new engine would begin.
+
+        Turns being sampled continue after their context is computed again.
+        """
+        self._queue.extendleft(reversed(self._active.values()))
+        self._active.clear()
+        self.kv.drop()
+        self.owners = SlotOwners(self.options.slots)
+
     @property
     def busy(self) -> int:
         """Requests that are waiting or being sampled."""

@@ -83,7 +83,8 @@ class Context(Protocol):
             settings: optimizer, schedule and layout.
             objective: the loss that `update` will be called with.
             temperature: the sampling temperature of the rows.
-            total_steps: updates over which the schedule anneals, at least 1.
+            total_steps: steps of the stage over which the schedule anneals, at least 1. The stage sets
+                `num_steps` of the learner to the steps that are done, so that those without an update count too.
         """
 
     def rows(self, groups: Sequence[TrajectoryGroup]) -> list[Row]:

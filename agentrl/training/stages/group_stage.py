@@ -59,6 +59,7 @@ class GroupStage(Stage):
         )
         try:
             while self.step < self._total:
+                learner.num_steps = self.step  # the schedule counts steps that taught nothing too
                 step = await self.next_step(context, learner, self._source)
                 self.step = step.number
                 yield step

@@ -71,6 +71,7 @@ class _SuperviseStage(Stage):
         learner = await context.learner(self._annealed(len(rows)), Supervised(), total_steps=self._length(len(rows)))
         while self.step < total:
             batch = _batch(rows, order[self.step * size : (self.step + 1) * size])
+            learner.num_steps = self.step
             metrics = await learner.update(batch, Supervised())
             self.step += 1
             yield Step(self.step, total, metrics)

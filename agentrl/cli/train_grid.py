@@ -1,0 +1,73 @@
+"""`agentrl train` with --seeds or --grid: many runs, one table. The runs are `agentrl.training.grid`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agentrl.cli.boundary import note, print_json
+
+if TYPE_CHECKING:
+    from agentrl.training.grid import GridResult
+    from agentrl.training.plan import TrainConfig
+
+
+def train_grid(
+    read: Callable[[Sequence[str]], TrainConfig],
+    out: Path,
+    seeds: str,
+    grid: Sequence[str],
+    jobs: int | None,
+    *,
+    as_json: bool,
+) -> bool:
+    """Run every cell with every seed, and print the table. Returns: whether all runs succeeded."""
+    from agentrl.training.grid import grid_table, plan_grid, run_grid  # loads torch
+
+    runs = plan_grid(read, out, _numbers(seeds), grid)
+    done = 0
+
+    def tell(result: GridResult) -> None:
+        nonlocal done
+        done += 1
+        note(f"[{done}/{len(runs)}] {result.run.folder}: {'finished' if result.summary else result.error}")
+
+    note(f"{len(runs)} runs in {out}")
+    try:
+        results = run_grid(runs, jobs=jobs, on_result=tell)
+    except KeyboardInterrupt:
+        note(f"\nStopped. {len(runs) - done} runs are not finished: the same command goes on with them.")
+        raise
+    table = grid_table(results)
+    if as_json:
+        print_json({"cells": table})
+    else:
+        click.echo(_text(table))
+    return all(result.summary for result in results)
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--seeds {seeds!r}: write whole numbers with commas, such as 0,1,2") from None
+
+
+def _text(table: Sequence[Mapping[str, Any]]) -> str:
+    width = max(len(row["cell"]) for row in table) + 2
+    lines = ["", "success on held-out tasks after training, mean over seeds with 95% intervals", ""]
+    lines.append(f"{'':<{width}}{'greedy':<26}{'sampled':<26}runs")
+    for row in table:
+        runs = f"{len(row['runs'])}" + (f", {len(row['failed'])} failed" if row["failed"] else "")
+        lines.append(f"{row['cell']:<{width}}{_cell(row['greedy']):<26}{_cell(row['sampled']):<26}{runs}")
+    return "\n".join(lines)
+
+
+def _cell(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found["ci95"]
+    return f"{found['mean']:.3f}" + ("" if low is None or high is None else f"  [{low:.3f}, {high:.3f}]")
