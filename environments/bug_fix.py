@@ -204,7 +204,7 @@ class BugFix(SandboxEnv):
         """A wrong habit: look at the first module without running the tests, and be done if it has no bug."""
         module, functions = next(iter(self.task.data["modules"].items()))
         fix = (self._fix(module),) if self.task.data["bug"][0] in functions else ()
-        plan = (self._read(module), *fix, Action(text="done"))
+        plan: tuple[Action, ...] = (self._read(module), *fix, Action(text="done"))
         return plan[sum(message.role == "tool" for message in messages)]
 
     def _read(self, module: str) -> Action:
