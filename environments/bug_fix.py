@@ -1,7 +1,8 @@
 """Find and fix the bug of a small generated package. Owns the repository and its grading.
 
 The host runs hidden tests on the package's own modules alone, in an empty folder. What the model did to the visible
-tests, to the interpreter's start-up files or to other files of the work folder does not count.
+tests, to the interpreter's start-up files or to other files of the work folder does not count. The demonstrator `hasty`
+looks at one of the three modules.
 """
 
 from __future__ import annotations
@@ -144,6 +145,7 @@ class BugFix(SandboxEnv):
 
     tasks = Tasks(make_splits)
     rubric = Rubric({"correct": 1.0})
+    demonstrators = ("oracle", "hasty")
     sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits(wall_s=20.0, cpu_s=10.0, output_bytes=64 * 1024)
     extra_tools: ClassVar[Sequence[Tool]] = (
         shell_tool(max_chars=3000),
@@ -192,19 +194,27 @@ class BugFix(SandboxEnv):
 
     def oracle(self, messages: Sequence[Message]) -> Action:
         """Run the tests, read the module, fix it, run the tests again."""
-        package, (bug, broken) = self.task.data["package"], self.task.data["bug"]
+        run = call("shell", command=RUN_TESTS)
+        bug = self.task.data["bug"][0]
         module = next(name for name, functions in self.task.data["modules"].items() if bug in functions)
-        path = f"{package}/{module}.py"
-        whole, fixed = repository(self.task.data)[path], text_of(bug)
-        old, new = BREAKS[bug][broken]
-        fits = bool(new) and whole.count(new) == 1
-        plan = (
-            call("shell", command=RUN_TESTS),
-            call("read_file", path=path),
-            call("edit_file", path=path, old=new, new=old)
-            if fits
-            else call("edit_file", path=path, old=text_of(bug, broken), new=fixed),
-            call("shell", command=RUN_TESTS),
-            Action(text="done"),
-        )
+        plan = (run, self._read(module), self._fix(module), run, Action(text="done"))
         return plan[sum(message.role == "tool" for message in messages)]
+
+    def hasty(self, messages: Sequence[Message]) -> Action:
+        """A wrong habit: look at the first module without running the tests, and be done if it has no bug."""
+        module, functions = next(iter(self.task.data["modules"].items()))
+        fix = (self._fix(module),) if self.task.data["bug"][0] in functions else ()
+        plan: tuple[Action, ...] = (self._read(module), *fix, Action(text="done"))
+        return plan[sum(message.role == "tool" for message in messages)]
+
+    def _read(self, module: str) -> Action:
+        return call("read_file", path=f"{self.task.data['package']}/{module}.py")
+
+    def _fix(self, module: str) -> Action:
+        """The edit of the module that has the bug: of the changed part alone where it occurs once."""
+        path = f"{self.task.data['package']}/{module}.py"
+        bug, broken = self.task.data["bug"]
+        old, new = BREAKS[bug][broken]
+        if new and repository(self.task.data)[path].count(new) == 1:
+            return call("edit_file", path=path, old=new, new=old)
+        return call("edit_file", path=path, old=text_of(bug, broken), new=text_of(bug))

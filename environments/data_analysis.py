@@ -1,4 +1,7 @@
-"""Answer a question about a table with a Python notebook. `data_tables` owns the tables and questions."""
+"""Answer a question about a table with a Python notebook. `data_tables` owns the tables and questions.
+
+The demonstrator `hasty` computes from the first rows alone, which gives the right answer for short tables only.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from agentrl.env.registry import register
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
-from agentrl.environments.data_tables import FAMILIES, FILE, Question, Sale, as_csv, problem
+from agentrl.environments.data_tables import FAMILIES, FILE, Question, Sale, as_csv, of_first_rows, problem
 from agentrl.messages import Action, Message
 from agentrl.sandbox.base import SandboxLimits
 from agentrl.sandboxed.env import SandboxEnv
@@ -23,6 +26,7 @@ from agentrl.tools.python_session import python_tool
 from agentrl.trajectory import Task
 
 _NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,10})?")
+HASTY_ROWS = 40
 _TOLERANCE = Fraction(6, 1000)
 """The question asks for two decimals: half a unit of the last one, and a little more for rounding errors."""
 
@@ -62,6 +66,7 @@ class DataAnalysis(SandboxEnv):
 
     tasks = Tasks.generate(make_task, seed=61_001, train=2000, eval=200)
     rubric = Rubric({"correct": 1.0})
+    demonstrators = ("oracle", "hasty")
     sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits(wall_s=10.0, cpu_s=5.0, output_bytes=64 * 1024)
     extra_tools: ClassVar[Sequence[Tool]] = (python_tool(notebook=True, max_chars=2000),)
 
@@ -82,6 +87,12 @@ class DataAnalysis(SandboxEnv):
         if messages[-1].role == "tool":
             return Action(text=messages[-1].content)
         return call("python", code=self._problem()[1].code)
+
+    def hasty(self, messages: Sequence[Message]) -> Action:
+        """A wrong habit: compute from the first 40 rows alone."""
+        if messages[-1].role == "tool":
+            return Action(text=messages[-1].content)
+        return call("python", code=of_first_rows(self._problem()[1].code, HASTY_ROWS))
 
     def _problem(self) -> tuple[list[Sale], Question]:
         return _problem(self.task.data["family"], self.task.data["seed"])

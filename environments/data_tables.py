@@ -17,8 +17,9 @@ _REGIONS = ("north", "south", "east", "west", "coast")
 _PRODUCTS = ("lamp", "desk", "chair", "shelf", "stool", "frame", "clock")
 _BUYERS = ("ada", "bea", "cleo", "dora", "emma", "finn", "gus", "hugo", "ivo", "june", "kim", "leo", "mia", "noa")
 _HEADER = "date,buyer,region,product,units,price"
+_ROWS = f"rows = [r for r in csv.DictReader(open('{FILE}')) if r['units']]"
 _READ = (
-    f"import csv, collections\nrows = [r for r in csv.DictReader(open('{FILE}')) if r['units']]\n"
+    f"import csv, collections\n{_ROWS}\n"
     "for r in rows:\n    r['n'] = int(r['units'])\n    r['cents'] = round(float(r['price']) * 100) * r['n']\n"
 )
 
@@ -185,6 +186,11 @@ def largest_sale(sales: list[Sale], rng: np.random.Generator) -> Question:
 FAMILIES: dict[str, Callable[[list[Sale], np.random.Generator], Question]] = {
     ask.__name__: ask for ask in (units_of, revenue_of, mean_units, best_month, best_buyer, share, largest_sale)
 }
+
+
+def of_first_rows(code: str, count: int) -> str:
+    """The code of a question, changed to read only the first `count` rows with units."""
+    return code.replace(_ROWS, f"{_ROWS}[:{count}]")
 
 
 def problem(family: str, seed: int) -> tuple[list[Sale], Question]:

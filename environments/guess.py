@@ -1,4 +1,7 @@
-"""Number guessing without tools: the environment answers each guess with "higher" or "lower"."""
+"""Number guessing without tools: the environment answers each guess with "higher" or "lower".
+
+Halving always finds the number in time. The demonstrator `hasty` walks number by number and finds the near ones only.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,7 @@ class Guess(ToolEnv):
 
     tasks = _tasks(DEFAULT_SIZE)
     rubric = Rubric({"correct": 1.0, "narrowed": SHAPING_WEIGHT})
+    demonstrators = ("oracle", "hasty")
     not_state = ("tasks",)
 
     def __init__(self, *, size: int = DEFAULT_SIZE, shaped: bool = False, render_mode: str | None = None) -> None:
@@ -101,6 +105,14 @@ class Guess(ToolEnv):
     def oracle(self, messages: Sequence[Message]) -> Action:
         """Guess the middle of the numbers that are left."""
         return Action(text=str((self.low + self.high) // 2))
+
+    def hasty(self, messages: Sequence[Message]) -> Action:
+        """A wrong habit: walk number by number from the first guess, the middle."""
+        guesses = [message.content for message in messages if message.role == "assistant"]
+        if not guesses:
+            return self.oracle(messages)
+        step = 1 if messages[-1].content == "higher" else -1
+        return Action(text=str(int(guesses[-1]) + step))
 
     def state_key(self) -> str:
         return f"{self.low}-{self.high}:{self.left}"

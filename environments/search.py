@@ -1,7 +1,7 @@
 """Questions that need several documents of a small world, answered by searching and reading.
 
 Owns the worlds and the questions. Training and held-out questions come from different worlds that share names but
-not facts, so memorized answers do not help.
+not facts, so memorized answers do not help. The demonstrator `hasty` follows two relations at most.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ CITIES = ("Arna", "Brix", "Calm", "Dole", "Elne", "Fano", "Gera", "Husum", "Ivre
 RIVERS = ("Aare", "Bode", "Cher", "Drau", "Ems", "Fulda", "Gail", "Havel", "Isar", "Jagst", "Kocher", "Lech")
 GOODS = ("boats", "clocks", "drums", "glass", "kites", "lamps", "maps", "ovens", "pianos", "ropes", "salt", "toys")
 PEOPLE_PER_WORLD = 36
-TRAIN_WORLDS = (0, 1, 2, 3)
+TRAIN_WORLDS = tuple(range(32))
 EVAL_WORLDS = (100, 101)
-TRAIN_TASKS, EVAL_TASKS = 2000, 200
+TRAIN_TASKS, EVAL_TASKS = 16_000, 200
+HASTY_HOPS = 2
 _MOST_IDS = 10**6
 DEFAULT_HOPS = (2, 3)
 # Kind of document -> relation that it tells -> kind of what the relation leads to.
@@ -60,7 +61,7 @@ class World:
         return names
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def world(seed: int) -> World:
     """The world of a seed; built once and shared by all environments, because it never changes."""
     rng = np.random.default_rng([9_001, seed])
@@ -135,6 +136,7 @@ class Search(ToolEnv):
 
     tasks = _tasks(DEFAULT_HOPS)
     rubric = Rubric({"correct": 1.0})
+    demonstrators = ("oracle", "hasty")
     not_state = ("tasks",)
 
     def __init__(self, *, hops: Sequence[int] = DEFAULT_HOPS, render_mode: str | None = None) -> None:
@@ -181,11 +183,18 @@ class Search(ToolEnv):
 
     def oracle(self, messages: Sequence[Message]) -> Action:
         """Find and read each document on the path, then answer."""
-        for name in self._chain[:-1]:
+        return self._demonstrate(self._chain)
+
+    def hasty(self, messages: Sequence[Message]) -> Action:
+        """A wrong habit: answer after two relations, however many the question has."""
+        return self._demonstrate(self._chain[: HASTY_HOPS + 1])
+
+    def _demonstrate(self, chain: Sequence[str]) -> Action:
+        for name in chain[:-1]:
             doc_id = self._world.ids[name]
             if doc_id not in self.seen:
                 return call("read", id=int(doc_id)) if doc_id in self.found else call("find", q=name)
-        return Action(text=self._chain[-1])
+        return Action(text=chain[-1])
 
     def state_key(self) -> str:
         return f"{self.task.id}|{','.join(sorted(self.found))}|{','.join(sorted(self.seen))}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from agentrl.env.registry import register
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
-from agentrl.environments.terminal_families import FAMILIES, Problem, problem
+from agentrl.environments.terminal_families import LEVELS, Problem, families_of, problem
 from agentrl.messages import Action, Message
 from agentrl.sandbox.base import Sandbox, SandboxError, SandboxLimits
 from agentrl.sandboxed.env import SandboxEnv
@@ -23,15 +23,20 @@ from agentrl.trajectory import Task
 _MAX_BYTES = 1 << 16
 
 
-def make_task(rng: np.random.Generator) -> dict[str, Any]:
-    """Draw a family and the seed of a problem."""
-    names = list(FAMILIES)
+def make_task(rng: np.random.Generator, level: int | None = None) -> dict[str, Any]:
+    """Draw a family of a level and the seed of a problem."""
+    names = families_of(level)
     return {"family": names[int(rng.integers(len(names)))], "seed": int(rng.integers(2**31))}
 
 
 @lru_cache(maxsize=256)
 def _problem(family: str, seed: int) -> Problem:
     return problem(family, seed)
+
+
+@lru_cache(maxsize=4)
+def _tasks(level: int | None) -> Tasks:
+    return Tasks.generate(partial(make_task, level=level), seed=41_001 + (level or 0), train=2000, eval=200)
 
 
 async def reached(sandbox: Sandbox, wanted: Mapping[str, str], gone: Sequence[str]) -> bool:
@@ -64,13 +69,22 @@ class Terminal(SandboxEnv):
     Reward: 1 if every wanted file exists with its content and every file to be removed is gone, otherwise 0.
 
     Args:
+        level: 1 (one short command), 2 (one long command), 3 (several turns); None mixes all.
         backend, backend_options: as for `SandboxEnv`.
     """
 
-    tasks = Tasks.generate(make_task, seed=41_001, train=2000, eval=200)
+    tasks = _tasks(None)
     rubric = Rubric({"correct": 1.0})
+    demonstrators = ("oracle", "hasty")
+    not_state = ("tasks",)
     sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits(wall_s=10.0, cpu_s=5.0, output_bytes=64 * 1024)
     extra_tools: ClassVar[Sequence[Tool]] = (shell_tool(max_chars=2000),)
+
+    def __init__(self, *, level: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        if level is not None and level not in LEVELS:
+            raise ValueError(f"level must be 1, 2, 3 or None, got {level!r}")
+        self.tasks = _tasks(level)
 
     async def start(self, task: Task) -> str:
         self.put_files({path: text.encode() for path, text in self._problem().files.items()})
@@ -84,7 +98,14 @@ class Terminal(SandboxEnv):
 
     def oracle(self, messages: Sequence[Message]) -> Action:
         """Run the commands of a solution, one a turn."""
-        commands = self._problem().commands
+        return self._demonstrate(messages, self._problem().commands)
+
+    def hasty(self, messages: Sequence[Message]) -> Action:
+        """A wrong habit: do half of what is asked, such as sorting lines without leaving out the repeated ones."""
+        asked = self._problem()
+        return self._demonstrate(messages, asked.slip or asked.commands)
+
+    def _demonstrate(self, messages: Sequence[Message], commands: Sequence[str]) -> Action:
         made = sum(message.role == "tool" for message in messages)
         return call("shell", command=commands[made]) if made < len(commands) else Action(text="done")
 

@@ -27,6 +27,7 @@ class Problem:
         commands: a solution, one shell command a turn.
         wanted: path -> text at the end; white space at the end of a file does not count.
         gone: paths that must not exist at the end.
+        slip: the commands of a hasty reader, which fail on most problems; none where haste does no harm.
     """
 
     files: Files
@@ -34,6 +35,7 @@ class Problem:
     commands: tuple[str, ...]
     wanted: Mapping[str, str]
     gone: tuple[str, ...] = field(default=())
+    slip: tuple[str, ...] = ()
 
 
 def _pick(rng: np.random.Generator, words: tuple[str, ...], count: int) -> list[str]:
@@ -61,6 +63,7 @@ def rename(rng: np.random.Generator) -> Problem:
         (f'cd {folder} && for f in *.{old}; do mv "$f" "${{f%.{old}}}.{new}"; done',),
         {path.removesuffix(old) + new: text for path, text in files.items()} | other,
         tuple(files),
+        slip=(f'cd {folder} && for f in *.{old}; do cp "$f" "${{f%.{old}}}.{new}"; done',),
     )
 
 
@@ -89,6 +92,7 @@ def unique(rng: np.random.Generator) -> Problem:
         f"Write the different lines of all files of {folder}, sorted, to {target}.",
         (f"sort -u {folder}/*.txt > {target}",),
         {target: "\n".join(lines)},
+        slip=(f"sort {folder}/*.txt > {target}",),
     )
 
 
@@ -134,6 +138,7 @@ def replace_word(rng: np.random.Generator) -> Problem:
         f"In the .cfg files of {folder}, replace the word {old} by {new} everywhere; leave other files alone.",
         (f"sed -i 's/\\b{old}\\b/{new}/g' {folder}/*.cfg",),
         {path: text.replace(old, new) for path, text in changed.items()} | other,
+        slip=(f"sed -i 's/\\b{old}\\b/{new}/' {folder}/*.cfg",),
     )
 
 
@@ -149,6 +154,7 @@ def delete_empty(rng: np.random.Generator) -> Problem:
         (f"find {folder} -type f -empty -delete",),
         {path: text for path, text in files.items() if text},
         tuple(sorted(empty)),
+        slip=(f"find {folder} -maxdepth 1 -type f -empty -delete",),
     )
 
 
@@ -170,6 +176,7 @@ def sort_out(rng: np.random.Generator) -> Problem:
         (f"grep -lw {word} {folder}/*.txt", f"mkdir {target}", f"mv $(grep -lw {word} {folder}/*.txt) {target}/"),
         wanted,
         tuple(sorted(moved)),
+        slip=(f"grep -lw {word} {folder}/*.txt", f"mv $(grep -lw {word} {folder}/*.txt) {target}/"),
     )
 
 
@@ -186,6 +193,7 @@ def last_entries(rng: np.random.Generator) -> Problem:
         f"Write all {kind} lines of the logs in {folder} to {kind.lower()}.txt, ordered by time.",
         (f"cat {folder}/*.log | grep {kind} | sort > {kind.lower()}.txt",),
         {f"{kind.lower()}.txt": "\n".join(sorted(line for line in lines if line.split()[1] == kind))},
+        slip=(f"cat {folder}/*.log | grep {kind} > {kind.lower()}.txt",),
     )
 
 
@@ -203,6 +211,7 @@ def chain(rng: np.random.Generator) -> Problem:
         f"Start at {trail[0]}: each file names the next. Write the word in the last one to word.txt.",
         (*(f"cat {path}" for path in trail), f"echo {word} > word.txt"),
         {"word.txt": word},
+        slip=(f"grep -h word: {folder}/*.txt | head -1 | cut -d' ' -f2 > word.txt",),
     )
 
 
@@ -213,6 +222,14 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Problem]] = {
         *(replace_word, delete_empty, sort_out, last_entries, chain),
     )
 }
+_EASY = ("count", "unique", "delete_empty", "last_entries")
+_TURNS = ("sort_out", "chain")
+LEVELS = {1: _EASY, 2: tuple(name for name in FAMILIES if name not in _EASY + _TURNS), 3: _TURNS}
+
+
+def families_of(level: int | None) -> list[str]:
+    """Names of the families of a level; None for all."""
+    return list(FAMILIES if level is None else LEVELS[level])
 
 
 def problem(family: str, seed: int) -> Problem:

@@ -10,12 +10,24 @@ import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from agentrl.bench.evaluate import aevaluate
 from agentrl.env.base import Env
-from agentrl.env.registry import make
+from agentrl.env.registry import env_ids, make, reference
 from agentrl.messages import Action, Message
+from agentrl.policy.scripted import OraclePolicy
+from agentrl.rollout.replay import replay_store
+from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Task
 
-IDS = ["agentrl/Calculator-v0", "agentrl/Search-v0", "agentrl/Guess-v0"]
+IDS = [f"agentrl/{name}-v0" for name in ("Calculator", "Search", "Guess", "FrozenLake", "LoanDesk")]
+LEVELS = [
+    ("agentrl/FrozenLake-v0", 2),
+    ("agentrl/FrozenLake-v0", 3),
+    ("agentrl/LoanDesk-v0", 2),
+    ("agentrl/LoanDesk-v0", 3),
+]
+BUNDLED = [env_id for env_id in env_ids() if env_id.startswith("agentrl/")]
+TRAIN_TASKS = {"agentrl/Search-v0": 16_000, "agentrl/LoanDesk-v0": 8000}
 
 
 def play(env: Env, task: Task, seed: int = 0, turns: int = 30) -> tuple[list[Message], float]:
@@ -43,6 +55,36 @@ def test_oracle_solves_200_held_out_tasks(env_id):
     assert rewards == [1.0] * 200
 
 
+@pytest.mark.parametrize(("env_id", "level"), LEVELS)
+def test_oracle_solves_held_out_tasks_of_every_level(env_id, level):
+    env = make(reference(env_id, level=level))
+    assert [play(env, task)[1] for task in env.tasks.split("eval")] == [1.0] * 200
+
+
+@pytest.mark.parametrize("env_id", BUNDLED)
+async def test_the_hasty_habit_is_right_sometimes_and_wrong_mostly(env_id):
+    env = make(env_id)
+    assert env.unwrapped.demonstrators == ("oracle", "hasty")
+    tasks = env.tasks.split("eval")[:40]
+    await env.unwrapped.aclose()
+    hasty = await aevaluate(OraclePolicy({"hasty": 1.0}), env_id, tasks)
+    assert hasty.n_faults == 0
+    if env_id == "agentrl/FunctionSynthesis-v0":  # hidden tests find every slip
+        assert hasty.mean == 0.0
+    else:
+        assert 0.05 <= hasty.mean <= 0.65
+
+
+@pytest.mark.parametrize("env_id", IDS)
+async def test_recorded_episodes_replay(env_id, tmp_path):
+    tasks = make(env_id).tasks.split("eval")[:20]
+    with TrajectoryStore(tmp_path / "episodes.jsonl") as store:
+        await aevaluate(OraclePolicy({"oracle": 0.5, "hasty": 0.5}), env_id, tasks, store=store)
+    seen = []
+    replay_store(tmp_path / "episodes.jsonl", make, on_report=seen.append)
+    assert [report.outcome for report in seen] == ["same"] * 20
+
+
 @pytest.mark.parametrize("env_id", IDS)
 @pytest.mark.parametrize("text", ["", "0", "42", "yes", "I do not know"])
 def test_doing_nothing_earns_nothing(env_id, text):
@@ -60,12 +102,12 @@ def test_doing_nothing_earns_nothing(env_id, text):
 def test_splits_are_disjoint_and_large_enough(env_id):
     tasks = make(env_id).tasks
     marks = {name: {json.dumps(task.data, sort_keys=True) for task in tasks.split(name)} for name in ("train", "eval")}
-    assert len(marks["train"]) == 2000
+    assert len(marks["train"]) == TRAIN_TASKS.get(env_id, 2000)
     assert len(marks["eval"]) == 200
     assert not marks["train"] & marks["eval"]
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", [env_id for env_id in IDS if env_id != "agentrl/FrozenLake-v0"])
 def test_the_answer_is_not_in_the_question(env_id):
     env = make(env_id)
     for task in env.tasks.split("eval"):
@@ -117,8 +159,8 @@ def test_gymnasium_accepts_it_without_a_warning(env_id):
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_prompts_and_schemas_stay_compact(env_id):
-    """A tiny model pays for every token: 120 characters of prompt, 600 of schema."""
+    """A tiny model pays for every token: 120 characters of prompt, 600 of schema, or 320 a tool."""
     env = make(env_id)
     prompts = [env.reset(options={"task": task})[0][0].content for task in env.tasks.split("eval")]
     assert max(map(len, prompts)) <= 120
-    assert len(json.dumps(env.tool_schemas)) <= 600
+    assert len(json.dumps(env.tool_schemas)) <= max(600, 320 * len(env.tool_schemas))

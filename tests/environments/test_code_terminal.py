@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentrl.environments.terminal import Terminal
-from agentrl.environments.terminal_families import FAMILIES, problem
+from agentrl.environments.terminal_families import FAMILIES, LEVELS, families_of, problem
 from agentrl.trajectory import Task
 from tests.environments import sandboxed
 from tests.environments.sandboxed import rewards, shell
@@ -40,6 +40,30 @@ async def test_doing_nothing_earns_nothing():
     tasks = [task_of(family) for family in FAMILIES]
     assert await rewards(Terminal, [(task, shell()) for task in tasks]) == [0.0] * len(tasks)
     assert await rewards(Terminal, [(task, shell("ls -R", "true")) for task in tasks]) == [0.0] * len(tasks)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_each_level_has_its_own_families(level):
+    tasks = Terminal(level=level).tasks
+    assert {task.data["family"] for task in tasks.split("train")} == set(families_of(level))
+    others = {name for other in LEVELS if other != level for name in families_of(other)}
+    assert set(families_of(level)) | others == set(FAMILIES)
+    assert not set(families_of(level)) & others
+
+
+def test_unknown_levels_are_refused():
+    with pytest.raises(ValueError, match="level must be"):
+        Terminal(level=4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_slip_fails_on_most_problems(family):
+    tasks = [task_of(family, seed) for seed in range(8)]
+    slips = [problem(family, seed).slip for seed in range(8)]
+    if not any(slips):
+        return
+    earned = await rewards(Terminal, [(task, shell(*slip)) for task, slip in zip(tasks, slips, strict=True)])
+    assert sum(earned) <= 4
 
 
 COUNT = task_of("count")

@@ -18,7 +18,7 @@ DEEP: Any = "x"
 for _ in range(3000):
     DEEP = [DEEP]
 JUNK = ("\ud800", "a" * 70_000, DEEP, math.nan, 2**200, "\0", "../" * 400, "é" * 3000, "9" * 5000, None, {"\udfff": 1})
-IDS = [f"agentrl/{name}-v0" for name in ("Shop", "Search", "Calculator", "Guess")]
+IDS = [f"agentrl/{name}-v0" for name in ("Shop", "Search", "Calculator", "Guess", "FrozenLake", "LoanDesk")]
 IN_SANDBOXES = [f"agentrl/{name}-v0" for name in ("BugFix", "Terminal", "DataAnalysis", "FunctionSynthesis")]
 
 

@@ -66,7 +66,7 @@ JUNK = [
     *(2**63, -(2**63) - 1, 2**70, -(2**200), 10**4000, 1e308, -0.0, float("nan"), float("inf")),
     *(True, False, None, [], {}, [["\ud800"]], {"\ud800": 1}),
 ]
-NAMES = ("Shop", "Search", "Calculator", "Guess")
+NAMES = ("Shop", "Search", "Calculator", "Guess", "FrozenLake", "LoanDesk")
 
 
 @pytest.fixture(params=NAMES)
@@ -116,8 +116,12 @@ def test_no_answer_about_a_table_is_a_fault():
         ("Search", "read", {"id": -1}),
         ("Calculator", "calc", {"expr": "\ud800"}),
         ("Calculator", "calc", {"expr": "9**9**9"}),
+        ("LoanDesk", "member", {"member": 10**5000}),
+        ("LoanDesk", "books", {"page": -(10**5000)}),
+        ("LoanDesk", "copies", {"isbn": 10**5000}),
+        ("LoanDesk", "lend", {"member": 1, "copy_id": -1, "period": "week"}),
     ],
-    ids=map(str, range(10)),
+    ids=map(str, range(14)),
 )
 def test_tools_are_safe_without_the_check_of_arguments(name, tool, arguments):
     with make(f"agentrl/{name}-v0") as env:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import pairwise
 
 import gymnasium
 import pytest
 
+from agentrl.env import registry
 from agentrl.env.tool_env import call
 from agentrl.environments.calculator import Calculator, solve
+from agentrl.environments.frozen_lake import FrozenLake, shortest_path
 from agentrl.environments.guess import Guess
+from agentrl.environments.loan_desk import LoanDesk
 from agentrl.environments.search import EVAL_WORLDS, TRAIN_WORLDS, Search, world
 from agentrl.messages import Action
+from agentrl.trajectory import Task
 
-IDS = ["agentrl/Calculator-v0", "agentrl/Search-v0", "agentrl/Guess-v0"]
+IDS = [f"agentrl/{name}-v0" for name in ("Calculator", "Search", "Guess", "FrozenLake", "LoanDesk")]
 
 
 def finish(env, task, choose=None):
@@ -112,6 +117,12 @@ def test_held_out_questions_are_of_other_worlds_with_other_facts():
     assert same == 0
 
 
+def test_there_are_too_many_training_worlds_to_learn_them_by_heart():
+    assert len(TRAIN_WORLDS) >= 30
+    assert not set(TRAIN_WORLDS) & set(EVAL_WORLDS)
+    assert world.cache_info().maxsize >= len(TRAIN_WORLDS) + len(EVAL_WORLDS)
+
+
 def test_answers_learnt_by_heart_from_training_do_not_help():
     tasks = Search().tasks
     learnt = {}
@@ -202,8 +213,126 @@ def test_shaping_pays_for_information_once_and_in_all_its_weight():
     assert env.step("no number")[1] == 0.0
 
 
+# FrozenLake.
+
+
+@pytest.mark.parametrize(("level", "size"), [(1, 4), (2, 6), (3, 8)])
+def test_every_map_has_a_way_and_none_is_held_out_and_trained_on(level, size):
+    tasks = FrozenLake(level=level).tasks
+    maps = {split: {tuple(task.data["rows"]) for task in tasks.split(split)} for split in ("train", "eval")}
+    assert not maps["train"] & maps["eval"]
+    for rows in maps["eval"]:
+        path = shortest_path(rows, (0, 0))
+        assert [len(row) for row in rows] == [size] * size
+        assert path[0] == (0, 0)
+        assert path[-1] == (size - 1, size - 1)
+        assert all(abs(a - c) + abs(b - d) == 1 for (a, b), (c, d) in pairwise(path))
+        assert "H" not in {rows[row][column] for row, column in path}
+
+
+def test_a_lake_worked_by_hand():
+    env = FrozenLake()
+    task = Task("hand", "eval", {"rows": ["FFFF", "FHFF", "FFFF", "HFFG"]})
+    env.reset(options={"task": task})
+    assert env.step("Up")[0][0].content == "P F F F\nF H F F\nF F F F\nH F F G"
+    assert env.step("nowhere")[0][0].content == "Say down, right, up or left."
+    assert env.step("down.")[0][0].content == "F F F F\nP H F F\nF F F F\nH F F G"
+    messages, reward, terminated, *_ = env.step("right")
+    assert (messages[0].content, reward, terminated) == ("You fell into a hole.", 0.0, True)
+    env.reset(options={"task": task})
+    rewards = [env.step(move)[1] for move in ("right", "right", "down", "down", "right", "down")]
+    assert rewards == [0.0] * 5 + [1.0]
+    assert shortest_path(["FH", "HG"], (0, 0)) == []
+
+
+def test_walking_on_the_spot_ends_without_reward():
+    env = registry.make("agentrl/FrozenLake-v0")
+    env.reset(seed=1)
+    steps = [env.step("up") for _ in range(30)]
+    assert [step[3] for step in steps] == [False] * 29 + [True]
+    assert sum(step[1] for step in steps) == 0.0
+
+
+# LoanDesk.
+
+DESK = {
+    "titles": ["Emma", "Kim", "Ivanhoe", "Dracula", "Ulysses", "Hamlet"],
+    "free": [2, 1, 0, 1, 0, 2],
+    "periods": ["week"] * 4 + ["month"] * 5,
+    "base": 500,
+    "book": 1,
+    "member": 5,
+}
+RIGHT = {"member": 5, "copy_id": 4, "period": "month"}
+
+
+def desk(level):
+    env = LoanDesk(level=level)
+    (message,), _ = env.reset(options={"task": Task("hand", "eval", {**DESK, "level": level})})
+    return env, message.content
+
+
+def test_a_desk_worked_by_hand():
+    env, asked = desk(3)
+    assert asked == "Lend Kim to member 5. Loan id?"
+    assert desk(1)[1] == "Lend 101 to member 5. Loan id?"
+    told = [
+        env.step(action)[0][0].content
+        for action in (call("member", member=5), call("books"), call("books", page=3), call("copies", isbn=101))
+    ]
+    assert told == [
+        '{"id": 5, "period": "month", "loans": 0}',
+        '{"items": [{"isbn": 100, "title": "Emma"}, {"isbn": 101, "title": "Kim"}], "next": 2}',
+        '{"items": [{"isbn": 104, "title": "Ulysses"}, {"isbn": 105, "title": "Hamlet"}], "next": null}',
+        '[{"id": 3, "free": false}, {"id": 4, "free": true}, {"id": 5, "free": false}]',
+    ]
+    assert env.step(call("lend", **RIGHT | {"copy_id": 3}))[0][0].content == "Error: not free"
+    assert '"id": 533' in env.step(call("lend", **RIGHT))[0][0].content
+    assert env.step("533")[1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("lent", "answer", "reward"),
+    [
+        ([{}], "533", 1.0),
+        ([{}], " 533\n", 1.0),
+        ([{}], "534", 0.0),
+        ([{}], "It is 533", 0.0),
+        ([], "533", 0.0),
+        ([{"period": "week"}], "533", 0.0),
+        ([{"member": 4}], "532", 0.0),
+        ([{"copy_id": 6}], "547", 0.0),
+        ([{}, {"copy_id": 6}], "533", 0.0),
+    ],
+)
+def test_only_the_one_right_loan_counts(lent, answer, reward):
+    env, _ = desk(1)
+    for change in lent:
+        assert "Error" not in env.step(call("lend", **RIGHT | change))[0][0].content
+    assert env.step(answer)[1] == reward
+
+
+@pytest.mark.parametrize(("level", "calls"), [(1, 3), (2, 4), (3, None)])
+def test_a_desk_takes_more_calls_at_each_level(level, calls):
+    env = LoanDesk(level=level)
+    found = set()
+    for task in env.tasks.split("eval")[:60]:
+        messages = list(env.reset(options={"task": task})[0])
+        while True:
+            action = env.oracle(messages)
+            observation, reward, terminated, *_ = env.step(action)
+            messages += [action.to_message(), *observation]
+            if terminated:
+                break
+        assert reward == 1.0
+        found.add(sum(message.role == "tool" for message in messages))
+    assert found == ({4, 5, 6} if calls is None else {calls})
+
+
 def test_bad_options_are_refused():
     for make in (
+        lambda: FrozenLake(level=4),
+        lambda: LoanDesk(level=0),
         lambda: Calculator(steps=4),
         lambda: Search(hops=()),
         lambda: Search(hops=(5,)),

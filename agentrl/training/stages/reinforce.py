@@ -73,7 +73,7 @@ class Reinforce(StageSettings):
         learner: optimizer and schedule.
     """
 
-    steps: Whole = 40
+    steps: Whole = 80
     playing: Playing = Playing()
     credit: Annotated[Credit, OneOf(CREDITS)] = GRPO()
     objective: Annotated[Objective, OneOf(OBJECTIVES)] = PPOClip()
@@ -95,7 +95,7 @@ class Reinforce(StageSettings):
     importance: Annotated[Importance, OneOf(IMPORTANCES)] = NoCorrection()
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = ()
     checkpoint_every: Count = 10
-    learner: LearnerSettings = LearnerSettings(lr=7e-4, schedule=Schedule("linear", final=0.1))
+    learner: LearnerSettings = LearnerSettings(lr=4e-4, schedule=Schedule("linear", warmup_steps=5, final=0.1))
 
     def __post_init__(self) -> None:
         if self.pass_rate_band[0] > self.pass_rate_band[1]:
