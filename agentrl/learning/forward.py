@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from agentrl.learning.batches import MicroBatch
 from agentrl.learning.terms import entropy_of_logits
+from agentrl.learning.update_mode import is_checkpointing
 
 
 class Batch:
@@ -73,14 +74,10 @@ class TokenScorer:
         if self._head_is_plain:
             self._last_maps = self._check_last_maps()
 
-    def is_checkpointing(self) -> bool:
-        """Whether the model recomputes activations in the backward pass, as it does only in training mode."""
-        return any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
-
     def states(self, batch: MicroBatch) -> Tensor:
         """(N, H) last hidden states at the positions that predict the trained tokens."""
         index = torch.from_numpy(batch.index).to(self.device)
-        maps = [] if self.is_checkpointing() else self._last_maps
+        maps = [] if is_checkpointing(self.model) else self._last_maps
         with _only_at(maps, index):
             hidden: Tensor = self.model.base_model(**self._inputs(batch)).last_hidden_state
         return hidden.flatten(0, 1)[index]

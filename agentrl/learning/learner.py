@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,10 +20,12 @@ from agentrl.config import Count, NotNegative, Whole
 from agentrl.learning.batches import MicroBatch, Unit, pack, pad
 from agentrl.learning.columns import fill
 from agentrl.learning.forward import Batch
+from agentrl.learning.masters import MasterWeights
 from agentrl.learning.models import Models
 from agentrl.learning.objectives.base import Objective, Sums
 from agentrl.learning.optimizers import OptimizerName, Schedule, make_optimizers, set_lr
 from agentrl.learning.rows import Row
+from agentrl.learning.update_mode import update_mode
 
 logger = logging.getLogger(__name__)
 Metrics = dict[str, float]
@@ -47,6 +49,9 @@ class LearnerSettings:
         attention: attention implementation during the update; None leaves the model's own.
         matmul_precision: of float32 products during the update. Lower ones use bfloat16 or TF32.
         autocast: bfloat16 autocast.
+        gradient_checkpointing: recompute the activations of each layer in the backward pass: less memory, about a third
+            more time, the same gradient.
+        dropout: whether the model's own dropout is active in updates. It is off by default: sampling has none.
         seed: of the shuffling into minibatches.
     """
 
@@ -64,6 +69,8 @@ class LearnerSettings:
     attention: str | None = None
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     autocast: bool = False
+    gradient_checkpointing: bool = False
+    dropout: bool = False
     seed: Whole = 0
 
     def __post_init__(self) -> None:
@@ -102,6 +109,7 @@ class Learner:
         self.model: Any = model
         self.settings, self.total_steps = settings, total_steps
         self.models = Models(model, objective, temperature)
+        self.masters = MasterWeights(model)
         self.optimizers = make_optimizers(
             model,
             settings.optimizer,
@@ -110,6 +118,7 @@ class Learner:
             weight_decay=settings.weight_decay,
             adamw_lr=settings.adamw_lr if settings.adamw_lr is not None else 0.3 * settings.lr,
             head=self.models.value_head,
+            masters=self.masters,
         )
         self.num_steps = 0
         self._publish = publish
@@ -175,6 +184,7 @@ class Learner:
             with torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast):
                 loss, terms = objective(batch, self.models.scores(laid_out, batch))
             (loss * scale).backward()  # type: ignore[no-untyped-call]
+            self.masters.take_gradients()
             _add(sums, {**terms, "tokens": torch.tensor(len(batch))})
         norm = self._clip_gradient()
         finite = bool(torch.isfinite(norm))
@@ -183,6 +193,7 @@ class Learner:
         elif batches:
             for optimizer in self.optimizers:
                 optimizer.step()
+            self.masters.write_weights()
         skipped = torch.tensor(0.0 if batches and finite else 1.0)
         _add(sums, {"grad/norm": norm, "grad/skipped": skipped, "grad/count": torch.ones(())})
 
@@ -209,29 +220,24 @@ class Learner:
         metrics["train/rows"] = float(len(rows))
         return metrics
 
-    @contextmanager
-    def _update_mode(self) -> Iterator[None]:
-        """Attention, matmul precision and dropout as they are during an update; restored after."""
-        precision, training = torch.get_float32_matmul_precision(), self.model.training
-        attention = self.model.config._attn_implementation
-        torch.set_float32_matmul_precision(self.settings.matmul_precision)
-        self.model.train(self.models.scorer.is_checkpointing())
-        if self.settings.attention is not None:
-            self.model.set_attn_implementation(self.settings.attention)
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(precision)
-            self.model.train(training)
-            if self.settings.attention is not None:
-                self.model.set_attn_implementation(attention)
+    def _update_mode(self) -> AbstractContextManager[None]:
+        """The model as it is during an update; restored after."""
+        settings = self.settings
+        return update_mode(
+            self.model,
+            attention=settings.attention,
+            matmul_precision=settings.matmul_precision,
+            dropout=settings.dropout,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the model's weights: optimisers, counters, shuffling, reference weights, value head."""
+        """Everything but the model's weights: optimisers, float32 masters, counters, shuffling, the models' state."""
         return {
             "num_steps": self.num_steps,
             "rng": self._rng.bit_generator.state,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "masters": self.masters.state_dict(),
             "models": self.models.state_dict(),
         }
 
@@ -246,6 +252,7 @@ class Learner:
                 "resume with the same learner.optimizer"
             )
         self.models.load_state_dict(state["models"])
+        self.masters.load_state_dict(state["masters"])
         self.num_steps = state["num_steps"]
         self._rng.bit_generator.state = state["rng"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
