@@ -51,6 +51,7 @@ class LearnerSettings:
         autocast: bfloat16 autocast.
         gradient_checkpointing: recompute the activations of each layer in the backward pass: less memory, about a third
             more time, the same gradient.
+        logit_chunk: most tokens whose logits exist at once; None makes them take 64 MiB. The gradient does not change.
         dropout: whether the model's own dropout is active in updates. It is off by default: sampling has none.
         seed: of the shuffling into minibatches.
     """
@@ -70,6 +71,7 @@ class LearnerSettings:
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     autocast: bool = False
     gradient_checkpointing: bool = False
+    logit_chunk: Count | None = None
     dropout: bool = False
     seed: Whole = 0
 
@@ -108,7 +110,7 @@ class Learner:
     ) -> None:
         self.model: Any = model
         self.settings, self.total_steps = settings, total_steps
-        self.models = Models(model, objective, temperature)
+        self.models = Models(model, objective, temperature, settings.logit_chunk)
         self.masters = MasterWeights(model)
         self.optimizers = make_optimizers(
             model,

@@ -76,5 +76,5 @@ def test_a_float32_weight_is_its_own_master(make_model):
 
 def test_masters_of_another_model_are_refused(make_model):
     state = MasterWeights(make_model(dtype=torch.bfloat16)).state_dict()
-    with pytest.raises(ValueError, match="same model.dtype"):
+    with pytest.raises(ValueError, match="the same trainable layers"):
         MasterWeights(make_model(dtype=torch.float32)).load_state_dict(state)
