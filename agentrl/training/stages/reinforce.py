@@ -72,7 +72,7 @@ class Reinforce(StageSettings):
     importance: Importance = "none"
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = ()
     checkpoint_every: Count = 10
-    learner: LearnerSettings = LearnerSettings(lr=7e-4, schedule=Schedule("linear", final=0.1))
+    learner: LearnerSettings = LearnerSettings(lr=7e-4, schedule=Schedule("linear", final=0.1), max_mismatch=0.1)
 
     def __post_init__(self) -> None:
         if self.importance != "none" and self.recompute_old_logprobs is False:
