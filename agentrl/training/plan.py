@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from agentrl.config import OneOf, Whole, check_config, dump_config
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
-from agentrl.training import checkpoint
+from agentrl.training import checkpoint, presets
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES, Stage, StageSettings
@@ -47,7 +47,7 @@ class TrainConfig:
 
     @staticmethod
     def completed(table: dict[str, Any]) -> dict[str, Any]:
-        """The table of a file with the standard plan, where its stages name no kind.
+        """The table of a file with the standard plan, where its stages name no kind, and with the model's preset.
 
         Raises: ConfigError if a stage is not of the standard plan and has no kind.
         """
@@ -56,7 +56,7 @@ class TrainConfig:
                 raise ConfigError(f"[{old}] is now [{new}]: the settings of a stage are in the table of that stage")
         stages = table.get("stages", {})
         if not isinstance(stages, Mapping) or any(isinstance(s, Mapping) and "kind" in s for s in stages.values()):
-            return table
+            return presets.with_preset(table)
         for name in stages:
             if name not in _STANDARD:
                 raise ConfigError(
@@ -65,7 +65,7 @@ class TrainConfig:
                     f"{', '.join(STAGES.names)}"
                 )
         standard = {name: {"kind": kind, **_table(stages.get(name, {}))} for name, kind in _STANDARD.items()}
-        return {**table, "stages": standard}
+        return presets.with_preset({**table, "stages": standard})
 
     def planned(self) -> dict[str, StageSettings]:
         """The settings of the stages that are run, by name and in order; `supervise` needs demonstrators to be run."""
