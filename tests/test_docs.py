@@ -26,7 +26,7 @@ from agentrl.registry import Registry
 from agentrl.rollout.feedback.base import FEEDBACKS
 from agentrl.sandbox import make_backend
 from agentrl.training.algorithms import ALGORITHMS, stage_of
-from agentrl.training.model_setup import ModelConfig
+from agentrl.training.model_setup import LoRA, ModelConfig
 from agentrl.training.plan import TrainConfig
 from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES
@@ -212,6 +212,7 @@ def test_commands_in_the_docs_parse(page: Path) -> None:
 SECTIONS = {
     "[env]": EnvConfig,
     "[model]": ModelConfig,
+    "[model.lora]": LoRA,
     "[sampling]": SamplingConfig,
     "[run]": RunConfig,
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},

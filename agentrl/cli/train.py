@@ -180,9 +180,19 @@ def _read_summary(folder: RunFolder) -> dict[str, Any]:
 # Running. The functions import the training code themselves, because it loads torch.
 
 
+def _say_preset(config: TrainConfig) -> None:
+    """Say which defaults the model chose, and what the main settings are."""
+    from agentrl.training.presets import words_of
+
+    learners = {name: getattr(stage, "learner", None) for name, stage in config.planned().items()}
+    rates = {name: learner.lr for name, learner in learners.items() if learner is not None}
+    note(words_of(config.model.path, config.model.lora.rank, config.sampling.max_tokens, rates))
+
+
 def _train(config: TrainConfig, out: Path) -> dict[str, Any]:
     from agentrl.training.train import train
 
+    _say_preset(config)
     note(f"Training on {config.env.id}, seed {config.seed}, in {out}")
     with TrainProgress() as progress, _Rescue(out):
         return train(config, out, on_progress=progress)

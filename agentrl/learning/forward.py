@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from agentrl.learning.batches import MicroBatch
+from agentrl.learning.head import Head, TokenScores, token_scores
 from agentrl.learning.terms import entropy_of_logits
+from agentrl.learning.update_mode import is_checkpointing
 
 
 class Batch:
@@ -62,49 +65,46 @@ class TokenScorer:
     Args:
         model: a causal LM with `base_model`, and a head found by `get_output_embeddings`.
         temperature: divides the logits, as it did in sampling.
+        chunk: most tokens whose logits exist at once; None makes them take 64 MiB.
     """
 
-    def __init__(self, model: nn.Module, temperature: float = 1.0) -> None:
+    def __init__(self, model: nn.Module, temperature: float = 1.0, chunk: int | None = None) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0 to train, got {temperature}")
         self.model: Any = model
-        self.temperature = temperature
+        self.temperature, self.chunk = temperature, chunk
         self.device = next(model.parameters()).device
         self._last_maps: list[nn.Module] = []
-        self._head_is_plain = self._check_head()
-        if self._head_is_plain:
+        self._head = self._find_head()
+        if self._head is not None:
             self._last_maps = self._check_last_maps()
-
-    def is_checkpointing(self) -> bool:
-        """Whether the model recomputes activations in the backward pass, as it does only in training mode."""
-        return any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
 
     def states(self, batch: MicroBatch) -> Tensor:
         """(N, H) last hidden states at the positions that predict the trained tokens."""
         index = torch.from_numpy(batch.index).to(self.device)
-        maps = [] if self.is_checkpointing() else self._last_maps
+        maps = [] if is_checkpointing(self.model) else self._last_maps
         with _only_at(maps, index):
             hidden: Tensor = self.model.base_model(**self._inputs(batch)).last_hidden_state
         return hidden.flatten(0, 1)[index]
 
-    def logits(self, batch: MicroBatch, states: Tensor | None = None) -> Tensor:
-        """(N, V) logits, over temperature, at the positions that predict the trained tokens.
+    def scores(self, batch: MicroBatch, targets: Tensor, states: Tensor | None = None) -> TokenScores:
+        """Log-probability, entropy and rank of each trained token; logits exist in chunks where the head is known.
 
         Args: states: of `states`, where they are known already.
         """
-        logits: Tensor
-        if self._head_is_plain:
-            logits = self.model.get_output_embeddings()(self.states(batch) if states is None else states)
-        else:
-            index = torch.from_numpy(batch.index).to(self.device)
-            logits = self.model(**self._inputs(batch)).logits.flatten(0, 1)[index]
+        if self._head is not None:
+            return token_scores(self._head, self.states(batch) if states is None else states, targets, self.chunk)
+        index = torch.from_numpy(batch.index).to(self.device)
+        logits = self.model(**self._inputs(batch)).logits.flatten(0, 1)[index]
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
-        return logits if self.temperature == 1.0 else logits / self.temperature
+        logits = logits / self.temperature
+        is_top = logits.detach().argmax(-1) == targets
+        return TokenScores(token_logprobs(logits, targets), entropy_of_logits(logits), is_top)
 
     def logprobs(self, batch: MicroBatch) -> Tensor:
         """(N,) log-probability in nats of each trained token."""
-        return token_logprobs(self.logits(batch), torch.from_numpy(batch.targets).to(self.device))
+        return self.scores(batch, torch.from_numpy(batch.targets).to(self.device)).logprobs
 
     def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": torch.from_numpy(batch.ids).to(self.device), "use_cache": False}
@@ -113,12 +113,21 @@ class TokenScorer:
         return inputs
 
     @torch.no_grad()
-    def _check_head(self) -> bool:
-        """Whether the logits are the head of the last hidden state, without a soft cap or a scale."""
+    def _find_head(self) -> Head | None:
+        """The head that gives the model's logits, with the scale and soft cap of its configuration; None if unknown."""
+        layer = self.model.get_output_embeddings()
+        if type(layer) is not nn.Linear:
+            return None
         inputs, index = self._probe()
-        expected = self.model(**inputs).logits.flatten(0, 1)[index]
-        head = self.model.get_output_embeddings()
-        return head is not None and _close(expected, head(self._hidden(inputs)[index]))
+        expected = self._in_evaluation(self.model, inputs).logits.flatten(0, 1)[index]
+        states = self._hidden(inputs)[index]
+        config = self.model.config.get_text_config()
+        scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        for head in (Head(layer.weight, layer.bias), Head(layer.weight, layer.bias, scale, cap)):
+            if _close(expected, head.logits(states).to(expected.dtype)):
+                return replace(head, temperature=self.temperature)
+        return None
 
     @torch.no_grad()
     def _check_last_maps(self) -> list[nn.Module]:
@@ -145,15 +154,21 @@ class TokenScorer:
         return {"input_ids": ids, "use_cache": False}, torch.tensor([2, 5, 6, 11, 14], device=self.device)
 
     def _hidden(self, inputs: dict[str, Any]) -> Tensor:
-        training = self.model.training
-        self.model.eval()
-        hidden: Tensor = self.model.base_model(**inputs).last_hidden_state
-        self.model.train(training)
+        hidden: Tensor = self._in_evaluation(self.model.base_model, inputs).last_hidden_state
         return hidden.flatten(0, 1)
+
+    def _in_evaluation(self, part: nn.Module, inputs: dict[str, Any]) -> Any:
+        """What a part of the model answers without dropout."""
+        flags = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        answer = part(**inputs)
+        for module, training in flags:
+            module.training = training
+        return answer
 
 
 class Scores:
-    """Scores of the trained tokens under the model, each computed at its first use. Logits never leave this class.
+    """Scores of the trained tokens under the model, computed at their first use. Logits never leave `head`.
 
     Scores have a gradient if they were made where gradients are on.
 
@@ -169,7 +184,6 @@ class Scores:
     ) -> None:
         self._scorer, self._laid_out, self._batch, self._value_head = scorer, laid_out, batch, value_head
         self._with_gradient = torch.is_grad_enabled()
-        self._entropy: dict[bool, Tensor] = {}
 
     @cached_property
     def _states(self) -> Tensor:
@@ -177,28 +191,26 @@ class Scores:
             return self._scorer.states(self._laid_out)
 
     @cached_property
-    def _logits(self) -> Tensor:
+    def _scores(self) -> TokenScores:
         with torch.set_grad_enabled(self._with_gradient):
-            return self._scorer.logits(self._laid_out, None if self._value_head is None else self._states)
+            states = None if self._value_head is None else self._states
+            return self._scorer.scores(self._laid_out, self._batch.targets, states)
 
-    @cached_property
+    @property
     def logprobs(self) -> Tensor:
         """(N,) log-probability in nats of each trained token."""
-        with torch.set_grad_enabled(self._with_gradient):
-            return token_logprobs(self._logits, self._batch.targets)
+        return self._scores.logprobs
 
     @property
     def entropy(self) -> Tensor:
         """(N,) entropy in nats of the distribution of each trained token; without gradient under `no_grad`."""
-        with_gradient = self._with_gradient and torch.is_grad_enabled()
-        if with_gradient not in self._entropy:
-            self._entropy[with_gradient] = entropy_of_logits(self._logits)
-        return self._entropy[with_gradient]
+        entropy = self._scores.entropy
+        return entropy if torch.is_grad_enabled() else entropy.detach()
 
-    @cached_property
+    @property
     def is_top(self) -> Tensor:
-        """(N,) bool, whether the token is the model's most likely one."""
-        return self._logits.detach().argmax(-1) == self._batch.targets
+        """(N,) bool, whether the token is a most likely one of the model."""
+        return self._scores.is_top
 
     @cached_property
     def values(self) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,17 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agentrl.config import Count, NotNegative, Whole
+from agentrl.config import Count, Fraction, NotNegative, Whole
+from agentrl.learning import drift
 from agentrl.learning.batches import MicroBatch, Unit, pack, pad
 from agentrl.learning.columns import fill
 from agentrl.learning.forward import Batch
+from agentrl.learning.masters import MasterWeights
 from agentrl.learning.models import Models
 from agentrl.learning.objectives.base import Objective, Sums
 from agentrl.learning.optimizers import OptimizerName, Schedule, make_optimizers, set_lr
 from agentrl.learning.rows import Row
+from agentrl.learning.update_mode import update_mode
 
 logger = logging.getLogger(__name__)
 Metrics = dict[str, float]
+# AdamW keeps squares of gradients: one beyond the root of float32's range would freeze its weight for good.
+_LARGEST_UNCLIPPED = 1e18
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,14 @@ class LearnerSettings:
         attention: attention implementation during the update; None leaves the model's own.
         matmul_precision: of float32 products during the update. Lower ones use bfloat16 or TF32.
         autocast: bfloat16 autocast.
+        gradient_checkpointing: recompute the activations of each layer in the backward pass: less memory, about a third
+            more time, the same gradient.
+        logit_chunk: most tokens whose logits exist at once; None makes them take 64 MiB. The gradient does not change.
+        dropout: whether the model's own dropout is active in updates. It is off by default: sampling has none.
+        measure_share: share of the rows that go through the model once more after a step, to see how far it moved
+            (`policy/approx_kl` and the like); a quarter costs about 8% of the update. 0 leaves it out.
+        max_mismatch: refuse to begin if trainer and sampler differ by more than this mean absolute log-ratio, in nats a
+            token; 0 accepts any.
         seed: of the shuffling into minibatches.
     """
 
@@ -64,6 +77,11 @@ class LearnerSettings:
     attention: str | None = None
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     autocast: bool = False
+    gradient_checkpointing: bool = False
+    logit_chunk: Count | None = None
+    dropout: bool = False
+    measure_share: Fraction = 0.25
+    max_mismatch: NotNegative = 0.0
     seed: Whole = 0
 
     def __post_init__(self) -> None:
@@ -101,7 +119,8 @@ class Learner:
     ) -> None:
         self.model: Any = model
         self.settings, self.total_steps = settings, total_steps
-        self.models = Models(model, objective, temperature)
+        self.models = Models(model, objective, temperature, settings.logit_chunk)
+        self.masters = MasterWeights(model)
         self.optimizers = make_optimizers(
             model,
             settings.optimizer,
@@ -110,8 +129,10 @@ class Learner:
             weight_decay=settings.weight_decay,
             adamw_lr=settings.adamw_lr if settings.adamw_lr is not None else 0.3 * settings.lr,
             head=self.models.value_head,
+            masters=self.masters,
         )
         self.num_steps = 0
+        self._is_first = False
         self._publish = publish
         self._rng = np.random.default_rng(settings.seed)
 
@@ -132,19 +153,22 @@ class Learner:
         Rows that the objective ignores do not go through the model.
 
         Args: rows: with every column that the objective reads.
-        Returns: `loss/...` sums with the rows' coefficients, `policy/...` and the like means over the tokens
-            that took part, `grad/norm` before clipping, `train/...` counts.
-        Raises: ValueError if no token of the rows trains, or a column is missing.
+        Returns: `loss/...` sums with the rows' coefficients; means over the tokens that took part: `update/...` during
+            the updates, `policy/...` after and `mismatch/...` before them; `grad/norm` before clipping; counts.
+        Raises: ValueError if no token of the rows trains, or a column is missing; ModelError if in the first update
+            the trainer's probabilities are not the sampler's.
         """
         _check_rows(rows, objective)
         sums: Sums = {}
         set_lr(self.optimizers, self.settings.schedule.fraction(self.num_steps, self.total_steps))
+        self._is_first = drift.is_measured(objective)
         with self._update_mode():
             for _ in range(self.settings.num_epochs):
                 for part, scale in self._minibatches(rows, objective.unit):
                     self._update([row for row in part if not objective.ignores(row)], scale, objective, sums)
+            after = self._measured_after(rows, objective)
         self.num_steps += 1
-        return self._metrics(sums, rows)
+        return {**self._metrics(sums, rows), **after}
 
     async def publish(self) -> int:
         """Give the weights to the sampler, which drops its caches. Returns: their version; 0 without a sampler."""
@@ -173,18 +197,51 @@ class Learner:
         for laid_out in batches:
             batch = Batch(laid_out, self.models.device)
             with torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast):
-                loss, terms = objective(batch, self.models.scores(laid_out, batch))
+                scores = self.models.scores(laid_out, batch)
+                loss, terms = objective(batch, scores)
+            if drift.is_measured(objective):
+                terms = drift.named_during(terms)
+            if self._is_first:
+                terms |= drift.before_sums(batch, scores)
             (loss * scale).backward()  # type: ignore[no-untyped-call]
+            self.masters.take_gradients()
             _add(sums, {**terms, "tokens": torch.tensor(len(batch))})
+        self._check_first(sums)
         norm = self._clip_gradient()
         finite = bool(torch.isfinite(norm))
         if not finite:
-            logger.warning("the gradient is not finite: this update is skipped")
+            logger.warning(
+                "the gradient is not finite (or too large to square, without max_grad_norm): this update is skipped; "
+                "rewards, advantages or coefficients of the step are too large"
+            )
         elif batches:
             for optimizer in self.optimizers:
                 optimizer.step()
+            self.masters.write_weights()
         skipped = torch.tensor(0.0 if batches and finite else 1.0)
         _add(sums, {"grad/norm": norm, "grad/skipped": skipped, "grad/count": torch.ones(())})
+
+    def _check_first(self, sums: Sums) -> None:
+        """In the first update of the learner, refuse probabilities that are not those of the sampler."""
+        distance, count = sums.pop("ratio/first", None), sums.get("mismatch/count")
+        self._is_first = False
+        if self.num_steps == 0 and distance is not None and count is not None:
+            drift.check_first_ratio(float(distance / count), self.settings.max_mismatch)
+
+    @torch.no_grad()
+    def _measured_after(self, rows: Sequence[Row], objective: Objective) -> Metrics:
+        """`policy/...` of a sample of the rows that took part, under the updated weights."""
+        taking_part = [row for row in rows if row.mask.any() and not objective.ignores(row)]
+        if not (self.settings.measure_share and taking_part and drift.is_measured(objective)):
+            return {}
+        chosen = drift.sample(taking_part, self.settings.measure_share, objective.unit)
+        sums, tokens = Sums(), 0
+        for laid_out in self._lay_out(chosen, objective.unit):
+            batch = Batch(laid_out, self.models.device)
+            with torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast):
+                _add(sums, drift.after_sums(objective, batch, self.models.scores(laid_out, batch)))
+            tokens += len(batch)
+        return {name: float(value) / tokens for name, value in sums.items()}
 
     def _lay_out(self, rows: Sequence[Row], keep: Unit = "row") -> list[MicroBatch]:
         layout = pack if self.settings.layout == "pack" else pad
@@ -193,8 +250,16 @@ class Learner:
     def _clip_gradient(self) -> Tensor:
         """Scale the gradient down to `max_grad_norm`. Returns: its norm before."""
         parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
-        limit = self.settings.max_grad_norm or float("inf")
-        return torch.nn.utils.clip_grad_norm_(parameters, limit).detach()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            norm = _large_norm(gradients)
+        limit = self.settings.max_grad_norm
+        if limit:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        elif norm > _LARGEST_UNCLIPPED:
+            return norm * float("inf")
+        return norm.detach()
 
     def _metrics(self, sums: Sums, rows: Sequence[Row]) -> Metrics:
         """Sums to means: losses per pass over the rows, an area with a count per count, the rest per token."""
@@ -209,29 +274,24 @@ class Learner:
         metrics["train/rows"] = float(len(rows))
         return metrics
 
-    @contextmanager
-    def _update_mode(self) -> Iterator[None]:
-        """Attention, matmul precision and dropout as they are during an update; restored after."""
-        precision, training = torch.get_float32_matmul_precision(), self.model.training
-        attention = self.model.config._attn_implementation
-        torch.set_float32_matmul_precision(self.settings.matmul_precision)
-        self.model.train(self.models.scorer.is_checkpointing())
-        if self.settings.attention is not None:
-            self.model.set_attn_implementation(self.settings.attention)
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(precision)
-            self.model.train(training)
-            if self.settings.attention is not None:
-                self.model.set_attn_implementation(attention)
+    def _update_mode(self) -> AbstractContextManager[None]:
+        """The model as it is during an update; restored after."""
+        settings = self.settings
+        return update_mode(
+            self.model,
+            attention=settings.attention,
+            matmul_precision=settings.matmul_precision,
+            dropout=settings.dropout,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the model's weights: optimisers, counters, shuffling, reference weights, value head."""
+        """Everything but the model's weights: optimisers, float32 masters, counters, shuffling, the models' state."""
         return {
             "num_steps": self.num_steps,
             "rng": self._rng.bit_generator.state,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "masters": self.masters.state_dict(),
             "models": self.models.state_dict(),
         }
 
@@ -246,10 +306,17 @@ class Learner:
                 "resume with the same learner.optimizer"
             )
         self.models.load_state_dict(state["models"])
+        self.masters.load_state_dict(state["masters"])
         self.num_steps = state["num_steps"]
         self._rng.bit_generator.state = state["rng"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+
+
+def _large_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm of gradients whose squares overflow; infinite or NaN if a gradient itself is."""
+    largest = torch.stack([g.abs().max() for g in gradients]).max()
+    return torch.nn.utils.get_total_norm([g / largest for g in gradients]) * largest
 
 
 def _check_rows(rows: Sequence[Row], objective: Objective) -> None:

@@ -5,7 +5,8 @@ Which model a run has is `agentrl.training.model_setup`; its files are `agentrl.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,43 @@ from agentrl.learning.forward import Batch, Scores, TokenScorer
 from agentrl.learning.objectives.base import Objective
 
 
+class Reference:
+    """A model as it is now, kept while it is trained on: copies of its trainable weights alone.
+
+    With frozen layers or adapters these are few. Adapters that have not been trained yet add nothing, so then the
+    reference is the model without them.
+
+    Args: policy: the model.
+    """
+
+    def __init__(self, policy: nn.Module) -> None:
+        self._weights = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+        self._kept = {name: p.detach().clone() for name, p in self._weights.items()}
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The policy with the weights of the reference; nothing may train or sample meanwhile."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for name, weight in self._weights.items():
+            weight.data, self._kept[name] = self._kept[name], weight.data
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self._kept)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict`. Raises: ValueError if the state is of other weights."""
+        if set(state) != set(self._kept):
+            raise ValueError("the state holds a reference of other weights: resume with the same trainable layers")
+        for name, value in state.items():
+            self._kept[name].copy_(value)
+
+
 class Models:
     """The policy, and the other models that an objective needs.
 
@@ -23,20 +61,19 @@ class Models:
         policy: a `transformers` causal LM, updated in place.
         objective: a reference is kept if it reads `reference_logprobs`, a value head if it needs `values`.
         temperature: divides the logits, as it did in sampling.
+        chunk: as in `TokenScorer`.
     Attributes:
-        reference: a frozen copy of the policy as it is now, or None.
+        reference: the policy as it is now, or None.
         value_head: (H,) to (1,), zero at first, or None.
     """
 
-    def __init__(self, policy: nn.Module, objective: Objective, temperature: float = 1.0) -> None:
+    def __init__(
+        self, policy: nn.Module, objective: Objective, temperature: float = 1.0, chunk: int | None = None
+    ) -> None:
         self.policy: Any = policy
-        self.scorer = TokenScorer(policy, temperature)
+        self.scorer = TokenScorer(policy, temperature, chunk)
         self.device = self.scorer.device
-        self.reference: Any = None
-        self._reference_scorer: TokenScorer | None = None
-        if "reference_logprobs" in objective.columns:
-            self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
-            self._reference_scorer = TokenScorer(self.reference, temperature)
+        self.reference = Reference(policy) if "reference_logprobs" in objective.columns else None
         self.value_head = self._new_value_head() if "values" in objective.needs else None
 
     def _new_value_head(self) -> nn.Linear:
@@ -59,9 +96,10 @@ class Models:
         if column == "old_logprobs":
             return self.scorer.logprobs(laid_out)
         if column == "reference_logprobs":
-            if self._reference_scorer is None:
+            if self.reference is None:
                 raise ValueError("no reference model was kept: the objective does not read reference_logprobs")
-            return self._reference_scorer.logprobs(laid_out)
+            with self.reference.in_place():
+                return self.scorer.logprobs(laid_out)
         if column == "values":
             return self.scores(laid_out, Batch(laid_out, self.device)).values
         raise ValueError(

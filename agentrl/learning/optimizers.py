@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from agentrl.config import NotNegative, Whole
+from agentrl.learning.masters import MasterWeights
 
 OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine"]
@@ -61,6 +62,7 @@ def make_optimizers(
     weight_decay: float,
     adamw_lr: float,
     head: nn.Module | None = None,
+    masters: MasterWeights | None = None,
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of a model; together they own every trainable parameter once.
 
@@ -69,10 +71,12 @@ def make_optimizers(
         lr: peak rate of the named optimiser.
         adamw_lr: peak rate of AdamW where Muon has the matrices.
         head: a value head, which AdamW updates.
+        masters: the float32 copies that are updated in place of weights of lower precision.
     Source: Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; AdamW: Loshchilov and
         Hutter 2019, arXiv:1711.05101.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    of = masters.of if masters is not None else lambda p: p
+    parameters = [of(p) for p in model.parameters() if p.requires_grad]
     of_head = [] if head is None else list(head.parameters())
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient: nothing can train")
@@ -80,7 +84,7 @@ def make_optimizers(
         return [_adamw([*parameters, *of_head], lr, betas, weight_decay)]
     if name != "muon":
         raise ValueError(f"optimizer must be 'adamw' or 'muon', got {name!r}")
-    outer = {id(p) for p in _embedding_parameters(model)}
+    outer = {id(of(p)) for p in _embedding_parameters(model)}
     matrices = [p for p in parameters if p.ndim == 2 and id(p) not in outer]
     rest = [p for p in parameters if p.ndim != 2 or id(p) in outer]
     optimizers: list[torch.optim.Optimizer] = []

@@ -15,15 +15,18 @@ from typing import Any
 import torch
 
 from agentrl.errors import ModelError
+from agentrl.policy import adapters
 
 _WEIGHTS = ("*.safetensors", "*.bin")
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """Load a model and its tokenizer.
 
     Args:
-        folder: with `config.json`, weights and tokenizer files, as `save_pretrained` writes them.
+        folder: with `config.json`, weights and tokenizer files, as `save_pretrained` writes them; or LoRA adapters,
+            as `peft` writes them.
         device: where the model goes.
         dtype: float32 by default, so that sampling and training agree to 1e-4.
     Returns: the model in evaluation mode, and the tokenizer.
@@ -33,6 +36,8 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
 
     path = Path(folder)
     check_files(path)
+    if adapters.is_adapter_folder(path):
+        return _load_adapters(path, device, dtype)
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -46,6 +51,18 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
                 "of a model folder: use a model whose class transformers has, or convert it to one"
             ) from error
         raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    return model.to(device).eval(), tokenizer
+
+
+def _load_adapters(path: Path, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model that adapters belong to, with them; the tokenizer is the adapters' own where they have one."""
+    from transformers import AutoTokenizer
+
+    model, tokenizer = load(adapters.base_folder(path).resolve(), device=device, dtype=dtype)
+    adapters.load(model, path)
+    if any((path / name).is_file() for name in _TOKENIZER):
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     return model.to(device).eval(), tokenizer
 
 
@@ -70,11 +87,14 @@ def check_files(path: Path) -> None:
     """Raises: ModelError if the folder lacks what a model needs."""
     if not path.is_dir():
         raise ModelError(f"{path} is not a folder; give a local model folder (config.json, weights, tokenizer)")
+    if adapters.is_adapter_folder(path):
+        check_files(adapters.base_folder(path))
+        return
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} has no config.json: it is not a model folder; save one with save_pretrained")
     if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
         raise ModelError(f"{path} has no weights (*.safetensors); download or save the whole model")
-    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+    if not any((path / name).is_file() for name in _TOKENIZER):
         raise ModelError(f"{path} has no tokenizer files (tokenizer.json); save the tokenizer into the same folder")
 
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from agentrl.config import Count
+from agentrl.config import Count, Fraction, Positive, Whole
 from agentrl.errors import ConfigError
 from agentrl.messages import Message
-from agentrl.policy import model_folder
+from agentrl.policy import adapters, model_folder
 from agentrl.seeds import Purpose, integer
 
 # Enough conversations for every merge of a small vocabulary; more would only cost time.
@@ -24,6 +25,23 @@ NOTHING_TO_BEGIN_FROM = (
     "a model built from scratch has learnt nothing yet: set model.path to a local model folder, or begin with a stage "
     "that teaches it, for example stages.warm_start with demonstrators = { oracle = 1.0 }"
 )
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters that train instead of the model's own weights.
+
+    Attributes:
+        rank: of the adapters; 0 trains the model itself.
+        alpha: the adapters' output is scaled by `alpha / rank`.
+        dropout: of the adapters' input; active only with `learner.dropout`.
+        targets: linear layers that get adapters, by the ends of their names; none means all but the head.
+    """
+
+    rank: Whole = 0
+    alpha: Positive = 32.0
+    dropout: Fraction = 0.0
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,10 @@ class ModelConfig:
         dtype: `float32` or `bfloat16`.
         max_context: most tokens of an episode; None is the model's limit, up to 4096.
         slots: most episodes whose keys and values are kept at once; None is `run.max_concurrency`.
+        train_layers: train only this many of the last layers; None trains all.
+        train_weights: train only weights with such a name (`*.mlp.*`); none trains all. Together with `train_layers`
+            a weight trains that either names.
+        lora: adapters that train instead.
     """
 
     path: str | None = None
@@ -49,6 +71,9 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_context: Count | None = None
     slots: Count | None = None
+    train_layers: Count | None = None
+    train_weights: tuple[str, ...] = ()
+    lora: LoRA = LoRA()
 
     def check(self, *, teaches_from_nothing: bool) -> None:
         """Refuse a model that cannot be used.
@@ -57,15 +82,59 @@ class ModelConfig:
         Raises: ConfigError, ModelError: what is wrong, and what to do.
         """
         device_of(self.device)
+        if self.lora.rank and (self.train_layers or self.train_weights):
+            raise ConfigError("model.lora trains adapters alone: leave out model.train_layers and model.train_weights")
+        if self.lora.rank and self.path is None:
+            raise ConfigError(
+                "model.lora needs model.path: a tiny model has no weights worth keeping. Set model.path, or "
+                "model.lora.rank = 0"
+            )
         if self.path is not None:
             model_folder.check_files(Path(self.path))
         elif not teaches_from_nothing:
             raise ConfigError(NOTHING_TO_BEGIN_FROM)
 
 
-def load(config: ModelConfig, folder: str | Path) -> tuple[Any, Any]:
-    """The model (evaluation mode, on its device) and tokenizer of a folder. Raises: ModelError."""
-    return model_folder.load(folder, device=device_of(config.device), dtype=getattr(torch, config.dtype))
+def load(config: ModelConfig, folder: str | Path, seed: int = 0) -> tuple[Any, Any]:
+    """The model (evaluation mode, on its device) and tokenizer of a folder.
+
+    Args: seed: of new adapters.
+    Raises: ModelError; ConfigError if the model has not what the settings train.
+    """
+    path = Path(folder).resolve()
+    model, tokenizer = model_folder.load(path, device=device_of(config.device), dtype=getattr(torch, config.dtype))
+    if config.lora.rank and not adapters.has_adapters(model):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(integer(seed, Purpose.MODEL))
+            lora = config.lora
+            adapters.add(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+    freeze(config, model)
+    return model, tokenizer
+
+
+def freeze(config: ModelConfig, model: Any) -> None:
+    """Let only those weights require a gradient that the settings train.
+
+    Raises: ConfigError if there are none, or the model's layers cannot be found.
+    """
+    if not (config.train_layers or config.train_weights):
+        return
+    chosen: set[int] = set()
+    if config.train_layers:
+        layers = getattr(model.base_model, "layers", None)
+        if layers is None or config.train_layers > len(layers):
+            found = "no list of layers" if layers is None else f"{len(layers)} layers"
+            raise ConfigError(f"model.train_layers = {config.train_layers}: {type(model).__name__} has {found}")
+        chosen = {id(p) for layer in layers[-config.train_layers :] for p in layer.parameters()}
+    for name, parameter in model.named_parameters():
+        named = any(fnmatchcase(name, pattern) for pattern in config.train_weights)
+        parameter.requires_grad_(named or id(parameter) in chosen)
+    if not any(p.requires_grad for p in model.parameters()):
+        names = [name for name, _ in model.named_parameters()]
+        raise ConfigError(
+            f"model.train_weights = {list(config.train_weights)} names no weight; there are {', '.join(names[:3])}, "
+            f"… {names[-1]}"
+        )
 
 
 def build(config: ModelConfig, seed: int, conversations: Sequence[Sequence[Message]]) -> tuple[Any, Any]:
@@ -86,6 +155,7 @@ def build(config: ModelConfig, seed: int, conversations: Sequence[Sequence[Messa
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
     )
+    freeze(config, model)
     return model.to(torch.device(device_of(config.device))), tokenizer  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from agentrl.config import OneOf, Whole, check_config, dump_config
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
-from agentrl.training import checkpoint
+from agentrl.training import checkpoint, presets
 from agentrl.training.algorithms import expanded
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
@@ -48,7 +48,7 @@ class TrainConfig:
 
     @staticmethod
     def completed(table: dict[str, Any]) -> dict[str, Any]:
-        """The table of a file with the standard plan, where its stages name no kind.
+        """The table of a file with the standard plan, where its stages name no kind, and with the model's preset.
 
         Raises: ConfigError if a stage is not of the standard plan and has no kind.
         """
@@ -61,7 +61,7 @@ class TrainConfig:
         own_plan = any("kind" in s or ("algorithm" in s and n not in _STANDARD) for n, s in _tables(stages))
         stages = {name: expanded(stage, f"stages.{name}") for name, stage in stages.items()}
         if own_plan:
-            return {**table, "stages": stages}
+            return presets.with_preset({**table, "stages": stages})
         for name in stages:
             if name not in _STANDARD:
                 raise ConfigError(
@@ -75,7 +75,7 @@ class TrainConfig:
                     f"stages.{name}.algorithm: an algorithm learns from episodes: write it in [stages.rl]"
                 )
         standard = {name: {"kind": kind, **_table(stages.get(name, {}))} for name, kind in _STANDARD.items()}
-        return {**table, "stages": standard}
+        return presets.with_preset({**table, "stages": standard})
 
     def planned(self) -> dict[str, StageSettings]:
         """The settings of the stages that are run, by name and in order; `supervise` needs demonstrators to be run."""

@@ -215,7 +215,7 @@ class Run:
     async def _set_up_model(self, found: Path | None) -> None:
         folder = found or self.config.model.path
         if folder is not None:
-            self.model, self.tokenizer = model_setup.load(self.config.model, folder)
+            self.model, self.tokenizer = model_setup.load(self.config.model, folder, self.seed)
             return
         conversations = [conversation for stage in self.stages for conversation in await stage.conversations(self)]
         self.model, self.tokenizer = model_setup.build(self.config.model, self.seed, conversations)

@@ -15,6 +15,7 @@ from agentrl.learning.objectives.supervised import Supervised
 from agentrl.learning.objectives.value import Value
 from agentrl.learning.optimizers import Schedule
 from agentrl.learning.rows import Row, with_coefficients
+from agentrl.learning.update_mode import is_checkpointing
 
 STILL = {"lr": 0.0, "max_grad_norm": 0.0}  # an update that only leaves its gradient behind
 CLIP = PPOClip()
@@ -316,7 +317,7 @@ async def test_gradient_checkpointing_gives_the_same_gradient(make_model, make_r
     expected = await gradients(model, rows)
     model.train()  # checkpointing is on in training mode alone
     model.activation_checkpointing_enable()
-    assert Learner(model, LearnerSettings(), CLIP).models.scorer.is_checkpointing()
+    assert is_checkpointing(model)
     assert largest_difference(await gradients(model, rows), expected) < 1e-6
 
 

@@ -265,7 +265,7 @@ async def updated(model: Any, rows: list[Row], objective: Objective, layout: Any
     )
     learner = Learner(model, settings, objective, temperature=ABOUT["temperature"])
     if isinstance(objective, DPO):
-        learner.models.reference.load_state_dict(model_of(0.5).state_dict())
+        learner.models.reference.load_state_dict(dict(model_of(0.5).named_parameters()))
         rows = await learner.fill(rows, "reference_logprobs")
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     await learner.update(rows, objective)

@@ -31,7 +31,8 @@ def test_no_module_asks_and_no_model_is_loaded_with_its_own_code() -> None:
         for name, call in calls(ast.parse(path.read_text())):
             where = f"{path.relative_to(root)}:{call.lineno}"
             assert name not in ASKING, where
-            if name in ("from_pretrained", "from_config"):
+            owner = getattr(getattr(call.func, "value", None), "attr", "")
+            if name in ("from_pretrained", "from_config") and owner != "PeftConfig":  # which is JSON alone
                 loads += 1
                 given = {k.arg: k.value for k in call.keywords}
                 assert isinstance(given.get("trust_remote_code"), ast.Constant), where

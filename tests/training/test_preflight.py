@@ -215,7 +215,7 @@ def test_each_setting_of_the_update_trains(settings: dict[str, Any], tmp_path: P
     assert all(step["rollout/groups_trained"] > 0 for step in steps)
     assert all(0 < step["grad/norm"] < 1000 and math.isfinite(step["loss/policy"]) for step in steps)
     if "learner" not in settings:  # before its first update the model is the one that sampled
-        assert [step["policy/ratio_mean"] for step in steps] == pytest.approx([1.0, 1.0], abs=1e-3)
+        assert [step["update/ratio_mean"] for step in steps] == pytest.approx([1.0, 1.0], abs=1e-3)
 
 
 def test_a_folder_without_a_run_is_not_resumed(tmp_path: Path) -> None:

@@ -38,9 +38,22 @@ def supports(model: Any) -> bool:
     config = model.config
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     full = all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ())
-    plain = all(type(m) is nn.Linear for name, m in model.named_modules() if name.endswith(("_proj", "lm_head")))
+    plain = all(_is_plain(name, module) for name, module in model.named_modules())
     window = getattr(config, "sliding_window", None) if not getattr(config, "layer_types", None) else None
     return config.hidden_act == "silu" and rope in _FIXED_ROPE and full and plain and window is None
+
+
+def _is_plain(name: str, module: nn.Module) -> bool:
+    """Whether a module is computed as the lean forward does: linear maps, LoRA on those of the layers."""
+    if name.endswith("lm_head"):
+        return type(module) is nn.Linear
+    if name.endswith("_proj"):
+        return type(module) is nn.Linear or _is_lora(module)
+    return not type(module).__module__.startswith("peft.") or "_proj.lora_" in name
+
+
+def _is_lora(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("peft.tuners.lora") and type(module).__name__ == "Linear"
 
 
 @dataclass(frozen=True)
@@ -253,7 +266,10 @@ class LeanForward:
 
 
 def _linear(layer: Any, x: Tensor) -> Tensor:
-    return F.linear(x, layer.weight, layer.bias)
+    if type(layer) is nn.Linear:
+        return F.linear(x, layer.weight, layer.bias)
+    adapted: Tensor = layer(x)
+    return adapted
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -95,7 +95,9 @@ class Reinforce(StageSettings):
     importance: Annotated[Importance, OneOf(IMPORTANCES)] = NoCorrection()
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = ()
     checkpoint_every: Count = 10
-    learner: LearnerSettings = LearnerSettings(lr=4e-4, schedule=Schedule("linear", warmup_steps=5, final=0.1))
+    learner: LearnerSettings = LearnerSettings(
+        lr=4e-4, schedule=Schedule("linear", warmup_steps=5, final=0.1), max_mismatch=0.1
+    )
 
     def __post_init__(self) -> None:
         if self.pass_rate_band[0] > self.pass_rate_band[1]:

@@ -1,0 +1,71 @@
+"""Defaults that the model chooses; what the user writes always wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentrl.config import dump_config, load_config
+from agentrl.training.plan import TrainConfig
+from agentrl.training.presets import PRESETS, words_of
+
+ENV = 'env = { id = "agentrl/Shop-v0" }\n'
+FOLDER = 'model.path = "models/mine"\n'
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> Any:
+    path = tmp_path / "run.toml"
+    path.write_text(ENV + text)
+    return load_config(TrainConfig, path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "max_tokens", "rates", "optimizer"),
+    [
+        ("", 64, (0.02, 4e-4), "muon"),
+        (FOLDER, 512, (1e-5, 1e-6), "adamw"),
+        (FOLDER + "model.lora.rank = 8\n", 512, (2e-4, 1e-5), "adamw"),
+    ],
+)
+def test_the_model_chooses(tmp_path: Path, text: str, max_tokens: int, rates: tuple, optimizer: str) -> None:
+    config = load(tmp_path, text)
+    warm, rl = config.stages["warm_start"], config.stages["rl"]
+    assert config.sampling.max_tokens == max_tokens
+    assert (warm.learner.lr, rl.learner.lr) == rates
+    assert warm.learner.optimizer == optimizer
+    assert rl.learner.max_mismatch == 0.1  # what a preset does not name stays
+
+
+def test_what_is_written_wins(tmp_path: Path) -> None:
+    written = FOLDER + "sampling.max_tokens = 99\n[stages.rl]\nlearner = { lr = 3e-6 }\n"
+    config = load(tmp_path, written, "stages.warm_start.learner.schedule.warmup_steps=3")
+    assert config.sampling.max_tokens == 99
+    assert config.stages["rl"].learner.lr == 3e-6
+    assert config.stages["rl"].learner.gradient_checkpointing
+    schedule = config.stages["warm_start"].learner.schedule
+    assert (schedule.name, schedule.warmup_steps) == ("cosine", 3)
+
+
+def test_a_plan_of_ones_own_gets_it_by_kind(tmp_path: Path) -> None:
+    config = load(tmp_path, FOLDER + '[stages.pairs]\nkind = "prefer"\n[stages.last]\nkind = "evaluate"\n')
+    assert config.stages["pairs"].learner.lr == 5e-7
+
+
+def test_the_effective_settings_are_saved(tmp_path: Path) -> None:
+    config = load(tmp_path, FOLDER)
+    (tmp_path / "saved.toml").write_text(dump_config(config))
+    assert load_config(TrainConfig, tmp_path / "saved.toml") == config
+
+
+def test_a_tiny_model_keeps_the_tested_defaults(tmp_path: Path) -> None:
+    assert PRESETS["tiny"] == {}
+    assert load(tmp_path, "").stages["rl"] == TrainConfig(load(tmp_path, "").env).stages["rl"]
+
+
+def test_the_preset_is_said() -> None:
+    said = words_of("models/mine", 8, 512, {"rl": 1e-5})
+    assert "Preset lora" in said
+    assert "512 tokens a turn, learning rate of rl 1e-05" in said
+    assert "Preset tiny" in words_of(None, 0, 64, {})
