@@ -36,7 +36,11 @@ def fill(
 
 
 def with_sampled_as_old(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the sampler's logprobs as the old ones, against which the ratio is taken."""
+    """The rows with the sampler's logprobs as the old ones, against which the ratio is taken.
+
+    Raises: ValueError if a sampled token has none.
+    """
+    _check_known(rows)
     return [row.with_columns(old_logprobs=row.column("sampled_logprobs")) for row in rows]
 
 
@@ -48,14 +52,25 @@ def with_importance(rows: Sequence[Row], importance: Importance) -> list[Row]:
     Args:
         rows: with `sampled_logprobs`, `advantages`, and `old_logprobs` that the trainer filled.
         importance: `none`, truncated (`tis`) or masked (`icepop`) weights.
-    Raises: ValueError for another name.
+    Raises: ValueError for another name, or if a sampled token has no log-probability of its sampler.
     """
     if importance not in ("none", "tis", "icepop"):
         raise ValueError(f"importance must be 'none', 'tis' or 'icepop', got {importance!r}")
     if importance == "none":
         return list(rows)
+    _check_known(rows)
     weigh = truncated_importance if importance == "tis" else icepop_importance
     return [_weighed(row, weigh) for row in rows]
+
+
+def _check_known(rows: Sequence[Row]) -> None:
+    unknown = sum(int(np.isnan(row.column("sampled_logprobs")[row.mask]).sum()) for row in rows)
+    if unknown:
+        raise ValueError(
+            f"{unknown} sampled tokens have ids but no log-probabilities of their sampler, so their ratio is not "
+            'known: set recompute_old_logprobs = true with importance = "none", or sample with temperature 1, '
+            "top_p 1 and top_k 0 from a server that returns log-probabilities"
+        )
 
 
 def _weighed(row: Row, weigh: Callable[[Tensor], Tensor]) -> Row:

@@ -23,6 +23,7 @@ from agentrl.learning.forward import Batch
 from agentrl.learning.models import Models
 from agentrl.learning.objectives.base import Objective, Sums
 from agentrl.learning.optimizers import OptimizerName, Schedule, make_optimizers, set_lr
+from agentrl.learning.packing import check_packing
 from agentrl.learning.rows import Row
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,8 @@ class Learner:
     ) -> None:
         self.model: Any = model
         self.settings, self.total_steps = settings, total_steps
+        if settings.layout == "pack":
+            check_packing(model)
         self.models = Models(model, objective, temperature)
         self.optimizers = make_optimizers(
             model,

@@ -7,6 +7,7 @@ trains exactly once, no observation token ever trains, and sampled ids are never
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -27,7 +28,8 @@ Bools = npt.NDArray[np.bool_]
 class Row:
     """One training sequence: context and sampled tokens of one trajectory.
 
-    Who makes which column: the builder `sampled_logprobs` (nats under the distribution that sampled), `versions`
+    Who makes which column: the builder `sampled_logprobs` (nats under the distribution that sampled; not a number
+    where they are not known, as in demonstrations), `versions`
     (of the weights that sampled), `turns` (which sampled) and `coefficients` (weight of the token's loss in the
     step); a credit estimator `advantages` and `returns`; `Learner.fill` `old_logprobs`, `reference_logprobs` and
     `values`; `pairs` `sign` (+1 for the preferred side, -1 for the other).
@@ -163,7 +165,7 @@ def _tokens_of(turn: Turn, index: int) -> _Sampled:
             "prompt_ids and token_ids (LocalPolicy), or render the trajectory as a demonstration"
         )
     size = len(action.token_ids)
-    logprobs = action.logprobs if action.logprobs is not None else (0.0,) * size
+    logprobs = action.logprobs if action.logprobs is not None else (math.nan,) * size
     versions = action.versions if action.versions is not None else (0,) * size
     if len(logprobs) != size or len(versions) != size:
         raise ValueError(

@@ -30,7 +30,7 @@ def with_tokens(trajectory: Trajectory, chat_format: Renderer) -> Trajectory:
         else:
             prompt = (*context, *chat_format.render_more(turn.observation))
         sampled = tuple(chat_format.render_action(turn.action, trajectory.tools))
-        action = structs.replace(turn.action, prompt_ids=prompt, token_ids=sampled, logprobs=(0.0,) * len(sampled))
+        action = structs.replace(turn.action, prompt_ids=prompt, token_ids=sampled, logprobs=None)
         turns.append(structs.replace(turn, action=action))
         context = context_after(action)
     return replace(trajectory, turns=turns)
