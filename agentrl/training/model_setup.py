@@ -33,6 +33,7 @@ class ModelConfig:
     Attributes:
         path: folder of a `transformers` causal language model; None builds the tiny one.
         chat_format: `auto`, a format's name, or a reference to one from outside.
+        chat_template: Jinja file that replaces the folder's chat template; the run's models are saved with it.
         hidden_size, num_layers, vocab_size: of the tiny model.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: `float32` or `bfloat16`.
@@ -42,6 +43,7 @@ class ModelConfig:
 
     path: str | None = None
     chat_format: str = "auto"
+    chat_template: str | None = None
     hidden_size: Count = 128
     num_layers: Count = 2
     vocab_size: Count = 512
@@ -57,6 +59,8 @@ class ModelConfig:
         Raises: ConfigError, ModelError: what is wrong, and what to do.
         """
         device_of(self.device)
+        if self.chat_template is not None:
+            _template(self.chat_template, self.path)
         if self.path is not None:
             model_folder.check_files(Path(self.path))
         elif not teaches_from_nothing:
@@ -64,8 +68,26 @@ class ModelConfig:
 
 
 def load(config: ModelConfig, folder: str | Path) -> tuple[Any, Any]:
-    """The model (evaluation mode, on its device) and tokenizer of a folder. Raises: ModelError."""
-    return model_folder.load(folder, device=device_of(config.device), dtype=getattr(torch, config.dtype))
+    """The model (evaluation mode, on its device) and tokenizer of a folder.
+
+    The chat template of the settings belongs to the folder that the settings name; a checkpoint has it already.
+
+    Raises: ModelError.
+    """
+    model, tokenizer = model_folder.load(folder, device=device_of(config.device), dtype=getattr(torch, config.dtype))
+    if config.chat_template is not None and config.path is not None and Path(folder) == Path(config.path):
+        tokenizer.chat_template = _template(config.chat_template, config.path)
+    return model, tokenizer
+
+
+def _template(file: str, model: str | None) -> str:
+    """The text of a template's file. Raises: ConfigError if there is no such file, or no model that it is for."""
+    if model is None:
+        raise ConfigError("model.chat_template goes with model.path: the tiny model has a template of its own")
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"model.chat_template = {file!r} cannot be read: {error}") from error
 
 
 def build(config: ModelConfig, seed: int, conversations: Sequence[Sequence[Message]]) -> tuple[Any, Any]:

@@ -186,7 +186,7 @@ class ChatFormat(ABC):
         raise ModelError(
             f"the chat format {self.name!r} cannot write the turn {_shown(action)}: it would read back as "
             f"{_shown(read)}, so a demonstration of it would teach something else. Demonstrate what this template can "
-            'write (some take one call a turn), or set chat_format = "generic" (--chat-format generic)'
+            'write (some take one call a turn), or set model.chat_format = "generic" (--chat-format generic for a command)'
         )
 
     def _after_turn(self, new_messages: Sequence[Message]) -> str:
@@ -229,7 +229,9 @@ class ChatFormat(ABC):
     def _after_mark(self, text: str) -> str:
         _, found, after = text.partition(MARK)
         if not found:
-            raise ModelError("the chat template drops assistant turns; give another one with chat_template=")
+            raise ModelError(
+                "the chat template drops assistant turns: give another one (model.chat_template, --chat-template)"
+            )
         return after
 
     def _find_closer(self) -> str:

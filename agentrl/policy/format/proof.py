@@ -16,9 +16,9 @@ from agentrl.policy.format.dialect import MARK, PROBE_TOOL, SHOWS_NO_TOOLS, USER
 _TOOL = "zq_probe_tool"
 _OTHER = "zq_result_of_the_call"
 _WHAT_TO_SET = (
-    'Set chat_format = "generic" (--chat-format generic), which describes the tools in the system prompt and writes '
-    "calls as text, or give the model another chat template (model.chat_template in a training run, --chat-template "
-    "for a command)."
+    'Set model.chat_format = "generic" in a training run, --chat-format generic for a command: it describes the tools in '
+    "the system prompt and writes calls as text. Or give the model another chat template: model.chat_template, "
+    "--chat-template"
 )
 _CALLS: Sequence[ToolCall] = (
     ToolCall(_TOOL, {}),
