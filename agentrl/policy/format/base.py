@@ -186,7 +186,7 @@ class ChatFormat(ABC):
         raise ModelError(
             f"the chat format {self.name!r} cannot write the turn {_shown(action)}: it would read back as "
             f"{_shown(read)}, so a demonstration of it would teach something else. Demonstrate what this template can "
-            'write (some take one call a turn), or set model.chat_format = "generic" (--chat-format generic for a command)'
+            'write (some take one call a turn), or set model.chat_format = "generic" (--chat-format generic)'
         )
 
     def _after_turn(self, new_messages: Sequence[Message]) -> str:

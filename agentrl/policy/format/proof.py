@@ -16,8 +16,8 @@ from agentrl.policy.format.dialect import MARK, PROBE_TOOL, SHOWS_NO_TOOLS, USER
 _TOOL = "zq_probe_tool"
 _OTHER = "zq_result_of_the_call"
 _WHAT_TO_SET = (
-    'Set model.chat_format = "generic" in a training run, --chat-format generic for a command: it describes the tools in '
-    "the system prompt and writes calls as text. Or give the model another chat template: model.chat_template, "
+    'Set model.chat_format = "generic" in a training run, --chat-format generic for a command: it describes the tools '
+    "in the system prompt and writes calls as text. Or give the model another chat template: model.chat_template, "
     "--chat-template"
 )
 _CALLS: Sequence[ToolCall] = (
@@ -34,6 +34,12 @@ def prove(form: ChatFormat) -> None:
 
     Raises: ModelError that says what is not so, and what to set.
     """
+    if not form.closer:
+        raise ModelError(
+            "the chat template ends a turn with no token that the tokenizer has, so the model could never stop: let it "
+            "end turns with the tokenizer's eos token (model.chat_template, --chat-template), or add its own token to the "
+            "tokenizer"
+        )
     _prove_prompt(form)
     for call in _CALLS:
         _prove_call(form, call)

@@ -183,6 +183,12 @@ def test_a_template_whose_calls_nobody_reads_is_refused_with_what_to_set() -> No
     assert form.parse(form.render_action(Action(tool_calls=calls))).tool_calls == calls
 
 
+def test_a_template_whose_turns_never_end_is_refused() -> None:
+    family = Family(FAMILIES["chatml"].template, ("<|endoftext|>",), "<|endoftext|>")
+    with pytest.raises(ModelError, match=r"never stop.*eos token"):
+        prove(chat_format(tokenizer_of(family)))
+
+
 def test_a_forced_syntax_that_is_not_the_templates_is_refused() -> None:
     with pytest.raises(ModelError, match="'hermes' does not read back"):
         prove(chat_format(tokenizer_of(FAMILIES["qwen3_coder"]), "hermes"))
