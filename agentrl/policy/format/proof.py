@@ -37,8 +37,8 @@ def prove(form: ChatFormat) -> None:
     if not form.closer:
         raise ModelError(
             "the chat template ends a turn with no token that the tokenizer has, so the model could never stop: give a "
-            "template that ends turns with the tokenizer's eos token (model.chat_template, --chat-template), or add the "
-            "template's own token to the tokenizer"
+            "template that ends turns with the tokenizer's eos token (model.chat_template, --chat-template), or add "
+            "the template's own token to the tokenizer"
         )
     _prove_prompt(form)
     for call in _CALLS:
