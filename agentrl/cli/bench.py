@@ -6,7 +6,6 @@ Owns the options. `agentrl.bench` owns what is played, the scores and the tables
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import default_out, run_bench
 from agentrl.bench.views.table import render
 from agentrl.cli.boundary import EXIT_INTERRUPTED, EXIT_UNTRUSTED, json_option, note, print_json
+from agentrl.cli.policy_options import policy_of, policy_options
 from agentrl.cli.progress import Counter
 from agentrl.env import registry
-from agentrl.policy.base import SamplingParams
-from agentrl.policy.by_name import GRAMMAR, PolicySetup, default_sampling, parse_spec
+from agentrl.policy.by_name import PolicySetup
 from agentrl.trajectory import Trajectory
 
 _PIPE_WIDTH = 120
@@ -31,15 +30,11 @@ _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./f
 
 @click.command("bench")
 @click.argument("env")
-@click.option("--policy", default="oracle", show_default=True, help=GRAMMAR)
-@click.option("--base-url", help="Address of the server for openai:NAME, such as http://localhost:8000/v1.")
-@click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable that holds its key.")
+@policy_options
 @click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Episodes per task.")
 @click.option("--tasks", type=click.IntRange(1), help="How many tasks of the split; all by default.")
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0), help="0 is greedy; the policy's own by default.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of one turn; the policy's own by default.")
 @click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Episodes at a time.")
 @click.option("--references/--no-references", default=True, show_default=True, help="Play null and oracle as well.")
 @click.option("--measure", "measures", multiple=True, metavar="NAME", help=_MEASURE_HELP)
@@ -50,7 +45,6 @@ def command(
     ctx: click.Context,
     /,
     env: str,
-    policy: str,
     trials: int,
     tasks: int | None,
     split: str,
@@ -69,13 +63,11 @@ def command(
 
     Exit code 3 if episodes were discarded after the model had acted, so that the success rate cannot be trusted.
     """
-    parse_spec(policy)
+    policy = policy_of(options, seed=seed)
     registry.spec(env)
     measures = measures_of(options["measures"])
-    sampling = _sampling(policy, options["temperature"], options["max_tokens"])
-    config = BenchConfig(split, tasks, trials, seed, sampling, concurrency, references)
-    setup = PolicySetup(options["base_url"], options["api_key_env"], sampling, seed)
-    result = _run(env, policy, config, out or default_out(env, policy), setup, measures)
+    config = BenchConfig(split, tasks, trials, seed, policy.setup.sampling, concurrency, references)
+    result = _run(env, policy.name, config, out or default_out(env, policy.name), policy.setup, measures)
     if as_json:
         print_json(result.to_json())
     else:
@@ -89,13 +81,6 @@ def command(
         if as_json:  # the tables hold them otherwise
             note(f"Warning: {'; '.join(result.warnings)}.")
         ctx.exit(EXIT_UNTRUSTED)
-
-
-def _sampling(policy: str, temperature: float | None, max_tokens: int | None) -> SamplingParams | None:
-    """The sampling that the options ask for; None if they ask for none, so that the policy keeps its own."""
-    given = {"temperature": temperature, "max_tokens": max_tokens}
-    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return replace(default_sampling(policy), **known) if known else None
 
 
 def _run(

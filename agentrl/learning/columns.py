@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from agentrl.learning.batches import MicroBatch
-from agentrl.learning.rows import Row
+from agentrl.learning.rows import Row, check_sampler_known
 
 
 def fill(
@@ -31,5 +31,9 @@ def fill(
 
 
 def with_sampled_as_old(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the sampler's logprobs as the old ones, against which the ratio is taken."""
+    """The rows with the sampler's logprobs as the old ones, against which the ratio is taken.
+
+    Raises: ValueError if a sampled token has none.
+    """
+    check_sampler_known(rows)
     return [row.with_columns(old_logprobs=row.column("sampled_logprobs")) for row in rows]

@@ -28,14 +28,19 @@ def before_sums(batch: Batch, scores: Scores) -> Sums:
 
     Under the weights that sampled, all of it is numerical: `mismatch/nats` is the mean absolute difference of the two
     log-probabilities, `mismatch/tail` the share of tokens whose probabilities differ by more than a factor of two.
+    Tokens whose sampler told no log-probability are left out.
     """
     distance = (scores.logprobs - batch.column("sampled_logprobs")).abs()
-    return {
-        "mismatch/nats": distance.sum(),
-        "mismatch/tail": (distance > _TAIL).sum(),
-        "mismatch/count": torch.tensor(float(len(batch))),
-        "ratio/first": (scores.logprobs - batch.column("old_logprobs")).abs().sum(),
-    }
+    distance = distance[~distance.isnan()]
+    first = (scores.logprobs - batch.column("old_logprobs")).abs()
+    sums = {"ratio/first": first.sum(), "ratio/count": torch.tensor(float(len(first)))}
+    if len(distance):
+        sums |= {
+            "mismatch/nats": distance.sum(),
+            "mismatch/tail": (distance > _TAIL).sum(),
+            "mismatch/count": torch.tensor(float(len(distance))),
+        }
+    return sums
 
 
 def check_first_ratio(distance: float, most: float) -> None:

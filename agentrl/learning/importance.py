@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from agentrl.config import NotNegative, Positive
-from agentrl.learning.rows import Row
+from agentrl.learning.rows import Row, check_sampler_known
 from agentrl.learning.terms import masked_importance, sequence_log_ratio, truncated_importance
 from agentrl.registry import Registry
 
@@ -128,8 +128,12 @@ def with_importance(rows: Sequence[Row], importance: Importance) -> list[Row]:
     """The rows with the weights multiplied into their advantages: every policy loss is proportional to them.
 
     Args: rows: with `sampled_logprobs`, `advantages`, and `old_logprobs` that the trainer filled.
+    Raises: ValueError if a sampled token has no log-probability of its sampler.
     """
-    return [_weighed(row, importance) for row in rows] if importance.corrects else list(rows)
+    if not importance.corrects:
+        return list(rows)
+    check_sampler_known(rows)
+    return [_weighed(row, importance) for row in rows]
 
 
 def _weighed(row: Row, importance: Importance) -> Row:

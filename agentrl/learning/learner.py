@@ -25,6 +25,7 @@ from agentrl.learning.masters import MasterWeights
 from agentrl.learning.models import Models
 from agentrl.learning.objectives.base import Objective, Sums
 from agentrl.learning.optimizers import OptimizerName, Schedule, make_optimizers, set_lr
+from agentrl.learning.packing import check_packing
 from agentrl.learning.rows import Row
 from agentrl.learning.update_mode import update_mode
 
@@ -119,6 +120,8 @@ class Learner:
     ) -> None:
         self.model: Any = model
         self.settings, self.total_steps = settings, total_steps
+        if settings.layout == "pack":
+            check_packing(model)
         self.models = Models(model, objective, temperature, settings.logit_chunk)
         self.masters = MasterWeights(model)
         self.optimizers = make_optimizers(
@@ -223,7 +226,7 @@ class Learner:
 
     def _check_first(self, sums: Sums) -> None:
         """In the first update of the learner, refuse probabilities that are not those of the sampler."""
-        distance, count = sums.pop("ratio/first", None), sums.get("mismatch/count")
+        distance, count = sums.pop("ratio/first", None), sums.pop("ratio/count", None)
         self._is_first = False
         if self.num_steps == 0 and distance is not None and count is not None:
             drift.check_first_ratio(float(distance / count), self.settings.max_mismatch)

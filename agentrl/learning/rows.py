@@ -7,6 +7,7 @@ trains exactly once, no observation token ever trains, and sampled ids are never
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -28,7 +29,8 @@ Bools = npt.NDArray[np.bool_]
 class Row:
     """One training sequence: context and sampled tokens of one trajectory.
 
-    Who makes which column: the builder `sampled_logprobs` (nats under the distribution that sampled), `versions`
+    Who makes which column: the builder `sampled_logprobs` (nats under the distribution that sampled; not a number
+    where they are not known, as in demonstrations), `versions`
     (of the weights that sampled), `turns` (which sampled) and `coefficients` (weight of the token's loss in the
     step); a credit estimator `advantages` and `returns`; `Learner.fill` `old_logprobs`, `reference_logprobs` and
     `values`; `pairs` `sign` (+1 for the preferred side, -1 for the other).
@@ -164,7 +166,7 @@ def _tokens_of(turn: Turn, index: int) -> _Sampled:
             "prompt_ids and token_ids (LocalPolicy), or render the trajectory as a demonstration"
         )
     size = len(action.token_ids)
-    logprobs = action.logprobs if action.logprobs is not None else (0.0,) * size
+    logprobs = action.logprobs if action.logprobs is not None else (math.nan,) * size
     versions = action.versions if action.versions is not None else (0,) * size
     if len(logprobs) != size or len(versions) != size:
         raise ValueError(
@@ -261,3 +263,14 @@ def _weights(tokens: Mapping[int, int], aggregation: Aggregation, max_tokens: in
             raise ValueError(f"aggregation 'constant' needs max_tokens of at least 1, got {max_tokens}")
         return empty | {number: 1.0 / (len(trained) * max_tokens) for number in trained}
     raise ValueError(f"aggregation must be 'token', 'sequence' or 'constant', got {aggregation!r}")
+
+
+def check_sampler_known(rows: Sequence[Row]) -> None:
+    """Raises: ValueError if a sampled token has no log-probability of its sampler."""
+    unknown = sum(int(np.isnan(row.column("sampled_logprobs")[row.mask]).sum()) for row in rows)
+    if unknown:
+        raise ValueError(
+            f"{unknown} sampled tokens have ids but no log-probabilities of their sampler, so their ratio is not "
+            'known: set recompute_old_logprobs = true with importance = "none", or sample with temperature 1, '
+            "top_p 1 and top_k 0 from a server that returns log-probabilities"
+        )

@@ -1,4 +1,4 @@
-"""Policies by name, as commands and configurations write them: `oracle`, `local:DIR`, `openai:NAME`.
+"""Policies by name, as commands and configurations write them: `oracle`, `local:DIR`, `openai:NAME`, `./file.py:Name`.
 
 Owns the grammar and its errors. Torch and httpx are imported only for the kinds that need them.
 """
@@ -6,6 +6,9 @@ Owns the grammar and its errors. Torch and httpx are imported only for the kinds
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from agentrl.errors import ConfigError, ModelError, did_you_mean
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.registry import Registry
+from agentrl.registry import Registry, load_reference
 
 if TYPE_CHECKING:
     from agentrl.policy.scripted import Prompt
 
-GRAMMAR = "oracle | null | random | human | scripted:NAME | local:DIR | openai:NAME"
+GRAMMAR = "oracle | null | random | human | scripted:NAME | local:DIR | openai:NAME | ./file.py:NAME | module:NAME"
 _PLAIN = ("oracle", "null", "random", "human")
 # What the part after the colon is, for the kinds that have one.
 _ARGUMENTS: Mapping[str, str] = {
@@ -27,6 +30,9 @@ _ARGUMENTS: Mapping[str, str] = {
     "openai": "the model's name as the server knows it",
 }
 _SEARCH_DEPTH = 3
+# The kind of a policy that is named by a reference to code.
+CODE = "code"
+_REFERENCE = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:[A-Za-z_]\w*")
 POLICIES = Registry(
     "policy",
     "agentrl.policies",
@@ -37,12 +43,17 @@ POLICIES = Registry(
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """A parsed name: `local:runs/x/model` has kind `local` and argument `runs/x/model`."""
+    """A parsed name: `local:runs/x/model` has kind `local` and argument `runs/x/model`.
+
+    A reference, `./file.py:Name` or `package.module:Name`, has kind `code` and is the argument.
+    """
 
     kind: str
     argument: str = ""
 
     def __str__(self) -> str:
+        if self.kind == CODE:
+            return self.argument
         return f"{self.kind}:{self.argument}" if self.argument else self.kind
 
 
@@ -72,7 +83,7 @@ class PolicySetup:
 
 
 def parse_spec(text: str) -> PolicySpec:
-    """Read a policy's name; nothing is looked up.
+    """Read a policy's name; nothing is imported.
 
     Raises: ConfigError that names the nearest kind, or what is missing after the colon.
     """
@@ -81,11 +92,19 @@ def parse_spec(text: str) -> PolicySpec:
         if colon:
             raise ConfigError(f"policy {text!r}: {kind!r} takes nothing after it; write {kind!r}")
         return PolicySpec(kind)
+    if kind not in POLICIES.names and _is_reference(text.strip()):
+        return PolicySpec(CODE, text.strip())
     if kind not in POLICIES.names:
         raise ConfigError(f"no policy {text!r}.{_nearest(text, kind, argument)} A policy is {GRAMMAR}")
     if kind in _ARGUMENTS and not argument.strip():
         raise ConfigError(f"policy {text!r}: after '{kind}:' comes {_ARGUMENTS[kind]}")
     return PolicySpec(kind, argument)
+
+
+def _is_reference(text: str) -> bool:
+    """Whether this names code: a file, or a name in a module that is installed."""
+    found = _REFERENCE.fullmatch(text)
+    return ".py:" in text or (found is not None and importlib.util.find_spec(found[1]) is not None)
 
 
 def _nearest(text: str, kind: str, argument: str) -> str:
@@ -124,7 +143,8 @@ def resolve(spec: str | PolicySpec, setup: PolicySetup | None = None, **more: An
     spec = parse_spec(spec) if isinstance(spec, str) else spec
     if setup.base_url is not None and spec.kind != "openai":
         raise ConfigError(f"a base URL goes with openai:NAME, not with {str(spec)!r}")
-    policy: Policy = POLICIES.find(spec.kind)(spec.argument, setup)
+    make = _code if spec.kind == CODE else POLICIES.find(spec.kind)
+    policy: Policy = make(spec.argument, setup)
     return policy
 
 
@@ -160,6 +180,27 @@ def _human(_: str, setup: PolicySetup) -> Policy:
     if setup.prompt is None:
         raise ConfigError("policy 'human' needs somebody to ask: use `agentrl play ENV`, or give a prompt function")
     return HumanPolicy(setup.prompt)
+
+
+def _code(reference: str, setup: PolicySetup) -> Policy:
+    """A policy that is named by a reference: an object, or what makes one, of nothing or of the set-up."""
+    found = load_reference(reference)
+    if not isinstance(found, Policy) and callable(found):
+        found = found(setup) if _takes_one(found) else found()
+    if not isinstance(found, Policy):
+        raise ConfigError(
+            f"policy {reference!r} is {type(found).__name__}: name a Policy, or a class or function that makes one of "
+            "no arguments or of a PolicySetup (from agentrl.policy.base import Policy)"
+        )
+    if found.name == Policy.name:
+        found.name = reference
+    return found
+
+
+def _takes_one(made: Any) -> bool:
+    """Whether something cannot be called without its first argument."""
+    needed = [p for p in inspect.signature(made).parameters.values() if p.default is p.empty and p.kind <= 1]
+    return len(needed) == 1
 
 
 def _local(folder: str, setup: PolicySetup) -> Policy:

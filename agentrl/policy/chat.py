@@ -14,7 +14,7 @@ import logging
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -26,6 +26,7 @@ from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.chat_errors import ServerError, error_inside, error_of, shorten, unreadable
 from agentrl.policy.chat_history import encoded
+from agentrl.policy.chat_options import ChatOptions
 from agentrl.policy.chat_wire import (
     REASONING_FIELDS,
     ResponseError,
@@ -44,71 +45,13 @@ _BUSY = frozenset({408, 409, 425, 429, 503, 529})
 # Reasoning models write long answers. Most completions end long before this limit.
 DEFAULT_SAMPLING = SamplingParams(max_tokens=4096)
 OPENAI_URL = "https://api.openai.com/v1"
-_FIRST_BACKOFF_S = 0.5
 _CONNECT_TIMEOUT_S = 10.0
 _SHOWN_CHARS = 500
 _GENERATION_CHARS = 4000
-_MAX_RESPONSE_BYTES = 64 << 20
 _CONTROL_TIMEOUT_S = 30.0
 _KEY_CHARS = 16
 _JSON = {"Content-Type": "application/json"}
 _CREDENTIAL_HEADERS = ("authorization", "proxy-authorization")
-
-
-@dataclass(frozen=True)
-class ChatOptions:
-    """Limits, retries and further fields of the requests to a server.
-
-    Attributes:
-        timeout_s: seconds for one try, from sending the request to the last byte of the answer.
-        max_retries: tries after the first, on 408/409/425/429/5xx, lost connections and timeouts.
-        max_backoff_s: longest pause between tries, in seconds. Pauses double from 0.5 s, with jitter.
-        max_wait_s: longest pause that the server may ask for (`Retry-After`), in seconds. A longer one is a
-            fault at once.
-        max_concurrency: most requests in flight at the same time.
-        requests_per_minute: most requests in a minute, evenly spaced; None sets no limit.
-        tool_choice, parallel_tool_calls: sent with every request that has tools; None leaves the server's default.
-        max_tokens_field: name of the field that limits the answer; `max_completion_tokens` for OpenAI's
-            reasoning models.
-        send_reasoning: send the model's earlier reasoning back, in the field in which the server gave it.
-        return_token_ids: ask for token ids and logprobs (vLLM), which training on this policy's samples needs.
-        extra_body: further fields of every request; a value of None removes a field.
-        headers: further HTTP headers; their values are treated as secrets.
-    """
-
-    timeout_s: float = 120.0
-    max_retries: int = 6
-    max_backoff_s: float = 30.0
-    max_wait_s: float = 300.0
-    max_concurrency: int = 64
-    requests_per_minute: float | None = None
-    tool_choice: str | Mapping[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    max_tokens_field: str = "max_tokens"
-    send_reasoning: bool = True
-    return_token_ids: bool = False
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.timeout_s <= 0 or self.max_retries < 0 or self.max_concurrency < 1:
-            raise ConfigError(
-                "timeout_s must be above 0, max_retries 0 or more and max_concurrency 1 or more, "
-                f"got {self.timeout_s}, {self.max_retries} and {self.max_concurrency}"
-            )
-        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
-            raise ConfigError(f"requests_per_minute must be above 0, got {self.requests_per_minute}")
-
-    @property
-    def retry(self) -> Retry:
-        """These options as the rule for retries."""
-        return Retry(
-            attempts=self.max_retries + 1,
-            base_s=_FIRST_BACKOFF_S,
-            max_wait_s=self.max_backoff_s,
-            max_asked_s=self.max_wait_s,
-            jitter="half",
-        )
 
 
 class _Gate:
@@ -126,7 +69,7 @@ class _Gate:
     async def __aenter__(self) -> None:
         await self._slots.acquire()
         try:
-            while (wait_s := self._closed_until_s - monotonic()) > 0:  # noqa: ASYNC110 - a 429 may extend the pause
+            while (wait_s := self._closed_until_s - monotonic()) > 0:  # noqa: ASYNC110 (a pause may be prolonged)
                 await asyncio.sleep(wait_s)
             if self._spacing_s:
                 at_s = max(monotonic(), self._next_s)
@@ -380,7 +323,7 @@ class ChatPolicy(Policy):
             asyncio.timeout(timeout_s),
             client.stream("POST", self._url, content=body, headers=_JSON) as response,
         ):
-            content = await _content_of(response)
+            content = await _content_of(response, self.options.max_reply_bytes)
         if response.status_code != 200:
             return error_of(response.status_code, content, response.headers)
         try:
@@ -395,7 +338,7 @@ class ChatPolicy(Policy):
     def _read(self, response: Mapping[str, Any], sampling: SamplingParams) -> Action:
         # A short secret is no key, but a word such as EMPTY, which an answer may hold.
         secrets = [secret for secret in self._secrets() if len(secret) >= _KEY_CHARS]
-        action = redacted(action_of(response, sampling), Redactor(secrets))
+        action = redacted(action_of(response, sampling, self.options.extra_body), Redactor(secrets))
         self._reasoning_field = reasoning_field_of(response) or self._reasoning_field
         self._answered = True
         return action
@@ -457,13 +400,13 @@ async def _close_lane(lane: _Lane) -> None:
         await lane.client.aclose()
 
 
-async def _content_of(response: httpx.Response) -> bytes:
-    """The body. Raises: ResponseError if it is larger than any completion."""
+async def _content_of(response: httpx.Response, most: int) -> bytes:
+    """The body. Raises: ResponseError if it is larger than `most` bytes."""
     parts, size = [], 0
     async for part in response.aiter_bytes():
         size += len(part)
-        if size > _MAX_RESPONSE_BYTES:
-            raise ResponseError(f"the body is larger than {_MAX_RESPONSE_BYTES >> 20} MiB")
+        if size > most:
+            raise ResponseError(f"the body is larger than max_reply_bytes={most}")
         parts.append(part)
     return b"".join(parts)
 

@@ -61,6 +61,18 @@ _FINISH: Mapping[str, Finish] = {
 }
 
 
+# What leaves the model's distribution as it is, for servers that return token ids and log-probabilities (vLLM, SGLang).
+_NEUTRAL: Mapping[str, Any] = {
+    "top_k": -1,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+# Further fields of a request that change it, whatever their value.
+_BIASES = ("logit_bias", "typical_p", "min_tokens", "bad_words", "allowed_token_ids", "ignore_eos")
+
+
 class ResponseError(Exception):
     """A response that is not a chat completion; a retry may help. The text may be long and may hold secrets."""
 
@@ -76,7 +88,11 @@ def request_body(
     return_token_ids: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON body of a request. It has no field that was not asked for: strict servers refuse unknown ones.
+    """The JSON body of a request.
+
+    Servers take what is not sent from the model's folder (vLLM samples with its top_k), so top_p is always sent, and
+    where log-probabilities are asked for, so is everything that changes the distribution. No other field is sent that
+    was not asked for: strict servers refuse unknown ones.
 
     Args:
         reasoning_field: name of the field in which earlier reasoning is sent back; None sends none.
@@ -87,9 +103,8 @@ def request_body(
         "messages": sent_messages(messages, tools, reasoning_field),
         "temperature": sampling.temperature,
         max_tokens_field: sampling.max_tokens,
+        "top_p": sampling.top_p,
     }
-    if sampling.top_p < 1:
-        body["top_p"] = sampling.top_p
     if sampling.top_k:
         body["top_k"] = sampling.top_k
     if sampling.stop:
@@ -98,6 +113,8 @@ def request_body(
         body["seed"] = sampling.seed
     if return_token_ids:
         body |= {"return_token_ids": True, "logprobs": True}
+    if return_token_ids or (options or {}).get("logprobs"):
+        body = {**_NEUTRAL, **body}
     if tools:
         body["tools"] = [dict(tool) for tool in tools]
     body |= {name: value for name, value in (options or {}).items() if tools or not _is_about_tools(name)}
@@ -109,18 +126,21 @@ def _is_about_tools(name: str) -> bool:
     return name in ("tool_choice", "parallel_tool_calls")
 
 
-def action_of(response: Mapping[str, Any], sampling: SamplingParams) -> Action:
+def action_of(
+    response: Mapping[str, Any], sampling: SamplingParams, extra_body: Mapping[str, Any] | None = None
+) -> Action:
     """The action in a chat completion.
 
     Arguments that are not a JSON object become `ToolCall.error`. Token ids and logprobs are taken if the server gives
     them. Logprobs are taken only if sampling did not change the model's distribution (temperature 1, no top-p,
-    no top-k), because servers report the distribution before these are applied.
+    no top-k, nothing in `extra_body`), because servers report the distribution before these are applied.
 
     Raises: ResponseError if the response has no choice with a message, or the server failed within the turn.
     """
     try:
         choice = response["choices"][0]
-        return _with_tokens(_spoken(choice, response.get("usage")), response, choice, sampling)
+        exact = _keeps_distribution(sampling, extra_body or {})
+        return _with_tokens(_spoken(choice, response.get("usage")), response, choice, exact=exact)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ResponseError(f"no choice with a readable message in {response!r}") from error
 
@@ -223,20 +243,26 @@ def _usage_of(usage: Any) -> dict[str, int] | None:
     return {name: int(count) for name, count in counts.items() if isinstance(count, int)}
 
 
-def _with_tokens(
-    action: Action, response: Mapping[str, Any], choice: Mapping[str, Any], sampling: SamplingParams
-) -> Action:
+def _with_tokens(action: Action, response: Mapping[str, Any], choice: Mapping[str, Any], *, exact: bool) -> Action:
     """The action with sampled ids, prompt ids and logprobs, if the response has them and their lengths agree."""
     entries = (choice.get("logprobs") or {}).get("content") or []
     token_ids = _ids(choice.get("token_ids")) or _ids_in_names(entries)
     if not token_ids:
         return action
     prompt_ids = _ids(response.get("prompt_token_ids")) or _ids(choice.get("prompt_token_ids"))
-    untempered = (sampling.temperature, sampling.top_p, sampling.top_k) == (1.0, 1.0, 0)
     logprobs = None
-    if untempered and len(entries) == len(token_ids):
+    if exact and len(entries) == len(token_ids):
         logprobs = tuple(float(entry["logprob"]) for entry in entries)
     return structs.replace(action, token_ids=token_ids, prompt_ids=prompt_ids, logprobs=logprobs)
+
+
+def _keeps_distribution(sampling: SamplingParams, extra_body: Mapping[str, Any]) -> bool:
+    """Whether tokens are drawn from the model's own distribution."""
+    asked = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1}
+    given = {**asked, **extra_body}
+    neutral = {"temperature": 1.0, "top_p": 1.0, **_NEUTRAL}
+    plain = all(given.get(name, value) == value for name, value in neutral.items())
+    return plain and not any(given.get(name) for name in _BIASES)
 
 
 def _ids(value: Any) -> tuple[int, ...] | None:

@@ -19,7 +19,9 @@ from agentrl.errors import ModelError
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.control import control_messages, has_spoken
+from agentrl.policy.engine import proof as engine_proof
 from agentrl.policy.engine.scheduler import Completion, Engine, EngineOptions
+from agentrl.policy.format import proof as format_proof
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.format.choice import chat_format
 from agentrl.policy.model_folder import load
@@ -62,6 +64,7 @@ class LocalPolicy(Policy):
         seed: mixed with the episode's id where `sampling.seed` is None. A `sampling.seed` names the stream
             alone: episodes sampled with the same one draw the same random numbers.
         version: number of the first weights; a resumed run continues its count.
+    Raises: ModelError if the chat format or the engine cannot be proved right for the model; it says what to set.
     """
 
     name = "local"
@@ -81,9 +84,10 @@ class LocalPolicy(Policy):
     ) -> None:
         self.model, self.tokenizer, self.sampling, self.seed = model, tokenizer, sampling, seed
         self.format = _format_of(chat_format, model, tokenizer, chat_template)
-        limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or _MAX_CONTEXT)
-        options = EngineOptions(slots=slots, context=min(max_context or _MAX_CONTEXT, limit))
+        format_proof.prove(self.format)
+        options = EngineOptions(slots=slots, context=_context(model, max_context))
         self.engine = Engine(model, stop_ids=self.format.stop_ids, decode=self.format.decode, options=options)
+        engine_proof.prove(self.engine)
         self.engine.version = version
         self._episodes: dict[str, _Episode] = {}
         self._warned = False
@@ -136,7 +140,7 @@ class LocalPolicy(Policy):
         done = await self.engine.sample(episode_id, prompt, sampling, seed)
         if not done.ids:
             self._warn_of_no_room(len(prompt))
-        action = self._action(prompt, done)
+        action = self._action(prompt, done, tools)
         closed = bool(done.ids) and done.ids[-1] in self.format.stop_ids
         seen = (*messages, action.to_message())
         self._episodes[episode_id] = _Episode(seen, tools, (*prompt, *done.ids), closed, turn + 1)
@@ -178,9 +182,9 @@ class LocalPolicy(Policy):
             return False
         return True
 
-    def _action(self, prompt: tuple[int, ...], done: Completion) -> Action:
+    def _action(self, prompt: tuple[int, ...], done: Completion, tools: Sequence[Mapping[str, Any]]) -> Action:
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(done.ids), "cached_tokens": done.cached}
-        action = self.format.parse(done.ids)
+        action = self.format.parse(done.ids, tools)
         finish = "tool_calls" if done.finish == "stop" and action.tool_calls else done.finish
         return structs.replace(
             action,
@@ -191,6 +195,24 @@ class LocalPolicy(Policy):
             finish_reason=finish,
             usage=usage,
         ).safe()  # as the environment makes it, so that the conversation continues what was seen
+
+
+def _context(model: Any, wanted: int | None) -> int:
+    """Most tokens of an episode. Raises: ModelError if the positions of so long a context cannot be kept."""
+    config = model.config.get_text_config()
+    limit = int(getattr(config, "max_position_embeddings", 0) or _MAX_CONTEXT)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        # Beyond this length such a model turns all positions by other angles, those in the cache too.
+        short = int(rope.get("original_max_position_embeddings") or limit)
+        if wanted is not None and wanted > short:
+            raise ModelError(
+                f"{type(model).__name__} changes the positions of all tokens when a conversation passes {short} tokens "
+                f"(longrope), which a cache cannot follow: set max_context to at most {short} (model.max_context in a "
+                "training run)"
+            )
+        limit = min(limit, short)
+    return min(wanted or _MAX_CONTEXT, limit)
 
 
 def _format_of(given: ChatFormat | str, model: Any, tokenizer: Any, template: str | None) -> ChatFormat:

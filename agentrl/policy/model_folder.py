@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from agentrl.policy import adapters
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_NAMED = 5
 
 
 def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -30,7 +31,7 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
         device: where the model goes.
         dtype: float32 by default, so that sampling and training agree to 1e-4.
     Returns: the model in evaluation mode, and the tokenizer.
-    Raises: ModelError that names what is missing or broken.
+    Raises: ModelError that names what is missing or broken: files, and tensors that the model lacks or does not know.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer  # loads for seconds; settings are checked before
 
@@ -41,8 +42,8 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path, local_files_only=True, trust_remote_code=False, dtype=dtype
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
             )
     except Exception as error:  # a broken file can make the loaders raise anything
         if own_code := _own_code(path):
@@ -51,6 +52,8 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
                 "of a model folder: use a model whose class transformers has, or convert it to one"
             ) from error
         raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    model, report = loaded
+    _prove_weights(path, model, report["missing_keys"], report["unexpected_keys"])
     return model.to(device).eval(), tokenizer
 
 
@@ -64,6 +67,42 @@ def _load_adapters(path: Path, device: str, dtype: torch.dtype) -> tuple[Any, An
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     return model.to(device).eval(), tokenizer
+
+
+def _prove_weights(path: Path, model: Any, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Raises: ModelError if a weight would be random, was left out, or is no number."""
+    missing, unexpected = sorted(missing), sorted(unexpected)
+    kind = type(model).__name__
+    other = "save the whole model, or correct the architecture in config.json"
+    prefix = _common_prefix(missing, unexpected)
+    if prefix:
+        raise ModelError(
+            f"the weights in {path} are named {unexpected[0]!r} where {kind} has no {prefix!r}: remove the prefix "
+            f"{prefix!r} from the names of all tensors (save the inner model with save_pretrained)"
+        )
+    if missing:
+        raise ModelError(f"{path} lacks weights of {kind}: {_named(missing)}. They would be random: {other}")
+    if unexpected:
+        raise ModelError(
+            f"{path} holds weights that {kind} does not have: {_named(unexpected)}. They would be left out: {other}"
+        )
+    broken = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
+    if broken:
+        raise ModelError(f"{path} holds weights that are not finite numbers: {_named(broken)}. Save the model again")
+
+
+def _common_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    """The text in front of most missing names under which the folder holds those weights; empty if there is none."""
+    held = set(unexpected)
+    starts = {name.removesuffix(wanted) for wanted in missing for name in unexpected if name.endswith(f".{wanted}")}
+    found = {start: sum(start + wanted in held for wanted in missing) for start in sorted(starts, key=len)}
+    best = max(found, key=lambda start: found[start], default="")
+    return best if found.get(best, 0) > len(missing) / 2 else ""
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
 
 
 def save(folder: str | Path, model: Any, tokenizer: Any) -> Path:
@@ -112,13 +151,15 @@ def _own_code(path: Path) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the progress bars of `transformers`, which would write over ours."""
+    """Without the progress bars and the loading reports of `transformers`, which would write over ours."""
     from transformers.utils import logging as transformers_logging
 
-    shown = transformers_logging.is_progress_bar_enabled()
+    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(level)
         if shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -51,6 +51,7 @@ class ModelConfig:
     Attributes:
         path: folder of a `transformers` causal language model; None builds the tiny one.
         chat_format: `auto`, a format's name, or a reference to one from outside.
+        chat_template: Jinja file that replaces the folder's chat template; the run's models are saved with it.
         hidden_size, num_layers, vocab_size: of the tiny model.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: `float32` or `bfloat16`.
@@ -64,6 +65,7 @@ class ModelConfig:
 
     path: str | None = None
     chat_format: str = "auto"
+    chat_template: str | None = None
     hidden_size: Count = 128
     num_layers: Count = 2
     vocab_size: Count = 512
@@ -89,6 +91,8 @@ class ModelConfig:
                 "model.lora needs model.path: a tiny model has no weights worth keeping. Set model.path, or "
                 "model.lora.rank = 0"
             )
+        if self.chat_template is not None:
+            _template(self.chat_template, self.path)
         if self.path is not None:
             model_folder.check_files(Path(self.path))
         elif not teaches_from_nothing:
@@ -98,11 +102,15 @@ class ModelConfig:
 def load(config: ModelConfig, folder: str | Path, seed: int = 0) -> tuple[Any, Any]:
     """The model (evaluation mode, on its device) and tokenizer of a folder.
 
+    The chat template of the settings belongs to the folder that the settings name; a checkpoint has it already.
+
     Args: seed: of new adapters.
     Raises: ModelError; ConfigError if the model has not what the settings train.
     """
     path = Path(folder).resolve()
     model, tokenizer = model_folder.load(path, device=device_of(config.device), dtype=getattr(torch, config.dtype))
+    if config.chat_template is not None and config.path is not None and path == Path(config.path).resolve():
+        tokenizer.chat_template = _template(config.chat_template, config.path)
     if config.lora.rank and not adapters.has_adapters(model):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(integer(seed, Purpose.MODEL))
@@ -135,6 +143,16 @@ def freeze(config: ModelConfig, model: Any) -> None:
             f"model.train_weights = {list(config.train_weights)} names no weight; there are {', '.join(names[:3])}, "
             f"… {names[-1]}"
         )
+
+
+def _template(file: str, model: str | None) -> str:
+    """The text of a template's file. Raises: ConfigError if there is no such file, or no model that it is for."""
+    if model is None:
+        raise ConfigError("model.chat_template goes with model.path: the tiny model has a template of its own")
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"model.chat_template = {file!r} cannot be read: {error}") from error
 
 
 def build(config: ModelConfig, seed: int, conversations: Sequence[Sequence[Message]]) -> tuple[Any, Any]:

@@ -78,6 +78,18 @@ async def test_the_mismatch_with_the_sampler_is_reported(make_model, make_rows):
     assert metrics["mismatch/tail"] == pytest.approx(sizes[0] / sum(sizes))
 
 
+async def test_tokens_without_a_logprob_of_their_sampler_are_left_out_of_the_mismatch(make_model, make_rows):
+    model = make_model()
+    rows = sampled_by(model, make_rows(), shift=0.2)
+    unknown = np.where(rows[0].mask, np.nan, 0.0).astype(np.float32)
+    rows[0] = rows[0].with_columns(sampled_logprobs=unknown)
+    metrics = await Learner(model, LearnerSettings(lr=0.01), CLIP).update(rows, CLIP)
+    assert metrics["mismatch/nats"] == pytest.approx(0.2, rel=1e-4)
+    rows = [row.with_columns(sampled_logprobs=np.full(len(row), np.nan, np.float32)) for row in rows]
+    metrics = await Learner(model, LearnerSettings(lr=0.01), CLIP).update(rows, CLIP)
+    assert not [name for name in metrics if name.startswith(("mismatch/", "ratio/"))]
+
+
 async def test_a_first_update_with_other_probabilities_than_the_samplers_is_refused(make_model, make_rows):
     model = make_model()
     before = copy.deepcopy(model.state_dict())

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentrl.learning.columns import with_sampled_as_old
+from agentrl.learning.importance import TIS, NoCorrection, with_importance
 from agentrl.learning.rows import Row, build_rows, rows_of_trajectory, with_coefficients
 from agentrl.messages import Action
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, TrajectoryGroup, Turn
@@ -197,3 +199,15 @@ def test_bad_rows_are_refused():
         Row(np.array([1, 2]), np.array([False, True]), {"advantages": np.zeros(3)})
     with pytest.raises(ValueError, match="the row has no column 'advantages', only coefficients, sampled_logprobs"):
         Row.of([1, 2], [False, True]).column("advantages")
+
+
+def test_ids_without_logprobs_never_count_as_certain():
+    known = trajectory_of([([1, 2], [3], [-0.5])])
+    known.turns.append(Turn((), Action(prompt_ids=(1, 2, 3, 4), token_ids=(5, 6))))
+    (row,) = rows_of_trajectory(known)
+    assert np.isnan(row.column("sampled_logprobs")).tolist() == [False] * 4 + [True] * 2
+    filled = [row.with_columns(old_logprobs=np.zeros(len(row), np.float32), advantages=row.column("coefficients"))]
+    assert not np.isnan(with_importance(filled, NoCorrection())[0].column("old_logprobs")).any()
+    for refused in (lambda: with_sampled_as_old([row]), lambda: with_importance(filled, TIS())):
+        with pytest.raises(ValueError, match="2 sampled tokens have ids but no log-probabilities"):
+            refused()

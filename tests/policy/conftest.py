@@ -32,6 +32,9 @@ DEMO = [
 ]
 LLAMA_TEMPLATE = """\
 {{- bos_token -}}
+{%- if tools -%}
+{{- '<|start_header_id|>system<|end_header_id|>\\n\\n' + tools | tojson + '<|eot_id|>' -}}
+{%- endif -%}
 {%- for message in messages -%}
 {%- if message.role == 'assistant' and message.tool_calls -%}
 {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}

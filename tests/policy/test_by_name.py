@@ -149,3 +149,36 @@ def test_a_policy_from_outside_is_found_by_its_first_word(monkeypatch):
     monkeypatch.setitem(POLICIES._given, "mine", lambda argument, setup: (argument, setup.seed, made))
     assert resolve("mine", seed=3) == ("", 3, made)
     assert resolve("mine:x") == ("x", 0, made)
+
+
+AGENT = """
+from agentrl.messages import Action
+from agentrl.policy.base import Policy
+
+class Agent(Policy):
+    async def act(self, messages, tools, *, episode_id, sampling=None):
+        return Action("42")
+
+def seeded(setup):
+    made = Agent()
+    made.seed = setup.seed
+    return made
+
+instance = Agent()
+nothing = 3
+"""
+
+
+def test_code_of_your_own_is_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_agents.py").write_text(AGENT)
+    file = f"{tmp_path / 'my_agents.py'}"
+    agent = resolve(f"{file}:Agent")
+    assert (agent.name, type(agent).__name__) == (f"{file}:Agent", "Agent")
+    assert getattr(resolve(f"{file}:seeded", PolicySetup(seed=7)), "seed", None) == 7
+    assert type(resolve(f"{file}:instance")).__name__ == "Agent"
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve("my_agents:Agent").name == "my_agents:Agent"
+    assert str(parse_spec("my_agents:Agent")) == "my_agents:Agent"
+    for wrong, words in ((f"{file}:nothing", "is int: name a Policy"), (f"{file}:Agnt", "Did you mean 'Agent'")):
+        with pytest.raises(ConfigError, match=words):
+            resolve(wrong)

@@ -35,7 +35,7 @@ def running() -> Iterator[ChatServer]:
 def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("agentrl.policy.chat._FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("agentrl.policy.chat_options._FIRST_BACKOFF_S", 0.01)
     running.script()
     return running
 
@@ -72,7 +72,8 @@ async def test_a_tool_call_and_its_result_go_there_and_back(server: ChatServer) 
 
 async def test_only_what_was_asked_for_is_sent(server: ChatServer) -> None:
     await ask(server, sampling=SamplingParams(max_tokens=5), tool_choice="required", parallel_tool_calls=False)
-    assert set(server.bodies[0]) == {"model", "messages", "temperature", "max_tokens"}
+    assert set(server.bodies[0]) == {"model", "messages", "temperature", "top_p", "max_tokens"}
+    assert server.bodies[0]["top_p"] == 1.0  # a server would take the folder's
     await ask(
         server,
         tools=TOOLS,
@@ -181,6 +182,32 @@ async def test_token_ids_and_logprobs_where_the_server_gives_them(server: ChatSe
     assert (server.bodies[0]["return_token_ids"], server.bodies[0]["logprobs"]) == (True, True)
 
 
+@pytest.mark.parametrize("options", [{"return_token_ids": True}, {"extra_body": {"logprobs": True}}])
+async def test_where_logprobs_are_asked_for_nothing_is_left_to_the_models_folder(
+    server: ChatServer, options: dict[str, Any]
+) -> None:
+    server.script({"json": completion("x", choice=TOKENS)}, {"json": completion("x", choice=TOKENS)})
+    await ask(server, **options)
+    sent = {name: server.bodies[0][name] for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
+    assert sent == {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert (server.bodies[0]["presence_penalty"], server.bodies[0]["frequency_penalty"]) == (0.0, 0.0)
+    await ask(server, sampling=SamplingParams(top_k=5), **options)
+    assert server.bodies[1]["top_k"] == 5
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"top_k": 1}, {"temperature": None}, {"repetition_penalty": 1.1}, {"logit_bias": {"5": 10}}, {"min_p": 0.1}],
+)
+async def test_logprobs_are_not_taken_where_a_field_changes_the_distribution(
+    server: ChatServer, extra: dict[str, Any]
+) -> None:
+    server.script({"json": completion("x", choice=TOKENS)}, {"json": completion("x", choice=TOKENS)})
+    assert (await ask(server, return_token_ids=True, extra_body=extra)).logprobs is None
+    neutral = await ask(server, return_token_ids=True, extra_body={"top_k": -1, "chat_template_kwargs": {}})
+    assert neutral.logprobs == (-0.5,) * 3
+
+
 async def test_logprobs_of_another_distribution_are_not_taken(server: ChatServer) -> None:
     server.script({"json": completion("x", choice=TOKENS)})
     action = await ask(server, sampling=SamplingParams(temperature=0.7))
@@ -272,7 +299,7 @@ async def test_no_server_at_all_is_a_fault(server: ChatServer) -> None:
 
 async def test_a_server_killed_and_started_again_costs_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("agentrl.policy.chat._FIRST_BACKOFF_S", 0.1)
+    monkeypatch.setattr("agentrl.policy.chat_options._FIRST_BACKOFF_S", 0.1)
     server = ChatServer()
     server.start()
 

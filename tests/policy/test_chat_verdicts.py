@@ -62,7 +62,7 @@ def poisoned(reply: Callable[[], Reply]) -> Handler:
 
 @pytest.fixture(autouse=True)
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentrl.policy.chat._FIRST_BACKOFF_S", 0.0)
+    monkeypatch.setattr("agentrl.policy.chat_options._FIRST_BACKOFF_S", 0.0)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-of-these-tests")
 
 
@@ -588,11 +588,8 @@ def bomb() -> httpx.Response:
     ],
     ids=["connect", "reset", "cut off", "slow", "bad gzip", "too large"],
 )
-async def test_a_connection_that_fails_is_never_the_models(
-    reply: Callable[[], Reply], who: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("agentrl.policy.chat._MAX_RESPONSE_BYTES", 1 << 20)
-    policy = policy_of(poisoned(reply))
+async def test_a_connection_that_fails_is_never_the_models(reply: Callable[[], Reply], who: str) -> None:
+    policy = policy_of(poisoned(reply), max_reply_bytes=1 << 20)
     assert await verdict(policy, FIRST) == f"fault of the {who}"
     assert await verdict(policy, LATER) == f"fault of the {who}, answers=True"
 

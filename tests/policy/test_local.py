@@ -237,7 +237,7 @@ def test_a_folder_without_template(tiny: tuple[Any, Any], tmp_path: Path) -> Non
     with pytest.raises(ModelError, match="no chat template"):
         LocalPolicy.from_folder(tmp_path)
     given_one = LocalPolicy.from_folder(tmp_path, chat_template=template)
-    assert given_one.format.name == "hermes"
+    assert given_one.format.name == "template"
 
 
 def test_the_models_own_stop_ids_count(tiny: tuple[Any, Any]) -> None:
@@ -283,10 +283,10 @@ async def test_what_the_template_refuses_in_the_models_turn_is_the_models_doing(
     assert accepted.token_ids
 
 
-async def test_a_template_that_takes_no_results_ends_the_run_with_a_message(tiny: tuple[Any, Any], tools: Any) -> None:
+async def test_a_template_that_refuses_the_tools_ends_the_run_with_a_message(tiny: tuple[Any, Any], tools: Any) -> None:
     model, tokenizer = tiny
-    no_tools = "{% for m in messages if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endfor %}"
-    p = LocalPolicy(model, tokenizer, chat_format="hermes", chat_template=no_tools + tokenizer.chat_template)
+    refuses = "{% if tools and tools[0].function.name == 'add' %}{{ raise_exception('no tools here') }}{% endif %}"
+    p = LocalPolicy(model, tokenizer, chat_format="hermes", chat_template=refuses + tokenizer.chat_template)
     call = Message("assistant", "", (ToolCall("add", {"a": 1}),))
     with pytest.raises(ModelError, match="no tools here"):
         await p.act([*first(), call, Message("tool", "1", tool_call_id="call_0")], tools, episode_id="e")
@@ -297,7 +297,7 @@ async def test_a_turn_that_the_environment_makes_safe_is_not_rendered_again(
 ) -> None:
     p = LocalPolicy(*tiny, sampling=SHORT)
     twice = (ToolCall("add", {"a": "\ud800"}), ToolCall("add", {"a": 1}))
-    monkeypatch.setattr(p.format, "parse", lambda ids: Action("half \ud83d", twice))
+    monkeypatch.setattr(p.format, "parse", lambda *_: Action("half \ud83d", twice))
     one = await p.act(first(), tools, episode_id="e")
     history = [*first(), as_action(one).to_message(), Message("user", "go on")]
     two = await p.act(history, tools, episode_id="e")

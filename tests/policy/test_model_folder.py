@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from agentrl.errors import ModelError
@@ -77,6 +79,45 @@ def test_generate_samples_by_the_folders_settings(folder: Path) -> None:
         torch.manual_seed(0)
         turns = model.generate(ids, max_new_tokens=8)
     assert len({tuple(row) for row in turns.tolist()}) > 1
+
+
+# Weights.
+
+NORM, HEAD = "model.layers.0.input_layernorm.weight", "lm_head.weight"
+
+
+def with_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    """The folder with changed weights in its file."""
+    weights = change(load_file(folder / "model.safetensors"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: {k: v for k, v in w.items() if k != NORM}, rf"lacks weights of Qwen3ForCausalLM: {NORM}\. They"),
+        (lambda w: {}, "lacks weights of Qwen3ForCausalLM: .* more"),
+        (lambda w: {f"base.{k}": v for k, v in w.items()}, "remove the prefix 'base.'"),
+        (lambda w: {f"base_model.model.{k}": v for k, v in w.items()}, "remove the prefix 'base_model.model.'"),
+        (lambda w: {f"_orig_mod.{k}": v for k, v in w.items()}, "remove the prefix '_orig_mod.'"),
+        (lambda w: {**w, "v_head.weight": torch.zeros(3)}, r"does not have: v_head.weight\."),
+        (lambda w: {**w, NORM: w[NORM] * float("nan")}, f"not finite numbers: {NORM}"),
+        (lambda w: {**w, NORM: torch.zeros(3)}, "cannot be loaded"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused_by_name(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        load(with_weights(folder, change))
+
+
+def test_an_untied_head_may_not_be_missing(tmp_path: Path) -> None:
+    folder = families.save_folder("llama3", tmp_path)
+    load(folder)
+    with pytest.raises(ModelError, match=f"lacks weights of LlamaForCausalLM: {HEAD}"):
+        load(with_weights(folder, lambda weights: {k: v for k, v in weights.items() if k != HEAD}))
 
 
 # Code in a folder.

@@ -14,12 +14,15 @@ FORMATS = Registry(
     "chat format",
     "agentrl.chat_formats",
     {
+        "harmony": "agentrl.policy.format.harmony:HarmonyFormat",
+        "template": "agentrl.policy.format.derived:TemplateFormat",
+        "generic": "agentrl.policy.format.hermes:GenericFormat",
         "hermes": "agentrl.policy.format.hermes:HermesFormat",
         "llama3_json": "agentrl.policy.format.llama3:Llama3Format",
     },
     error=ModelError,
 )
-"""Chat formats by name. `auto` asks each whether the template is its own, those from outside first."""
+"""Chat formats by name. `auto` asks those from outside whether the template is theirs, then what the template shows."""
 
 
 def chat_format(
@@ -32,7 +35,7 @@ def chat_format(
 ) -> ChatFormat:
     """The chat format of a tokenizer, by name or as its template shows; arguments as for `ChatFormat`.
 
-    Raises: ModelError if there is no template, or none of the known call syntaxes is in it.
+    Raises: ModelError if there is no template, or no format of that name.
     """
     kind = FORMATS.find(name) if name != "auto" else _detect(chat_template or template_of(tokenizer))
     made: ChatFormat = kind(tokenizer, chat_template=chat_template, variables=variables, stop_ids=stop_ids)
@@ -40,12 +43,11 @@ def chat_format(
 
 
 def _detect(template: str) -> type[ChatFormat]:
-    """The first format that says that the template is its own."""
-    for name in sorted(FORMATS.names, key=FORMATS.is_built_in):
+    """The first format that says that the template is its own; else what the template itself shows."""
+    foreign = [name for name in FORMATS.names if not FORMATS.is_built_in(name)]
+    for name in (*foreign, "harmony"):
         kind: type[ChatFormat] = FORMATS.find(name)
         if kind.shows(template):
             return kind
-    raise ModelError(
-        "the chat template shows no tool-call syntax that is known here: "
-        f"choose one with chat_format= (--chat-format), one of {', '.join(FORMATS.names)}"
-    )
+    derived: type[ChatFormat] = FORMATS.find("template")
+    return derived

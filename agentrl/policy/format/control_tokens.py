@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import structs
 
-from agentrl.messages import Message, ToolCall
+from agentrl.messages import Action, Message, ToolCall
 
 # Around the number of a placeholder: private characters, which have no meaning to a template.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -54,9 +54,14 @@ class ControlTokens:
         self._hidden = re.compile("|".join(map(re.escape, self._table)))
         self._first_characters = {text[0] for text in self._table}
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        self._normalizes = backend is not None and backend.normalizer is not None
+        self._normalizer = None if backend is None else backend.normalizer
+        self._normalizes = self._normalizer is not None
         self._newline = self._ids("\n")
         self._pads_start = self._ids("\nx") != self._newline + self._ids("x")
+
+    def normalized(self, text: str) -> str:
+        """The text as the tokenizer changes it before it looks for tokens; ids hold no more of it."""
+        return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
 
     # Before the template.
 
@@ -90,6 +95,57 @@ class ControlTokens:
     def _hide_in_call(self, call: ToolCall) -> ToolCall:
         arguments = self.hide_in(call.arguments)
         return structs.replace(call, name=self.hide(call.name), arguments=arguments, id=self.hide(call.id))
+
+    # After sampling.
+
+    def decode(self, ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:
+        """The text of sampled ids, with a placeholder for text that spells a control token and is none."""
+        text = decode(ids)
+        if len(self._hidden.findall(text)) == sum(number in self.ids for number in ids):
+            return text
+        parts: list[str] = []
+        start = 0
+        for place in [*(place for place, number in enumerate(ids) if number in self.ids), len(ids)]:
+            before = list(ids[start - 1 : start]) if start else []  # some decoders drop the first blank of a text
+            parts.append(self.hide(decode([*before, *ids[start:place]])[len(decode(before)) if before else 0 :]))
+            parts += [decode([ids[place]])] if place < len(ids) else []
+            start = place + 1
+        return "".join(parts)
+
+    def shown(self, text: str) -> str:
+        """The text with what its placeholders stand for; undoes `hide`."""
+        return _PLACEHOLDER.sub(lambda found: self._spelling(found), text) if _OPEN in text else text
+
+    def _spelling(self, found: re.Match[str]) -> str:
+        number = int(found[1]) if len(found[1]) < 9 else len(self._table)
+        return self._table[number] if number < len(self._table) else found[0]
+
+    def shown_in_action(self, action: Action) -> Action:
+        """`shown` for all that a turn says."""
+        calls = action.tool_calls
+        if not calls and _OPEN not in action.text and _OPEN not in (action.reasoning or ""):
+            return action
+        return structs.replace(
+            action,
+            text=self.shown(action.text),
+            reasoning=self._shown_in(action.reasoning),
+            tool_calls=tuple(
+                structs.replace(
+                    call,
+                    name=self.shown(call.name),
+                    arguments=self._shown_in(call.arguments),
+                    error=self._shown_in(call.error),
+                )
+                for call in calls
+            ),
+        )
+
+    def _shown_in(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.shown(value)
+        if isinstance(value, dict):
+            return {self.shown(key): self._shown_in(item) for key, item in value.items()}
+        return [self._shown_in(item) for item in value] if isinstance(value, list) else value
 
     # After the template.
 

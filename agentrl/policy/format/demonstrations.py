@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import structs
 
@@ -17,7 +17,7 @@ class Renderer(Protocol):
 
     def render_first(self, messages: Sequence[Message], tools: Sequence[Mapping[str, object]]) -> list[int]: ...
     def render_more(self, new_messages: Sequence[Message]) -> list[int]: ...
-    def render_action(self, action: Action) -> list[int]: ...
+    def render_action(self, action: Action, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]: ...
 
 
 def with_tokens(trajectory: Trajectory, chat_format: Renderer) -> Trajectory:
@@ -29,8 +29,8 @@ def with_tokens(trajectory: Trajectory, chat_format: Renderer) -> Trajectory:
             prompt = tuple(chat_format.render_first(turn.observation, trajectory.tools))
         else:
             prompt = (*context, *chat_format.render_more(turn.observation))
-        sampled = tuple(chat_format.render_action(turn.action))
-        action = structs.replace(turn.action, prompt_ids=prompt, token_ids=sampled, logprobs=(0.0,) * len(sampled))
+        sampled = tuple(chat_format.render_action(turn.action, trajectory.tools))
+        action = structs.replace(turn.action, prompt_ids=prompt, token_ids=sampled, logprobs=None)
         turns.append(structs.replace(turn, action=action))
         context = context_after(action)
     return replace(trajectory, turns=turns)

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from agentrl.errors import ModelError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.format.base import VERBATIM, ChatFormat
+from agentrl.policy.format.call_syntax import CallKeys
 from agentrl.policy.format.choice import chat_format
+from agentrl.policy.format.derived import TemplateFormat
 from agentrl.policy.format.hermes import HermesFormat
-from agentrl.policy.format.llama3 import Llama3Format
+from agentrl.policy.format.json_calls import BareCalls
 from agentrl.policy.format.template import render_template
 from agentrl.policy.tiny import build_tokenizer, chat_template
 
@@ -100,7 +102,8 @@ def test_hermes_reads_back_what_the_template_writes(text: str, calls: list[ToolC
 
 def test_llama_reads_back_parallel_calls(llama_tokenizer: Any) -> None:
     form = chat_format(llama_tokenizer)
-    assert isinstance(form, Llama3Format)
+    assert isinstance(form, TemplateFormat)
+    assert form.syntax == BareCalls(CallKeys(arguments="parameters"))
     calls = (ToolCall("add", {"a": 1, "b": 2}), ToolCall("add", {"a": 3, "b": "x; {y}"}, "call_1"))
     parsed = form.parse(form.render_action(Action(tool_calls=calls)))
     assert parsed.tool_calls == calls
@@ -136,15 +139,12 @@ def test_a_prompt_that_opens_the_thought_is_known_to_the_parser() -> None:
 def test_a_missing_template_says_what_to_do() -> None:
     bare = build_tokenizer(["x"])
     bare.chat_template = None
-    with pytest.raises(ModelError, match=r"no chat template.*chat_template="):
+    with pytest.raises(ModelError, match=r"no chat template.*--chat-template"):
         chat_format(bare)
-    assert isinstance(chat_format(bare, chat_template=chat_template()), HermesFormat)
+    assert chat_format(bare, chat_template=chat_template()).parse_calls('<tool_call>{"name": "f"}</tool_call>')[1]
 
 
-def test_an_unknown_syntax_asks_for_a_name() -> None:
-    plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
-    with pytest.raises(ModelError, match="hermes, llama3_json"):
-        chat_format(TOKENIZER, chat_template=plain)
+def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ModelError, match="Did you mean 'hermes'"):
         chat_format(TOKENIZER, "hermess")
 

@@ -6,11 +6,16 @@ import json
 
 import pytest
 
-from agentrl.policy.format.base import ChatFormat
-from agentrl.policy.format.call_syntax import read_call, split_reasoning
-from agentrl.policy.format.choice import FORMATS
-from agentrl.policy.format.hermes import hermes_calls
-from agentrl.policy.format.llama3 import llama3_calls
+from agentrl.policy.format.call_syntax import CallKeys, read_call, split_reasoning
+from agentrl.policy.format.hermes import HERMES
+from agentrl.policy.format.json_calls import JsonCalls
+from agentrl.policy.format.llama3 import LLAMA3
+from agentrl.policy.format.marked_calls import NamedCalls, TaggedCalls
+
+hermes_calls, llama3_calls = HERMES.read, LLAMA3.read
+LISTED = JsonCalls("[TOOL_CALLS]", "", is_list=True)
+NAMED = NamedCalls("<calls>", "<call>", "<sep>", "</call>", "</calls>")
+TAGGED = TaggedCalls("<tool_call><function=", ">", "<parameter=", ">", "</parameter>", "</function></tool_call>")
 
 
 def test_hermes_parallel_calls_and_text_around() -> None:
@@ -35,7 +40,7 @@ def test_hermes_parallel_calls_and_text_around() -> None:
     ],
 )
 def test_malformed_calls_carry_an_error(body: str, name: str, error: str) -> None:
-    call = read_call(body, 2, "arguments")
+    call = read_call(body, 2, CallKeys())
     assert call.name == name
     assert call.id == "call_2"
     assert call.arguments == {}
@@ -55,12 +60,17 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("name", FORMATS.names)
+@pytest.mark.parametrize("way", ["hermes", "llama3", "listed", "named"])
 @pytest.mark.parametrize(("value", "reason"), HOSTILE, ids=[reason for _, reason in HOSTILE])
-def test_json_that_a_model_should_not_write_is_an_error_of_its_call(name: str, value: str, reason: str) -> None:
-    kind: type[ChatFormat] = FORMATS.find(name)
-    body = f'{{"name": "f", "arguments": {{"x": {value}}}}}'
-    _, calls = kind.parse_calls(object.__new__(kind), f"<tool_call>{body}</tool_call>" if name == "hermes" else body)
+def test_json_that_a_model_should_not_write_is_an_error_of_its_call(way: str, value: str, reason: str) -> None:
+    arguments = f'{{"x": {value}}}'
+    body = f'{{"name": "f", "arguments": {arguments}}}'
+    _, calls = {
+        "hermes": lambda: HERMES.read(f"<tool_call>{body}</tool_call>"),
+        "llama3": lambda: LLAMA3.read(body),
+        "listed": lambda: LISTED.read(f"[TOOL_CALLS] [{body}]"),
+        "named": lambda: NAMED.read(f"<calls><call>f<sep>{arguments}</call></calls>"),
+    }[way]()
     assert [(call.name, dict(call.arguments)) for call in calls] == [("f", {})]
     assert reason in (calls[0].error or "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from agentrl.errors import ModelError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.format.base import VERBATIM, ChatFormat
 from agentrl.policy.format.choice import chat_format
@@ -88,7 +90,8 @@ def test_no_content_makes_a_control_token(name: str, texts: list[str], closed: b
         assert controls(form, more) == controls(form, form.render_more(like, closed=closed))
     action = Action(texts[0], (ToolCall("add", {texts[1]: texts[2]}),))
     like_action = Action("x", (ToolCall("add", {"x": "x"}),))
-    assert controls(form, form.render_action(action)) == controls(form, form.render_action(like_action))
+    with suppress(ModelError):  # what would not read back, such as a text that begins like a thought, is refused
+        assert controls(form, form.render_action(action)) == controls(form, form.render_action(like_action))
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,0 +1,135 @@
+"""The options of a policy, and that every option and key which a message names exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import agentrl
+from agentrl.cli import COMMANDS, main
+from agentrl.cli.policy_options import chat_options, policy_of, policy_options
+from agentrl.errors import ConfigError
+from agentrl.policy.chat_options import ChatOptions
+from agentrl.training.plan import TrainConfig
+
+
+def given(*arguments: str) -> Any:
+    """What a command with the options of a policy gets for a command line."""
+    found: list[Any] = []
+
+    @click.command()
+    @policy_options
+    def command(**options: Any) -> None:
+        found.append(policy_of(options, seed=5))
+
+    result = CliRunner().invoke(command, arguments, standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return found[0]
+
+
+def test_a_local_model_gets_its_format_template_and_sampling(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    template = ["--chat-template", str(tmp_path / "chat.jinja")]
+    policy = given("--policy", "local:x", "--chat-format", "generic", *template, "--top-p", "0.9")
+    assert policy.setup.local == {"chat_format": "generic", "chat_template": "{{ messages }}"}
+    assert (policy.setup.sampling.top_p, policy.setup.seed, policy.setup.chat) == (0.9, 5, {})
+
+
+def test_every_setting_of_requests_can_be_given() -> None:
+    texts = {
+        "timeout_s": "7.5", "max_retries": "1", "max_backoff_s": "2.0", "max_wait_s": "3.0", "max_concurrency": "4",
+        "requests_per_minute": "60.0", "tool_choice": "required", "parallel_tool_calls": "false",
+        "max_tokens_field": "max_completion_tokens", "send_reasoning": "false", "max_reply_bytes": "1000",
+        "return_token_ids": "true", "extra_body": "{ top_k = 5 }", "headers": '{ x-team = "a" }',
+    }  # fmt: skip
+    assert set(texts) == {field.name for field in fields(ChatOptions)}
+    arguments = [part for key, text in texts.items() for part in ("--chat", f"{key}={text}")]
+    chat = given("--policy", "openai:m", *arguments).setup.chat
+    assert (chat["timeout_s"], chat["tool_choice"], chat["parallel_tool_calls"]) == (7.5, "required", False)
+    assert (chat["extra_body"], chat["headers"], chat["max_reply_bytes"]) == ({"top_k": 5}, {"x-team": "a"}, 1000)
+    assert chat_options(["extra_body.top_k=5"]) == {"extra_body": {"top_k": 5}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--policy", "openai:m", "--chat", "timeout=3"], "timeout"),
+        (["--policy", "openai:m", "--chat", "max_retries=-1"], "max_retries 0 or more"),
+        (["--policy", "openai:m", "--chat-format", "hermes"], "--chat-format goes with local:..., not with 'openai:m'"),
+        (["--policy", "local:x", "--chat", "max_retries=1"], "--chat goes with openai:..., not with 'local:x'"),
+        (["--policy", "local:x", "--chat-template", "nowhere.jinja"], "'nowhere.jinja' cannot be read"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(arguments: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        given(*arguments)
+
+
+# Messages.
+
+SOURCES = sorted(Path(agentrl.__file__).parent.rglob("*.py"))
+# Programs of others, whose options are named in commands that we run or recommend.
+FOREIGN = re.compile(r"\b(pip|ps|ls|docker|podman|systemd-run|python -m (?!agentrl))\b")
+
+
+def literals(path: Path) -> Iterator[tuple[int, str]]:
+    """The texts in a file that a program can show, so no docstrings; the parts of an f-string are one text."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    inside |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield node.lineno, "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.lineno, node.value
+
+
+def known_options() -> set[str]:
+    commands: list[click.Command] = [main, *(main.get_command(click.Context(main), name) for name in COMMANDS)]  # type: ignore[list-item]
+    own = {text for c in commands for p in c.params for text in (*p.opts, *p.secondary_opts)}
+    return own | {"--help", "--version"}
+
+
+def test_every_option_that_a_message_names_exists() -> None:
+    known = known_options()
+    unknown = [
+        f"{path.name}:{line}: {option}"
+        for path in SOURCES
+        for line, text in literals(path)
+        if " " in text and not FOREIGN.search(text)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)
+        if option not in known
+    ]
+    assert unknown == []
+
+
+def keys_of(config: type) -> Iterator[str]:
+    hints = get_type_hints(config)
+    for field in fields(config):
+        kind = hints[field.name]
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from (f"{field.name}.{inner.name}" for inner in fields(kind))
+
+
+def test_every_key_that_a_message_names_exists() -> None:
+    known = set(keys_of(TrainConfig))
+    sections = {key.partition(".")[0] for key in known}
+    named = re.compile(rf"(?<![\w./])({'|'.join(sorted(sections))})\.([a-z][a-z_]+)\b(?!\()")
+    unknown = [
+        f"{path.name}:{line}: {section}.{key}"
+        for path in SOURCES
+        for line, text in literals(path)
+        if " " in text
+        for section, key in named.findall(text)
+        if f"{section}.{key}" not in known
+    ]
+    assert unknown == []
