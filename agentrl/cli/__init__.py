@@ -12,6 +12,7 @@ from agentrl.cli.boundary import Commands, debug_option
 COMMANDS = {
     "train": "Train an agent on an environment.",
     "bench": "Measure agents on an environment.",
+    "import": "Make a store to train on of recorded chats.",
     "compare": "Compare two benchmarks task by task.",
     "envs": "List the environments.",
     "check": "Find what is wrong with an environment.",
