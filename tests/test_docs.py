@@ -21,6 +21,7 @@ from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES
 from agentrl.learning.optimizers import Schedule
 from agentrl.rollout.feedback.base import FEEDBACKS
+from agentrl.rollout.sources.recorded import Recorded
 from agentrl.sandbox import make_backend
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
@@ -211,6 +212,7 @@ SECTIONS = {
     "[run]": RunConfig,
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
     "playing": Playing,
+    "data": Recorded,
     "learner": LearnerSettings,
     "schedule": Schedule,
 }
