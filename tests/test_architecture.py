@@ -102,6 +102,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.training.stages": (6, "training", 2),
     "agentrl.training.plan": (6, "training", 3),
     "agentrl.training.train": (6, "training", 4),
+    "agentrl.training.export": (6, "training", 5),
     # 7: what people touch.
     "agentrl.cli": (7, "cli", 0),
     "agentrl.viewer": (7, "viewer", 0),

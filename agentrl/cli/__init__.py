@@ -14,6 +14,7 @@ COMMANDS = {
     "bench": "Measure agents on an environment.",
     "import": "Make a store to train on of recorded chats.",
     "compare": "Compare two benchmarks task by task.",
+    "export": "Write the model of a run as a folder of its own.",
     "envs": "List the environments.",
     "check": "Find what is wrong with an environment.",
     "play": "Be the agent, in this terminal.",
