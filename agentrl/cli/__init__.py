@@ -15,6 +15,7 @@ COMMANDS = {
     "import": "Make a store to train on of recorded chats.",
     "compare": "Compare two benchmarks task by task.",
     "export": "Write the model of a run as a folder of its own.",
+    "serve-model": "Answer OpenAI's chat API with a model folder.",
     "envs": "List the environments.",
     "check": "Find what is wrong with an environment.",
     "play": "Be the agent, in this terminal.",

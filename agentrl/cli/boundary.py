@@ -23,7 +23,10 @@ from agentrl.errors import AgentRLError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _JSON, _DEBUG = "agentrl.json", "agentrl.debug"
-_EXTRAS = {"torch": "train", "transformers": "train", "tokenizers": "train", "safetensors": "train"}
+_EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors"), "train"),
+    **dict.fromkeys(("starlette", "uvicorn"), "serve"),
+}
 _MODULES = {"import": "import_chats"}  # the word is Python's own
 EXIT_FAILED, EXIT_UNTRUSTED, EXIT_INTERRUPTED = 1, 3, 130
 _OURS = (os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ""),)
