@@ -15,7 +15,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder, such as models/shop.")
 @click.option(
-    "--checkpoint", "which", default="final", show_default=True, help="final, latest, or the number of a checkpoint."
+    "--checkpoint", "which", default="final", show_default=True, help="final, latest, best, or the number of one."
 )
 @click.option("--dtype", type=click.Choice(_DTYPES), help="Of the weights; that of the run by default.")
 @json_option

@@ -22,9 +22,9 @@ from agentrl.cli.boundary import json_option, note, print_json
     show_default=True,
     help="Variable that holds the key clients must send.",
 )
-@click.option("--chat-format", default="auto", show_default=True, help="A format's name, or found from the template.")
+@click.option("--chat-format", help="A format's name; by default that of the exported run, or found from the template.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1.")
-@click.option("--max-context", type=click.IntRange(1), help="Most tokens of a conversation; 4096 or the model's own.")
+@click.option("--max-context", type=click.IntRange(1), help="Most tokens of a conversation; the run's, or up to 4096.")
 @click.option("--slots", type=click.IntRange(1), default=64, show_default=True, help="Answers sampled at once.")
 @json_option
 def command(
@@ -33,7 +33,7 @@ def command(
     port: int,
     name: str | None,
     api_key_env: str,
-    chat_format: str,
+    chat_format: str | None,
     device: str,
     max_context: int | None,
     slots: int,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -80,14 +81,15 @@ class ChatModel:
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, name: str | None = None, **options: object) -> ChatModel:
-        """The model of a folder, with the folder's sampling.
+        """The model of a folder, with the folder's sampling, and the chat format and context of an exported run.
 
         Args:
             name: under which it is served; the folder's by default.
-            options: of `LocalPolicy`, and `device`.
+            options: of `LocalPolicy`, and `device`; None leaves the folder's.
         Raises: ModelError if the folder cannot be used.
         """
-        policy = LocalPolicy.from_folder(folder, **options)
+        given = {option: value for option, value in options.items() if value is not None}
+        policy = LocalPolicy.from_folder(folder, **{**_exported(Path(folder)), **given})
         policy.sampling = _sampling_of(policy)
         return cls(policy, name or Path(folder).resolve().name)
 
@@ -171,3 +173,13 @@ def _sampling_of(policy: LocalPolicy) -> SamplingParams:
     names = ("temperature", "top_p", "top_k")
     known = {name: value for name in names if (value := getattr(settings, name, None)) is not None}
     return replace(SamplingParams(), **known, max_tokens=most)
+
+
+def _exported(folder: Path) -> dict[str, object]:
+    """The options that `agentrl export` wrote down; none where the folder is not from there."""
+    try:
+        found = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        known = {name: found.get(name) for name in ("chat_format", "max_context")}
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return {name: value for name, value in known.items() if value is not None}

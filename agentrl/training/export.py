@@ -10,7 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -47,6 +49,7 @@ class Exported:
         parameters, bytes: of the weights.
         dtype: of the weights.
         merged: whether adapters were merged into them.
+        chat_format, max_context: of the run, with which `agentrl serve-model` serves the folder.
         sampling: defaults that are saved with the model.
         stop_ids: tokens that end a turn, saved as the model's end-of-sequence tokens.
         max_logprob_difference: nats, between the trained model and the folder loaded again, over `checked_tokens`.
@@ -61,6 +64,8 @@ class Exported:
     bytes: int
     dtype: str
     merged: bool
+    chat_format: str
+    max_context: int | None
     sampling: dict[str, Any]
     stop_ids: list[int]
     max_logprob_difference: float
@@ -78,14 +83,18 @@ class _Source:
 
     Attributes:
         folder: a model folder.
+        weights: a file of other weights for that model.
         environment: of the run.
         format: name of the chat format.
+        max_context: most tokens of an episode.
         sampling: for the generation settings.
     """
 
     folder: Path
+    weights: Path | None = None
     environment: str | None = None
     format: str = "auto"
+    max_context: int | None = None
     sampling: dict[str, Any] | None = None
 
 
@@ -95,7 +104,8 @@ def export(run: str | Path, out: str | Path, *, which: str = "final", dtype: tor
     Args:
         run: a run's folder, or any model folder, such as a checkpoint.
         out: a new folder.
-        which: `final`, `latest` (checkpoint), or the number of a checkpoint.
+        which: `final`, `latest` (checkpoint), `best` (weights that the run keeps of its evaluations), or the number of
+            a checkpoint.
         dtype: of the exported weights; None keeps that of the files.
     Raises: ConfigError if `out` holds something, or there is no such checkpoint; ModelError if the folder does not
         load, or is not the model that was trained; StoreError if it cannot be written.
@@ -103,6 +113,7 @@ def export(run: str | Path, out: str | Path, *, which: str = "final", dtype: tor
     check_new(out)
     source = _source(Path(run), which)
     model, tokenizer = model_folder.load(source.folder, dtype=dtype or _dtype_of(source.folder))
+    _put_on(model, source.weights)
     fmt = _format(source, model, tokenizer)
     probes = _probes(fmt, model)
     expected = [_logprobs(model, ids) for ids in probes]
@@ -119,12 +130,14 @@ def export(run: str | Path, out: str | Path, *, which: str = "final", dtype: tor
             raise ModelError("the exported folder renders conversations otherwise than the model that was trained")
         done = Exported(
             out=str(out),
-            source=str(source.folder),
+            source=str(source.weights or source.folder),
             environment=source.environment,
             parameters=sum(p.numel() for p in loaded.parameters()),
             bytes=sum(path.stat().st_size for path in partial.glob("*.safetensors")),
             dtype=str(loaded.dtype).removeprefix("torch."),
             merged=merges,
+            chat_format=source.format,
+            max_context=source.max_context,
             sampling=sampling,
             stop_ids=sorted(fmt.stop_ids),
             max_logprob_difference=difference,
@@ -144,11 +157,31 @@ def _source(path: Path, which: str) -> _Source:
             raise ConfigError(f"{path} is no run, so it has no checkpoints: leave out --checkpoint")
         return _Source(path)
     folder, config = open_run(path)
-    sampling = asdict(config.sampling)
-    return _Source(_weights_of(folder, which), config.env.id, config.model.chat_format, sampling)
+    model, weights = _best_of(folder) if which == "best" else (_model_of(folder, which), None)
+    of_run = (config.env.id, config.model.chat_format, config.model.max_context, asdict(config.sampling))
+    return _Source(model, weights, *of_run)
 
 
-def _weights_of(folder: RunFolder, which: str) -> Path:
+def _best_of(folder: RunFolder) -> tuple[Path, Path | None]:
+    """The model folder, and the file of weights, of a run's best evaluation.
+
+    A finished run has given its model the best weights; an unfinished one keeps them in a file that its newest
+    checkpoint names.
+    """
+    none = ConfigError(f"{folder.path} keeps no best weights: export final, latest or the number of a checkpoint")
+    if folder.is_finished:
+        summary = json.loads(folder.summary_path.read_text(encoding="utf-8"))
+        if not any("selection" in stage for stage in summary["stages"].values()):
+            raise none
+        return folder.model_path, None
+    newest = _model_of(folder, "latest")
+    kept = checkpoint.read(newest).extra["state"].get("best")
+    if kept is None:
+        raise none
+    return newest, folder.path / "best" / f"{quote(kept[0], safe='')}-{kept[1]:08d}.pt"
+
+
+def _model_of(folder: RunFolder, which: str) -> Path:
     """The model folder of a run. Raises: ConfigError, CheckpointError that says which there are."""
     if which == "final":
         if not folder.is_finished:
@@ -164,9 +197,20 @@ def _weights_of(folder: RunFolder, which: str) -> Path:
     known = sorted(int(path.name.removeprefix("step-")) for path in folder.checkpoints_path.glob("step-*"))
     if not which.isdigit() or int(which) not in known:
         raise ConfigError(
-            f"{folder.path} has no checkpoint {which!r}: give final, latest or one of {', '.join(map(str, known))}"
+            f"{folder.path} has no checkpoint {which!r}: give final, latest, best or one of "
+            f"{', '.join(map(str, known))}"
         )
     return checkpoint.read(folder.checkpoints_path / f"step-{int(which):08d}").path
+
+
+def _put_on(model: Any, weights: Path | None) -> None:
+    """Give a model other weights. Raises: CheckpointError if they cannot be read."""
+    if weights is None:
+        return
+    try:
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, UnpicklingError) as error:
+        raise CheckpointError(f"{weights} cannot be read: {error}; export latest instead") from error
 
 
 def _dtype_of(folder: Path) -> torch.dtype:

@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(folder: Path) -> ChatModel:
-    return ChatModel.from_folder(folder, max_context=256, slots=8)
+    return ChatModel.from_folder(folder, slots=8)
 
 
 @pytest.fixture

@@ -34,8 +34,6 @@ def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         str(folder),
         "--port",
         "0",
-        "--max-context",
-        "256",
         "--json",
     ]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

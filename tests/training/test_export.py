@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from agentrl.cli import main
-from agentrl.errors import ConfigError, ModelError
+from agentrl.errors import CheckpointError, ConfigError, ModelError
 from agentrl.policy import model_folder
+from agentrl.training import checkpoint
 from agentrl.training.export import export
 from agentrl.training.progress import Progress
 from agentrl.training.run import SamplingConfig
@@ -60,6 +61,7 @@ def test_a_finished_run_becomes_a_folder_that_transformers_loads(run: Path, tmp_
     assert (told["environment"], told["dtype"], told["merged"]) == ("test/Agree-v0", "float32", False)
     assert told["max_logprob_difference"] <= 1e-6
     assert told["checked_tokens"] > 60
+    assert (told["chat_format"], told["max_context"]) == ("auto", None)
     assert same_weights(out, run / "model")
     from transformers import AutoTokenizer, GenerationConfig
 
@@ -80,9 +82,33 @@ def test_a_run_in_progress_is_exported_from_a_checkpoint_by_name(cut_run: Path, 
     assert found.source.endswith("step-00000002")
     export(cut_run, tmp_path / "second", which="2")
     assert same_weights(tmp_path / "second", tmp_path / "latest")
-    with pytest.raises(ConfigError, match="has no checkpoint '7': give final, latest or one of 2"):
+    with pytest.raises(ConfigError, match="has no checkpoint '7': give final, latest, best or one of 2"):
         export(cut_run, tmp_path / "out", which="7")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_best_weights_are_those_that_the_newest_checkpoint_names(
+    run: Path, cut_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (run, cut_run):
+        with pytest.raises(ConfigError, match="keeps no best weights: export final, latest or the number"):
+            export(folder, tmp_path / "out", which="best")
+    (cut_run / "best").mkdir()
+    torch.save(model_folder.load(run / "model")[0].state_dict(), cut_run / "best" / "my%2Frl-00000005.pt")
+    read = checkpoint.read
+
+    def naming(*given: Any, **options: Any) -> checkpoint.Checkpoint:
+        found = read(*given, **options)
+        found.extra["state"]["best"] = ["my/rl", 5]
+        return found
+
+    monkeypatch.setattr(checkpoint, "read", naming)
+    done = export(cut_run, tmp_path / "best", which="best")
+    assert done.source.endswith("my%2Frl-00000005.pt")
+    assert same_weights(tmp_path / "best", run / "model")
+    (cut_run / "best" / "my%2Frl-00000005.pt").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        export(cut_run, tmp_path / "out", which="best")
 
 
 def test_a_model_folder_is_exported_as_it_is_in_another_dtype(run: Path, tmp_path: Path) -> None:
