@@ -84,6 +84,7 @@ class _Source:
     Attributes:
         folder: a model folder.
         weights: a file of other weights for that model.
+        dtype: in which the run trained them; None is that of the files.
         environment: of the run.
         format: name of the chat format.
         max_context: most tokens of an episode.
@@ -92,6 +93,7 @@ class _Source:
 
     folder: Path
     weights: Path | None = None
+    dtype: torch.dtype | None = None
     environment: str | None = None
     format: str = "auto"
     max_context: int | None = None
@@ -112,14 +114,13 @@ def export(run: str | Path, out: str | Path, *, which: str = "final", dtype: tor
     """
     check_new(out)
     source = _source(Path(run), which)
-    model, tokenizer = model_folder.load(source.folder, dtype=dtype or _dtype_of(source.folder))
+    model, tokenizer = model_folder.load(source.folder, dtype=dtype or source.dtype or _dtype_of(source.folder))
     _put_on(model, source.weights)
     fmt = _format(source, model, tokenizer)
     probes = _probes(fmt, model)
     expected = [_logprobs(model, ids) for ids in probes]
     prompt = fmt.render_first(control_messages([_TOOL]), [_TOOL])
-    merges = hasattr(model, "merge_and_unload")  # peft's, with adapters
-    model = model.merge_and_unload() if merges else model
+    merges = _merge_adapters(model)
     sampling = _set_sampling(model, source, fmt)
     with new_folder(out) as partial:
         model_folder.save(partial, model, tokenizer)
@@ -158,8 +159,9 @@ def _source(path: Path, which: str) -> _Source:
         return _Source(path)
     folder, config = open_run(path)
     model, weights = _best_of(folder) if which == "best" else (_model_of(folder, which), None)
+    dtype = getattr(torch, config.model.dtype)
     of_run = (config.env.id, config.model.chat_format, config.model.max_context, asdict(config.sampling))
-    return _Source(model, weights, *of_run)
+    return _Source(model, weights, dtype, *of_run)
 
 
 def _best_of(folder: RunFolder) -> tuple[Path, Path | None]:
@@ -216,6 +218,8 @@ def _put_on(model: Any, weights: Path | None) -> None:
 def _dtype_of(folder: Path) -> torch.dtype:
     """The dtype that a folder's config.json names; float32 where it names none."""
     model_folder.check_files(folder)
+    if not (folder / "config.json").is_file():  # adapters alone
+        return torch.float32
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         name = config.get("dtype") or config.get("torch_dtype") or "float32"
@@ -226,6 +230,18 @@ def _dtype_of(folder: Path) -> torch.dtype:
 
 
 # What is written, and its proof.
+
+
+def _merge_adapters(model: Any) -> bool:
+    """Put the adapters of `peft` that are part of a model into its own weights. Returns: whether there were any."""
+    layers = [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "get_base_layer")]
+    for name, layer in layers:
+        layer.merge(safe_merge=True)
+        place, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(place), attribute, layer.get_base_layer())
+    if layers:
+        model._hf_peft_config_loaded = False  # else transformers would save adapters alone
+    return bool(layers)
 
 
 def _format(source: _Source, model: Any, tokenizer: Any) -> ChatFormat:

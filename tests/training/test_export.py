@@ -146,3 +146,29 @@ def test_nothing_is_overwritten(run: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     absent = CliRunner().invoke(main, ["export", str(tmp_path / "absent"), "--out", str(tmp_path / "out")])
     assert "is not a folder" in absent.stderr
+
+
+def test_adapters_are_merged(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peft = pytest.importorskip("peft")
+    original = model_folder.load
+    outputs: list[torch.Tensor] = []
+
+    def with_adapters(folder: Path, **options: Any) -> tuple[Any, Any]:
+        model, tokenizer = original(folder, **options)
+        if not outputs:  # the trained model; the exported folder has none
+            model.add_adapter(peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+            generator = torch.Generator().manual_seed(0)
+            for name, weight in model.named_parameters():
+                if "lora_" in name:
+                    weight.data.normal_(std=0.3, generator=generator)
+            model.eval()
+            outputs.append(model(torch.arange(9)[None]).logits.detach())
+        return model, tokenizer
+
+    monkeypatch.setattr(model_folder, "load", with_adapters)
+    done = export(run, tmp_path / "out")
+    assert (done.merged, done.max_logprob_difference < 1e-4) == (True, True)
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    merged = original(tmp_path / "out")[0]
+    torch.testing.assert_close(merged(torch.arange(9)[None]).logits, outputs[0], atol=1e-4, rtol=1e-4)
+    assert not same_weights(tmp_path / "out", run / "model")
