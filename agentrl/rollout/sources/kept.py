@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from agentrl.errors import StoreError
+from agentrl.errors import ConfigError, StoreError
 from agentrl.rollout.json_lines import canonical
 from agentrl.rollout.new_folder import new_folder
 from agentrl.rollout.sources.base import Source
@@ -45,11 +45,7 @@ async def kept(
     """
     place = _place(folder, identity)
     if _is_missing(place):
-        groups = await source.take(count)
-        with new_folder(place) as partial, TrajectoryStore(partial / "trajectories.jsonl") as store:
-            write_summary(partial / "identity.json", identity)
-            for group in groups:
-                store.append(group.trajectories[-1])
+        _keep(place, identity, await source.take(count))
     episodes = list(TrajectoryStore(place / "trajectories.jsonl"))
     if len(episodes) != count:
         raise StoreError(f"{place} holds {len(episodes)} of {count} demonstrations: remove it to play them again")
@@ -58,6 +54,17 @@ async def kept(
 
 def _place(folder: str | Path, identity: Mapping[str, Any]) -> Path:
     return Path(folder).expanduser() / hashlib.blake2b(canonical(identity), digest_size=8).hexdigest()
+
+
+def _keep(place: Path, identity: Mapping[str, Any], groups: Sequence[TrajectoryGroup]) -> None:
+    try:
+        with new_folder(place) as partial, TrajectoryStore(partial / "trajectories.jsonl") as store:
+            write_summary(partial / "identity.json", identity)
+            for group in groups:
+                store.append(group.trajectories[-1])
+    except ConfigError:
+        if _is_missing(place):
+            raise  # else another run was faster, with the same demonstrations
 
 
 def _is_missing(place: Path) -> bool:
