@@ -23,10 +23,20 @@ from agentrl.errors import AgentRLError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _JSON, _DEBUG = "agentrl.json", "agentrl.debug"
-_EXTRAS = {"torch": "train", "transformers": "train", "tokenizers": "train", "safetensors": "train"}
+_EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors"), "train"),
+    **dict.fromkeys(("starlette", "uvicorn"), "serve"),
+}
+# Commands whose module has another name: `import` is a word of Python.
+_MODULES = {"import": "import_chats", "export": "models.export", "serve-model": "models.serve_model"}
 EXIT_FAILED, EXIT_UNTRUSTED, EXIT_INTERRUPTED = 1, 3, 130
 _OURS = (os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ""),)
 _INSTALLED = tuple({os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib")})
+
+
+def module_of(command: str) -> str:
+    """The module of a command."""
+    return f"{__package__}.{_MODULES.get(command, command.replace('-', '_'))}"
 
 
 class Commands(click.Group):
@@ -46,7 +56,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.summaries:
             return None
-        found: click.Command = import_module(f"{__package__}.{cmd_name.replace('-', '_')}").command
+        found: click.Command = import_module(module_of(cmd_name)).command
         return found
 
     def resolve_command(

@@ -23,7 +23,7 @@ from agentrl.seeds import Purpose, integer
 _TOKENIZER_CONVERSATIONS = 500
 NOTHING_TO_BEGIN_FROM = (
     "a model built from scratch has learnt nothing yet: set model.path to a local model folder, or begin with a stage "
-    "that teaches it, for example stages.warm_start with demonstrators = { oracle = 1.0 }"
+    "that teaches it, for example stages.warm_start with demonstrators = { oracle = 1.0 }, or with data"
 )
 
 

@@ -26,7 +26,7 @@ _SECTION_OF_OLD = {"train": "stages.rl", "warm_start": "stages.warm_start", "eva
 
 
 def standard_stages() -> dict[str, StageSettings]:
-    """Warm start, evaluation, reinforcement, evaluation; a warm start without demonstrators is left out."""
+    """Warm start (left out without demonstrators and data), evaluation, reinforcement, evaluation."""
     return {"warm_start": Supervise(), "before": Evaluate(), "rl": Reinforce(), "after": Evaluate()}
 
 
@@ -35,8 +35,8 @@ class TrainConfig:
     """Everything `agentrl train` needs. The defaults are the tested run.
 
     Attributes:
-        stages: by name, in order. A file without kinds gets the standard plan: `warm_start` (if it has demonstrators),
-            `before`, `rl`, `after`.
+        stages: by name, in order. A file without kinds gets the standard plan: `warm_start` (if it has demonstrators or
+            data), `before`, `rl`, `after`.
     """
 
     env: EnvConfig
@@ -78,11 +78,11 @@ class TrainConfig:
         return presets.with_preset({**table, "stages": standard})
 
     def planned(self) -> dict[str, StageSettings]:
-        """The settings of the stages that are run, by name and in order; `supervise` needs demonstrators to be run."""
+        """The settings of the stages that are run, by name and in order; `supervise` needs demonstrators or data."""
         return {
             name: settings
             for name, settings in self.stages.items()
-            if not (isinstance(settings, Supervise) and not settings.demonstrators)
+            if not (isinstance(settings, Supervise) and not settings.teaches_from_nothing)
         }
 
     def make_stages(self) -> list[Stage]:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from agentrl.cli import COMMANDS, FirstOfItsKind, boundary, main
-from agentrl.cli.boundary import Commands, json_option, print_json
+from agentrl.cli.boundary import Commands, json_option, module_of, print_json
 from agentrl.errors import EnvFault
 
 
@@ -148,7 +148,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_module_imports_torch(name: str) -> None:
-    code = f"import sys, agentrl.cli.{name.replace('-', '_')}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, {module_of(name)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 

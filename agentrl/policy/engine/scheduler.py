@@ -71,6 +71,10 @@ class Completion:
     versions: tuple[int, ...]
 
 
+OnToken = Callable[[int, float], None]
+"""Called with each id and its logprob as soon as it is sampled."""
+
+
 @dataclass(eq=False)
 class _Request:
     owner: str
@@ -78,6 +82,7 @@ class _Request:
     sampling: SamplingParams
     uniform: NDArray[np.float64]
     future: asyncio.Future[Completion]
+    on_token: OnToken | None = None
     slot: int = -1
     cached: int = 0
     versions: list[int] = field(default_factory=list)
@@ -126,7 +131,15 @@ class Engine:
 
     # What a policy calls.
 
-    async def sample(self, owner: str, prompt: Sequence[int], sampling: SamplingParams, seed: int) -> Completion:
+    async def sample(
+        self,
+        owner: str,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        seed: int,
+        *,
+        on_token: OnToken | None = None,
+    ) -> Completion:
         """Sample one turn of an episode. Cancelling it frees its place.
 
         Args:
@@ -135,6 +148,7 @@ class Engine:
             sampling: temperature, limits, stop strings.
             seed: of this turn's random numbers; the result does not depend on what else is running,
                 up to the rounding of float32.
+            on_token: called with each id and its logprob as soon as it is sampled; it must not raise.
         Returns: the turn; empty with `finish="length"` if the prompt leaves no room.
         Raises: ValueError if the prompt is empty.
         """
@@ -145,7 +159,7 @@ class Engine:
             return Completion((), (), "length", 0, ())
         loop = asyncio.get_running_loop()
         uniform = np.random.Generator(np.random.Philox(seed)).random(count)
-        request = _Request(owner, np.asarray(prompt, np.int32), sampling, uniform, loop.create_future())
+        request = _Request(owner, np.asarray(prompt, np.int32), sampling, uniform, loop.create_future(), on_token)
         self._queue.append(request)
         if self._pump is None or self._pump.done() or self._pump.get_loop() is not loop:
             self._pump = loop.create_task(self._run())
@@ -286,6 +300,8 @@ class Engine:
             request.ids.append(token)
             request.logprobs.append(logprob)
             request.versions.append(self.version)
+            if request.on_token is not None:
+                request.on_token(token, logprob)
             finish = self._finish_of(request, token)
             if finish is not None:
                 self._finish(request, finish)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agentrl.config import NotNegative
+from agentrl.config import Count, NotNegative
 from agentrl.registry import Registry
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
@@ -33,13 +33,15 @@ class Feedback(ABC):
 
 @dataclass(frozen=True)
 class PreferByScore(Feedback):
-    """Adds one preference to each group: the episode of the highest score over that of the lowest.
+    """Adds preferences to each group: the episode of the highest score over that of the lowest, and so on inwards.
 
     Attributes:
         margin: the difference in score that must be exceeded.
+        pairs: most preferences of a group; no episode is in two of them.
     """
 
     margin: NotNegative = 0.0
+    pairs: Count = 1
 
     @abstractmethod
     def score(self, trajectory: Trajectory) -> float | None:
@@ -51,7 +53,6 @@ class PreferByScore(Feedback):
     def _preferences(self, group: TrajectoryGroup) -> tuple[tuple[int, int], ...]:
         scores = [self.score(t) if t.trains else None for t in group.trajectories]
         known = [(score, index) for index, score in enumerate(scores) if score is not None]
-        if len(known) < 2:
-            return ()
-        (low, worst), (high, best) = min(known), max(known)
-        return ((best, worst),) if high - low > self.margin else ()
+        known.sort()
+        inwards = zip(reversed(known), known[: min(self.pairs, len(known) // 2)], strict=False)
+        return tuple((best, worst) for (high, best), (low, worst) in inwards if high - low > self.margin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from agentrl.config import Count, OneOf, Whole
@@ -15,10 +15,13 @@ from agentrl.learning.episode_columns import pairs
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES, Objective
 from agentrl.learning.objectives.preference import DPO
+from agentrl.learning.rows import Row
 from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
 from agentrl.rollout.feedback.rewarded import PreferRewarded
 from agentrl.rollout.sources.base import Source
-from agentrl.rollout.sources.stored import Stored, check_stored
+from agentrl.rollout.sources.preference_file import check_preferences, preferences
+from agentrl.rollout.sources.recorded import Recorded
+from agentrl.rollout.sources.stored import Stored
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
 from agentrl.training.stages.group_stage import GroupStage
 from agentrl.training.stages.playing import Playing, rollout_metrics
@@ -34,8 +37,8 @@ class Prefer(StageSettings):
     Attributes:
         steps: updates of the policy.
         playing: which episodes are played, and how many.
-        store: path of a `trajectories.jsonl` whose groups are used, so that nothing is played; they need token ids.
-        store_stage: only episodes that the stage of this name recorded.
+        data: recorded episodes that are compared, so that nothing is played; those that began alike are a group.
+        pairs: a file of preferences in TRL's form (chosen and rejected) that are learnt, so that nothing is played.
         feedback: says which episode of a group is preferred; applied in order.
         objective: the loss over pairs.
         checkpoint_every: steps between checkpoints.
@@ -44,8 +47,8 @@ class Prefer(StageSettings):
 
     steps: Whole = 20
     playing: Playing = Playing()
-    store: str | None = None
-    store_stage: str | None = None
+    data: tuple[Recorded, ...] = ()
+    pairs: str | None = None
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = (PreferRewarded(),)
     objective: Annotated[Objective, OneOf(OBJECTIVES)] = DPO()
     checkpoint_every: Count = 10
@@ -60,8 +63,13 @@ class Prefer(StageSettings):
                 f"stages.{name}.objective: {OBJECTIVES.name_of(type(self.objective))} is no loss over pairs; use dpo, "
                 "or train with it in a stage of kind reinforce"
             )
-        if self.store is not None:
-            check_stored(self.store, self.store_stage, f"stages.{name}.store")
+        if self.data and self.pairs is not None:
+            raise ConfigError(f"stages.{name} has data and pairs: give one of them, or a stage for each")
+        for number, recorded in enumerate(self.data):
+            recorded.check(f"stages.{name}.data[{number}]")
+        if self.pairs is not None:
+            check_preferences(self.pairs, f"stages.{name}.pairs")
+        if not self.plays:
             return
         self.playing.check(f"stages.{name}.playing", probe, splits["train"])
         if self.playing.group_size < 2:
@@ -70,8 +78,13 @@ class Prefer(StageSettings):
             )
 
     @property
+    def plays(self) -> bool:
+        """Whether episodes are played for the stage."""
+        return not self.data and self.pairs is None
+
+    @property
     def environments(self) -> Sequence[str]:
-        return self.playing.others if self.store is None else ()
+        return self.playing.others if self.plays else ()
 
 
 class _PreferStage(GroupStage):
@@ -80,34 +93,42 @@ class _PreferStage(GroupStage):
         self._settings = settings
 
     def new_source(self, context: Context) -> Source:
-        if self._settings.store is not None:
-            return Stored(self._settings.store, self._settings.store_stage)
+        if self._settings.pairs is not None:
+            return preferences(self._settings.pairs, seed=context.seed)
+        if self._settings.data:
+            return Stored(self._settings.data)
         return self._settings.playing.source(context, self.name)
 
     async def next_step(self, context: Context, learner: Learner, source: Source) -> Step:
         started = time.perf_counter()
         groups = await source.take(self._settings.playing.prompts_per_step)
-        if self._settings.store is None:
+        if self._settings.plays:
             context.rollouts.check_faults(groups)
         for add in self._settings.feedback:
             groups = await add(groups)
         sampled_s = time.perf_counter()
-        metrics = await self._learn(context, learner, groups)
+        rows = pairs(context.rows(compared := [_compared(group) for group in groups]), compared)
+        metrics = await self._learn(learner, rows)
         await learner.publish()
         metrics = {
             **rollout_metrics(groups),
             **metrics,
-            "preference/pairs": float(sum(len(group.preferences) for group in groups)),
+            "preference/pairs": float(len({row.unit for row in rows})),
             "time/sample_s": sampled_s - started,
             "time/learn_s": time.perf_counter() - sampled_s,
         }
-        return Step(self.step + 1, self._settings.steps, metrics, [] if self._settings.store else groups)
+        return Step(self.step + 1, self._settings.steps, metrics, groups if self._settings.plays else [])
 
-    async def _learn(
-        self, context: Context, learner: Learner, groups: Sequence[TrajectoryGroup]
-    ) -> Mapping[str, float]:
-        rows = pairs(context.rows(groups), groups)
+    async def _learn(self, learner: Learner, rows: Sequence[Row]) -> Mapping[str, float]:
         if not rows:
             logger.warning("step %d: no episode was preferred over another, so nothing was learnt", self.step + 1)
             return {}
         return await learner.update(await self.filled(learner, rows), self._objective)
+
+
+def _compared(group: TrajectoryGroup) -> TrajectoryGroup:
+    """The group without the episodes that no preference names, which would be rendered for nothing."""
+    kept = sorted({number for pair in group.preferences for number in pair})
+    place = {number: index for index, number in enumerate(kept)}
+    found = tuple((place[better], place[worse]) for better, worse in group.preferences)
+    return replace(group, trajectories=[group.trajectories[number] for number in kept], preferences=found)

@@ -1,10 +1,13 @@
-"""The stage `supervise`: cross-entropy on demonstrations that the environment's own scripts play."""
+"""The stage `supervise`: cross-entropy on demonstrations of the environment's own scripts, and on recorded episodes."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +18,15 @@ from agentrl.learning.objectives.supervised import Supervised
 from agentrl.learning.optimizers import Schedule
 from agentrl.learning.rows import Row, with_coefficients
 from agentrl.messages import Message
+from agentrl.rollout.sources.chat_file import turn_weights
 from agentrl.rollout.sources.demonstrations import Demonstrations, check_demonstrators
+from agentrl.rollout.sources.kept import demonstrations_identity, kept
+from agentrl.rollout.sources.recorded import Recorded, check_digest, digest_of
 from agentrl.seeds import Purpose, sequence
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step, check_split
-from agentrl.trajectory import Labels, TrajectoryGroup
+from agentrl.trajectory import Labels, Trajectory, TrajectoryGroup
+
+logger = logging.getLogger(__name__)
 
 # A tiny model that saw 2,000 demonstrations of the calculator learnt nothing in 125 updates of 32, and solved it after
 # 500 updates of 8.
@@ -27,20 +35,24 @@ _UPDATES, _SMALLEST_BATCH, _LARGEST_BATCH = 500, 8, 32
 
 @dataclass(frozen=True)
 class Supervise(StageSettings):
-    """Supervised training on demonstrations.
+    """Supervised training on demonstrations and recorded episodes; without either the stage is not run.
 
     Attributes:
-        demonstrators: relative share of each demonstrator method of the environment, by name; without any the stage
-            is not run.
+        demonstrators: relative share of each demonstrator method of the environment, by name.
         num_episodes: demonstrations, on the train split.
-        epochs: passes over them.
-        batch_episodes: demonstrations of one update; None makes about 500 updates, of 8 to 32 demonstrations.
+        keep_demonstrations: a folder in which they are kept; a run of the same environment, tasks, demonstrators,
+            number and seed takes them from there.
+        data: recorded episodes to learn from as well, or instead.
+        epochs: passes over all episodes.
+        batch_episodes: episodes of one update; None makes about 500 updates, of 8 to 32 episodes.
         checkpoint_every: updates between checkpoints.
         learner: optimizer and schedule; the rate is annealed over all updates of the stage.
     """
 
     demonstrators: Mapping[str, Positive] = field(default_factory=dict)
     num_episodes: Count = 8000
+    keep_demonstrations: str | None = None
+    data: tuple[Recorded, ...] = ()
     epochs: Count = 2
     batch_episodes: Count | None = None
     checkpoint_every: Count = 50
@@ -50,8 +62,11 @@ class Supervise(StageSettings):
         return _SuperviseStage(name, self)
 
     def check(self, name: str, probe: Env, splits: Mapping[str, str]) -> None:
-        check_split(probe, "train_split", splits["train"], "to train on")
+        if self.demonstrators or not self.data:
+            check_split(probe, "train_split", splits["train"], "to train on")
         check_demonstrators(probe, self.demonstrators, f"stages.{name}.demonstrators")
+        for number, recorded in enumerate(self.data):
+            recorded.check(f"stages.{name}.data[{number}]")
 
     def batch_of(self, num_rows: int) -> int:
         """Demonstrations of one update, where the stage has `num_rows` of them."""
@@ -60,7 +75,7 @@ class Supervise(StageSettings):
 
     @property
     def teaches_from_nothing(self) -> bool:
-        return bool(self.demonstrators)
+        return bool(self.demonstrators or self.data)
 
 
 class _SuperviseStage(Stage):
@@ -68,12 +83,16 @@ class _SuperviseStage(Stage):
         super().__init__(name, settings.checkpoint_every)
         self._settings = settings
         self._groups: list[TrajectoryGroup] | None = None
+        self._digest = ""
 
     async def conversations(self, context: Context) -> list[list[Message]]:
-        return [t.messages() for group in await self._demonstrations(context) for t in group.trajectories]
+        played, recorded = await self._demonstrations(context), self._recorded()
+        alternating = chain.from_iterable(zip_longest(_episodes(recorded), _episodes(played)))
+        return [episode.messages() for episode in alternating if episode is not None]
 
     async def steps(self, context: Context) -> AsyncIterator[Step]:
-        rows = context.rows(await self._demonstrations(context))
+        self._check_data()
+        rows = self._rows(context, [*await self._demonstrations(context), *self._recorded()])
         settings, size = self._settings, self._settings.batch_of(len(rows))
         order = epoch_order(sequence(context.seed, Purpose.WARM_START_ORDER), len(rows), settings.epochs if rows else 0)
         total = max(1, len(order) // size) if rows else 0
@@ -88,20 +107,59 @@ class _SuperviseStage(Stage):
         await learner.publish()
         self._groups = None
 
+    def _rows(self, context: Context, groups: Sequence[TrajectoryGroup]) -> list[Row]:
+        rows = context.rows(groups)
+        episodes = _episodes(groups)
+        left_out = len({n for n, e in enumerate(episodes) if e.trains} - {row.trajectory for row in rows})
+        if left_out:
+            logger.warning(
+                "%d of %d episodes are left out: their token ids are not of this model's tokenizer, and a turn that "
+                "was cut off, or a call that could not be read, cannot be written again",
+                left_out,
+                len(episodes),
+            )
+        return _weighted(rows, [turn_weights(episode) for episode in episodes])
+
     async def _demonstrations(self, context: Context) -> list[TrajectoryGroup]:
         """The demonstrations, played at the first call; a resumed run plays the same ones again."""
-        if self._groups is None:
-            settings = self._settings
+        settings = self._settings
+        if self._groups is None and settings.demonstrators:
             context.tell("demonstrations", 0, settings.num_episodes)
+            tasks, labels = context.tasks("train"), Labels(self.name)
             source = Demonstrations(
                 context.env,
-                context.tasks("train"),
+                tasks,
                 settings.demonstrators,
                 seed=sequence(context.seed, Purpose.DEMONSTRATIONS),
-                labels=Labels(self.name),
+                labels=labels,
             )
-            self._groups = await source.take(settings.num_episodes)
-        return self._groups
+            if settings.keep_demonstrations is None:
+                self._groups = await source.take(settings.num_episodes)
+            else:
+                identity = demonstrations_identity(
+                    context.env, tasks, settings.demonstrators, settings.num_episodes, context.seed
+                )
+                self._groups = await kept(settings.keep_demonstrations, identity, source, settings.num_episodes, labels)
+        return self._groups or []
+
+    def _recorded(self) -> list[TrajectoryGroup]:
+        """The recorded episodes, each a group of its own."""
+        episodes = [episode for recorded in self._settings.data for episode in recorded.read()]
+        return [TrajectoryGroup(f"data-{number}", [episode]) for number, episode in enumerate(episodes)]
+
+    def _check_data(self) -> None:
+        """Raise ConfigError if a resumed stage would learn from other data than it began with."""
+        files = [recorded.file for recorded in self._settings.data]
+        now = digest_of(files)
+        check_digest(self._digest or now, now, files)
+        self._digest = now
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "data": self._digest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._digest = state["data"]
 
     def _length(self, num_rows: int) -> int:
         """Updates over which the rate anneals, at least 1."""
@@ -114,8 +172,32 @@ class _SuperviseStage(Stage):
         return replace(learner, schedule=replace(learner.schedule, warmup_steps=warmup))
 
 
+def _episodes(groups: Sequence[TrajectoryGroup]) -> list[Trajectory]:
+    return [episode for group in groups for episode in group.trajectories]
+
+
+def _weighted(rows: Sequence[Row], weights: Sequence[tuple[float, ...] | None]) -> list[Row]:
+    """The rows with a column `weights` of each token's turn, if an episode has any.
+
+    Args: weights: of each episode's turns; None where all weigh 1.
+    """
+    if not any(weights):
+        return list(rows)
+    return [row.with_columns(weights=_of_tokens(row, weights[row.trajectory])) for row in rows]
+
+
+def _of_tokens(row: Row, weights: tuple[float, ...] | None) -> np.ndarray:
+    of_turns = np.asarray(weights or np.ones(int(row.column("turns").max()) + 1), np.float32)
+    return np.where(row.mask, of_turns[np.where(row.mask, row.column("turns"), 0)], 0).astype(np.float32)
+
+
 def _batch(rows: Sequence[Row], numbers: np.ndarray) -> list[Row]:
-    return with_coefficients([rows[i] for i in numbers], "token")
+    """The rows of an update: each token weighs the same, or in proportion to the weight of its turn."""
+    batch = [rows[i] for i in numbers]
+    if "weights" not in batch[0].columns:
+        return with_coefficients(batch, "token")
+    total = sum(float(row.column("weights").sum()) for row in batch) or 1.0
+    return [row.with_columns(coefficients=row.column("weights") / np.float32(total)) for row in batch]
 
 
 def epoch_order(seed: np.random.SeedSequence, size: int, epochs: int) -> np.ndarray:

@@ -101,3 +101,11 @@ def test_both_are_found_by_name() -> None:
         "prefer_rewarded": PreferRewarded,
         "prefer_confident": PreferConfident,
     }
+
+
+async def test_several_pairs_go_inwards_and_share_no_episode() -> None:
+    group = [episode(reward) for reward in (0.5, 1.0, 0.0, 0.75, 0.25)]
+    assert await added(PreferRewarded(pairs=1), group) == [((1, 2),)]
+    assert await added(PreferRewarded(pairs=9), group) == [((1, 2), (3, 4))]  # the middle one has no partner
+    assert await added(PreferRewarded(margin=0.5, pairs=9), group) == [((1, 2),)]
+    assert await added(PreferRewarded(pairs=9), group[:4]) == [((1, 2), (3, 0))]

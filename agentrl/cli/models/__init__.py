@@ -1,0 +1,1 @@
+"""Commands for the model that a run has made: export it, serve it."""

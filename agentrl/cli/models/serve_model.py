@@ -1,0 +1,64 @@
+"""`agentrl serve-model`: a model folder on an OpenAI-compatible address. Owns the options."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from agentrl.cli.boundary import json_option, note, print_json
+
+
+@click.command("serve-model")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--name", help="Of the model, for clients; the folder's by default.")
+@click.option(
+    "--api-key-env",
+    default="AGENTRL_SERVE_KEY",
+    show_default=True,
+    help="Variable that holds the key clients must send.",
+)
+@click.option("--chat-format", help="A format's name; by default that of the exported run, or found from the template.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1.")
+@click.option("--max-context", type=click.IntRange(1), help="Most tokens of a conversation; the run's, or up to 4096.")
+@click.option("--slots", type=click.IntRange(1), default=64, show_default=True, help="Answers sampled at once.")
+@json_option
+def command(
+    folder: Path,
+    host: str,
+    port: int,
+    name: str | None,
+    api_key_env: str,
+    chat_format: str | None,
+    device: str,
+    max_context: int | None,
+    slots: int,
+    as_json: bool,
+) -> None:
+    """Serve the model in FOLDER to every client of OpenAI's chat API, until Ctrl-C.
+
+    \b
+    agentrl serve-model models/shop
+    agentrl bench agentrl/Shop-v0 --policy openai:shop --base-url http://127.0.0.1:8000/v1 --temperature 0
+    """
+    from agentrl.serving.chat_model import ChatModel
+    from agentrl.serving.server import serve
+    from agentrl.training.model_setup import device_of
+
+    note(f"Loading {folder}")
+    model = ChatModel.from_folder(
+        folder, name=name, chat_format=chat_format, device=device_of(device), max_context=max_context, slots=slots
+    )
+
+    def ready(url: str) -> None:
+        if as_json:
+            print_json({"url": url, "model": model.name, "context": model.context})
+        note(f"Serving {folder} as {model.name!r} on {url} (Ctrl-C ends)")
+
+    with suppress(KeyboardInterrupt):
+        serve(model, host=host, port=port, key=os.environ.get(api_key_env, "").strip(), on_ready=ready)
+    note("Stopped")

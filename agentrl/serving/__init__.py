@@ -1,0 +1,1 @@
+"""A trained model on an address: an OpenAI-compatible endpoint over the embedded engine."""

@@ -1,0 +1,173 @@
+"""The endpoint as an ASGI application: routes, the key, sizes, clients that go away. Owns no model.
+
+It protects against web pages that a browser on this machine shows (only JSON bodies, only known host names where there
+is no key) and against bodies that are too large. It does not encrypt: put a proxy with TLS before it on a network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from agentrl.errors import ModelError
+from agentrl.safe_json import safe_text
+from agentrl.serving.answer_forms import Head, Token, completion
+from agentrl.serving.api_errors import ApiError
+from agentrl.serving.chat_model import Answer, ChatModel
+from agentrl.serving.chat_request import ChatRequest, chat_request
+from agentrl.serving.streaming import events
+
+logger = logging.getLogger(__name__)
+_MOST_BYTES = 32 << 20
+_GONE = Response(status_code=499)  # nobody reads it
+
+
+def make_app(
+    model: ChatModel, *, key: str = "", hosts: Sequence[str] = ("localhost", "127.0.0.1", "[::1]")
+) -> Starlette:
+    """The application.
+
+    Args:
+        model: answers.
+        key: that clients send as a bearer token; empty asks for none.
+        hosts: names under which it may be asked where there is no key; `*` allows all.
+    """
+    endpoint = _Endpoint(model, key)
+    guard = [] if key else [Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts], www_redirect=False)]
+    return Starlette(
+        routes=[
+            Route("/health", endpoint.health),
+            Route("/v1/models", endpoint.models),
+            Route("/v1/models/{name:path}", endpoint.one_model),
+            Route("/v1/chat/completions", endpoint.chat, methods=["POST"]),
+        ],
+        middleware=guard,
+        exception_handlers={ApiError: _refused, HTTPException: _no_route, Exception: _failed},
+    )
+
+
+class _Endpoint:
+    def __init__(self, model: ChatModel, key: str) -> None:
+        self._model, self._key = model, key
+        self._began = int(time.time())
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def models(self, request: Request) -> Response:
+        self._check_key(request)
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def one_model(self, request: Request) -> Response:
+        self._check_key(request)
+        name = request.path_params["name"]
+        if name != self._model.name:
+            raise ApiError(f"The model {name!r} does not exist", status=404, param="model", code="model_not_found")
+        return JSONResponse(self._card())
+
+    async def chat(self, request: Request) -> Response:
+        self._check_key(request)
+        asked = chat_request(await _body(request), self._model.name, self._model.policy.sampling)
+        try:
+            prompt = self._model.prompt(asked)
+        except (ModelError, RecursionError) as error:  # the template refuses the conversation
+            raise ApiError(f"the model's chat template cannot render the messages: {error}", param="messages") from None
+        head = Head(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._model.name)
+        if asked.stream:
+            return StreamingResponse(events(self._model, asked, prompt, head), media_type="text/event-stream")
+        answer = await self._answered(request, asked, prompt)
+        return _GONE if answer is None else _json(completion(head, asked, answer, self._tokens(asked, answer)))
+
+    async def _answered(self, request: Request, asked: ChatRequest, prompt: tuple[int, ...]) -> Answer | None:
+        """The answer; None if the client has gone, and then its sampling is stopped."""
+        work = asyncio.ensure_future(self._model.answer(asked, prompt))
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else None
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+    def _tokens(self, asked: ChatRequest, answer: Answer) -> list[list[Token]]:
+        if not asked.logprobs:
+            return [[] for _ in answer.choices]
+        decode = self._model.policy.format.decode
+        return [
+            [Token(decode([token]), logprob) for token, logprob in zip(c.done.ids, c.done.logprobs, strict=True)]
+            for c in answer.choices
+        ]
+
+    def _card(self) -> dict[str, Any]:
+        return {
+            "id": self._model.name,
+            "object": "model",
+            "created": self._began,
+            "owned_by": "agentrl",
+            "max_model_len": self._model.context,
+        }
+
+    def _check_key(self, request: Request) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        right = scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode(), self._key.encode())
+        if self._key and not right:
+            raise ApiError("Incorrect API key provided: send it as a bearer token", status=401, code="invalid_api_key")
+
+
+async def _body(request: Request) -> Any:
+    """The JSON of a request. Raises: ApiError."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # a web page can send other types without asking
+        raise ApiError(f"the body must be of type application/json, got {kind or 'none'}", status=415)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > _MOST_BYTES:
+            raise ApiError(f"the body is larger than {_MOST_BYTES >> 20} MiB", status=413)
+        parts.append(part)
+    try:
+        return json.loads(b"".join(parts))
+    except (ValueError, RecursionError) as error:
+        raise ApiError(f"the body is not JSON: {error}") from None
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(value: Any) -> Response:
+    return Response(safe_text(json.dumps(value, ensure_ascii=False)).encode(), media_type="application/json")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    headers = {"Retry-After": "1"} if error.status == 503 else None
+    return JSONResponse(error.to_json(), error.status, headers)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = (
+        f"{request.method} {request.url.path}: {error.detail}; there is POST /v1/chat/completions and GET /v1/models"
+    )
+    return JSONResponse(ApiError(message, status=error.status_code).to_json(), error.status_code)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    logger.error("a request failed", exc_info=error)
+    return JSONResponse(ApiError(f"the server failed: {type(error).__name__}", status=500).to_json(), 500)
