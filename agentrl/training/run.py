@@ -31,8 +31,10 @@ from agentrl.seeds import Purpose, integer
 from agentrl.training import checkpoint, model_setup
 from agentrl.training.clock import Clock
 from agentrl.training.folder import RunFolder
+from agentrl.training.kept_weights import KeptWeights
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.progress import OnProgress, Progress
+from agentrl.training.selection import Checked, Selection, recorded, split_held_out
 from agentrl.training.stages.base import Stage, Step
 from agentrl.trajectory import EnvRef, Labels, Mode, Task, Trajectory, TrajectoryGroup
 
@@ -85,7 +87,10 @@ class RunConfig:
 
     Attributes:
         evaluate_every: steps between two evaluations inside a stage that plays episodes; 0 turns them off.
-        evaluate_tasks: held-out tasks of such an evaluation.
+        evaluate_tasks: held-out tasks of such an evaluation; the tables of the run report others.
+        keep_best: keep the weights of the best of these evaluations, and stop early by the two rules that follow.
+        stop_when_solved: stop a stage where the lower end of the evaluation's 95% interval is at least this success.
+        stop_when_worse: stop it after this many evaluations in a row that are clearly worse than the best; 0 is never.
         max_concurrency: episodes under way at once, of all stages and environments together.
         keep_checkpoints: newest checkpoints that stay.
         threads: torch threads; 0 leaves torch's choice.
@@ -93,8 +98,11 @@ class RunConfig:
         tensorboard: write TensorBoard events as well as metrics.jsonl.
     """
 
-    evaluate_every: Whole = 10
+    evaluate_every: Whole = 5
     evaluate_tasks: Count = 64
+    keep_best: bool = True
+    stop_when_solved: Share = 0.9
+    stop_when_worse: Whole = 2
     max_concurrency: Count = 128
     keep_checkpoints: Count = 2
     threads: Whole = 1
@@ -127,6 +135,8 @@ class RunState:
         version: steps after which the sampler had new weights; it orders the metrics of all stages.
         weights: version of the sampler's weights.
         updates: steps of all stages; the number of the checkpoint.
+        selection: evaluations of the stage in progress, and the best of them; None before the first one.
+        best: (stage, step) whose weights are kept for it.
         summaries: of the stages that are finished, by name.
         wall_s, cpu_s: seconds spent so far.
     """
@@ -136,6 +146,8 @@ class RunState:
     version: int = 0
     weights: int = 0
     updates: int = 0
+    selection: dict[str, Any] | None = None
+    best: tuple[str, int] | None = None
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -168,7 +180,15 @@ class Run:
         self.sampling = SamplingParams(**asdict(config.sampling))
         probe = registry.make(self.env)
         self.env = probe.ref or self.env  # with the version of its package
-        self._tasks = {"train": _split(probe, config.env.train_split), "eval": _split(probe, config.env.eval_split)}
+        reported, self._between = split_held_out(
+            _split(probe, config.env.eval_split),
+            max((stage.reports for stage in stages), default=0),
+            config.run.evaluate_tasks,
+        )
+        self._tasks = {"train": _split(probe, config.env.train_split), "eval": reported}
+        self._chooses = config.run.keep_best and config.run.evaluate_every > 0 and len(self._between) > 0
+        self._between = self._between or reported[: config.run.evaluate_tasks]
+        self._kept = KeptWeights(folder.path)
         self.max_turns = probe.limits.max_turns or 1
         probe.close()
         self._saved: checkpoint.Checkpoint | None = None
@@ -218,13 +238,34 @@ class Run:
         if self.state.stage_state is not None:
             stage.load_state_dict(self.state.stage_state)
         self._weights_before = self.state.weights
+        if stage.plays and self._chooses and self.state.selection is None:
+            await self._evaluate_in_between(stage, 0, stage.total)
         async with aclosing(stage.steps(self)) as steps:  # type: ignore[type-var]
-            async for step in steps:
+            while not self._stopped:
+                step = await anext(steps, None)
+                if step is None:
+                    break
                 await self._after(stage, step)
-        self.state.summaries[stage.name] = plain(stage.summary())
+        self.state.summaries[stage.name] = plain({**stage.summary(), **self._settle(stage)})
         self.state.stage, self.state.stage_state = self.state.stage + 1, None
+        self.state.selection = self.state.best = None
         self._learner = self._saved = None
         self._save()
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether a rule has ended the stage in progress."""
+        return self.state.selection is not None and Selection.of_state(self.state.selection).stopped != ""
+
+    def _settle(self, stage: Stage) -> dict[str, Any]:
+        """Give the model the best weights of the finished stage. Returns: what the summary says of that."""
+        if self.state.selection is None or self.state.best is None:
+            return {}
+        selection = Selection.of_state(self.state.selection)
+        if selection.restores:
+            self._kept.restore(*self.state.best, self.model)
+            self._publish()
+        return {"selection": recorded(selection, self._between, ended=stage.step, planned=stage.total)}
 
     async def _after(self, stage: Stage, step: Step) -> None:
         """Record a step; evaluate and save where that is due."""
@@ -238,15 +279,26 @@ class Run:
         timing = {"time/record_s": time.perf_counter() - started} if step.groups else {}
         self._log(stage.name, step.number, step.total, {**step.metrics, **timing})
         every = self.config.run.evaluate_every
-        if every and step.groups and step.number % every == 0 and step.number < step.total:
-            await self._evaluate_in_between(step)
+        is_last = step.number >= step.total
+        if every and step.groups and (self._chooses if is_last else step.number % every == 0):
+            await self._evaluate_in_between(stage, step.number, step.total)
         if step.number % stage.checkpoint_every == 0 and step.number < step.total:
             self._save()
 
-    async def _evaluate_in_between(self, step: Step) -> None:
-        tasks = self.tasks("eval")[: self.config.run.evaluate_tasks]
-        result = await self.evaluate(tasks, replace(self.sampling), trials=1, name=EVALUATION)
-        self._log(EVALUATION, step.number, step.total, result.metrics())
+    async def _evaluate_in_between(self, stage: Stage, number: int, total: int) -> None:
+        """Evaluate on the tasks to choose with; keep the weights if they are the best so far."""
+        result = await self.evaluate(self._between, replace(self.sampling), trials=1, name=EVALUATION)
+        self._log(EVALUATION, number, total, result.metrics())
+        if not (self._chooses and stage.plays):
+            return
+        run, state = self.config.run, self.state
+        selection = Selection() if state.selection is None else Selection.of_state(state.selection)
+        checked = Checked.of(number, result)
+        selection = selection.after(checked, solved=run.stop_when_solved, worse=run.stop_when_worse)
+        state.selection = selection.state_dict()
+        if selection.best is checked:
+            self._kept.keep(stage.name, number, self.model)
+            state.best = (stage.name, number)
 
     # What a stage sees.
 
@@ -341,6 +393,7 @@ class Run:
             run=self._identity.get("run", ""),
             keep=self.config.run.keep_checkpoints,
         )
+        self._kept.remove_unused(*([saved.best] if saved.best is not None else []))
 
     def _conclude(self) -> dict[str, Any]:
         tables = [summary for summary in self.state.summaries.values() if "greedy" in summary]
@@ -357,6 +410,7 @@ class Run:
         }
         self.folder.write_model(lambda folder: model_folder.save(folder, self.model, self.tokenizer))
         self.folder.write_summary(summary)
+        self._kept.remove()
         write_report(self.folder.path)
         return summary
 

@@ -35,6 +35,7 @@ class _EvaluateStage(Stage):
     def __init__(self, name: str, settings: Evaluate) -> None:
         super().__init__(name)
         self._settings = settings
+        self.reports = settings.num_tasks
         self._table: dict[str, Any] = {}
 
     async def steps(self, context: Context) -> AsyncIterator[Step]:
