@@ -36,6 +36,7 @@ from agentrl.training.model_setup import ModelConfig
 from agentrl.training.progress import OnProgress, Progress
 from agentrl.training.selection import Checked, Selection, recorded, split_held_out
 from agentrl.training.stages.base import Stage, Step
+from agentrl.training.stages.health import speeds
 from agentrl.trajectory import EnvRef, Labels, Mode, Task, Trajectory, TrajectoryGroup
 
 
@@ -99,7 +100,7 @@ class RunConfig:
     """
 
     evaluate_every: Whole = 5
-    evaluate_tasks: Count = 64
+    evaluate_tasks: Count = 128
     keep_best: bool = True
     stop_when_solved: Share = 0.9
     stop_when_worse: Whole = 2
@@ -138,6 +139,7 @@ class RunState:
         selection: evaluations of the stage in progress, and the best of them; None before the first one.
         best: (stage, step) whose weights are kept for it.
         summaries: of the stages that are finished, by name.
+        tokens: how many were sampled in training and in evaluations, trained, and seen as context by updates.
         wall_s, cpu_s: seconds spent so far.
     """
 
@@ -149,6 +151,7 @@ class RunState:
     selection: dict[str, Any] | None = None
     best: tuple[str, int] | None = None
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
     wall_s: float = 0.0
     cpu_s: float = 0.0
 
@@ -277,13 +280,24 @@ class Run:
         started = time.perf_counter()
         self._record(step.groups, stage.name, step.number)
         timing = {"time/record_s": time.perf_counter() - started} if step.groups else {}
-        self._log(stage.name, step.number, step.total, {**step.metrics, **timing})
+        self._count(step.metrics)
+        metrics = {**step.metrics, **timing}
+        self._log(stage.name, step.number, step.total, {**metrics, **speeds(metrics)})
         every = self.config.run.evaluate_every
         is_last = step.number >= step.total
         if every and step.groups and (self._chooses if is_last else step.number % every == 0):
             await self._evaluate_in_between(stage, step.number, step.total)
         if step.number % stage.checkpoint_every == 0 and step.number < step.total:
             self._save()
+
+    def _count(self, metrics: Mapping[str, float]) -> None:
+        """Add the tokens of a step to those of the run."""
+        for what, name in (
+            ("sampled", "rollout/tokens"),
+            ("trained", "train/tokens"),
+            ("context", "train/context_tokens"),
+        ):
+            self.state.tokens[what] = self.state.tokens.get(what, 0) + round(metrics.get(name, 0))
 
     async def _evaluate_in_between(self, stage: Stage, number: int, total: int) -> None:
         """Evaluate on the tasks to choose with; keep the weights if they are the best so far."""
@@ -360,6 +374,8 @@ class Run:
         result = summarize([t for g in groups for t in g.trajectories], wall_s=time.perf_counter() - started)
         for trajectory in result.trajectories:
             self.store.append(trajectory)
+        sampled = sum(trajectory.num_sampled_tokens for trajectory in result.trajectories)
+        self.state.tokens["evaluated"] = self.state.tokens.get("evaluated", 0) + sampled
         return result
 
     def tell(self, name: str, number: int, total: int, metrics: Mapping[str, float] | None = None) -> None:

@@ -6,6 +6,7 @@ reference `module:Class`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,6 +109,9 @@ class Total(Objective):
         return all(term.ignores(row) for _, term in self.terms)
 
 
+_TAIL = math.log(2)  # a probability that doubled or halved
+
+
 class PolicyObjective(Objective):
     """What the losses of policy optimisation share: they are proportional to advantages."""
 
@@ -126,12 +130,16 @@ class PolicyObjective(Objective):
         loss = (loss_N * batch.column("coefficients")).sum()
         with torch.no_grad():
             logprobs, old = scores.logprobs, batch.column("old_logprobs")
+            sampled = batch.column("sampled_logprobs")
             sums = {
                 "loss/policy": loss.detach(),
                 "policy/entropy": scores.entropy.sum(),
                 "policy/clip_fraction": was_clipped_N.sum(),
                 "policy/approx_kl": kl_k3(old, logprobs).sum(),
                 "policy/ratio_mean": torch.exp(logprobs - old).sum(),
+                "policy/ratio_tail": ((logprobs - old).abs() > _TAIL).sum(),
+                "policy/sampler_kl": kl_k3(sampled, logprobs).sum(),
+                "policy/sampler_gap": (logprobs - sampled).abs().sum(),
             }
         return loss, sums
 
