@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agentrl.bench.evaluate import EvalResult, requests_of, summarize
-from agentrl.bench.views.run_report import EVALUATION, write_report
+from agentrl.bench.verdicts import verdicts
+from agentrl.bench.views.run_report import EVALUATION, read_metrics, write_report
 from agentrl.config import Count, Share, Whole
 from agentrl.env import registry
 from agentrl.env.base import Env
@@ -34,6 +35,7 @@ from agentrl.training.folder import RunFolder
 from agentrl.training.kept_weights import KeptWeights
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.progress import OnProgress, Progress
+from agentrl.training.provenance import cost, provenance
 from agentrl.training.selection import Checked, Selection, recorded, split_held_out
 from agentrl.training.stages.base import Stage, Step
 from agentrl.training.stages.health import speeds
@@ -140,6 +142,7 @@ class RunState:
         best: (stage, step) whose weights are kept for it.
         summaries: of the stages that are finished, by name.
         tokens: how many were sampled in training and in evaluations, trained, and seen as context by updates.
+        cpu_s_by_stage: CPU seconds of the stages that are finished.
         wall_s, cpu_s: seconds spent so far.
     """
 
@@ -152,6 +155,7 @@ class RunState:
     best: tuple[str, int] | None = None
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
+    cpu_s_by_stage: dict[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
     cpu_s: float = 0.0
 
@@ -250,6 +254,7 @@ class Run:
                     break
                 await self._after(stage, step)
         self.state.summaries[stage.name] = plain({**stage.summary(), **self._settle(stage)})
+        self.state.cpu_s_by_stage[stage.name] = self.clock.cpu_s - sum(self.state.cpu_s_by_stage.values())
         self.state.stage, self.state.stage_state = self.state.stage + 1, None
         self.state.selection = self.state.best = None
         self._learner = self._saved = None
@@ -413,17 +418,23 @@ class Run:
 
     def _conclude(self) -> dict[str, Any]:
         tables = [summary for summary in self.state.summaries.values() if "greedy" in summary]
-        summary = {
+        shown = [{name: cell for name, cell in table.items() if name != "outcomes"} for table in tables]
+        made_with = provenance(self.folder.config_path, str(self.model.device))
+        summary: dict[str, Any] = {
             "env": asdict(self.env),
             "seed": self.seed,
-            **{name: self._identity.get(name) for name in ("began", "sampling", "packages")},
-            "before": tables[0] if len(tables) > 1 else None,
-            "after": tables[-1] if tables else None,
+            **{name: self._identity.get(name) for name in ("began", "sampling")},
+            "before": shown[0] if len(shown) > 1 else None,
+            "after": shown[-1] if shown else None,
             "stages": self.state.summaries,
             "steps": self.state.version,
             "wall_s": round(self.clock.wall_s, 1),
             "cpu_s": round(self.clock.cpu_s, 1),
+            "cost": cost(self.clock.wall_s, self.clock.cpu_s, self.state.cpu_s_by_stage, self.state.tokens),
+            **made_with,
         }
+        before, after = (tables[0]["outcomes"], tables[-1]["outcomes"]) if len(tables) > 1 else ({}, {})
+        summary["verdicts"] = verdicts(read_metrics(self.folder.metrics_path), summary, before, after)
         self.folder.write_model(lambda folder: model_folder.save(folder, self.model, self.tokenizer))
         self.folder.write_summary(summary)
         self._kept.remove()

@@ -59,11 +59,7 @@ class Checked:
     @classmethod
     def of(cls, step: int, result: EvalResult) -> Checked:
         """The evaluation after a step; discarded episodes are left out."""
-        outcomes: dict[str, list[float]] = {}
-        for episode in result.trajectories:
-            if episode.ending.kind != "fault":
-                outcomes.setdefault(episode.task.id, []).append(float(episode.success))
-        return cls(step, result.mean, *result.ci95, result.reward_mean, outcomes)
+        return cls(step, result.mean, *result.ci95, result.reward_mean, result.outcomes)
 
     def clearly_below(self, other: Checked) -> bool:
         """Whether the paired 95% interval of the difference in success, over the tasks of both, is below 0."""

@@ -119,6 +119,24 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
     assert [line["version"] for line in _metrics(whole_run)] == [0] * 12 + [0, 1, 2, 2, 3, 4, 4, 5, 5]
 
 
+def test_the_summary_says_what_the_run_was_made_with_and_what_it_means(whole_run: Path) -> None:
+    summary = json.loads((whole_run / "summary.json").read_text())
+    assert {"agentrl", "torch", "numpy", "python"} <= set(summary["packages"])
+    assert summary["machine"]["cores"] >= 1
+    assert summary["machine"]["device"] == "cpu"
+    assert summary["settings"]["stages"]["rl"]["steps"] == 5
+    cost, lines = summary["cost"], _metrics(whole_run)
+    assert list(cost["cpu_s_by_stage"]) == ["warm_start", "before", "rl", "after"]
+    assert sum(cost["cpu_s_by_stage"].values()) == pytest.approx(cost["cpu_s"], abs=1.0)
+    for what, name in (("sampled", "rollout/tokens"), ("trained", "train/tokens"), ("context", "train/context_tokens")):
+        assert cost["tokens"][what] == sum(line.get(name, 0) for line in lines)
+    held_out = [t for t in TrajectoryStore(whole_run / "trajectories.jsonl") if t.labels.stage != "rl"]
+    assert cost["tokens"]["evaluated"] == sum(t.num_sampled_tokens for t in held_out)
+    assert [(one["mode"], one["difference"]["n"]) for one in summary["verdicts"][:2]] == [("greedy", 6), ("sampled", 6)]
+    assert "outcomes" not in summary["after"]
+    assert len(summary["stages"]["after"]["outcomes"]["greedy"]) == 6
+
+
 def undocumented(names: Iterable[str]) -> set[str]:
     """Names that the table of metrics in docs/train.md lacks; there CAUSE, KIND and ENV stand for a word."""
     text = (Path(__file__).resolve().parents[2] / "docs" / "train.md").read_text(encoding="utf-8")

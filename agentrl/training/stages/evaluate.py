@@ -70,6 +70,7 @@ def _table(greedy: EvalResult, sampled: EvalResult) -> dict[str, Any]:
         "sampled": _cell(sampled),
         "n_tasks": sampled.n_tasks,
         "n_faults": greedy.n_faults + sampled.n_faults,
+        "outcomes": {"greedy": greedy.outcomes, "sampled": sampled.outcomes},
     }
 
 
