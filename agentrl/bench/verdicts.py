@@ -23,6 +23,7 @@ MOST = 0.9
 _GAP = 0.1  # between training and held-out success, beyond the interval of the latter
 _MANY = 0.25  # share of groups without any success that names a missing skill
 _LOW = 0.5  # training success below which there is something to explain
+_ENOUGH_UPDATES = 200
 _LAST = 10  # steps whose mean is the state at the end
 
 
@@ -57,12 +58,11 @@ def change(before: Outcomes, after: Outcomes, mode: str) -> Verdict | None:
         return None
     name = "better" if difference.low > 0 else "worse" if difference.high < 0 else "undecided"
     shown = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-    words = {
-        "better": f"Better ({mode}): success changed by {shown}",
-        "worse": f"Worse ({mode}): success changed by {shown}",
-        "undecided": f"Undecided ({mode}): success changed by {shown}, which may be chance",
-    }
-    text = f"{words[name]} on the same {difference.n} held-out tasks (paired 95% interval)."
+    chance = ": this may be chance" if name == "undecided" else ""
+    text = (
+        f"{name.capitalize()} ({mode}): success changed by {shown} on the same {difference.n} held-out tasks "
+        f"(paired 95% interval){chance}."
+    )
     return Verdict(name, text, {"mode": mode, "difference": difference.to_json()})
 
 
@@ -124,8 +124,8 @@ def _why_failed(signs: Signs, numbers: Mapping[str, Any]) -> Verdict:
     if signs.is_flat is False:
         return Verdict(
             "form_not_content",
-            f"Copies form, not content: {share}, and the loss on demonstrations was still falling when the warm start "
-            "ended. Give it more demonstrations, or more updates on them.",
+            f"Copies form, not content: {share}, and the warm start ended before its loss on demonstrations was "
+            "flat. Give it more demonstrations, or more updates on them.",
             numbers,
         )
     if signs.is_flat:
@@ -174,11 +174,14 @@ def _number(value: Any) -> float:
 
 
 def _ends_flat(losses: Sequence[float]) -> bool | None:
-    """Whether the last quarter of the losses is hardly below the quarter before; None with too few to say."""
-    quarter = len(losses) // 4
-    if quarter < 5:
+    """Whether the last quarter of the losses is hardly below the quarter before; None without losses.
+
+    Few updates are never enough to call a loss flat: their rate falls to 0 so early that any loss is level at the end.
+    """
+    if not losses:
         return None
-    return fmean(losses[-quarter:]) > 0.9 * fmean(losses[-2 * quarter : -quarter])
+    quarter = len(losses) // 4
+    return len(losses) >= _ENOUGH_UPDATES and fmean(losses[-quarter:]) > 0.9 * fmean(losses[-2 * quarter : -quarter])
 
 
 def verdicts(
