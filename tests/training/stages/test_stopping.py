@@ -52,8 +52,10 @@ def weights_of(folder: str | Path) -> dict[str, bytes]:
     return {name: tensor.tobytes() for name, tensor in load_file(Path(folder) / "model.safetensors").items()}
 
 
-def test_a_stage_stops_when_solved_and_reports_other_tasks(run_of: RunOf) -> None:
-    run = run_of({"rl": RL, "after": Evaluate(num_tasks=30)}, **OFTEN)
+@pytest.mark.parametrize("max_lag", [0, 1])
+def test_a_stage_stops_when_solved_and_reports_other_tasks(run_of: RunOf, max_lag: int) -> None:
+    """Also where it samples ahead: groups that were begun and are not needed any more are dropped."""
+    run = run_of({"rl": replace(RL, playing=Playing(8, 4, max_lag=max_lag)), "after": Evaluate(num_tasks=30)}, **OFTEN)
     found = summary_of(run)["stages"]["rl"]["selection"]
     assert found["stopped"] == "solved"
     assert found["ended_at_step"] < 30
