@@ -203,7 +203,7 @@ def main() -> None:
             RL: Reinforce(steps=given.steps, checkpoint_every=given.checkpoint_every),
             "after": Evaluate(num_tasks=16),
         },
-        run=RunConfig(evaluate_every=given.eval_every, tensorboard=False),
+        run=RunConfig(evaluate_every=given.eval_every, keep_best=False, tensorboard=False),
     )
     readings, metrics = measure(config)
     table = rows_of_table(readings)

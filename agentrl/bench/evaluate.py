@@ -75,6 +75,11 @@ class EvalResult:
     def reward_mean(self) -> float:
         return self.reward.mean
 
+    @property
+    def outcomes(self) -> dict[str, list[float]]:
+        """Success of each task's scored episodes, by task id."""
+        return Success().values_by_task(self.trajectories)
+
     def metrics(self) -> dict[str, float]:
         """Success and reward with their 95% intervals, counts and wall seconds, as a training run logs them."""
         (low, high), (reward_low, reward_high) = self.ci95, self.reward.ci95

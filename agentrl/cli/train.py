@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentrl.bench.measures.endings import by_cause
+from agentrl.bench.verdicts import choices
 from agentrl.bench.views.run_report import write_report
 from agentrl.cli.boundary import json_option, note, print_json
 from agentrl.cli.progress import TrainProgress
@@ -233,7 +234,7 @@ class _Rescue:
 
 
 def summary_text(summary: dict[str, Any], out: Path) -> str:
-    """The before/after table, and where the report is."""
+    """The before/after table, what it says in words, and where the report is."""
     env_id = summary["env"]["id"]
     lines = ["", f"{env_id}, seed {summary['seed']}: success on held-out tasks, with 95% intervals", ""]
     lines.append(f"{'':<10}{'before':<26}after")
@@ -241,6 +242,8 @@ def summary_text(summary: dict[str, Any], out: Path) -> str:
     for mode in ("greedy", "sampled"):
         lines.append(f"{mode:<10}{_cell(before.get(mode)):<26}{_cell(after.get(mode)):<26}".rstrip())
     lines += _discarded({"before": before, "after": after})
+    said = [*(one["text"] for one in summary.get("verdicts", [])), *choices(summary)]
+    lines += ["", *said] if said else []
     n_tasks = (after or before).get("n_tasks", 0)
     lines += ["", f"{n_tasks} tasks, {summary['wall_s']:.0f} s wall, {summary['cpu_s']:.0f} s CPU"]
     if (out / "model").is_dir():

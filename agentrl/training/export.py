@@ -10,9 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from agentrl.policy.format.choice import chat_format
 from agentrl.rollout.new_folder import check_new, new_folder
 from agentrl.rollout.store import write_summary
 from agentrl.training import checkpoint
+from agentrl.training.files.kept_weights import KeptWeights, load_kept
 from agentrl.training.folder import RunFolder, is_run
 from agentrl.training.train import open_run
 
@@ -115,7 +114,8 @@ def export(run: str | Path, out: str | Path, *, which: str = "final", dtype: tor
     check_new(out)
     source = _source(Path(run), which)
     model, tokenizer = model_folder.load(source.folder, dtype=dtype or source.dtype or _dtype_of(source.folder))
-    _put_on(model, source.weights)
+    if source.weights is not None:
+        load_kept(source.weights, model)
     fmt = _format(source, model, tokenizer)
     probes = _probes(fmt, model)
     expected = [_logprobs(model, ids) for ids in probes]
@@ -180,7 +180,7 @@ def _best_of(folder: RunFolder) -> tuple[Path, Path | None]:
     kept = checkpoint.read(newest).extra["state"].get("best")
     if kept is None:
         raise none
-    return newest, folder.path / "best" / f"{quote(kept[0], safe='')}-{kept[1]:08d}.pt"
+    return newest, KeptWeights(folder.path).file(*kept)
 
 
 def _model_of(folder: RunFolder, which: str) -> Path:
@@ -203,16 +203,6 @@ def _model_of(folder: RunFolder, which: str) -> Path:
             f"{', '.join(map(str, known))}"
         )
     return checkpoint.read(folder.checkpoints_path / f"step-{int(which):08d}").path
-
-
-def _put_on(model: Any, weights: Path | None) -> None:
-    """Give a model other weights. Raises: CheckpointError if they cannot be read."""
-    if weights is None:
-        return
-    try:
-        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, UnpicklingError) as error:
-        raise CheckpointError(f"{weights} cannot be read: {error}; export latest instead") from error
 
 
 def _dtype_of(folder: Path) -> torch.dtype:

@@ -19,7 +19,8 @@ from agentrl.errors import CheckpointError, ConfigError, StoreError
 from agentrl.rollout.json_lines import encode_line
 from agentrl.rollout.lock import FolderLock, entries_of
 from agentrl.rollout.store import write_summary
-from agentrl.training.log_marks import LogMarks, cut
+from agentrl.training.files.kept_weights import KeptWeights
+from agentrl.training.files.log_marks import LogMarks, cut
 
 FORMAT = 3
 """Number of a run folder's layout; a run of another one is refused."""
@@ -160,6 +161,7 @@ class RunFolder:
             for own in (self.format_path, self.config_path, self.identity_path, self.metrics_path):
                 own.unlink(missing_ok=True)
             self.trajectories_path.unlink(missing_ok=True)
+            KeptWeights(self.path).remove()
             for event in (self.path / "tensorboard").glob("events.out.tfevents.*"):
                 event.unlink()
         self.close()

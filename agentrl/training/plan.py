@@ -100,7 +100,8 @@ class TrainConfig:
         Other settings, such as the number of kept checkpoints, may be edited before a run is resumed.
         """
         run = self.run
-        kept = RunConfig(run.evaluate_every, run.evaluate_tasks, run.max_concurrency)
+        free = ("keep_checkpoints", "threads", "record_trajectories", "tensorboard")
+        kept = replace(run, **{name: getattr(RunConfig(), name) for name in free})
         return checkpoint.fingerprint({"config": dump_config(replace(self, run=kept))})
 
     def check(self, probe: Env) -> None:

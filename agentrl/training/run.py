@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agentrl.bench.evaluate import EvalResult, requests_of, summarize
-from agentrl.bench.views.run_report import EVALUATION, write_report
+from agentrl.bench.verdicts import verdicts
+from agentrl.bench.views.run_report import EVALUATION, read_metrics, write_report
 from agentrl.config import Count, NotNegative, Share, Whole
 from agentrl.env import registry
 from agentrl.env.base import Env
@@ -30,10 +31,14 @@ from agentrl.rollout.store import TrajectoryStore
 from agentrl.seeds import Purpose, integer
 from agentrl.training import checkpoint, model_setup
 from agentrl.training.clock import Clock
+from agentrl.training.files.kept_weights import KeptWeights
+from agentrl.training.files.provenance import cost, provenance
 from agentrl.training.folder import RunFolder
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.progress import OnProgress, Progress
+from agentrl.training.selection import Checked, Selection, recorded, split_held_out
 from agentrl.training.stages.base import Stage, Step
+from agentrl.training.stages.health import speeds
 from agentrl.trajectory import EnvRef, Labels, Mode, Task, Trajectory, TrajectoryGroup
 
 
@@ -85,7 +90,10 @@ class RunConfig:
 
     Attributes:
         evaluate_every: steps between two evaluations inside a stage that plays episodes; 0 turns them off.
-        evaluate_tasks: held-out tasks of such an evaluation.
+        evaluate_tasks: held-out tasks of such an evaluation; the tables of the run report others.
+        keep_best: keep the weights of the best of these evaluations, and stop early by the two rules that follow.
+        stop_when_solved: stop a stage where the lower end of the evaluation's 95% interval is at least this success.
+        stop_when_worse: stop it after this many evaluations in a row that are clearly worse than the best; 0 is never.
         max_concurrency: episodes under way at once, of all stages and environments together.
         keep_checkpoints: newest checkpoints that stay.
         checkpoint_seconds: most seconds of work that are lost: a checkpoint is written at the first step that ends so
@@ -95,8 +103,11 @@ class RunConfig:
         tensorboard: write TensorBoard events as well as metrics.jsonl.
     """
 
-    evaluate_every: Whole = 10
-    evaluate_tasks: Count = 64
+    evaluate_every: Whole = 5
+    evaluate_tasks: Count = 128
+    keep_best: bool = True
+    stop_when_solved: Share = 0.9
+    stop_when_worse: Whole = 2
     max_concurrency: Count = 128
     keep_checkpoints: Count = 2
     checkpoint_seconds: NotNegative = 300.0
@@ -130,7 +141,11 @@ class RunState:
         version: steps after which the sampler had new weights; it orders the metrics of all stages.
         weights: version of the sampler's weights.
         updates: steps of all stages; the number of the checkpoint.
+        selection: evaluations of the stage in progress, and the best of them; None before the first one.
+        best: (stage, step) whose weights are kept for it.
         summaries: of the stages that are finished, by name.
+        tokens: how many were sampled in training and in evaluations, trained, and seen as context by updates.
+        cpu_s_by_stage: CPU seconds of the stages that are finished.
         wall_s, cpu_s: seconds spent so far.
     """
 
@@ -139,7 +154,11 @@ class RunState:
     version: int = 0
     weights: int = 0
     updates: int = 0
+    selection: dict[str, Any] | None = None
+    best: tuple[str, int] | None = None
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    cpu_s_by_stage: dict[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
     cpu_s: float = 0.0
 
@@ -171,7 +190,15 @@ class Run:
         self.sampling = SamplingParams(**asdict(config.sampling))
         probe = registry.make(self.env)
         self.env = probe.ref or self.env  # with the version of its package
-        self._tasks = {"train": _split(probe, config.env.train_split), "eval": _split(probe, config.env.eval_split)}
+        reported, self._between = split_held_out(
+            _split(probe, config.env.eval_split),
+            max((stage.reports for stage in stages), default=0),
+            config.run.evaluate_tasks,
+        )
+        self._tasks = {"train": _split(probe, config.env.train_split), "eval": reported}
+        self._chooses = config.run.keep_best and config.run.evaluate_every > 0 and len(self._between) > 0
+        self._between = self._between or reported[: config.run.evaluate_tasks]
+        self._kept = KeptWeights(folder.path)
         self.max_turns = probe.limits.max_turns or 1
         probe.close()
         self._saved: checkpoint.Checkpoint | None = None
@@ -224,14 +251,36 @@ class Run:
         if self.state.stage_state is not None:
             stage.load_state_dict(self.state.stage_state)
         self._weights_before = self.state.weights
+        if stage.plays and self._chooses and self.state.selection is None:
+            await self._evaluate_in_between(stage, 0, stage.total)
         async with aclosing(stage.steps(self)) as steps:  # type: ignore[type-var]
-            async for step in steps:
+            while not self._stopped:
+                step = await anext(steps, None)
+                if step is None:
+                    break
                 await self._after(stage, step)
-        self.state.summaries[stage.name] = plain(stage.summary())
+        self.state.summaries[stage.name] = plain({**stage.summary(), **self._settle(stage)})
+        self.state.cpu_s_by_stage[stage.name] = self.clock.cpu_s - sum(self.state.cpu_s_by_stage.values())
         self.state.stage, self.state.stage_state = self.state.stage + 1, None
         self.policy.forget()
+        self.state.selection = self.state.best = None
         self._learner = self._saved = None
         self._save()
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether a rule has ended the stage in progress."""
+        return self.state.selection is not None and Selection.of_state(self.state.selection).stopped != ""
+
+    def _settle(self, stage: Stage) -> dict[str, Any]:
+        """Give the model the best weights of the finished stage. Returns: what the summary says of that."""
+        if self.state.selection is None or self.state.best is None:
+            return {}
+        selection = Selection.of_state(self.state.selection)
+        if selection.restores:
+            self._kept.restore(*self.state.best, self.model)
+            self._publish()
+        return {"selection": recorded(selection, self._between, ended=stage.step, planned=stage.total)}
 
     async def _after(self, stage: Stage, step: Step) -> None:
         """Record a step; evaluate and save where that is due.
@@ -247,10 +296,13 @@ class Run:
         started = time.perf_counter()
         self._record(step.groups, stage.name, step.number)
         timing = {"time/record_s": time.perf_counter() - started} if step.groups else {}
-        self._log(stage.name, step.number, step.total, {**step.metrics, **timing})
+        self._count(step.metrics)
+        metrics = {**step.metrics, **timing}
+        self._log(stage.name, step.number, step.total, {**metrics, **speeds(metrics)})
         every = self.config.run.evaluate_every
-        if every and step.groups and step.number % every == 0 and step.number < step.total:
-            await self._evaluate_in_between(step)
+        is_last = step.number >= step.total
+        if every and step.groups and (self._chooses if is_last else step.number % every == 0):
+            await self._evaluate_in_between(stage, step.number, step.total)
         self.policy.forget()
         if step.number < step.total and self._save_is_due(stage, step):
             self._save()
@@ -261,12 +313,32 @@ class Run:
         late = limit > 0 and time.monotonic() - self._saved_at_s >= limit
         return late or step.number == 1 or step.number % stage.checkpoint_every == 0
 
-    async def _evaluate_in_between(self, step: Step) -> None:
-        tasks = self.tasks("eval")[: self.config.run.evaluate_tasks]
+    def _count(self, metrics: Mapping[str, float]) -> None:
+        """Add the tokens of a step to those of the run."""
+        for what, name in (
+            ("sampled", "rollout/tokens"),
+            ("trained", "train/tokens"),
+            ("context", "train/context_tokens"),
+        ):
+            self.state.tokens[what] = self.state.tokens.get(what, 0) + round(metrics.get(name, 0))
+
+    async def _evaluate_in_between(self, stage: Stage, number: int, total: int) -> None:
+        """Evaluate on the tasks to choose with; keep the weights if they are the best so far."""
         self.policy.forget()
         with checkpoint.same_random_states():
-            result = await self.evaluate(tasks, replace(self.sampling), trials=1, name=EVALUATION)
-        self._log(EVALUATION, step.number, step.total, result.metrics())
+            result = await self.evaluate(self._between, replace(self.sampling), trials=1, name=EVALUATION)
+        self.policy.forget()
+        self._log(EVALUATION, number, total, result.metrics())
+        if not (self._chooses and stage.plays):
+            return
+        run, state = self.config.run, self.state
+        selection = Selection() if state.selection is None else Selection.of_state(state.selection)
+        checked = Checked.of(number, result)
+        selection = selection.after(checked, solved=run.stop_when_solved, worse=run.stop_when_worse)
+        state.selection = selection.state_dict()
+        if selection.best is checked:
+            self._kept.keep(stage.name, number, self.model)
+            state.best = (stage.name, number)
 
     # What a stage sees.
 
@@ -328,6 +400,8 @@ class Run:
         result = summarize([t for g in groups for t in g.trajectories], wall_s=time.perf_counter() - started)
         for trajectory in result.trajectories:
             self.store.append(trajectory)
+        sampled = sum(trajectory.num_sampled_tokens for trajectory in result.trajectories)
+        self.state.tokens["evaluated"] = self.state.tokens.get("evaluated", 0) + sampled
         return result
 
     def tell(self, name: str, number: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -361,23 +435,31 @@ class Run:
             run=self._identity.get("run", ""),
             keep=self.config.run.keep_checkpoints,
         )
+        self._kept.remove_unused(*([saved.best] if saved.best is not None else []))
         self._saved_at_s = time.monotonic()
 
     def _conclude(self) -> dict[str, Any]:
         tables = [summary for summary in self.state.summaries.values() if "greedy" in summary]
-        summary = {
+        shown = [{name: cell for name, cell in table.items() if name != "outcomes"} for table in tables]
+        made_with = provenance(self.folder.config_path, str(self.model.device))
+        summary: dict[str, Any] = {
             "env": asdict(self.env),
             "seed": self.seed,
-            **{name: self._identity.get(name) for name in ("began", "sampling", "packages")},
-            "before": tables[0] if len(tables) > 1 else None,
-            "after": tables[-1] if tables else None,
+            **{name: self._identity.get(name) for name in ("began", "sampling")},
+            "before": shown[0] if len(shown) > 1 else None,
+            "after": shown[-1] if shown else None,
             "stages": self.state.summaries,
             "steps": self.state.version,
             "wall_s": round(self.clock.wall_s, 1),
             "cpu_s": round(self.clock.cpu_s, 1),
+            "cost": cost(self.clock.wall_s, self.clock.cpu_s, self.state.cpu_s_by_stage, self.state.tokens),
+            **made_with,
         }
+        before, after = (tables[0]["outcomes"], tables[-1]["outcomes"]) if len(tables) > 1 else ({}, {})
+        summary["verdicts"] = verdicts(read_metrics(self.folder.metrics_path), summary, before, after)
         self.folder.write_model(lambda folder: model_folder.save(folder, self.model, self.tokenizer))
         self.folder.write_summary(summary)
+        self._kept.remove()
         write_report(self.folder.path)
         return summary
 

@@ -271,6 +271,18 @@ def step(stage: str, number: int, total: int, **metrics: float) -> SimpleNamespa
     return SimpleNamespace(stage=stage, step=number, total=total, metrics=metrics)
 
 
+def test_what_the_table_says_in_words_stands_below_it() -> None:
+    summary = {"env": {"id": "e"}, "seed": 1, "before": TABLE, "after": TABLE, "wall_s": 61.4, "cpu_s": 60.0}
+    summary["verdicts"] = [
+        {"name": "worse", "text": "Worse (greedy): so."},
+        {"name": "too_hard", "text": "Too hard: so."},
+    ]
+    summary["stages"] = {"rl": {"selection": {"text": "All steps were done"}}, "before": TABLE}
+    lines = summary_text(summary, Path("absent")).splitlines()
+    start = lines.index("Worse (greedy): so.")
+    assert lines[start + 1 : start + 4] == ["Too hard: so.", "rl: All steps were done.", ""]
+
+
 def test_progress_in_a_pipe_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with TrainProgress() as progress:
         for number in range(1, 101):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,11 +71,12 @@ def with_stage(name: str, **changes: object) -> TrainConfig:
 
 # What two runs of one configuration may differ in.
 _TIMED = ("time_s",)
+_TIMED_AREAS = ("time/", "share/", "speed/")
 
 
 def _metrics(run: Path) -> list[dict[str, object]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in _TIMED and not k.startswith("time/")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in _TIMED and not k.startswith(_TIMED_AREAS)} for line in lines]
 
 
 def _weights(run: Path) -> dict[str, bytes]:
@@ -113,6 +116,51 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
     # 2 epochs of 96 demonstrations by 16; before, 5 steps with 2 evaluations between them, after.
     assert stages == ["warm_start"] * 12 + ["before", "rl", "rl", "eval", "rl", "rl", "eval", "rl", "after"]
     assert [line["version"] for line in _metrics(whole_run)] == [0] * 12 + [0, 1, 2, 2, 3, 4, 4, 5, 5]
+
+
+def test_the_summary_says_what_the_run_was_made_with_and_what_it_means(whole_run: Path) -> None:
+    summary = json.loads((whole_run / "summary.json").read_text())
+    assert {"agentrl", "torch", "numpy", "python"} <= set(summary["packages"])
+    assert summary["machine"]["cores"] >= 1
+    assert summary["machine"]["device"] == "cpu"
+    assert summary["settings"]["stages"]["rl"]["steps"] == 5
+    cost, lines = summary["cost"], _metrics(whole_run)
+    assert list(cost["cpu_s_by_stage"]) == ["warm_start", "before", "rl", "after"]
+    assert sum(cost["cpu_s_by_stage"].values()) == pytest.approx(cost["cpu_s"], abs=1.0)
+    for what, name in (("sampled", "rollout/tokens"), ("trained", "train/tokens"), ("context", "train/context_tokens")):
+        assert cost["tokens"][what] == sum(line.get(name, 0) for line in lines)
+    held_out = [t for t in TrajectoryStore(whole_run / "trajectories.jsonl") if t.labels.stage != "rl"]
+    assert cost["tokens"]["evaluated"] == sum(t.num_sampled_tokens for t in held_out)
+    assert [(one["mode"], one["difference"]["n"]) for one in summary["verdicts"][:2]] == [("greedy", 6), ("sampled", 6)]
+    assert "outcomes" not in summary["after"]
+    assert len(summary["stages"]["after"]["outcomes"]["greedy"]) == 6
+
+
+def undocumented(names: Iterable[str]) -> set[str]:
+    """Names that the table of metrics in docs/train.md lacks; there CAUSE, KIND and ENV stand for a word."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "train.md").read_text(encoding="utf-8")
+    table = text.partition("## Metrics")[2].partition("\n## ")[0]
+    known = re.findall(r"`(\w+/[\w@]+)`", table)
+    bounds = [f"{name}_ci95_{side}" for name in known for side in ("low", "high")]
+    patterns = [re.sub("CAUSE|KIND|ENV", r"\\w+", name) for name in (*known, *bounds)]
+    return {name for name in names if not any(re.fullmatch(pattern, name) for pattern in patterns)}
+
+
+def test_every_logged_name_is_documented(whole_run: Path) -> None:
+    logged = {name for line in _metrics(whole_run) for name in line if "/" in name}
+    assert len(logged) > 30
+    assert undocumented([*logged, "rollout/nonsense"]) == {"rollout/nonsense"}
+
+
+def test_every_name_of_a_metric_in_the_code_is_documented() -> None:
+    """Also of parts that the run of these tests does not have."""
+    areas = "rollout|loss|policy|preference|value|grad|supervised|train|eval|time|share|speed"
+    root = Path(__file__).resolve().parents[2] / "agentrl"
+    files = [*root.glob("learning/**/*.py"), *root.glob("training/**/*.py"), root / "bench" / "evaluate.py"]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    named = set(re.findall(rf'"((?:{areas})/[a-z_]+[a-z])"', code)) - {"grad/count", "value/count", "preference/count"}
+    assert len(named) > 40
+    assert undocumented(named) == set()
 
 
 def test_training_and_evaluation_tasks_are_disjoint_in_the_records(whole_run: Path) -> None:

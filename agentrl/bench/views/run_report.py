@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader
 
 from agentrl.bench.estimates import Estimate, clustered_proportion
 from agentrl.bench.measures.endings import Counting, Counts, by_cause
+from agentrl.bench.verdicts import CHANGES, choices, said_of
 from agentrl.bench.views.charts import Series, line_chart, short_number
 from agentrl.bench.views.table import percent
 from agentrl.errors import StoreError
@@ -43,7 +44,7 @@ def write_report(run_dir: str | Path) -> Path:
     Raises: StoreError if there is no metrics.jsonl, or a file cannot be read or written.
     """
     folder = Path(run_dir)
-    metrics = _read_metrics(folder / "metrics.jsonl")
+    metrics = read_metrics(folder / "metrics.jsonl")
     summary = _read_summary(folder / "summary.json")
     tally = _Tally.of(folder / "trajectories.jsonl")
     config = folder / "config.toml"
@@ -54,6 +55,9 @@ def write_report(run_dir: str | Path) -> Path:
         summary=summary,
         facts=_facts(summary, metrics),
         table=_table(summary, tally),
+        verdicts=said_of(metrics, summary),
+        choices=choices(summary),
+        made_with=_made_with(summary),
         charts=_main_charts(metrics),
         small=_small_charts(metrics),
         transcripts=tally.transcripts(),
@@ -76,7 +80,8 @@ def write_report(run_dir: str | Path) -> Path:
 # Reading.
 
 
-def _read_metrics(path: Path) -> list[Metrics]:
+def read_metrics(path: Path) -> list[Metrics]:
+    """The lines of a metrics.jsonl; a torn last line is left out. Raises: StoreError naming a line that is not JSON."""
     if not path.exists():
         raise StoreError(f"there is no {path}: give the folder of a training run")
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -316,7 +321,7 @@ def _small_charts(metrics: Sequence[Metrics]) -> list[dict[str, str]]:
     names = dict.fromkeys((str(row.get("stage")), name) for row in metrics for name in row if "/" in name)
     charts = []
     for stage, name in names:
-        if name in _SHOWN_ABOVE or "ci95" in name or stage == EVALUATION:
+        if name in _SHOWN_ABOVE or "ci95" in name or stage == EVALUATION or name.startswith("share/"):
             continue
         steps, values = _column(metrics, name, stage)
         if len(values) > 1 and (max(values) > min(values) or values[0] != 0):
@@ -376,6 +381,25 @@ def _facts(summary: Metrics, metrics: Sequence[Metrics]) -> list[tuple[str, str]
     return [(name, str(value)) for name, value in facts if value is not None]
 
 
+def _made_with(summary: Metrics) -> list[tuple[str, str]]:
+    """Versions, machine and cost, a row each; empty for a run that is not finished."""
+    machine, cost = summary.get("machine") or {}, summary.get("cost") or {}
+    cpu = {name: f"{seconds:,.0f} s" for name, seconds in (cost.get("cpu_s_by_stage") or {}).items()}
+    rows = [
+        ("begun", summary.get("began")),
+        ("environment", (summary.get("env") or {}).get("version")),
+        ("packages", _listed(summary.get("packages") or {})),
+        ("machine", _listed({name: value for name, value in machine.items() if value is not None})),
+        ("CPU time by stage", _listed(cpu)),
+        ("tokens", _listed({name: f"{count:,}" for name, count in (cost.get("tokens") or {}).items()})),
+    ]
+    return [(name, str(value)) for name, value in rows if value] if summary else []
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+
+
 def _duration(seconds: float | None) -> str | None:
     if seconds is None:
         return None
@@ -391,7 +415,9 @@ def _warnings(metrics: Sequence[Metrics], summary: Metrics, tally: _Tally) -> li
     if not summary:
         warnings.append("The run is not finished: there is no summary yet. Go on with `agentrl train --resume`.")
     warnings += _fault_warnings(tally)
-    warnings += _interval_warnings(summary)
+    said = said_of(metrics, summary)
+    if not any(one["name"] in CHANGES for one in said):
+        warnings += _interval_warnings(summary)
     # A bound that is not known is infinite: that is no failure of the run.
     found = {name for row in metrics for name, value in row.items() if _is_bad(value)}
     bad = sorted(name for name in found if "ci95" not in name)
@@ -404,7 +430,7 @@ def _warnings(metrics: Sequence[Metrics], summary: Metrics, tally: _Tally) -> li
             "sampling.max_tokens, or look at the transcripts."
         )
     _, equal = _column(metrics, "rollout/groups_equal")
-    if equal and fmean(equal[-10:]) > 0.8:
+    if equal and fmean(equal[-10:]) > 0.8 and all(one["name"] in CHANGES for one in said):
         warnings.append(
             f"{fmean(equal[-10:]):.0%} of the last groups had equal rewards and taught nothing: the tasks are "
             "solved, or too hard; larger groups or dynamic sampling help."

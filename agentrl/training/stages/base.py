@@ -120,7 +120,15 @@ class Stage(ABC):
         checkpoint_every: steps between checkpoints.
     Attributes:
         step: steps that are done.
+        total: steps of the whole stage, where `plays`.
+        plays: whether the steps play training episodes, so that the run may evaluate between them, keep the best
+            weights and stop early.
+        reports: held-out tasks that the stage reports; none of them is used to choose weights.
     """
+
+    plays = False
+    reports = 0
+    total = 0
 
     def __init__(self, name: str, checkpoint_every: int = 10) -> None:
         self.name, self.checkpoint_every = name, checkpoint_every

@@ -35,6 +35,7 @@ class _EvaluateStage(Stage):
     def __init__(self, name: str, settings: Evaluate) -> None:
         super().__init__(name)
         self._settings = settings
+        self.reports = settings.num_tasks
         self._table: dict[str, Any] = {}
 
     async def steps(self, context: Context) -> AsyncIterator[Step]:
@@ -69,6 +70,7 @@ def _table(greedy: EvalResult, sampled: EvalResult) -> dict[str, Any]:
         "sampled": _cell(sampled),
         "n_tasks": sampled.n_tasks,
         "n_faults": greedy.n_faults + sampled.n_faults,
+        "outcomes": {"greedy": greedy.outcomes, "sampled": sampled.outcomes},
     }
 
 

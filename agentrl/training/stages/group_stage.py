@@ -33,9 +33,11 @@ class GroupStage(Stage):
         objective: the loss of every update.
     """
 
+    plays = True
+
     def __init__(self, name: str, settings: GroupSettings, objective: Objective) -> None:
         super().__init__(name, settings.checkpoint_every)
-        self._total, self._learner_settings, self._objective = settings.steps, settings.learner, objective
+        self.total, self._learner_settings, self._objective = settings.steps, settings.learner, objective
         self._source: Source | None = None
         self._place: dict[str, Any] | None = None
 
@@ -55,10 +57,10 @@ class GroupStage(Stage):
             self._learner_settings,
             self._objective,
             temperature=context.sampling.temperature,
-            total_steps=max(1, self._total),
+            total_steps=max(1, self.total),
         )
         try:
-            while self.step < self._total:
+            while self.step < self.total:
                 learner.num_steps = self.step  # the schedule counts steps that taught nothing too
                 step = await self.next_step(context, learner, self._source)
                 self.step = step.number

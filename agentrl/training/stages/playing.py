@@ -15,6 +15,7 @@ from agentrl.rollout.sources.mixture import Mixture
 from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.sources.tasks import TaskGroups
 from agentrl.training.stages.base import Context, check_split
+from agentrl.training.stages.health import discards, endings, group_kinds, prompt_information
 from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
 
 OWN = "own"
@@ -168,5 +169,10 @@ def _means(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
         "rollout/tokens_mean": sum(t.num_sampled_tokens for t in scored) / count,
         "rollout/truncated": sum(t.status == "truncated" for t in scored) / count,
         "rollout/faults": float(len(episodes) - len(scored)),
+        "rollout/tokens": float(sum(t.num_sampled_tokens for t in episodes)),
         "rollout/groups_equal": float(sum(not differs(g) for g in groups)) / max(len(groups), 1),
+        "rollout/prompt_information": prompt_information(groups),
+        **group_kinds(groups),
+        **endings(episodes),
+        **discards(episodes),
     }

@@ -91,6 +91,7 @@ class _PreferStage(GroupStage):
     def __init__(self, name: str, settings: Prefer) -> None:
         super().__init__(name, settings, settings.objective)
         self._settings = settings
+        self.plays = settings.plays
 
     def new_source(self, context: Context) -> Source:
         if self._settings.pairs is not None:

@@ -7,11 +7,12 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from agentrl.config import Count, Positive
+from agentrl.config import Count, Fraction, Positive
 from agentrl.env.base import Env
 from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.supervised import Supervised
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 # 500 updates of 8.
 _UPDATES, _SMALLEST_BATCH, _LARGEST_BATCH = 500, 8, 32
 
+WINDOW = 100
+"""Updates whose mean loss is compared with that of as many before."""
+_COOL_DOWN = 0.2  # of the updates until the loss was flat: the share over which the rate falls to 0
+
 
 @dataclass(frozen=True)
 class Supervise(StageSettings):
@@ -45,6 +50,8 @@ class Supervise(StageSettings):
         data: recorded episodes to learn from as well, or instead.
         epochs: passes over all episodes.
         batch_episodes: episodes of one update; None makes about 500 updates, of 8 to 32 episodes.
+        stop_when_flat: end the stage early when the loss of 100 updates is below that of the 100 before by less than
+            this share of it (`is_flat`); the rate is then annealed over a few further updates. 0 never ends it early.
         checkpoint_every: updates between checkpoints.
         learner: optimizer and schedule; the rate is annealed over all updates of the stage.
     """
@@ -55,6 +62,7 @@ class Supervise(StageSettings):
     data: tuple[Recorded, ...] = ()
     epochs: Count = 2
     batch_episodes: Count | None = None
+    stop_when_flat: Fraction = 0.1
     checkpoint_every: Count = 50
     learner: LearnerSettings = LearnerSettings(lr=0.02, optimizer="muon", schedule=Schedule("linear", warmup_steps=10))
 
@@ -79,9 +87,18 @@ class Supervise(StageSettings):
 
 
 class _SuperviseStage(Stage):
+    """Supervision in progress.
+
+    A plateau shortens the stage: its learning rate then falls to 0 by the new end, because a loss that is flat at a
+    high rate still has the noise of that rate.
+    """
+
     def __init__(self, name: str, settings: Supervise) -> None:
         super().__init__(name, settings.checkpoint_every)
         self._settings = settings
+        self._losses: list[float] = []
+        self._planned = 0
+        self._flat_at: int | None = None
         self._groups: list[TrajectoryGroup] | None = None
         self._digest = ""
 
@@ -95,14 +112,16 @@ class _SuperviseStage(Stage):
         rows = self._rows(context, [*await self._demonstrations(context), *self._recorded()])
         settings, size = self._settings, self._settings.batch_of(len(rows))
         order = epoch_order(sequence(context.seed, Purpose.WARM_START_ORDER), len(rows), settings.epochs if rows else 0)
-        total = max(1, len(order) // size) if rows else 0
-        learner = await context.learner(self._annealed(len(rows)), Supervised(), total_steps=self._length(len(rows)))
-        while self.step < total:
+        self._planned = max(1, len(order) // size) if rows else 0
+        learner = await context.learner(self._annealed(), Supervised(), total_steps=max(1, self._end))
+        while self.step < self._end:
             batch = _batch(rows, order[self.step * size : (self.step + 1) * size])
             learner.num_steps = self.step
             metrics = await learner.update(batch, Supervised())
             self.step += 1
-            yield Step(self.step, total, metrics)
+            self._watch(metrics["loss/supervised"])
+            learner.total_steps = max(1, self._end)
+            yield Step(self.step, self._end, metrics)
             await asyncio.sleep(0)  # where Ctrl-C, which cancels this task, can reach it
         await learner.publish()
         self._groups = None
@@ -119,6 +138,23 @@ class _SuperviseStage(Stage):
                 len(episodes),
             )
         return _weighted(rows, [turn_weights(episode) for episode in episodes])
+
+    def _watch(self, loss: float) -> None:
+        """Note the loss of an update, and when the losses became flat."""
+        self._losses = [*self._losses[1 - 2 * WINDOW :], loss]
+        if self._flat_at is None and is_flat(self._losses, self._settings.stop_when_flat):
+            self._flat_at = self.step
+
+    @property
+    def _end(self) -> int:
+        """Number of the last update."""
+        if self._flat_at is None:
+            return self._planned
+        anneals = self._settings.learner.schedule.name != "constant"
+        return min(self._planned, self._flat_at + (round(self._flat_at * _COOL_DOWN) if anneals else 0))
+
+    def summary(self) -> dict[str, Any]:
+        return {"updates": self.step, "planned_updates": self._planned, "flat_at": self._flat_at}
 
     async def _demonstrations(self, context: Context) -> list[TrajectoryGroup]:
         """The demonstrations, played at the first call; a resumed run plays the same ones again."""
@@ -155,20 +191,17 @@ class _SuperviseStage(Stage):
         self._digest = now
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "data": self._digest}
+        return {**super().state_dict(), "data": self._digest, "losses": self._losses, "flat_at": self._flat_at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._digest = state["data"]
+        self._losses, self._flat_at = list(state["losses"]), state["flat_at"]
 
-    def _length(self, num_rows: int) -> int:
-        """Updates over which the rate anneals, at least 1."""
-        return max(1, self._settings.epochs * num_rows // self._settings.batch_of(num_rows))
-
-    def _annealed(self, num_rows: int) -> LearnerSettings:
+    def _annealed(self) -> LearnerSettings:
         """The learner's settings with a warm-up no longer than the stage."""
         learner = self._settings.learner
-        warmup = min(learner.schedule.warmup_steps, self._length(num_rows))
+        warmup = min(learner.schedule.warmup_steps, max(1, self._planned))
         return replace(learner, schedule=replace(learner.schedule, warmup_steps=warmup))
 
 
@@ -189,6 +222,20 @@ def _weighted(rows: Sequence[Row], weights: Sequence[tuple[float, ...] | None]) 
 def _of_tokens(row: Row, weights: tuple[float, ...] | None) -> np.ndarray:
     of_turns = np.asarray(weights or np.ones(int(row.column("turns").max()) + 1), np.float32)
     return np.where(row.mask, of_turns[np.where(row.mask, row.column("turns"), 0)], 0).astype(np.float32)
+
+
+def is_flat(losses: Sequence[float], least: float) -> bool:
+    """Whether a loss has stopped falling: the mean of the newest `WINDOW` is not below the mean of those before by more
+    than the share `least` of it.
+
+    Args:
+        losses: the newest of all updates; fewer than two windows are never flat.
+        least: share of the loss; 0 says that no loss is flat.
+    """
+    if not least or len(losses) < 2 * WINDOW:
+        return False
+    before, now = fmean(losses[-2 * WINDOW : -WINDOW]), fmean(losses[-WINDOW:])
+    return now > (1 - least) * before
 
 
 def _batch(rows: Sequence[Row], numbers: np.ndarray) -> list[Row]:

@@ -228,6 +228,44 @@ def test_warnings_name_faults_and_overlap(tmp_path: Path) -> None:
     assert "overlap (sampled" not in text
 
 
+def test_the_report_says_what_the_numbers_mean_and_what_the_run_was_made_with(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["verdicts"] = [
+        {"name": "worse", "text": "Worse (greedy): success changed by -0.2 <here>."},
+        {"name": "learnt_by_heart", "text": "Learnt by heart: so it is."},
+    ]
+    summary["stages"] = {"rl": {"selection": {"text": "Stopped at step 15 of 40: solved"}}}
+    summary |= {"packages": {"torch": "2.13.0"}, "machine": {"cores": 2, "gpu": None}}
+    summary["cost"] = {"cpu_s_by_stage": {"warm_start": 61.4}, "tokens": {"sampled": 123456}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    text = re.sub(r"\s+", " ", outline(write_report(folder)).text)
+    for words in (
+        "Worse (greedy): success changed by -0.2 <here>.",
+        "Learnt by heart: so it is.",
+        "rl: Stopped at step 15 of 40: solved.",
+        "torch 2.13.0",
+        "cores 2",
+        "warm start 61 s",
+        "sampled 123,456",
+    ):
+        assert words in text
+    assert "gpu" not in text
+    assert "overlap" not in text
+    assert '<p class="bad">Worse' in (folder / "report.html").read_text()
+
+
+def test_an_unfinished_run_says_why_nothing_is_learnt(tmp_path: Path) -> None:
+    rows = [
+        {"step": n, "time_s": n, "stage": "rl", "version": n, "rollout/success": 0.0, "rollout/groups_failed": 1.0}
+        for n in range(1, 6)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = outline(write_report(tmp_path)).text
+    assert "Too hard: in 100% of the groups no episode succeeds" in text
+    assert "Made with" not in text
+
+
 def stored(folder: Path, *records: dict[str, Any]) -> None:
     """Add episodes to a fake run."""
     with (folder / "trajectories.jsonl").open("a") as file:

@@ -106,4 +106,8 @@ def interrupted_run_of(undecided: ModelConfig, tmp_path: Path) -> Callable[..., 
 def metrics_of(run: Path, stage: str) -> Metrics:
     """The metrics of each step of a stage, without times."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if "time" not in k} for line in lines if line["stage"] == stage]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time", "share/", "speed/"))}
+        for line in lines
+        if line["stage"] == stage
+    ]

@@ -45,6 +45,8 @@ STAGES = {
     "gspo": replace(RL, objective=GSPO()),
     "cispo": replace(RL, objective=CISPO()),
 }
+# Metrics that depend on the clock.
+CLOCKED = ("time", "speed/", "share/")
 KILL = """
 import os, signal, sys
 from agentrl.config import load_config
@@ -64,7 +66,7 @@ def left_by(run: Path) -> dict[str, Any]:
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
         "weights": {name: value.tobytes() for name, value in load_file(run / "model" / "model.safetensors").items()},
-        "metrics": [{k: v for k, v in m.items() if "time" not in k} for m in metrics if m["stage"] != "eval"],
+        "metrics": [{k: v for k, v in m.items() if not k.startswith(CLOCKED)} for m in metrics if m["stage"] != "eval"],
         "episodes": [
             (t.labels.step, t.episode_id, [(turn.action.token_ids, turn.action.logprobs) for turn in t.turns])
             for t in TrajectoryStore(run / "trajectories.jsonl")
