@@ -109,7 +109,12 @@ def _lines_hash(path: Path) -> str:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if not (k.endswith("_s") or k in ("started", "ended"))}
+        clocked = ("speed/", "share/")
+        kept = {
+            k: v
+            for k, v in value.items()
+            if not (k.endswith("_s") or k in ("started", "ended") or k.startswith(clocked))
+        }
         return {key: _without_times(item) for key, item in kept.items()}
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
