@@ -1,4 +1,4 @@
-"""Defaults chosen by the model: tiny from scratch, pretrained and trained whole, pretrained with LoRA.
+"""Defaults chosen by the model: tiny, pretrained and trained whole, pretrained with LoRA.
 
 A preset fills keys of the TOML that the user has not written; what is written always wins. Owns no other default:
 those of `tiny` are the dataclasses' own.
@@ -7,11 +7,16 @@ those of `tiny` are the dataclasses' own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
+from pathlib import Path
 from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
 
 PresetName = Literal["tiny", "full", "lora"]
 Table = dict[str, Any]
 
+TINY_PARAMETERS = 10_000_000  # the smallest pretrained models that are published for chat have ten times as many
 _WARM_UP = {"name": "cosine", "warmup_steps": 10, "final": 0.1}
 _FRUGAL = {"gradient_checkpointing": True, "micro_batch_tokens": 2048}
 
@@ -42,7 +47,7 @@ PRESETS: Mapping[PresetName, Table] = {
 
 
 _WORDS: Mapping[PresetName, str] = {
-    "tiny": "a tiny model from scratch",
+    "tiny": "a tiny model",
     "full": "a pretrained model, trained whole",
     "lora": "a pretrained model with LoRA",
 }
@@ -67,10 +72,28 @@ def preset_of(table: Mapping[str, Any]) -> PresetName:
     """The preset that a configuration's `[model]` asks for."""
     model = table.get("model")
     model = model if isinstance(model, Mapping) else {}
-    if model.get("path") in (None, "none"):
+    path = model.get("path")
+    if path in (None, "none") or (isinstance(path, str) and _is_tiny(Path(path).expanduser())):
         return "tiny"
     lora = model.get("lora")
     return "lora" if isinstance(lora, Mapping) and lora.get("rank") else "full"
+
+
+def _is_tiny(folder: Path) -> bool:
+    """Whether a model folder holds fewer than `TINY_PARAMETERS` weights, as the models do that are made from scratch.
+
+    Reads the headers of its safetensors files alone; a folder without them, or of adapters, is not tiny.
+    """
+    if (folder / "adapter_config.json").exists():
+        return False
+    total = 0
+    try:
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, framework="numpy") as tensors:
+                total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return False  # loading the model says what is wrong with it
+    return 0 < total < TINY_PARAMETERS
 
 
 def with_preset(table: Table) -> Table:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from agentrl.config import dump_config, load_config
 from agentrl.training.plan import TrainConfig
@@ -62,6 +64,21 @@ def test_the_effective_settings_are_saved(tmp_path: Path) -> None:
 def test_a_tiny_model_keeps_the_tested_defaults(tmp_path: Path) -> None:
     assert PRESETS["tiny"] == {}
     assert load(tmp_path, "").stages["rl"] == TrainConfig(load(tmp_path, "").env).stages["rl"]
+
+
+@pytest.mark.parametrize(("weights", "max_tokens"), [(9_999_999, 64), (10_000_000, 512)])
+def test_the_size_of_a_folder_chooses_and_not_that_it_is_one(tmp_path: Path, weights: int, max_tokens: int) -> None:
+    """A run that goes on from a tiny model trains it with the settings that fit it."""
+    (tmp_path / "model").mkdir()
+    for part in range(2):
+        tensors = {f"{part}": np.zeros(weights // 2 + part * (weights % 2), np.int8)}
+        save_file(tensors, tmp_path / "model" / f"model-{part}.safetensors")
+    assert load(tmp_path, f'model.path = "{tmp_path}/model"\n').sampling.max_tokens == max_tokens
+
+
+def test_a_folder_that_cannot_be_read_is_left_to_be_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"no tensors")
+    assert load(tmp_path, f'model.path = "{tmp_path}"\n').sampling.max_tokens == 512
 
 
 def test_the_preset_is_said() -> None:
