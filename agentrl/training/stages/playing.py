@@ -11,6 +11,7 @@ from agentrl.env.base import Env
 from agentrl.errors import ConfigError
 from agentrl.learning.credit.base import differs
 from agentrl.rollout.sources.base import Source
+from agentrl.rollout.sources.forked import Forked, Forks
 from agentrl.rollout.sources.mixture import Mixture
 from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.sources.tasks import TaskGroups
@@ -53,6 +54,8 @@ class Playing:
         mixture: relative weight of each environment, by id; groups come from their splits `train`. `own` is the run's
             environment. An empty mixture plays the run's environment alone.
         growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
+        forks: turns of these episodes from which further ones are played, for `credit = "forked"` and for preferences;
+            the environments must be functions of task, seed and actions.
     """
 
     prompts_per_step: Count = 16
@@ -60,6 +63,7 @@ class Playing:
     max_lag: Whole = 0
     mixture: Mapping[str, Positive] = field(default_factory=dict)
     growing_turns: GrowingTurns | None = None
+    forks: Forks | None = None
 
     @property
     def others(self) -> list[str]:
@@ -89,6 +93,8 @@ class Playing:
         weights = self.mixture or {OWN: 1.0}
         parts = [self._part(context, stage, name, greedy) for name in weights]
         source = parts[0] if not self.mixture else Mixture(parts, list(weights.values()), context.seed)
+        if self.forks is not None:
+            source = Forked(source, context.rollouts, self.forks)
         return Prefetch(source, self.max_lag) if self.max_lag else source
 
     def _part(self, context: Context, stage: str, name: str, greedy: bool) -> Source:
@@ -138,10 +144,17 @@ def _others_tasks(name: str) -> tuple[EnvRef, Sequence[Task]]:
 def rollout_metrics(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
     """Means over the sampled episodes of a step, faults counted apart; of several environments also each one's.
 
-    Greedy episodes, which are baselines, are left out.
+    Greedy episodes, which are baselines, are left out, and so are continuations of other episodes, but for their number
+    and their tokens.
     """
+    continued = [t for group in groups for t in group.trajectories if t.fork is not None]
+    groups = [replace(group, trajectories=[t for t in group.trajectories if t.fork is None]) for group in groups]
     episodes = [t for group in groups for t in group.trajectories]
     metrics = _means(groups)
+    if continued:
+        metrics["rollout/continuations"] = float(len(continued))
+        metrics["rollout/continuation_faults"] = float(sum(t.status == "fault" for t in continued))
+        metrics["rollout/tokens"] += float(sum(t.num_sampled_tokens for t in continued))
     ids = sorted({t.env.id for t in episodes})
     for env_id in ids if len(ids) > 1 else []:
         own = [g for g in groups if any(t.env.id == env_id for t in g.trajectories)]
