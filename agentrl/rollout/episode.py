@@ -59,9 +59,8 @@ async def run_episode(
         env: is reset here, and stays open; must not serve another episode at the same time.
         policy: asked once per turn with the whole conversation, a list that grows between turns.
         task: what `areset` starts from.
-        seed: of the environment's randomness.
+        seed: of the environment's randomness; that of the policy is in `sampling`, which is handed to every `act`.
         ref: the environment's identity, recorded; by default what `make` set on it, or the class's name.
-        sampling: handed to every `act`; its `seed` is this episode's sampling stream.
         group_id, episode_id, labels, fork: recorded; a unique id is made where `episode_id` is empty.
         on_fault: called with the fault that ended it.
         earlier: an attempt that ended in a fault, or what the episode continues. Its actions are taken again, without
