@@ -86,7 +86,7 @@ class Agree(ToolEnv):
 _FORK = multiprocessing.get_context("fork")
 _LEARNER = LearnerSettings(lr=1e-3, num_epochs=2, num_minibatches=2)
 _WARM = LearnerSettings(lr=0.03, optimizer="muon", schedule=Schedule("linear", warmup_steps=3))
-_RL = Reinforce(steps=6, playing=Playing(3, 4), kl_coef=0.01, checkpoint_every=2, learner=_LEARNER)
+_RL = Reinforce(steps=5, playing=Playing(2, 4), kl_coef=0.01, checkpoint_every=2, learner=_LEARNER)
 _STAGES = ("supervise", "evaluate", "prefer", "reinforce")
 
 
@@ -96,7 +96,7 @@ def config_of(algorithm: str) -> TrainConfig:
     return TrainConfig(
         env=EnvConfig(f"{Path(__file__).resolve()}:Agree", max_turns=3),
         model=ModelConfig(hidden_size=32, num_layers=1),
-        sampling=SamplingConfig(max_tokens=24),
+        sampling=SamplingConfig(max_tokens=16),
         stages={
             "supervise": Supervise(
                 {"yes": 0.5, "no": 0.5},
@@ -107,7 +107,7 @@ def config_of(algorithm: str) -> TrainConfig:
                 learner=_WARM,
             ),
             "evaluate": Evaluate(num_tasks=6),
-            "prefer": Prefer(steps=6, playing=Playing(3, 4), checkpoint_every=2, learner=_LEARNER),
+            "prefer": Prefer(steps=5, playing=Playing(2, 4), checkpoint_every=2, learner=_LEARNER),
             "reinforce": replace(_RL, credit=credit),
         },
         run=RunConfig(evaluate_every=2, evaluate_tasks=4, tensorboard=False, checkpoint_seconds=1.0),
