@@ -73,6 +73,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.learning.credit": (2, "learning", 1),
     "agentrl.learning.shaping": (2, "learning", 1),
     "agentrl.learning.packing": (2, "learning", 1),
+    "agentrl.learning.parallel": (2, "learning", 1),
     "agentrl.learning.episode_columns": (2, "learning", 2),
     "agentrl.learning.forward": (2, "learning", 2),
     "agentrl.learning.objectives": (2, "learning", 3),

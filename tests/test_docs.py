@@ -67,6 +67,14 @@ def test_python_runs_as_printed(page: Path, tmp_path: Path) -> None:
         assert result.returncode == 0, f"{page.name}, block {number}:\n{result.stderr}"
 
 
+def test_the_loop_on_several_processes_runs_under_torchrun(tmp_path: Path) -> None:
+    write_files(ROOT / "docs" / "your-own-training-loop.md", tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "many.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["step 0", "step 1", "step 2"]
+
+
 @pytest.mark.parametrize(
     ("page", "target", "max_turns"), [("README.md", "till", 4), ("docs/write-an-environment.md", "library", 6)]
 )

@@ -1,7 +1,7 @@
-"""Micro-batches: rows laid out for one forward pass, padded or packed. Owns no maths and no torch.
+"""Micro-batches: rows laid out for one forward pass, padded or packed, and shares of rows. Owns no maths and no torch.
 
 Coefficients are fixed before rows get here, so the layout cannot change a gradient. Rows of one unit (`keep`) stay
-in one micro-batch.
+in one micro-batch, and in one share.
 """
 
 from __future__ import annotations
@@ -82,9 +82,14 @@ def _units(rows: Sequence[Row], keep: Unit) -> list[list[_Piece]]:
     for source, row in enumerate(rows):
         if row.mask.any():
             unit = _UNIT_OF[keep](source, row)
-            size = int(np.flatnonzero(row.mask)[-1]) + 1
-            units.setdefault(unit, []).append(_Piece(row, source, size, unit))
+            units.setdefault(unit, []).append(_Piece(row, source, _size(row), unit))
     return sorted(units.values(), key=lambda pieces: -max(piece.size for piece in pieces))
+
+
+def _size(row: Row) -> int:
+    """Tokens of a row that go through the model: up to its last trained one."""
+    trained = np.flatnonzero(row.mask)
+    return int(trained[-1]) + 1 if len(trained) else 0
 
 
 def _flatten(ids: Ints, positions: Ints | None, pieces: Sequence[_Piece], starts: Sequence[int]) -> MicroBatch:
@@ -192,3 +197,25 @@ def _packed(pieces: Sequence[_Piece]) -> MicroBatch:
     positions = np.concatenate([np.arange(size) for size in sizes])[None]
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist()
     return _flatten(ids, positions, pieces, starts)
+
+
+def shares(rows: Sequence[Row], count: int, keep: Unit = "row") -> list[list[int]]:
+    """Rows shared out evenly by tokens: the longest unit first, each to the share that has the fewest so far.
+
+    Args:
+        rows: rows of any length.
+        count: of shares, one for each process.
+        keep: rows of one such unit stay in one share.
+    Returns: indices of the rows of each share, rising; the same for the same rows. A share may be empty.
+    """
+    units: dict[int, list[int]] = {}
+    for source, row in enumerate(rows):
+        units.setdefault(_UNIT_OF[keep](source, row), []).append(source)
+    sizes = [_size(row) for row in rows]
+    chosen: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for sources in sorted(units.values(), key=lambda sources: -sum(sizes[source] for source in sources)):
+        least = loads.index(min(loads))
+        chosen[least].extend(sources)
+        loads[least] += sum(sizes[source] for source in sources)
+    return [sorted(share) for share in chosen]

@@ -1,7 +1,7 @@
 """The learner: rows in, updates of the model out. Owns optimiser, schedule, and the models of an update.
 
 It knows nothing of environments, policies or files. Coefficients are fixed in the rows, so neither
-micro-batch size nor packing changes a gradient.
+micro-batch size, packing nor the number of processes changes a gradient.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from agentrl.config import Count, Fraction, NotNegative, Whole
 from agentrl.learning import drift
-from agentrl.learning.batches import PASS_TOKENS, MicroBatch, Unit, pack, pad
+from agentrl.learning.batches import PASS_TOKENS, MicroBatch, Unit, pack, pad, shares
 from agentrl.learning.columns import fill
 from agentrl.learning.forward import Batch
 from agentrl.learning.masters import MasterWeights
@@ -26,6 +26,7 @@ from agentrl.learning.models import Models
 from agentrl.learning.objectives.base import Objective, Sums
 from agentrl.learning.optimizers import OptimizerName, Schedule, make_optimizers, set_lr
 from agentrl.learning.packing import check_packing
+from agentrl.learning.parallel.ranks import Ranks, digest_of_model, digest_of_rows
 from agentrl.learning.rows import Row
 from agentrl.learning.update_mode import update_mode
 
@@ -106,6 +107,10 @@ class Learner:
         temperature: the sampling temperature of the rows.
         total_steps: calls of `update` over which the schedule anneals.
         publish: hands the weights to the sampler and returns their version; None where there is no sampler.
+        ranks: the processes that share the rows of each step. All of them make the same learner and call `fill` and
+            `update` with the same rows, those of the whole step; each puts its own share through the model, and all
+            end with the same weights, metrics and state.
+    Raises: ValueError if the ranks have different weights or settings.
     """
 
     def __init__(
@@ -117,8 +122,10 @@ class Learner:
         temperature: float = 1.0,
         total_steps: int | None = None,
         publish: Callable[[], int] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model: Any = model
+        self.ranks = Ranks() if ranks is None else ranks
         self.settings, self.total_steps = settings, total_steps
         if settings.layout == "pack":
             check_packing(model)
@@ -134,6 +141,7 @@ class Learner:
             head=self.models.value_head,
             masters=self.masters,
         )
+        self._check_ranks(objective, temperature)
         self.num_steps = 0
         self._is_first = False
         self._publish = publish
@@ -147,8 +155,13 @@ class Learner:
             column: `old_logprobs`, `reference_logprobs` or `values`.
         Raises: ValueError for another column, or if the model that it needs was not kept.
         """
+        self._check_same_rows(rows)
         with self._update_mode():
-            return fill(rows, column, self._lay_out(rows), lambda batch: self.models.predicted(batch, column))
+            numbers = shares(rows, self.ranks.size)[self.ranks.rank]
+            own = [rows[number] for number in numbers]
+            filled = fill(own, column, self._lay_out(own), lambda batch: self.models.predicted(batch, column))
+        found = self.ranks.union({n: row.column(column) for n, row in zip(numbers, filled, strict=True)})
+        return [row.with_columns(**{column: found[number]}) for number, row in enumerate(rows)]
 
     async def update(self, rows: Sequence[Row], objective: Objective) -> Metrics:
         """One step: `num_epochs` x `num_minibatches` updates on all rows.
@@ -158,20 +171,23 @@ class Learner:
         Args: rows: with every column that the objective reads.
         Returns: `loss/...` sums with the rows' coefficients; means over the tokens that took part: `update/...` during
             the updates, `policy/...` after and `mismatch/...` before them; `grad/norm` before clipping; counts.
-        Raises: ValueError if no token of the rows trains, or a column is missing; ModelError if in the first update
-            the trainer's probabilities are not the sampler's.
+        Raises: ValueError if no token of the rows trains, a column is missing, or the ranks have different rows;
+            ModelError if in the first update the trainer's probabilities are not the sampler's.
         """
+        self._check_same_rows(rows)
         _check_rows(rows, objective)
-        sums: Sums = {}
+        sums, gradient = Sums(), Sums()
         set_lr(self.optimizers, self.settings.schedule.fraction(self.num_steps, self.total_steps))
         self._is_first = drift.is_measured(objective)
         with self._update_mode():
             for _ in range(self.settings.num_epochs):
                 for part, scale in self._minibatches(rows, objective.unit):
-                    self._update([row for row in part if not objective.ignores(row)], scale, objective, sums)
+                    taking_part = [row for row in part if row.mask.any() and not objective.ignores(row)]
+                    _add(gradient, self._update(taking_part, scale, objective, sums))
             after = self._measured_after(rows, objective)
         self.num_steps += 1
-        return {**self._metrics(sums, rows), **after}
+        sums_of_all = {**self.ranks.summed(sums), **{name: float(value) for name, value in gradient.items()}}
+        return {**self._metrics(sums_of_all, rows), **after}
 
     async def publish(self) -> int:
         """Give the weights to the sampler, which drops its caches. Returns: their version; 0 without a sampler."""
@@ -192,12 +208,17 @@ class Learner:
             if share := sum(float(row.column("coefficients").sum()) for row in part):
                 yield part, total / share
 
-    def _update(self, rows: Sequence[Row], scale: float, objective: Objective, sums: Sums) -> None:
-        """Gradient of the rows, clipped, and one optimiser step; nothing happens without a gradient."""
+    def _update(self, rows: Sequence[Row], scale: float, objective: Objective, sums: Sums) -> Sums:
+        """Gradient of the rows, clipped, and one optimiser step; nothing happens without a gradient.
+
+        Args:
+            rows: of all ranks, each with a token that trains.
+            sums: those of this rank's rows are added.
+        Returns: sums about the gradient, the same on all ranks.
+        """
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        batches = self._lay_out(rows, objective.unit)
-        for laid_out in batches:
+        for laid_out in self._lay_out_own(rows, objective.unit):
             batch = Batch(laid_out, self.models.device)
             with torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast):
                 scores = self.models.scores(laid_out, batch)
@@ -210,6 +231,7 @@ class Learner:
             self.masters.take_gradients()
             _add(sums, {**terms, "tokens": torch.tensor(len(batch))})
         self._check_first(sums)
+        self.ranks.sum_gradients(self._parameters)
         norm = self._clip_gradient()
         finite = bool(torch.isfinite(norm))
         if not finite:
@@ -217,19 +239,20 @@ class Learner:
                 "the gradient is not finite (or too large to square, without max_grad_norm): this update is skipped; "
                 "rewards, advantages or coefficients of the step are too large"
             )
-        elif batches:
+        elif rows:
             for optimizer in self.optimizers:
                 optimizer.step()
             self.masters.write_weights()
-        skipped = torch.tensor(0.0 if batches and finite else 1.0)
-        _add(sums, {"grad/norm": norm, "grad/skipped": skipped, "grad/count": torch.ones(())})
+        skipped = torch.tensor(0.0 if rows and finite else 1.0)
+        return {"grad/norm": norm, "grad/skipped": skipped, "grad/count": torch.ones(())}
 
     def _check_first(self, sums: Sums) -> None:
         """In the first update of the learner, refuse probabilities that are not those of the sampler."""
-        distance, count = sums.pop("ratio/first", None), sums.pop("ratio/count", None)
+        first = {name: sums.pop(name, torch.zeros(())) for name in ("ratio/first", "ratio/count")}
         self._is_first = False
-        if self.num_steps == 0 and distance is not None and count is not None:
-            drift.check_first_ratio(float(distance / count), self.settings.max_mismatch)
+        if self.num_steps == 0 and self.settings.max_mismatch:
+            distance, count = self.ranks.summed(first).values()
+            drift.check_first_ratio(distance / max(count, 1.0), self.settings.max_mismatch)
 
     @torch.no_grad()
     def _measured_after(self, rows: Sequence[Row], objective: Objective) -> Metrics:
@@ -238,13 +261,13 @@ class Learner:
         if not (self.settings.measure_share and taking_part and drift.is_measured(objective)):
             return {}
         chosen = drift.sample(taking_part, self.settings.measure_share, objective.unit)
-        sums, tokens = Sums(), 0
-        for laid_out in self._lay_out(chosen, objective.unit):
+        sums = Sums()
+        for laid_out in self._lay_out_own(chosen, objective.unit):
             batch = Batch(laid_out, self.models.device)
             with torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast):
                 _add(sums, drift.after_sums(objective, batch, self.models.scores(laid_out, batch)))
-            tokens += len(batch)
-        return {name: float(value) / tokens for name, value in sums.items()}
+        tokens = sum(row.num_trained for row in chosen)
+        return {name: value / tokens for name, value in self.ranks.summed(sums).items()}
 
     def _lay_out(self, rows: Sequence[Row], keep: Unit = "row") -> list[MicroBatch]:
         most = self.settings.micro_batch_tokens
@@ -253,9 +276,37 @@ class Learner:
         # Elsewhere than on a CPU a pass takes as long for few tokens as for many, so there are as few as can be.
         return pad(rows, most, keep, pass_tokens=PASS_TOKENS if self.models.device.type == "cpu" else most)
 
+    def _lay_out_own(self, rows: Sequence[Row], keep: Unit) -> list[MicroBatch]:
+        """Micro-batches of this rank's share of the rows; all of them where it is alone."""
+        numbers = shares(rows, self.ranks.size, keep)[self.ranks.rank]
+        return self._lay_out([rows[number] for number in numbers], keep)
+
+    def _check_ranks(self, objective: Objective, temperature: float) -> None:
+        """Raises: ValueError if the ranks do not begin with the same weights and settings."""
+        if self.ranks.size > 1:
+            self.ranks.check_same(
+                digest_of_model(self.model, self.settings, objective, temperature, self.total_steps),
+                "the ranks have different weights, learner settings or objectives: load the same model folder on each, "
+                "or build the model from the same seed",
+            )
+
+    def _check_same_rows(self, rows: Sequence[Row]) -> None:
+        """Raises: ValueError if the ranks have different rows."""
+        if self.ranks.size > 1:
+            self.ranks.check_same(
+                digest_of_rows(rows),
+                "the ranks have different rows: give all of them the rows of the whole step, such as those of "
+                "`ranks.whole(groups)`; the learner shares them out",
+            )
+
+    @property
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        """What the optimizers update."""
+        return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
+
     def _clip_gradient(self) -> Tensor:
         """Scale the gradient down to `max_grad_norm`. Returns: its norm before."""
-        parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
+        parameters = self._parameters
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
@@ -267,13 +318,13 @@ class Learner:
             return norm * float("inf")
         return norm.detach()
 
-    def _metrics(self, sums: Sums, rows: Sequence[Row]) -> Metrics:
+    def _metrics(self, sums: dict[str, float], rows: Sequence[Row]) -> Metrics:
         """Sums to means: losses per pass over the rows, an area with a count per count, the rest per token."""
-        tokens = float(sums.pop("tokens", torch.ones(())))
+        tokens = sums.pop("tokens", 1.0)
         divisors = {"loss": float(self.settings.num_epochs)}
         for name in [name for name in sums if name.endswith("/count")]:
-            divisors[name.removesuffix("/count")] = float(sums.pop(name))
-        metrics = {name: float(value) / divisors.get(name.split("/")[0], tokens) for name, value in sums.items()}
+            divisors[name.removesuffix("/count")] = sums.pop(name)
+        metrics = {name: value / divisors.get(name.split("/")[0], tokens) for name, value in sums.items()}
         metrics["train/lr"] = float(self.optimizers[0].param_groups[0]["lr"])
         metrics["train/tokens"] = float(sum(row.num_trained for row in rows))
         metrics["train/context_tokens"] = float(sum(len(row) for row in rows))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from agentrl.learning.rows import Row, with_coefficients
+from agentrl.learning.rows import Aggregation, Row, with_coefficients
 
 SHAPE = {
     "vocab_size": 64,
@@ -31,37 +31,37 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def model_of(kind: str = "qwen3", dtype: torch.dtype = torch.float64, seed: int = 0) -> PreTrainedModel:
+    """A random model; the same seed gives the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if kind == "llama":
+            model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False))
+        else:
+            model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, tie_word_embeddings=True))
+    return model.to(dtype).eval()
+
+
+def rows_of(
+    seed: int = 0, lengths: tuple[int, ...] = (2, 23, 7, 40, 3, 11, 31), aggregation: Aggregation = "token"
+) -> list[Row]:
+    """Rows of awkward lengths with several sampled spans each, old logprobs near a uniform policy."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number, length in enumerate(lengths):
+        mask = rng.random(length) < 0.4
+        mask[0], mask[-1 if number % 2 else length // 2] = False, True
+        old = rng.normal(-4.0, 0.7, length)
+        ids = rng.integers(0, SHAPE["vocab_size"], length)
+        rows.append(Row.of(ids, mask, trajectory=number, unit=number, old_logprobs=old, advantages=float(rng.normal())))
+    return with_coefficients(rows, aggregation, max_tokens=50)
+
+
 @pytest.fixture
 def make_model() -> Callable[..., PreTrainedModel]:
-    """A random model; the same seed gives the same weights."""
-
-    def make(kind: str = "qwen3", dtype: torch.dtype = torch.float64, seed: int = 0) -> PreTrainedModel:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            if kind == "llama":
-                model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False))
-            else:
-                model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, tie_word_embeddings=True))
-        return model.to(dtype).eval()
-
-    return make
+    return model_of
 
 
 @pytest.fixture
 def make_rows() -> Callable[..., list[Row]]:
-    """Rows of awkward lengths with several sampled spans each, old logprobs near a uniform policy."""
-
-    def make(seed: int = 0, lengths: tuple[int, ...] = (2, 23, 7, 40, 3, 11, 31), aggregation: str = "token"):
-        rng = np.random.default_rng(seed)
-        rows = []
-        for number, length in enumerate(lengths):
-            mask = rng.random(length) < 0.4
-            mask[0], mask[-1 if number % 2 else length // 2] = False, True
-            old = rng.normal(-4.0, 0.7, length)
-            ids = rng.integers(0, SHAPE["vocab_size"], length)
-            rows.append(
-                Row.of(ids, mask, trajectory=number, unit=number, old_logprobs=old, advantages=float(rng.normal()))
-            )
-        return with_coefficients(rows, aggregation, max_tokens=50)
-
-    return make
+    return rows_of

@@ -243,7 +243,7 @@ async def test_minibatches_visit_every_trajectory_once_per_epoch(make_model, mak
     model, rows = make_model(), make_rows()
     learner = Learner(model, LearnerSettings(num_epochs=2, num_minibatches=3, lr=1e-4), CLIP)
     seen = []
-    monkeypatch.setattr(learner, "_update", lambda part, scale, objective, sums: seen.append((part, scale)))
+    monkeypatch.setattr(learner, "_update", lambda part, scale, objective, sums: seen.append((part, scale)) or {})
     monkeypatch.setattr(learner, "_metrics", lambda *args: {})
     await learner.update(rows, CLIP)
     assert len(seen) == 6

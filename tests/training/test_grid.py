@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +22,9 @@ from agentrl.errors import ConfigError
 from agentrl.training.grid import GridResult, GridRun, grid_table, plan_grid, run_grid
 from agentrl.training.plan import TrainConfig
 from agentrl.training.run import EnvConfig
-from tests.training.test_preflight import CONFIG
+from tests.training.test_preflight import CONFIG, Ask
+
+ROOT = Path(__file__).parents[2]
 
 SMALL = replace(CONFIG, env=EnvConfig("tests.training.test_preflight:Ask"))
 
@@ -65,6 +75,62 @@ def test_a_failing_run_stops_no_other_and_the_same_call_goes_on(tmp_path: Path) 
     other = [replace(runs[1], config=replace(runs[1].config, seed=5))]
     with pytest.raises(ConfigError, match="another configuration"):
         run_grid(other)
+
+
+class Endless(Ask):
+    """Once a run has a checkpoint, its next episode waits for the file `go`."""
+
+    def start(self, task: Any) -> str:
+        here = Path(os.environ["AGENTRL_TEST_GRID"])
+        run = Path(sys.argv[sys.argv.index("--out") + 1])
+        if any(run.glob("checkpoints/step-*")):
+            (here / f"begun-{os.getpid()}").touch()
+            while not (here / "go").exists():
+                time.sleep(0.01)
+        return str(super().start(task))
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ctrl_c_stops_all_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    config = replace(SMALL, env=EnvConfig("tests.training.test_grid:Endless"))
+    (tmp_path / "c.toml").write_text(dump_config(config))
+    command = [sys.executable, "-m", "agentrl", "train", "c.toml", "--seeds", "0,1", "--out", "out", "--json"]
+    environment = {**os.environ, "AGENTRL_TEST_GRID": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    grid = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("begun-*"))) == min(2, len(os.sched_getaffinity(0))), grid)
+        children = [int(path.name.removeprefix("begun-")) for path in tmp_path.glob("begun-*")]
+        grid.send_signal(signal.SIGINT)
+        _, said = grid.communicate(timeout=60)
+    finally:
+        grid.kill()
+    assert grid.returncode == 130
+    assert "2 runs are not finished: the same command goes on with them" in said
+    assert [pid for pid in children if is_running(pid)] == []
+    assert not list((tmp_path / "out").rglob("summary.json"))
+    begun = [path.parent for path in (tmp_path / "out").rglob("checkpoints")]
+    assert len(begun) == len(children)
+    (tmp_path / "go").touch()
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    [cell] = json.loads(again.stdout)["cells"]
+    assert (len(cell["runs"]), cell["failed"]) == (2, [])
+    for run in (Path(tmp_path, name) for name in cell["runs"]):
+        assert (run / "summary.json").exists()
+        assert ("Resuming" in run.with_name(f"{run.name}.log").read_text()) == (run in begun)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
 
 
 def test_the_table_has_student_s_interval_over_seeds(tmp_path: Path) -> None:

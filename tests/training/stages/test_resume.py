@@ -95,6 +95,42 @@ def test_kill_9_and_resume_is_bit_identical(undecided: ModelConfig, tmp_path: Pa
     assert left_by(tmp_path / "cut") == left_by(tmp_path / "whole")
 
 
+def test_kill_9_of_a_stage_that_samples_ahead_skips_no_group_and_trains_none_twice(
+    undecided: ModelConfig, tmp_path: Path
+) -> None:
+    """Two batches are begun when it is killed: they begin again, in their order, and stay at most two updates old."""
+    config = replace(
+        CONFIG,
+        env=EnvConfig("tests.training.stages.conftest:Agree"),
+        model=undecided,
+        stages={"it": replace(RL, steps=6, playing=Playing(3, 4, max_lag=2))},
+    )
+    train(config, tmp_path / "whole")
+    (tmp_path / "c.toml").write_text(dump_config(config))
+    command = [sys.executable, "-c", KILL, str(tmp_path / "c.toml"), str(tmp_path / "cut"), "3"]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    resume(tmp_path / "cut")
+    groups = {name: groups_by_step(tmp_path / name) for name in ("whole", "cut")}
+    assert groups["cut"] == groups["whole"]
+    assert [group for step in groups["cut"].values() for group, _ in step] == [str(number) for number in range(18)]
+    lags = [
+        t.labels.step - 1 - version
+        for t in TrajectoryStore(tmp_path / "cut" / "trajectories.jsonl")
+        for turn in t.turns
+        for version in turn.action.versions or ()
+    ]
+    assert min(lags) == 0
+    assert 1 <= max(lags) <= 2
+
+
+def groups_by_step(run: Path) -> dict[int, list[tuple[str, str]]]:
+    """Group id and task of each group, by step."""
+    steps: dict[int, dict[tuple[str, str], None]] = {}
+    for t in TrajectoryStore(run / "trajectories.jsonl"):
+        steps.setdefault(t.labels.step, {}).setdefault((t.group_id, t.task.id))
+    return {number: list(groups) for number, groups in steps.items()}
+
+
 SHOP = TrainConfig(
     env=EnvConfig("agentrl/Shop-v0", max_turns=6),
     model=ModelConfig(hidden_size=32, num_layers=2),

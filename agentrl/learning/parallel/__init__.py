@@ -1,0 +1,1 @@
+"""Parallel: what the processes that train one model exchange."""
