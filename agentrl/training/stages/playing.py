@@ -159,6 +159,16 @@ def _scores(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
     }
 
 
+def sampled_tokens(groups: Sequence[TrajectoryGroup]) -> int:
+    """Tokens that were sampled for the groups: of every episode, greedy and discarded ones included.
+
+    The turns that a fork repeats from the episode that it continues count once, in that episode.
+    """
+    episodes = [t for group in groups for t in group.trajectories]
+    own = [turn for t in episodes for turn in t.turns[0 if t.fork is None else t.fork[1] :]]
+    return sum(len(turn.action.token_ids or ()) for turn in own)
+
+
 def _means(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
     episodes = [t for group in groups for t in group.trajectories if t.labels.mode != "greedy"]
     scored = [t for t in episodes if t.trains]
@@ -169,7 +179,7 @@ def _means(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
         "rollout/tokens_mean": sum(t.num_sampled_tokens for t in scored) / count,
         "rollout/truncated": sum(t.status == "truncated" for t in scored) / count,
         "rollout/faults": float(len(episodes) - len(scored)),
-        "rollout/tokens": float(sum(t.num_sampled_tokens for t in episodes)),
+        "rollout/tokens": float(sampled_tokens(groups)),
         "rollout/groups_equal": float(sum(not differs(g) for g in groups)) / max(len(groups), 1),
         "rollout/prompt_information": prompt_information(groups),
         **group_kinds(groups),

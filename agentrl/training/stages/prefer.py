@@ -36,6 +36,8 @@ class Prefer(StageSettings):
 
     Attributes:
         steps: updates of the policy.
+        max_sampled_tokens: end the stage after the step in which so many tokens have been sampled for it, over all its
+            episodes; None sets no limit. The learning-rate schedule counts steps.
         playing: which episodes are played, and how many.
         data: recorded episodes that are compared, so that nothing is played; those that began alike are a group.
         pairs: a file of preferences in TRL's form (chosen and rejected) that are learnt, so that nothing is played.
@@ -46,6 +48,7 @@ class Prefer(StageSettings):
     """
 
     steps: Whole = 20
+    max_sampled_tokens: Count | None = None
     playing: Playing = Playing()
     data: tuple[Recorded, ...] = ()
     pairs: str | None = None
@@ -70,6 +73,10 @@ class Prefer(StageSettings):
         if self.pairs is not None:
             check_preferences(self.pairs, f"stages.{name}.pairs")
         if not self.plays:
+            if self.max_sampled_tokens is not None:
+                raise ConfigError(
+                    f"stages.{name}.max_sampled_tokens: the stage samples nothing, its pairs are recorded; leave it out"
+                )
             return
         self.playing.check(f"stages.{name}.playing", probe, splits["train"])
         if self.playing.group_size < 2:

@@ -40,6 +40,8 @@ class Reinforce(StageSettings):
 
     Attributes:
         steps: updates of the policy.
+        max_sampled_tokens: end the stage after the step in which so many tokens have been sampled for it, over all its
+            episodes; None sets no limit. The learning-rate schedule counts steps.
         playing: which episodes, and how many.
         credit: the advantage estimator.
         objective: the policy loss.
@@ -74,6 +76,7 @@ class Reinforce(StageSettings):
     """
 
     steps: Whole = 80
+    max_sampled_tokens: Count | None = None
     playing: Playing = Playing()
     credit: Annotated[Credit, OneOf(CREDITS)] = GRPO()
     objective: Annotated[Objective, OneOf(OBJECTIVES)] = PPOClip()
