@@ -18,9 +18,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -153,10 +155,22 @@ ARMS = {
 
 
 def run(
-    unit: Unit, arm: str, stages: dict[str, Any], *, start: Path | None = None, seed: int | None = None
+    unit: Unit,
+    arm: str,
+    stages: dict[str, Any],
+    *,
+    start: Path | None = None,
+    seed: int | None = None,
+    model: Mapping[str, Any] = MappingProxyType({}),
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Train in a process of its own, or resume it. What a run selects by evaluation, it selects on training tasks.
 
+    Args:
+        unit, arm, stages: what is trained, and the name of its folder.
+        start: model folder; None is a model from scratch.
+        seed: by default that of the unit.
+        model, settings: further keys of `[model]` and `[run]`.
     Returns: its summary.
     """
     folder = unit.folder(arm)
@@ -164,8 +178,8 @@ def run(
     config = {
         "seed": unit.seed if seed is None else seed,
         "env": {"id": env_id, "kwargs": kwargs, "eval_split": "train"},
-        "model": {} if start is None else {"path": str(start)},
-        "run": {"keep_checkpoints": 8, "tensorboard": False},
+        "model": {**({} if start is None else {"path": str(start)}), **model},
+        "run": {"keep_checkpoints": 8, "tensorboard": False, **settings},
         "stages": stages,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
