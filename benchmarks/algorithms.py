@@ -31,7 +31,7 @@ from agentrl.training.algorithms import ALGORITHMS, stage_of
 from agentrl.training.stages.base import STAGES
 
 # Sampled tokens of a run: so few that no algorithm solves the environment.
-TOKENS = {"shop": 100_000, "lake-1": 30_000}
+TOKENS = {"shop": 30_000, "lake-1": 30_000}
 ARMS = ("grpo", "dr_grpo", "rloo", "gspo", "cispo", "ppo", "gigpo", "hgpo", "forked", "dpo", "remax")
 BASELINE, WARM = "grpo", "warm"
 SHORT_TOKENS, MOST_STEPS = 4_000, 1_000
@@ -59,7 +59,7 @@ def work(unit: Unit, arms: Sequence[str]) -> None:
 def warm(unit: Unit) -> dict[str, Any]:
     """The warm start that every arm begins from."""
     stage = {"kind": "supervise", "demonstrators": DEMONSTRATORS, "num_episodes": unit.demonstrations}
-    summary = run(unit, WARM, {"warm_start": {**stage, "checkpoint_every": 125}}, settings={"keep_checkpoints": 1})
+    summary = run(unit, WARM, {"warm_start": {**stage, "checkpoint_every": 125}}, more={"run": {"keep_checkpoints": 1}})
     return {"cpu_s": summary["cpu_s"], **held_out(unit, unit.folder(WARM) / "model")}
 
 
@@ -74,7 +74,7 @@ def trained(unit: Unit, arm: str) -> dict[str, Any]:
         "playing": {"prompts_per_step": PROMPTS_PER_STEP},
         **({"learner": {"schedule": {"name": "constant"}}} if kind == "reinforce" else {}),
     }
-    summary = run(unit, arm, {"rl": stage}, start=unit.folder(WARM) / "model", settings=NOT_RECORDED)
+    summary = run(unit, arm, {"rl": stage}, start=unit.folder(WARM) / "model", more={"run": NOT_RECORDED})
     lines = [json.loads(line) for line in (unit.folder(arm) / "metrics.jsonl").read_text().splitlines()]
     cell = {
         "cpu_s": summary["cpu_s"],

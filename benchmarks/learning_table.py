@@ -161,8 +161,7 @@ def run(
     *,
     start: Path | None = None,
     seed: int | None = None,
-    model: Mapping[str, Any] = MappingProxyType({}),
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    more: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Train in a process of its own, or resume it. What a run selects by evaluation, it selects on training tasks.
 
@@ -170,16 +169,19 @@ def run(
         unit, arm, stages: what is trained, and the name of its folder.
         start: model folder; None is a model from scratch.
         seed: by default that of the unit.
-        model, settings: further keys of `[model]` and `[run]`.
+        more: further keys of sections of the configuration, such as `run`.
     Returns: its summary.
     """
     folder = unit.folder(arm)
     env_id, kwargs = ENVIRONMENTS[unit.name]
+    sections: dict[str, dict[str, Any]] = {
+        "env": {"id": env_id, "kwargs": kwargs, "eval_split": "train"},
+        "model": {} if start is None else {"path": str(start)},
+        "run": {"keep_checkpoints": 8, "tensorboard": False},
+    }
     config = {
         "seed": unit.seed if seed is None else seed,
-        "env": {"id": env_id, "kwargs": kwargs, "eval_split": "train"},
-        "model": {**({} if start is None else {"path": str(start)}), **model},
-        "run": {"keep_checkpoints": 8, "tensorboard": False, **settings},
+        **{name: {**keys, **more.get(name, {})} for name, keys in sections.items()},
         "stages": stages,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
