@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from learning_intervals import Cell, Cells, difference
 from learning_table import DEMONSTRATORS, Unit, held_out, run
 
@@ -166,7 +167,8 @@ def main() -> None:
         if unknown := set(getattr(args, option).split(",")) - set(known):
             parser.error(f"--{option}: there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     if not args.table:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the runs
+        torch.set_num_threads(1)  # of the episodes that are played here
         for seed in args.seeds.split(","):
             for name in args.only.split(","):
                 work(Unit(name, int(seed), args.out, args.short), args.arms.split(","))

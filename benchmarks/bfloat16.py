@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from learning_intervals import Cell, Cells, difference, paired_interval
 from learning_table import DEMONSTRATORS, Unit, held_out, run
 
@@ -139,7 +140,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the table of the finished cells")
     args = parser.parse_args()
     if not args.table:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the runs
+        torch.set_num_threads(1)  # of the episodes that are played here
         for seed in args.seeds.split(","):
             work(Unit(ENVIRONMENT, int(seed), args.out, args.short))
     print("\n".join(markdown(Cells.read_all(args.out / "cells"))))
