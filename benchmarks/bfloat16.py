@@ -29,7 +29,7 @@ from agentrl.rollout.store import TrajectoryStore
 
 ENVIRONMENT = "shop"
 TYPES = ("float32", "bfloat16")
-STEPS, SHORT_STEPS, EVERY, TASKS = 40, 4, 5, 128
+STEPS, SHORT_STEPS, EVERY, TASKS = 20, 4, 4, 128
 Curve = dict[str, list[int]]
 """Success on each held-out task, by step."""
 
