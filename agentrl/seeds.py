@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     GROUPS = 4
     EVALUATION = 5
     MIXTURE = 6
+    CURRICULUM = 7
 
 
 def sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

@@ -24,6 +24,7 @@ from agentrl.learning.optimizers import Schedule
 from agentrl.learning.shaping.base import SHAPINGS
 from agentrl.registry import Registry
 from agentrl.rollout.feedback.base import FEEDBACKS
+from agentrl.rollout.sources.curriculum import Curriculum
 from agentrl.rollout.sources.recorded import Recorded
 from agentrl.sandbox import make_backend
 from agentrl.training.algorithms import ALGORITHMS, stage_of
@@ -218,6 +219,7 @@ SECTIONS = {
     "[run]": RunConfig,
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
     "playing": Playing,
+    "curriculum": Curriculum,
     "growing_turns": GrowingTurns,
     "data": Recorded,
     "learner": LearnerSettings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from agentrl.config import Count, Positive, Whole
 from agentrl.env import registry
@@ -11,6 +12,7 @@ from agentrl.env.base import Env
 from agentrl.errors import ConfigError
 from agentrl.learning.credit.base import differs
 from agentrl.rollout.sources.base import Source
+from agentrl.rollout.sources.curriculum import Curriculum, CurriculumGroups
 from agentrl.rollout.sources.mixture import Mixture
 from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.sources.tasks import TaskGroups
@@ -52,6 +54,7 @@ class Playing:
         max_lag: batches that are begun before they are needed; at 0 the run samples and learns in turn.
         mixture: relative weight of each environment, by id; groups come from their splits `train`. `own` is the run's
             environment. An empty mixture plays the run's environment alone.
+        curriculum: draw tasks by their pass rate so far, not in a shuffled order.
         growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
     """
 
@@ -59,6 +62,7 @@ class Playing:
     group_size: Count = 8
     max_lag: Whole = 0
     mixture: Mapping[str, Positive] = field(default_factory=dict)
+    curriculum: Curriculum | None = None
     growing_turns: GrowingTurns | None = None
 
     @property
@@ -75,6 +79,11 @@ class Playing:
             train_split: name of its split to train on.
         Raises: ConfigError if an environment has no tasks to train on; EnvNotFound.
         """
+        if self.curriculum and self.max_lag:
+            raise ConfigError(
+                f"{key}.curriculum draws tasks by the results of the step before, and with max_lag = {self.max_lag} "
+                "they are drawn earlier: set max_lag = 0, or leave out the curriculum"
+            )
         if OWN in (self.mixture or {OWN: 1.0}):
             check_split(probe, "train_split", train_split, "to train on")
         for name in self.others:
@@ -93,16 +102,17 @@ class Playing:
 
     def _part(self, context: Context, stage: str, name: str, greedy: bool) -> Source:
         ref, tasks = (context.env, context.tasks("train")) if name == OWN else _others_tasks(name)
-        return TaskGroups(
-            context.rollouts,
-            self._limited(ref, name) if self.growing_turns else ref,
-            tasks,
-            group_size=self.group_size,
-            seed=context.seed,
-            labels=Labels(stage),
-            name=f"{name}-" if self.mixture else "",
-            greedy=greedy,
-        )
+        env = self._limited(ref, name) if self.growing_turns else ref
+        more: dict[str, Any] = {
+            "group_size": self.group_size,
+            "seed": context.seed,
+            "labels": Labels(stage),
+            "name": f"{name}-" if self.mixture else "",
+            "greedy": greedy,
+        }
+        if self.curriculum is None:
+            return TaskGroups(context.rollouts, env, tasks, **more)
+        return CurriculumGroups(context.rollouts, env, tasks, curriculum=self.curriculum, **more)
 
     def _limited(self, ref: EnvRef, name: str) -> Callable[[int], EnvRef]:
         """The environment of a group's number, with the limit of its step."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentrl.errors import EnvNotFound
+from agentrl.errors import ConfigError, EnvNotFound
 from agentrl.learning.credit.base import Credit
 from agentrl.learning.credit.gae import TurnGAE
 from agentrl.learning.credit.group_relative import GRPO, DrGRPO
@@ -21,6 +21,7 @@ from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.rows import Row
 from agentrl.learning.shaping.base import Shaping
 from agentrl.messages import Action
+from agentrl.rollout.sources.curriculum import Curriculum
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.run import EnvConfig, SamplingConfig
@@ -146,6 +147,21 @@ def test_a_greedy_baseline_is_recorded_and_counts_nowhere(run_of: RunOf, interru
     resumed = interrupted_run_of({"rl": stage}, after=3)
     assert metrics_of(resumed, "rl") == steps
     assert episodes(resumed) == episodes(run)
+
+
+def test_a_resumed_curriculum_remembers(run_of: RunOf, interrupted_run_of: RunOf) -> None:
+    playing = Playing(3, 4, curriculum=Curriculum(explore=0.5))
+    stages = {"rl": Reinforce(steps=8, playing=playing, checkpoint_every=2, learner=FAST)}
+    whole, resumed = run_of(stages), interrupted_run_of(stages, after=5)
+    assert episodes(resumed) == episodes(whole)
+    tasks = [task for step in groups_by_step(whole) for _, task, _ in step]
+    assert len(tasks) == 24 > 2 + len(set(tasks))  # a shuffled order plays all twelve before one again
+
+
+def test_a_curriculum_is_not_drawn_ahead(run_of: RunOf) -> None:
+    playing = Playing(3, 4, max_lag=1, curriculum=Curriculum())
+    with pytest.raises(ConfigError, match="set max_lag = 0"):
+        run_of({"rl": Reinforce(steps=1, playing=playing)})
 
 
 def test_a_stage_ends_when_its_tokens_are_sampled(run_of: RunOf, interrupted_run_of: RunOf) -> None:
