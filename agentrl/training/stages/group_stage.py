@@ -44,6 +44,7 @@ class GroupStage(Stage):
         self.total, self._learner_settings, self._objective = settings.steps, settings.learner, objective
         self._max_sampled_tokens, self._sampled_tokens = settings.max_sampled_tokens, 0
         self._source: Source | None = None
+        self._learner: Learner | None = None
         self._place: dict[str, Any] | None = None
 
     @abstractmethod
@@ -58,7 +59,7 @@ class GroupStage(Stage):
         self._source = self.new_source(context)
         if self._place is not None:
             self._source.load_state_dict(self._place)
-        learner = await context.learner(
+        learner = self._learner = await context.learner(
             self._learner_settings,
             self._objective,
             temperature=context.sampling.temperature,

@@ -117,6 +117,8 @@ class Reinforce(StageSettings):
     def check(self, name: str, probe: Env, splits: Mapping[str, str]) -> None:
         key = f"stages.{name}"
         self.playing.check(f"{key}.playing", probe, splits["train"])
+        for number, add in enumerate(self.feedback):
+            add.check(f"{key}.feedback[{number}]")
         if self.playing.group_size == 1 and self.credit.compares:
             raise ConfigError(
                 f"{key}.playing.group_size = 1: {CREDITS.name_of(type(self.credit))} compares the episodes of a group "
@@ -177,9 +179,9 @@ class _ReinforceStage(GroupStage):
         sampled: list[TrajectoryGroup] = []
         while len(kept) < wanted and len(sampled) < most:
             new = await source.take(min(wanted - len(kept), most - len(sampled)))
+            sampled.extend(new)
             for add in settings.feedback:
                 new = await add(new)
-            sampled.extend(new)
             for group in self._shaped(new):
                 teaches = not settings.dynamic_sampling or settings.credit.teaches(group)
                 (kept if teaches else others).append(group)
