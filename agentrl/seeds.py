@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     EVALUATION = 5
     MIXTURE = 6
     CURRICULUM = 7
+    FEW_SHOT = 8
 
 
 def sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

@@ -25,6 +25,7 @@ from agentrl.learning.shaping.base import SHAPINGS
 from agentrl.registry import Registry
 from agentrl.rollout.feedback.base import FEEDBACKS
 from agentrl.rollout.sources.curriculum import Curriculum
+from agentrl.rollout.sources.few_shot import FewShot
 from agentrl.rollout.sources.recorded import Recorded
 from agentrl.sandbox import make_backend
 from agentrl.training.algorithms import ALGORITHMS, stage_of
@@ -220,6 +221,7 @@ SECTIONS = {
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
     "playing": Playing,
     "curriculum": Curriculum,
+    "few_shot": FewShot,
     "growing_turns": GrowingTurns,
     "data": Recorded,
     "learner": LearnerSettings,

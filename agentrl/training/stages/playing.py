@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,8 @@ from agentrl.errors import ConfigError
 from agentrl.learning.credit.base import differs
 from agentrl.rollout.sources.base import Source
 from agentrl.rollout.sources.curriculum import Curriculum, CurriculumGroups
+from agentrl.rollout.sources.demonstrations import check_demonstrators
+from agentrl.rollout.sources.few_shot import FewShot, FewShotRollouts
 from agentrl.rollout.sources.mixture import Mixture
 from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.sources.tasks import TaskGroups
@@ -55,6 +58,7 @@ class Playing:
         mixture: relative weight of each environment, by id; groups come from their splits `train`. `own` is the run's
             environment. An empty mixture plays the run's environment alone.
         curriculum: draw tasks by their pass rate so far, not in a shuffled order.
+        few_shot: show demonstrations before the task, fewer and fewer.
         growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
     """
 
@@ -63,6 +67,7 @@ class Playing:
     max_lag: Whole = 0
     mixture: Mapping[str, Positive] = field(default_factory=dict)
     curriculum: Curriculum | None = None
+    few_shot: FewShot | None = None
     growing_turns: GrowingTurns | None = None
 
     @property
@@ -86,9 +91,16 @@ class Playing:
             )
         if OWN in (self.mixture or {OWN: 1.0}):
             check_split(probe, "train_split", train_split, "to train on")
+            self._check_few_shot(f"{key}.few_shot.demonstrator", probe)
         for name in self.others:
             if not _others_tasks(name)[1]:
                 raise ConfigError(f"{key}.mixture: {name} has no tasks in its split 'train'")
+            with contextlib.closing(registry.make(name)) as env:
+                self._check_few_shot(f"{key}.few_shot.demonstrator", env)
+
+    def _check_few_shot(self, key: str, env: Env) -> None:
+        if self.few_shot:
+            check_demonstrators(env, {self.few_shot.demonstrator: 1.0}, key)
 
     def source(self, context: Context, stage: str, *, greedy: bool = False) -> Source:
         """The groups of a stage.
@@ -109,19 +121,36 @@ class Playing:
             "labels": Labels(stage),
             "name": f"{name}-" if self.mixture else "",
             "greedy": greedy,
+            "owns": self.few_shot is not None,
         }
+        plays = self._shown(context, ref, tasks, name) if self.few_shot else context.rollouts
         if self.curriculum is None:
-            return TaskGroups(context.rollouts, env, tasks, **more)
-        return CurriculumGroups(context.rollouts, env, tasks, curriculum=self.curriculum, **more)
+            return TaskGroups(plays, env, tasks, **more)
+        return CurriculumGroups(plays, env, tasks, curriculum=self.curriculum, **more)
+
+    def _shown(self, context: Context, ref: EnvRef, tasks: Sequence[Task], name: str) -> FewShotRollouts:
+        """What plays the episodes of an environment behind demonstrations."""
+        return FewShotRollouts(
+            context.rollouts,
+            ref,
+            tasks,
+            self.few_shot or FewShot(),
+            seed=context.seed,
+            groups_per_step=self._groups_per_step(name),
+        )
+
+    def _groups_per_step(self, name: str) -> float:
+        """Groups of an environment in a step, on average."""
+        return self.prompts_per_step * (self.mixture[name] / sum(self.mixture.values()) if self.mixture else 1.0)
 
     def _limited(self, ref: EnvRef, name: str) -> Callable[[int], EnvRef]:
         """The environment of a group's number, with the limit of its step."""
         growing = self.growing_turns or GrowingTurns()
-        share = self.mixture[name] / sum(self.mixture.values()) if self.mixture else 1.0
+        groups_per_step = self._groups_per_step(name)
         own = _turn_limit(ref)
 
         def limited(number: int) -> EnvRef:
-            limit = growing.limit(int(number / (self.prompts_per_step * share)))
+            limit = growing.limit(int(number / groups_per_step))
             return ref if own is not None and limit >= own else replace(ref, limits={**ref.limits, "max_turns": limit})
 
         return limited
