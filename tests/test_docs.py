@@ -26,6 +26,7 @@ from agentrl.registry import Registry
 from agentrl.rollout.feedback.base import FEEDBACKS
 from agentrl.rollout.sources.curriculum import Curriculum
 from agentrl.rollout.sources.few_shot import FewShot
+from agentrl.rollout.sources.levels import Levels
 from agentrl.rollout.sources.recorded import Recorded
 from agentrl.sandbox import make_backend
 from agentrl.training.algorithms import ALGORITHMS, stage_of
@@ -221,6 +222,7 @@ SECTIONS = {
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
     "playing": Playing,
     "curriculum": Curriculum,
+    "levels": Levels,
     "few_shot": FewShot,
     "growing_turns": GrowingTurns,
     "data": Recorded,

@@ -134,7 +134,7 @@ class CurriculumGroups(TaskGroups):
     async def _noted(self, first: int, groups: Awaitable[list[TrajectoryGroup]]) -> list[TrajectoryGroup]:
         found = await groups
         for number, group in enumerate(found, start=first):
-            self._rates.ended(number, _pass_rate(group))
+            self._rates.ended(number, pass_rate_of(group))
         return found
 
     def state_dict(self) -> State:
@@ -145,6 +145,7 @@ class CurriculumGroups(TaskGroups):
         self._rates.load_state_dict(state["rates"])
 
 
-def _pass_rate(group: TrajectoryGroup) -> float | None:
+def pass_rate_of(group: TrajectoryGroup) -> float | None:
+    """The share of the episodes that solved the task; None where none counts."""
     solved = [trajectory.success for trajectory in group.trajectories if trajectory.trains]
     return sum(solved) / len(solved) if solved else None

@@ -16,6 +16,7 @@ from agentrl.rollout.sources.base import Source
 from agentrl.rollout.sources.curriculum import Curriculum, CurriculumGroups
 from agentrl.rollout.sources.demonstrations import check_demonstrators
 from agentrl.rollout.sources.few_shot import FewShot, FewShotRollouts
+from agentrl.rollout.sources.levels import LevelGroups, Levels
 from agentrl.rollout.sources.mixture import Mixture
 from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.sources.tasks import TaskGroups
@@ -58,6 +59,7 @@ class Playing:
         mixture: relative weight of each environment, by id; groups come from their splits `train`. `own` is the run's
             environment. An empty mixture plays the run's environment alone.
         curriculum: draw tasks by their pass rate so far, not in a shuffled order.
+        levels: play the run's environment at one level after another; each begins the other settings anew.
         few_shot: show demonstrations before the task, fewer and fewer.
         growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
     """
@@ -67,6 +69,7 @@ class Playing:
     max_lag: Whole = 0
     mixture: Mapping[str, Positive] = field(default_factory=dict)
     curriculum: Curriculum | None = None
+    levels: Levels | None = None
     few_shot: FewShot | None = None
     growing_turns: GrowingTurns | None = None
 
@@ -84,19 +87,33 @@ class Playing:
             train_split: name of its split to train on.
         Raises: ConfigError if an environment has no tasks to train on; EnvNotFound.
         """
-        if self.curriculum and self.max_lag:
-            raise ConfigError(
-                f"{key}.curriculum draws tasks by the results of the step before, and with max_lag = {self.max_lag} "
-                "they are drawn earlier: set max_lag = 0, or leave out the curriculum"
-            )
+        for name in ("curriculum", "levels"):
+            if self.max_lag and getattr(self, name):
+                raise ConfigError(
+                    f"{key}.{name} chooses tasks by the results of the step before, and with max_lag = {self.max_lag} "
+                    f"they are chosen earlier: set max_lag = 0, or leave out {name}"
+                )
+        self._check_levels(f"{key}.levels", probe)
         if OWN in (self.mixture or {OWN: 1.0}):
             check_split(probe, "train_split", train_split, "to train on")
             self._check_few_shot(f"{key}.few_shot.demonstrator", probe)
         for name in self.others:
-            if not _others_tasks(name)[1]:
+            if not _tasks_of(name)[1]:
                 raise ConfigError(f"{key}.mixture: {name} has no tasks in its split 'train'")
             with contextlib.closing(registry.make(name)) as env:
                 self._check_few_shot(f"{key}.few_shot.demonstrator", env)
+
+    def _check_levels(self, key: str, probe: Env) -> None:
+        ref: EnvRef | None = getattr(probe.unwrapped, "ref", None)
+        if self.levels is None or ref is None:
+            return
+        for value in self.levels.values:
+            try:
+                tasks = _tasks_of(_at_level(ref, self.levels, value))[1]
+            except (ValueError, TypeError, ConfigError) as error:
+                raise ConfigError(f"{key}: {ref.id} has no {self.levels.argument} = {value!r}: {error}") from error
+            if not tasks:
+                raise ConfigError(f"{key}: {self.levels.argument} = {value!r} has no tasks in its split 'train'")
 
     def _check_few_shot(self, key: str, env: Env) -> None:
         if self.few_shot:
@@ -113,13 +130,28 @@ class Playing:
         return Prefetch(source, self.max_lag) if self.max_lag else source
 
     def _part(self, context: Context, stage: str, name: str, greedy: bool) -> Source:
-        ref, tasks = (context.env, context.tasks("train")) if name == OWN else _others_tasks(name)
+        prefix = f"{name}-" if self.mixture else ""
+        if name != OWN:
+            return self._groups(context, stage, _tasks_of(name), name, prefix, greedy)
+        levels = self.levels
+        if levels is None:
+            return self._groups(context, stage, (context.env, context.tasks("train")), name, prefix, greedy)
+        parts = []
+        for value in levels.values:
+            played = _tasks_of(_at_level(context.env, levels, value))
+            parts.append(self._groups(context, stage, played, name, f"{prefix}{levels.argument}-{value}-", greedy))
+        return LevelGroups(parts, levels)
+
+    def _groups(
+        self, context: Context, stage: str, played: tuple[EnvRef, Sequence[Task]], name: str, prefix: str, greedy: bool
+    ) -> Source:
+        ref, tasks = played
         env = self._limited(ref, name) if self.growing_turns else ref
         more: dict[str, Any] = {
             "group_size": self.group_size,
             "seed": context.seed,
             "labels": Labels(stage),
-            "name": f"{name}-" if self.mixture else "",
+            "name": prefix,
             "greedy": greedy,
             "owns": self.few_shot is not None,
         }
@@ -165,11 +197,15 @@ def _turn_limit(ref: EnvRef) -> int | None:
         env.close()
 
 
-def _others_tasks(name: str) -> tuple[EnvRef, Sequence[Task]]:
+def _at_level(ref: EnvRef, levels: Levels, value: int | str) -> EnvRef:
+    return replace(ref, kwargs={**ref.kwargs, levels.argument: value})
+
+
+def _tasks_of(name: str | EnvRef) -> tuple[EnvRef, Sequence[Task]]:
     """The reference of an environment, with its version, and its tasks to train on; none if it has no such split."""
     env = registry.make(name)
     try:
-        return env.ref or EnvRef(name), env.tasks.split("train") if "train" in env.tasks.splits else ()
+        return env.ref or registry.reference(name), env.tasks.split("train") if "train" in env.tasks.splits else ()
     finally:
         env.close()
 

@@ -22,6 +22,7 @@ from agentrl.learning.rows import Row
 from agentrl.learning.shaping.base import Shaping
 from agentrl.messages import Action
 from agentrl.rollout.sources.curriculum import Curriculum
+from agentrl.rollout.sources.levels import Levels
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.run import EnvConfig, SamplingConfig
@@ -156,6 +157,28 @@ def test_a_resumed_curriculum_remembers(run_of: RunOf, interrupted_run_of: RunOf
     assert episodes(resumed) == episodes(whole)
     tasks = [task for step in groups_by_step(whole) for _, task, _ in step]
     assert len(tasks) == 24 > 2 + len(set(tasks))  # a shuffled order plays all twelve before one again
+
+
+def test_levels_of_a_bundled_environment_follow_each_other(tmp_path: Path) -> None:
+    config = replace(
+        CONFIG,
+        env=EnvConfig("agentrl/FrozenLake-v0", kwargs={"level": 3}),
+        sampling=SamplingConfig(max_tokens=8),
+        stages={
+            "copy": Supervise({"oracle": 1.0}, num_episodes=16, epochs=1, batch_episodes=8),
+            "rl": Reinforce(steps=3, playing=Playing(2, 2, levels=Levels((1, 2), pass_rate=0.0, groups=2))),
+        },
+    )
+    train(config, tmp_path / "run")
+    recorded = list(TrajectoryStore(tmp_path / "run" / "trajectories.jsonl"))
+    levels = {(t.labels.step, t.env.kwargs["level"]) for t in recorded if t.labels.stage == "rl"}
+    assert levels == {(1, 1), (2, 2), (3, 2)}
+
+
+def test_a_level_that_does_not_exist_is_refused(run_of: RunOf) -> None:
+    playing = Playing(2, 2, levels=Levels((1, 2)))
+    with pytest.raises(ConfigError, match=r"stages.rl.playing.levels: test/Agree-v0 has no level = 1"):
+        run_of({"rl": Reinforce(steps=1, playing=playing)})
 
 
 def test_a_curriculum_is_not_drawn_ahead(run_of: RunOf) -> None:
