@@ -209,8 +209,14 @@ class Trajectory:
         return self.ending.kind != "fault" and self.labels.mode != "greedy"
 
     @property
+    def first_own_turn(self) -> int:
+        """The first turn that was played here; the turns before it belong to the episode that this one continues."""
+        return self.fork[1] if self.fork is not None else 0
+
+    @property
     def num_sampled_tokens(self) -> int:
-        return sum(len(turn.action.token_ids or ()) for turn in self.turns)
+        """Tokens that were sampled in this episode, without those of the episode that it continues."""
+        return sum(len(turn.action.token_ids or ()) for turn in self.turns[self.first_own_turn :])
 
     def messages(self) -> list[Message]:
         """The whole conversation: observations and actions in order, the final observation included."""

@@ -12,7 +12,6 @@ A finished cell is a line of OUT/cells/ENVIRONMENT-SEED.jsonl and is not compute
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
@@ -31,12 +30,9 @@ from learning_intervals import Cells, markdown
 
 from agentrl.bench.evaluate import EvalResult, evaluate
 from agentrl.env import registry
-from agentrl.learning.credit.base import Advantages, PerTrajectory
-from agentrl.learning.credit.group_relative import GRPO
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import TrajectoryGroup
 
 ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "shop": ("agentrl/Shop-v0", {}),
@@ -49,23 +45,11 @@ ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lake-1": ("agentrl/FrozenLake-v0", {"level": 1}),
     "desk-1": ("agentrl/LoanDesk-v0", {"level": 1}),
 }
+SHUFFLED = Path(__file__).resolve().with_name("shuffled_credit.py")
 DEMONSTRATORS = {"oracle": 0.25, "hasty": 0.75}
 CONTROLLED = ("shop", "guess", "calculator")
 TASKS, PROBE_TASKS, FIRST_STEPS, MAX_TOKENS = 200, 100, 3, 64
 DEMONSTRATIONS, FEWEST_DEMONSTRATIONS = 8000, 64
-
-
-@dataclass(frozen=True)
-class ShuffledGRPO(GRPO):
-    """The control: advantages of GRPO, handed to other trajectories of the step than those that earned them."""
-
-    def __call__(self, groups: list[TrajectoryGroup], values: PerTrajectory | None) -> Advantages:
-        made = super().__call__(groups, values)
-        earned = [float(one[0]) if len(one) else 0.0 for group in made.advantages for one in group]
-        shuffled = iter(np.random.default_rng(len(earned)).permutation(earned).tolist())
-        return dataclasses.replace(
-            made, advantages=[[np.full(len(one), next(shuffled)) for one in group] for group in made.advantages]
-        )
 
 
 @dataclass(frozen=True)
@@ -149,7 +133,7 @@ ARMS = {
     "before": before,
     "rl": reinforced,
     "further": further,
-    "shuffled": lambda unit: reinforced(unit, "shuffled", credit=f"{Path(__file__).resolve()}:ShuffledGRPO"),
+    "shuffled": lambda unit: reinforced(unit, "shuffled", credit=f"{SHUFFLED}:ShuffledGRPO"),
     "rate_0": lambda unit: reinforced(unit, "rate_0", learner={"lr": 1e-12}),
 }
 
@@ -240,8 +224,10 @@ def main() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         units = [Unit(name, int(seed), args.out, args.short) for seed in args.seeds.split(",") for name in names]
         with ProcessPoolExecutor(args.jobs, max_tasks_per_child=1) as pool:
-            for _ in pool.map(work, units):
-                pass
+            began = {unit: pool.submit(work, unit) for unit in units}
+        for unit, done in began.items():
+            if (error := done.exception()) is not None:
+                print(f"{unit.name} seed {unit.seed} is not complete: {error}", file=sys.stderr)
     print("\n".join(markdown(Cells.read_all(args.out / "cells"), list(ENVIRONMENTS))))
 
 

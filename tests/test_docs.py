@@ -26,6 +26,7 @@ from agentrl.registry import Registry
 from agentrl.rollout.feedback.base import FEEDBACKS
 from agentrl.rollout.sources.curriculum import Curriculum
 from agentrl.rollout.sources.few_shot import FewShot
+from agentrl.rollout.sources.forked import Forks
 from agentrl.rollout.sources.levels import Levels
 from agentrl.rollout.sources.recorded import Recorded
 from agentrl.sandbox import make_backend
@@ -224,6 +225,7 @@ SECTIONS = {
     "curriculum": Curriculum,
     "levels": Levels,
     "few_shot": FewShot,
+    "forks": Forks,
     "growing_turns": GrowingTurns,
     "data": Recorded,
     "learner": LearnerSettings,

@@ -182,13 +182,16 @@ def rows_of_trajectory(trajectory: Trajectory, number: int = 0) -> list[Row]:
 
     A turn whose prompt begins with exactly the context of a row extends that row (the longest such
     row, so that interleaved sub-conversations each keep theirs). Any other prompt (thinking dropped, history
-    rewritten, a stop token left out) forks a new row, in which the context does not train.
+    rewritten, a stop token left out) forks a new row, in which the context does not train. The turns of an episode that
+    this one continues are context.
 
     Args: number: of the trajectory in the step.
     Raises: ValueError if a turn has sampled tokens but no ids, no context or mismatched logprobs.
     """
     builders: list[_RowBuilder] = []
     for index, turn in enumerate(trajectory.turns):
+        if index < trajectory.first_own_turn:
+            continue
         sampled = _tokens_of(turn, index)
         if not sampled.ids:
             continue

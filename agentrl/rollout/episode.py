@@ -46,27 +46,27 @@ async def run_episode(
     on_fault: Callable[[EnvFault | PolicyFault], None] | None = None,
     earlier: Trajectory | None = None,
     key: str = "",
+    fork: tuple[str, int] | None = None,
 ) -> Trajectory:
     """Play one episode to its end.
 
     A fault (`EnvFault`, `PolicyFault`, or any exception from the environment author's code) is
     recorded on the trajectory with its cause and never raised; the turns before it are kept. Any other
     exception from the policy is a bug and propagates, as does cancellation. An oracle is a method of the
-    environment, so that its exceptions are faults. `env` stays open.
+    environment, so that its exceptions are faults.
 
     Args:
-        env: is reset here; must not serve another episode at the same time.
+        env: is reset here, and stays open; must not serve another episode at the same time.
         policy: asked once per turn with the whole conversation, a list that grows between turns.
         task: what `areset` starts from.
-        seed: of the environment's randomness.
+        seed: of the environment's randomness; that of the policy is in `sampling`, which is handed to every `act`.
         ref: the environment's identity, recorded; by default what `make` set on it, or the class's name.
-        sampling: handed to every `act`; its `seed` is this episode's sampling stream.
-        group_id, episode_id, labels: recorded; a unique id is made where `episode_id` is empty.
-        on_fault: called with the fault that ended the episode, if one did.
-        earlier: an attempt that ended in a fault. Its actions are taken again, without asking the policy, for as long
-            as the environment answers as it did then: a policy gets no second choice by making its episode fault.
-        key: under which the policy keeps the episode, and which the caller then releases; by default a new one, which
-            is released here in every case.
+        group_id, episode_id, labels, fork: recorded; a unique id is made where `episode_id` is empty.
+        on_fault: called with the fault that ended it.
+        earlier: an attempt that ended in a fault, or what the episode continues. Its actions are taken again, without
+            asking the policy, for as long as the environment answers as it did then (before the turn of `fork` another
+            answer is a fault): a policy gets no second choice by making its episode fault.
+        key: under which the policy keeps the episode; the caller releases it. By default a new one, released here.
     Returns: the trajectory, with its ending.
     """
     own_key = key or new_key(episode_id)
@@ -79,12 +79,12 @@ async def run_episode(
         episode_id=episode_id,
         labels=labels,
         tools=env.tool_schemas,
+        fork=fork,
     )
     players: list[Policy] = [policy]
     try:
         trajectory.info = await _play(trajectory, env, players, own_key, sampling, earlier)
     except (EnvFault, PolicyFault) as fault:
-        trajectory.info = {"task_id": task.id}
         mark_fault(trajectory, fault)
         if on_fault is not None:
             on_fault(fault)
@@ -100,10 +100,15 @@ def new_key(episode_id: str) -> str:
 
 
 def _taken_before(earlier: Trajectory, now: Trajectory, observation: Observation, anchor: str | None) -> Turn | None:
-    """The next turn of an earlier attempt; None where that ended, or where the environment answers otherwise."""
+    """The next turn of an earlier attempt; None where that ended, or where the environment answers otherwise.
+
+    Raises: EnvFault if the environment answers otherwise before the turn at which a continuation begins.
+    """
     index = len(now.turns)
     former = earlier.turns[index] if index < len(earlier.turns) else None
     if former is None or former.observation != observation or former.action.finish_reason == "abort":
+        if index < now.first_own_turn:
+            raise _diverged(now)
         return None
     return Turn(observation, former.action, state_key=anchor, policy_s=former.policy_s)
 
@@ -118,7 +123,7 @@ async def _play(
 ) -> dict[str, Any]:
     """Fill the trajectory's turns and ending; return the final info. Raises EnvFault, PolicyFault."""
     place = "reset"  # what of the environment author's code is running: an exception from there is a fault
-    asked_place = ""
+    asked_place, given = "", trajectory.first_own_turn
     try:
         started = perf_counter()
         observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
@@ -127,7 +132,7 @@ async def _play(
         players.append(policy)
         # A policy that looks into its environment asks a method of it: the author's code again.
         asked_place = "the oracle or demonstrator" if policy is not players[0] else ""
-        earlier, tools = None if asked_place else earlier, trajectory.tools
+        earlier, tools = None if asked_place and not given else earlier, trajectory.tools
         state_key = env.state_key if type(env).state_key is not Env.state_key else None
         conversation: list[Message] = list(observation)
         env_s = perf_counter() - started
@@ -156,6 +161,8 @@ async def _play(
             _take_result(turn, observation, reward, info)
             place = ""
             if terminated or truncated:
+                if len(trajectory.turns) <= given:
+                    raise _diverged(trajectory)
                 trajectory.ending = ending_of(env, truncated=truncated and not terminated)
                 return {**first_info, **{k: v for k, v in info.items() if k != "reward_components"}}
             conversation.append(action.to_message())
@@ -164,9 +171,22 @@ async def _play(
         fault = _fault_of(error, place)
         if fault is None:
             raise
-        acted = any(turn.action.finish_reason != "abort" for turn in trajectory.turns)
-        fault.after_action = acted and (isinstance(fault, PolicyFault) or place != asked_place)
+        fault.after_action = _acted(trajectory) and (isinstance(fault, PolicyFault) or place != asked_place)
         raise fault from (error if fault is not error else error.__cause__)
+
+
+def _acted(trajectory: Trajectory) -> bool:
+    """Whether the policy acted; the turns of an episode that this one continues were taken before without a fault."""
+    return any(turn.action.finish_reason != "abort" for turn in trajectory.turns[trajectory.first_own_turn :])
+
+
+def _diverged(trajectory: Trajectory) -> EnvFault:
+    return EnvFault(
+        f"turn {trajectory.fork} cannot be reached again: the same actions were answered differently after turn "
+        f"{len(trajectory.turns) - 1}. An environment that is forked must be a function of its task, its seed and the "
+        "actions (`agentrl check` shows what is not)",
+        who="author",
+    )
 
 
 def _fault_of(error: BaseException, place: str) -> EnvFault | PolicyFault | None:
@@ -197,7 +217,8 @@ def ending_of(env: Env, *, truncated: bool) -> Ending:
 
 
 def mark_fault(trajectory: Trajectory, fault: EnvFault | PolicyFault) -> None:
-    """Discard a trajectory: record the cause, with the author's line that raised."""
+    """Discard a trajectory: record the cause, with the author's line that raised, in place of the final info."""
+    trajectory.info = {"task_id": trajectory.task.id}
     place = _origin(fault)
     detail = f"{type(fault).__name__}: {fault}" + (f" ({place})" if place else "")
     trajectory.ending = Ending("fault", detail, fault.at)

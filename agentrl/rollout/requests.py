@@ -4,11 +4,41 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, TrajectoryGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A turn of a recorded episode from which other episodes go on.
+
+    Attributes:
+        trajectory: the episode.
+        turn: number of the first turn that is played anew, at least 1. The actions before it are taken again.
+    """
+
+    trajectory: Trajectory
+    turn: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.turn < len(self.trajectory.turns):
+            raise ValueError(
+                f"an episode of {len(self.trajectory.turns)} turns can be forked at the turns from 1 to "
+                f"{len(self.trajectory.turns) - 1}, not at {self.turn}"
+            )
+
+    @property
+    def origin(self) -> tuple[str, int]:
+        """What `Trajectory.fork` of a continuation is."""
+        return self.trajectory.episode_id, self.turn
+
+    @property
+    def beginning(self) -> Trajectory:
+        """The episode up to the turn."""
+        return replace(self.trajectory, turns=self.trajectory.turns[: self.turn])
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +53,7 @@ class GroupRequest:
         labels: recorded on each trajectory, with its attempt.
         env: which environment; None is the runner's own.
         greedy: one further episode, the last of the group, at temperature 0 and labelled so: a baseline.
+        fork: the episodes continue another one of the same task and seed; None plays them from the beginning.
     """
 
     task: Task
@@ -32,6 +63,7 @@ class GroupRequest:
     labels: Labels = Labels()
     env: EnvRef | None = None
     greedy: bool = False
+    fork: Fork | None = None
 
     @property
     def num_episodes(self) -> int:
@@ -45,13 +77,18 @@ class GroupRequest:
     def __post_init__(self) -> None:
         if self.size < 1 or self.seed < 0:
             raise ValueError(f"size must be >= 1 and seed >= 0, got {self.size} and {self.seed}")
+        if self.fork is not None and (self.fork.trajectory.task, self.fork.trajectory.seed) != (self.task, self.seed):
+            raise ValueError("an episode is continued with its own task and seed, got others")
         if not self.group_id:
             object.__setattr__(self, "group_id", f"{self.task.id}@{self.seed}")
 
 
 def sampling_seed(request: GroupRequest, index: int) -> int:
-    """Seed of an episode's sampling stream: a function of task, seed and index, never of the attempt."""
-    entropy = (request.seed, index, zlib.crc32(request.task.id.encode()))
+    """Seed of an episode's sampling stream: a function of task, seed, fork and index, never of the attempt."""
+    entropy: tuple[int, ...] = (request.seed, index, zlib.crc32(request.task.id.encode()))
+    if request.fork is not None:
+        episode_id, turn = request.fork.origin
+        entropy += (zlib.crc32(episode_id.encode()), turn)
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 

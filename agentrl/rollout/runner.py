@@ -196,7 +196,8 @@ class Rollouts:
         attempt = 0
         try:
             while True:
-                trajectory, fault = await self._episode(pool, request, index, attempt, key, trajectory, repeated)
+                earlier = _taken_again(request, trajectory)
+                trajectory, fault = await self._episode(pool, request, index, attempt, key, earlier, repeated)
                 attempt += 1
                 if fault is None:
                     known.note(trajectory)
@@ -248,6 +249,7 @@ class Rollouts:
                 on_fault=faults.append,
                 earlier=earlier,
                 key=key,
+                fork=None if request.fork is None else request.fork.origin,
             )
             well = not faults and not repeated.readable
             return trajectory, faults[0] if faults else None
@@ -265,7 +267,7 @@ class Rollouts:
             group_id=request.group_id,
             episode_id=episode_id,
             labels=labels,
-            info={"task_id": request.task.id},
+            fork=None if request.fork is None else request.fork.origin,
         )
         mark_fault(trajectory, fault)
         return trajectory
@@ -277,6 +279,13 @@ class Rollouts:
         if request.is_greedy(index):
             base = replace(base, temperature=0.0, top_p=1.0)
         return replace(base, seed=sampling_seed(request, index))
+
+
+def _taken_again(request: GroupRequest, former: Trajectory | None) -> Trajectory | None:
+    """The episode whose actions an attempt takes again: the former attempt, or what it continues if that was longer."""
+    if request.fork is None or (former is not None and len(former.turns) >= request.fork.turn):
+        return former
+    return request.fork.beginning
 
 
 def _own_env(env: str | EnvRef | Callable[[], Env], env_id: str) -> tuple[EnvRef, Callable[[], Env]]:

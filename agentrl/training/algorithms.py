@@ -87,6 +87,10 @@ _BUILT_IN = {
         {"credit": "gagpo", "objective": {"kind": "gspo", "sequence": "turn", "clip_low": 0.2, "clip_high": 0.28}},
         "arXiv:2605.13217; needs a state_key; the clip range is PPO's",
     ),
+    "forked": Algorithm(
+        {"credit": "forked", "objective": _PPO, "playing": {"group_size": 4, "forks": {}}},
+        "after VinePPO, arXiv:2410.01679, over turns; the continuations train too",
+    ),
     "gdpo": Algorithm({"credit": "gdpo", "objective": _PPO}, "arXiv:2601.05242; needs named parts of the reward"),
     "rejection_sampling": Algorithm(
         {"credit": "rejection", "objective": "policy_gradient"}, "arXiv:2308.01825 (RFT), online"

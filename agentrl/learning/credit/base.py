@@ -44,6 +44,8 @@ class Credit(ABC):
         needs_values: whether it reads predicted returns.
         compares: whether it compares the episodes of a group, so that a group of one teaches nothing.
         needs_greedy: whether each group needs a greedy episode as a baseline.
+        reads_forks: whether it reads episodes that continue others; any other estimator would take them for episodes of
+            their own.
     """
 
     @property
@@ -60,6 +62,10 @@ class Credit(ABC):
 
     @property
     def needs_greedy(self) -> bool:
+        return False
+
+    @property
+    def reads_forks(self) -> bool:
         return False
 
     @abstractmethod
@@ -117,6 +123,7 @@ CREDITS = Registry(
         "gagpo": "agentrl.learning.credit.gagpo:GAGPO",
         "turn_gae": "agentrl.learning.credit.gae:TurnGAE",
         "token_gae": "agentrl.learning.credit.gae:TokenGAE",
+        "forked": "agentrl.learning.credit.forked:Forked",
     },
     of_function=_of_function,
 )
@@ -124,7 +131,7 @@ CREDITS = Registry(
 
 def differs(group: TrajectoryGroup) -> bool:
     """Whether the sampled episodes' rewards are not all equal, so that comparing them teaches something."""
-    return len({t.reward for t in group.trajectories if t.labels.mode != "greedy"}) > 1
+    return len({t.reward for t in group.trajectories if t.labels.mode != "greedy" and t.fork is None}) > 1
 
 
 def most_spread(groups: Sequence[TrajectoryGroup], share: float) -> list[TrajectoryGroup]:
@@ -133,7 +140,7 @@ def most_spread(groups: Sequence[TrajectoryGroup], share: float) -> list[Traject
     Args: share: above 0, at most 1.
     Source: Wang et al. 2025, arXiv:2504.20073, section 3.4 (StarPO-S: uncertainty-based filtering of trajectories).
     """
-    spread = [np.std([t.reward for t in group.trajectories if t.trains] or [0.0]) for group in groups]
+    spread = [np.std([t.reward for t in _whole(group)] or [0.0]) for group in groups]
     count = min(len(groups), max(1, round(share * len(groups))))
     kept = sorted(sorted(range(len(groups)), key=lambda i: -float(spread[i]))[:count])
     return [groups[i] for i in kept]
@@ -141,8 +148,13 @@ def most_spread(groups: Sequence[TrajectoryGroup], share: float) -> list[Traject
 
 def pass_rate(group: TrajectoryGroup) -> float:
     """The share of the sampled episodes that solved the task; 0 where none counts."""
-    solved = [t.success for t in group.trajectories if t.trains]
+    solved = [t.success for t in _whole(group)]
     return sum(solved) / len(solved) if solved else 0.0
+
+
+def _whole(group: TrajectoryGroup) -> list[Trajectory]:
+    """The episodes that train and that were played from the beginning."""
+    return [t for t in group.trajectories if t.trains and t.fork is None]
 
 
 def without_faults(group: TrajectoryGroup) -> TrajectoryGroup:

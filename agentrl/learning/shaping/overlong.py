@@ -30,7 +30,7 @@ class Overlong(Shaping):
 
     def rewards(self, trajectory: Trajectory) -> Sequence[float]:
         rewards = [turn.reward for turn in trajectory.turns]
-        length = trajectory.num_sampled_tokens
+        length = sum(len(turn.action.token_ids or ()) for turn in trajectory.turns)
         rewards[-1] += self.penalty * overlong_penalty(length, max_tokens=self.max_tokens, buffer=self.buffer)
         return rewards
 

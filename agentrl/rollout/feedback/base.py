@@ -43,9 +43,11 @@ class Feedback(ABC):
 class PreferByScore(Feedback):
     """Adds preferences to each group: the episode of the highest score over that of the lowest, and so on inwards.
 
+    Episodes that continue another one are compared with those that continue it from the same turn.
+
     Attributes:
         margin: the difference in score that must be exceeded.
-        pairs: most preferences of a group; no episode is in two of them.
+        pairs: most preferences among episodes that began in the same state; no episode is in two of them.
     """
 
     margin: NotNegative = 0.0
@@ -59,8 +61,14 @@ class PreferByScore(Feedback):
         return [replace(group, preferences=self._preferences(group)) for group in groups]
 
     def _preferences(self, group: TrajectoryGroup) -> tuple[tuple[int, int], ...]:
-        scores = [self.score(t) if t.trains else None for t in group.trajectories]
-        known = [(score, index) for index, score in enumerate(scores) if score is not None]
-        known.sort()
+        known: dict[tuple[str, int] | None, list[tuple[float, int]]] = {}
+        for index, trajectory in enumerate(group.trajectories):
+            score = self.score(trajectory) if trajectory.trains else None
+            if score is not None:
+                known.setdefault(trajectory.fork, []).append((score, index))
+        return tuple(pair for alike in known.values() for pair in self._inwards(sorted(alike)))
+
+    def _inwards(self, known: Sequence[tuple[float, int]]) -> list[tuple[int, int]]:
+        """Args: known: (score, index) in ascending order."""
         inwards = zip(reversed(known), known[: min(self.pairs, len(known) // 2)], strict=False)
-        return tuple((best, worst) for (high, best), (low, worst) in inwards if high - low > self.margin)
+        return [(best, worst) for (high, best), (low, worst) in inwards if high - low > self.margin]

@@ -16,6 +16,7 @@ from agentrl.rollout.sources.base import Source
 from agentrl.rollout.sources.curriculum import Curriculum, CurriculumGroups
 from agentrl.rollout.sources.demonstrations import check_demonstrators
 from agentrl.rollout.sources.few_shot import FewShot, FewShotRollouts
+from agentrl.rollout.sources.forked import Forked, Forks
 from agentrl.rollout.sources.levels import LevelGroups, Levels
 from agentrl.rollout.sources.mixture import Mixture
 from agentrl.rollout.sources.prefetch import Prefetch
@@ -62,6 +63,8 @@ class Playing:
         levels: play the run's environment at one level after another; each begins the other settings anew.
         few_shot: show demonstrations before the task, fewer and fewer.
         growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
+        forks: turns of these episodes from which further ones are played, for `credit = "forked"` and for preferences;
+            the environments must be functions of task, seed and actions.
     """
 
     prompts_per_step: Count = 16
@@ -72,6 +75,7 @@ class Playing:
     levels: Levels | None = None
     few_shot: FewShot | None = None
     growing_turns: GrowingTurns | None = None
+    forks: Forks | None = None
 
     @property
     def others(self) -> list[str]:
@@ -93,6 +97,11 @@ class Playing:
                     f"{key}.{name} chooses tasks by the results of the step before, and with max_lag = {self.max_lag} "
                     f"they are chosen earlier: set max_lag = 0, or leave out {name}"
                 )
+        if self.forks and self.few_shot:
+            raise ConfigError(
+                f"{key}.few_shot and {key}.forks: continuations would be played without the demonstrations that their "
+                "episode began with; leave out one of them"
+            )
         self._check_levels(f"{key}.levels", probe)
         if OWN in (self.mixture or {OWN: 1.0}):
             check_split(probe, "train_split", train_split, "to train on")
@@ -127,6 +136,8 @@ class Playing:
         weights = self.mixture or {OWN: 1.0}
         parts = [self._part(context, stage, name, greedy) for name in weights]
         source = parts[0] if not self.mixture else Mixture(parts, list(weights.values()), context.seed)
+        if self.forks is not None:
+            source = Forked(source, context.rollouts, self.forks)
         return Prefetch(source, self.max_lag) if self.max_lag else source
 
     def _part(self, context: Context, stage: str, name: str, greedy: bool) -> Source:
@@ -213,10 +224,17 @@ def _tasks_of(name: str | EnvRef) -> tuple[EnvRef, Sequence[Task]]:
 def rollout_metrics(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
     """Means over the sampled episodes of a step, faults counted apart; of several environments also each one's.
 
-    Greedy episodes, which are baselines, are left out.
+    Greedy episodes, which are baselines, are left out, and so are continuations of other episodes, but for their number
+    and their tokens.
     """
+    continued = [t for group in groups for t in group.trajectories if t.fork is not None]
+    groups = [replace(group, trajectories=[t for t in group.trajectories if t.fork is None]) for group in groups]
     episodes = [t for group in groups for t in group.trajectories]
     metrics = _means(groups)
+    if continued:
+        metrics["rollout/continuations"] = float(len(continued))
+        metrics["rollout/continuation_faults"] = float(sum(t.status == "fault" for t in continued))
+        metrics["rollout/tokens"] += float(sum(t.num_sampled_tokens for t in continued))
     ids = sorted({t.env.id for t in episodes})
     for env_id in ids if len(ids) > 1 else []:
         own = [g for g in groups if any(t.env.id == env_id for t in g.trajectories)]
@@ -239,9 +257,7 @@ def sampled_tokens(groups: Sequence[TrajectoryGroup]) -> int:
 
     The turns that a fork repeats from the episode that it continues count once, in that episode.
     """
-    episodes = [t for group in groups for t in group.trajectories]
-    own = [turn for t in episodes for turn in t.turns[0 if t.fork is None else t.fork[1] :]]
-    return sum(len(turn.action.token_ids or ()) for turn in own)
+    return sum(t.num_sampled_tokens for group in groups for t in group.trajectories)
 
 
 def _means(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:

@@ -32,6 +32,10 @@ from agentrl.training.stages.playing import Playing, rollout_metrics
 from agentrl.trajectory import TrajectoryGroup
 
 logger = logging.getLogger(__name__)
+_FORKS = {
+    True: 'credit {!r} estimates values from continuations: set forks = {{}}, or algorithm = "forked" without credit',
+    False: 'credit {!r} would take continuations for episodes of their own: leave out forks, or set credit = "forked"',
+}
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,10 @@ class Reinforce(StageSettings):
                 f"{key}.playing.group_size = 1: {CREDITS.name_of(type(self.credit))} compares the episodes of a group "
                 "with each other, so a group of one teaches nothing; use 2 or more (8 is the tested value), or "
                 f"{key}.credit = reinforce_plus_plus"
+            )
+        if self.credit.reads_forks != (self.playing.forks is not None):
+            raise ConfigError(
+                f"{key}.playing.forks: " + _FORKS[self.credit.reads_forks].format(CREDITS.name_of(type(self.credit)))
             )
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -109,3 +109,11 @@ async def test_several_pairs_go_inwards_and_share_no_episode() -> None:
     assert await added(PreferRewarded(pairs=9), group) == [((1, 2), (3, 4))]  # the middle one has no partner
     assert await added(PreferRewarded(margin=0.5, pairs=9), group) == [((1, 2),)]
     assert await added(PreferRewarded(pairs=9), group[:4]) == [((1, 2), (3, 0))]
+
+
+async def test_continuations_are_compared_with_those_of_the_same_turn() -> None:
+    def of(reward: float, fork: tuple[str, int] | None = None) -> Trajectory:
+        return replace(episode(reward), fork=fork)
+
+    group = [of(0.0), of(9.0, ("a", 1)), of(1.0), of(5.0, ("a", 1)), of(0.5, ("a", 2)), of(7.0, ("a", 1))]
+    assert await added(PreferRewarded(), group) == [((2, 0), (1, 3))]

@@ -90,13 +90,14 @@ def run_of(undecided: ModelConfig, tmp_path: Path) -> Callable[..., Path]:
 def interrupted_run_of(undecided: ModelConfig, tmp_path: Path) -> Callable[..., Path]:
     """As `run_of`, but interrupted after a step, and then resumed from the newest checkpoint."""
 
-    def run(stages: Stages, after: int) -> Path:
+    def run(stages: Stages, after: int, **changes: Any) -> Path:
         def stop(progress: Progress) -> None:
             if progress.metrics and progress.step == after:
                 raise KeyboardInterrupt
 
+        config = replace(CONFIG, **{"model": undecided, "stages": stages, **changes})
         with pytest.raises(KeyboardInterrupt):
-            train(replace(CONFIG, model=undecided, stages=stages), tmp_path / "interrupted", on_progress=stop)
+            train(config, tmp_path / "interrupted", on_progress=stop)
         resume(tmp_path / "interrupted")
         return tmp_path / "interrupted"
 

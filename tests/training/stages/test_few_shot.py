@@ -11,6 +11,7 @@ from agentrl.errors import ConfigError
 from agentrl.learning.learner import LearnerSettings
 from agentrl.rollout.sources.few_shot import FewShot
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.training.algorithms import stage_of
 from agentrl.training.run import RunConfig
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
@@ -55,6 +56,12 @@ def test_a_resumed_run_shows_the_same(run_of: RunOf, interrupted_run_of: RunOf) 
     whole, resumed = run_of({"rl": STAGE}), interrupted_run_of({"rl": STAGE}, after=3)
     assert metrics_of(resumed, "rl") == metrics_of(whole, "rl")
     assert prompts(resumed, "rl") == prompts(whole, "rl")
+
+
+def test_demonstrations_and_forks_are_refused_together(run_of: RunOf) -> None:
+    stage = stage_of("forked", steps=1, playing={"few_shot": {"demonstrator": "yes"}})
+    with pytest.raises(ConfigError, match="leave out one of them"):
+        run_of({"rl": stage})
 
 
 def test_an_unknown_demonstrator_is_refused_before_the_run(run_of: RunOf, tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""`agentrl credit`: how near estimators of advantages come to the true advantages of single turns."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+
+from agentrl.bench.credit_meter.meter import ESTIMATORS, CreditReport, acredit
+from agentrl.bench.credit_meter.samples import MeterSettings
+from agentrl.cli.boundary import json_option, note, print_json
+from agentrl.cli.policy_options import GivenPolicy, policy_of, policy_options
+from agentrl.cli.progress import Counter
+from agentrl.env import registry
+from agentrl.errors import ConfigError
+from agentrl.policy.by_name import resolve
+
+_DEFAULTS = MeterSettings()
+_SAME = ("oracle", "null", "scripted")
+
+
+@click.command("credit")
+@click.argument("env")
+@policy_options
+@click.option("--tasks", type=click.IntRange(2), default=16, show_default=True, help="Tasks; one episode of each.")
+@click.option("--split", default="train", show_default=True, help="Which tasks.")
+@click.option("--estimators", metavar="NAMES", help="Comma-separated; all that need no value head by default.")
+@click.option("--group-size", type=int, default=_DEFAULTS.group_size, show_default=True, help="Episodes of a group.")
+@click.option(
+    "--continuations", type=int, default=_DEFAULTS.continuations, show_default=True, help="Played from each state."
+)
+@click.option("--draws", type=int, default=_DEFAULTS.draws, show_default=True, help="Groups made for each turn.")
+@click.option("--forks", type=int, default=_DEFAULTS.forks, show_default=True, help="Continuations for forked credit.")
+@click.option("--most-turns", type=int, default=_DEFAULTS.most_turns, show_default=True, help="Turns of an episode.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Episodes at a time.")
+@json_option
+def command(
+    env: str,
+    tasks: int,
+    split: str,
+    estimators: str | None,
+    seed: int,
+    concurrency: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Fork every state of some episodes of ENV, and compare estimators with the true advantages of its turns.
+
+    \b
+    agentrl credit agentrl/Shop-v0 --policy local:runs/quickstart/model
+    agentrl credit ./my_env.py:MyEnv --policy openai:my-model --base-url http://localhost:8000/v1 --tasks 8
+    """
+    policy = policy_of(options, seed=seed)
+    if policy.name in _SAME:
+        raise ConfigError(
+            f"--policy {policy.name} always does the same, which leaves no action to compare: give one that samples"
+        )
+    registry.spec(env)
+    try:
+        settings = MeterSettings(
+            options["group_size"], options["continuations"], options["draws"], options["forks"], options["most_turns"]
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    names = tuple(name.strip() for name in estimators.split(",")) if estimators else ESTIMATORS
+    note(f"Playing {policy.name} on {env}")
+    report = asyncio.run(
+        _measured(
+            env,
+            policy,
+            num_tasks=tasks,
+            split=split,
+            estimators=names,
+            settings=settings,
+            seed=seed,
+            max_concurrency=concurrency,
+        )
+    )
+    found = {"env": env, "policy": policy.name, "split": split, "seed": seed, **report.to_json()}
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(report.to_text())
+
+
+async def _measured(env: str, given: GivenPolicy, **options: Any) -> CreditReport:
+    async with resolve(given.name, given.setup) as policy:
+        with Counter("episodes") as counter:
+            return await acredit(env, policy, sampling=given.setup.sampling, on_progress=counter.show, **options)
