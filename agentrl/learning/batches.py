@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,9 @@ import numpy as np
 from agentrl.learning.rows import Array, Ints, Row
 
 Unit = Literal["token", "row", "trajectory", "pair"]
+
+# Forward and backward of the tiny model on a CPU: a pass without any token takes as long as about so many tokens.
+PASS_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,29 +106,51 @@ def _flatten(ids: Ints, positions: Ints | None, pieces: Sequence[_Piece], starts
     )
 
 
-def pad(rows: Sequence[Row], max_tokens: int, keep: Unit = "row") -> list[MicroBatch]:
+def pad(
+    rows: Sequence[Row], max_tokens: int, keep: Unit = "row", *, pass_tokens: int = PASS_TOKENS
+) -> list[MicroBatch]:
     """One line a row, padded on the right; rows of similar length share a micro-batch.
 
-    Causal attention never looks right, so padding needs no attention mask.
+    Causal attention never looks right, so padding needs no attention mask. The rows are sorted by length, and cut into
+    micro-batches where the padding and the passes together cost least.
 
     Args:
         rows: rows of any length.
         max_tokens: most tokens of a micro-batch, padding included; a longer unit gets its own.
         keep: rows of one such unit stay in one micro-batch.
+        pass_tokens: what a pass costs besides its tokens, in tokens.
     """
-    batches: list[MicroBatch] = []
-    pending: list[_Piece] = []
-    width = 0
-    for pieces in _units(rows, keep):
-        longest = max(piece.size for piece in pieces)
-        if pending and max(width, longest) * (len(pending) + len(pieces)) > max_tokens:
-            batches.append(_padded(pending))
-            pending, width = [], 0
-        pending.extend(pieces)
-        width = max(width, longest)
-    if pending:
-        batches.append(_padded(pending))
-    return batches
+    units = _units(rows, keep)
+    ends = _ends(
+        [max(piece.size for piece in pieces) for pieces in units], list(map(len, units)), max_tokens, pass_tokens
+    )
+    return [_padded([piece for pieces in units[i:j] for piece in pieces]) for i, j in pairwise([0, *ends])]
+
+
+def _ends(widths: Sequence[int], lines: Sequence[int], max_tokens: int, pass_tokens: int) -> list[int]:
+    """Where each micro-batch ends, so that the sum of tokens, padding included, and costs of the passes is least.
+
+    Args:
+        widths: of each unit, falling.
+        lines: rows of each unit.
+        max_tokens, pass_tokens: as in `pad`.
+    """
+    least, begins = [0], [0]  # of the units before each place: the least cost, and where its last micro-batch begins
+    for end in range(1, len(widths) + 1):
+        count = lines[end - 1]
+        found = [(least[end - 1] + widths[end - 1] * count + pass_tokens, end - 1)]
+        for begin in range(end - 2, -1, -1):
+            count += lines[begin]
+            if widths[begin] * count > max_tokens:
+                break
+            found.append((least[begin] + widths[begin] * count + pass_tokens, begin))
+        cost, begin = min(found)
+        least.append(cost)
+        begins.append(begin)
+    ends = [len(widths)] if widths else []
+    while ends and begins[ends[-1]] > 0:
+        ends.append(begins[ends[-1]])
+    return ends[::-1]
 
 
 def _padded(pieces: Sequence[_Piece]) -> MicroBatch:

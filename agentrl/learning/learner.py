@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from agentrl.config import Count, Fraction, NotNegative, Whole
 from agentrl.learning import drift
-from agentrl.learning.batches import MicroBatch, Unit, pack, pad
+from agentrl.learning.batches import PASS_TOKENS, MicroBatch, Unit, pack, pad
 from agentrl.learning.columns import fill
 from agentrl.learning.forward import Batch
 from agentrl.learning.masters import MasterWeights
@@ -73,7 +73,7 @@ class LearnerSettings:
     max_grad_norm: NotNegative = 1.0
     num_epochs: Count = 1
     num_minibatches: Count = 1
-    micro_batch_tokens: Count = 4096
+    micro_batch_tokens: Count = 2048
     layout: Literal["pad", "pack"] = "pad"
     attention: str | None = None
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
@@ -247,8 +247,11 @@ class Learner:
         return {name: float(value) / tokens for name, value in sums.items()}
 
     def _lay_out(self, rows: Sequence[Row], keep: Unit = "row") -> list[MicroBatch]:
-        layout = pack if self.settings.layout == "pack" else pad
-        return layout(rows, self.settings.micro_batch_tokens, keep)
+        most = self.settings.micro_batch_tokens
+        if self.settings.layout == "pack":
+            return pack(rows, most, keep)
+        # Elsewhere than on a CPU a pass takes as long for few tokens as for many, so there are as few as can be.
+        return pad(rows, most, keep, pass_tokens=PASS_TOKENS if self.models.device.type == "cpu" else most)
 
     def _clip_gradient(self) -> Tensor:
         """Scale the gradient down to `max_grad_norm`. Returns: its norm before."""

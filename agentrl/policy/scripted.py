@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -95,9 +97,9 @@ class OraclePolicy(Policy):
     def demonstrator_of(self, episode_id: str) -> str:
         """The demonstrator that an episode keeps to."""
         names = sorted(self.mixture)
-        cumulative = np.cumsum([self.mixture[name] for name in names])
+        cumulative = list(accumulate(self.mixture[name] for name in names))
         draw = _fraction(f"{self.seed}/{episode_id}") * cumulative[-1]
-        return names[min(int(np.searchsorted(cumulative, draw, side="right")), len(names) - 1)]
+        return names[min(bisect_right(cumulative, draw), len(names) - 1)]
 
     async def act(
         self,

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -56,6 +57,23 @@ def test_padding_groups_rows_of_like_length_and_cuts_their_tails():
     batches = pad(rows, 20)
     assert [batch.ids.shape for batch in batches] == [(2, 9), (2, 3)]
     assert [batch.sources for batch in batches] == [(0, 2), (3, 1)]
+
+
+@pytest.mark.parametrize("pass_tokens", [0, 3, 50])
+def test_padding_and_passes_together_cost_the_least_of_all_ways_to_cut(pass_tokens):
+    sizes, most = [9, 8, 8, 5, 4, 4, 2, 2], 27
+    rows = [Row.of(range(n + 1), [False, *[True] * (n - 1), False]) for n in sizes]
+
+    def cost(parts):
+        return sum(part[0] * len(part) + pass_tokens for part in parts)
+
+    ways = [[0, *places, len(sizes)] for n in range(len(sizes)) for places in combinations(range(1, len(sizes)), n)]
+    cuts = [[sizes[i:j] for i, j in pairwise(way)] for way in ways]
+    allowed = [parts for parts in cuts if all(part[0] * len(part) <= most for part in parts)]
+    found = [sizes[i] for batch in pad(rows, most, pass_tokens=pass_tokens) for i in batch.sources]
+    assert found == sizes
+    parts = [[sizes[i] for i in batch.sources] for batch in pad(rows, most, pass_tokens=pass_tokens)]
+    assert cost(parts) == min(map(cost, allowed))
 
 
 def test_packing_fills_lines_first_fit():

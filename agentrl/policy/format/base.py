@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from msgspec import structs
+from msgspec import msgpack, structs
 
 from agentrl.errors import ModelError
 from agentrl.messages import Action, Message, ToolCall
@@ -25,6 +25,7 @@ from agentrl.policy.format.template import render_items, template_of, token_vari
 from agentrl.safe_json import safe_text
 
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>")
+_MOST_REMEMBERED, _LONGEST_REMEMBERED = 2048, 8192  # renderings, and bytes of what is rendered
 _PLAIN = JsonCalls("<tool_call>", "</tool_call>")
 
 # A template with this comment says: a message's content is inserted as it is, and nothing depends on it.
@@ -64,6 +65,7 @@ class ChatFormat(ABC):
         self.control = ControlTokens(tokenizer, self.template, stop_ids)
         self._encode = lru_cache(maxsize=1024)(self._encode_text)
         self._pieces: dict[tuple[str, ...], list[str]] = {}
+        self._rendered: dict[bytes, tuple[int, ...]] = {}
         self.dialect = Dialect()
         self._prompt = self._render([USER], (), generation_prompt=True)
         self._opens_thinking = self._prompt.rstrip().endswith("<think>")
@@ -98,7 +100,28 @@ class ChatFormat(ABC):
 
     def render_first(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Ids of a whole conversation, up to where the model speaks."""
-        return list(self._encode(self._render(messages, tools, generation_prompt=True)))
+        return self._once(
+            (messages, tools), lambda: self._encode(self._render(messages, tools, generation_prompt=True))
+        )
+
+    def _once(self, key: Any, render: Callable[[], Sequence[int]]) -> list[int]:
+        """What `render` gives for a key, remembered: the episodes of a group begin alike, and scripts repeat turns."""
+        try:
+            packed = msgpack.encode(key)
+        except (
+            TypeError,
+            ValueError,
+            OverflowError,
+        ):  # numbers of numpy, half a surrogate: such keys are not told apart
+            return list(render())
+        if packed not in self._rendered:
+            if len(self._rendered) >= _MOST_REMEMBERED:
+                self._rendered.clear()
+            ids = tuple(render())
+            if len(packed) > _LONGEST_REMEMBERED:
+                return list(ids)
+            self._rendered[packed] = ids
+        return list(self._rendered[packed])
 
     def render_more(self, new_messages: Sequence[Message], *, closed: bool = True) -> list[int]:
         """Ids to append after a sampled turn, up to where the model speaks again.
@@ -121,7 +144,11 @@ class ChatFormat(ABC):
         Raises: ModelError if the template renders the turn differently from where the model would begin it, does not
             close it, or the turn does not read back.
         """
-        ids = list(self._encode(self._turn(action, tools)))
+        said = ("turn", action.text, action.reasoning, action.tool_calls, tools)
+        return self._once(said, lambda: self._rendered_action(action, tools))
+
+    def _rendered_action(self, action: Action, tools: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+        ids = self._encode(self._turn(action, tools))
         self._check_reads_back(action, self.parse(ids, tools))
         return ids
 

@@ -70,6 +70,22 @@ def test_turn_by_turn_is_the_whole_conversation(
     assert ids[-1] in form.stop_ids
 
 
+def test_a_remembered_rendering_is_that_of_the_same_values_alone() -> None:
+    values = [1, 1.0, True, "1", None, [1], {"a": 1}, "x", {"b": 1, "a": 2}, {"a": 2, "b": 1}]
+    turns = [Action(tool_calls=(ToolCall("add", {"x": value}),)) for value in values]
+    seen = [FORMAT.render_action(turn) for turn in turns]
+    assert len({tuple(ids) for ids in seen}) == len(values)
+    seen[0].append(0)  # the caller's own list
+    assert [FORMAT.render_action(turn) for turn in turns] == [HermesFormat(TOKENIZER).render_action(t) for t in turns]
+    with pytest.raises(ModelError):  # no JSON has this value: it must not be taken for the None before
+        FORMAT.render_action(Action(tool_calls=(ToolCall("add", {"x": float("nan")}),)))
+    first = [[Message("user", "a")], [Message("user", "a"), Message("user", "b")], [Message("system", "a")]]
+    tools = [[], [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"n": {}}}}}]]
+    again = [FORMAT.render_first(messages, given) for _ in range(2) for messages in first for given in tools]
+    assert again[:6] == again[6:]
+    assert len({tuple(ids) for ids in again}) == 6
+
+
 def test_an_unclosed_turn_gets_its_closing_token() -> None:
     new = [Message("tool", "46", tool_call_id="call_0", name="add")]
     closed, cut = FORMAT.render_more(new), FORMAT.render_more(new, closed=False)
