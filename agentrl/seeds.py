@@ -17,6 +17,8 @@ class Purpose(IntEnum):
     GROUPS = 4
     EVALUATION = 5
     MIXTURE = 6
+    CURRICULUM = 7
+    FEW_SHOT = 8
 
 
 def sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

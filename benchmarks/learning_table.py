@@ -17,9 +17,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -137,19 +139,33 @@ ARMS = {
 
 
 def run(
-    unit: Unit, arm: str, stages: dict[str, Any], *, start: Path | None = None, seed: int | None = None
+    unit: Unit,
+    arm: str,
+    stages: dict[str, Any],
+    *,
+    start: Path | None = None,
+    seed: int | None = None,
+    more: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Train in a process of its own, or resume it. What a run selects by evaluation, it selects on training tasks.
 
+    Args:
+        unit, arm, stages: what is trained, and the name of its folder.
+        start: model folder; None is a model from scratch.
+        seed: by default that of the unit.
+        more: further keys of sections of the configuration, such as `run`.
     Returns: its summary.
     """
     folder = unit.folder(arm)
     env_id, kwargs = ENVIRONMENTS[unit.name]
-    config = {
-        "seed": unit.seed if seed is None else seed,
+    sections: dict[str, dict[str, Any]] = {
         "env": {"id": env_id, "kwargs": kwargs, "eval_split": "train"},
         "model": {} if start is None else {"path": str(start)},
         "run": {"keep_checkpoints": 8, "tensorboard": False},
+    }
+    config = {
+        "seed": unit.seed if seed is None else seed,
+        **{name: {**keys, **more.get(name, {})} for name, keys in sections.items()},
         "stages": stages,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,10 @@ from agentrl.learning.optimizers import Schedule
 from agentrl.learning.shaping.base import SHAPINGS
 from agentrl.registry import Registry
 from agentrl.rollout.feedback.base import FEEDBACKS
+from agentrl.rollout.sources.curriculum import Curriculum
+from agentrl.rollout.sources.few_shot import FewShot
 from agentrl.rollout.sources.forked import Forks
+from agentrl.rollout.sources.levels import Levels
 from agentrl.rollout.sources.recorded import Recorded
 from agentrl.sandbox import make_backend
 from agentrl.training.algorithms import ALGORITHMS, stage_of
@@ -227,6 +230,9 @@ SECTIONS = {
     "[run]": RunConfig,
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
     "playing": Playing,
+    "curriculum": Curriculum,
+    "levels": Levels,
+    "few_shot": FewShot,
     "forks": Forks,
     "growing_turns": GrowingTurns,
     "data": Recorded,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from agentrl.policy import adapters
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _NAMED = 5
+VALUE_HEAD = "value_head.json"
+"""File of a reward model's head, beside its weights."""
 
 
 def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -120,6 +122,20 @@ def save(folder: str | Path, model: Any, tokenizer: Any) -> Path:
         settings.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
         settings.save_pretrained(path)
     return path
+
+
+def write_value_head(folder: Path, numbers: Mapping[str, Sequence[float]]) -> None:
+    """Write the head of a reward model into its folder. Args: numbers: `weight` (hidden size) and `bias` (1)."""
+    (folder / VALUE_HEAD).write_text(json.dumps(dict(numbers)), encoding="utf-8")
+
+
+def read_value_head(folder: Path) -> dict[str, list[float]]:
+    """The numbers of `write_value_head`. Raises: ModelError if there are none."""
+    try:
+        numbers: dict[str, list[float]] = json.loads((folder / VALUE_HEAD).read_text(encoding="utf-8"))
+        return numbers
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / VALUE_HEAD} cannot be read: {error}; train the reward model again") from error
 
 
 def check_files(path: Path) -> None:

@@ -174,6 +174,7 @@ def build(config: ModelConfig, seed: int, conversations: Sequence[Sequence[Messa
         num_layers=config.num_layers,
     )
     freeze(config, model)
+    model.to(getattr(torch, config.dtype))
     return model.to(torch.device(device_of(config.device))), tokenizer  # type: ignore[arg-type]
 
 

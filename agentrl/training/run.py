@@ -438,7 +438,14 @@ class Run:
         self._kept.remove_unused(*([saved.best] if saved.best is not None else []))
         self._saved_at_s = time.monotonic()
 
+    @property
+    def _last_taught(self) -> str:
+        """Name of the last stage that is no evaluation; a head that was trained before it no longer fits the model."""
+        taught = [name for name, summary in self.state.summaries.items() if "greedy" not in summary]
+        return taught[-1] if taught else ""
+
     def _conclude(self) -> dict[str, Any]:
+        heads = {name: s.pop("value_head") for name, s in self.state.summaries.items() if "value_head" in s}
         tables = [summary for summary in self.state.summaries.values() if "greedy" in summary]
         shown = [{name: cell for name, cell in table.items() if name != "outcomes"} for table in tables]
         made_with = provenance(self.folder.config_path, str(self.model.device))
@@ -457,7 +464,13 @@ class Run:
         }
         before, after = (tables[0]["outcomes"], tables[-1]["outcomes"]) if len(tables) > 1 else ({}, {})
         summary["verdicts"] = verdicts(read_metrics(self.folder.metrics_path), summary, before, after)
-        self.folder.write_model(lambda folder: model_folder.save(folder, self.model, self.tokenizer))
+
+        def save(folder: Path) -> None:
+            model_folder.save(folder, self.model, self.tokenizer)
+            if self._last_taught in heads:
+                model_folder.write_value_head(folder, heads[self._last_taught])
+
+        self.folder.write_model(save)
         self.folder.write_summary(summary)
         self._kept.remove()
         write_report(self.folder.path)

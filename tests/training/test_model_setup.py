@@ -19,6 +19,7 @@ from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import weighted
 from agentrl.learning.objectives.ppo_clip import PPOClip
 from agentrl.learning.objectives.regularizers import ReferenceKL
+from agentrl.messages import Message
 from agentrl.policy import adapters, model_folder
 from agentrl.training import model_setup
 from agentrl.training.model_setup import LoRA, ModelConfig
@@ -84,6 +85,14 @@ def test_weights_by_name_train(folder: Path) -> None:
 def test_what_cannot_train_is_refused(folder: Path, settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         model_setup.load(ModelConfig(path=str(folder), **settings), folder)
+
+
+def test_a_model_from_scratch_has_the_type_of_the_settings() -> None:
+    conversations = [[Message("user", "one two three four")]]
+    for dtype in ("float32", "bfloat16"):
+        small = ModelConfig(hidden_size=32, num_layers=1, vocab_size=300, dtype=dtype)
+        model, _ = model_setup.build(small, 0, conversations)
+        assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
 
 
 def test_settings_that_exclude_each_other_are_refused(folder: Path) -> None:

@@ -198,7 +198,7 @@ def name_of(value: Any) -> Any:
         {"dynamic_sampling": True},
         {"sampling": SamplingConfig(temperature=0.7, top_p=0.8, max_tokens=12)},
     ]
-    + [{"credit": CREDITS.find(name)()} for name in CREDITS.names if name != "grpo"]
+    + [{"credit": CREDITS.find(name)()} for name in CREDITS.names if name not in ("grpo", "forked")]
     + [{"objective": OBJECTIVES.find(name)()} for name in ("gspo", "cispo", "policy_gradient")]
     + [{"importance": IMPORTANCES.find(name)()} for name in IMPORTANCES.names]
     + [{"shaping": (SHAPINGS.find(name)(),)} for name in SHAPINGS.names],

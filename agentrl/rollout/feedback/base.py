@@ -17,6 +17,7 @@ FEEDBACKS = Registry(
     "feedback",
     "agentrl.feedbacks",
     {
+        "reward_model": "agentrl.rollout.feedback.reward_model:RewardModel",
         "prefer_rewarded": "agentrl.rollout.feedback.rewarded:PreferRewarded",
         "prefer_confident": "agentrl.rollout.feedback.confident:PreferConfident",
     },
@@ -25,6 +26,13 @@ FEEDBACKS = Registry(
 
 class Feedback(ABC):
     """A frozen dataclass of its own numbers. It never changes success and never drops an episode."""
+
+    def check(self, key: str) -> None:
+        """Refuse what cannot work, before a run's folder is made; by default nothing is refused.
+
+        Args: key: of the feedback in the TOML, for messages.
+        Raises: ConfigError: what is wrong, and what to do.
+        """
 
     @abstractmethod
     async def __call__(self, groups: Sequence[TrajectoryGroup]) -> list[TrajectoryGroup]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from agentrl.rollout.requests import GroupRequest
-from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.sources.base import Source, State
 from agentrl.seeds import Purpose, integer, sequence
 from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
@@ -34,11 +34,18 @@ class TaskOrder:
         return self._tasks[int(self._order[index])]
 
 
+class Plays(Protocol):
+    """What plays requests: `Rollouts`, or one that shows demonstrations."""
+
+    async def run(self, requests: Iterable[GroupRequest], *, judged: bool = True) -> list[TrajectoryGroup]: ...
+    async def aclose(self) -> None: ...
+
+
 class TaskGroups(Source):
     """Plays a group of episodes on each task.
 
     Args:
-        rollouts: plays them; stays open.
+        rollouts: plays them; stays open unless `owns`.
         env: which environment; or a function of a group's number, for limits that change as training goes on.
         tasks: of it.
         group_size: episodes of each task.
@@ -46,11 +53,12 @@ class TaskGroups(Source):
         labels: recorded on each episode.
         name: begins each group's id; needed where several sources of one run are mixed.
         greedy: play one further episode of each group greedily, as a baseline.
+        owns: close the rollouts with the source.
     """
 
     def __init__(
         self,
-        rollouts: Rollouts,
+        rollouts: Plays,
         env: EnvRef | Callable[[int], EnvRef],
         tasks: Sequence[Task],
         *,
@@ -59,11 +67,12 @@ class TaskGroups(Source):
         labels: Labels = Labels(),  # noqa: B008 (frozen)
         name: str = "",
         greedy: bool = False,
+        owns: bool = False,
     ) -> None:
         self._rollouts, self._size, self._seed = rollouts, group_size, seed
         self._env = (lambda _: env) if isinstance(env, EnvRef) else env
         self._order, self._labels, self._name = TaskOrder(tasks, seed), labels, name
-        self._greedy = greedy
+        self._greedy, self._owns = greedy, owns
         self._next = 0
 
     def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
@@ -90,3 +99,7 @@ class TaskGroups(Source):
 
     def load_state_dict(self, state: State) -> None:
         self._next = state["next"]
+
+    async def aclose(self) -> None:
+        if self._owns:
+            await self._rollouts.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from agentrl.learning.learner import Learner, LearnerSettings
@@ -11,6 +12,7 @@ from agentrl.learning.objectives.base import Objective
 from agentrl.learning.rows import Row
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, Step
+from agentrl.training.stages.playing import sampled_tokens
 
 
 class GroupSettings(Protocol):
@@ -18,6 +20,8 @@ class GroupSettings(Protocol):
 
     @property
     def steps(self) -> int: ...
+    @property
+    def max_sampled_tokens(self) -> int | None: ...
     @property
     def checkpoint_every(self) -> int: ...
     @property
@@ -38,7 +42,9 @@ class GroupStage(Stage):
     def __init__(self, name: str, settings: GroupSettings, objective: Objective) -> None:
         super().__init__(name, settings.checkpoint_every)
         self.total, self._learner_settings, self._objective = settings.steps, settings.learner, objective
+        self._max_sampled_tokens, self._sampled_tokens = settings.max_sampled_tokens, 0
         self._source: Source | None = None
+        self._learner: Learner | None = None
         self._place: dict[str, Any] | None = None
 
     @abstractmethod
@@ -53,20 +59,25 @@ class GroupStage(Stage):
         self._source = self.new_source(context)
         if self._place is not None:
             self._source.load_state_dict(self._place)
-        learner = await context.learner(
+        learner = self._learner = await context.learner(
             self._learner_settings,
             self._objective,
             temperature=context.sampling.temperature,
             total_steps=max(1, self.total),
         )
         try:
-            while self.step < self.total:
+            while self.step < self.total and not self._is_spent:
                 learner.num_steps = self.step  # the schedule counts steps that taught nothing too
                 step = await self.next_step(context, learner, self._source)
                 self.step = step.number
-                yield step
+                self._sampled_tokens += sampled_tokens(step.groups)
+                yield replace(step, total=step.number) if self._is_spent else step
         finally:
             await self._source.aclose()
+
+    @property
+    def _is_spent(self) -> bool:
+        return self._max_sampled_tokens is not None and self._sampled_tokens >= self._max_sampled_tokens
 
     async def filled(self, learner: Learner, rows: Sequence[Row]) -> list[Row]:
         """The rows with every column that the objective reads and that they lack.
@@ -81,8 +92,8 @@ class GroupStage(Stage):
 
     def state_dict(self) -> dict[str, Any]:
         place = self._place if self._source is None else self._source.state_dict()
-        return {**super().state_dict(), "source": place}
+        return {**super().state_dict(), "source": place, "sampled_tokens": self._sampled_tokens}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self._place = state["source"]
+        self._place, self._sampled_tokens = state["source"], state["sampled_tokens"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from agentrl.config import Count, Positive, Whole
 from agentrl.env import registry
@@ -11,7 +13,11 @@ from agentrl.env.base import Env
 from agentrl.errors import ConfigError
 from agentrl.learning.credit.base import differs
 from agentrl.rollout.sources.base import Source
+from agentrl.rollout.sources.curriculum import Curriculum, CurriculumGroups
+from agentrl.rollout.sources.demonstrations import check_demonstrators
+from agentrl.rollout.sources.few_shot import FewShot, FewShotRollouts
 from agentrl.rollout.sources.forked import Forked, Forks
+from agentrl.rollout.sources.levels import LevelGroups, Levels
 from agentrl.rollout.sources.mixture import Mixture
 from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.sources.tasks import TaskGroups
@@ -53,6 +59,9 @@ class Playing:
         max_lag: batches that are begun before they are needed; at 0 the run samples and learns in turn.
         mixture: relative weight of each environment, by id; groups come from their splits `train`. `own` is the run's
             environment. An empty mixture plays the run's environment alone.
+        curriculum: draw tasks by their pass rate so far, not in a shuffled order.
+        levels: play the run's environment at one level after another; each begins the other settings anew.
+        few_shot: show demonstrations before the task, fewer and fewer.
         growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
         forks: turns of these episodes from which further ones are played, for `credit = "forked"` and for preferences;
             the environments must be functions of task, seed and actions.
@@ -62,6 +71,9 @@ class Playing:
     group_size: Count = 8
     max_lag: Whole = 0
     mixture: Mapping[str, Positive] = field(default_factory=dict)
+    curriculum: Curriculum | None = None
+    levels: Levels | None = None
+    few_shot: FewShot | None = None
     growing_turns: GrowingTurns | None = None
     forks: Forks | None = None
 
@@ -79,11 +91,42 @@ class Playing:
             train_split: name of its split to train on.
         Raises: ConfigError if an environment has no tasks to train on; EnvNotFound.
         """
+        for name in ("curriculum", "levels"):
+            if self.max_lag and getattr(self, name):
+                raise ConfigError(
+                    f"{key}.{name} chooses tasks by the results of the step before, and with max_lag = {self.max_lag} "
+                    f"they are chosen earlier: set max_lag = 0, or leave out {name}"
+                )
+        if self.forks and self.few_shot:
+            raise ConfigError(
+                f"{key}.few_shot and {key}.forks: continuations would be played without the demonstrations that their "
+                "episode began with; leave out one of them"
+            )
+        self._check_levels(f"{key}.levels", probe)
         if OWN in (self.mixture or {OWN: 1.0}):
             check_split(probe, "train_split", train_split, "to train on")
+            self._check_few_shot(f"{key}.few_shot.demonstrator", probe)
         for name in self.others:
-            if not _others_tasks(name)[1]:
+            if not _tasks_of(name)[1]:
                 raise ConfigError(f"{key}.mixture: {name} has no tasks in its split 'train'")
+            with contextlib.closing(registry.make(name)) as env:
+                self._check_few_shot(f"{key}.few_shot.demonstrator", env)
+
+    def _check_levels(self, key: str, probe: Env) -> None:
+        ref: EnvRef | None = getattr(probe.unwrapped, "ref", None)
+        if self.levels is None or ref is None:
+            return
+        for value in self.levels.values:
+            try:
+                tasks = _tasks_of(_at_level(ref, self.levels, value))[1]
+            except (ValueError, TypeError, ConfigError) as error:
+                raise ConfigError(f"{key}: {ref.id} has no {self.levels.argument} = {value!r}: {error}") from error
+            if not tasks:
+                raise ConfigError(f"{key}: {self.levels.argument} = {value!r} has no tasks in its split 'train'")
+
+    def _check_few_shot(self, key: str, env: Env) -> None:
+        if self.few_shot:
+            check_demonstrators(env, {self.few_shot.demonstrator: 1.0}, key)
 
     def source(self, context: Context, stage: str, *, greedy: bool = False) -> Source:
         """The groups of a stage.
@@ -98,26 +141,59 @@ class Playing:
         return Prefetch(source, self.max_lag) if self.max_lag else source
 
     def _part(self, context: Context, stage: str, name: str, greedy: bool) -> Source:
-        ref, tasks = (context.env, context.tasks("train")) if name == OWN else _others_tasks(name)
-        return TaskGroups(
+        prefix = f"{name}-" if self.mixture else ""
+        if name != OWN:
+            return self._groups(context, stage, _tasks_of(name), name, prefix, greedy)
+        levels = self.levels
+        if levels is None:
+            return self._groups(context, stage, (context.env, context.tasks("train")), name, prefix, greedy)
+        parts = []
+        for value in levels.values:
+            played = _tasks_of(_at_level(context.env, levels, value))
+            parts.append(self._groups(context, stage, played, name, f"{prefix}{levels.argument}-{value}-", greedy))
+        return LevelGroups(parts, levels)
+
+    def _groups(
+        self, context: Context, stage: str, played: tuple[EnvRef, Sequence[Task]], name: str, prefix: str, greedy: bool
+    ) -> Source:
+        ref, tasks = played
+        env = self._limited(ref, name) if self.growing_turns else ref
+        more: dict[str, Any] = {
+            "group_size": self.group_size,
+            "seed": context.seed,
+            "labels": Labels(stage),
+            "name": prefix,
+            "greedy": greedy,
+            "owns": self.few_shot is not None,
+        }
+        plays = self._shown(context, ref, tasks, name) if self.few_shot else context.rollouts
+        if self.curriculum is None:
+            return TaskGroups(plays, env, tasks, **more)
+        return CurriculumGroups(plays, env, tasks, curriculum=self.curriculum, **more)
+
+    def _shown(self, context: Context, ref: EnvRef, tasks: Sequence[Task], name: str) -> FewShotRollouts:
+        """What plays the episodes of an environment behind demonstrations."""
+        return FewShotRollouts(
             context.rollouts,
-            self._limited(ref, name) if self.growing_turns else ref,
+            ref,
             tasks,
-            group_size=self.group_size,
+            self.few_shot or FewShot(),
             seed=context.seed,
-            labels=Labels(stage),
-            name=f"{name}-" if self.mixture else "",
-            greedy=greedy,
+            groups_per_step=self._groups_per_step(name),
         )
+
+    def _groups_per_step(self, name: str) -> float:
+        """Groups of an environment in a step, on average."""
+        return self.prompts_per_step * (self.mixture[name] / sum(self.mixture.values()) if self.mixture else 1.0)
 
     def _limited(self, ref: EnvRef, name: str) -> Callable[[int], EnvRef]:
         """The environment of a group's number, with the limit of its step."""
         growing = self.growing_turns or GrowingTurns()
-        share = self.mixture[name] / sum(self.mixture.values()) if self.mixture else 1.0
+        groups_per_step = self._groups_per_step(name)
         own = _turn_limit(ref)
 
         def limited(number: int) -> EnvRef:
-            limit = growing.limit(int(number / (self.prompts_per_step * share)))
+            limit = growing.limit(int(number / groups_per_step))
             return ref if own is not None and limit >= own else replace(ref, limits={**ref.limits, "max_turns": limit})
 
         return limited
@@ -132,11 +208,15 @@ def _turn_limit(ref: EnvRef) -> int | None:
         env.close()
 
 
-def _others_tasks(name: str) -> tuple[EnvRef, Sequence[Task]]:
+def _at_level(ref: EnvRef, levels: Levels, value: int | str) -> EnvRef:
+    return replace(ref, kwargs={**ref.kwargs, levels.argument: value})
+
+
+def _tasks_of(name: str | EnvRef) -> tuple[EnvRef, Sequence[Task]]:
     """The reference of an environment, with its version, and its tasks to train on; none if it has no such split."""
     env = registry.make(name)
     try:
-        return env.ref or EnvRef(name), env.tasks.split("train") if "train" in env.tasks.splits else ()
+        return env.ref or registry.reference(name), env.tasks.split("train") if "train" in env.tasks.splits else ()
     finally:
         env.close()
 
@@ -172,6 +252,14 @@ def _scores(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
     }
 
 
+def sampled_tokens(groups: Sequence[TrajectoryGroup]) -> int:
+    """Tokens that were sampled for the groups: of every episode, greedy and discarded ones included.
+
+    The turns that a fork repeats from the episode that it continues count once, in that episode.
+    """
+    return sum(t.num_sampled_tokens for group in groups for t in group.trajectories)
+
+
 def _means(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
     episodes = [t for group in groups for t in group.trajectories if t.labels.mode != "greedy"]
     scored = [t for t in episodes if t.trains]
@@ -182,7 +270,7 @@ def _means(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
         "rollout/tokens_mean": sum(t.num_sampled_tokens for t in scored) / count,
         "rollout/truncated": sum(t.status == "truncated" for t in scored) / count,
         "rollout/faults": float(len(episodes) - len(scored)),
-        "rollout/tokens": float(sum(t.num_sampled_tokens for t in episodes)),
+        "rollout/tokens": float(sampled_tokens(groups)),
         "rollout/groups_equal": float(sum(not differs(g) for g in groups)) / max(len(groups), 1),
         "rollout/prompt_information": prompt_information(groups),
         **group_kinds(groups),

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from agentrl.config import Count, OneOf, Whole
 from agentrl.env.base import Env
@@ -36,6 +36,8 @@ class Prefer(StageSettings):
 
     Attributes:
         steps: updates of the policy.
+        max_sampled_tokens: end the stage after the step in which so many tokens have been sampled for it, over all its
+            episodes; None sets no limit. The learning-rate schedule counts steps.
         playing: which episodes are played, and how many.
         data: recorded episodes that are compared, so that nothing is played; those that began alike are a group.
         pairs: a file of preferences in TRL's form (chosen and rejected) that are learnt, so that nothing is played.
@@ -46,6 +48,7 @@ class Prefer(StageSettings):
     """
 
     steps: Whole = 20
+    max_sampled_tokens: Count | None = None
     playing: Playing = Playing()
     data: tuple[Recorded, ...] = ()
     pairs: str | None = None
@@ -65,11 +68,17 @@ class Prefer(StageSettings):
             )
         if self.data and self.pairs is not None:
             raise ConfigError(f"stages.{name} has data and pairs: give one of them, or a stage for each")
+        for number, add in enumerate(self.feedback):
+            add.check(f"stages.{name}.feedback[{number}]")
         for number, recorded in enumerate(self.data):
             recorded.check(f"stages.{name}.data[{number}]")
         if self.pairs is not None:
             check_preferences(self.pairs, f"stages.{name}.pairs")
         if not self.plays:
+            if self.max_sampled_tokens is not None:
+                raise ConfigError(
+                    f"stages.{name}.max_sampled_tokens: the stage samples nothing, its pairs are recorded; leave it out"
+                )
             return
         self.playing.check(f"stages.{name}.playing", probe, splits["train"])
         if self.playing.group_size < 2:
@@ -91,7 +100,9 @@ class _PreferStage(GroupStage):
     def __init__(self, name: str, settings: Prefer) -> None:
         super().__init__(name, settings, settings.objective)
         self._settings = settings
-        self.plays = settings.plays
+        self._is_reward_model = "values" in settings.objective.needs
+        # The success of a reward model's own answers says nothing about its scores, so it chooses no weights.
+        self.plays = settings.plays and not self._is_reward_model
 
     def new_source(self, context: Context) -> Source:
         if self._settings.pairs is not None:
@@ -102,9 +113,9 @@ class _PreferStage(GroupStage):
 
     async def next_step(self, context: Context, learner: Learner, source: Source) -> Step:
         started = time.perf_counter()
-        groups = await source.take(self._settings.playing.prompts_per_step)
+        played = groups = await source.take(self._settings.playing.prompts_per_step)
         if self._settings.plays:
-            context.rollouts.check_faults(groups)
+            context.rollouts.check_faults(played)
         for add in self._settings.feedback:
             groups = await add(groups)
         sampled_s = time.perf_counter()
@@ -112,13 +123,20 @@ class _PreferStage(GroupStage):
         metrics = await self._learn(learner, rows)
         await learner.publish()
         metrics = {
-            **rollout_metrics(groups),
+            **rollout_metrics(played),
             **metrics,
             "preference/pairs": float(len({row.unit for row in rows})),
             "time/sample_s": sampled_s - started,
             "time/learn_s": time.perf_counter() - sampled_s,
         }
-        return Step(self.step + 1, self._settings.steps, metrics, groups if self._settings.plays else [])
+        return Step(self.step + 1, self._settings.steps, metrics, played if self._settings.plays else [])
+
+    def summary(self) -> dict[str, Any]:
+        """The head of a reward model: the run writes it beside the model's weights."""
+        head = self._learner.models.value_head if self._is_reward_model and self._learner is not None else None
+        if head is None:
+            return {}
+        return {"value_head": {name: t.detach().cpu().flatten().tolist() for name, t in head.state_dict().items()}}
 
     async def _learn(self, learner: Learner, rows: Sequence[Row]) -> Mapping[str, float]:
         if not rows:

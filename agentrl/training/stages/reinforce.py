@@ -44,6 +44,8 @@ class Reinforce(StageSettings):
 
     Attributes:
         steps: updates of the policy.
+        max_sampled_tokens: end the stage after the step in which so many tokens have been sampled for it, over all its
+            episodes; None sets no limit. The learning-rate schedule counts steps.
         playing: which episodes, and how many.
         credit: the advantage estimator.
         objective: the policy loss.
@@ -78,6 +80,7 @@ class Reinforce(StageSettings):
     """
 
     steps: Whole = 80
+    max_sampled_tokens: Count | None = None
     playing: Playing = Playing()
     credit: Annotated[Credit, OneOf(CREDITS)] = GRPO()
     objective: Annotated[Objective, OneOf(OBJECTIVES)] = PPOClip()
@@ -118,6 +121,8 @@ class Reinforce(StageSettings):
     def check(self, name: str, probe: Env, splits: Mapping[str, str]) -> None:
         key = f"stages.{name}"
         self.playing.check(f"{key}.playing", probe, splits["train"])
+        for number, add in enumerate(self.feedback):
+            add.check(f"{key}.feedback[{number}]")
         if self.playing.group_size == 1 and self.credit.compares:
             raise ConfigError(
                 f"{key}.playing.group_size = 1: {CREDITS.name_of(type(self.credit))} compares the episodes of a group "
@@ -182,9 +187,9 @@ class _ReinforceStage(GroupStage):
         sampled: list[TrajectoryGroup] = []
         while len(kept) < wanted and len(sampled) < most:
             new = await source.take(min(wanted - len(kept), most - len(sampled)))
+            sampled.extend(new)
             for add in settings.feedback:
                 new = await add(new)
-            sampled.extend(new)
             for group in self._shaped(new):
                 teaches = not settings.dynamic_sampling or settings.credit.teaches(group)
                 (kept if teaches else others).append(group)

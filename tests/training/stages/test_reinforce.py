@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentrl.errors import EnvNotFound
+from agentrl.errors import ConfigError, EnvNotFound
 from agentrl.learning.credit.base import Credit
 from agentrl.learning.credit.gae import TurnGAE
 from agentrl.learning.credit.group_relative import GRPO, DrGRPO
@@ -20,15 +20,18 @@ from agentrl.learning.credit.remax import ReMax
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.rows import Row
 from agentrl.learning.shaping.base import Shaping
+from agentrl.messages import Action
+from agentrl.rollout.sources.curriculum import Curriculum
+from agentrl.rollout.sources.levels import Levels
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.run import EnvConfig, SamplingConfig
-from agentrl.training.stages.playing import GrowingTurns, Playing
+from agentrl.training.stages.playing import GrowingTurns, Playing, sampled_tokens
 from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import train
-from agentrl.trajectory import Trajectory
+from agentrl.trajectory import EnvRef, Task, Trajectory, TrajectoryGroup, Turn
 from tests.training.stages.conftest import CONFIG, metrics_of
 
 RunOf = Callable[..., Path]
@@ -140,10 +143,70 @@ def test_a_greedy_baseline_is_recorded_and_counts_nowhere(run_of: RunOf, interru
     first = [t for t in recorded if t.labels.step == 1 and t.labels.mode == "sampled"]
     assert steps[0]["rollout/success"] == sum(t.success for t in first) / 16
     assert steps[0]["train/tokens"] == sum(t.num_sampled_tokens for t in first)
+    assert steps[0]["rollout/tokens"] == sum(t.num_sampled_tokens for t in recorded if t.labels.step == 1)
     assert steps[0]["train/rows"] == 16
     resumed = interrupted_run_of({"rl": stage}, after=3)
     assert metrics_of(resumed, "rl") == steps
     assert episodes(resumed) == episodes(run)
+
+
+def test_a_resumed_curriculum_remembers(run_of: RunOf, interrupted_run_of: RunOf) -> None:
+    playing = Playing(3, 4, curriculum=Curriculum(explore=0.5))
+    stages = {"rl": Reinforce(steps=8, playing=playing, checkpoint_every=2, learner=FAST)}
+    whole, resumed = run_of(stages), interrupted_run_of(stages, after=5)
+    assert episodes(resumed) == episodes(whole)
+    tasks = [task for step in groups_by_step(whole) for _, task, _ in step]
+    assert len(tasks) == 24 > 2 + len(set(tasks))  # a shuffled order plays all twelve before one again
+
+
+def test_levels_of_a_bundled_environment_follow_each_other(tmp_path: Path) -> None:
+    config = replace(
+        CONFIG,
+        env=EnvConfig("agentrl/FrozenLake-v0", kwargs={"level": 3}),
+        sampling=SamplingConfig(max_tokens=8),
+        stages={
+            "copy": Supervise({"oracle": 1.0}, num_episodes=16, epochs=1, batch_episodes=8),
+            "rl": Reinforce(steps=3, playing=Playing(2, 2, levels=Levels((1, 2), pass_rate=0.0, groups=2))),
+        },
+    )
+    train(config, tmp_path / "run")
+    recorded = list(TrajectoryStore(tmp_path / "run" / "trajectories.jsonl"))
+    levels = {(t.labels.step, t.env.kwargs["level"]) for t in recorded if t.labels.stage == "rl"}
+    assert levels == {(1, 1), (2, 2), (3, 2)}
+
+
+def test_a_level_that_does_not_exist_is_refused(run_of: RunOf) -> None:
+    playing = Playing(2, 2, levels=Levels((1, 2)))
+    with pytest.raises(ConfigError, match=r"stages.rl.playing.levels: test/Agree-v0 has no level = 1"):
+        run_of({"rl": Reinforce(steps=1, playing=playing)})
+
+
+def test_a_curriculum_is_not_drawn_ahead(run_of: RunOf) -> None:
+    playing = Playing(3, 4, max_lag=1, curriculum=Curriculum())
+    with pytest.raises(ConfigError, match="set max_lag = 0"):
+        run_of({"rl": Reinforce(steps=1, playing=playing)})
+
+
+def test_a_stage_ends_when_its_tokens_are_sampled(run_of: RunOf, interrupted_run_of: RunOf) -> None:
+    """The greedy baselines of ReMax count too; a resumed run ends at the same step."""
+    whole = Reinforce(steps=4, playing=Playing(3, 4), credit=ReMax(), checkpoint_every=1, learner=FAST)
+    sampled = Counter()
+    for t in TrajectoryStore(run_of({"rl": whole}, "whole") / "trajectories.jsonl"):
+        sampled[t.labels.step] += t.num_sampled_tokens
+    enough = sampled[1] + sampled[2] + 1
+    limited = {"rl": replace(whole, max_sampled_tokens=enough)}
+    run = run_of(limited)
+    assert [step["step"] for step in metrics_of(run, "rl")] == [1, 2, 3]
+    assert metrics_of(interrupted_run_of(limited, after=2), "rl") == metrics_of(run, "rl")
+    exact = run_of({"rl": replace(whole, max_sampled_tokens=enough - 1)}, "exact")
+    assert [step["step"] for step in metrics_of(exact, "rl")] == [1, 2]
+
+
+def test_a_fork_counts_the_tokens_that_it_sampled_itself() -> None:
+    turns = [Turn((), Action("a", token_ids=ids)) for ids in ((1, 2, 3), (4, 5))]
+    played = Trajectory(EnvRef("test/T-v0"), Task("t", "train", {}), 0, turns, episode_id="e")
+    forked = replace(played, fork=("e", 1), episode_id="f")
+    assert sampled_tokens([TrajectoryGroup("g", [played, forked])]) == 5 + 2
 
 
 def first_update(run_of: RunOf, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[list[Row], Any]:
