@@ -13,7 +13,7 @@ from agentrl.errors import ConfigError, did_you_mean
 from agentrl.training import checkpoint, presets
 from agentrl.training.algorithms import expanded
 from agentrl.training.model_setup import ModelConfig
-from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES, Stage, StageSettings
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.reinforce import Reinforce

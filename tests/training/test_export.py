@@ -18,7 +18,7 @@ from agentrl.policy import model_folder
 from agentrl.training import checkpoint
 from agentrl.training.export import export
 from agentrl.training.progress import Progress
-from agentrl.training.run import SamplingConfig
+from agentrl.training.settings import SamplingConfig
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import train
 from tests.training.stages.conftest import CONFIG

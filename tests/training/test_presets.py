@@ -75,7 +75,7 @@ def test_a_table_in_python_gets_the_preset_and_a_dataclass_has_what_it_is_given(
     assert (config.sampling.max_tokens, config.stages["warm_start"].learner.lr) == (512, 1e-5)
     assert table == before
     assert TrainConfig(config.env, config.model).sampling.max_tokens == 64
-    with pytest.raises(ConfigError, match="stages.rl.stepz"):
+    with pytest.raises(ConfigError, match=r"stages\.rl\.stepz"):
         TrainConfig.of({**table, "stages": {"rl": {"stepz": 1}}})
 
 

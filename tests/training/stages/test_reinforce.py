@@ -22,7 +22,7 @@ from agentrl.learning.rows import Row
 from agentrl.learning.shaping.base import Shaping
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
-from agentrl.training.run import EnvConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, SamplingConfig
 from agentrl.training.stages.playing import GrowingTurns, Playing
 from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce
