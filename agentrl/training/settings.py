@@ -69,8 +69,8 @@ class RunConfig:
         stop_when_worse: stop it after this many evaluations in a row that are clearly worse than the best; 0 is never.
         max_concurrency: episodes under way at once, of all stages and environments together.
         keep_checkpoints: newest checkpoints that stay.
-        checkpoint_seconds: most seconds of work that are lost: a checkpoint is written at the first step that ends so
-            long after the last one, whatever a stage's `checkpoint_every` says; 0 turns this off.
+        checkpoint_seconds: a checkpoint is written at the first step that ends at least this many seconds after the
+            last one, whatever a stage's `checkpoint_every` says, so that little work is lost; 0 turns this off.
         threads: torch threads; 0 leaves torch's choice.
         record_trajectories: write every training episode to the store.
         tensorboard: write TensorBoard events as well as metrics.jsonl.

@@ -174,7 +174,7 @@ class ChatFormat(ABC):
     def _check_reads_back(self, action: Action, read: Action) -> None:
         """Raises: ModelError if a demonstrated turn would teach another one.
 
-        Text beside calls may be lost: some templates write calls alone.
+        Text next to calls may be lost: some templates write calls alone.
         """
         wanted = [[call.name, call.safe().arguments] for call in action.tool_calls]
         found = [[call.name, call.arguments] for call in read.tool_calls]

@@ -81,7 +81,8 @@ def join_unread(calls: Sequence[ToolCall]) -> list[ToolCall]:
     """Calls of a turn, where those that cannot be read for the same reason are one call, which says how many they were.
 
     Each call is answered, so 64 sampled opening marks would otherwise get 64 times the same error. At most
-    `MOST_UNREAD` such calls are kept; further ones are counted by the last of them. Calls that can be read stay as they are.
+    `MOST_UNREAD` such calls are kept; further ones are counted by the last of them. Calls that can be read stay as they
+    are.
     """
     kept: dict[Any, ToolCall] = {}
     counts: Counter[Any] = Counter()
