@@ -50,7 +50,7 @@ from agentrl.training import checkpoint
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
 from agentrl.training.progress import OnProgress, Progress
-from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.prefer import Prefer

@@ -31,7 +31,8 @@ from agentrl.learning.models import Models
 from agentrl.policy.engine.scheduler import Engine
 from agentrl.training.plan import TrainConfig
 from agentrl.training.progress import Progress
-from agentrl.training.run import EnvConfig, Run, RunConfig
+from agentrl.training.run import Run
+from agentrl.training.settings import EnvConfig, RunConfig
 from agentrl.training.stages import reinforce
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.reinforce import Reinforce

@@ -33,7 +33,7 @@ from agentrl.sandbox import make_backend
 from agentrl.training.algorithms import ALGORITHMS, stage_of
 from agentrl.training.model_setup import LoRA, ModelConfig
 from agentrl.training.plan import TrainConfig
-from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES
 from agentrl.training.stages.playing import GrowingTurns, Playing
 from agentrl.training.stages.reinforce import Reinforce

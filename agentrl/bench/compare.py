@@ -51,27 +51,43 @@ def _record(one: BenchResult | BenchRecord) -> BenchRecord:
 
 def _check(first: BenchRecord, second: BenchRecord, *, allow_versions: bool) -> None:
     """Raises: ConfigError if two benchmarks did not measure the same thing."""
-    if not same_env(first.env, second.env):
-        raise ConfigError(
-            f"cannot compare: the first was measured on {_shown(first.env)}, the second on {_shown(second.env)}. "
-            "Play both on one environment, with the same arguments and limits"
-        )
-    if first.env.version != second.env.version and not allow_versions:
-        raise ConfigError(
-            f"cannot compare: {first.env} had version {first.env.version or 'unknown'!r} in the first and "
-            f"{second.env.version or 'unknown'!r} in the second. Play both on one version; allow_versions=True "
-            "(--allow-versions) accepts it where you know that the change does not matter"
-        )
-    edited = edited_tasks(first.fingerprints, second.fingerprints)
-    if edited:
-        raise ConfigError(
-            f"cannot compare: {listed(edited)} had other content in the second than in the first. Play both on the "
-            "same tasks"
-        )
+    check_same_tasks((first.env, second.env), (first.fingerprints, second.fingerprints), allow_versions=allow_versions)
     if not first.tasks.keys() & second.tasks.keys():
         raise ConfigError(
             f"cannot compare: no task was played by both (splits {first.split!r} and {second.split!r}). Give both the "
             "same split, seed and number of tasks"
+        )
+
+
+def check_same_tasks(
+    envs: tuple[EnvRef, EnvRef],
+    fingerprints: tuple[Mapping[str, str], Mapping[str, str]],
+    names: tuple[str, str] = ("the first", "the second"),
+    *,
+    allow_versions: bool,
+) -> None:
+    """Refuse to compare what was measured on two environments, versions of one, or edited tasks.
+
+    Args: envs, fingerprints (by task id), names: of the two, for the message.
+    Raises: ConfigError.
+    """
+    (one, other), (first, second) = envs, names
+    if not same_env(one, other):
+        raise ConfigError(
+            f"cannot compare: {first} was measured on {_shown(one)}, {second} on {_shown(other)}. "
+            "Play both on one environment, with the same arguments and limits"
+        )
+    if one.version != other.version and not allow_versions:
+        raise ConfigError(
+            f"cannot compare: {one} had version {one.version or 'unknown'!r} in {first} and "
+            f"{other.version or 'unknown'!r} in {second}. Play both on one version; allow_versions=True "
+            "(--allow-versions) accepts it where you know that the change does not matter"
+        )
+    edited = edited_tasks(*fingerprints)
+    if edited:
+        raise ConfigError(
+            f"cannot compare: {listed(edited)} had other content in {first} than in {second}. Play both on the "
+            "same tasks"
         )
 
 

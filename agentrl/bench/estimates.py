@@ -293,3 +293,48 @@ def paired_outcomes(first: ValuesByTask, second: ValuesByTask, level: float = 0.
 def _combined(first: float, second: float, correlation: float) -> float:
     """Length of the sum of two distances whose directions correlate."""
     return math.sqrt(max(first * first - 2 * correlation * first * second + second * second, 0.0))
+
+
+def paired_over_seeds(
+    first: Sequence[Mapping[str, Sequence[float]]],
+    second: Sequence[Mapping[str, Sequence[float]]],
+    level: float = 0.95,
+    *,
+    same_seeds: bool = False,
+) -> Estimate:
+    """Difference of two success rates on the same tasks, each over several seeds; tasks and seeds are both random.
+
+    The variance of the mean is that between tasks, plus that between the seeds of either side, minus that of single
+    cells, and never less than either of the first two; Student's t has Satterthwaite's degrees of freedom. The interval
+    is never narrower than `paired_outcomes` of the pooled seeds. A side with one seed says nothing about seeds.
+
+    Args:
+        first, second: of each seed the outcomes by task, each 0 or 1; tasks that every seed has count, see `n`.
+        same_seeds: the two have the same seeds in the same order, and differences are taken seed by seed.
+    Source: Cameron, Gelbach and Miller 2011, J. Bus. Econ. Stat. 29(2), eq. 2.11 (two-way clustering).
+    """
+    every = [*first, *second]
+    shared = [task for task in every[0] if all(len(outcomes.get(task, ())) for outcomes in every)]
+    one, other = ([[x for of_seed in side for x in of_seed[task]] for task in shared] for side in (first, second))
+    pooled = paired_outcomes(one, other, level)
+    if len(shared) < 2 or len(every) == 2:
+        return pooled
+    one_ST, other_ST = (np.array([task_means([v[task] for task in shared]) for v in side]) for side in (first, second))
+    half = _half_over_seeds([one_ST - other_ST] if same_seeds else [one_ST, -other_ST], level)
+    low, high = max(pooled.mean - half, -1.0), min(pooled.mean + half, 1.0)
+    return Estimate(pooled.mean, min(pooled.low, low), max(pooled.high, high), len(shared))
+
+
+def _half_over_seeds(parts: Sequence[NDArray[np.float64]], level: float) -> float:
+    """Half the interval of the sum of the parts' means. Args: parts: each (S, T), with tasks in common."""
+    tasks = parts[0].shape[1]
+    repeated = [part for part in parts if len(part) > 1]
+    of_tasks = float(np.var(np.sum([part.mean(axis=0) for part in parts], axis=0), ddof=1)) / tasks
+    of_seeds = [float(np.var(part.mean(axis=1), ddof=1)) / len(part) for part in repeated]
+    of_cells = sum(float(np.var(part, ddof=1)) / part.size for part in repeated)
+    variance = max(of_tasks + sum(of_seeds) - of_cells, of_tasks, sum(of_seeds))
+    if not variance:
+        return 0.0
+    freedom = of_tasks**2 / (tasks - 1)
+    freedom += sum(own**2 / (len(part) - 1) for own, part in zip(of_seeds, repeated, strict=True))
+    return t_quantile(max(1, int(variance**2 / freedom)), level) * math.sqrt(variance)

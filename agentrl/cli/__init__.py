@@ -14,7 +14,7 @@ COMMANDS = {
     "bench": "Measure agents on an environment.",
     "import": "Make a store to train on of recorded chats.",
     "credit": "Measure how well estimators tell which turns were good.",
-    "compare": "Compare two benchmarks task by task.",
+    "compare": "Compare benchmarks or training runs task by task.",
     "export": "Write the model of a run as a folder of its own.",
     "serve-model": "Answer OpenAI's chat API with a model folder.",
     "envs": "List the environments.",

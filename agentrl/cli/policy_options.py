@@ -17,14 +17,18 @@ from agentrl.policy.chat_options import ChatOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FORMATS = "How a local model's calls are written and read: auto, template, generic, hermes, llama3_json, harmony."
+CHAT_FORMAT = click.option("--chat-format", metavar="NAME", help=_FORMATS)
+CHAT_TEMPLATE = click.option(
+    "--chat-template", metavar="FILE", help="Jinja file that replaces a local model's chat template."
+)
 _CHAT = "A setting of requests to the server, such as timeout_s=60 or max_retries=2; repeatable."
 _OPTIONS = (
     click.option("--policy", default="oracle", show_default=True, help=GRAMMAR),
     click.option("--base-url", help="Address of the server for openai:NAME, such as http://localhost:8000/v1."),
     click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable that holds its key."),
     click.option("--chat", "chat", multiple=True, metavar="KEY=VALUE", help=_CHAT),
-    click.option("--chat-format", metavar="NAME", help=_FORMATS),
-    click.option("--chat-template", metavar="FILE", help="Jinja file that replaces a local model's chat template."),
+    CHAT_FORMAT,
+    CHAT_TEMPLATE,
     click.option("--max-context", type=click.IntRange(1), help="Most tokens of an episode of a local model."),
     click.option("--device", help="Where a local model runs: cpu (the default), cuda, cuda:1."),
     click.option("--temperature", type=click.FloatRange(0), help="0 is greedy; the policy's own by default."),
@@ -66,7 +70,7 @@ def policy_of(options: Mapping[str, Any], *, seed: int = 0) -> GivenPolicy:
     kind = parse_spec(name).kind
     local = {
         "chat_format": options["chat_format"],
-        "chat_template": _read(options["chat_template"]),
+        "chat_template": read_template(options["chat_template"]),
         "max_context": options["max_context"],
         "device": options["device"],
     }
@@ -98,7 +102,8 @@ def _sampling(policy: str, options: Mapping[str, Any]) -> SamplingParams | None:
     return replace(default_sampling(policy), **known) if known else None
 
 
-def _read(path: str | None) -> str | None:
+def read_template(path: str | None) -> str | None:
+    """The text of `--chat-template`; None where it is not given. Raises: ConfigError if it cannot be read."""
     if path is None:
         return None
     try:

@@ -16,6 +16,7 @@ from agentrl.bench.measures.endings import by_cause
 from agentrl.bench.verdicts import choices
 from agentrl.bench.views.run_report import write_report
 from agentrl.cli.boundary import json_option, note, print_json
+from agentrl.cli.policy_options import CHAT_FORMAT, CHAT_TEMPLATE
 from agentrl.cli.progress import TrainProgress
 from agentrl.cli.train_grid import train_grid
 from agentrl.config import load_config
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder; runs/NAME by default.")
 @click.option("--seed", type=click.IntRange(0), help="Short for --set seed=N.")
+@CHAT_FORMAT
+@CHAT_TEMPLATE
 @click.option("--resume", "resume_dir", type=click.Path(path_type=Path), help="Continue an interrupted run.")
 @click.option(
     "--continue", "go_on", is_flag=True, help="Resume the run in --out if it is unfinished; start it if there is none."
@@ -50,6 +53,8 @@ def command(
     overrides: tuple[str, ...],
     out: Path | None,
     seed: int | None,
+    chat_format: str | None,
+    chat_template: str | None,
     resume_dir: Path | None,
     go_on: bool,
     fresh: bool,
@@ -66,6 +71,7 @@ def command(
     agentrl train --resume runs/shop
     agentrl train quickstart.toml --seeds 0,1,2 --grid stages.rl.learner.lr=3e-4,7e-4 --out runs/rates
     """
+    overrides = (*overrides, *_chat_overrides(chat_format, chat_template))
     if seeds is not None or grid or jobs is not None:
         _only_grid(config_or_env, seeds, grid, resume_dir is not None or go_on or fresh)
         source = config_or_env or ""
@@ -98,6 +104,18 @@ def command(
         click.echo(summary_text(summary, out))
 
 
+def _chat_overrides(chat_format: str | None, chat_template: str | None) -> list[str]:
+    """The keys that --chat-format and --chat-template stand for."""
+    given = {"model.chat_format": chat_format, "model.chat_template": chat_template}
+    return [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+
+
+def _quoted(text: str) -> str:
+    """A text as TOML writes it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def _only_resume(
     config: str | None, overrides: tuple[str, ...], out: Path | None, seed: int | None, mode: bool
 ) -> None:
@@ -127,8 +145,7 @@ def read_config(config_or_env: str, overrides: tuple[str, ...]) -> TrainConfig:
         registry.spec(config.env.id)
         return config
     found = registry.spec(config_or_env)
-    text = config_or_env.replace("\\", "\\\\").replace('"', '\\"')
-    base = [f'env.id="{text}"', *overrides]
+    base = [f"env.id={_quoted(config_or_env)}", *overrides]
     config = load_config(TrainConfig, None, base)
     if config.model.path is None and not any(s.teaches_from_nothing for s in config.planned().values()):
         if not callable(getattr(found.env_class, "oracle", None)):
@@ -247,9 +264,17 @@ def summary_text(summary: dict[str, Any], out: Path) -> str:
     n_tasks = (after or before).get("n_tasks", 0)
     lines += ["", f"{n_tasks} tasks, {summary['wall_s']:.0f} s wall, {summary['cpu_s']:.0f} s CPU"]
     if (out / "model").is_dir():
-        lines.append(f"Model:  {out / 'model'}  (agentrl bench {env_id} --policy local:{out / 'model'})")
+        lines.append(
+            f"Model:  {out / 'model'}  (agentrl bench {env_id} --policy local:{out / 'model'}{_format_of(summary)})"
+        )
     lines.append(f"Report: {out / 'report.html'}")
     return "\n".join(lines)
+
+
+def _format_of(summary: dict[str, Any]) -> str:
+    """The option for a chat format that is not found from the model's template."""
+    chosen = summary.get("settings", {}).get("model", {}).get("chat_format", "auto")
+    return "" if chosen == "auto" else f" --chat-format {chosen}"
 
 
 def _discarded(tables: dict[str, dict[str, Any]]) -> list[str]:

@@ -16,6 +16,8 @@ from itertools import groupby
 from threading import get_ident
 from typing import Any
 
+from msgspec import structs
+
 from agentrl.env.author_code import awaited
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.env.results import to_text
@@ -32,6 +34,8 @@ SLOW_INLINE_S = 1.0
 _MOST_COMPARED = 100  # characters of a name
 MAX_CALLS = 128
 """Calls of one turn that are run; the others are answered with an error."""
+_ERROR = "Error: "
+AS_ABOVE = f"{_ERROR}the same as above"
 
 
 async def answer_all(
@@ -58,12 +62,29 @@ async def answer_all(
             continue
         for call in neighbours:
             answers.append(await _answer_one(tools, call, stats, timeout_s, limit_s))
-    return (*answers, *too_many(calls))
+    return tuple(without_repeats([*answers, *too_many(calls)]))
+
+
+def without_repeats(answers: Sequence[Message]) -> Sequence[Message]:
+    """The answers to the calls of one turn, each error written out once: a call that got an equal one says `AS_ABOVE`.
+
+    Every call keeps its answer, which chat formats and servers ask for.
+    """
+    if len(answers) < 2:
+        return answers
+    seen: set[str] = set()
+    found = []
+    for message in answers:
+        is_repeated = message.content in seen
+        found.append(structs.replace(message, content=AS_ABOVE) if is_repeated else message)
+        if message.content.startswith(_ERROR) and len(message.content) > len(AS_ABOVE):
+            seen.add(message.content)
+    return found
 
 
 def too_many(calls: Sequence[ToolCall]) -> list[Message]:
     """The answers to the calls of a turn that are beyond `MAX_CALLS`."""
-    text = f"Error: this call was not run: one turn may make at most {MAX_CALLS} calls; make the others in later turns"
+    text = f"{_ERROR}this call was not run: one turn may make at most {MAX_CALLS} calls; make the others in later turns"
     return [Message("tool", text, (), call.id, call.name) for call in calls[MAX_CALLS:]]
 
 
@@ -154,7 +175,7 @@ def _counts(stats: ToolStats, name: str) -> dict[str, int]:
 
 def _error_text(counts: dict[str, int], error: ToolError) -> str:
     counts["errors"] += 1
-    return safe_text(f"Error: {error}")
+    return safe_text(f"{_ERROR}{error}")
 
 
 def _read(tool: Tool, counts: dict[str, int], fault: EnvFault) -> str:

@@ -18,7 +18,7 @@ from msgspec import structs
 from agentrl.env import watchdog
 from agentrl.env.author_code import ask
 from agentrl.env.base import Env, Observation, StepResult, as_action, contains_await
-from agentrl.env.execution import MAX_CALLS, ToolStats, answer, answer_all, in_thread, too_many
+from agentrl.env.execution import MAX_CALLS, ToolStats, answer, answer_all, in_thread, too_many, without_repeats
 from agentrl.env.results import plain_number, to_text
 from agentrl.env.rubric import Rubric
 from agentrl.errors import ToolSchemaError
@@ -137,9 +137,8 @@ class ToolEnv(Env):
             tools, stats = self._tools, self.tool_stats
             if self._class_inline:
                 limit_s = self.hook_timeout_s
-                observation = tuple([answer(tools, call, stats, limit_s) for call in calls[:MAX_CALLS]])
-                if len(calls) > MAX_CALLS:
-                    observation += tuple(too_many(calls))
+                answers = [answer(tools, call, stats, limit_s) for call in calls[:MAX_CALLS]]
+                observation = tuple(answers if len(calls) == 1 else without_repeats([*answers, *too_many(calls)]))
             else:
                 observation = await answer_all(tools, calls, stats, self.tool_timeout_s, self.hook_timeout_s)
         elif action.finish_reason == "length":

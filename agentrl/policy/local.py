@@ -198,7 +198,7 @@ class LocalPolicy(Policy):
 
 
 def _context(model: Any, wanted: int | None) -> int:
-    """Most tokens of an episode. Raises: ModelError if the positions of so long a context cannot be kept."""
+    """Most tokens of an episode. Raises: ModelError if the model cannot keep that many positions."""
     config = model.config.get_text_config()
     limit = int(getattr(config, "max_position_embeddings", 0) or _MAX_CONTEXT)
     rope = getattr(config, "rope_parameters", None) or {}

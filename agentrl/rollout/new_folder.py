@@ -30,7 +30,7 @@ def check_new(path: str | Path) -> None:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """A folder beside `path`, which gets that name when the block ends; after an error nothing is left.
+    """A folder next to `path`, which gets that name when the block ends; after an error nothing is left.
 
     Raises: ConfigError if `path` is there and not empty; StoreError if it cannot be written.
     """

@@ -19,13 +19,14 @@ from agentrl.bench.identity import package_version
 from agentrl.errors import CheckpointError, ConfigError, ModelError
 from agentrl.policy import model_folder
 from agentrl.policy.control import control_messages
+from agentrl.policy.format import choice
 from agentrl.policy.format.base import ChatFormat
-from agentrl.policy.format.choice import chat_format
 from agentrl.rollout.new_folder import check_new, new_folder
 from agentrl.rollout.store import write_summary
 from agentrl.training import checkpoint
 from agentrl.training.files.kept_weights import KeptWeights, load_kept
 from agentrl.training.folder import RunFolder, is_run
+from agentrl.training.model_setup import ModelConfig
 from agentrl.training.train import open_run
 
 _PROBE_TOKENS = 64
@@ -86,6 +87,7 @@ class _Source:
         dtype: in which the run trained them; None is that of the files.
         environment: of the run.
         format: name of the chat format.
+        template: Jinja text that replaces the folder's chat template.
         max_context: most tokens of an episode.
         sampling: for the generation settings.
     """
@@ -95,11 +97,20 @@ class _Source:
     dtype: torch.dtype | None = None
     environment: str | None = None
     format: str = "auto"
+    template: str | None = None
     max_context: int | None = None
     sampling: dict[str, Any] | None = None
 
 
-def export(run: str | Path, out: str | Path, *, which: str = "final", dtype: torch.dtype | None = None) -> Exported:
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    which: str = "final",
+    dtype: torch.dtype | None = None,
+    chat_format: str | None = None,
+    chat_template: str | None = None,
+) -> Exported:
     """Write the model of a run as a folder of its own, and prove it.
 
     Args:
@@ -108,14 +119,17 @@ def export(run: str | Path, out: str | Path, *, which: str = "final", dtype: tor
         which: `final`, `latest` (checkpoint), `best` (weights that the run keeps of its evaluations), or the number of
             a checkpoint.
         dtype: of the exported weights; None keeps that of the files.
+        chat_format, chat_template: name and Jinja text for a model folder; a run has its own.
     Raises: ConfigError if `out` holds something, or there is no such checkpoint; ModelError if the folder does not
         load, or is not the model that was trained; StoreError if it cannot be written.
     """
     check_new(out)
-    source = _source(Path(run), which)
+    source = _source(Path(run), which, chat_format, chat_template)
     model, tokenizer = model_folder.load(source.folder, dtype=dtype or source.dtype or _dtype_of(source.folder))
     if source.weights is not None:
         load_kept(source.weights, model)
+    if source.template is not None:
+        tokenizer.chat_template = source.template
     fmt = _format(source, model, tokenizer)
     probes = _probes(fmt, model)
     expected = [_logprobs(model, ids) for ids in probes]
@@ -152,16 +166,37 @@ def export(run: str | Path, out: str | Path, *, which: str = "final", dtype: tor
 # Where the weights are.
 
 
-def _source(path: Path, which: str) -> _Source:
+def model_of_run(path: Path) -> tuple[Path, ModelConfig]:
+    """The model folder of a finished run, and the run's settings of its model.
+
+    Raises: CheckpointError, ConfigError if there is none.
+    """
+    folder, config = open_run(path)
+    return _model_of(folder, "final"), config.model
+
+
+def _source(path: Path, which: str, chat_format: str | None, template: str | None) -> _Source:
     if not is_run(path):
         if which != "final":
             raise ConfigError(f"{path} is no run, so it has no checkpoints: leave out --checkpoint")
-        return _Source(path)
+        return _Source(path, format=chat_format or "auto", template=template)
+    if chat_format is not None or template is not None:
+        raise ConfigError(
+            f"{path} is a run, and its model is exported with the chat format and template that it was trained with: "
+            "leave out --chat-format and --chat-template"
+        )
     folder, config = open_run(path)
     model, weights = _best_of(folder) if which == "best" else (_model_of(folder, which), None)
     dtype = getattr(torch, config.model.dtype)
-    of_run = (config.env.id, config.model.chat_format, config.model.max_context, asdict(config.sampling))
-    return _Source(model, weights, dtype, *of_run)
+    return _Source(
+        model,
+        weights,
+        dtype,
+        environment=config.env.id,
+        format=config.model.chat_format,
+        max_context=config.model.max_context,
+        sampling=asdict(config.sampling),
+    )
 
 
 def _best_of(folder: RunFolder) -> tuple[Path, Path | None]:
@@ -237,7 +272,7 @@ def _merge_adapters(model: Any) -> bool:
 def _format(source: _Source, model: Any, tokenizer: Any) -> ChatFormat:
     eos = getattr(model.generation_config, "eos_token_id", None)
     stops = eos if isinstance(eos, list) else [eos] if isinstance(eos, int) else []
-    return chat_format(tokenizer, source.format, stop_ids=stops)
+    return choice.chat_format(tokenizer, source.format, stop_ids=stops)
 
 
 def _set_sampling(model: Any, source: _Source, fmt: ChatFormat) -> dict[str, Any]:

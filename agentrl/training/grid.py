@@ -130,16 +130,16 @@ def _executed(waiting: list[GridRun], jobs: int) -> Iterator[GridResult]:
 
 
 def _begin(run: GridRun) -> subprocess.Popen[bytes]:
-    """Start a process for a run; its output goes to a file beside the run's folder."""
+    """Start a process for a run; its output goes to a file next to the run's folder."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    config = _beside(run, "toml")
+    config = _next_to(run, "toml")
     config.write_text(dump_config(run.config), encoding="utf-8")
     command = [sys.executable, "-m", "agentrl", "train", str(config), "--out", str(run.folder), "--continue", "--json"]
-    with _beside(run, "log").open("wb") as log:
+    with _next_to(run, "log").open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
-def _beside(run: GridRun, ending: str) -> Path:
+def _next_to(run: GridRun, ending: str) -> Path:
     return run.folder.with_name(f"{run.folder.name}.{ending}")
 
 
@@ -159,8 +159,8 @@ def _summary(run: GridRun) -> Mapping[str, Any]:
 
 
 def _why(run: GridRun, code: int) -> str:
-    lines = _beside(run, "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"exit code {code}: {lines[-1] if lines else 'no output'} (all of it: {_beside(run, 'log')})"
+    lines = _next_to(run, "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"exit code {code}: {lines[-1] if lines else 'no output'} (all of it: {_next_to(run, 'log')})"
 
 
 def grid_table(results: Sequence[GridResult]) -> list[dict[str, Any]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from agentrl.config import OneOf, Whole, check_config, dump_config
+from agentrl.config import OneOf, Whole, check_config, dump_config, from_table
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
 from agentrl.training import checkpoint, presets
 from agentrl.training.algorithms import expanded
 from agentrl.training.model_setup import ModelConfig
-from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES, Stage, StageSettings
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.reinforce import Reinforce
@@ -45,6 +46,16 @@ class TrainConfig:
     stages: Mapping[str, Annotated[StageSettings, OneOf(STAGES)]] = field(default_factory=standard_stages)
     run: RunConfig = RunConfig()
     seed: Whole = 0
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> TrainConfig:
+        """The configuration of a table as a TOML file holds it, with the standard plan and the model's preset.
+
+        `TrainConfig(...)` has no preset: a dataclass cannot tell a value that was given from its default.
+
+        Raises: ConfigError, as `load_config`.
+        """
+        return from_table(cls, cls.completed(deepcopy(dict(table))))
 
     @staticmethod
     def completed(table: dict[str, Any]) -> dict[str, Any]:

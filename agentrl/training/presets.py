@@ -35,10 +35,10 @@ def _pretrained(supervise_lr: float, reinforce_lr: float, prefer_lr: float) -> T
     }
 
 
-# Rates: whole models 1e-5 supervised (Lambert et al. 2024, arXiv:2411.15124, table 10: 5e-6 to 1e-5), 1e-6 from reward
-# (DeepSeekMath, arXiv:2402.03300, section 4.2; the default of TRL's GRPOConfig and of verl's examples) and 5e-7 for DPO
+# Rates: whole models 1e-5 supervised (the order of Lambert et al. 2024, arXiv:2411.15124), 1e-6 from reward
+# (DeepSeekMath, arXiv:2402.03300; the default of TRL's GRPOConfig and of verl's examples) and 5e-7 for DPO
 # (arXiv:2411.15124). Adapters want about ten times the rate of a whole model (Schulman et al. 2025, "LoRA Without
-# Regret"): 2e-4 supervised (Dettmers et al. 2023, arXiv:2305.14314, table 9), 1e-5 from reward, 5e-6 for DPO.
+# Regret"): 2e-4 supervised (Dettmers et al. 2023, arXiv:2305.14314), 1e-5 from reward, 5e-6 for DPO.
 PRESETS: Mapping[PresetName, Table] = {
     "tiny": {},
     "full": _pretrained(1e-5, 1e-6, 5e-7),

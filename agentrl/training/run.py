@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from agentrl.bench.evaluate import EvalResult, requests_of, summarize
 from agentrl.bench.verdicts import verdicts
 from agentrl.bench.views.run_report import EVALUATION, read_metrics, write_report
-from agentrl.config import Count, NotNegative, Share, Whole
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.learning.learner import Learner, LearnerSettings
@@ -34,101 +33,12 @@ from agentrl.training.clock import Clock
 from agentrl.training.files.kept_weights import KeptWeights
 from agentrl.training.files.provenance import cost, provenance
 from agentrl.training.folder import RunFolder
-from agentrl.training.model_setup import ModelConfig
 from agentrl.training.progress import OnProgress, Progress
 from agentrl.training.selection import Checked, Selection, recorded, split_held_out
+from agentrl.training.settings import RunSettings
 from agentrl.training.stages.base import Stage, Step
 from agentrl.training.stages.health import speeds
-from agentrl.trajectory import EnvRef, Labels, Mode, Task, Trajectory, TrajectoryGroup
-
-
-@dataclass(frozen=True)
-class EnvConfig:
-    """Which environment, and how it is made.
-
-    Attributes:
-        id: a registered id, `package.module:Class`, or `./file.py:Class`.
-        max_turns: overrides the environment's own limit.
-        kwargs: given to its constructor.
-        train_split, eval_split: names of the environment's task splits.
-    """
-
-    id: str
-    max_turns: Count | None = None
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    train_split: str = "train"
-    eval_split: str = "eval"
-
-    @property
-    def ref(self) -> EnvRef:
-        """The environment's identity."""
-        limits = {} if self.max_turns is None else {"max_turns": self.max_turns}
-        return registry.reference(self.id, **self.kwargs, **limits)
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How the policy samples training episodes; evaluation takes `max_tokens` and `top_p` from here.
-
-    Attributes:
-        temperature, top_p: of training episodes.
-        max_tokens: most tokens of one turn.
-    """
-
-    temperature: float = 1.0
-    top_p: Share = 1.0
-    max_tokens: Count = 64
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0 to train, got {self.temperature}")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Evaluation inside stages, limits, checkpoints and records.
-
-    Attributes:
-        evaluate_every: steps between two evaluations inside a stage that plays episodes; 0 turns them off.
-        evaluate_tasks: held-out tasks of such an evaluation; the tables of the run report others.
-        keep_best: keep the weights of the best of these evaluations, and stop early by the two rules that follow.
-        stop_when_solved: stop a stage where the lower end of the evaluation's 95% interval is at least this success.
-        stop_when_worse: stop it after this many evaluations in a row that are clearly worse than the best; 0 is never.
-        max_concurrency: episodes under way at once, of all stages and environments together.
-        keep_checkpoints: newest checkpoints that stay.
-        checkpoint_seconds: most seconds of work that are lost: a checkpoint is written at the first step that ends so
-            long after the last one, whatever a stage's `checkpoint_every` says; 0 turns this off.
-        threads: torch threads; 0 leaves torch's choice.
-        record_trajectories: write every training episode to the store.
-        tensorboard: write TensorBoard events as well as metrics.jsonl.
-    """
-
-    evaluate_every: Whole = 5
-    evaluate_tasks: Count = 128
-    keep_best: bool = True
-    stop_when_solved: Share = 0.9
-    stop_when_worse: Whole = 2
-    max_concurrency: Count = 128
-    keep_checkpoints: Count = 2
-    checkpoint_seconds: NotNegative = 300.0
-    threads: Whole = 1
-    record_trajectories: bool = True
-    tensorboard: bool = True
-
-
-class RunSettings(Protocol):
-    """The part of a configuration that the run itself reads. The stages have been made from the rest."""
-
-    @property
-    def env(self) -> EnvConfig: ...
-    @property
-    def model(self) -> ModelConfig: ...
-    @property
-    def sampling(self) -> SamplingConfig: ...
-    @property
-    def run(self) -> RunConfig: ...
-    @property
-    def seed(self) -> int: ...
+from agentrl.trajectory import Labels, Mode, Task, Trajectory, TrajectoryGroup
 
 
 @dataclass
@@ -308,7 +218,7 @@ class Run:
             self._save()
 
     def _save_is_due(self, stage: Stage, step: Step) -> bool:
-        """Whether to save after a step: the first of a stage, every so many, and when much time has passed."""
+        """Whether to save after a step: the first one, every `checkpoint_every`, and after `checkpoint_seconds`."""
         limit = self.config.run.checkpoint_seconds
         late = limit > 0 and time.monotonic() - self._saved_at_s >= limit
         return late or step.number == 1 or step.number % stage.checkpoint_every == 0

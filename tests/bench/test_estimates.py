@@ -19,6 +19,7 @@ from agentrl.bench.estimates import (
     mean_over_trials,
     paired_difference,
     paired_outcomes,
+    paired_over_seeds,
     pass_at_k,
     pass_at_k_of_task,
     pass_hat_k,
@@ -349,3 +350,50 @@ def test_the_mean_over_trials_is_the_mean_over_tasks_where_all_have_as_many() ->
 def test_the_mean_over_trials_of_one_task_has_no_interval() -> None:
     assert mean_over_trials([[1.0, 3.0]]) == Estimate(2.0, -inf, inf, 1)
     assert isnan(mean_over_trials([[]]).mean)
+
+
+def test_one_seed_a_side_has_the_interval_of_paired_tasks() -> None:
+    first, second = {"a": [1.0], "b": [1.0], "c": [0.0]}, {"a": [0.0], "b": [1.0], "c": [0.0], "d": [1.0]}
+    assert paired_over_seeds([first], [second]) == paired_difference(first, second)
+
+
+def first_of(share: int, of: int) -> dict[str, list[float]]:
+    """Outcomes of tasks of which the first ones succeed."""
+    return {str(task): [float(task < share)] for task in range(of)}
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    """By hand: seeds at 0 and 0.1, so the variance between seeds is 0.005, of their mean 0.0025, with one degree of
+    freedom. That between tasks is 0.00023, and as much is subtracted for single cells."""
+    found = paired_over_seeds([first_of(0, 100), first_of(10, 100)], [first_of(0, 100)] * 2, same_seeds=True)
+    assert (found.mean, found.n) == (pytest.approx(0.05), 100)
+    assert found.ci95 == pytest.approx((0.05 - 12.7062 * 0.05, 0.05 + 12.7062 * 0.05), abs=1e-4)
+
+
+def test_pairs_of_seeds_remove_what_the_seeds_share() -> None:
+    """Each seed solves other tasks, and the first side 10 more of them."""
+    first = [first_of(share + 10, 100) for share in (10, 50, 80)]
+    second = [first_of(share, 100) for share in (10, 50, 80)]
+    paired, apart = paired_over_seeds(first, second, same_seeds=True), paired_over_seeds(first, second)
+    assert paired.mean == pytest.approx(apart.mean) == pytest.approx(0.1)
+    assert paired.low > 0
+    assert apart.low < -0.5
+
+
+def test_seeds_that_all_agree_have_an_interval_of_some_width() -> None:
+    found = paired_over_seeds([first_of(8, 8)] * 2, [first_of(0, 8)] * 2, same_seeds=True)
+    assert (found.mean, found.high) == (1.0, 1.0)
+    assert found.low < 0.9
+
+
+def test_the_interval_over_seeds_covers() -> None:
+    """Rates vary over seeds and tasks; the true difference lies in at least nine of ten intervals."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        rates = (rng.normal(0.5, 0.1, (3, 1)) + rng.normal(0, 0.2, (1, 30))).clip(0, 1)
+        first = [{str(t): [x] for t, x in enumerate(row)} for row in rng.binomial(1, rates).tolist()]
+        second = [{str(t): [x] for t, x in enumerate(row)} for row in rng.binomial(1, 0.5, (3, 30)).tolist()]
+        found = paired_over_seeds(first, second)
+        hits += found.low <= 0 <= found.high
+    assert hits >= 180

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from click.testing import CliRunner, Result
 
 from agentrl.bench.runner import run_bench
 from agentrl.cli import main
+from agentrl.training.train import train
+from tests.training.test_preflight import CONFIG
 
 
 @pytest.fixture
@@ -65,3 +68,22 @@ def test_what_is_no_benchmark_is_refused(folders: tuple[str, str], tmp_path: Pat
     result = compare(folders[0], str(tmp_path / "shop"), "--json")
     assert result.exit_code == 1
     assert "the first was measured on agentrl/Guess-v0" in json.loads(result.stdout)["error"]["message"]
+
+
+def test_training_runs(tmp_path: Path) -> None:
+    """Two seeds of one setting, as `agentrl train` leaves them."""
+    for seed in (0, 1):
+        train(replace(CONFIG, seed=seed), tmp_path / "cell" / f"seed-{seed}")
+    found = json.loads(compare(str(tmp_path / "cell"), "--json").stdout)
+    assert (found["env"]["id"], found["n_tasks"]) == ("test/Ask-v0", 3)
+    greedy, sampled = found["settings"]
+    assert (greedy["mode"], sampled["mode"], greedy["seeds"], greedy["against_first"]) == (
+        *("greedy", "sampled"),
+        [0, 1],
+        None,
+    )
+    assert sampled["change"]["mean"] == sampled["after"]["mean"] - sampled["before"]["mean"]
+    shown = compare(str(tmp_path / "cell" / "seed-0"), str(tmp_path / "cell" / "seed-1"))
+    assert "sampled · 3 tasks of every run" in shown.stdout
+    assert compare(str(tmp_path / "cell"), "--measure", "reward").exit_code == 2
+    assert compare(str(tmp_path / "absent")).exit_code == 2

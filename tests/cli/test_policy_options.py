@@ -120,6 +120,13 @@ def keys_of(config: type) -> Iterator[str]:
             yield from (f"{field.name}.{inner.name}" for inner in fields(kind))
 
 
+@pytest.mark.parametrize("name", ["bench", "train", "export", "serve-model"])
+def test_every_command_that_takes_a_model_takes_its_chat_format_and_template(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert {"--chat-format", "--chat-template"} <= {option for p in command.params for option in p.opts}
+
+
 def test_every_key_that_a_message_names_exists() -> None:
     known = set(keys_of(TrainConfig))
     sections = {key.partition(".")[0] for key in known}

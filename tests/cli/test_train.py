@@ -89,6 +89,17 @@ def test_an_environment_with_an_oracle_gets_a_warm_start(loop: FakeLoop) -> None
     assert dict(config.stages["warm_start"].demonstrators) == {}
 
 
+def test_the_chat_format_and_template_are_keys_of_the_model(loop: FakeLoop, tmp_path: Path) -> None:
+    assert run("quick.toml", "--chat-format", "hermes", "--chat-template", 'my "own".jinja').exit_code == 0
+    model = load_config(TrainConfig, "runs/quick/config.toml").model
+    assert (model.chat_format, model.chat_template) == ("hermes", 'my "own".jinja')
+    assert run("--resume", "runs/quick", "--chat-format", "generic").exit_code == 2
+    (tmp_path / "x" / "model").mkdir(parents=True)
+    summary: dict[str, Any] = {"env": {"id": "agentrl/Guess-v0"}, "seed": 0, "wall_s": 1, "cpu_s": 1}
+    summary["settings"] = {"model": {"chat_format": "hermes"}}
+    assert "/x/model --chat-format hermes)" in summary_text(summary, tmp_path / "x")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -511,9 +511,34 @@ def test_the_calls_of_one_turn_are_bounded(kind):
     observation, *_ = env.step(calls(*[("add", {})] * 10_000))
     assert len(env.log) == 128
     assert [message.tool_call_id for message in observation] == [f"c{n}" for n in range(10_000)]
-    assert {message.content for message in observation[128:]} == {
+    assert observation[128].content == (
         "Error: this call was not run: one turn may make at most 128 calls; make the others in later turns"
-    }
+    )
+    assert {message.content for message in observation[129:]} == {"Error: the same as above"}
+    env.close()
+
+
+@pytest.mark.parametrize("kind", [Desk, Waiting])
+def test_equal_errors_of_one_turn_are_written_out_once(kind):
+    """Every call keeps its answer, and what was done stays as it is."""
+    env = begun(kind)
+    unread = Action(tool_calls=tuple(ToolCall("", {}, f"c{i}", "not valid JSON: nothing there") for i in range(3)))
+    observation, *_ = env.step(unread)
+    assert [message.tool_call_id for message in observation] == ["c0", "c1", "c2"]
+    assert [message.content for message in observation] == [
+        "Error: the call could not be read: not valid JSON: nothing there",
+        *["Error: the same as above"] * 2,
+    ]
+    pairs = [("add", {}), ("addd", {}), ("add", {}), ("addd", {}), ("refuse", {}), ("refuse", {})]
+    observation, *_ = env.step(calls(*pairs))
+    assert [message.content for message in observation] == [
+        '{"n": 1}',
+        observation[1].content,
+        '{"n": 1}',
+        "Error: the same as above",
+        *["Error: not today"] * 2,  # no longer than what would stand for it
+    ]
+    assert env.tool_stats["(unknown)"] == {"calls": 5, "errors": 5}
     env.close()
 
 

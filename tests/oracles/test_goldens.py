@@ -221,7 +221,7 @@ def test_advantages(library: str, case: dict[str, Any]) -> None:
         "remax": lambda: remax(returns, case["greedy"]),
         "gdpo": lambda: gdpo({"one": returns, "two": reversed_}, {}, batch_norm=True),
     }[case["name"]]()
-    # 1e-6 beside the deviation, where verl has 1e-8 under the root; GDPO is float32 there.
+    # 1e-6 added to the deviation, where verl has 1e-8 under the root; GDPO is float32 there.
     tolerance = 4e-6 if case["name"] in ("reinforce_plus_plus", "reinforce_plus_plus_baseline", "gdpo") else 1e-6
     assert_close(np.concatenate(found), case["advantages"], tolerance)
 
@@ -305,7 +305,7 @@ async def test_one_update_of_dpo_end_to_end() -> None:
 
 
 def test_every_estimator_is_compared_or_worked_out_by_hand() -> None:
-    """Those with no counterpart in either library have numbers worked out by hand beside their code."""
+    """Those with no counterpart in either library have numbers worked out by hand next to their code."""
     by_hand = {"gigpo", "hgpo", "gagpo", "turn_gae", "token_gae", "reinforce", "return_batch_norm", "rejection"}
     compared = {case["name"] for cases in GOLDENS.values() for case in cases if case["kind"] == "advantages"}
     assert set(CREDITS.names) == (compared & set(CREDITS.names)) | by_hand

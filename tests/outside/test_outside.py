@@ -99,7 +99,7 @@ from agentrl.policy.format.choice import FORMATS
 from agentrl.sandbox import register_backend
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
-from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise

@@ -12,12 +12,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrl.env.base import as_action
+from agentrl.env.base import Limits, as_action
+from agentrl.env.tasks import Tasks
+from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import ModelError
+from agentrl.learning.rows import build_rows
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import SamplingParams
+from agentrl.policy.engine.scheduler import Completion
 from agentrl.policy.local import LocalPolicy
 from agentrl.policy.model_folder import save
+from agentrl.rollout.requests import GroupRequest
+from agentrl.rollout.runner import Rollouts
+from agentrl.tool_schema import tool
+from agentrl.trajectory import Task
 from tests.policy import families
 
 SHORT = SamplingParams(max_tokens=12)
@@ -303,3 +311,46 @@ async def test_a_turn_that_the_environment_makes_safe_is_not_rendered_again(
     two = await p.act(history, tools, episode_id="e")
     context = (*(one.prompt_ids or ()), *(one.token_ids or ()))
     assert (two.prompt_ids or ())[: len(context)] == context
+
+
+class Adding(ToolEnv):
+    """Add two numbers."""
+
+    tasks = Tasks.of(train=[{"n": 1}])
+    limits = Limits(max_turns=3)
+
+    def start(self, task: Task) -> str:
+        return "What is 1 + 2?"
+
+    @tool
+    def add(self, a: int, b: int) -> int:
+        """Add."""
+        return a + b
+
+    def score(self, answer: str | None) -> float:
+        return float(answer == "3")
+
+
+async def test_a_turn_of_nothing_but_opening_marks_is_answered_once(
+    tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 sampled tokens, each of which opens a call: the context grows by them and by one error, not by 64."""
+    p = LocalPolicy(*tiny, sampling=SamplingParams(max_tokens=64), max_context=2000)
+    opener = p.tokenizer.convert_tokens_to_ids("<tool_call>")
+
+    async def sample(*_: Any, **__: Any) -> Completion:
+        return Completion((opener,) * 64, (-1.0,) * 64, "length", 0, (0,) * 64)
+
+    monkeypatch.setattr(p.engine, "sample", sample)
+    async with Rollouts(Adding, p) as rollouts:
+        (group,) = await rollouts.run([GroupRequest(Adding.tasks.split("train")[0], 0, 1, "g")])
+    (trajectory,) = group.trajectories
+    first, second, third = (turn.action for turn in trajectory.turns)
+    (call,) = first.tool_calls
+    assert "(64 calls of this turn have this error)" in str(call.error)
+    for action, later in ((first, second), (second, third)):
+        context = (*(action.prompt_ids or ()), *(action.token_ids or ()))
+        assert (later.prompt_ids or ())[: len(context)] == context
+        assert len(later.prompt_ids or ()) - len(context) < 200
+    (row,) = build_rows([group])
+    assert row.mask.sum() == 3 * 64  # every sampled token is one of the row that trains

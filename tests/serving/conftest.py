@@ -20,7 +20,7 @@ from agentrl.tool_schema import tool
 from agentrl.training.export import export
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
-from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import train
 from agentrl.trajectory import Task

@@ -18,7 +18,7 @@ from agentrl.policy import model_folder
 from agentrl.training import checkpoint
 from agentrl.training.export import export
 from agentrl.training.progress import Progress
-from agentrl.training.run import SamplingConfig
+from agentrl.training.settings import SamplingConfig
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import train
 from tests.training.stages.conftest import CONFIG
@@ -172,3 +172,40 @@ def test_adapters_are_merged(run: Path, tmp_path: Path, monkeypatch: pytest.Monk
     merged = original(tmp_path / "out")[0]
     torch.testing.assert_close(merged(torch.arange(9)[None]).logits, outputs[0], atol=1e-4, rtol=1e-4)
     assert not same_weights(tmp_path / "out", run / "model")
+
+
+def test_a_model_folder_gets_the_template_that_is_given_and_a_run_has_its_own(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text("{#- mine -#}" + template_of(run / "model"))
+    words = ["--out", str(tmp_path / "out"), "--chat-template", str(tmp_path / "mine.jinja"), "--chat-format", "hermes"]
+    result = CliRunner().invoke(main, ["export", str(run / "model"), *words])
+    assert result.exit_code == 0, result.output
+    assert template_of(tmp_path / "out").startswith("{#- mine -#}")
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["chat_format"] == "hermes"
+    result = CliRunner().invoke(main, ["export", str(run), *words[:1], str(tmp_path / "no"), *words[2:]])
+    assert result.exit_code == 1
+    assert "leave out --chat-format and --chat-template" in result.stderr
+    assert not (tmp_path / "no").exists()
+
+
+def template_of(folder: Path) -> str:
+    from transformers import AutoTokenizer
+
+    return str(AutoTokenizer.from_pretrained(folder).chat_template)
+
+
+def test_what_is_served_has_the_chat_format_and_context_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the run itself, and of what was exported from it; an option given wins."""
+    models: list[Any] = []
+    monkeypatch.setattr("agentrl.serving.server.serve", lambda model, **_: models.append(model))
+    run, out = tmp_path / "run", tmp_path / "out"
+    train(replace(PLAN, model=replace(PLAN.model, chat_format="generic", max_context=96)), run)
+    export(run, out)
+    for words in ([run], [out], [run, "--max-context", 80], [run, "--chat-format", "hermes"]):
+        result = CliRunner().invoke(main, ["serve-model", *map(str, words)])
+        assert result.exit_code == 0, result.output
+    formats = [type(model.policy.format).__name__ for model in models]
+    assert formats[0] == formats[1] == formats[2] != formats[3]
+    assert [model.context for model in models] == [96, 96, 80, 96]
+    assert [model.name for model in models] == ["run", "out", "run", "run"]

@@ -21,7 +21,7 @@ from agentrl.config import dump_config, load_config
 from agentrl.errors import ConfigError
 from agentrl.training.grid import GridResult, GridRun, grid_table, plan_grid, run_grid
 from agentrl.training.plan import TrainConfig
-from agentrl.training.run import EnvConfig
+from agentrl.training.settings import EnvConfig
 from tests.training.test_preflight import CONFIG, Ask
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from agentrl.errors import ConfigError
 from agentrl.rollout.replay import replay_store
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.tool_schema import tool
-from agentrl.training.run import EnvConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, SamplingConfig
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
 from agentrl.training.train import resume, train

@@ -21,7 +21,7 @@ from agentrl.policy.model_folder import load
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
-from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce

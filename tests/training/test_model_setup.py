@@ -24,7 +24,7 @@ from agentrl.policy import adapters, model_folder
 from agentrl.training import model_setup
 from agentrl.training.model_setup import LoRA, ModelConfig
 from agentrl.training.plan import TrainConfig
-from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise

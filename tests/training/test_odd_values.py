@@ -20,7 +20,7 @@ from agentrl.rollout.replay import replay_store
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.tool_schema import tool
 from agentrl.training.folder import RunFolder
-from agentrl.training.run import EnvConfig
+from agentrl.training.settings import EnvConfig
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
 from agentrl.training.train import resume, train
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, Turn

@@ -28,7 +28,7 @@ from agentrl.learning.shaping.base import SHAPINGS
 from agentrl.tool_schema import tool
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
-from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce

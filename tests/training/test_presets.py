@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from agentrl.config import dump_config, load_config
+from agentrl.errors import ConfigError
 from agentrl.training.plan import TrainConfig
 from agentrl.training.presets import PRESETS, words_of
 
@@ -59,6 +61,24 @@ def test_the_effective_settings_are_saved(tmp_path: Path) -> None:
     config = load(tmp_path, FOLDER)
     (tmp_path / "saved.toml").write_text(dump_config(config))
     assert load_config(TrainConfig, tmp_path / "saved.toml") == config
+
+
+def test_a_table_in_python_gets_the_preset_and_a_dataclass_has_what_it_is_given(tmp_path: Path) -> None:
+    """Values that the caller gave are never replaced, and his table is not changed."""
+    table = {
+        "env": {"id": "agentrl/Shop-v0"},
+        "model": {"path": "models/mine"},
+        "stages": {"rl": {"learner": {"lr": 3e-6}}},
+    }
+    before = deepcopy(table)
+    config = TrainConfig.of(table)
+    assert config == load(tmp_path, FOLDER + "stages.rl.learner.lr = 3e-6\n")
+    assert config.stages["rl"].learner.lr == 3e-6
+    assert (config.sampling.max_tokens, config.stages["warm_start"].learner.lr) == (512, 1e-5)
+    assert table == before
+    assert TrainConfig(config.env, config.model).sampling.max_tokens == 64
+    with pytest.raises(ConfigError, match=r"stages\.rl\.stepz"):
+        TrainConfig.of({**table, "stages": {"rl": {"stepz": 1}}})
 
 
 def test_a_tiny_model_keeps_the_tested_defaults(tmp_path: Path) -> None:

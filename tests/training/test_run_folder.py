@@ -21,7 +21,7 @@ from agentrl.errors import ConfigError, EnvFault, ModelError, RolloutError, Stor
 from agentrl.registry import load_reference
 from agentrl.training import checkpoint
 from agentrl.training.folder import RunFolder, is_run, move_aside
-from agentrl.training.run import RunConfig
+from agentrl.training.settings import RunConfig
 from agentrl.training.train import resume, train
 from tests.training.test_preflight import CONFIG, ENV, STAGES
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from agentrl.cli.boundary import json_option, note, print_json
+from agentrl.cli.policy_options import CHAT_FORMAT, CHAT_TEMPLATE, read_template
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -18,19 +19,37 @@ _DTYPES = ("float32", "bfloat16", "float16")
     "--checkpoint", "which", default="final", show_default=True, help="final, latest, best, or the number of one."
 )
 @click.option("--dtype", type=click.Choice(_DTYPES), help="Of the weights; that of the run by default.")
+@CHAT_FORMAT
+@CHAT_TEMPLATE
 @json_option
-def command(run: Path, out: Path, which: str, dtype: str | None, as_json: bool) -> None:
+def command(
+    run: Path,
+    out: Path,
+    which: str,
+    dtype: str | None,
+    chat_format: str | None,
+    chat_template: str | None,
+    as_json: bool,
+) -> None:
     """Write the model of RUN as a folder that `transformers`, vLLM and `agentrl serve-model` load.
 
     Adapters are merged, and the chat template and the run's sampling are saved with it. The folder is loaded again and
-    compared with the trained model before it gets its name. RUN may also be a model folder.
+    compared with the trained model before it gets its name. RUN may also be a model folder;
+    then --chat-format and --chat-template say how it is read, and a run has its own.
     """
     import torch
 
     from agentrl.training.export import export
 
     note(f"Exporting {run} to {out}")
-    done = export(run, out, which=which, dtype=getattr(torch, dtype) if dtype else None)
+    done = export(
+        run,
+        out,
+        which=which,
+        dtype=getattr(torch, dtype) if dtype else None,
+        chat_format=chat_format,
+        chat_template=read_template(chat_template),
+    )
     if as_json:
         print_json(done.to_json())
         return

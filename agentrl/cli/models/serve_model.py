@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
 from agentrl.cli.boundary import json_option, note, print_json
+from agentrl.cli.policy_options import CHAT_FORMAT, CHAT_TEMPLATE, read_template
 
 
 @click.command("serve-model")
@@ -22,7 +24,8 @@ from agentrl.cli.boundary import json_option, note, print_json
     show_default=True,
     help="Variable that holds the key clients must send.",
 )
-@click.option("--chat-format", help="A format's name; by default that of the exported run, or found from the template.")
+@CHAT_FORMAT
+@CHAT_TEMPLATE
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1.")
 @click.option("--max-context", type=click.IntRange(1), help="Most tokens of a conversation; the run's, or up to 4096.")
 @click.option("--slots", type=click.IntRange(1), default=64, show_default=True, help="Answers sampled at once.")
@@ -34,6 +37,7 @@ def command(
     name: str | None,
     api_key_env: str,
     chat_format: str | None,
+    chat_template: str | None,
     device: str,
     max_context: int | None,
     slots: int,
@@ -41,17 +45,31 @@ def command(
 ) -> None:
     """Serve the model in FOLDER to every client of OpenAI's chat API, until Ctrl-C.
 
+    FOLDER is a model folder or a finished run. A run's chat format and context are taken from its settings, also where
+    the folder was exported from it.
+
     \b
     agentrl serve-model models/shop
     agentrl bench agentrl/Shop-v0 --policy openai:shop --base-url http://127.0.0.1:8000/v1 --temperature 0
     """
     from agentrl.serving.chat_model import ChatModel
     from agentrl.serving.server import serve
+    from agentrl.training.export import model_of_run
+    from agentrl.training.folder import is_run
     from agentrl.training.model_setup import device_of
 
     note(f"Loading {folder}")
+    options: dict[str, Any] = {"name": name, "slots": slots, "device": device_of(device)}
+    if is_run(folder):
+        options["name"] = name or folder.resolve().name
+        folder, of_run = model_of_run(folder)
+        chat_format, max_context = chat_format or of_run.chat_format, max_context or of_run.max_context
     model = ChatModel.from_folder(
-        folder, name=name, chat_format=chat_format, device=device_of(device), max_context=max_context, slots=slots
+        folder,
+        chat_format=chat_format,
+        chat_template=read_template(chat_template),
+        max_context=max_context,
+        **options,
     )
 
     def ready(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,11 +23,16 @@ class _GAE(Credit):
         gamma: discount per turn or token.
         lam: weight between one step (0) and the whole return (1).
         whiten: subtract the mean of the step's advantages and divide by their standard deviation.
+        at_limit: what an episode that a limit cut off is worth after its last step. `zero` treats the limit as part of
+            the task: who does not finish has failed. `value` takes what was predicted before the last step, the last
+            state that the value head saw, for limits that are not the task's own.
+            Source: Pardo et al. 2018, arXiv:1712.00378 (time limits in reinforcement learning).
     """
 
     gamma: Share = 1.0
     lam: Fraction = 0.95
     whiten: bool = False
+    at_limit: Literal["zero", "value"] = "zero"
 
     @property
     def needs_values(self) -> bool:
@@ -61,10 +67,13 @@ class _GAE(Credit):
     def _of(self, trajectory: Trajectory, values: Floats) -> tuple[Floats, Floats]:
         if not trajectory.trains:
             return np.zeros(len(values)), np.zeros(len(values))
-        return gae(self._rewards(trajectory), values, gamma=self.gamma, lam=self.lam)
+        bootstraps = self.at_limit == "value" and trajectory.status == "truncated" and len(values) > 0
+        after = float(values[-1]) if bootstraps else 0.0
+        return gae(self._rewards(trajectory), values, gamma=self.gamma, lam=self.lam, bootstrap=after)
 
+    @abstractmethod
     def _rewards(self, trajectory: Trajectory) -> Floats:
-        raise NotImplementedError
+        """(S,) reward of each turn or token."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def gae(
         rewards: (S,) reward of each step.
         values: (S,) predicted return before each step.
         gamma, lam: discount per step, and the weight between one step (0) and the whole return (1).
-        bootstrap: predicted return after the last step: 0 if the episode terminated.
+        bootstrap: predicted return after the last step; 0 where the episode is over.
     Returns: (S,) advantages, and (S,) targets for the value function.
     Raises: ValueError if the shapes differ or are not (S,).
     Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16.

@@ -17,7 +17,7 @@ from msgspec import msgpack, structs
 
 from agentrl.errors import ModelError
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.policy.format.call_syntax import split_reasoning
+from agentrl.policy.format.call_syntax import join_unread, split_reasoning
 from agentrl.policy.format.control_tokens import ControlTokens
 from agentrl.policy.format.dialect import MARK, PROBE_CALL, USER, Dialect, dialect_of
 from agentrl.policy.format.json_calls import JsonCalls
@@ -201,7 +201,7 @@ class ChatFormat(ABC):
     def _check_reads_back(self, action: Action, read: Action) -> None:
         """Raises: ModelError if a demonstrated turn would teach another one.
 
-        Text beside calls may be lost: some templates write calls alone.
+        Text next to calls may be lost: some templates write calls alone.
         """
         wanted = [[call.name, call.safe().arguments] for call in action.tool_calls]
         found = [[call.name, call.arguments] for call in read.tool_calls]
@@ -305,7 +305,7 @@ class ChatFormat(ABC):
         return text
 
     def parse(self, ids: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()) -> Action:
-        """Read a sampled turn; never raises. A call that cannot be read has `ToolCall.error`.
+        """Read a sampled turn; never raises. A call that cannot be read has `ToolCall.error`; several are joined.
 
         Control tokens are told from text that spells them: only the tokens are marks of calls and thoughts.
 
@@ -314,7 +314,7 @@ class ChatFormat(ABC):
         end = len(ids) - 1 if ids and ids[-1] in self.stop_ids else len(ids)
         text = self.control.decode(ids[:end], self.decode)
         reasoning, said, calls = self._read(text, tools)
-        action = Action(text=said, tool_calls=tuple(calls), reasoning=reasoning)
+        action = Action(text=said, tool_calls=tuple(join_unread(calls)), reasoning=reasoning)
         return self.control.shown_in_action(action)
 
     def _read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str | None, str, list[ToolCall]]:

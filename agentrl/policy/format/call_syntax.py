@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from agentrl.messages import ToolCall
 from agentrl.policy.strict_json import read_json
 
+MOST_UNREAD = 8
+"""Calls of one turn that cannot be read and are kept; see `join_unread`."""
 _OWN_ID = re.compile(r"call_([0-9]{1,5})")
 _SHORT_OWN_ID = re.compile(r"call([0-9]{5})")
 
@@ -70,6 +75,33 @@ def with_arguments(name: str, arguments: Any, call_id: str, what: str = "argumen
     if not isinstance(arguments, dict):
         return ToolCall(name, {}, call_id, f"{what} must be a JSON object, got {type(arguments).__name__}")
     return ToolCall(name, arguments, call_id)
+
+
+def join_unread(calls: Sequence[ToolCall]) -> list[ToolCall]:
+    """Calls of a turn, where those that cannot be read for the same reason are one call, which says how many they were.
+
+    Each call is answered, so 64 sampled opening marks would otherwise get 64 times the same error. At most
+    `MOST_UNREAD` such calls are kept; further ones are counted by the last of them. Calls that can be read stay as they
+    are.
+    """
+    kept: dict[Any, ToolCall] = {}
+    counts: Counter[Any] = Counter()
+    unread = 0
+    for number, call in enumerate(calls):
+        reason: Any = number if call.error is None else (call.name, call.error)
+        if call.error is not None and reason not in kept:
+            unread += 1
+            reason = "others" if unread >= MOST_UNREAD else reason
+        kept.setdefault(reason, call)
+        counts[reason] += 1
+    return [_counted(call, counts[reason], same=reason != "others") for reason, call in kept.items()]
+
+
+def _counted(call: ToolCall, count: int, *, same: bool) -> ToolCall:
+    if count == 1:
+        return call
+    others = "this error" if same else "this error or another one"
+    return structs.replace(call, error=f"{call.error} ({count} calls of this turn have {others})")
 
 
 def short_id(call_id: str) -> str:

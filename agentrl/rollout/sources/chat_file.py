@@ -262,7 +262,7 @@ def _check_calls(messages: Sequence[Message], known: set[str], where: str) -> No
             raise ChatError(f"{place}: the call {min(waiting)!r} before it has no message of role tool")
         for call in message.tool_calls:
             if call.name not in known:
-                hint = did_you_mean(call.name, known) or " Give the definitions as tools, beside messages."
+                hint = did_you_mean(call.name, known) or " Give the definitions as tools, next to messages."
                 raise ChatError(f"{place} calls {call.name!r}, which is not in tools.{hint}")
             if call.id in waiting:
                 raise ChatError(f"{place}: two calls have the id {call.id!r}: give each its own")

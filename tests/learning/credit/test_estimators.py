@@ -196,6 +196,22 @@ def test_gae_of_a_step_by_turns_and_by_tokens():
         TurnGAE()(groups, None)
 
 
+@pytest.mark.parametrize(("at_limit", "advantages"), [("zero", [-0.25, -0.5]), ("value", [-0.125, -0.25])])
+def test_gae_of_an_episode_that_a_limit_cut_off(at_limit, advantages):
+    """By hand, no reward: the last difference is 0 - 0.5, or 0.5 * 0.5 - 0.5; the one before is 0.5 * 0.5 - 0.25."""
+    turns = [Turn((), Action(prompt_ids=(1,), token_ids=(2,))) for _ in range(2)]
+    cut_off = Trajectory(EnvRef("e"), Task("t"), 0, turns, ending=Ending("limit", "max_turns"))
+    over = Trajectory(EnvRef("e"), Task("t"), 0, turns, ending=Ending("answer"))
+    empty = Trajectory(EnvRef("e"), Task("t"), 0, [], ending=Ending("limit", "max_wall_s"))
+    values = np.array([0.25, 0.5])
+    for estimator in (TurnGAE, TokenGAE):
+        credit = estimator(gamma=0.5, lam=1.0, at_limit=at_limit)
+        found = credit([TrajectoryGroup("g", [cut_off, over, empty])], [[values, values, np.zeros(0)]])
+        assert [a.tolist() for a in found.advantages[0]] == [advantages, [-0.25, -0.5], []]
+        assert found.returns[0][0].tolist() == [advantages[0] + 0.25, advantages[1] + 0.5]
+    assert TurnGAE().at_limit == TokenGAE().at_limit == "zero"
+
+
 def test_gigpo_of_a_step_leaves_faults_out():
     def episode(rewards, status="terminated"):
         turns = [Turn((), Action(), r, state_key="a" if i == 0 else None) for i, r in enumerate(rewards)]

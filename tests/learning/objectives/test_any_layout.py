@@ -1,4 +1,4 @@
-"""No objective's gradient depends on micro-batches or layout, whatever its unit, alone or beside another."""
+"""No objective's gradient depends on micro-batches or layout, whatever its unit, alone or added to another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHERS = {
     "robust dpo": DPO(label_smoothing=0.2, robust=True),
     "centred reward model": BradleyTerry(margin=0.5, center=0.1),
     "corrected kl": ReferenceKL(gradient="ratio"),
-    "gspo beside ipo": Total(((1.0, WIDE), (0.5, IPO()))),
+    "gspo and ipo": Total(((1.0, WIDE), (0.5, IPO()))),
 }
 
 

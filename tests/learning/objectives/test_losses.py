@@ -130,7 +130,7 @@ def test_the_clip_fraction_and_mean_ratio_of_gspo_are_those_of_the_sequence():
     assert loss.item() == pytest.approx(-1.1 - 0.5)
 
 
-def test_gspo_keeps_a_ratio_of_each_row_beside_losses_over_pairs():
+def test_gspo_keeps_a_ratio_of_each_row_next_to_losses_over_pairs():
     """Two rows of one pair have a ratio each."""
     sides = {"old_logprobs": [-1.0], "advantages": [1.0]}
     both = batch_of(sides, sides)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from agentrl.policy.format.call_syntax import CallKeys, read_call, split_reasoning
+from agentrl.messages import ToolCall
+from agentrl.policy.format.call_syntax import MOST_UNREAD, CallKeys, join_unread, read_call, split_reasoning
 from agentrl.policy.format.hermes import HERMES
 from agentrl.policy.format.json_calls import JsonCalls
 from agentrl.policy.format.llama3 import LLAMA3
@@ -117,3 +118,26 @@ def test_a_tag_inside_a_string_of_a_call_is_text(tag: str) -> None:
     text, calls = hermes_calls(f"before <tool_call>\n{call}\n</tool_call> between <tool_call>{call}</tool_call> after")
     assert text == "before  between  after"
     assert [(c.name, c.arguments, c.error) for c in calls] == [("say", {"text": f"a {tag} b", tag: 1}, None)] * 2
+
+
+def test_calls_that_cannot_be_read_for_one_reason_are_one_call() -> None:
+    _, calls = hermes_calls("<tool_call>" * 64 + '{"name": "f"}</tool_call>')
+    assert len(calls) == 64
+    broken, whole = join_unread(calls)
+    assert (whole.name, whole.id, whole.error) == ("f", "call_63", None)
+    assert (broken.name, broken.id) == ("", "call_0")
+    assert broken.error == f"{calls[0].error} (63 calls of this turn have this error)"
+
+
+def test_at_most_some_calls_that_cannot_be_read_are_kept() -> None:
+    calls = [ToolCall("f", {}, f"call_{n}", f"error {n}") for n in range(20)]
+    kept = join_unread([*calls, ToolCall("g", {}, "call_20")])
+    assert len(kept) == MOST_UNREAD + 1
+    assert [call.error for call in kept[: MOST_UNREAD - 1]] == [f"error {n}" for n in range(MOST_UNREAD - 1)]
+    assert kept[MOST_UNREAD - 1].error == "error 7 (13 calls of this turn have this error or another one)"
+    assert kept[-1] == ToolCall("g", {}, "call_20")
+
+
+def test_calls_that_can_be_read_stay_though_they_are_equal() -> None:
+    calls = [ToolCall("f", {"n": 1}, f"call_{n}") for n in range(30)]
+    assert join_unread(calls) == calls

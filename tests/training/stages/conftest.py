@@ -18,7 +18,7 @@ from agentrl.learning.optimizers import Schedule
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
 from agentrl.training.progress import Progress
-from agentrl.training.run import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.base import StageSettings
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import resume, train

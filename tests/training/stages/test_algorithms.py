@@ -101,7 +101,7 @@ def test_an_algorithm_of_your_own(tmp_path: Path) -> None:
 
 
 def test_a_shaping_and_a_correction_of_your_own(tmp_path: Path, run_of: Callable[..., Path]) -> None:
-    """Named by the file and class; their settings stand beside the name."""
+    """Named by the file and class; their settings stand next to the name."""
     (tmp_path / "own.py").write_text(OWN)
     shaping = f'shaping = [{{ kind = "{tmp_path}/own.py:Times", by = 3.0 }}]'
     importance = f'importance = {{ kind = "{tmp_path}/own.py:Half" }}'

@@ -12,7 +12,7 @@ from agentrl.learning.learner import LearnerSettings
 from agentrl.rollout.sources.few_shot import FewShot
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.algorithms import stage_of
-from agentrl.training.run import RunConfig
+from agentrl.training.settings import RunConfig
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce

@@ -16,7 +16,7 @@ from agentrl.learning.learner import LearnerSettings
 from agentrl.rollout.sources.forked import Forks
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.algorithms import stage_of
-from agentrl.training.run import EnvConfig
+from agentrl.training.settings import EnvConfig
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce

@@ -25,7 +25,7 @@ from agentrl.rollout.sources.curriculum import Curriculum
 from agentrl.rollout.sources.levels import Levels
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
-from agentrl.training.run import EnvConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, SamplingConfig
 from agentrl.training.stages.playing import GrowingTurns, Playing, sampled_tokens
 from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce

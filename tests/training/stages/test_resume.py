@@ -26,7 +26,7 @@ from agentrl.learning.optimizers import Schedule
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
-from agentrl.training.run import EnvConfig, RunConfig
+from agentrl.training.settings import EnvConfig, RunConfig
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce

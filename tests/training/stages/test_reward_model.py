@@ -22,7 +22,7 @@ from agentrl.rollout.feedback.reward_model import PART, RewardModel
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.algorithms import stage_of
 from agentrl.training.model_setup import ModelConfig
-from agentrl.training.run import RunConfig
+from agentrl.training.settings import RunConfig
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce

@@ -17,7 +17,7 @@ from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.optimizers import Schedule
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
-from agentrl.training.run import EnvConfig, RunConfig
+from agentrl.training.settings import EnvConfig, RunConfig
 from agentrl.training.stages.base import Stage
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
