@@ -23,7 +23,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def modules():
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        return importlib.import_module("learning_intervals"), importlib.import_module("learning_table")
+        return [importlib.import_module(name) for name in ("learning_intervals", "learning_table", "shuffled_credit")]
     finally:
         sys.path.remove(str(BENCHMARKS))
 
@@ -100,7 +100,7 @@ def test_the_control_keeps_the_advantages_and_changes_who_has_them(modules):
     groups = [
         TrajectoryGroup(f"g{g}", [played(float(g == 0 and i < 3), 8 * g + i) for i in range(8)]) for g in range(2)
     ]
-    earned, given = GRPO()(groups, None).advantages, modules[1].ShuffledGRPO()(groups, None).advantages
+    earned, given = GRPO()(groups, None).advantages, modules[2].ShuffledGRPO()(groups, None).advantages
     flat = [[float(one[0]) for group in made for one in group] for made in (earned, given)]
     assert sorted(flat[0]) == pytest.approx(sorted(flat[1]))
     assert flat[0] != pytest.approx(flat[1])

@@ -16,7 +16,9 @@ from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCau
 from agentrl.errors import ModelError
 from agentrl.messages import Action, Message
 from agentrl.policy.base import SamplingParams
+from agentrl.policy.engine import proof as engine_proof
 from agentrl.policy.local import LocalPolicy
+from agentrl.policy.model_folder import load
 from tests.policy.template_families import FAMILIES, save_folder, tokenizer_of
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
@@ -56,8 +58,19 @@ async def test_sampled_logprobs_are_those_of_a_full_forward(name: str, tmp_path:
             context = (*(action.prompt_ids or ()), *action.token_ids)
 
 
+@pytest.mark.parametrize("sharpness", [1.0, 30.0])
+def test_half_precision_may_round_as_much_as_the_model_is_sharp(sharpness: float, tmp_path: Path) -> None:
+    """A trained model in bfloat16 rounds by more than 0.1 nats, by the engine and by any two of its forward passes."""
+    model, tokenizer = load(save_folder("qwen3", tmp_path))
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(sharpness)
+    policy = LocalPolicy(model.to(torch.bfloat16), tokenizer)
+    assert (engine_proof.prove(policy.engine) > 0.1) == (sharpness > 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["rwkv", "mamba", "bloom"])
-def test_a_model_that_the_engine_cannot_run_is_refused(kind: str) -> None:
+def test_a_model_that_the_engine_cannot_run_is_refused(kind: str, dtype: torch.dtype) -> None:
     tokenizer = tokenizer_of(FAMILIES["chatml"])
     torch.manual_seed(0)
     model: Any = {
@@ -71,7 +84,7 @@ def test_a_model_that_the_engine_cannot_run_is_refused(kind: str) -> None:
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=0.1)
     with pytest.raises(ModelError, match="openai:"):
-        LocalPolicy(model.eval(), tokenizer)
+        LocalPolicy(model.to(dtype).eval(), tokenizer)
 
 
 def test_a_context_in_which_positions_change_is_refused(tmp_path: Path) -> None:
