@@ -21,7 +21,7 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _NAMED = 5
 VALUE_HEAD = "value_head.json"
-"""File of a reward model's head, beside its weights."""
+"""File of a reward model's head, next to its weights."""
 
 
 def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:

@@ -86,7 +86,13 @@ class TurnGAE(_GAE):
 
 @dataclass(frozen=True)
 class TokenGAE(_GAE):
-    """One advantage a sampled token; a turn's reward comes at its last token. Source: `gae`."""
+    """One advantage a sampled token; a turn's reward comes at its last token. Source: `gae`.
+
+    `lam` is 1 here, as in verl's PPO: below 1 the reward at the end fades over the tokens before it while the value
+    head has not learnt yet, and `whiten` then makes the early tokens of good and bad episodes alike look bad.
+    """
+
+    lam: Fraction = 1.0
 
     @property
     def level(self) -> Literal["turn", "token"]:

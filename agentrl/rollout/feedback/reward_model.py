@@ -136,7 +136,7 @@ def _load_head(folder: Path, value_head: nn.Linear) -> None:
     numbers = model_folder.read_value_head(folder)
     if len(numbers["weight"]) != value_head.in_features:
         raise ModelError(
-            f"{folder / VALUE_HEAD} is for a hidden size of {len(numbers['weight'])}, the model beside it has "
+            f"{folder / VALUE_HEAD} is for a hidden size of {len(numbers['weight'])}, the model next to it has "
             f"{value_head.in_features}: the folder is of two models"
         )
     value_head.load_state_dict({"weight": torch.tensor([numbers["weight"]]), "bias": torch.tensor(numbers["bias"])})

@@ -57,7 +57,7 @@ class FewShotRollouts:
         tasks: that are demonstrated; one is never shown before itself.
         settings: how many.
         seed: of the choice.
-        groups_per_step: a step is so many group numbers.
+        groups_per_step: group numbers that make up a step, on average.
     """
 
     def __init__(

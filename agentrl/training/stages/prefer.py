@@ -36,8 +36,8 @@ class Prefer(StageSettings):
 
     Attributes:
         steps: updates of the policy.
-        max_sampled_tokens: end the stage after the step in which so many tokens have been sampled for it, over all its
-            episodes; None sets no limit. The learning-rate schedule counts steps.
+        max_sampled_tokens: end the stage after the step in which its episodes together have this number of sampled
+            tokens; None sets no limit. The learning-rate schedule counts steps.
         playing: which episodes are played, and how many.
         data: recorded episodes that are compared, so that nothing is played; those that began alike are a group.
         pairs: a file of preferences in TRL's form (chosen and rejected) that are learnt, so that nothing is played.
@@ -132,7 +132,7 @@ class _PreferStage(GroupStage):
         return Step(self.step + 1, self._settings.steps, metrics, played if self._settings.plays else [])
 
     def summary(self) -> dict[str, Any]:
-        """The head of a reward model: the run writes it beside the model's weights."""
+        """The head of a reward model: the run writes it next to the model's weights."""
         head = self._learner.models.value_head if self._is_reward_model and self._learner is not None else None
         if head is None:
             return {}

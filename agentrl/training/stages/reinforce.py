@@ -44,8 +44,8 @@ class Reinforce(StageSettings):
 
     Attributes:
         steps: updates of the policy.
-        max_sampled_tokens: end the stage after the step in which so many tokens have been sampled for it, over all its
-            episodes; None sets no limit. The learning-rate schedule counts steps.
+        max_sampled_tokens: end the stage after the step in which its episodes together have this number of sampled
+            tokens; None sets no limit. The learning-rate schedule counts steps.
         playing: which episodes, and how many.
         credit: the advantage estimator.
         objective: the policy loss.

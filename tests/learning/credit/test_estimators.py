@@ -266,3 +266,15 @@ def test_gigpo_without_shared_states_is_grpo():
     assert [v.tolist() for v in values] == [[episode[0]] * 2, [episode[1]]]
     with pytest.raises(ValueError, match="number of turns"):
         gigpo([[1.0]], [["a", "b"]], **own)
+
+
+def test_before_a_value_head_has_learnt_no_token_of_a_good_episode_looks_bad() -> None:
+    """Two episodes of 30 tokens, one of them rewarded at its end; every predicted return is 0."""
+    turns = [Turn((), Action(prompt_ids=(1,), token_ids=(2,) * 30), reward) for reward in (1.0, 0.0)]
+    group = TrajectoryGroup("g", [Trajectory(EnvRef("e"), Task("t"), 0, [turn]) for turn in turns])
+    unlearnt = [[np.zeros(30), np.zeros(30)]]
+    ((good, bad),) = TokenGAE(whiten=True)([group], unlearnt).advantages
+    assert (good > 0).all()
+    assert (bad < 0).all()
+    ((fading, _),) = TokenGAE(lam=0.95, whiten=True)([group], unlearnt).advantages
+    assert (fading < 0).any()  # what makes 0.95 a bad start
