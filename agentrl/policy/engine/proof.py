@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # missing its state moves it by 0.01 or more. In half precision the least likely of 50,000 tokens moves by 0.7 nats in a
 # real model (SmolLM2-135M), whose KL to itself is 0.005: there the distribution counts, not its worst token.
 _MOST_FLOAT32 = 2e-3
-_MOST_HALF_KL = 0.05
+_MOST_HALF_KL = 0.02
 _LENGTHS = (24, 9)
 _DECODED = 3
 _MORE = 12
