@@ -6,6 +6,7 @@ Owns no download and no command. What a quantised file has lost in precision sta
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,9 @@ def _check(path: Path) -> None:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if magic != b"GGUF":
         raise ModelError(f"{path} is not a GGUF file: it begins with {magic!r}")
-    try:
-        import accelerate  # noqa: F401  # an optional extra; transformers needs both to read the file
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise ModelError(f"reading GGUF files needs the packages gguf and accelerate: {_EXTRA}") from error
+    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    if missing:
+        raise ModelError(f"reading GGUF files needs the packages gguf and accelerate: {_EXTRA}")
 
 
 def _loaded(path: Path) -> tuple[Any, Any]:
