@@ -1,5 +1,6 @@
 # `make quickstart` and `make test` set up everything they need in .venv, then run.
 #   make quickstart [SEED=7] [FRESH=1]   train the example; a second call resumes an interrupted run
+#   make quickstart-real [SEED=7]        a pretrained model of 135M learns it too: at most 90 minutes on 2 cores
 #   make test                            lint, types, tests
 #   make help                            the other targets
 # WORKERS= runs the tests in one process. PYTHON names another interpreter; PIP_ARGS goes to pip (an index of CPU or
@@ -11,20 +12,24 @@ PIP_ARGS ?=
 SEED ?=
 FRESH ?=
 OUT ?= runs/quickstart
+REAL_OUT ?= runs/quickstart-real
+REAL_ARGS ?=
+WHEEL ?=
 PYTEST_ARGS ?=
 WORKERS ?= -n 2 --dist worksteal
 
 BIN := $(VENV)/bin
 TRAIN := $(VENV)/.installed-train
+GGUF := $(VENV)/.installed-gguf
 DEV := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 ARGUMENTS := $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh,--continue)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format types tests sandbox-tests docker-tests bubblewrap clean
+.PHONY: help quickstart quickstart-real test lint format types tests sandbox-tests docker-tests bubblewrap clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
 	@echo "  make lint | types | tests            the parts of make test"
 	@echo "  make sandbox-tests                   of those, the sandbox and the environments that run code in it"
 	@echo "  make docker-tests                    the docker sandbox, where a daemon runs or can be started"
@@ -33,6 +38,10 @@ help:
 
 quickstart: $(TRAIN)
 	$(BIN)/agentrl train quickstart.toml --out $(OUT) $(ARGUMENTS)
+
+quickstart-real: $(GGUF)
+	$(BIN)/python benchmarks/quickstart_real.py --out $(REAL_OUT) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(WHEEL),--wheel $(WHEEL)) $(REAL_ARGS)
 
 test: lint types tests
 
@@ -85,7 +94,12 @@ $(TRAIN): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[train]'
 	@touch $@
 
+$(GGUF): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) (a few minutes the first time)"
+	$(INSTALL) -e '.[gguf]'
+	@touch $@ $(TRAIN)
+
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV) (a few minutes the first time)"
 	$(INSTALL) -e '.[dev]'
-	@touch $@ $(TRAIN)
+	@touch $@ $(TRAIN) $(GGUF)

@@ -19,6 +19,7 @@ DATA = (
     "agentrl/cli/scaffold/environment.py.jinja",
     "agentrl/cli/scaffold/pyproject.toml.jinja",
     "agentrl/cli/scaffold/test_environment.py.jinja",
+    "agentrl/policy/convert/hermes.jinja",
     "agentrl/sandbox/docker/image/Dockerfile",
     "agentrl/sandbox/docker/image/build.sh",
 )

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "Train an agent on an environment.",
     "bench": "Measure agents on an environment.",
     "import": "Make a store to train on of recorded chats.",
+    "import-gguf": "Make a model folder of a GGUF file.",
     "credit": "Measure how well estimators tell which turns were good.",
     "compare": "Compare benchmarks or training runs task by task.",
     "export": "Write the model of a run as a folder of its own.",

@@ -28,7 +28,12 @@ _EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
 }
 # Commands whose module has another name: `import` is a word of Python.
-_MODULES = {"import": "import_chats", "export": "models.export", "serve-model": "models.serve_model"}
+_MODULES = {
+    "import": "import_chats",
+    "import-gguf": "models.import_gguf",
+    "export": "models.export",
+    "serve-model": "models.serve_model",
+}
 EXIT_FAILED, EXIT_UNTRUSTED, EXIT_INTERRUPTED = 1, 3, 130
 _OURS = (os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ""),)
 _INSTALLED = tuple({os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib")})

@@ -1,0 +1,1 @@
+"""Model folders from files of other programs."""
