@@ -81,9 +81,11 @@ def _loaded(path: Path) -> tuple[Any, Any]:
 
     try:
         with model_folder.quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False
+            )
             read: Any = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, local_files_only=True, dtype=torch.float32
+                path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False, dtype=torch.float32
             )
     except Exception as error:  # a broken file can make the loaders raise anything
         raise ModelError(f"{path} cannot be converted: {type(error).__name__}: {error}") from error

@@ -85,7 +85,7 @@ class ByAggregation:
 
 
 _ALL = {**MADE, **OTHERS}
-_TO_PACK = ("ppo_clip", "value", "supervised", "gspo of turns", "centred reward model", "gspo beside ipo")
+_TO_PACK = ("ppo_clip", "value", "supervised", "gspo of turns", "centred reward model", "gspo and ipo")
 GRADIENTS: dict[str, Case] = {
     **{f"{name} padded": Case(objective) for name, objective in _ALL.items()},
     **{f"{name} packed": Case(_ALL[name], settings=PACKED) for name in _TO_PACK},
