@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import resource
 import sys
 import zipfile
 from pathlib import Path
@@ -162,7 +163,9 @@ def test_a_part_is_a_process_whose_costs_add_up(script: Any, tmp_path: Path) -> 
         script._execute(work, "fail", [sys.executable, "-c", "raise SystemExit(3)"])
     parts = sys.modules["quickstart_real_report"].Part.read_all(tmp_path)
     assert list(parts) == ["grow", "fail"]
-    assert 0.28 < parts["grow"].peak_gib < 0.6
+    # Linux counts what the parent had resident when it started the process: here that of a whole test run.
+    own_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    assert 0.28 < parts["grow"].peak_gib < max(0.6, 1.1 * own_gib)
     assert parts["grow"].wall_s >= parts["grow"].cpu_s > 0
 
 
