@@ -1,6 +1,6 @@
 # `make quickstart` and `make test` set up everything they need in .venv, then run.
 #   make quickstart [SEED=7] [FRESH=1]   train the example; a second call resumes an interrupted run
-#   make quickstart-real [SEED=7]        a pretrained model of 135M learns it too: at most 90 minutes on 2 cores
+#   make quickstart-real [SEED=7]        the same plan for a pretrained model of 135M: an hour or more on 2 cores
 #   make test                            lint, types, tests
 #   make help                            the other targets
 # WORKERS= runs the tests in one process. PYTHON names another interpreter; PIP_ARGS goes to pip (an index of CPU or

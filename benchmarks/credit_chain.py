@@ -9,25 +9,20 @@ every turn earns 1 at the end. The table compares each estimator with the exact 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from agentrl.bench.credit_meter.estimates_of import points_of
-from agentrl.bench.credit_meter.figures import Figures, figures_of
-from agentrl.bench.credit_meter.meter import ESTIMATORS, table
-from agentrl.bench.credit_meter.samples import MeterSettings, play
+from agentrl.bench.credit_meter.meter import measure_credit
+from agentrl.bench.credit_meter.samples import MeterSettings
 from agentrl.env.base import Limits
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
-from agentrl.learning.credit.base import CREDITS, Credit
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.rollout.runner import Rollouts
 from agentrl.trajectory import Task, Trajectory
 
 RIGHT, STEP, GOAL = 0.8, 0.1, 1.0
@@ -100,20 +95,6 @@ def exact(trajectory: Trajectory, turn: int) -> float:
     return STEP * after + value(after, left - 1) - value(before, left)
 
 
-async def measured(
-    names: Sequence[str], *, tasks: int, length: int, settings: MeterSettings, seed: int
-) -> dict[str, Figures]:
-    """The figures of estimators against the exact advantages."""
-    async with Rollouts(lambda: Chain(length), Coin(), env_id="chain") as rollouts:
-        chosen = Chain.tasks.split("train")[:tasks]
-        samples = await play(rollouts, chosen, settings, seed)
-    credits: dict[str, Credit] = {name: CREDITS.find(name)() for name in names}
-    return {
-        name: figures_of(name, points_of(credit, samples, settings, seed=seed, truth=exact))
-        for name, credit in credits.items()
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=64)
@@ -123,9 +104,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     settings = MeterSettings(group_size=args.group_size)
-    found = asyncio.run(measured(ESTIMATORS, tasks=args.tasks, length=args.length, settings=settings, seed=args.seed))
-    rows = list(found.values())
-    print(json.dumps([row.to_json() for row in rows], indent=1) if args.json else table(rows))
+    report = measure_credit(
+        lambda: Chain(args.length), Coin(), num_tasks=args.tasks, settings=settings, seed=args.seed, truth=exact
+    )
+    print(json.dumps(report.to_json(), indent=1) if args.json else report.to_text())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agentrl.bench.credit_meter.meter import ESTIMATORS, CreditReport, acredit
+from agentrl.bench.credit_meter.meter import ESTIMATORS, CreditReport, ameasure_credit
 from agentrl.bench.credit_meter.samples import MeterSettings
 from agentrl.cli.boundary import json_option, note, print_json
 from agentrl.cli.policy_options import GivenPolicy, policy_of, policy_options
@@ -88,4 +88,6 @@ def command(
 async def _measured(env: str, given: GivenPolicy, **options: Any) -> CreditReport:
     async with resolve(given.name, given.setup) as policy:
         with Counter("episodes") as counter:
-            return await acredit(env, policy, sampling=given.setup.sampling, on_progress=counter.show, **options)
+            return await ameasure_credit(
+                env, policy, sampling=given.setup.sampling, on_progress=counter.show, **options
+            )

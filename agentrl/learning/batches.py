@@ -17,7 +17,7 @@ from agentrl.learning.rows import Array, Ints, Row
 
 Unit = Literal["token", "row", "trajectory", "pair"]
 
-# Forward and backward of the tiny model on a CPU: a pass without any token takes as long as about so many tokens.
+# What a forward and backward pass of the tiny model costs on a CPU besides its tokens, in tokens.
 PASS_TOKENS = 128
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import math
@@ -15,11 +14,12 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from agentrl.bench.credit_meter.estimates_of import Point
 from agentrl.bench.credit_meter.figures import Figures, figures_of, spearman
-from agentrl.bench.credit_meter.meter import ESTIMATORS, CreditReport, credit
-from agentrl.bench.credit_meter.samples import MeterSettings
+from agentrl.bench.credit_meter.meter import ESTIMATORS, CreditReport, measure_credit
+from agentrl.bench.credit_meter.points import Point
+from agentrl.bench.credit_meter.samples import MeterSettings, play
 from agentrl.errors import ConfigError, EnvFault, RolloutError
+from agentrl.rollout.runner import Rollouts
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "credit_chain.py"
 SPEC = importlib.util.spec_from_file_location("credit_chain", FILE)
@@ -34,13 +34,21 @@ UNBIASED = ("reinforce", "rloo", "remax", "forked")
 
 @pytest.fixture(scope="module")
 def exact() -> dict[str, Figures]:
-    names = (*UNBIASED, "dr_grpo", "gigpo")
-    return asyncio.run(CHAIN.measured(names, tasks=40, length=3, settings=SMALL, seed=2))  # type: ignore[no-any-return]
+    found = measure_credit(
+        lambda: CHAIN.Chain(3),
+        CHAIN.Coin(),
+        num_tasks=40,
+        estimators=(*UNBIASED, "dr_grpo", "gigpo"),
+        settings=SMALL,
+        seed=2,
+        truth=CHAIN.exact,
+    )
+    return {row.name: row for row in found.rows}
 
 
 @pytest.fixture(scope="module")
 def report() -> CreditReport:
-    return credit(lambda: CHAIN.Chain(3), CHAIN.Coin(), num_tasks=30, settings=SMALL, seed=5)
+    return measure_credit(lambda: CHAIN.Chain(3), CHAIN.Coin(), num_tasks=30, settings=SMALL, seed=5)
 
 
 @pytest.mark.parametrize("name", UNBIASED)
@@ -63,19 +71,14 @@ def test_the_episodes_return_says_less_of_a_turn_than_forked_credit(exact: dict[
     assert exact["forked"].tokens > exact["rloo"].tokens == 1.0
 
 
-def test_measured_advantages_agree_with_the_closed_form() -> None:
-    async def advantages() -> list[tuple[float, float]]:
-        settings = replace(SMALL, continuations=64)
-        async with CHAIN.Rollouts(lambda: CHAIN.Chain(3), CHAIN.Coin(), env_id="chain") as rollouts:
-            samples = await CHAIN.play(rollouts, CHAIN.Chain.tasks.split("train")[:20], settings, 1)
-        return [
-            (s.advantage(turn, fold), CHAIN.exact(s.episode, turn))
-            for s in samples
-            for turn in s.turns
-            for fold in (0, 1)
-        ]
-
-    measured, true = np.array(asyncio.run(advantages())).T
+async def test_measured_advantages_agree_with_the_closed_form() -> None:
+    settings = replace(SMALL, continuations=64)
+    async with Rollouts(lambda: CHAIN.Chain(3), CHAIN.Coin(), env_id="chain") as rollouts:
+        samples = await play(rollouts, CHAIN.Chain.tasks.split("train")[:20], settings, 1)
+    found = [
+        (s.advantage(turn, fold), CHAIN.exact(s.episode, turn)) for s in samples for turn in s.turns for fold in (0, 1)
+    ]
+    measured, true = np.array(found).T
     assert np.mean(measured - true) == pytest.approx(0.0, abs=0.05)
     assert np.sqrt(np.mean((measured - true) ** 2)) < 0.2
     assert np.corrcoef(measured, true)[0, 1] > 0.9
@@ -158,9 +161,9 @@ def test_too_little_play_is_refused(settings: dict[str, int], said: str) -> None
 
 def test_estimators_that_cannot_be_measured_are_refused() -> None:
     with pytest.raises(ConfigError, match="'turn_gae' needs a value head"):
-        credit(CHAIN.Chain, CHAIN.Coin(), estimators=["turn_gae"])
+        measure_credit(CHAIN.Chain, CHAIN.Coin(), estimators=["turn_gae"])
     with pytest.raises(ConfigError, match="no estimators"):
-        credit(CHAIN.Chain, CHAIN.Coin(), estimators=[])
+        measure_credit(CHAIN.Chain, CHAIN.Coin(), estimators=[])
 
 
 def test_a_policy_that_always_does_the_same_is_said() -> None:
@@ -168,11 +171,13 @@ def test_a_policy_that_always_does_the_same_is_said() -> None:
         async def act(self, *args: Any, **kwargs: Any) -> Any:
             return structs.replace(await super().act(*args, **kwargs), text="right")
 
-    found = credit(lambda: CHAIN.Chain(3), Sure(), num_tasks=2, settings=SMALL)
+    found = measure_credit(lambda: CHAIN.Chain(3), Sure(), num_tasks=2, settings=SMALL)
     assert found.notes == (
         "the true advantages cannot be told from 0: every action is about as good, or the play too short",
     )
-    json.dumps(found.to_json(), allow_nan=False)
+    document = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert {row["unbiased"] for row in document["estimators"]} == {None}
+    assert "| rloo | - | - |" in found.to_text()
 
 
 def test_faults_that_leave_too_few_episodes_leave_the_task_out() -> None:
@@ -182,7 +187,7 @@ def test_faults_that_leave_too_few_episodes_leave_the_task_out() -> None:
                 raise EnvFault("this task's server is gone")
             return super().start(task)
 
-    found = credit(lambda: Lossy(2), CHAIN.Coin(), num_tasks=3, settings=SMALL)
+    found = measure_credit(lambda: Lossy(2), CHAIN.Coin(), num_tasks=3, settings=SMALL)
     assert found.num_tasks == 2
     with pytest.raises(RolloutError):
-        credit(lambda: Lossy(2), CHAIN.Coin(), num_tasks=1, settings=SMALL)
+        measure_credit(lambda: Lossy(2), CHAIN.Coin(), num_tasks=1, settings=SMALL)

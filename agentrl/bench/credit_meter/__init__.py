@@ -1,5 +1,5 @@
 """The credit meter: how near estimators of advantages come to the true advantages of single turns.
 
-Owns the play (`samples`), the estimates on resampled groups (`estimates_of`) and their figures (`figures`). Estimators
+Owns the play (`samples`), the estimates on resampled groups (`points`) and their figures (`figures`). Estimators
 are those of `agentrl.learning.credit`.
 """

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agentrl.bench.credit_meter.estimates_of import Point
+from agentrl.bench.credit_meter.points import Point
 from agentrl.learning.credit.base import Floats
 
 _ROUNDING = 1e-20  # the square of what rounding makes of an advantage of 0
@@ -67,7 +67,8 @@ class Figures:
     def to_json(self) -> dict[str, Any]:
         figures = {k: getattr(self, k).to_json() for k in ("scale", "bias", "noise", "error", "rank")}
         cost = self.cost if math.isfinite(self.cost) else None
-        plain = {"tokens_per_turn": self.tokens, "cost": cost, "points": self.points, "unbiased": self.is_unbiased}
+        unbiased = None if math.isnan(self.scale.value) else self.is_unbiased
+        plain = {"tokens_per_turn": self.tokens, "cost": cost, "points": self.points, "unbiased": unbiased}
         return {"name": self.name, **figures, **plain}
 
 

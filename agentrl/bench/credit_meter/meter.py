@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentrl.bench.credit_meter.estimates_of import points_of
 from agentrl.bench.credit_meter.figures import Figure, Figures, figures_of
+from agentrl.bench.credit_meter.points import points_of
 from agentrl.bench.credit_meter.samples import MeterSettings, Truth, play
 from agentrl.bench.evaluate import Which, env_maker
 from agentrl.env.base import Env
@@ -75,7 +75,7 @@ class CreditReport:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-async def acredit(
+async def ameasure_credit(
     env: Which,
     policy: Policy,
     *,
@@ -131,9 +131,12 @@ async def acredit(
     )
 
 
-def credit(env: Which, policy: Policy, **options: Any) -> CreditReport:
-    """`acredit` for programs without an event loop."""
-    return asyncio.run(acredit(env, policy, **options))
+def measure_credit(env: Which, policy: Policy, **options: Any) -> CreditReport:
+    """`ameasure_credit` for programs without an event loop.
+
+    Args: env, policy, options: as there.
+    """
+    return asyncio.run(ameasure_credit(env, policy, **options))
 
 
 class _Tally:
@@ -179,7 +182,8 @@ def table(rows: Sequence[Figures]) -> str:
     lines = [head, "|" + "---|" * 9]
     for row in rows:
         numbers = [_shown(getattr(row, name)) for name in ("bias", "noise", "error", "rank")]
-        cells = [row.name, _shown(row.scale), "yes" if row.is_unbiased else "no", *numbers]
+        unbiased = "-" if math.isnan(row.scale.value) else "yes" if row.is_unbiased else "no"
+        cells = [row.name, _shown(row.scale), unbiased, *numbers]
         lines.append(f"| {' | '.join(cells)} | {row.tokens:.1f} | {_plain(row.cost)} |")
     return "\n".join(lines)
 
@@ -192,7 +196,8 @@ def _plain(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "-"
 
 
-_LEGEND = """scale: slope of the estimates against the true advantages; unbiased: it is 1 within two standard errors (±)
+_LEGEND = """scale: slope of the estimates against the true advantages
+unbiased: the scale is 1 within two standard errors (±); one unbiased estimator in twenty is outside by chance
 bias, noise, error: after the scale is divided out, as shares of the true advantages' root mean square (error: squared)
 rank correlation: Spearman's, of one estimate with the true advantage
 error x tokens: what a given precision costs in sampled tokens; the lowest is the most frugal"""

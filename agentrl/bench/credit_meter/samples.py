@@ -52,6 +52,7 @@ class MeterSettings:
 
     @property
     def quarter(self) -> int:
+        """Continuations of a state for one of their four uses."""
         return self.continuations // 4
 
 
@@ -90,7 +91,7 @@ class Sample:
     """
 
     episode: Trajectory
-    greedy: Trajectory | None
+    greedy: Trajectory
     turns: Sequence[int]
     states: dict[int, State]
 
@@ -119,38 +120,32 @@ async def play(rollouts: Rollouts, tasks: Sequence[Task], settings: MeterSetting
     requests = [
         GroupRequest(task, integer(seed, Purpose.GROUPS, n), size, f"{n}", greedy=True) for n, task in enumerate(tasks)
     ]
-    begun = [made for group in await rollouts.run(requests) if (made := _begun(group, settings)) is not None]
-    wanted = [
-        (number, turn)
-        for number, (episode, _, turns, _) in enumerate(begun)
-        for turn in sorted({t + after for t in turns for after in (0, 1)})
-        if 1 <= turn < len(episode.turns)
-    ]
-    played = await rollouts.run([request_of(begun[number][0], turn, 4 * settings.quarter) for number, turn in wanted])
-    samples = [Sample(episode, greedy, turns, dict(states)) for episode, greedy, turns, states in begun]
-    for (number, turn), group in zip(wanted, played, strict=True):
-        samples[number].states[turn] = _state(turn, [t for t in group.trajectories if t.trains], settings.quarter)
-    for sample in samples:
-        sample.states[len(sample.episode.turns)] = State(len(sample.episode.turns))
+    samples = [made for group in await rollouts.run(requests) if (made := _begun(group, settings)) is not None]
+    wanted = [(sample, turn) for sample in samples for turn in _forked(sample)]
+    played = await rollouts.run([request_of(sample.episode, turn, 4 * settings.quarter) for sample, turn in wanted])
+    for (sample, turn), group in zip(wanted, played, strict=True):
+        sample.states[turn] = _state(turn, [t for t in group.trajectories if t.trains], settings.quarter)
     whole = [sample for sample in samples if _is_whole(sample, settings)]
     if not whole:
         raise RolloutError(f"none of {len(tasks)} tasks can be measured: too many of their episodes were discarded")
     return whole
 
 
-_Begun = tuple[Trajectory, Trajectory | None, list[int], dict[int, State]]
-
-
-def _begun(group: TrajectoryGroup, settings: MeterSettings) -> _Begun | None:
-    """The measured episode of a task, the greedy one, the measured turns, and the first state."""
+def _begun(group: TrajectoryGroup, settings: MeterSettings) -> Sample | None:
+    """The sample of a task with its first state and its end; None if an episode or the greedy one is missing."""
     trained = [t for t in group.trajectories if t.trains and t.turns]
-    if not trained:
-        return None
     greedy = next((t for t in group.trajectories if t.labels.mode == "greedy" and t.status != "fault"), None)
+    if not trained or greedy is None:
+        return None
     episode, *others = trained
-    count = min(len(episode.turns), settings.most_turns)
-    turns = sorted({round(place) for place in np.linspace(0, len(episode.turns) - 1, count)})
-    return episode, greedy, turns, {0: _state(0, others, settings.quarter)}
+    end = len(episode.turns)
+    turns = sorted({round(place) for place in np.linspace(0, end - 1, min(end, settings.most_turns))})
+    return Sample(episode, greedy, turns, {0: _state(0, others, settings.quarter), end: State(end)})
+
+
+def _forked(sample: Sample) -> list[int]:
+    """The turns in whose states measured turns begin or end; without the first state and the end."""
+    return sorted({t + after for t in sample.turns for after in (0, 1)} - sample.states.keys())
 
 
 def _state(turn: int, episodes: Sequence[Trajectory], quarter: int) -> State:

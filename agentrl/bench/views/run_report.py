@@ -172,10 +172,13 @@ class _Tally:
             self.tables.setdefault(stage)
         if (stage, mode) not in self.played:
             self.played[stage, mode] = _Played(stage, mode)
-        self.played[stage, mode].add(trajectory)
+        if trajectory.fork is None:
+            self.played[stage, mode].add(trajectory)
         if trajectory.error is not None:
             cause = (trajectory.error or "unknown").splitlines()[0]
             self.causes[cause] = self.causes.get(cause, 0) + 1
+            return
+        if trajectory.fork is not None:  # its beginning is another episode's, and it counts in no measure
             return
         for name, stats in (trajectory.info.get("tool_stats") or {}).items():
             total = self.tools.setdefault(name, {}).setdefault(stage, [0, 0])

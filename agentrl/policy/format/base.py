@@ -108,11 +108,7 @@ class ChatFormat(ABC):
         """What `render` gives for a key, remembered: the episodes of a group begin alike, and scripts repeat turns."""
         try:
             packed = msgpack.encode(key)
-        except (
-            TypeError,
-            ValueError,
-            OverflowError,
-        ):  # numbers of numpy, half a surrogate: such keys are not told apart
+        except (TypeError, ValueError, OverflowError):  # numbers of numpy or half a surrogate, which are rare
             return list(render())
         if packed not in self._rendered:
             if len(self._rendered) >= _MOST_REMEMBERED:

@@ -205,6 +205,16 @@ def test_a_greedy_baseline_makes_no_evaluation_of_a_training_stage(tmp_path: Pat
     assert re.findall(r'data-pair="\d">([\w-]+)', html) == ["eval-0", "eval-2", "eval-1", "eval-3"]
 
 
+def test_a_continuation_of_another_episode_counts_in_no_measure(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "run")
+    before = rows_of_episodes(folder)
+    stored(folder, *(episode(f"train-{n}", "train", True, fork=("train-0", 1)) for n in range(4)))
+    assert rows_of_episodes(folder) == before
+    row = re.search(r"<tr><td><code>order</code></td>(.*?)</tr>", (folder / "report.html").read_text())
+    assert row is not None
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", row.group(1)) == ["8", "50.0%", "10", "50.0%", "8", "50.0%"]
+
+
 def test_time_shares_add_up_to_the_wall_time(tmp_path: Path) -> None:
     html = write_report(fake_run(tmp_path / "run")).read_text()
     seconds = {

@@ -103,7 +103,7 @@ class _Step:
         """
         sample, size = self._sample, self._settings.group_size
         own = float(sample.episode.num_sampled_tokens)
-        if self._credit.needs_greedy and sample.greedy is not None:
+        if self._credit.needs_greedy:
             own += sample.greedy.num_sampled_tokens / size
         if self._credit.reads_forks:
             inner = [s for s in sample.states.values() if 0 < s.turn < len(sample.episode.turns)]
@@ -118,7 +118,7 @@ class _Step:
         return float(self._credit([group, *self._context], None).advantages[0][0][turn])
 
     def _group(self, sample: Sample, members: list[Trajectory]) -> TrajectoryGroup:
-        greedy = [sample.greedy] if self._credit.needs_greedy and sample.greedy is not None else []
+        greedy = [sample.greedy] if self._credit.needs_greedy else []
         return TrajectoryGroup(sample.episode.group_id, [*members, *greedy])
 
 
