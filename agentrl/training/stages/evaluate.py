@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agentrl.bench.evaluate import EvalResult
+from agentrl.bench.measures.base import measured
+from agentrl.bench.measures.by_name import measures_of
 from agentrl.config import Count
 from agentrl.env.base import Env
+from agentrl.errors import ConfigError
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step, check_split
 
 
@@ -19,16 +22,23 @@ class Evaluate(StageSettings):
     Attributes:
         num_tasks: held-out tasks.
         trials: sampled episodes per task.
+        measures: further statistics of the episodes, by name, as `agentrl bench --measure` takes them; the arms of a
+            file (`agentrl train --controls`) are compared by them.
     """
 
     num_tasks: Count = 200
     trials: Count = 1
+    measures: tuple[str, ...] = ()
 
     def stage(self, name: str) -> Stage:
         return _EvaluateStage(name, self)
 
     def check(self, name: str, probe: Env, splits: Mapping[str, str]) -> None:
         check_split(probe, "eval_split", splits["eval"], "to evaluate on")
+        try:
+            measures_of(self.measures)
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(f"stages.{name}.measures: {error}") from error
 
 
 class _EvaluateStage(Stage):
@@ -47,7 +57,7 @@ class _EvaluateStage(Stage):
         greedy = await context.evaluate(tasks, greedy_sampling, trials=1, name=self.name)
         sampled_sampling = replace(context.sampling, temperature=1.0)
         sampled = await context.evaluate(tasks, sampled_sampling, trials=settings.trials, name=self.name)
-        self._table = _table(greedy, sampled)
+        self._table = _table(greedy, sampled, settings.measures)
         self.step = 1
         metrics = {**sampled.metrics(), "eval/greedy_success": greedy.mean}
         metrics["time/eval_s"] += greedy.wall_s
@@ -64,20 +74,23 @@ class _EvaluateStage(Stage):
         self._table = state["table"]
 
 
-def _table(greedy: EvalResult, sampled: EvalResult) -> dict[str, Any]:
-    return {
-        "greedy": _cell(greedy),
-        "sampled": _cell(sampled),
+def _table(greedy: EvalResult, sampled: EvalResult, measures: Sequence[str]) -> dict[str, Any]:
+    table = {
+        "greedy": _cell(greedy, measures),
+        "sampled": _cell(sampled, measures),
         "n_tasks": sampled.n_tasks,
         "n_faults": greedy.n_faults + sampled.n_faults,
         "outcomes": {"greedy": greedy.outcomes, "sampled": sampled.outcomes},
     }
+    return {**table, "measures": list(measures)} if measures else table
 
 
-def _cell(result: EvalResult) -> dict[str, Any]:
+def _cell(result: EvalResult, measures: Sequence[str]) -> dict[str, Any]:
+    found = measured(measures_of(measures), result.trajectories)
     return {
         "mean": result.mean,
         "ci95": list(result.ci95),
         "success_of_attempted": result.success_of_attempted.to_json(),
         **result.counts.to_json(),
+        **({"measures": {name: one.to_json() for name, one in found.items()}} if found else {}),
     }
