@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from dataclasses import Field as DataclassField
 from dataclasses import field as dataclass_field
@@ -46,16 +46,23 @@ _BOUNDS = {
 }
 
 
-def load_config(cls: type[C], path: str | Path | None = None, overrides: Iterable[str] = ()) -> C:
+def load_config(
+    cls: type[C],
+    path: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    edit: Callable[[dict[str, Any]], dict[str, Any]] = lambda table: table,
+) -> C:
     """Read a configuration: the dataclass's defaults, then the file, then the overrides.
 
     Args:
         cls: a dataclass; its fields are plain types, dataclasses, or containers of them.
         path: a TOML file; None takes the defaults.
         overrides: `section.key=value`; the value is TOML, or bare words taken as text.
+        edit: changes the file's table before the overrides are applied.
     Raises: ConfigError naming the file (or `--set`), the key, what was given and what was expected.
     """
-    data = _read_toml(Path(path)) if path is not None else {}
+    data = edit(read_table(path)) if path is not None else {}
     parsed = tuple(_Override.parse(cls, text) for text in overrides)
     for override in parsed:
         override.apply(data)
@@ -186,7 +193,9 @@ class _Source:
         return self.origin
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_table(path: str | Path) -> dict[str, Any]:
+    """The table of a TOML file. Raises: ConfigError if it cannot be read."""
+    path = Path(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -111,7 +111,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.training.stages": (6, "training", 2),
     "agentrl.training.plan": (6, "training", 3),
     "agentrl.training.train": (6, "training", 4),
-    "agentrl.training.grid": (6, "training", 5),
+    "agentrl.training.sweeps": (6, "training", 5),
     "agentrl.training.export": (6, "training", 5),
     # 7: what people touch.
     "agentrl.cli": (7, "cli", 0),

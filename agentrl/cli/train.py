@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from agentrl.bench.views.run_report import write_report
 from agentrl.cli.boundary import json_option, note, print_json
 from agentrl.cli.policy_options import CHAT_FORMAT, CHAT_TEMPLATE
 from agentrl.cli.progress import TrainProgress
-from agentrl.cli.train_grid import train_grid
+from agentrl.cli.train_grid import train_arms, train_grid
 from agentrl.config import load_config
 from agentrl.env import registry
 from agentrl.errors import AgentRLError, ConfigError
@@ -26,6 +27,7 @@ from agentrl.training.folder import RunFolder, free_path, is_run, move_aside
 
 if TYPE_CHECKING:
     from agentrl.training.plan import TrainConfig
+    from agentrl.training.sweeps.arms import Arm
 
 
 @click.command("train")
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Start from the beginning; a run already in --out is moved aside.")
 @click.option("--seeds", metavar="N,N", help="One run for each seed, in folders below --out.")
 @click.option("--grid", multiple=True, metavar="KEY=A,B", help="Runs for each value; several make every combination.")
-@click.option("--jobs", type=click.IntRange(1), help="Runs of --seeds and --grid at once; at most one for each core.")
+@click.option("--controls", is_flag=True, help="Run each [controls.NAME] of the file as well, and compare all.")
+@click.option("--control", "control", multiple=True, metavar="NAME", help="As --controls, but this one; repeatable.")
+@click.option("--jobs", type=click.IntRange(1), help="Runs at once with --seeds, --grid and --controls; one a core.")
 @json_option
 @click.pass_context
 def command(
@@ -60,6 +64,8 @@ def command(
     fresh: bool,
     seeds: str | None,
     grid: tuple[str, ...],
+    controls: bool,
+    control: tuple[str, ...],
     jobs: int | None,
     as_json: bool,
 ) -> None:
@@ -70,16 +76,13 @@ def command(
     agentrl train agentrl/Shop-v0 --out runs/shop
     agentrl train --resume runs/shop
     agentrl train quickstart.toml --seeds 0,1,2 --grid stages.rl.learner.lr=3e-4,7e-4 --out runs/rates
+    agentrl train arms.toml --seeds 0,1,2 --controls
     """
     overrides = (*overrides, *_chat_overrides(chat_format, chat_template))
-    if seeds is not None or grid or jobs is not None:
-        _only_grid(config_or_env, seeds, grid, resume_dir is not None or go_on or fresh)
-        source = config_or_env or ""
-        out = out or Path("runs") / f"{_run_name(source)}-grid"
-        chosen = seeds or str(seed or 0)
-        if not train_grid(
-            lambda more: read_config(source, (*overrides, *more)), out, chosen, grid, jobs, as_json=as_json
-        ):
+    many = _Many(seeds, grid, controls or bool(control), control, jobs)
+    if many.asked:
+        many.check(config_or_env, mode=resume_dir is not None or go_on or fresh)
+        if not many.train(config_or_env or "", overrides, out, seed or 0, as_json=as_json):
             ctx.exit(1)
         return
     if resume_dir is not None:
@@ -123,14 +126,57 @@ def _only_resume(
         raise click.UsageError("--resume takes all settings from the run: give no other argument or option with it")
 
 
-def _only_grid(config: str | None, seeds: str | None, grid: tuple[str, ...], mode: bool) -> None:
-    if config is None or mode:
-        raise click.UsageError(
-            "--seeds, --grid and --jobs need a CONFIG file or an environment, and no --resume, --continue or --fresh: "
-            "the same command goes on with unfinished runs"
-        )
-    if seeds is None and not grid:
-        raise click.UsageError("--jobs says how many runs of --seeds or --grid go on at once: give one of those")
+@dataclass(frozen=True)
+class _Many:
+    """The options that ask for more than one run."""
+
+    seeds: str | None
+    grid: tuple[str, ...]
+    controls: bool
+    only: tuple[str, ...]
+    jobs: int | None
+
+    @property
+    def asked(self) -> bool:
+        return self.seeds is not None or bool(self.grid) or self.controls or self.jobs is not None
+
+    def check(self, config: str | None, *, mode: bool) -> None:
+        """Refuse options that do not go together. Args: mode: whether --resume, --continue or --fresh is given."""
+        if config is None or mode:
+            raise click.UsageError(
+                "--seeds, --grid, --controls and --jobs need a CONFIG file or an environment, and no --resume, "
+                "--continue or --fresh: the same command goes on with unfinished runs"
+            )
+        if self.controls and (self.grid or not config.endswith(".toml")):
+            raise click.UsageError("--controls needs a CONFIG file that ends in .toml, and no --grid")
+        if self.seeds is None and not self.grid and not self.controls:
+            raise click.UsageError(
+                "--jobs says how many runs of --seeds, --grid or --controls go on at once: give one of those"
+            )
+
+    def train(self, source: str, overrides: tuple[str, ...], out: Path | None, seed: int, *, as_json: bool) -> bool:
+        """Run all, and print the table. Returns: whether all runs succeeded."""
+        seeds = self.seeds or str(seed)
+        name = f"{_run_name(source)}-{'arms' if self.controls else 'grid'}"
+        out = out or Path("runs") / name
+        if self.controls:
+            return train_arms(self._arms(source, overrides), out, seeds, self.jobs, as_json=as_json)
+
+        def read(more: Sequence[str]) -> TrainConfig:
+            return read_config(source, (*overrides, *more))
+
+        return train_grid(read, out, seeds, self.grid, self.jobs, as_json=as_json)
+
+    def _arms(self, config: str, overrides: tuple[str, ...]) -> list[Arm]:
+        from agentrl.training.sweeps.arms import read_arms  # loads torch
+
+        arms = read_arms(config, overrides, only=self.only or None)
+        if len(arms) == 1:
+            raise ConfigError(
+                f"{config} has no [controls.NAME]: there is nothing to compare with; leave out --controls"
+            )
+        registry.spec(arms[0].config.env.id)
+        return arms
 
 
 def read_config(config_or_env: str, overrides: tuple[str, ...]) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""`agentrl train` with --seeds or --grid: many runs, one table. The runs are `agentrl.training.grid`'s."""
+"""`agentrl train` with --seeds, --grid or --controls: many runs, one table. The runs are `agentrl.training.sweeps`'."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
+from agentrl.bench.arms import ArmRuns, compare_arms
+from agentrl.bench.views.arms import render_arms, write_arms
 from agentrl.cli.boundary import note, print_json
 
 if TYPE_CHECKING:
-    from agentrl.training.grid import GridResult
     from agentrl.training.plan import TrainConfig
+    from agentrl.training.sweeps.arms import Arm
+    from agentrl.training.sweeps.grid import GridResult, GridRun
+
+
+_PIPE_WIDTH = 160
 
 
 def train_grid(
@@ -25,9 +32,46 @@ def train_grid(
     as_json: bool,
 ) -> bool:
     """Run every cell with every seed, and print the table. Returns: whether all runs succeeded."""
-    from agentrl.training.grid import grid_table, plan_grid, run_grid  # loads torch
+    from agentrl.training.sweeps.grid import grid_table, plan_grid, run_grid  # loads torch
 
     runs = plan_grid(read, out, _numbers(seeds), grid)
+    results = _run_all(run_grid, runs, out, jobs)
+    table = grid_table(results)
+    if as_json:
+        print_json({"cells": table})
+    else:
+        click.echo(_text(table))
+    return all(result.summary for result in results)
+
+
+def train_arms(arms: Sequence[Arm], out: Path, seeds: str, jobs: int | None, *, as_json: bool) -> bool:
+    """Run every arm of a file with every seed; print and write the report. Returns: whether all runs succeeded."""
+    from agentrl.training.sweeps.arms import plan_arms, run_arms  # loads torch
+
+    runs = plan_arms(arms, out, _numbers(seeds))
+    results = _run_all(run_arms, runs, out, jobs)
+    finished = [result.run for result in results if result.summary]
+    found = compare_arms(
+        [
+            ArmRuns(arm.name, arm.about, {run.config.seed: run.folder for run in finished if run.cell == arm.name})
+            for arm in arms
+        ]
+    )
+    write_arms(out, found)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        console = Console(highlight=False)
+        console.width = console.width if console.is_terminal else _PIPE_WIDTH
+        console.print(render_arms(found))
+        click.echo(f"Report: {out / 'arms.html'}")
+    return len(finished) == len(runs)
+
+
+def _run_all(
+    run: Callable[..., list[GridResult]], runs: Sequence[GridRun], out: Path, jobs: int | None
+) -> list[GridResult]:
+    """Run many, and say of each how it ended."""
     done = 0
 
     def tell(result: GridResult) -> None:
@@ -37,16 +81,10 @@ def train_grid(
 
     note(f"{len(runs)} runs in {out}")
     try:
-        results = run_grid(runs, jobs=jobs, on_result=tell)
+        return run(runs, jobs=jobs, on_result=tell)
     except KeyboardInterrupt:
         note(f"\nStopped. {len(runs) - done} runs are not finished: the same command goes on with them.")
         raise
-    table = grid_table(results)
-    if as_json:
-        print_json({"cells": table})
-    else:
-        click.echo(_text(table))
-    return all(result.summary for result in results)
 
 
 def _numbers(seeds: str) -> list[int]:

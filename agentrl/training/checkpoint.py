@@ -138,6 +138,28 @@ def save(
     return final
 
 
+def adopt(path: str | Path, directory: str | Path, *, config_fingerprint: str, run: str) -> Checkpoint:
+    """Copy a checkpoint of another run, so that a new run goes on from it.
+
+    Args:
+        path: the checkpoint.
+        directory: the new run's checkpoints.
+        config_fingerprint, run: of the new run, as for `save`.
+    Returns: the copy.
+    Raises: CheckpointError if the checkpoint is damaged, or the copy cannot be written.
+    """
+    found, root = read(path), Path(directory)
+    final, aside = root / f"step-{found.step:08d}", root / f".writing-{found.step:08d}-{os.getpid()}"
+    try:
+        shutil.copytree(found.path, aside, ignore=shutil.ignore_patterns(MANIFEST))
+        _write_manifest(aside, found.step, config_fingerprint, run)
+        _rename(aside, final, run)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(f"could not copy checkpoint {path} to {final}: {error}; free disk space") from error
+    return Checkpoint(final, found.step, found.extra)
+
+
 def latest(directory: str | Path) -> Path | None:
     """The newest checkpoint whose files are all intact; None where there is no checkpoint at all.
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from agentrl.errors import CheckpointError, ConfigError, StoreError
 from agentrl.rollout.json_lines import encode_line
@@ -220,6 +221,27 @@ class RunFolder:
     def _event_files(self) -> list[Path]:
         return sorted((self.path / "tensorboard").glob("events.out.tfevents.*"))
 
+    def stage_end(self, stage: str) -> Path:
+        """Where the checkpoint of a stage's end is kept."""
+        return self.path / "stage_ends" / quote(stage, safe="")
+
+    def keep_stage_end(self, stage: str, saved: Path) -> None:
+        """Keep a checkpoint as that of a stage's end, in one step; its files are linked, not copied, where that works.
+
+        Raises: StoreError if it cannot be written.
+        """
+        kept = self.stage_end(stage)
+        partial = kept.with_name(f".{kept.name}.partial")
+        try:
+            if not kept.exists():
+                shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+                shutil.copytree(saved, partial, copy_function=_link_or_copy)
+                partial.rename(kept)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {kept}: {error}; free space and continue with `agentrl train --resume {self.path}`"
+            ) from error
+
     def write_model(self, save: Callable[[Path], object]) -> None:
         """Write the trained model in one step. Another model of that name, which a user put there, is moved aside.
 
@@ -269,6 +291,13 @@ class RunFolder:
                 return None
             self._writer = SummaryWriter(str(self.path / "tensorboard"))
         return self._writer
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
 
 
 def _same_weights(folder: Path, other: Path) -> bool:

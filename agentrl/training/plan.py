@@ -23,6 +23,8 @@ from agentrl.trajectory import EnvRef
 # Kind of each stage of the standard plan. A file whose stages name no kind changes the settings of these stages; a
 # file that names a kind replaces the plan.
 _STANDARD = {"warm_start": "supervise", "before": "evaluate", "rl": "reinforce", "after": "evaluate"}
+CONTROLS = "controls"
+"""The section of a file whose tables describe further arms."""
 _SECTION_OF_OLD = {"train": "stages.rl", "warm_start": "stages.warm_start", "eval": "stages.before and stages.after"}
 
 
@@ -61,8 +63,11 @@ class TrainConfig:
     def completed(table: dict[str, Any]) -> dict[str, Any]:
         """The table of a file with the standard plan, where its stages name no kind, and with the model's preset.
 
-        Raises: ConfigError if a stage is not of the standard plan and has no kind.
+        `plan = [NAME, ...]` chooses and orders the stages; `[controls]` is for `agentrl.training.arms`.
+
+        Raises: ConfigError if a stage is not of the standard plan and has no kind, or `plan` names no stage.
         """
+        chosen, table = table.get("plan"), {k: v for k, v in table.items() if k not in ("plan", CONTROLS)}
         for old, new in _SECTION_OF_OLD.items():
             if old in table:
                 raise ConfigError(f"[{old}] is now [{new}]: the settings of a stage are in the table of that stage")
@@ -72,7 +77,7 @@ class TrainConfig:
         own_plan = any("kind" in s or ("algorithm" in s and n not in _STANDARD) for n, s in _tables(stages))
         stages = {name: expanded(stage, f"stages.{name}") for name, stage in stages.items()}
         if own_plan:
-            return presets.with_preset({**table, "stages": stages})
+            return presets.with_preset({**table, "stages": _chosen(stages, chosen)})
         for name in stages:
             if name not in _STANDARD:
                 raise ConfigError(
@@ -86,7 +91,7 @@ class TrainConfig:
                     f"stages.{name}.algorithm: an algorithm learns from episodes: write it in [stages.rl]"
                 )
         standard = {name: {"kind": kind, **_table(stages.get(name, {}))} for name, kind in _STANDARD.items()}
-        return presets.with_preset({**table, "stages": standard})
+        return presets.with_preset({**table, "stages": _chosen(standard, chosen)})
 
     def planned(self) -> dict[str, StageSettings]:
         """The settings of the stages that are run, by name and in order; `supervise` needs demonstrators or data."""
@@ -111,7 +116,7 @@ class TrainConfig:
         Other settings, such as the number of kept checkpoints, may be edited before a run is resumed.
         """
         run = self.run
-        free = ("keep_checkpoints", "threads", "record_trajectories", "tensorboard")
+        free = ("keep_checkpoints", "keep_stages", "threads", "record_trajectories", "tensorboard")
         kept = replace(run, **{name: getattr(RunConfig(), name) for name in free})
         return checkpoint.fingerprint({"config": dump_config(replace(self, run=kept))})
 
@@ -127,6 +132,18 @@ class TrainConfig:
         for name, settings in planned.items():
             settings.check(name, probe, splits)
         self.model.check(teaches_from_nothing=any(settings.teaches_from_nothing for settings in planned.values()))
+
+
+def _chosen(stages: Mapping[str, Any], plan: Any) -> dict[str, Any]:
+    """The stages that `plan` names, in its order; all if there is none. Raises: ConfigError."""
+    if plan is None:
+        return dict(stages)
+    if not isinstance(plan, list) or not all(isinstance(name, str) for name in plan) or len({*plan}) < len(plan):
+        raise ConfigError(f"plan = {plan!r}: expected a list of different names of stages")
+    for name in plan:
+        if name not in stages:
+            raise ConfigError(f"plan: there is no stage {name!r}.{did_you_mean(name, stages)}")
+    return {name: stages[name] for name in plan}
 
 
 def _table(value: Any) -> Mapping[str, Any]:

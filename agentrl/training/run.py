@@ -124,6 +124,8 @@ class Run:
         """
         found = checkpoint.latest(self.folder.checkpoints_path)
         self._go_on_from(found)
+        if found is not None:
+            self._keep_stage_end(found)
         await self._set_up_model(found)
         self.policy = LocalPolicy(
             self.model,
@@ -175,7 +177,7 @@ class Run:
         self.policy.forget()
         self.state.selection = self.state.best = None
         self._learner = self._saved = None
-        self._save()
+        self._keep_stage_end(self._save())
 
     @property
     def _stopped(self) -> bool:
@@ -332,9 +334,9 @@ class Run:
         self.folder.log(name, step, self.state.version, self.clock.wall_s, metrics)
         self.tell(name, step, total, metrics)
 
-    def _save(self) -> None:
+    def _save(self) -> Path:
         saved = replace(self.state, wall_s=self.clock.wall_s, cpu_s=self.clock.cpu_s)
-        checkpoint.save(
+        path = checkpoint.save(
             self.folder.checkpoints_path,
             saved.updates,
             self.model,
@@ -347,6 +349,14 @@ class Run:
         )
         self._kept.remove_unused(*([saved.best] if saved.best is not None else []))
         self._saved_at_s = time.monotonic()
+        return path
+
+    def _keep_stage_end(self, saved: Path) -> None:
+        """Keep a checkpoint beyond those that follow if it is that of the end of a stage named by the settings."""
+        if self.state.stage and self.state.stage_state is None:
+            ended = self.stages[self.state.stage - 1].name
+            if ended in self.config.run.keep_stages:
+                self.folder.keep_stage_end(ended, saved)
 
     @property
     def _last_taught(self) -> str:

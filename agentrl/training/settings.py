@@ -72,6 +72,8 @@ class RunConfig:
         checkpoint_seconds: a checkpoint is written at the first step that ends at least this many seconds after the
             last one, whatever a stage's `checkpoint_every` says, so that little work is lost; 0 turns this off.
         threads: torch threads; 0 leaves torch's choice.
+        keep_stages: stages at whose end the checkpoint is kept in `stage_ends/`, for arms that begin with the same
+            stages.
         record_trajectories: write every training episode to the store.
         tensorboard: write TensorBoard events as well as metrics.jsonl.
     """
@@ -84,6 +86,7 @@ class RunConfig:
     max_concurrency: Count = 128
     keep_checkpoints: Count = 2
     checkpoint_seconds: NotNegative = 300.0
+    keep_stages: tuple[str, ...] = ()
     threads: Whole = 1
     record_trajectories: bool = True
     tensorboard: bool = True

@@ -35,7 +35,7 @@ def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress |
     """
     with _exits_are_errors():
         folder = RunFolder.create(
-            out_dir, dump_config(config), identity=_checked(config), tensorboard=config.run.tensorboard
+            out_dir, dump_config(config), identity=checked_identity(config), tensorboard=config.run.tensorboard
         )
         try:
             return _run(folder, config, on_progress)
@@ -71,7 +71,7 @@ def resume(out_dir: str | Path, *, on_progress: OnProgress | None = None) -> dic
             folder.close()
 
 
-def _checked(config: TrainConfig) -> dict[str, Any]:
+def checked_identity(config: TrainConfig) -> dict[str, Any]:
     """The identity of a run that can work. Raises: ConfigError, ModelError, EnvNotFound."""
     probe = registry.make(config.env.ref)
     try:

@@ -67,6 +67,10 @@ class Measure(ABC):
             episodes: final ones of one policy, discarded ones (faults) included; there may be none.
         """
 
+    def value(self, episodes: Sequence[Trajectory]) -> float:
+        """The statistic alone, nan where it is not known. Override it where the interval takes long to compute."""
+        return self(episodes).mean
+
 
 class PerEpisode(Measure):
     """The mean over scored episodes of one number per episode, with an interval clustered by task."""

@@ -19,12 +19,12 @@ from click.testing import CliRunner
 from agentrl.cli import main
 from agentrl.config import dump_config, load_config
 from agentrl.errors import ConfigError
-from agentrl.training.grid import GridResult, GridRun, grid_table, plan_grid, run_grid
 from agentrl.training.plan import TrainConfig
 from agentrl.training.settings import EnvConfig
+from agentrl.training.sweeps.grid import GridResult, GridRun, grid_table, plan_grid, run_grid
 from tests.training.test_preflight import CONFIG, Ask
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 SMALL = replace(CONFIG, env=EnvConfig("tests.training.test_preflight:Ask"))
 
@@ -97,7 +97,7 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ctrl_c_stops_all_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    config = replace(SMALL, env=EnvConfig("tests.training.test_grid:Endless"))
+    config = replace(SMALL, env=EnvConfig("tests.training.sweeps.test_grid:Endless"))
     (tmp_path / "c.toml").write_text(dump_config(config))
     command = [sys.executable, "-m", "agentrl", "train", "c.toml", "--seeds", "0,1", "--out", "out", "--json"]
     environment = {**os.environ, "AGENTRL_TEST_GRID": str(tmp_path), "PYTHONPATH": str(ROOT)}

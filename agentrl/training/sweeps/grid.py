@@ -30,11 +30,13 @@ class GridRun:
         cell: the keys that it differs in, such as `stages.rl.learner.lr=3e-4`; `all` without any.
         config: of the run, its seed included.
         folder: where it is.
+        after: the folder of a run, and the stage of it after which this one begins; None begins with the first stage.
     """
 
     cell: str
     config: TrainConfig
     folder: Path
+    after: tuple[Path, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,194 @@
+"""The arms of one training file on their held-out tasks: each arm's measures, and its difference from the main one.
+
+Owns which episodes and costs are compared. Formulas are in `estimates`, `jackknife` and the measures themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_seeds
+from agentrl.bench.jackknife import over_seeds
+from agentrl.bench.measures.base import Measure, by_task, scored
+from agentrl.bench.measures.by_name import measures_of
+from agentrl.bench.measures.success import Success
+from agentrl.errors import ConfigError
+from agentrl.rollout.store import TrajectoryStore
+from agentrl.trajectory import Trajectory
+
+MODES = ("greedy", "sampled")
+Episodes = Mapping[str, Sequence[Trajectory]]
+"""Task id -> its scored episodes."""
+
+
+@dataclass(frozen=True)
+class ArmRuns:
+    """The finished runs of one arm.
+
+    Attributes:
+        name, about: as in the file.
+        runs: folder of each seed's run; seeds whose run failed are missing.
+    """
+
+    name: str
+    about: str
+    runs: Mapping[int, Path]
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """One arm in one mode.
+
+    Attributes:
+        arm, about, seeds: of the runs.
+        mode: `greedy` or `sampled`.
+        values: of each measure, over tasks and seeds.
+        differences: the arm minus the main arm, on the same tasks and seeds; empty for the main arm.
+        cpu_s, sampled_tokens: of one run on average, the stages that it took over included.
+    """
+
+    arm: str
+    about: str
+    seeds: Sequence[int]
+    mode: str
+    values: Mapping[str, Estimate]
+    differences: Mapping[str, Estimate]
+    cpu_s: float
+    sampled_tokens: float
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        shown = {name: {k: e.to_json() for k, e in getattr(self, name).items()} for name in ("values", "differences")}
+        plain = ("arm", "about", "mode", "cpu_s", "sampled_tokens")
+        return {**{name: getattr(self, name) for name in plain}, "seeds": list(self.seeds), **shown}
+
+
+@dataclass(frozen=True)
+class ArmsTable:
+    """All arms next to each other.
+
+    Attributes:
+        stage: the evaluation that is compared: each run's last one.
+        units: of each measure, by name, in the order of the columns.
+        rows: by mode and arm, the main arm first.
+        notes: what a reader must know.
+    """
+
+    stage: str
+    units: Mapping[str, str]
+    rows: Sequence[ArmRow]
+    notes: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold."""
+        rows = [row.to_json() for row in self.rows]
+        return {"stage": self.stage, "units": dict(self.units), "rows": rows, "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is read of one run: its last evaluation and its cost."""
+
+    stage: str
+    measures: Sequence[str]
+    cpu_s: float
+    sampled_tokens: float
+    episodes: Mapping[str, Episodes] = field(repr=False)
+
+
+def compare_arms(arms: Sequence[ArmRuns]) -> ArmsTable:
+    """Read the runs of arms and compare them with the first arm.
+
+    Raises: ConfigError if no run of the first arm is finished, or one has no evaluation.
+    """
+    if not arms or not arms[0].runs:
+        raise ConfigError("no run of the main arm is finished, so there is nothing to compare with")
+    read = {arm.name: {seed: _read(path) for seed, path in arm.runs.items()} for arm in arms}
+    main = next(iter(read[arms[0].name].values()))
+    measures = measures_of(list(dict.fromkeys(("success", *main.measures))))
+    rows = [_row(arm, read, arms[0].name, measures, mode) for mode in MODES for arm in arms if arm.runs]
+    notes = [f"{arm.name}: no run is finished" for arm in arms if not arm.runs]
+    short = [arm.name for arm in arms if len(arm.runs) == 1]
+    if short:
+        notes.append(f"one seed ({', '.join(short)}): the intervals are over tasks alone, another seed may differ more")
+    others = [f"{name}: {run.stage}" for name, of in read.items() for run in of.values() if run.stage != main.stage]
+    notes += [f"the last evaluation of {other}, not {main.stage}" for other in dict.fromkeys(others)]
+    return ArmsTable(main.stage, {measure.name: measure.unit for measure in measures}, rows, notes)
+
+
+def _read(path: Path) -> _Run:
+    try:
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        tables = {name: stage for name, stage in summary["stages"].items() if "outcomes" in stage}
+        cost = summary["cost"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no finished run of this version ({type(error).__name__}: {error})") from error
+    if not tables:
+        raise ConfigError(f"{path} evaluates nothing: give its plan a stage of kind evaluate at the end")
+    stage = list(tables)[-1]
+    played = list(TrajectoryStore(path / "trajectories.jsonl").read(stage=stage))
+    episodes = {mode: _by_task([t for t in played if t.labels.mode == mode]) for mode in MODES}
+    tokens = cost["tokens"].get("sampled", 0)
+    return _Run(stage, tables[stage].get("measures", ()), cost["cpu_s"], tokens, episodes)
+
+
+def _by_task(episodes: Sequence[Trajectory]) -> Episodes:
+    found: dict[str, list[Trajectory]] = {}
+    for episode in scored(episodes):
+        found.setdefault(episode.task.id, []).append(episode)
+    return found
+
+
+def _row(
+    arm: ArmRuns, read: Mapping[str, Mapping[int, _Run]], main: str, measures: Sequence[Measure], mode: str
+) -> ArmRow:
+    own, first = read[arm.name], read[main]
+    both = [seed for seed in own if seed in first]
+    here = {seed: run.episodes[mode] for seed, run in own.items()}
+    values = {measure.name: _estimate(measure, list(here.values())) for measure in measures}
+    differences = {}
+    if arm.name != main and both:
+        pairs = [here[seed] for seed in both], [first[seed].episodes[mode] for seed in both]
+        differences = {measure.name: _difference(measure, *pairs) for measure in measures}
+    runs = list(own.values())
+    return ArmRow(
+        arm.name,
+        arm.about,
+        list(own),
+        mode,
+        values,
+        differences,
+        cpu_s=sum(run.cpu_s for run in runs) / len(runs),
+        sampled_tokens=sum(run.sampled_tokens for run in runs) / len(runs),
+    )
+
+
+def _estimate(measure: Measure, seeds: Sequence[Episodes]) -> Estimate:
+    if isinstance(measure, Success):
+        outcomes = [_outcomes(of_seed) for of_seed in seeds]
+        shared = [task for task in outcomes[0] if all(task in of_seed for of_seed in outcomes)]
+        return clustered_proportion([[x for of_seed in outcomes for x in of_seed[task]] for task in shared])
+    return over_seeds(seeds, _value(measure))
+
+
+def _difference(measure: Measure, one: Sequence[Episodes], other: Sequence[Episodes]) -> Estimate:
+    if isinstance(measure, Success):
+        return paired_over_seeds([_outcomes(s) for s in one], [_outcomes(s) for s in other], same_seeds=True)
+    return over_seeds(one, _value(measure), minus=other)
+
+
+def _value(measure: Measure) -> Callable[[Sequence[Trajectory]], float]:
+    def value(episodes: Sequence[Trajectory]) -> float:
+        found = measure.value(episodes)
+        return found if math.isfinite(found) else math.nan
+
+    return value
+
+
+def _outcomes(episodes: Episodes) -> dict[str, list[float]]:
+    return by_task([episode for of_task in episodes.values() for episode in of_task], Success().of)
