@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from agentrl.bench.credit_meter.curves import Curve, curves_text, read_curves
 from agentrl.bench.credit_meter.meter import ESTIMATORS, CreditReport, ameasure_credit
 from agentrl.bench.credit_meter.samples import MeterSettings
 from agentrl.cli.boundary import json_option, note, print_json
 from agentrl.cli.policy_options import GivenPolicy, policy_of, policy_options
 from agentrl.cli.progress import Counter
+from agentrl.cli.train_grid import numbers, run_all
 from agentrl.env import registry
 from agentrl.errors import ConfigError
 from agentrl.policy.by_name import resolve
+
+if TYPE_CHECKING:
+    from agentrl.training.sweeps.grid import GridRun
 
 _DEFAULTS = MeterSettings()
 _SAME = ("oracle", "null", "scripted")
@@ -35,6 +42,15 @@ _SAME = ("oracle", "null", "scripted")
 @click.option("--most-turns", type=int, default=_DEFAULTS.most_turns, show_default=True, help="Turns of an episode.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Episodes at a time.")
+@click.option(
+    "--curves",
+    type=click.IntRange(1),
+    metavar="TOKENS",
+    help="Then train a local policy with each estimator until it has sampled TOKENS, and print the learning curves.",
+)
+@click.option("--seeds", default="0,1,2", show_default=True, metavar="N,N", help="Of the runs of --curves.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs of --curves; runs/credit by default.")
+@click.option("--jobs", type=click.IntRange(1), help="Runs of --curves at once; one for each core by default.")
 @json_option
 def command(
     env: str,
@@ -43,6 +59,10 @@ def command(
     estimators: str | None,
     seed: int,
     concurrency: int,
+    curves: int | None,
+    seeds: str,
+    out: Path | None,
+    jobs: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -51,6 +71,7 @@ def command(
     \b
     agentrl credit agentrl/Shop-v0 --policy local:runs/quickstart/model
     agentrl credit ./my_env.py:MyEnv --policy openai:my-model --base-url http://localhost:8000/v1 --tasks 8
+    agentrl credit agentrl/Shop-v0 --policy local:runs/warm/model --estimators grpo,rloo,forked --curves 24000
     """
     policy = policy_of(options, seed=seed)
     if policy.name in _SAME:
@@ -65,6 +86,7 @@ def command(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     names = tuple(name.strip() for name in estimators.split(",")) if estimators else ESTIMATORS
+    runs = None if curves is None else _planned(env, policy.name, names, curves, seeds, out or Path("runs/credit"))
     note(f"Playing {policy.name} on {env}")
     report = asyncio.run(
         _measured(
@@ -79,10 +101,38 @@ def command(
         )
     )
     found = {"env": env, "policy": policy.name, "split": split, "seed": seed, **report.to_json()}
+    if not as_json:
+        click.echo(report.to_text())
+    if runs is not None and curves is not None:
+        learnt = _curves(runs, curves, jobs)
+        found["curves"] = {"tokens": curves, "estimators": [curve.to_json() for curve in learnt]}
+        if not as_json:
+            click.echo("\n" + curves_text(learnt, curves))
     if as_json:
         print_json(found)
-    else:
-        click.echo(report.to_text())
+
+
+def _planned(env: str, policy: str, names: Sequence[str], tokens: int, seeds: str, out: Path) -> list[GridRun]:
+    """The runs of the curves, every configuration checked. Raises: ConfigError for a policy that is no model folder."""
+    from agentrl.training.sweeps.arms import plan_arms  # loads torch
+    from agentrl.training.sweeps.curves import curve_arms
+
+    kind, _, folder = policy.partition(":")
+    if kind != "local":
+        raise ConfigError(f"--curves trains the policy, so it needs local:DIR, not {policy!r}")
+    return plan_arms(curve_arms(env, folder, names, tokens), out, numbers(seeds))
+
+
+def _curves(runs: Sequence[GridRun], tokens: int, jobs: int | None) -> list[Curve]:
+    """Train what is not trained yet. Returns: the curves of the finished runs."""
+    from agentrl.training.sweeps.grid import run_grid  # loads torch
+
+    results = run_all(run_grid, runs, runs[0].folder.parents[1], jobs)
+    finished: dict[str, dict[int, Path]] = {run.cell: {} for run in runs}
+    for result in results:
+        if result.summary:
+            finished[result.run.cell][result.run.config.seed] = result.run.folder
+    return read_curves({name: of for name, of in finished.items() if of}, tokens)
 
 
 async def _measured(env: str, given: GivenPolicy, **options: Any) -> CreditReport:

@@ -34,8 +34,8 @@ def train_grid(
     """Run every cell with every seed, and print the table. Returns: whether all runs succeeded."""
     from agentrl.training.sweeps.grid import grid_table, plan_grid, run_grid  # loads torch
 
-    runs = plan_grid(read, out, _numbers(seeds), grid)
-    results = _run_all(run_grid, runs, out, jobs)
+    runs = plan_grid(read, out, numbers(seeds), grid)
+    results = run_all(run_grid, runs, out, jobs)
     table = grid_table(results)
     if as_json:
         print_json({"cells": table})
@@ -48,8 +48,8 @@ def train_arms(arms: Sequence[Arm], out: Path, seeds: str, jobs: int | None, *, 
     """Run every arm of a file with every seed; print and write the report. Returns: whether all runs succeeded."""
     from agentrl.training.sweeps.arms import plan_arms, run_arms  # loads torch
 
-    runs = plan_arms(arms, out, _numbers(seeds))
-    results = _run_all(run_arms, runs, out, jobs)
+    runs = plan_arms(arms, out, numbers(seeds))
+    results = run_all(run_arms, runs, out, jobs)
     finished = [result.run for result in results if result.summary]
     found = compare_arms(
         [
@@ -68,7 +68,7 @@ def train_arms(arms: Sequence[Arm], out: Path, seeds: str, jobs: int | None, *, 
     return len(finished) == len(runs)
 
 
-def _run_all(
+def run_all(
     run: Callable[..., list[GridResult]], runs: Sequence[GridRun], out: Path, jobs: int | None
 ) -> list[GridResult]:
     """Run many, and say of each how it ended."""
@@ -87,7 +87,8 @@ def _run_all(
         raise
 
 
-def _numbers(seeds: str) -> list[int]:
+def numbers(seeds: str) -> list[int]:
+    """The seeds of a text such as `0,1,2`."""
     try:
         return [int(seed) for seed in seeds.split(",")]
     except ValueError:

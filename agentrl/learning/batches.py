@@ -1,7 +1,7 @@
 """Micro-batches: rows laid out for one forward pass, padded or packed, and shares of rows. Owns no maths and no torch.
 
-Coefficients are fixed before rows get here, so the layout cannot change a gradient. Rows of one unit (`keep`) stay
-in one micro-batch, and in one share.
+`tree` lays out rows that share a prefix. Coefficients are fixed before rows get here, so the layout cannot change a
+gradient. Rows of one unit (`keep`) stay in one micro-batch, and in one share.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from agentrl.learning.rows import Array, Ints, Row
+from agentrl.learning.rows import Array, Bools, Ints, Row
 
 Unit = Literal["token", "row", "trajectory", "pair"]
 
@@ -29,6 +29,7 @@ class MicroBatch:
         ids: (B, T) int64 token ids, padded with 0 on the right.
         positions: (B, T) int64 position of each token in its row: restarting at 0 where rows are
             packed one behind the other; None where every row has a line of its own.
+        paths: where the tokens of each row are, if rows share tokens: then the line holds each once. Else None.
         index: (N,) flat index into B x T of the position that PREDICTS each trained token.
         targets: (N,) int64 the trained tokens.
         rows: (N,) int64 number of the row in this micro-batch that the token belongs to.
@@ -36,6 +37,7 @@ class MicroBatch:
         num_units: how many there are.
         laid: the rows, in the order of `rows`.
         sources: index of each of those rows among the rows that were laid out.
+        distinct: the different ones among the trained tokens, where rows share positions; None where all differ.
     """
 
     ids: Ints
@@ -47,6 +49,8 @@ class MicroBatch:
     num_units: int
     laid: tuple[Row, ...]
     sources: tuple[int, ...]
+    paths: Paths | None = None
+    distinct: Distinct | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -59,8 +63,60 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """A row for a micro-batch, cut after its last trained token: later tokens do not change the loss."""
+class Branches:
+    """R rows of a tree whose own tokens attend at once.
+
+    Attributes:
+        queries: (R, M) int64 place in the line of each token that is a row's own, 0 behind its last one.
+        keys: (R, L) int64 place of each token of the row, 0 behind its end.
+        seen: (R, M, L) bool, whether an own token sees a token of its row: itself and those before it.
+    """
+
+    queries: Ints
+    keys: Ints
+    seen: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The rows of a line in which each token that rows share stands once.
+
+    Attributes:
+        branches: the rows, each in one of them; a row that adds no token to the tree is in none.
+        owners: (U,) int64 for each token of the line its place among the queries of all branches, flattened in order.
+    """
+
+    branches: tuple[Branches, ...]
+    owners: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """Trained tokens without repetition: rows that share a position may train the same token after it.
+
+    Attributes:
+        places: (P,) flat index of the positions that predict a trained token, each once and rising.
+        place_of: (U,) number among `places` of the position that predicts each distinct token.
+        targets: (U,) the distinct tokens.
+        number_of: (N,) number of each trained token among the distinct ones.
+    """
+
+    places: Ints
+    place_of: Ints
+    targets: Ints
+    number_of: Ints
+
+    @classmethod
+    def of(cls, index: Ints, targets: Ints) -> Distinct:
+        """Args: index, targets: (N,) as in `MicroBatch`."""
+        tokens, number_of = np.unique(np.stack([index, targets], axis=1), axis=0, return_inverse=True)
+        places, place_of = np.unique(tokens[:, 0], return_inverse=True)
+        return cls(places, place_of, np.ascontiguousarray(tokens[:, 1]), number_of.reshape(-1))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A row for a micro-batch, cut before its last trained token: nothing is predicted from that one or a later one."""
 
     row: Row
     source: int
@@ -76,32 +132,31 @@ _UNIT_OF: dict[str, Callable[[int, Row], int]] = {
 }
 
 
-def _units(rows: Sequence[Row], keep: Unit) -> list[list[_Piece]]:
+def units_of(rows: Sequence[Row], keep: Unit) -> list[list[Piece]]:
     """Rows with a token to train, those of one unit together; the longest unit first."""
-    units: dict[int, list[_Piece]] = {}
+    units: dict[int, list[Piece]] = {}
     for source, row in enumerate(rows):
         if row.mask.any():
             unit = _UNIT_OF[keep](source, row)
-            units.setdefault(unit, []).append(_Piece(row, source, _size(row), unit))
+            units.setdefault(unit, []).append(Piece(row, source, _size(row), unit))
     return sorted(units.values(), key=lambda pieces: -max(piece.size for piece in pieces))
 
 
 def _size(row: Row) -> int:
-    """Tokens of a row that go through the model: up to its last trained one."""
+    """Tokens of a row that go through the model: those before its last trained one."""
     trained = np.flatnonzero(row.mask)
-    return int(trained[-1]) + 1 if len(trained) else 0
+    return int(trained[-1]) if len(trained) else 0
 
 
-def _flatten(ids: Ints, positions: Ints | None, pieces: Sequence[_Piece], starts: Sequence[int]) -> MicroBatch:
-    """Gather the trained tokens of rows that begin at the flat indices `starts`."""
+def flatten(ids: Ints, positions: Ints | None, pieces: Sequence[Piece], index: Sequence[Ints]) -> MicroBatch:
+    """Gather the trained tokens of rows. Args: index: for each row the flat indices that predict its trained tokens."""
     rows = [piece.row for piece in pieces]
-    places = [start + np.flatnonzero(row.mask) for row, start in zip(rows, starts, strict=True)]
-    sizes = [len(place) for place in places]
+    sizes = [len(places) for places in index]
     numbers = {unit: number for number, unit in enumerate(dict.fromkeys(piece.unit for piece in pieces))}
     return MicroBatch(
         ids=ids,
         positions=positions,
-        index=np.concatenate(places) - 1,
+        index=np.concatenate(index),
         targets=np.concatenate([row.ids[row.mask] for row in rows]),
         rows=np.repeat(np.arange(len(rows)), sizes),
         units=np.repeat([numbers[piece.unit] for piece in pieces], sizes),
@@ -109,6 +164,11 @@ def _flatten(ids: Ints, positions: Ints | None, pieces: Sequence[_Piece], starts
         laid=tuple(rows),
         sources=tuple(piece.source for piece in pieces),
     )
+
+
+def _from_starts(pieces: Sequence[Piece], starts: Sequence[int]) -> list[Ints]:
+    """The flat indices that predict the trained tokens of rows that begin at `starts`."""
+    return [start + np.flatnonzero(piece.row.mask) - 1 for piece, start in zip(pieces, starts, strict=True)]
 
 
 def pad(
@@ -125,7 +185,7 @@ def pad(
         keep: rows of one such unit stay in one micro-batch.
         pass_tokens: what a pass costs besides its tokens, in tokens.
     """
-    units = _units(rows, keep)
+    units = units_of(rows, keep)
     ends = _ends(
         [max(piece.size for piece in pieces) for pieces in units], list(map(len, units)), max_tokens, pass_tokens
     )
@@ -158,12 +218,12 @@ def _ends(widths: Sequence[int], lines: Sequence[int], max_tokens: int, pass_tok
     return ends[::-1]
 
 
-def _padded(pieces: Sequence[_Piece]) -> MicroBatch:
+def _padded(pieces: Sequence[Piece]) -> MicroBatch:
     width = max(piece.size for piece in pieces)
     ids = np.zeros((len(pieces), width), np.int64)
     for line, piece in zip(ids, pieces, strict=True):
         line[: piece.size] = piece.row.ids[: piece.size]
-    return _flatten(ids, None, pieces, [width * i for i in range(len(pieces))])
+    return flatten(ids, None, pieces, _from_starts(pieces, [width * i for i in range(len(pieces))]))
 
 
 def pack(rows: Sequence[Row], max_tokens: int, keep: Unit = "row") -> list[MicroBatch]:
@@ -177,9 +237,9 @@ def pack(rows: Sequence[Row], max_tokens: int, keep: Unit = "row") -> list[Micro
         max_tokens: most tokens of a micro-batch; a longer unit gets its own.
         keep: rows of one such unit stay in one micro-batch.
     """
-    bins: list[list[_Piece]] = []
+    bins: list[list[Piece]] = []
     room: list[int] = []
-    for pieces in _units(rows, keep):
+    for pieces in units_of(rows, keep):
         size = sum(piece.size for piece in pieces)
         fit = next((i for i, free in enumerate(room) if size <= free), None)
         if fit is None:
@@ -191,12 +251,12 @@ def pack(rows: Sequence[Row], max_tokens: int, keep: Unit = "row") -> list[Micro
     return [_packed(pieces) for pieces in bins]
 
 
-def _packed(pieces: Sequence[_Piece]) -> MicroBatch:
+def _packed(pieces: Sequence[Piece]) -> MicroBatch:
     sizes = [piece.size for piece in pieces]
     ids = np.concatenate([piece.row.ids[: piece.size] for piece in pieces])[None]
     positions = np.concatenate([np.arange(size) for size in sizes])[None]
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist()
-    return _flatten(ids, positions, pieces, starts)
+    return flatten(ids, positions, pieces, _from_starts(pieces, starts))
 
 
 def shares(rows: Sequence[Row], count: int, keep: Unit = "row") -> list[list[int]]:

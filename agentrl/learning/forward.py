@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from agentrl.learning.batches import MicroBatch
 from agentrl.learning.head import Head, TokenScores, token_scores
+from agentrl.learning.rows import Array
 from agentrl.learning.terms import entropy_of_logits
 from agentrl.learning.update_mode import is_checkpointing
 
@@ -80,21 +81,30 @@ class TokenScorer:
             self._last_maps = self._check_last_maps()
 
     def states(self, batch: MicroBatch) -> Tensor:
-        """(N, H) last hidden states at the positions that predict the trained tokens."""
-        index = torch.from_numpy(batch.index).to(self.device)
+        """(N, H) last hidden states at the positions that predict the trained tokens; those of `distinct` if set."""
+        index = self._put(batch.index if batch.distinct is None else batch.distinct.places)
         maps = [] if is_checkpointing(self.model) else self._last_maps
         with _only_at(maps, index):
             hidden: Tensor = self.model.base_model(**self._inputs(batch)).last_hidden_state
-        return hidden.flatten(0, 1)[index]
+        states = hidden.flatten(0, 1)[index]
+        return states if batch.distinct is None else states[self._put(batch.distinct.place_of)]
 
-    def scores(self, batch: MicroBatch, targets: Tensor, states: Tensor | None = None) -> TokenScores:
+    def scores(self, batch: MicroBatch, states: Tensor | None = None) -> TokenScores:
         """Log-probability, entropy and rank of each trained token; logits exist in chunks where the head is known.
 
         Args: states: of `states`, where they are known already.
         """
+        distinct = batch.distinct
+        targets = self._put(batch.targets if distinct is None else distinct.targets)
         if self._head is not None:
-            return token_scores(self._head, self.states(batch) if states is None else states, targets, self.chunk)
-        index = torch.from_numpy(batch.index).to(self.device)
+            found = token_scores(self._head, self.states(batch) if states is None else states, targets, self.chunk)
+        else:
+            found = self._scores_of_logits(batch, targets)
+        return found if distinct is None else TokenScores(*(values[self._put(distinct.number_of)] for values in found))
+
+    def _scores_of_logits(self, batch: MicroBatch, targets: Tensor) -> TokenScores:
+        distinct = batch.distinct
+        index = self._put(batch.index if distinct is None else distinct.places[distinct.place_of])
         logits = self.model(**self._inputs(batch)).logits.flatten(0, 1)[index]
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
@@ -102,14 +112,22 @@ class TokenScorer:
         is_top = logits.detach().argmax(-1) == targets
         return TokenScores(token_logprobs(logits, targets), entropy_of_logits(logits), is_top)
 
+    def values(self, batch: MicroBatch, head: nn.Module, states: Tensor) -> Tensor:
+        """(N,) what a value head says at the positions that predict the trained tokens. Args: states: of `states`."""
+        values: Tensor = head(states.float()).squeeze(-1)
+        return values if batch.distinct is None else values[self._put(batch.distinct.number_of)]
+
     def logprobs(self, batch: MicroBatch) -> Tensor:
         """(N,) log-probability in nats of each trained token."""
-        return self.scores(batch, torch.from_numpy(batch.targets).to(self.device)).logprobs
+        return self.scores(batch).logprobs
+
+    def _put(self, values: Array) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
 
     def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
-        inputs: dict[str, Any] = {"input_ids": torch.from_numpy(batch.ids).to(self.device), "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": self._put(batch.ids), "use_cache": False}
         if batch.positions is not None:
-            inputs["position_ids"] = torch.from_numpy(batch.positions).to(self.device)
+            inputs["position_ids"] = self._put(batch.positions)
         return inputs
 
     @torch.no_grad()
@@ -194,7 +212,7 @@ class Scores:
     def _scores(self) -> TokenScores:
         with torch.set_grad_enabled(self._with_gradient):
             states = None if self._value_head is None else self._states
-            return self._scorer.scores(self._laid_out, self._batch.targets, states)
+            return self._scorer.scores(self._laid_out, states)
 
     @property
     def logprobs(self) -> Tensor:
@@ -218,8 +236,7 @@ class Scores:
         if self._value_head is None:
             raise ValueError("the model has no value head: an objective that reads values says so in `needs`")
         with torch.set_grad_enabled(self._with_gradient):
-            values: Tensor = self._value_head(self._states.float()).squeeze(-1)
-            return values
+            return self._scorer.values(self._laid_out, self._value_head, self._states)
 
 
 @contextmanager

@@ -21,11 +21,12 @@ from agentrl.learning import drift
 from agentrl.learning.batches import PASS_TOKENS, MicroBatch, Unit, pack, pad, shares
 from agentrl.learning.columns import fill
 from agentrl.learning.forward import Batch
+from agentrl.learning.lines.proof import attention_window, check_packing, why_no_tree
+from agentrl.learning.lines.tree import tree
 from agentrl.learning.masters import MasterWeights
 from agentrl.learning.models import Models
 from agentrl.learning.objectives.base import Objective, Sums
 from agentrl.learning.optimizers import OptimizerName, Schedule, make_optimizers, set_lr
-from agentrl.learning.packing import check_packing
 from agentrl.learning.parallel.ranks import Ranks, digest_of_model, digest_of_rows
 from agentrl.learning.rows import Row
 from agentrl.learning.update_mode import update_mode
@@ -50,7 +51,8 @@ class LearnerSettings:
         num_epochs: passes over the rows of a step.
         num_minibatches: updates per pass; the rows are shuffled into them by trajectory.
         micro_batch_tokens: most tokens of a forward pass; it changes memory and speed, not the gradient.
-        layout: `pad` (rows of similar length side by side) or `pack` (one behind the other).
+        layout: `tree` (a prefix that rows share goes through the model once, where that saves work and the model can
+            read it), `pad` (rows of similar length side by side) or `pack` (one behind the other).
         attention: attention implementation during the update; None leaves the model's own.
         matmul_precision: of float32 products during the update. Lower ones use bfloat16 or TF32.
         autocast: bfloat16 autocast.
@@ -75,7 +77,7 @@ class LearnerSettings:
     num_epochs: Count = 1
     num_minibatches: Count = 1
     micro_batch_tokens: Count = 2048
-    layout: Literal["pad", "pack"] = "pad"
+    layout: Literal["tree", "pad", "pack"] = "tree"
     attention: str | None = None
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     autocast: bool = False
@@ -93,8 +95,8 @@ class LearnerSettings:
         for name in ("lr", "weight_decay", "max_grad_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.layout not in ("pad", "pack"):
-            raise ValueError(f"layout must be 'pad' or 'pack', got {self.layout!r}")
+        if self.layout not in ("tree", "pad", "pack"):
+            raise ValueError(f"layout must be 'tree', 'pad' or 'pack', got {self.layout!r}")
 
 
 class Learner:
@@ -144,6 +146,7 @@ class Learner:
         self._check_ranks(objective, temperature)
         self.num_steps = 0
         self._is_first = False
+        self._no_tree: str | None = None
         self._publish = publish
         self._rng = np.random.default_rng(settings.seed)
 
@@ -219,17 +222,10 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         for laid_out in self._lay_out_own(rows, objective.unit):
-            batch = Batch(laid_out, self.models.device)
-            with torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast):
-                scores = self.models.scores(laid_out, batch)
-                loss, terms = objective(batch, scores)
-            if drift.is_measured(objective):
-                terms = drift.named_during(terms)
-            if self._is_first:
-                terms |= drift.before_sums(batch, scores)
-            (loss * scale).backward()  # type: ignore[no-untyped-call]
+            with self.models.reading(laid_out):
+                terms = self._add_gradient(laid_out, scale, objective)
             self.masters.take_gradients()
-            _add(sums, {**terms, "tokens": torch.tensor(len(batch))})
+            _add(sums, terms)
         self._check_first(sums)
         self.ranks.sum_gradients(self._parameters)
         norm = self._clip_gradient()
@@ -245,6 +241,19 @@ class Learner:
             self.masters.write_weights()
         skipped = torch.tensor(0.0 if rows and finite else 1.0)
         return {"grad/norm": norm, "grad/skipped": skipped, "grad/count": torch.ones(())}
+
+    def _add_gradient(self, laid_out: MicroBatch, scale: float, objective: Objective) -> Sums:
+        """Forward and backward of a micro-batch. Returns: its sums."""
+        batch = Batch(laid_out, self.models.device)
+        with torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast):
+            scores = self.models.scores(laid_out, batch)
+            loss, terms = objective(batch, scores)
+        if drift.is_measured(objective):
+            terms = drift.named_during(terms)
+        if self._is_first:
+            terms |= drift.before_sums(batch, scores)
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        return {**terms, "tokens": torch.tensor(len(batch))}
 
     def _check_first(self, sums: Sums) -> None:
         """In the first update of the learner, refuse probabilities that are not those of the sampler."""
@@ -264,7 +273,8 @@ class Learner:
         sums = Sums()
         for laid_out in self._lay_out_own(chosen, objective.unit):
             batch = Batch(laid_out, self.models.device)
-            with torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast):
+            autocast = torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast)
+            with self.models.reading(laid_out), autocast:
                 _add(sums, drift.after_sums(objective, batch, self.models.scores(laid_out, batch)))
         tokens = sum(row.num_trained for row in chosen)
         return {name: value / tokens for name, value in self.ranks.summed(sums).items()}
@@ -274,7 +284,21 @@ class Learner:
         if self.settings.layout == "pack":
             return pack(rows, most, keep)
         # Elsewhere than on a CPU a pass takes as long for few tokens as for many, so there are as few as can be.
-        return pad(rows, most, keep, pass_tokens=PASS_TOKENS if self.models.device.type == "cpu" else most)
+        pass_tokens = PASS_TOKENS if self.models.device.type == "cpu" else most
+        if self.settings.layout == "pad" or not self._reads_trees(rows):
+            return pad(rows, most, keep, pass_tokens=pass_tokens)
+        # Attention over a line of T tokens takes 4 T^2 H operations in a layer, the maps about 24 T H^2.
+        attention_tokens = 6.0 * self.model.config.get_text_config().hidden_size
+        return tree(rows, most, keep, pass_tokens=pass_tokens, attention_tokens=attention_tokens)
+
+    def _reads_trees(self, rows: Sequence[Row]) -> bool:
+        """Whether these rows may share their prefixes; the model is tried once, in the state that it updates in."""
+        if self._no_tree is None:
+            self._no_tree = why_no_tree(self.model)
+            if self._no_tree:
+                logger.info("rows that share a prefix go through the model one by one: %s", self._no_tree)
+        window = attention_window(self.model)
+        return not self._no_tree and (window is None or max(map(len, rows), default=0) <= window)
 
     def _lay_out_own(self, rows: Sequence[Row], keep: Unit) -> list[MicroBatch]:
         """Micro-batches of this rank's share of the rows; all of them where it is alone."""

@@ -6,7 +6,7 @@ Which model a run has is `agentrl.training.model_setup`; its files are `agentrl.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from agentrl.learning.batches import MicroBatch
 from agentrl.learning.forward import Batch, Scores, TokenScorer
+from agentrl.learning.lines.attention import reading
 from agentrl.learning.objectives.base import Objective
 
 
@@ -83,6 +84,10 @@ class Models:
         nn.init.zeros_(head.bias)
         return head
 
+    def reading(self, laid_out: MicroBatch) -> AbstractContextManager[None]:
+        """What forward and backward of a micro-batch stand in."""
+        return reading(self.policy, laid_out, self.device)
+
     def scores(self, laid_out: MicroBatch, batch: Batch) -> Scores:
         """The policy's scores of a micro-batch; they have a gradient where gradients are on."""
         return Scores(self.scorer, laid_out, batch, self.value_head)
@@ -93,6 +98,10 @@ class Models:
 
         Raises: ValueError for another column, or if the model that it needs was not kept.
         """
+        with self.reading(laid_out):
+            return self._predicted(laid_out, column)
+
+    def _predicted(self, laid_out: MicroBatch, column: str) -> Tensor:
         if column == "old_logprobs":
             return self.scorer.logprobs(laid_out)
         if column == "reference_logprobs":

@@ -55,14 +55,14 @@ def test_padding_groups_rows_of_like_length_and_cuts_their_tails():
     sizes = [10, 3, 9, 4]
     rows = [Row.of(range(n), [False, *[True] * (n - 2), False]) for n in sizes]
     batches = pad(rows, 20)
-    assert [batch.ids.shape for batch in batches] == [(2, 9), (2, 3)]
+    assert [batch.ids.shape for batch in batches] == [(2, 8), (2, 2)]
     assert [batch.sources for batch in batches] == [(0, 2), (3, 1)]
 
 
 @pytest.mark.parametrize("pass_tokens", [0, 3, 50])
 def test_padding_and_passes_together_cost_the_least_of_all_ways_to_cut(pass_tokens):
     sizes, most = [9, 8, 8, 5, 4, 4, 2, 2], 27
-    rows = [Row.of(range(n + 1), [False, *[True] * (n - 1), False]) for n in sizes]
+    rows = [Row.of(range(n + 2), [False, *[True] * n, False]) for n in sizes]
 
     def cost(parts):
         return sum(part[0] * len(part) + pass_tokens for part in parts)
@@ -77,7 +77,7 @@ def test_padding_and_passes_together_cost_the_least_of_all_ways_to_cut(pass_toke
 
 
 def test_packing_fills_lines_first_fit():
-    rows = [Row.of(range(n), [False, *[True] * (n - 1)]) for n in (6, 5, 4, 3)]
+    rows = [Row.of(range(n + 1), [False, *[True] * n]) for n in (6, 5, 4, 3)]
     batches = pack(rows, 10)
     assert [batch.sources for batch in batches] == [(0, 2), (1, 3)]
     assert batches[0].positions is not None

@@ -69,7 +69,7 @@ def largest_difference(left, right):
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
-@pytest.mark.parametrize("layout", ["pad", "pack"])
+@pytest.mark.parametrize("layout", ["tree", "pad", "pack"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 async def test_the_gradient_is_that_of_one_row_at_a_time(make_model, make_rows, kind, layout, attention):
     model, rows = make_model(kind), make_rows()
@@ -102,7 +102,7 @@ async def test_no_gradient_depends_on_micro_batches_or_layout(make_model, make_r
     model, rows = make_model(), make_rows(aggregation=aggregation)
     loss = OBJECTIVES.find(name)()
     whole = await gradients(model, rows, loss, micro_batch_tokens=10_000)
-    for layout in ("pad", "pack"):
+    for layout in ("tree", "pad", "pack"):
         for tokens in (1, 45, 90):
             other = await gradients(model, rows, loss, layout=layout, micro_batch_tokens=tokens)
             assert largest_difference(other, whole) < 1e-6
@@ -131,7 +131,7 @@ async def test_forking_a_trajectory_does_not_change_the_weight_of_its_tokens(mak
 async def test_float32_gradients_hardly_depend_on_the_layout(make_model, make_rows):
     model, rows = make_model(dtype=torch.float32), make_rows()
     whole = await gradients(model, rows)
-    for layout in ("pad", "pack"):
+    for layout in ("tree", "pad", "pack"):
         assert largest_difference(await gradients(model, rows, layout=layout, micro_batch_tokens=45), whole) < 1e-5
 
 
@@ -273,7 +273,7 @@ async def test_recomputed_logprobs_and_importance_weights(make_model, make_rows,
             for r, w in zip(rows, weights, strict=True)
         ]
         expected = await gradients(model, by_hand)
-        for layout in ("pad", "pack"):
+        for layout in ("tree", "pad", "pack"):
             learner = Learner(model, LearnerSettings(layout=layout, micro_batch_tokens=45), CLIP)
             filled = with_importance(await learner.fill(noisy, "old_logprobs"), IMPORTANCES.find(importance)())
             actual = await gradients(model, filled, layout=layout, micro_batch_tokens=45)
@@ -394,7 +394,7 @@ async def test_metrics_of_an_objective_from_outside(make_model, make_rows):
     [
         ({"num_epochs": 0}, "num_epochs must be at least 1"),
         ({"lr": -1.0}, "lr must not be negative"),
-        ({"layout": "stack"}, "'pad' or 'pack'"),
+        ({"layout": "stack"}, "'tree', 'pad' or 'pack'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):

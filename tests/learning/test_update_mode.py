@@ -65,9 +65,11 @@ async def test_checkpointing_recomputes_every_layer(make_model, make_rows):
     model, calls = make_model(), []
     for layer in model.model.layers:
         layer.self_attn.register_forward_hook(lambda *_: calls.append(1))
-    await gradient(model, make_rows(), Supervised(), micro_batch_tokens=10_000)
+    await gradient(model, make_rows(), Supervised(), layout="pad", micro_batch_tokens=10_000)
     plain = len(calls)
-    await gradient(model, make_rows(), Supervised(), micro_batch_tokens=10_000, gradient_checkpointing=True)
+    await gradient(
+        model, make_rows(), Supervised(), layout="pad", micro_batch_tokens=10_000, gradient_checkpointing=True
+    )
     assert len(calls) - plain == plain + len(model.model.layers)
 
 

@@ -285,7 +285,7 @@ def assert_updated_like(model: Any, name: str) -> None:
         assert ((parameter.detach() - after).abs() * trained).max() <= 1e-6, key
 
 
-@pytest.mark.parametrize("layout", ["pad", "pack"])
+@pytest.mark.parametrize("layout", ["tree", "pad", "pack"])
 @pytest.mark.parametrize("name", ["grpo", "bnpo", "dapo", "dr_grpo", "gspo", "cispo"])
 async def test_one_update_end_to_end(name: str, layout: str) -> None:
     """From episodes with observations, and a group that does not differ, to the weights after the step."""

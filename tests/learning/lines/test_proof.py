@@ -10,8 +10,8 @@ from transformers import GptOssConfig, GptOssForCausalLM, OPTConfig, OPTForCausa
 
 from agentrl.errors import ModelError
 from agentrl.learning.learner import Learner, LearnerSettings
+from agentrl.learning.lines.proof import check_packing
 from agentrl.learning.objectives.supervised import Supervised
-from agentrl.learning.packing import check_packing
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -1,0 +1,114 @@
+"""Attention over a tree batch: row by row, in the model's own implementation. Owns how a model is told about the rows.
+
+A line of a tree batch holds each distinct token once. The tokens that a row adds to the tree attend to all tokens of
+that row, whose keys and values are gathered from the line, as they would in a row of their own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agentrl.learning.batches import Branches, MicroBatch
+
+NAME = "agentrl_tree"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """`Branches` as tensors; the places are flat."""
+
+    queries: Tensor
+    keys: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(cls, branches: Branches, device: torch.device) -> _Rows:
+        put = [torch.from_numpy(values).to(device) for values in (branches.queries, branches.keys, branches.seen)]
+        return cls(put[0].flatten(), put[1].flatten(), put[2][:, None])
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The line that goes through a model now: its rows, as `Paths` has them, and the model's own attention."""
+
+    rows: tuple[_Rows, ...]
+    owners: Tensor
+    inner: str
+
+
+# The backward pass of a checkpointed layer calls attention again, where there is a GPU on a thread of its own, so this
+# is no context variable. A process does one update at a time.
+_reading: list[_Reading] = []
+
+
+@contextmanager
+def reading(model: Any, batch: MicroBatch, device: torch.device) -> Iterator[None]:
+    """What forward and backward of a micro-batch stand in: the model's attention knows its rows, if it is a tree."""
+    if batch.paths is None:
+        yield
+        return
+    _attention_functions().register(NAME, _attention)
+    inner = model.config._attn_implementation
+    rows = tuple(_Rows.of(branches, device) for branches in batch.paths.branches)
+    _reading.append(_Reading(rows, torch.from_numpy(batch.paths.owners).to(device), inner))
+    model.config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = inner
+        _reading.pop()
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
+) -> tuple[Tensor, None]:
+    """Args: query, key, value: (1, heads, U, D) of the line. Returns: (1, U, heads, D)."""
+    now = _reading[-1]
+    more.pop("position_ids", None)  # those of the line
+    attend = _inner(module, now.inner)
+    query, key, value = (values[0].transpose(0, 1) for values in (query, key, value))
+    mixed = []
+    for rows in now.rows:
+        count = len(rows.seen)
+        own, keys, values = (
+            _of_rows(of, places, count) for of, places in ((query, rows.queries), (key, rows.keys), (value, rows.keys))
+        )
+        found, *_ = attend(module, own, keys, values, _mask(rows.seen, now.inner, query.dtype), **more)
+        mixed.append(found.flatten(0, 1))
+    return torch.cat(mixed).index_select(0, now.owners)[None], None
+
+
+def _of_rows(line: Tensor, places: Tensor, count: int) -> Tensor:
+    """(U, heads, D) of the line to (R, heads, L, D) of its rows. Args: places: (R * L,); count: R."""
+    gathered = line.index_select(0, places)
+    return gathered.view(count, -1, *gathered.shape[1:]).transpose(1, 2)
+
+
+def _inner(module: Any, name: str) -> Callable[..., Any]:
+    """The model's own attention."""
+    if name != "eager":
+        found: Callable[..., Any] = _attention_functions()[name]
+        return found
+    eager: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
+    return eager
+
+
+def _mask(seen: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+    """The pairs that see each other, as the implementation takes them: bool, or numbers that are added to scores."""
+    if name != "eager":
+        return seen
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
+def _attention_functions() -> Any:
+    """The attention implementations that `transformers` knows, by name."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # the torch-free door
+
+    return ALL_ATTENTION_FUNCTIONS
