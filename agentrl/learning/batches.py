@@ -69,12 +69,13 @@ class Branches:
     Attributes:
         queries: (R, M) int64 place in the line of each token that is a row's own, 0 behind its last one.
         keys: (R, L) int64 place of each token of the row, 0 behind its end.
-        seen: (R, M, L) bool, whether an own token sees a token of its row: itself and those before it.
+        seen: (R, M, L) bool, whether an own token sees a token of its row: itself and those before it. None where all
+            tokens of the rows are their own, so that this is plain causal attention.
     """
 
     queries: Ints
     keys: Ints
-    seen: Bools
+    seen: Bools | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,14 +24,16 @@ NAME = "agentrl_tree"
 class _Rows:
     """`Branches` as tensors; the places are flat."""
 
+    count: int
     queries: Tensor
     keys: Tensor
-    seen: Tensor
+    seen: Tensor | None
 
     @classmethod
     def of(cls, branches: Branches, device: torch.device) -> _Rows:
-        put = [torch.from_numpy(values).to(device) for values in (branches.queries, branches.keys, branches.seen)]
-        return cls(put[0].flatten(), put[1].flatten(), put[2][:, None])
+        queries, keys = (torch.from_numpy(values).to(device).flatten() for values in (branches.queries, branches.keys))
+        seen = None if branches.seen is None else torch.from_numpy(branches.seen).to(device)[:, None]
+        return cls(len(branches.queries), queries, keys, seen)
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,11 @@ def _attention(
     query, key, value = (values[0].transpose(0, 1) for values in (query, key, value))
     mixed = []
     for rows in now.rows:
-        count = len(rows.seen)
         own, keys, values = (
-            _of_rows(of, places, count) for of, places in ((query, rows.queries), (key, rows.keys), (value, rows.keys))
+            _of_rows(of, places, rows.count)
+            for of, places in ((query, rows.queries), (key, rows.keys), (value, rows.keys))
         )
-        found, *_ = attend(module, own, keys, values, _mask(rows.seen, now.inner, query.dtype), **more)
+        found, *_ = attend(module, own, keys, values, _mask(rows, now.inner, query.dtype), **more)
         mixed.append(found.flatten(0, 1))
     return torch.cat(mixed).index_select(0, now.owners)[None], None
 
@@ -100,10 +102,17 @@ def _inner(module: Any, name: str) -> Callable[..., Any]:
     return eager
 
 
-def _mask(seen: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-    """The pairs that see each other, as the implementation takes them: bool, or numbers that are added to scores."""
+def _mask(rows: _Rows, name: str, dtype: torch.dtype) -> Tensor | None:
+    """What sees what, as the implementation takes it: bool, or numbers that are added to scores.
+
+    None where attention is plainly causal; `eager` alone does not do that by itself.
+    """
+    seen = rows.seen
     if name != "eager":
         return seen
+    if seen is None:
+        length = len(rows.keys) // rows.count
+        seen = torch.ones((1, 1, length, length), dtype=torch.bool, device=rows.keys.device).tril_()
     return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
 
 

@@ -144,14 +144,15 @@ def _laid_out(pieces: Sequence[Piece]) -> MicroBatch:
 
 
 def _paths(paths: Sequence[Ints], common: Sequence[int]) -> Paths:
-    """Rows with about as many own tokens, within a factor of two, attend at once."""
-    alike: dict[int, list[int]] = {}
+    """Rows with about as many own tokens, within a factor of two, attend at once; whole rows apart from the others."""
+    alike: dict[tuple[bool, int], list[int]] = {}
     for number, (path, shared) in enumerate(zip(paths, common, strict=True)):
         if len(path) > shared:
-            alike.setdefault(max(_FEW, len(path) - shared - 1).bit_length(), []).append(number)
+            key = shared == 0, max(_FEW, len(path) - shared - 1).bit_length()
+            alike.setdefault(key, []).append(number)
     owners = np.zeros(sum(len(path) - shared for path, shared in zip(paths, common, strict=True)), np.int64)
     branches, start = [], 0
-    for numbers in alike.values():
+    for (is_whole, _), numbers in alike.items():
         own = [paths[number][common[number] :] for number in numbers]
         most, longest = max(map(len, own)), max(len(paths[number]) for number in numbers)
         queries, keys = np.zeros((len(numbers), most), np.int64), np.zeros((len(numbers), longest), np.int64)
@@ -160,6 +161,6 @@ def _paths(paths: Sequence[Ints], common: Sequence[int]) -> Paths:
             owners[places] = start + row * most + np.arange(len(places))
         first = np.array([common[number] for number in numbers])
         seen = np.arange(longest) <= first[:, None, None] + np.arange(most)[:, None]
-        branches.append(Branches(queries, keys, seen))
+        branches.append(Branches(queries, keys, None if is_whole else seen))
         start += queries.size
     return Paths(tuple(branches), owners)

@@ -111,14 +111,19 @@ def contexts(batch: MicroBatch) -> list[tuple[tuple[int, ...], int, int, int]]:
     return found
 
 
+def causal(keys: Any) -> Any:
+    return np.tile(np.tri(keys.shape[1], dtype=bool), (len(keys), 1, 1))
+
+
 def seen_by_place(batch: MicroBatch) -> list[Any] | None:
     """For each token of a tree's line the places that it attends to, in order."""
     if batch.paths is None:
         return None
     assert batch.positions is not None
     every = [
-        (branches.queries[row, m], branches.keys[row][branches.seen[row, m]])
+        (branches.queries[row, m], branches.keys[row][seen[row, m]])
         for branches in batch.paths.branches
+        for seen in [causal(branches.keys) if branches.seen is None else branches.seen]
         for row, m in np.ndindex(branches.queries.shape)
     ]
     own = [every[place] for place in batch.paths.owners]
