@@ -205,7 +205,10 @@ def load_module(name: str, reference: str, error: type[Exception] = ConfigError)
 
 
 def load_file(path: Path, error: type[Exception] = ConfigError) -> ModuleType:
-    """Import a Python file by its path, once per path; its folder is not put on `sys.path`.
+    """Import a Python file by its path, once per path.
+
+    Its folder is put at the end of `sys.path`, so that it can import modules next to it, as `python FILE` can; a module
+    that is found elsewhere comes first.
 
     Raises: `error` if there is no such file.
     """
@@ -220,6 +223,8 @@ def load_file(path: Path, error: type[Exception] = ConfigError) -> ModuleType:
         raise error(f"{str(path)!r} cannot be imported as Python")
     module = importlib.util.module_from_spec(found)
     sys.modules[name], _FILES[name] = module, path
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     try:
         found.loader.exec_module(module)
     except BaseException:

@@ -74,3 +74,13 @@ def test_an_error_inside_a_module_is_not_hidden(tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
         load_reference("needs_more:X")
     assert "needs_more" not in sys.modules
+
+
+def test_a_file_imports_what_stands_next_to_it_and_hides_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "next_to_it.py").write_text("class Part:\n    pass\n")
+    (tmp_path / "json.py").write_text("raise RuntimeError('this is not the standard library')\n")
+    (tmp_path / "own.py").write_text("import json\n\nfrom next_to_it import Part\n\nText = json.dumps\n")
+    assert load_reference(f"{tmp_path / 'own.py'}:Part").__module__ == "next_to_it"
+    assert load_reference(f"{tmp_path / 'own.py'}:Text")({}) == "{}"
+    monkeypatch.delitem(sys.modules, "next_to_it")
