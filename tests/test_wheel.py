@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 DATA = (
     "agentrl/__init__.pyi",
     "agentrl/py.typed",
+    "agentrl/bench/views/arms.html.jinja",
     "agentrl/bench/views/run_report.html.jinja",
     "agentrl/cli/scaffold/README.md.jinja",
     "agentrl/cli/scaffold/environment.py.jinja",
