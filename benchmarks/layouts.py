@@ -82,7 +82,7 @@ def main() -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "rows": len(rows),
         "tokens": sum(map(len, rows)),
-        "distinct_tokens": sum(batch.num_tokens for batch in learners["tree"]._lay_out(rows)),
+        "distinct_tokens": sum(batch.num_tokens for batch in learners["tree"].layouts.of(rows)),
         "gradient_difference": float((plain - shared).norm() / plain.norm()),
         **{f"{layout}_ms": round(1000 * statistics.median(times), 1) for layout, times in seconds.items()},
         "pairwise_ratio": round(statistics.median(np.divide(seconds["pad"], seconds["tree"])), 2),

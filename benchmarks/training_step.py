@@ -27,6 +27,7 @@ import torch
 
 from agentrl.env import registry
 from agentrl.learning.learner import Learner
+from agentrl.learning.lines.layouts import Layouts
 from agentrl.learning.models import Models
 from agentrl.policy.engine.scheduler import Engine
 from agentrl.training.plan import TrainConfig
@@ -129,7 +130,7 @@ def watch_training(clock: Clock, config: TrainConfig) -> None:
     clock.watch_async(Run, "evaluate", "evaluation")
     clock.watch(Run, "_record", "record")
     clock.watch(Run, "_save", "checkpoint")
-    clock.watch(Learner, "_lay_out", "rows")
+    clock.watch(Layouts, "of", "rows")
     clock.watch(Learner, "_update", "optimiser")
     clock.watch(Models, "predicted", "forward")
     clock.watch(type(_reinforce(config).total), "__call__", "forward")

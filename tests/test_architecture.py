@@ -81,6 +81,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.learning.objectives": (2, "learning", 3),
     "agentrl.learning.drift": (2, "learning", 4),
     "agentrl.learning.models": (2, "learning", 4),
+    "agentrl.learning.lines.layouts": (2, "learning", 4),
     "agentrl.learning.learner": (2, "learning", 5),
     # 3: rollouts, and what environments are made of.
     "agentrl.rollout.plain_json": (3, "rollout", 0),

@@ -8,20 +8,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_seeds
 from agentrl.bench.jackknife import over_seeds
-from agentrl.bench.measures.base import Measure, by_task, scored
+from agentrl.bench.measures.base import SHARE, Measure, by_task, scored
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.success import Success
+from agentrl.bench.training_runs import MODES
 from agentrl.errors import ConfigError
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Trajectory
 
-MODES = ("greedy", "sampled")
 Episodes = Mapping[str, Sequence[Trajectory]]
 """Task id -> its scored episodes."""
 
@@ -98,6 +98,8 @@ class _Run:
     measures: Sequence[str]
     cpu_s: float
     sampled_tokens: float
+    num_played: int
+    num_discarded: int
     episodes: Mapping[str, Episodes] = field(repr=False)
 
 
@@ -118,7 +120,14 @@ def compare_arms(arms: Sequence[ArmRuns]) -> ArmsTable:
         notes.append(f"one seed ({', '.join(short)}): the intervals are over tasks alone, another seed may differ more")
     others = [f"{name}: {run.stage}" for name, of in read.items() for run in of.values() if run.stage != main.stage]
     notes += [f"the last evaluation of {other}, not {main.stage}" for other in dict.fromkeys(others)]
+    notes += [note for name, of in read.items() if (note := _discards(name, list(of.values())))]
     return ArmsTable(main.stage, {measure.name: measure.unit for measure in measures}, rows, notes)
+
+
+def _discards(name: str, runs: Sequence[_Run]) -> str:
+    """A note on the episodes of an arm that no number contains."""
+    discarded, played = sum(run.num_discarded for run in runs), sum(run.num_played for run in runs)
+    return f"{name}: {discarded} of {played} episodes were discarded and count in no number" if discarded else ""
 
 
 def _read(path: Path) -> _Run:
@@ -134,7 +143,8 @@ def _read(path: Path) -> _Run:
     played = list(TrajectoryStore(path / "trajectories.jsonl").read(stage=stage))
     episodes = {mode: _by_task([t for t in played if t.labels.mode == mode]) for mode in MODES}
     tokens = cost["tokens"].get("sampled", 0)
-    return _Run(stage, tables[stage].get("measures", ()), cost["cpu_s"], tokens, episodes)
+    measures, discarded = tables[stage].get("measures", ()), len(played) - len(scored(played))
+    return _Run(stage, measures, cost["cpu_s"], tokens, len(played), discarded, episodes)
 
 
 def _by_task(episodes: Sequence[Trajectory]) -> Episodes:
@@ -173,13 +183,20 @@ def _estimate(measure: Measure, seeds: Sequence[Episodes]) -> Estimate:
         outcomes = [_outcomes(of_seed) for of_seed in seeds]
         shared = [task for task in outcomes[0] if all(task in of_seed for of_seed in outcomes)]
         return clustered_proportion([[x for of_seed in outcomes for x in of_seed[task]] for task in shared])
-    return over_seeds(seeds, _value(measure))
+    return _within(measure, over_seeds(seeds, _value(measure)), 0.0)
 
 
 def _difference(measure: Measure, one: Sequence[Episodes], other: Sequence[Episodes]) -> Estimate:
     if isinstance(measure, Success):
         return paired_over_seeds([_outcomes(s) for s in one], [_outcomes(s) for s in other], same_seeds=True)
-    return over_seeds(one, _value(measure), minus=other)
+    return _within(measure, over_seeds(one, _value(measure), minus=other), -1.0)
+
+
+def _within(measure: Measure, found: Estimate, least: float) -> Estimate:
+    """The estimate of a share, its interval cut at what a share can be: `least` to 1. An unknown interval stays so."""
+    if measure.unit != SHARE or not math.isfinite(found.high - found.low):
+        return found
+    return replace(found, low=max(found.low, least), high=min(found.high, 1.0))
 
 
 def _value(measure: Measure) -> Callable[[Sequence[Trajectory]], float]:

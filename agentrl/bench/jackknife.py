@@ -13,6 +13,7 @@ from agentrl.bench.estimates import Estimate, t_quantile
 T = TypeVar("T")
 ByTask = Mapping[str, Sequence[T]]
 _GROUPS = 20
+_ROUNDING = 1e-12
 
 
 def over_seeds(
@@ -32,7 +33,8 @@ def over_seeds(
         seeds: of each seed the episodes by task. Tasks that every seed has count.
         statistic: of the episodes of one seed; nan where it is not known.
         minus: subtract the statistic of these, seed by seed and on the same tasks.
-    Returns: with an infinite interval where there are fewer than two tasks or a statistic is not known.
+    Returns: with an infinite interval where there are fewer than two tasks, where a statistic is not known, and where
+        nothing varies, which says nothing about the spread.
     Source: Kott 2001, J. Official Statistics 17(4) (delete-a-group jackknife); Cameron, Gelbach and Miller 2011, J.
         Bus. Econ. Stat. 29(2), eq. 2.11 (two-way clustering).
     """
@@ -73,8 +75,8 @@ def _half(whole_S: np.ndarray, without_GS: np.ndarray, level: float) -> float:
         within = float(np.mean([_jackknife_variance(without_GS[:, seed]) for seed in range(seeds)]))
         of_cells = max(0.0, (within - of_tasks) / (seeds - 1))
     variance = max(of_tasks + of_seeds - of_cells, of_tasks, of_seeds)
-    if not variance:
-        return 0.0
+    if variance <= (_ROUNDING * max(1.0, float(np.abs(whole_S).max()))) ** 2:
+        return math.inf
     freedom = of_tasks**2 / (groups - 1) + (of_seeds**2 / (seeds - 1) if seeds > 1 else 0.0)
     return t_quantile(max(1, int(variance**2 / freedom)), level) * math.sqrt(variance)
 

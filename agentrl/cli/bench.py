@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import default_out, run_bench
 from agentrl.bench.views.table import render
-from agentrl.cli.boundary import EXIT_INTERRUPTED, EXIT_UNTRUSTED, json_option, note, print_json
+from agentrl.cli.boundary import EXIT_INTERRUPTED, EXIT_UNTRUSTED, json_option, note, print_json, print_tables
 from agentrl.cli.policy_options import policy_of, policy_options
 from agentrl.cli.progress import Counter
 from agentrl.env import registry
@@ -71,9 +70,7 @@ def command(
     if as_json:
         print_json(result.to_json())
     else:
-        console = Console(highlight=False)
-        console.width = console.width if console.is_terminal else _PIPE_WIDTH
-        console.print(render(result))
+        print_tables(render(result), _PIPE_WIDTH)
     if result.status == "interrupted":
         note(f"Interrupted. The same command with --out {result.out} plays what is missing.")
         ctx.exit(EXIT_INTERRUPTED)

@@ -157,6 +157,15 @@ def print_json(document: Any) -> None:
     click.echo(text)
 
 
+def print_tables(shown: Any, pipe_width: int) -> None:
+    """What `rich` renders, on stdout. Args: pipe_width: columns where stdout is no terminal."""
+    from rich.console import Console  # not every command has tables
+
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else pipe_width
+    console.print(shown)
+
+
 def note(message: str) -> None:
     """A line for the person watching, on stderr."""
     click.echo(message, err=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console, RenderableType
 
 from agentrl.bench.compare import RECORDED, comparison
 from agentrl.bench.measures.success import Success
@@ -16,7 +15,7 @@ from agentrl.bench.records import read_record
 from agentrl.bench.training_runs import compare_runs, run_folders
 from agentrl.bench.views.comparison import render_comparison
 from agentrl.bench.views.training_runs import render_runs
-from agentrl.cli.boundary import EXIT_UNTRUSTED, json_option, print_json
+from agentrl.cli.boundary import EXIT_UNTRUSTED, json_option, print_json, print_tables
 
 _PIPE_WIDTH = 120
 _PIPE_WIDTH_OF_RUNS = 160
@@ -52,7 +51,7 @@ def command(ctx: click.Context, places: tuple[Path, ...], measure: str, allow_ve
     if as_json:
         print_json(found.to_json())
     else:
-        _print(render_comparison(found), _PIPE_WIDTH)
+        print_tables(render_comparison(found), _PIPE_WIDTH)
     if found.warnings:
         ctx.exit(EXIT_UNTRUSTED)
 
@@ -64,10 +63,4 @@ def _compare_runs(places: tuple[Path, ...], measure: str, *, allow_versions: boo
     if as_json:
         print_json(found.to_json())
     else:
-        _print(render_runs(found), _PIPE_WIDTH_OF_RUNS)
-
-
-def _print(shown: RenderableType, pipe_width: int) -> None:
-    console = Console(highlight=False)
-    console.width = console.width if console.is_terminal else pipe_width
-    console.print(shown)
+        print_tables(render_runs(found), _PIPE_WIDTH_OF_RUNS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,10 @@ _SAME = ("oracle", "null", "scripted")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs of --curves; runs/credit by default.")
 @click.option("--jobs", type=click.IntRange(1), help="Runs of --curves at once; one for each core by default.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     env: str,
     tasks: int,
     split: str,
@@ -79,14 +82,10 @@ def command(
             f"--policy {policy.name} always does the same, which leaves no action to compare: give one that samples"
         )
     registry.spec(env)
-    try:
-        settings = MeterSettings(
-            options["group_size"], options["continuations"], options["draws"], options["forks"], options["most_turns"]
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    settings = _settings(options)
     names = tuple(name.strip() for name in estimators.split(",")) if estimators else ESTIMATORS
-    runs = None if curves is None else _planned(env, policy.name, names, curves, seeds, out or Path("runs/credit"))
+    out = out or Path("runs/credit")
+    runs = [] if curves is None else _planned(env, _model(policy.name, options), names, curves, numbers(seeds), out)
     note(f"Playing {policy.name} on {env}")
     report = asyncio.run(
         _measured(
@@ -103,36 +102,62 @@ def command(
     found = {"env": env, "policy": policy.name, "split": split, "seed": seed, **report.to_json()}
     if not as_json:
         click.echo(report.to_text())
-    if runs is not None and curves is not None:
-        learnt = _curves(runs, curves, jobs)
+    failed = False
+    if curves is not None:
+        learnt, failed = _curves(runs, curves, out, jobs)
         found["curves"] = {"tokens": curves, "estimators": [curve.to_json() for curve in learnt]}
-        if not as_json:
+        if not as_json and learnt:
             click.echo("\n" + curves_text(learnt, curves))
     if as_json:
         print_json(found)
+    if failed:
+        ctx.exit(1)
 
 
-def _planned(env: str, policy: str, names: Sequence[str], tokens: int, seeds: str, out: Path) -> list[GridRun]:
-    """The runs of the curves, every configuration checked. Raises: ConfigError for a policy that is no model folder."""
-    from agentrl.training.sweeps.arms import plan_arms  # loads torch
-    from agentrl.training.sweeps.curves import curve_arms
+def _settings(options: Mapping[str, Any]) -> MeterSettings:
+    """Raises: ConfigError for numbers that measure nothing."""
+    try:
+        return MeterSettings(
+            options["group_size"], options["continuations"], options["draws"], options["forks"], options["most_turns"]
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
+
+def _model(policy: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The model that --curves trains, as a configuration has it. Raises: ConfigError for a policy without weights."""
     kind, _, folder = policy.partition(":")
     if kind != "local":
         raise ConfigError(f"--curves trains the policy, so it needs local:DIR, not {policy!r}")
-    return plan_arms(curve_arms(env, folder, names, tokens), out, numbers(seeds))
+    given = {name: options[name] for name in ("chat_format", "chat_template", "max_context", "device")}
+    return {"path": folder, **{name: value for name, value in given.items() if value is not None}}
 
 
-def _curves(runs: Sequence[GridRun], tokens: int, jobs: int | None) -> list[Curve]:
-    """Train what is not trained yet. Returns: the curves of the finished runs."""
+def _planned(
+    env: str, model: Mapping[str, Any], names: Sequence[str], tokens: int, seeds: Sequence[int], out: Path
+) -> list[GridRun]:
+    """The runs of the curves, every configuration and folder checked. Raises: ConfigError if a folder holds others."""
+    from agentrl.training.sweeps.arms import plan_arms  # loads torch
+    from agentrl.training.sweeps.curves import curve_arms
+    from agentrl.training.sweeps.grid import is_done
+
+    runs = plan_arms(curve_arms(env, model, names, tokens), out, seeds)
+    for run in runs:
+        is_done(run)
+    return runs
+
+
+def _curves(runs: Sequence[GridRun], tokens: int, out: Path, jobs: int | None) -> tuple[list[Curve], bool]:
+    """Train what is not trained yet. Returns: the curves of the finished runs, and whether a run failed."""
     from agentrl.training.sweeps.grid import run_grid  # loads torch
 
-    results = run_all(run_grid, runs, runs[0].folder.parents[1], jobs)
+    results = run_all(run_grid, runs, out, jobs)
     finished: dict[str, dict[int, Path]] = {run.cell: {} for run in runs}
     for result in results:
         if result.summary:
             finished[result.run.cell][result.run.config.seed] = result.run.folder
-    return read_curves({name: of for name, of in finished.items() if of}, tokens)
+    curves = read_curves({name: of for name, of in finished.items() if of}, tokens)
+    return curves, any(result.summary is None for result in results)
 
 
 async def _measured(env: str, given: GivenPolicy, **options: Any) -> CreditReport:

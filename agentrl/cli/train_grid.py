@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from agentrl.bench.arms import ArmRuns, compare_arms
 from agentrl.bench.views.arms import render_arms, write_arms
-from agentrl.cli.boundary import note, print_json
+from agentrl.cli.boundary import note, print_json, print_tables
 
 if TYPE_CHECKING:
     from agentrl.training.plan import TrainConfig
@@ -61,9 +60,7 @@ def train_arms(arms: Sequence[Arm], out: Path, seeds: str, jobs: int | None, *, 
     if as_json:
         print_json(found.to_json())
     else:
-        console = Console(highlight=False)
-        console.width = console.width if console.is_terminal else _PIPE_WIDTH
-        console.print(render_arms(found))
+        print_tables(render_arms(found), _PIPE_WIDTH)
         click.echo(f"Report: {out / 'arms.html'}")
     return len(finished) == len(runs)
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from agentrl.config import Count, Fraction, NotNegative, Whole
 from agentrl.learning import drift
-from agentrl.learning.batches import PASS_TOKENS, MicroBatch, Unit, pack, pad, shares
+from agentrl.learning.batches import MicroBatch, Unit, shares
 from agentrl.learning.columns import fill
 from agentrl.learning.forward import Batch
-from agentrl.learning.lines.proof import attention_window, check_packing, why_no_tree
-from agentrl.learning.lines.tree import tree
+from agentrl.learning.lines.layouts import Layout, Layouts
 from agentrl.learning.masters import MasterWeights
 from agentrl.learning.models import Models
 from agentrl.learning.objectives.base import Objective, Sums
@@ -77,7 +76,7 @@ class LearnerSettings:
     num_epochs: Count = 1
     num_minibatches: Count = 1
     micro_batch_tokens: Count = 2048
-    layout: Literal["tree", "pad", "pack"] = "tree"
+    layout: Layout = "tree"
     attention: str | None = None
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     autocast: bool = False
@@ -95,7 +94,7 @@ class LearnerSettings:
         for name in ("lr", "weight_decay", "max_grad_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.layout not in ("tree", "pad", "pack"):
+        if self.layout not in get_args(Layout):
             raise ValueError(f"layout must be 'tree', 'pad' or 'pack', got {self.layout!r}")
 
 
@@ -129,8 +128,7 @@ class Learner:
         self.model: Any = model
         self.ranks = Ranks() if ranks is None else ranks
         self.settings, self.total_steps = settings, total_steps
-        if settings.layout == "pack":
-            check_packing(model)
+        self.layouts = Layouts(model, settings.layout, settings.micro_batch_tokens)
         self.models = Models(model, objective, temperature, settings.logit_chunk)
         self.masters = MasterWeights(model)
         self.optimizers = make_optimizers(
@@ -146,7 +144,6 @@ class Learner:
         self._check_ranks(objective, temperature)
         self.num_steps = 0
         self._is_first = False
-        self._no_tree: str | None = None
         self._publish = publish
         self._rng = np.random.default_rng(settings.seed)
 
@@ -162,7 +159,7 @@ class Learner:
         with self._update_mode():
             numbers = shares(rows, self.ranks.size)[self.ranks.rank]
             own = [rows[number] for number in numbers]
-            filled = fill(own, column, self._lay_out(own), lambda batch: self.models.predicted(batch, column))
+            filled = fill(own, column, self.layouts.of(own), lambda batch: self.models.predicted(batch, column))
         found = self.ranks.union({n: row.column(column) for n, row in zip(numbers, filled, strict=True)})
         return [row.with_columns(**{column: found[number]}) for number, row in enumerate(rows)]
 
@@ -279,31 +276,10 @@ class Learner:
         tokens = sum(row.num_trained for row in chosen)
         return {name: value / tokens for name, value in self.ranks.summed(sums).items()}
 
-    def _lay_out(self, rows: Sequence[Row], keep: Unit = "row") -> list[MicroBatch]:
-        most = self.settings.micro_batch_tokens
-        if self.settings.layout == "pack":
-            return pack(rows, most, keep)
-        # Elsewhere than on a CPU a pass takes as long for few tokens as for many, so there are as few as can be.
-        pass_tokens = PASS_TOKENS if self.models.device.type == "cpu" else most
-        if self.settings.layout == "pad" or not self._reads_trees(rows):
-            return pad(rows, most, keep, pass_tokens=pass_tokens)
-        # Attention over a line of T tokens takes 4 T^2 H operations in a layer, the maps about 24 T H^2.
-        attention_tokens = 6.0 * self.model.config.get_text_config().hidden_size
-        return tree(rows, most, keep, pass_tokens=pass_tokens, attention_tokens=attention_tokens)
-
-    def _reads_trees(self, rows: Sequence[Row]) -> bool:
-        """Whether these rows may share their prefixes; the model is tried once, in the state that it updates in."""
-        if self._no_tree is None:
-            self._no_tree = why_no_tree(self.model)
-            if self._no_tree:
-                logger.info("rows that share a prefix go through the model one by one: %s", self._no_tree)
-        window = attention_window(self.model)
-        return not self._no_tree and (window is None or max(map(len, rows), default=0) <= window)
-
     def _lay_out_own(self, rows: Sequence[Row], keep: Unit) -> list[MicroBatch]:
         """Micro-batches of this rank's share of the rows; all of them where it is alone."""
         numbers = shares(rows, self.ranks.size, keep)[self.ranks.rank]
-        return self._lay_out([rows[number] for number in numbers], keep)
+        return self.layouts.of([rows[number] for number in numbers], keep)
 
     def _check_ranks(self, objective: Objective, temperature: float) -> None:
         """Raises: ValueError if the ranks do not begin with the same weights and settings."""

@@ -87,12 +87,12 @@ def _part(steps: Sequence[tuple[float, float]], low: float, high: float) -> floa
 
 
 def curves_text(curves: Sequence[Curve], tokens: int) -> str:
-    """A table for a terminal, in Markdown."""
+    """A table for a terminal, in Markdown. Args: curves: at least one."""
     header = [
         "estimator",
         *(f"to {tokens * (part + 1) // PARTS:,}" for part in range(PARTS)),
         "mean",
-        "minus the first",
+        f"minus {curves[0].name}",
     ]
     lines = [
         f"Success of training episodes by sampled tokens, {tokens:,} in all, 95% intervals over seeds",

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,9 +12,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agentrl.bench.arms import MODES, ArmRow, ArmsTable
+from agentrl.bench.arms import ArmRow, ArmsTable
 from agentrl.bench.estimates import Estimate
+from agentrl.bench.training_runs import MODES
 from agentrl.bench.views.table import number
+from agentrl.errors import StoreError
 from agentrl.rollout.store import write_summary
 
 
@@ -70,6 +71,10 @@ def write_arms(out: Path, found: ArmsTable) -> None:
         rows={m: [r for r in found.rows if r.mode == m] for m in MODES},
         shown=_shown,
     )
-    partial = out / f".arms.html.{os.getpid()}"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out / "arms.html")
+    path, partial = out / "arms.html", out / ".arms.html.partial"
+    try:
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error}; free space, and give the same command again") from error

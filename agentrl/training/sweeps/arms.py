@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.config import dump_config, load_config, read_table
-from agentrl.errors import ConfigError, did_you_mean
+from agentrl.errors import AgentRLError, ConfigError, StoreError, did_you_mean
 from agentrl.training import checkpoint
 from agentrl.training.files.log_marks import LogMarks
 from agentrl.training.folder import RunFolder
 from agentrl.training.identity import check_same
 from agentrl.training.plan import CONTROLS, TrainConfig
-from agentrl.training.sweeps.grid import GridResult, GridRun, run_grid
+from agentrl.training.sweeps.grid import GridResult, GridRun, is_done, run_grid
 from agentrl.training.train import checked_identity
 
 MAIN = "main"
@@ -146,6 +146,12 @@ def take_over(config: TrainConfig, out: Path, parent: Path, stage: str) -> bool:
         for name, mark in marks.items():
             _copy_beginning(source.path / name, folder.path / name, mark["bytes"])
         checkpoint.adopt(kept, folder.checkpoints_path, config_fingerprint=config.fingerprint(), run=identity["run"])
+    except OSError as error:
+        folder.abandon()
+        raise StoreError(f"cannot write to {out}: {error}; free space, and give the same command again") from error
+    except BaseException:
+        folder.abandon()
+        raise
     finally:
         folder.close()
     return True
@@ -174,19 +180,34 @@ def plan_arms(arms: Sequence[Arm], out: str | Path, seeds: Sequence[int]) -> lis
 def run_arms(
     runs: Sequence[GridRun], *, jobs: int | None = None, on_result: Callable[[GridResult], None] = lambda result: None
 ) -> list[GridResult]:
-    """`run_grid` of the main arm's runs, then of the others, which take over the stages that they share with it."""
-    first = [run for run in runs if run.after is None]
-    rest = [run for run in runs if run.after is not None]
-    done = run_grid(first, jobs=jobs, on_result=on_result)
-    for run in rest:
-        if (
-            run.after is not None
-            and not (run.folder / "config.toml").exists()
-            and (run.after[0] / "summary.json").exists()
-        ):
-            take_over(run.config, run.folder, *run.after)
+    """`run_grid` of the main arm's runs, then of the others, which take over the stages that they share with it.
+
+    A run that cannot begin, or fails, does not stop the others.
+
+    Raises: ConfigError before anything begins if a folder holds a run of another configuration.
+    """
+    for run in runs:
+        is_done(run)
+    done = run_grid([run for run in runs if run.after is None], jobs=jobs, on_result=on_result)
+    rest = []
+    for run in runs:
+        if run.after is None:
+            continue
+        try:
+            _begin_after(run, *run.after)
+        except AgentRLError as error:
+            done.append(GridResult(run, None, f"{type(error).__name__}: {error}"))
+            on_result(done[-1])
+        else:
+            rest.append(run)
     done += run_grid(rest, jobs=jobs, on_result=on_result)
     return sorted(done, key=lambda result: runs.index(result.run))
+
+
+def _begin_after(run: GridRun, parent: Path, stage: str) -> None:
+    """Make the run's folder from its parent's, if it has none yet and the parent is finished."""
+    if not (run.folder / "config.toml").exists() and (parent / "summary.json").exists():
+        take_over(run.config, run.folder, parent, stage)
 
 
 def _copy_beginning(source: Path, target: Path, size: int) -> None:

@@ -5,8 +5,8 @@ The runs are `arms`'; how the curves are read is `agentrl.bench.credit_meter.cur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agentrl.errors import ConfigError, did_you_mean
 from agentrl.training.algorithms import ALGORITHMS
@@ -14,11 +14,17 @@ from agentrl.training.plan import TrainConfig
 from agentrl.training.sweeps.arms import Arm
 
 _MOST_STEPS = 1000
-"""So many that the tokens end every run."""
+"""Most steps of a run: more than its tokens allow."""
 
 
 def curve_arms(
-    env: str, model: str | Path, estimators: Sequence[str], tokens: int, *, prompts_per_step: int = 4, tasks: int = 200
+    env: str,
+    model: Mapping[str, Any],
+    estimators: Sequence[str],
+    tokens: int,
+    *,
+    prompts_per_step: int = 4,
+    tasks: int = 200,
 ) -> list[Arm]:
     """One arm for each estimator, trained from a model folder until it has sampled its tokens.
 
@@ -27,7 +33,7 @@ def curve_arms(
 
     Args:
         env: of the runs.
-        model: folder of the policy that was measured.
+        model: table of the section `[model]`: `path` is the folder of the policy that was measured.
         estimators: names; the first is the one that others are compared with.
         tokens: sampled in each run.
         prompts_per_step: groups of one step.
@@ -51,7 +57,7 @@ def curve_arms(
         }
         table = {
             "env": {"id": env},
-            "model": {"path": str(model)},
+            "model": dict(model),
             "run": {"evaluate_every": 0, "record_trajectories": False, "tensorboard": False, "keep_checkpoints": 1},
             "stages": {"rl": stage, "after": {"kind": "evaluate", "num_tasks": tasks}},
         }

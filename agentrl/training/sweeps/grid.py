@@ -101,7 +101,7 @@ def run_grid(
     Raises: ConfigError before anything begins if a folder holds a run of another configuration.
     """
     cores = len(os.sched_getaffinity(0))
-    waiting = [run for run in runs if not _is_done(run)]
+    waiting = [run for run in runs if not is_done(run)]
     results = {run.folder: GridResult(run, _summary(run)) for run in runs if run not in waiting}
     for result in results.values():
         on_result(result)
@@ -145,7 +145,7 @@ def _next_to(run: GridRun, ending: str) -> Path:
     return run.folder.with_name(f"{run.folder.name}.{ending}")
 
 
-def _is_done(run: GridRun) -> bool:
+def is_done(run: GridRun) -> bool:
     """Whether the run is finished. Raises: ConfigError if its folder holds a run of another configuration."""
     if not (run.folder / "config.toml").exists():
         return False

@@ -44,6 +44,7 @@ from agentrl.learning.objectives.ppo_clip import PPOClip
 from agentrl.learning.objectives.preference import DPO
 from agentrl.learning.objectives.value import Value
 from agentrl.learning.rows import Row, with_coefficients
+from agentrl.policy import adapters
 from tests.learning.fixtures import one_thread
 
 __all__ = ["one_thread"]
@@ -275,3 +276,19 @@ async def test_attention_implementations_agree(kind: str, attention: str) -> Non
     rows = with_coefficients(random_tree(np.random.default_rng(5), count=10), "token")
     expected = await gradients(model, rows, PPOClip(), "pad", attention=attention)
     assert difference(await gradients(model, rows, PPOClip(), "tree", attention=attention), expected) < 1e-5
+
+
+async def test_adapters_have_the_gradient_of_separate_rows() -> None:
+    rows = with_coefficients(random_tree(np.random.default_rng(1), count=12), "token")
+    torch.manual_seed(0)
+    adapted = model_of("llama")
+    adapters.add(adapted, rank=4, alpha=8.0)
+    adapted.double()
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    assert why_no_tree(adapted) == ""
+    expected = await gradients(adapted, rows, PPOClip(), "pad")
+    assert expected
+    assert all("lora" in name for name in expected)
+    assert difference(await gradients(adapted, rows, PPOClip(), "tree"), expected) < 1e-6

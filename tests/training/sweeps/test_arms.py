@@ -12,9 +12,12 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 
 from agentrl.cli import main
+from agentrl.config import dump_config
 from agentrl.errors import ConfigError
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.training.sweeps.arms import overlaid, plan_arms, read_arms, take_over
+from agentrl.training.folder import RunFolder
+from agentrl.training.sweeps.arms import overlaid, plan_arms, read_arms, run_arms, take_over
+from agentrl.training.sweeps.grid import GridResult
 from agentrl.training.train import resume, train
 from tests.learning.fixtures import one_thread
 from tests.training.stages.conftest import metrics_of
@@ -167,6 +170,31 @@ def test_the_command_compares_all_arms_and_goes_on(file: Path, tmp_path: Path, m
     again = CliRunner().invoke(main, command)
     assert json.loads(again.stdout) == found
     assert {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")} == times
+
+
+def test_an_arm_that_cannot_begin_stops_no_other(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kept checkpoint that it would begin with is damaged; the other arm does not need it."""
+    monkeypatch.chdir(Path(__file__).parents[3])
+    arms = read_arms(file, only=["copied", "other_start"])
+    runs = plan_arms(arms, tmp_path / "out", [0])
+    assert all(result.summary for result in run_arms(runs[:1]))
+    (tmp_path / "out" / "main" / "seed-0" / "stage_ends" / "before" / "model.safetensors").unlink()
+    seen: list[GridResult] = []
+    results = run_arms(runs, jobs=1, on_result=seen.append)
+    assert [result.run.cell for result in results] == ["main", "copied", "other_start"]
+    assert [result.summary is None for result in results] == [False, True, False]
+    assert "model.safetensors is missing" in results[1].error
+    assert not (tmp_path / "out" / "copied" / "seed-0").exists()
+    assert len(seen) == 3
+
+
+def test_a_folder_of_another_configuration_is_refused_before_anything_begins(file: Path, tmp_path: Path) -> None:
+    runs = plan_arms(read_arms(file, only=["copied"]), tmp_path / "out", [0])
+    copied = replace(runs[1].config, sampling=replace(runs[1].config.sampling, max_tokens=5))
+    RunFolder.create(runs[1].folder, dump_config(copied)).close()
+    with pytest.raises(ConfigError, match="another configuration"):
+        run_arms(runs)
+    assert not runs[0].folder.exists()
 
 
 def test_runs_are_planned_by_arm_and_seed(file: Path, tmp_path: Path) -> None:
