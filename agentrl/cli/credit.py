@@ -85,7 +85,9 @@ def command(
     settings = _settings(options)
     names = tuple(name.strip() for name in estimators.split(",")) if estimators else ESTIMATORS
     out = out or Path("runs/credit")
-    runs = [] if curves is None else _planned(env, _model(policy.name, options), names, curves, numbers(seeds), out)
+    runs = []
+    if curves is not None:
+        runs = _planned(env, _trained(policy.name, options), names, curves, numbers(seeds), out)
     note(f"Playing {policy.name} on {env}")
     report = asyncio.run(
         _measured(
@@ -124,24 +126,33 @@ def _settings(options: Mapping[str, Any]) -> MeterSettings:
         raise ConfigError(str(error)) from error
 
 
-def _model(policy: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The model that --curves trains, as a configuration has it. Raises: ConfigError for a policy without weights."""
+def _trained(policy: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections `model` and `sampling` of what --curves trains: those of the policy that is measured.
+
+    Raises: ConfigError for a policy without weights, and for --top-k, which no training run has.
+    """
     kind, _, folder = policy.partition(":")
     if kind != "local":
         raise ConfigError(f"--curves trains the policy, so it needs local:DIR, not {policy!r}")
-    given = {name: options[name] for name in ("chat_format", "chat_template", "max_context", "device")}
-    return {"path": folder, **{name: value for name, value in given.items() if value is not None}}
+    if options["top_k"]:
+        raise ConfigError("--top-k does not go with --curves: training samples from all tokens, or by --top-p")
+    model = _given(options, "chat_format", "chat_template", "max_context", "device")
+    return {"model": {**model, "path": folder}, "sampling": _given(options, "temperature", "top_p", "max_tokens")}
+
+
+def _given(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names if options[name] is not None}
 
 
 def _planned(
-    env: str, model: Mapping[str, Any], names: Sequence[str], tokens: int, seeds: Sequence[int], out: Path
+    env: str, trained: Mapping[str, Any], names: Sequence[str], tokens: int, seeds: Sequence[int], out: Path
 ) -> list[GridRun]:
     """The runs of the curves, every configuration and folder checked. Raises: ConfigError if a folder holds others."""
     from agentrl.training.sweeps.arms import plan_arms  # loads torch
     from agentrl.training.sweeps.curves import curve_arms
     from agentrl.training.sweeps.grid import is_done
 
-    runs = plan_arms(curve_arms(env, model, names, tokens), out, seeds)
+    runs = plan_arms(curve_arms(env, trained, names, tokens), out, seeds)
     for run in runs:
         is_done(run)
     return runs

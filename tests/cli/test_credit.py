@@ -63,7 +63,7 @@ def test_curves_train_the_measured_model(tmp_path: Path, monkeypatch: pytest.Mon
     warm = TrainConfig.of(tomllib.loads("\n".join([f'env.id="{env}"', *small, *map(_quoted, copy)])))
     train(warm, tmp_path / "warm")
     command = ["credit", env, "--policy", f"local:{tmp_path / 'warm' / 'model'}", *FEW, "--estimators", "grpo,rloo"]
-    command += ["--curves", "300", "--seeds", "0,1", "--out", str(tmp_path / "curves"), "--json"]
+    command += ["--curves", "300", "--max-tokens", "5", "--seeds", "0,1", "--out", str(tmp_path / "curves"), "--json"]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["curves"]
@@ -74,6 +74,8 @@ def test_curves_train_the_measured_model(tmp_path: Path, monkeypatch: pytest.Mon
     for path in (tmp_path / "curves").glob("*/*/metrics.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         assert sum(line.get("rollout/tokens", 0) for line in lines if line["stage"] == "rl") >= 300
+    for path in (tmp_path / "curves").glob("*/*/config.toml"):
+        assert tomllib.loads(path.read_text())["sampling"]["max_tokens"] == 5
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "curves").rglob("summary.json")}
     assert len(times) == 4
     assert json.loads(CliRunner().invoke(main, command).stdout)["curves"] == found
@@ -85,7 +87,15 @@ def _quoted(text: str) -> str:
     return f"{key}={value}" if value[0] in "{0123456789" else f'{key}="{value}"'
 
 
-def test_curves_need_a_model_to_train() -> None:
-    result = credit("--estimators", "rloo", "--curves", "100")
+@pytest.mark.parametrize(
+    ("policy", "more", "said"),
+    [
+        (f"{FILE}:Coin", (), "needs local:DIR"),
+        ("local:somewhere", ("--top-k", "5"), "--top-k does not go with --curves"),
+        ("local:somewhere", ("--temperature", "0"), "temperature must be above 0 to train"),
+    ],
+)
+def test_curves_need_a_model_that_can_train(policy: str, more: tuple[str, ...], said: str) -> None:
+    result = credit("--estimators", "rloo", "--curves", "100", *more, policy=policy)
     assert result.exit_code == 1
-    assert "needs local:DIR" in result.stderr
+    assert said in result.stderr

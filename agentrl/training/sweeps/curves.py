@@ -19,7 +19,7 @@ _MOST_STEPS = 1000
 
 def curve_arms(
     env: str,
-    model: Mapping[str, Any],
+    trained: Mapping[str, Any],
     estimators: Sequence[str],
     tokens: int,
     *,
@@ -33,7 +33,7 @@ def curve_arms(
 
     Args:
         env: of the runs.
-        model: table of the section `[model]`: `path` is the folder of the policy that was measured.
+        trained: further sections: `model`, whose `path` is the folder of the policy that was measured, and `sampling`.
         estimators: names; the first is the one that others are compared with.
         tokens: sampled in each run.
         prompts_per_step: groups of one step.
@@ -57,7 +57,7 @@ def curve_arms(
         }
         table = {
             "env": {"id": env},
-            "model": dict(model),
+            **trained,
             "run": {"evaluate_every": 0, "record_trajectories": False, "tensorboard": False, "keep_checkpoints": 1},
             "stages": {"rl": stage, "after": {"kind": "evaluate", "num_tasks": tasks}},
         }
