@@ -76,11 +76,7 @@ def command(
     agentrl credit ./my_env.py:MyEnv --policy openai:my-model --base-url http://localhost:8000/v1 --tasks 8
     agentrl credit agentrl/Shop-v0 --policy local:runs/warm/model --estimators grpo,rloo,forked --curves 24000
     """
-    policy = policy_of(options, seed=seed)
-    if policy.name in _SAME:
-        raise ConfigError(
-            f"--policy {policy.name} always does the same, which leaves no action to compare: give one that samples"
-        )
+    policy = _sampling(policy_of(options, seed=seed))
     registry.spec(env)
     settings = _settings(options)
     names = tuple(name.strip() for name in estimators.split(",")) if estimators else ESTIMATORS
@@ -114,6 +110,15 @@ def command(
         print_json(found)
     if failed:
         ctx.exit(1)
+
+
+def _sampling(policy: GivenPolicy) -> GivenPolicy:
+    """Raises: ConfigError for a policy that always does the same."""
+    if policy.name in _SAME:
+        raise ConfigError(
+            f"--policy {policy.name} always does the same, which leaves no action to compare: give one that samples"
+        )
+    return policy
 
 
 def _settings(options: Mapping[str, Any]) -> MeterSettings:
