@@ -30,7 +30,8 @@ _SIZES = {"train": 2000, "eval": 600}
 
 
 def _data(rng: np.random.Generator, draw: Draw, level: int) -> dict[str, Any]:
-    return draw(rng, level).to_data()
+    data: dict[str, Any] = draw(rng, level).to_data()
+    return data
 
 
 @lru_cache(maxsize=16)

@@ -37,7 +37,7 @@ def draw(rng: np.random.Generator, level: int, *, show_rules: bool = False) -> P
 
 def num_problems(level: int) -> int:
     """How many questions there are without shown rules."""
-    return 10 * len(LETTERS) ** level
+    return int(10 * len(LETTERS) ** level)
 
 
 def _through(start: int, letters: Sequence[str], maps: Mapping[str, Sequence[int]]) -> list[str]:

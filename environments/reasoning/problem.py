@@ -6,8 +6,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-MARKER = "So the answer is"
-"""What stands before the answer. Source: RLSF, arXiv:2507.21931, section 3."""
+from agentrl.learning.confidence.span import MARKER
+
 _ANSWER = re.compile(rf"{MARKER}[ :]+(.+?)\.?\s*\Z", re.DOTALL)
 
 

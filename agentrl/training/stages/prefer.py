@@ -100,6 +100,7 @@ class _PreferStage(GroupStage):
     def __init__(self, name: str, settings: Prefer) -> None:
         super().__init__(name, settings, settings.objective)
         self._settings = settings
+        self.reads_signals = any(add.reads_signals for add in settings.feedback)
         self._is_reward_model = "values" in settings.objective.needs
         # The success of a reward model's own answers says nothing about its scores, so it chooses no weights.
         self.plays = settings.plays and not self._is_reward_model

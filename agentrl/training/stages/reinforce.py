@@ -158,6 +158,7 @@ class _ReinforceStage(GroupStage):
     def __init__(self, name: str, settings: Reinforce) -> None:
         super().__init__(name, settings, settings.total)
         self._settings = settings
+        self.reads_signals = any(add.reads_signals for add in settings.feedback)
 
     def new_source(self, context: Context) -> Source:
         return self._settings.playing.source(context, self.name, greedy=self._settings.credit.needs_greedy)
