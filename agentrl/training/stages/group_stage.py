@@ -113,8 +113,8 @@ class GroupStage(Stage):
 
     def summary(self) -> dict[str, Any]:
         if self._canary is None:
-            return {}
-        return {"canary": {"accuracy": self._canary.values, "ended": self._canary.ended}}
+            return super().summary()
+        return {**super().summary(), "canary": {"accuracy": self._canary.values, "ended": self._canary.ended}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)

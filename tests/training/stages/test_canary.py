@@ -113,10 +113,8 @@ class PreferNo(AllPairs):
         return 1.0 - float(trajectory.success)
 
 
-FEEDBACKS.register("prefer_no", PreferNo)
-
-
-def test_training_stops_at_the_turn_of_the_canary(model_of, tmp_path):
+def test_training_stops_at_the_turn_of_the_canary(model_of, tmp_path, monkeypatch):
+    monkeypatch.setitem(FEEDBACKS._given, "prefer_no", PreferNo)
     watched = Canary(num_tasks=12, trials=4, threshold=0.5, every=1, drop=0.1)
     fast = LearnerSettings(lr=3e-3)
     stage = replace(STAGE, steps=40, feedback=(PreferNo(),), canary=watched, learner=fast)
