@@ -91,6 +91,10 @@ class RolloutError(AgentRLError):
     """Too many episodes were discarded: something is broken that retries do not fix."""
 
 
+class TrainingRefused(AgentRLError):
+    """A stage would train a model on feedback that is shown to be wrong."""
+
+
 class ReplayError(AgentRLError):
     """Recorded actions cannot be executed again."""
 

@@ -199,6 +199,23 @@ def _text(content: Any) -> str:
     return safe_text("".join(texts))
 
 
+class TokenSignals(Struct, frozen=True, omit_defaults=True):
+    """How sure a model was of each token that it sampled, at temperature 1 and without truncation.
+
+    Attributes:
+        texts: (T,) the text of each token; together they are the text of the turn, marks included.
+        margins: (T,) probability of the token minus that of the most likely other one: p1 - p2 where it was the most
+            likely token, negative where another one was.
+        entropies: (T,) entropy of the distribution in nats; None where a server does not give it.
+        uniform_kls: (T,) KL of the uniform distribution from it, KL(U || p), in nats; None as above.
+    """
+
+    texts: tuple[str, ...]
+    margins: tuple[float, ...]
+    entropies: tuple[float, ...] | None = None
+    uniform_kls: tuple[float, ...] | None = None
+
+
 class Action(Struct, frozen=True, omit_defaults=True):
     """One assistant turn, as a policy returns it and an environment receives it.
 
@@ -214,6 +231,7 @@ class Action(Struct, frozen=True, omit_defaults=True):
             `refused` where the server refuses the conversation for what the model said in it. The last two end the
             episode as a failure. `abort` is the server's doing, and discards it.
         usage: tokens as the policy counts them: `prompt_tokens`, `completion_tokens`, `cached_tokens`.
+        signals: how sure the model was of each sampled id; None where that was not asked for.
     """
 
     text: str = ""
@@ -225,6 +243,7 @@ class Action(Struct, frozen=True, omit_defaults=True):
     versions: tuple[int, ...] | None = None
     finish_reason: FinishReason = "stop"
     usage: Mapping[str, int] | None = None
+    signals: TokenSignals | None = None
 
     @classmethod
     def of(cls, action: Action | str | Mapping[str, Any]) -> Action:

@@ -233,12 +233,14 @@ class Trajectory:
 class TrajectoryGroup:
     """Trajectories of the same task and seed, compared with each other; any size from 1.
 
-    `preferences` are (better, worse) indices into them.
+    `preferences` are (better, worse) indices into them; `margins` holds a number for each preference, by how much the
+    score of a reward model should differ, or nothing, and then that is the difference in reward.
     """
 
     group_id: str
     trajectories: list[Trajectory]
     preferences: tuple[tuple[int, int], ...] = ()
+    margins: tuple[float, ...] = ()
 
     @property
     def rewards(self) -> list[float]:

@@ -61,6 +61,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.sandbox.registry": (2, "sandbox", 5),
     "agentrl.sandbox.pool": (2, "sandbox", 6),
     "agentrl.sandbox.conformance": (2, "sandbox", 6),
+    "agentrl.learning.confidence": (2, "learning", 0),
     "agentrl.learning.rows": (2, "learning", 0),
     "agentrl.learning.terms": (2, "learning", 0),
     "agentrl.learning.masters": (2, "learning", 0),
@@ -306,10 +307,14 @@ def test_every_package_is_listed_for_installation():
     assert [path for path in our_files() if not (path.parent / "__init__.py").exists()] == []
 
 
-def test_bundled_folders_are_flat():
-    assert [
-        p for folder in ("environments", "tools") for p in (ROOT / folder).rglob("*.py") if p.parent.name != folder
-    ] == []
+WINGS = ("environments/reasoning",)
+
+
+def test_bundled_folders_are_flat_but_for_their_wings():
+    folders = {
+        p.parent.relative_to(ROOT).as_posix() for f in ("environments", "tools") for p in (ROOT / f).rglob("*.py")
+    }
+    assert folders == {"environments", "tools", *WINGS}
 
 
 def test_importing_the_package_loads_nothing_heavy():

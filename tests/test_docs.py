@@ -35,6 +35,7 @@ from agentrl.training.model_setup import LoRA, ModelConfig
 from agentrl.training.plan import TrainConfig
 from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES
+from agentrl.training.stages.canary import Canary
 from agentrl.training.stages.playing import GrowingTurns, Playing
 from agentrl.training.stages.reinforce import Reinforce
 
@@ -230,6 +231,7 @@ SECTIONS = {
     "[run]": RunConfig,
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
     "playing": Playing,
+    "canary": Canary,
     "curriculum": Curriculum,
     "levels": Levels,
     "few_shot": FewShot,

@@ -178,7 +178,9 @@ def effective_sampling(policy: Policy, asked: SamplingParams | None) -> dict[str
     if not isinstance(sampling, SamplingParams):
         return None
     sent = asdict(sampling)
-    del sent["seed"]
+    del sent["seed"], sent["signals"]  # what is recorded changes no action
+    if sampling.first_rank is None:
+        del sent["first_rank"]
     return {**sent, "stop": list(sampling.stop)}
 
 

@@ -26,7 +26,7 @@ from agentrl.bench.records import utc_now, versions_of
 from agentrl.bench.result import BenchConfig, BenchResult, Outcome, score_of
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, RolloutError, StoreError, TaskError
-from agentrl.policy.base import Policy
+from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.rollout.requests import GroupRequest
@@ -144,6 +144,10 @@ async def _prepare(
             if setup.demonstrators is None:
                 setup = replace(setup, demonstrators=probe.demonstrators)
             policy = resolve(policy, setup)
+        if any(measure.reads_signals for measure in measures):
+            sampling = config.sampling or getattr(policy, "sampling", None)
+            if isinstance(sampling, SamplingParams):
+                config = replace(config, sampling=replace(sampling, signals=True))
         identity = identify(
             env,
             probe,

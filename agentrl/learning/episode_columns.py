@@ -148,7 +148,8 @@ def pairs(rows: Sequence[Row], groups: Sequence[TrajectoryGroup]) -> list[Row]:
     """Rows of the episodes that are compared, two sides of one `unit` for each preference.
 
     Returns: rows with `sign` (+1 for the preferred episode, -1 for the other), `last` (1 at the last sampled token of
-        each side), `reward_gap` (the preferred episode's reward minus the other's) and coefficients that give every
+        each side), `reward_gap` (the preference's margin, or the preferred episode's reward minus the
+        other's) and coefficients that give every
         pair the weight 1 / pairs; its number of rows and tokens does not matter.
     """
     by_trajectory: dict[int, list[Row]] = {}
@@ -157,10 +158,11 @@ def pairs(rows: Sequence[Row], groups: Sequence[TrajectoryGroup]) -> list[Row]:
     sides: list[tuple[list[Row], list[Row], float]] = []
     first = 0
     for group in groups:
-        for better, worse in group.preferences:
+        for number, (better, worse) in enumerate(group.preferences):
             preferred, other = by_trajectory.get(first + better, []), by_trajectory.get(first + worse, [])
             if preferred and other:
-                sides.append((preferred, other, group.rewards[better] - group.rewards[worse]))
+                gap = group.margins[number] if group.margins else group.rewards[better] - group.rewards[worse]
+                sides.append((preferred, other, gap))
         first += len(group.trajectories)
     weight = 1.0 / max(1, len(sides))
     return [

@@ -22,6 +22,9 @@ class SamplingParams:
         max_tokens: most tokens of one turn.
         stop: texts that end a turn; the text itself is kept in the ids.
         seed: of this episode's sampling stream; None lets the policy choose.
+        signals: record how sure the model was of each token (`Action.signals`).
+        first_rank: the first token of a turn is not drawn: it is the most likely one (0), the next one (1), and so on.
+            None draws it.
     """
 
     temperature: float = 1.0
@@ -30,6 +33,8 @@ class SamplingParams:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    signals: bool = False
+    first_rank: int | None = None
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -38,6 +43,8 @@ class SamplingParams:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         if self.top_k < 0 or self.max_tokens < 1:
             raise ValueError(f"top_k must be >= 0 and max_tokens >= 1, got {self.top_k} and {self.max_tokens}")
+        if self.first_rank is not None and self.first_rank < 0:
+            raise ValueError(f"first_rank must be 0 (the most likely token) or more, got {self.first_rank}")
 
 
 class Policy(ABC):

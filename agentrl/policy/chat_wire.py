@@ -8,12 +8,13 @@ requests belongs to `agentrl.policy.chat`, errors to `agentrl.policy.chat_errors
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import structs
 
-from agentrl.messages import Action, Message, ToolCall
+from agentrl.messages import Action, Message, TokenSignals, ToolCall
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.chat_history import sent_messages
 from agentrl.policy.strict_json import read_json
@@ -113,6 +114,8 @@ def request_body(
         body["seed"] = sampling.seed
     if return_token_ids:
         body |= {"return_token_ids": True, "logprobs": True}
+    if sampling.signals:
+        body |= {"logprobs": True, "top_logprobs": 2}
     if return_token_ids or (options or {}).get("logprobs"):
         body = {**_NEUTRAL, **body}
     if tools:
@@ -246,6 +249,7 @@ def _usage_of(usage: Any) -> dict[str, int] | None:
 def _with_tokens(action: Action, response: Mapping[str, Any], choice: Mapping[str, Any], *, exact: bool) -> Action:
     """The action with sampled ids, prompt ids and logprobs, if the response has them and their lengths agree."""
     entries = (choice.get("logprobs") or {}).get("content") or []
+    action = structs.replace(action, signals=_signals(entries))
     token_ids = _ids(choice.get("token_ids")) or _ids_in_names(entries)
     if not token_ids:
         return action
@@ -254,6 +258,17 @@ def _with_tokens(action: Action, response: Mapping[str, Any], choice: Mapping[st
     if exact and len(entries) == len(token_ids):
         logprobs = tuple(float(entry["logprob"]) for entry in entries)
     return structs.replace(action, token_ids=token_ids, prompt_ids=prompt_ids, logprobs=logprobs)
+
+
+def _signals(entries: Sequence[Mapping[str, Any]]) -> TokenSignals | None:
+    """How sure the model was of each token, from the server's most likely tokens; None if it does not give two."""
+    margins = []
+    for entry in entries:
+        others = [float(o["logprob"]) for o in entry.get("top_logprobs") or () if o["token"] != entry["token"]]
+        if not others:
+            return None
+        margins.append(math.exp(float(entry["logprob"])) - math.exp(max(others)))
+    return TokenSignals(tuple(str(entry["token"]) for entry in entries), tuple(margins)) if margins else None
 
 
 def _keeps_distribution(sampling: SamplingParams, extra_body: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import structs
 
 from agentrl.errors import ModelError
-from agentrl.messages import Action, Message
+from agentrl.messages import Action, Message, TokenSignals
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.control import control_messages, has_spoken
 from agentrl.policy.engine import proof as engine_proof
@@ -194,7 +194,20 @@ class LocalPolicy(Policy):
             versions=done.versions,
             finish_reason=finish,
             usage=usage,
+            signals=self._signals(done),
         ).safe()  # as the environment makes it, so that the conversation continues what was seen
+
+    def _signals(self, done: Completion) -> TokenSignals | None:
+        if not done.sure:
+            return None
+        margins, entropies, uniform_kls = zip(*done.sure, strict=True)
+        return TokenSignals(_texts(done.ids, self.format.decode), margins, entropies, uniform_kls)
+
+
+def _texts(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> tuple[str, ...]:
+    """(T,) the text of each id after the one before it: some decoders drop the blank at the beginning of a text."""
+    before = ["", *(decode(ids[i : i + 1]) for i in range(len(ids) - 1))]
+    return tuple(decode(ids[max(0, i - 1) : i + 1])[len(text) :] for i, text in enumerate(before))
 
 
 def _context(model: Any, wanted: int | None) -> int:

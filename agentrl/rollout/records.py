@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from agentrl.messages import Action, Message, ToolCall
+from agentrl.messages import Action, Message, TokenSignals, ToolCall
 from agentrl.rollout.plain_json import as_json, is_finite
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn, context_after
 
@@ -106,6 +106,8 @@ def _action_from_json(record: Mapping[str, Any], context: Sequence[int]) -> Acti
     for name in ("token_ids", "logprobs", "versions"):
         if name in fields:
             fields[name] = tuple(fields[name])
+    if "signals" in fields:
+        fields["signals"] = TokenSignals(**{name: tuple(values) for name, values in fields["signals"].items()})
     fields["tool_calls"] = _calls_from_json(fields.get("tool_calls", ()))
     return Action(**fields)
 

@@ -53,6 +53,8 @@ class GroupRequest:
         labels: recorded on each trajectory, with its attempt.
         env: which environment; None is the runner's own.
         greedy: one further episode, the last of the group, at temperature 0 and labelled so: a baseline.
+        branches: the first episodes begin each turn with the most likely first token, the next one, and so on, and go
+            on greedily; the others are sampled.
         fork: the episodes continue another one of the same task and seed; None plays them from the beginning.
     """
 
@@ -64,6 +66,7 @@ class GroupRequest:
     env: EnvRef | None = None
     greedy: bool = False
     fork: Fork | None = None
+    branches: int = 0
 
     @property
     def num_episodes(self) -> int:

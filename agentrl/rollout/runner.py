@@ -278,6 +278,8 @@ class Rollouts:
             return None
         if request.is_greedy(index):
             base = replace(base, temperature=0.0, top_p=1.0)
+        elif index < request.branches:
+            base = replace(base, temperature=0.0, top_p=1.0, first_rank=index)
         return replace(base, seed=sampling_seed(request, index))
 
 

@@ -97,7 +97,8 @@ class Run:
         self.state, self.clock = RunState(), Clock()
         self.store = TrajectoryStore(folder.trajectories_path)
         self.seed, self.env = config.seed, config.env.ref
-        self.sampling = SamplingParams(**asdict(config.sampling))
+        signals = any(stage.reads_signals for stage in stages)
+        self.sampling = SamplingParams(**asdict(config.sampling), signals=signals)
         probe = registry.make(self.env)
         self.env = probe.ref or self.env  # with the version of its package
         reported, self._between = split_held_out(

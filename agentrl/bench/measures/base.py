@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from agentrl.bench.estimates import Estimate, ValuesByTask, mean_over_trials
 from agentrl.registry import Registry
@@ -37,6 +37,13 @@ MEASURES = Registry(
         "env_s": "agentrl.bench.measures.effort:EnvSeconds",
         "truncated": "agentrl.bench.measures.endings:Truncated",
         "faults": "agentrl.bench.measures.endings:Faults",
+        "ece": "agentrl.bench.measures.confidence:CalibrationError",
+        "ece_equal_mass": "agentrl.bench.measures.confidence:CalibrationErrorEqualMass",
+        "ece_scaled": "agentrl.bench.measures.confidence:CalibrationErrorScaled",
+        "brier": "agentrl.bench.measures.confidence:Brier",
+        "auroc": "agentrl.bench.measures.confidence:Auroc",
+        "confidence": "agentrl.bench.measures.confidence:MeanConfidence",
+        "most_confident": "agentrl.bench.measures.confidence:MostConfident",
     },
 )
 SHARE = "share"
@@ -47,7 +54,12 @@ class Measure(ABC):
     """One statistic over episodes: a pure function. Its subclasses are frozen dataclasses; their fields are parameters.
 
     A measure with a field is a family, written with the field's value: `pass_at:4` is `PassAt(4)`.
+
+    Attributes:
+        reads_signals: whether episodes have to say how sure the model was of each token (`Action.signals`).
     """
+
+    reads_signals: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -110,7 +110,8 @@ class BradleyTerry(PairObjective):
     `bradley_terry`.
 
     Attributes:
-        margin: how much of the difference in reward the difference in score must exceed.
+        margin: how much of the difference in reward the difference in score must exceed; feedback may give a margin of
+            its own for each preference, which then takes the place of the difference in reward.
         center: weight of the squared sum of both scores, which keeps their mean near 0.
     """
 

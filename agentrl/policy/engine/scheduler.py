@@ -26,6 +26,7 @@ from agentrl.policy.base import SamplingParams
 from agentrl.policy.engine.forward_lean import LeanForward, supports
 from agentrl.policy.engine.slots import Ids, KvSlots, SlotOwners
 from agentrl.policy.engine.token_sampling import DrawTable, draw
+from agentrl.policy.engine.token_signals import Sure, ranked, signals_of
 
 if TYPE_CHECKING:
     from agentrl.policy.engine.forward_hf import HfForward
@@ -62,6 +63,7 @@ class Completion:
         finish: `stop`, or `length` where a limit cut it off.
         cached: prompt tokens that were not computed again.
         versions: (T,) number of the weights that sampled each id.
+        sure: (T,) how sure the model was of each id; empty where that was not asked for.
     """
 
     ids: tuple[int, ...]
@@ -69,6 +71,7 @@ class Completion:
     finish: FinishReason
     cached: int
     versions: tuple[int, ...]
+    sure: tuple[Sure, ...] = ()
 
 
 OnToken = Callable[[int, float], None]
@@ -88,6 +91,7 @@ class _Request:
     versions: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    sure: list[Sure] = field(default_factory=list)
 
     @property
     def context(self) -> Ids:
@@ -296,7 +300,12 @@ class Engine:
     def _take(self, requests: list[_Request], logits: Tensor) -> None:
         """Draw the next token of each request, and finish those that end."""
         how = self._draws.rows([r.slot for r in requests], [len(r.ids) for r in requests])
-        for request, token, logprob in zip(requests, *draw(logits, how), strict=True):
+        tokens, logprobs = draw(logits, how)
+        for row, request in enumerate(requests):
+            if request.sampling.first_rank is not None and not request.ids:
+                tokens[row], logprobs[row] = ranked(logits[row], request.sampling.first_rank)
+        _note(requests, logits, tokens)
+        for request, token, logprob in zip(requests, tokens, logprobs, strict=True):
             request.ids.append(token)
             request.logprobs.append(logprob)
             request.versions.append(self.version)
@@ -322,9 +331,24 @@ class Engine:
         self.owners.touch(request.slot)
         if not request.future.done():
             done = Completion(
-                tuple(request.ids), tuple(request.logprobs), finish, request.cached, tuple(request.versions)
+                tuple(request.ids),
+                tuple(request.logprobs),
+                finish,
+                request.cached,
+                tuple(request.versions),
+                tuple(request.sure),
             )
             request.future.set_result(done)
+
+
+def _note(requests: Sequence[_Request], logits_BV: Tensor, tokens: Sequence[int]) -> None:
+    """Note how sure the model is of the tokens of those requests that ask for it."""
+    asking = [row for row, request in enumerate(requests) if request.sampling.signals]
+    if not asking:
+        return
+    chosen = logits_BV if len(asking) == len(requests) else logits_BV[asking]
+    for row, sure in zip(asking, signals_of(chosen, [tokens[row] for row in asking]), strict=True):
+        requests[row].sure.append(sure)
 
 
 def _forward(model: Any, kv: KvSlots, *, lean: bool) -> LeanForward | HfForward:

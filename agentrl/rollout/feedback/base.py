@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from agentrl.config import Count, NotNegative
 from agentrl.registry import Registry
@@ -20,12 +21,28 @@ FEEDBACKS = Registry(
         "reward_model": "agentrl.rollout.feedback.reward_model:RewardModel",
         "prefer_rewarded": "agentrl.rollout.feedback.rewarded:PreferRewarded",
         "prefer_confident": "agentrl.rollout.feedback.confident:PreferConfident",
+        "rlsf": "agentrl.rollout.feedback.rlsf:RLSF",
+        "gold_pairs": "agentrl.rollout.feedback.gold_pairs:GoldPairs",
+        "random_pairs": "agentrl.rollout.feedback.random_pairs:RandomPairs",
+        "confidence": "agentrl.rollout.feedback.intrinsic.confidence:Confidence",
+        "most_confident": "agentrl.rollout.feedback.intrinsic.confidence:MostConfident",
+        "majority_vote": "agentrl.rollout.feedback.intrinsic.majority:MajorityVote",
+        "negative_entropy": "agentrl.rollout.feedback.intrinsic.entropy:NegativeEntropy",
+        "self_certainty": "agentrl.rollout.feedback.intrinsic.entropy:SelfCertainty",
+        "correct_minus_brier": "agentrl.rollout.feedback.intrinsic.rlcr:CorrectMinusBrier",
+        "ensemble": "agentrl.rollout.feedback.intrinsic.ensemble:Ensemble",
     },
 )
 
 
 class Feedback(ABC):
-    """A frozen dataclass of its own numbers. It never changes success and never drops an episode."""
+    """A frozen dataclass of its own numbers. It never changes success and never drops an episode.
+
+    Attributes:
+        reads_signals: whether episodes have to say how sure the model was of each token (`Action.signals`).
+    """
+
+    reads_signals: ClassVar[bool] = False
 
     def check(self, key: str) -> None:
         """Refuse what cannot work, before a run's folder is made; by default nothing is refused.
@@ -58,7 +75,7 @@ class PreferByScore(Feedback):
         """The score of an episode that trains; None leaves it out."""
 
     async def __call__(self, groups: Sequence[TrajectoryGroup]) -> list[TrajectoryGroup]:
-        return [replace(group, preferences=self._preferences(group)) for group in groups]
+        return [replace(group, preferences=self._preferences(group), margins=()) for group in groups]
 
     def _preferences(self, group: TrajectoryGroup) -> tuple[tuple[int, int], ...]:
         known: dict[tuple[str, int] | None, list[tuple[float, int]]] = {}

@@ -54,6 +54,7 @@ class TaskGroups(Source):
         name: begins each group's id; needed where several sources of one run are mixed.
         greedy: play one further episode of each group greedily, as a baseline.
         owns: close the rollouts with the source.
+        branches: episodes of each group that begin with the likeliest first tokens.
     """
 
     def __init__(
@@ -68,11 +69,12 @@ class TaskGroups(Source):
         name: str = "",
         greedy: bool = False,
         owns: bool = False,
+        branches: int = 0,
     ) -> None:
         self._rollouts, self._size, self._seed = rollouts, group_size, seed
         self._env = (lambda _: env) if isinstance(env, EnvRef) else env
         self._order, self._labels, self._name = TaskOrder(tasks, seed), labels, name
-        self._greedy, self._owns = greedy, owns
+        self._greedy, self._owns, self._branches = greedy, owns, branches
         self._next = 0
 
     def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
@@ -90,6 +92,7 @@ class TaskGroups(Source):
                 self._labels,
                 self._env(position),
                 self._greedy,
+                branches=self._branches,
             )
             for position, task in enumerate(tasks, start=first)
         ]

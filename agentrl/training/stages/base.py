@@ -124,11 +124,13 @@ class Stage(ABC):
         plays: whether the steps play training episodes, so that the run may evaluate between them, keep the best
             weights and stop early.
         reports: held-out tasks that the stage reports; none of them is used to choose weights.
+        reads_signals: whether episodes have to say how sure the model was of each token (`Action.signals`).
     """
 
     plays = False
     reports = 0
     total = 0
+    reads_signals = False
 
     def __init__(self, name: str, checkpoint_every: int = 10) -> None:
         self.name, self.checkpoint_every = name, checkpoint_every

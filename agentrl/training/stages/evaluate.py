@@ -46,6 +46,7 @@ class _EvaluateStage(Stage):
         super().__init__(name)
         self._settings = settings
         self.reports = settings.num_tasks
+        self.reads_signals = any(one.reads_signals for one in measures_of(settings.measures))
         self._table: dict[str, Any] = {}
 
     async def steps(self, context: Context) -> AsyncIterator[Step]:

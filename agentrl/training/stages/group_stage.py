@@ -12,6 +12,7 @@ from agentrl.learning.objectives.base import Objective
 from agentrl.learning.rows import Row
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, Step
+from agentrl.training.stages.canary import Canary, CanaryWatch
 from agentrl.training.stages.playing import sampled_tokens
 
 
@@ -26,6 +27,8 @@ class GroupSettings(Protocol):
     def checkpoint_every(self) -> int: ...
     @property
     def learner(self) -> LearnerSettings: ...
+    @property
+    def canary(self) -> Canary | None: ...
 
 
 class GroupStage(Stage):
@@ -43,6 +46,7 @@ class GroupStage(Stage):
         super().__init__(name, settings.checkpoint_every)
         self.total, self._learner_settings, self._objective = settings.steps, settings.learner, objective
         self._max_sampled_tokens, self._sampled_tokens = settings.max_sampled_tokens, 0
+        self._canary = None if settings.canary is None else CanaryWatch(settings.canary)
         self._source: Source | None = None
         self._learner: Learner | None = None
         self._place: dict[str, Any] | None = None
@@ -66,14 +70,26 @@ class GroupStage(Stage):
             total_steps=max(1, self.total),
         )
         try:
-            while self.step < self.total and not self._is_spent:
+            await self._watch(context, 0)
+            while self.step < self.total and not self._is_over:
                 learner.num_steps = self.step  # the schedule counts steps that taught nothing too
                 step = await self.next_step(context, learner, self._source)
                 self.step = step.number
                 self._sampled_tokens += sampled_tokens(step.groups)
-                yield replace(step, total=step.number) if self._is_spent else step
+                step = replace(step, metrics={**step.metrics, **await self._watch(context, step.number)})
+                yield replace(step, total=step.number) if self._is_over else step
         finally:
             await self._source.aclose()
+
+    async def _watch(self, context: Context, number: int) -> dict[str, float]:
+        """Measure the canary where that is due. Returns: a metric of it."""
+        if self._canary is None or not self._canary.is_due(number):
+            return {}
+        return {"canary/accuracy": await self._canary.measure(context, self.name, number)}
+
+    @property
+    def _is_over(self) -> bool:
+        return self._is_spent or (self._canary is not None and self._canary.ended != "")
 
     @property
     def _is_spent(self) -> bool:
@@ -92,8 +108,16 @@ class GroupStage(Stage):
 
     def state_dict(self) -> dict[str, Any]:
         place = self._place if self._source is None else self._source.state_dict()
-        return {**super().state_dict(), "source": place, "sampled_tokens": self._sampled_tokens}
+        canary = None if self._canary is None else self._canary.values
+        return {**super().state_dict(), "source": place, "sampled_tokens": self._sampled_tokens, "canary": canary}
+
+    def summary(self) -> dict[str, Any]:
+        if self._canary is None:
+            return super().summary()
+        return {**super().summary(), "canary": {"accuracy": self._canary.values, "ended": self._canary.ended}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._place, self._sampled_tokens = state["source"], state["sampled_tokens"]
+        if self._canary is not None:
+            self._canary.values = [(int(step), float(value)) for step, value in state["canary"]]

@@ -65,6 +65,8 @@ class Playing:
         growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
         forks: turns of these episodes from which further ones are played, for `credit = "forked"` and for preferences;
             the environments must be functions of task, seed and actions.
+        branches: so many episodes of each group begin with the most likely first token, the next one, and so on, and go
+            on greedily; the others are sampled. For preferences alone.
     """
 
     prompts_per_step: Count = 16
@@ -76,6 +78,7 @@ class Playing:
     few_shot: FewShot | None = None
     growing_turns: GrowingTurns | None = None
     forks: Forks | None = None
+    branches: Whole = 0
 
     @property
     def others(self) -> list[str]:
@@ -101,6 +104,10 @@ class Playing:
             raise ConfigError(
                 f"{key}.few_shot and {key}.forks: continuations would be played without the demonstrations that their "
                 "episode began with; leave out one of them"
+            )
+        if self.branches > self.group_size:
+            raise ConfigError(
+                f"{key}.branches = {self.branches} is more than group_size = {self.group_size}: raise group_size"
             )
         self._check_levels(f"{key}.levels", probe)
         if OWN in (self.mixture or {OWN: 1.0}):
@@ -165,6 +172,7 @@ class Playing:
             "name": prefix,
             "greedy": greedy,
             "owns": self.few_shot is not None,
+            "branches": self.branches,
         }
         plays = self._shown(context, ref, tasks, name) if self.few_shot else context.rollouts
         if self.curriculum is None:

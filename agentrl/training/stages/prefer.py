@@ -23,6 +23,7 @@ from agentrl.rollout.sources.preference_file import check_preferences, preferenc
 from agentrl.rollout.sources.recorded import Recorded
 from agentrl.rollout.sources.stored import Stored
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
+from agentrl.training.stages.canary import Canary
 from agentrl.training.stages.group_stage import GroupStage
 from agentrl.training.stages.playing import Playing, rollout_metrics
 from agentrl.trajectory import TrajectoryGroup
@@ -43,6 +44,8 @@ class Prefer(StageSettings):
         pairs: a file of preferences in TRL's form (chosen and rejected) that are learnt, so that nothing is played.
         feedback: says which episode of a group is preferred; applied in order.
         objective: the loss over pairs.
+        canary: labelled questions on which the model's own confidence must choose right answers, or the stage is
+            refused or ends; None asks none.
         checkpoint_every: steps between checkpoints.
         learner: optimizer and schedule.
     """
@@ -54,6 +57,7 @@ class Prefer(StageSettings):
     pairs: str | None = None
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = (PreferRewarded(),)
     objective: Annotated[Objective, OneOf(OBJECTIVES)] = DPO()
+    canary: Canary | None = None
     checkpoint_every: Count = 10
     learner: LearnerSettings = LearnerSettings(lr=1e-4)
 
@@ -72,6 +76,8 @@ class Prefer(StageSettings):
             add.check(f"stages.{name}.feedback[{number}]")
         for number, recorded in enumerate(self.data):
             recorded.check(f"stages.{name}.data[{number}]")
+        if self.canary is not None:
+            self.canary.check(f"stages.{name}.canary")
         if self.pairs is not None:
             check_preferences(self.pairs, f"stages.{name}.pairs")
         if not self.plays:
@@ -100,6 +106,7 @@ class _PreferStage(GroupStage):
     def __init__(self, name: str, settings: Prefer) -> None:
         super().__init__(name, settings, settings.objective)
         self._settings = settings
+        self.reads_signals = settings.canary is not None or any(add.reads_signals for add in settings.feedback)
         self._is_reward_model = "values" in settings.objective.needs
         # The success of a reward model's own answers says nothing about its scores, so it chooses no weights.
         self.plays = settings.plays and not self._is_reward_model
@@ -135,8 +142,11 @@ class _PreferStage(GroupStage):
         """The head of a reward model: the run writes it next to the model's weights."""
         head = self._learner.models.value_head if self._is_reward_model and self._learner is not None else None
         if head is None:
-            return {}
-        return {"value_head": {name: t.detach().cpu().flatten().tolist() for name, t in head.state_dict().items()}}
+            return super().summary()
+        return {
+            **super().summary(),
+            "value_head": {name: t.detach().cpu().flatten().tolist() for name, t in head.state_dict().items()},
+        }
 
     async def _learn(self, learner: Learner, rows: Sequence[Row]) -> Mapping[str, float]:
         if not rows:

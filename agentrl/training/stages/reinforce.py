@@ -27,6 +27,7 @@ from agentrl.learning.shaping.base import SHAPINGS, Shaping
 from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
+from agentrl.training.stages.canary import Canary
 from agentrl.training.stages.group_stage import GroupStage
 from agentrl.training.stages.playing import Playing, rollout_metrics
 from agentrl.trajectory import TrajectoryGroup
@@ -75,6 +76,8 @@ class Reinforce(StageSettings):
             sampler; None does so if `top_p` is below 1, where the sampler reports the truncated distribution.
         importance: correction for probabilities that differ between sampler and trainer; it recomputes the logprobs.
         feedback: applied to each step's groups in order.
+        canary: labelled questions on which the model's own confidence must choose right answers, or the stage is
+            refused or ends; None asks none.
         checkpoint_every: steps between checkpoints.
         learner: optimizer and schedule.
     """
@@ -101,6 +104,7 @@ class Reinforce(StageSettings):
     recompute_old_logprobs: bool | None = None
     importance: Annotated[Importance, OneOf(IMPORTANCES)] = NoCorrection()
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = ()
+    canary: Canary | None = None
     checkpoint_every: Count = 10
     learner: LearnerSettings = LearnerSettings(
         lr=4e-4, schedule=Schedule("linear", warmup_steps=5, final=0.1), max_mismatch=0.1
@@ -123,6 +127,13 @@ class Reinforce(StageSettings):
         self.playing.check(f"{key}.playing", probe, splits["train"])
         for number, add in enumerate(self.feedback):
             add.check(f"{key}.feedback[{number}]")
+        if self.canary is not None:
+            self.canary.check(f"{key}.canary")
+        if self.playing.branches:
+            raise ConfigError(
+                f"{key}.playing.branches: episodes that begin with a chosen token and go on greedily are no samples of "
+                "the model, which policy optimisation needs; leave it out, or use a stage of kind prefer"
+            )
         if self.playing.group_size == 1 and self.credit.compares:
             raise ConfigError(
                 f"{key}.playing.group_size = 1: {CREDITS.name_of(type(self.credit))} compares the episodes of a group "
@@ -158,6 +169,7 @@ class _ReinforceStage(GroupStage):
     def __init__(self, name: str, settings: Reinforce) -> None:
         super().__init__(name, settings, settings.total)
         self._settings = settings
+        self.reads_signals = settings.canary is not None or any(add.reads_signals for add in settings.feedback)
 
     def new_source(self, context: Context) -> Source:
         return self._settings.playing.source(context, self.name, greedy=self._settings.credit.needs_greedy)
