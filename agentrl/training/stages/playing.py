@@ -22,10 +22,9 @@ from agentrl.rollout.sources.mixture import Mixture
 from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.sources.tasks import TaskGroups
 from agentrl.training.stages.base import Context, check_split
+from agentrl.training.stages.environments import OWN, trained
 from agentrl.training.stages.health import discards, endings, group_kinds, prompt_information
 from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
-
-OWN = "own"
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,15 @@ class Playing:
             with contextlib.closing(registry.make(name)) as env:
                 self._check_few_shot(f"{key}.few_shot.demonstrator", env)
 
+    def check_several(self, key: str) -> None:
+        """Refuse settings for a run's one environment in a run over several. Raises: ConfigError."""
+        if self.mixture:
+            raise ConfigError(f"{key}.mixture: a run over [envs.NAME] takes the weights from there; leave it out")
+        if self.levels:
+            raise ConfigError(
+                f"{key}.levels changes the one environment of [env]; leave it out of a run over [envs.NAME]"
+            )
+
     def _check_levels(self, key: str, probe: Env) -> None:
         ref: EnvRef | None = getattr(probe.unwrapped, "ref", None)
         if self.levels is None or ref is None:
@@ -133,20 +141,25 @@ class Playing:
 
         Args: greedy: play one further episode of each group greedily, as a baseline.
         """
-        weights = self.mixture or {OWN: 1.0}
+        weights = self._weights(context)
         parts = [self._part(context, stage, name, greedy) for name in weights]
-        source = parts[0] if not self.mixture else Mixture(parts, list(weights.values()), context.seed)
+        source = parts[0] if _is_alone(weights) else Mixture(parts, list(weights.values()), context.seed)
         if self.forks is not None:
             source = Forked(source, context.rollouts, self.forks)
         return Prefetch(source, self.max_lag) if self.max_lag else source
 
+    def _weights(self, context: Context) -> Mapping[str, float]:
+        """Relative weight of each environment that is played, by name or id."""
+        return self.mixture or {env.name: env.weight for env in trained(context.environments)}
+
     def _part(self, context: Context, stage: str, name: str, greedy: bool) -> Source:
-        prefix = f"{name}-" if self.mixture else ""
-        if name != OWN:
+        prefix = "" if _is_alone(self._weights(context)) else f"{name}-"
+        own = context.environments.get(name)
+        if own is None:
             return self._groups(context, stage, _tasks_of(name), name, prefix, greedy)
         levels = self.levels
         if levels is None:
-            return self._groups(context, stage, (context.env, context.tasks("train")), name, prefix, greedy)
+            return self._groups(context, stage, (own.ref, own.train), name, prefix, greedy)
         parts = []
         for value in levels.values:
             played = _tasks_of(_at_level(context.env, levels, value))
@@ -157,7 +170,8 @@ class Playing:
         self, context: Context, stage: str, played: tuple[EnvRef, Sequence[Task]], name: str, prefix: str, greedy: bool
     ) -> Source:
         ref, tasks = played
-        env = self._limited(ref, name) if self.growing_turns else ref
+        groups_per_step = self._groups_per_step(self._weights(context), name)
+        env = self._limited(ref, groups_per_step) if self.growing_turns else ref
         more: dict[str, Any] = {
             "group_size": self.group_size,
             "seed": context.seed,
@@ -166,12 +180,12 @@ class Playing:
             "greedy": greedy,
             "owns": self.few_shot is not None,
         }
-        plays = self._shown(context, ref, tasks, name) if self.few_shot else context.rollouts
+        plays = self._shown(context, ref, tasks, groups_per_step) if self.few_shot else context.rollouts
         if self.curriculum is None:
             return TaskGroups(plays, env, tasks, **more)
         return CurriculumGroups(plays, env, tasks, curriculum=self.curriculum, **more)
 
-    def _shown(self, context: Context, ref: EnvRef, tasks: Sequence[Task], name: str) -> FewShotRollouts:
+    def _shown(self, context: Context, ref: EnvRef, tasks: Sequence[Task], groups_per_step: float) -> FewShotRollouts:
         """What plays the episodes of an environment behind demonstrations."""
         return FewShotRollouts(
             context.rollouts,
@@ -179,17 +193,16 @@ class Playing:
             tasks,
             self.few_shot or FewShot(),
             seed=context.seed,
-            groups_per_step=self._groups_per_step(name),
+            groups_per_step=groups_per_step,
         )
 
-    def _groups_per_step(self, name: str) -> float:
+    def _groups_per_step(self, weights: Mapping[str, float], name: str) -> float:
         """Groups of an environment in a step, on average."""
-        return self.prompts_per_step * (self.mixture[name] / sum(self.mixture.values()) if self.mixture else 1.0)
+        return self.prompts_per_step * weights[name] / sum(weights.values())
 
-    def _limited(self, ref: EnvRef, name: str) -> Callable[[int], EnvRef]:
+    def _limited(self, ref: EnvRef, groups_per_step: float) -> Callable[[int], EnvRef]:
         """The environment of a group's number, with the limit of its step."""
         growing = self.growing_turns or GrowingTurns()
-        groups_per_step = self._groups_per_step(name)
         own = _turn_limit(ref)
 
         def limited(number: int) -> EnvRef:
@@ -197,6 +210,11 @@ class Playing:
             return ref if own is not None and limit >= own else replace(ref, limits={**ref.limits, "max_turns": limit})
 
         return limited
+
+
+def _is_alone(weights: Mapping[str, float]) -> bool:
+    """Whether one environment of the run is played alone; an environment that only a mixture names has a prefix."""
+    return len(weights) == 1 and "/" not in next(iter(weights)) and ":" not in next(iter(weights))
 
 
 def _turn_limit(ref: EnvRef) -> int | None:

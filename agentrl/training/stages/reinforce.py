@@ -134,6 +134,9 @@ class Reinforce(StageSettings):
                 f"{key}.playing.forks: " + _FORKS[self.credit.reads_forks].format(CREDITS.name_of(type(self.credit)))
             )
 
+    def check_several(self, name: str) -> None:
+        self.playing.check_several(f"stages.{name}.playing")
+
     @property
     def environments(self) -> Sequence[str]:
         return self.playing.others
