@@ -28,6 +28,7 @@ from agentrl.rollout.sources.curriculum import Curriculum
 from agentrl.rollout.sources.few_shot import FewShot
 from agentrl.rollout.sources.forked import Forks
 from agentrl.rollout.sources.levels import Levels
+from agentrl.rollout.sources.mixed.weighting import WEIGHTINGS
 from agentrl.rollout.sources.recorded import Recorded
 from agentrl.sandbox import make_backend
 from agentrl.training.algorithms import ALGORITHMS, stage_of
@@ -246,6 +247,7 @@ PARTS = {
     "importance": IMPORTANCES,
     "shaping": SHAPINGS,
     "feedback": FEEDBACKS,
+    "weighting": WEIGHTINGS,
 }
 
 

@@ -244,7 +244,7 @@ class Run:
         """Evaluate on the tasks to choose with; keep the weights if they are the best so far."""
         self.policy.forget()
         with checkpoint.same_random_states():
-            found = await self.evaluate(self._between, replace(self.sampling), trials=1, name=EVALUATION)
+            found = await self.evaluate_each(self._between, replace(self.sampling), trials=1, name=EVALUATION)
         result = pooled(found)
         self.policy.forget()
         self._log(EVALUATION, number, total, {**result.metrics(), **success_metrics(found)})
@@ -260,6 +260,11 @@ class Run:
             state.best = (stage.name, number)
 
     # What a stage sees.
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        """Tasks of the run's environment in the split that the settings name for `train` or `eval`."""
+        own = trained(self.environments)[0]
+        return own.train if split == "train" else self._reported[own.name]
 
     def reported(self, environment: str) -> Sequence[Task]:
         """Held-out tasks of an environment that stages may report."""
@@ -295,7 +300,12 @@ class Run:
         known = trajectory.labels.mode != "demonstration" or trajectory.status == "fault"
         return trajectory if known else with_tokens(trajectory, self.policy.format)
 
-    async def evaluate(
+    async def evaluate(self, tasks: Sequence[Task], sampling: SamplingParams, *, trials: int, name: str) -> EvalResult:
+        """`evaluate_each` for tasks of the run's environment, of several the first one that it learns from."""
+        own = trained(self.environments)[0].name
+        return (await self.evaluate_each({own: tasks}, sampling, trials=trials, name=name))[own]
+
+    async def evaluate_each(
         self, tasks: Mapping[str, Sequence[Task]], sampling: SamplingParams, *, trials: int, name: str
     ) -> dict[str, EvalResult]:
         """Play held-out tasks of environments together, record the episodes under a name, and score them by name."""

@@ -71,6 +71,12 @@ class Context(Protocol):
     rollouts: Rollouts
     max_turns: int
 
+    def tasks(self, split: str) -> Sequence[Task]:
+        """Tasks of `env`; none if it has no such split.
+
+        Args: split: `train` or `eval`; the run's settings name the environment's split for each.
+        """
+
     def reported(self, environment: str) -> Sequence[Task]:
         """Held-out tasks of an environment that stages may report; none of them is used to choose weights."""
 
@@ -93,7 +99,10 @@ class Context(Protocol):
         Raises: ValueError if an episode has no token ids and is no demonstration.
         """
 
-    async def evaluate(
+    async def evaluate(self, tasks: Sequence[Task], sampling: SamplingParams, *, trials: int, name: str) -> EvalResult:
+        """`evaluate_each` for tasks of `env` alone."""
+
+    async def evaluate_each(
         self, tasks: Mapping[str, Sequence[Task]], sampling: SamplingParams, *, trials: int, name: str
     ) -> dict[str, EvalResult]:
         """Play held-out tasks of one or more environments, record the episodes, and score them by environment.

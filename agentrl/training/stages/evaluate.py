@@ -56,9 +56,9 @@ class _EvaluateStage(Stage):
         settings = self._settings
         tasks = {name: context.reported(name)[: settings.num_tasks] for name in context.environments}
         greedy_sampling = replace(context.sampling, temperature=0.0, top_p=1.0)
-        greedy = await context.evaluate(tasks, greedy_sampling, trials=1, name=self.name)
+        greedy = await context.evaluate_each(tasks, greedy_sampling, trials=1, name=self.name)
         sampled_sampling = replace(context.sampling, temperature=1.0)
-        sampled = await context.evaluate(tasks, sampled_sampling, trials=settings.trials, name=self.name)
+        sampled = await context.evaluate_each(tasks, sampled_sampling, trials=settings.trials, name=self.name)
         self._table = _table(pooled(greedy), pooled(sampled), settings.measures)
         if len(tasks) > 1:
             self._table |= _by_environment(context.environments, greedy, sampled, settings.measures)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from agentrl.config import Count, Positive, Whole
+from agentrl.config import Count, OneOf, Positive, Whole
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError
@@ -18,7 +18,8 @@ from agentrl.rollout.sources.demonstrations import check_demonstrators
 from agentrl.rollout.sources.few_shot import FewShot, FewShotRollouts
 from agentrl.rollout.sources.forked import Forked, Forks
 from agentrl.rollout.sources.levels import LevelGroups, Levels
-from agentrl.rollout.sources.mixture import Mixture
+from agentrl.rollout.sources.mixed.mixture import Mixture
+from agentrl.rollout.sources.mixed.weighting import WEIGHTINGS, Fixed, Weighting
 from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.sources.tasks import TaskGroups
 from agentrl.training.stages.base import Context, check_split
@@ -58,7 +59,8 @@ class Playing:
         max_lag: batches that are begun before they are needed; at 0 the run samples and learns in turn.
         mixture: relative weight of each environment, by id; groups come from their splits `train`. `own` is the run's
             environment. An empty mixture plays the run's environment alone.
-        curriculum: draw tasks by their pass rate so far, not in a shuffled order.
+        weighting: what makes shares of the weights of several environments.
+        curriculum: draw tasks by their pass rate so far, not in a shuffled order; of each environment its own.
         levels: play the run's environment at one level after another; each begins the other settings anew.
         few_shot: show demonstrations before the task, fewer and fewer.
         growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
@@ -70,6 +72,7 @@ class Playing:
     group_size: Count = 8
     max_lag: Whole = 0
     mixture: Mapping[str, Positive] = field(default_factory=dict)
+    weighting: Annotated[Weighting, OneOf(WEIGHTINGS)] = Fixed()
     curriculum: Curriculum | None = None
     levels: Levels | None = None
     few_shot: FewShot | None = None
@@ -90,11 +93,12 @@ class Playing:
             train_split: name of its split to train on.
         Raises: ConfigError if an environment has no tasks to train on; EnvNotFound.
         """
-        for name in ("curriculum", "levels"):
-            if self.max_lag and getattr(self, name):
+        adapts = {"curriculum": self.curriculum, "levels": self.levels, "weighting": self.weighting.remembers}
+        for name, chooses in adapts.items():
+            if self.max_lag and chooses:
                 raise ConfigError(
-                    f"{key}.{name} chooses tasks by the results of the step before, and with max_lag = {self.max_lag} "
-                    f"they are chosen earlier: set max_lag = 0, or leave out {name}"
+                    f"{key}.{name} chooses by the results of the step before, and with max_lag = {self.max_lag} "
+                    f"episodes are chosen earlier: set max_lag = 0, or leave out {name}"
                 )
         if self.forks and self.few_shot:
             raise ConfigError(
@@ -143,10 +147,15 @@ class Playing:
         """
         weights = self._weights(context)
         parts = [self._part(context, stage, name, greedy) for name in weights]
-        source = parts[0] if _is_alone(weights) else Mixture(parts, list(weights.values()), context.seed)
+        source = parts[0] if _is_alone(weights) else self._mixed(context, parts, weights)
         if self.forks is not None:
             source = Forked(source, context.rollouts, self.forks)
         return Prefetch(source, self.max_lag) if self.max_lag else source
+
+    def _mixed(self, context: Context, parts: Sequence[Source], weights: Mapping[str, float]) -> Mixture:
+        own = {name: env.train for name, env in context.environments.items()}
+        counts = [len(own[name] if name in own else _tasks_of(name)[1]) for name in weights]
+        return Mixture(parts, list(weights.values()), context.seed, weighting=self.weighting, num_tasks=counts)
 
     def _weights(self, context: Context) -> Mapping[str, float]:
         """Relative weight of each environment that is played, by name or id."""
