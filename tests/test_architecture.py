@@ -110,6 +110,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     # 6: training.
     "agentrl.training": (6, "training", 0),
     "agentrl.training.stages.base": (6, "training", 1),
+    "agentrl.training.stages.environments": (6, "training", 0),
     "agentrl.training.algorithms": (6, "training", 2),
     "agentrl.training.run": (6, "training", 2),
     "agentrl.training.stages": (6, "training", 2),

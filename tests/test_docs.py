@@ -28,12 +28,13 @@ from agentrl.rollout.sources.curriculum import Curriculum
 from agentrl.rollout.sources.few_shot import FewShot
 from agentrl.rollout.sources.forked import Forks
 from agentrl.rollout.sources.levels import Levels
+from agentrl.rollout.sources.mixed.weighting import WEIGHTINGS
 from agentrl.rollout.sources.recorded import Recorded
 from agentrl.sandbox import make_backend
 from agentrl.training.algorithms import ALGORITHMS, stage_of
 from agentrl.training.model_setup import LoRA, ModelConfig
 from agentrl.training.plan import TrainConfig
-from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES
 from agentrl.training.stages.canary import Canary
 from agentrl.training.stages.playing import GrowingTurns, Playing
@@ -225,6 +226,7 @@ def test_commands_in_the_docs_parse(page: Path) -> None:
 
 SECTIONS = {
     "[env]": EnvConfig,
+    "[envs]": MixedEnv,
     "[model]": ModelConfig,
     "[model.lora]": LoRA,
     "[sampling]": SamplingConfig,
@@ -247,6 +249,7 @@ PARTS = {
     "importance": IMPORTANCES,
     "shaping": SHAPINGS,
     "feedback": FEEDBACKS,
+    "weighting": WEIGHTINGS,
 }
 
 
@@ -297,7 +300,7 @@ def test_the_settings_page_names_every_setting_of_parts(title: str) -> None:
 
 
 def test_no_section_of_the_configuration_is_left_out_of_the_page() -> None:
-    sections = {f"[{field.name}]" for field in dataclasses.fields(TrainConfig)} - {"[stages]", "[seed]"}
+    sections = {f"[{field.name}]" for field in dataclasses.fields(TrainConfig)} - {"[stages]", "[seed]", "[train_on]"}
     assert sections <= set(SECTIONS)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from agentrl.bench.environments import named_tasks
 from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_seeds
 from agentrl.bench.jackknife import over_seeds
 from agentrl.bench.measures.base import SHARE, Measure, by_task, scored
@@ -141,6 +142,7 @@ def _read(path: Path) -> _Run:
         raise ConfigError(f"{path} evaluates nothing: give its plan a stage of kind evaluate at the end")
     stage = list(tables)[-1]
     played = list(TrajectoryStore(path / "trajectories.jsonl").read(stage=stage))
+    played = named_tasks(played, tables[stage].get("environments", {}))
     episodes = {mode: _by_task([t for t in played if t.labels.mode == mode]) for mode in MODES}
     tokens = cost["tokens"].get("sampled", 0)
     measures, discarded = tables[stage].get("measures", ()), len(played) - len(scored(played))

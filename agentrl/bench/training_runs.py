@@ -202,9 +202,8 @@ def _read(path: Path) -> TrainedRun:
         identity = json.loads((path / "identity.json").read_text(encoding="utf-8"))
         settings = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
         tables = [stage["outcomes"] for stage in summary["stages"].values() if "outcomes" in stage]
-        made_of = identity["environments"][0]
-        env, seed = EnvRef(**made_of["env"]), settings.pop("seed", 0)
-        fingerprints = made_of["splits"][settings["env"].get("eval_split", "eval")]["tasks"]
+        env, fingerprints = _environment_of(settings, identity["environments"])
+        seed = settings.pop("seed", 0)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is no training run of this version ({type(error).__name__}: {error})") from error
     if not tables:
@@ -214,6 +213,24 @@ def _read(path: Path) -> TrainedRun:
         )
     before = tables[0] if len(tables) > 1 else None
     return TrainedRun(path, env, seed, _flat(settings), fingerprints, before, tables[-1])
+
+
+def _environment_of(settings: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> tuple[EnvRef, dict[str, str]]:
+    """What a run is evaluated on, and its tasks' fingerprints; of several environments, all of them as one."""
+    envs = settings.get("envs", {})
+    if not envs:
+        env, splits = EnvRef(**found[0]["env"]), found[0]["splits"]
+        return env, splits[settings["env"].get("eval_split", "eval")]["tasks"]
+    refs = {one["name"]: EnvRef(**one["env"]) for one in found if "name" in one}
+    marks = {
+        f"{one['name']}/{task}": mark
+        for one in found
+        if "name" in one
+        for task, mark in one["splits"][envs[one["name"]].get("eval_split", "eval")]["tasks"].items()
+    }
+    names = sorted(refs)
+    versions = " ".join(refs[name].version for name in names)
+    return EnvRef(", ".join(f"{name} = {refs[name]}" for name in names), version=versions), marks
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import platform
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -33,12 +34,16 @@ class Settings(Protocol):
     @property
     def env(self) -> EnvSettings: ...
     @property
+    def envs(self) -> Mapping[str, EnvSettings]: ...
+    @property
     def sampling(self) -> Any: ...
 
 
 class EnvSettings(Protocol):
     """Which environment, and which of its splits."""
 
+    @property
+    def ref(self) -> EnvRef: ...
     @property
     def train_split(self) -> str: ...
     @property
@@ -55,11 +60,14 @@ def identity_of(config: Settings, probe: Env, others: Iterable[EnvRef] = ()) -> 
     """
     environments = [_environment(probe, (config.env.train_split, config.env.eval_split))]
     for ref in others:
-        other = registry.make(ref)
-        try:
+        with closing(registry.make(ref)) as other:
             environments.append(_environment(other, ("train",)))
-        finally:
-            other.close()
+    for name, env in config.envs.items():
+        if env.ref.key == config.env.ref.key:
+            environments[0]["name"] = name
+            continue
+        with closing(registry.make(env.ref)) as other:
+            environments.append({**_environment(other, (env.train_split, env.eval_split)), "name": name})
     identity = {
         "run": uuid.uuid4().hex,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from agentrl.config import OneOf, Whole, check_config, dump_config, from_table
+from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
 from agentrl.training import checkpoint, presets
 from agentrl.training.algorithms import expanded
 from agentrl.training.model_setup import ModelConfig
-from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES, Stage, StageSettings
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.reinforce import Reinforce
@@ -38,11 +40,16 @@ class TrainConfig:
     """Everything `agentrl train` needs. The defaults are the tested run.
 
     Attributes:
+        env: the run's environment; of several, the first one that it learns from.
+        envs: the environments of a run over several, by name; empty for a run with one.
+        train_on: names of those that the run learns from; the others are only evaluated. Empty: all of them.
         stages: by name, in order. A file without kinds gets the standard plan: `warm_start` (if it has demonstrators or
             data), `before`, `rl`, `after`.
     """
 
     env: EnvConfig
+    envs: Mapping[str, MixedEnv] = field(default_factory=dict)
+    train_on: tuple[str, ...] = ()
     model: ModelConfig = ModelConfig()
     sampling: SamplingConfig = SamplingConfig()
     stages: Mapping[str, Annotated[StageSettings, OneOf(STAGES)]] = field(default_factory=standard_stages)
@@ -71,6 +78,7 @@ class TrainConfig:
         for old, new in _SECTION_OF_OLD.items():
             if old in table:
                 raise ConfigError(f"[{old}] is now [{new}]: the settings of a stage are in the table of that stage")
+        table = _with_env(table)
         stages = table.get("stages", {})
         if not isinstance(stages, Mapping):
             return table
@@ -110,6 +118,11 @@ class TrainConfig:
         ids = [id for settings in self.planned().values() for id in settings.environments]
         return [EnvRef(id) for id in dict.fromkeys(ids)]
 
+    @property
+    def trained(self) -> Sequence[str]:
+        """Names of the environments in `envs` that the run learns from."""
+        return self.train_on or list(self.envs)
+
     def fingerprint(self) -> str:
         """A hash of all settings that change the next step.
 
@@ -128,10 +141,48 @@ class TrainConfig:
         """
         check_config(self)
         planned = self.planned()
-        splits = {"train": self.env.train_split, "eval": self.env.eval_split}
-        for name, settings in planned.items():
-            settings.check(name, probe, splits)
+        if self.envs:
+            self._check_environments(planned)
+        else:
+            self._check_stages(planned, probe, self.env)
         self.model.check(teaches_from_nothing=any(settings.teaches_from_nothing for settings in planned.values()))
+
+    def _check_stages(self, planned: Mapping[str, StageSettings], probe: Env, env: EnvConfig) -> None:
+        for name, settings in planned.items():
+            settings.check(name, probe, {"train": env.train_split, "eval": env.eval_split})
+
+    def _check_environments(self, planned: Mapping[str, StageSettings]) -> None:
+        """Refuse environments that are the same, or that a stage cannot teach or evaluate."""
+        refs: dict[str, str] = {}
+        for name, settings in planned.items():
+            settings.check_several(name)
+        for name, env in self.envs.items():
+            if refs.setdefault(env.ref.key, name) != name:
+                raise ConfigError(f"envs.{name} and envs.{refs[env.ref.key]} are the same environment: leave out one")
+            stages = planned if name in self.trained else {n: s for n, s in planned.items() if isinstance(s, Evaluate)}
+            with closing(registry.make(env.ref)) as probe:
+                try:
+                    self._check_stages(stages, probe, env)
+                except ConfigError as error:
+                    raise ConfigError(f"envs.{name}: {error}") from error
+
+
+def _with_env(table: dict[str, Any]) -> dict[str, Any]:
+    """The table with `env` taken from the first of `envs` that the run learns from. Raises: ConfigError."""
+    envs, names = table.get("envs"), table.get("train_on") or ()
+    if not envs or not isinstance(envs, Mapping):
+        if names:
+            raise ConfigError("train_on names environments of [envs.NAME], and there are none")
+        return table
+    if isinstance(names, str) or len({*names}) < len(names):
+        raise ConfigError(f"train_on = {names!r}: expected a list of different names of [envs.NAME]")
+    for name in names:
+        if name not in envs:
+            raise ConfigError(f"train_on: there is no [envs.{name}].{did_you_mean(name, envs)}")
+    first = {key: value for key, value in _table(envs[next(iter(names), next(iter(envs)))]).items() if key != "weight"}
+    if table.get("env", first) != first:
+        raise ConfigError("a file has [env] or [envs.NAME], not both: write the environment of [env] as one of [envs]")
+    return {**table, "env": first}
 
 
 def _chosen(stages: Mapping[str, Any], plan: Any) -> dict[str, Any]:

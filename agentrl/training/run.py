@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agentrl.bench.evaluate import EvalResult, requests_of, summarize
+from agentrl.bench.environments import by_environment, pooled, requests_of_each, success_metrics
+from agentrl.bench.evaluate import EvalResult
 from agentrl.bench.verdicts import verdicts
 from agentrl.bench.views.run_report import EVALUATION, read_metrics, write_report
-from agentrl.env import registry
-from agentrl.env.base import Env
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import Objective
 from agentrl.learning.rows import Row, build_rows
@@ -34,9 +33,10 @@ from agentrl.training.files.kept_weights import KeptWeights
 from agentrl.training.files.provenance import cost, provenance
 from agentrl.training.folder import RunFolder
 from agentrl.training.progress import OnProgress, Progress
-from agentrl.training.selection import Checked, Selection, recorded, split_held_out
+from agentrl.training.selection import FEWEST, Checked, Selection, recorded, split_held_out
 from agentrl.training.settings import RunSettings
 from agentrl.training.stages.base import Stage, Step
+from agentrl.training.stages.environments import OWN, PlayedEnv, played_env, trained
 from agentrl.training.stages.health import speeds
 from agentrl.trajectory import Labels, Mode, Task, Trajectory, TrajectoryGroup
 
@@ -96,26 +96,31 @@ class Run:
         self._fingerprint, self._identity = fingerprint, folder.identity()
         self.state, self.clock = RunState(), Clock()
         self.store = TrajectoryStore(folder.trajectories_path)
-        self.seed, self.env = config.seed, config.env.ref
+        self.seed = config.seed
         signals = any(stage.reads_signals for stage in stages)
         self.sampling = SamplingParams(**asdict(config.sampling), signals=signals)
-        probe = registry.make(self.env)
-        self.env = probe.ref or self.env  # with the version of its package
-        reported, self._between = split_held_out(
-            _split(probe, config.env.eval_split),
-            max((stage.reports for stage in stages), default=0),
-            config.run.evaluate_tasks,
-        )
-        self._tasks = {"train": _split(probe, config.env.train_split), "eval": reported}
-        self._chooses = config.run.keep_best and config.run.evaluate_every > 0 and len(self._between) > 0
-        self._between = self._between or reported[: config.run.evaluate_tasks]
+        self.environments: Mapping[str, PlayedEnv] = _environments(config)
+        self.env = trained(self.environments)[0].ref
+        self._split_held_out()
         self._kept = KeptWeights(folder.path)
-        self.max_turns = probe.limits.max_turns or 1
-        probe.close()
+        self.max_turns = max(env.max_turns for env in trained(self.environments))
         self._saved: checkpoint.Checkpoint | None = None
         self._learner: Learner | None = None
         self._weights_before = 0
         self._saved_at_s = time.monotonic()
+
+    def _split_held_out(self) -> None:
+        """Held-out tasks of each environment to report, and of those that it learns from also some to choose with."""
+        taught = trained(self.environments)
+        most = max((stage.reports for stage in self.stages), default=0)
+        wanted = self.config.run.evaluate_tasks
+        share = wanted if len(taught) == 1 else max(FEWEST, wanted // len(taught))
+        split = {env.name: split_held_out(env.held_out, most, share) for env in taught}
+        unused = {name: env.held_out for name, env in self.environments.items()}
+        self._reported = {**unused, **{name: reported for name, (reported, _) in split.items()}}
+        self._between = {name: chosen for name, (_, chosen) in split.items() if chosen}
+        self._chooses = self.config.run.keep_best and self.config.run.evaluate_every > 0 and len(self._between) > 0
+        self._between = self._between or {env.name: self._reported[env.name][:share] for env in taught}
 
     async def finish(self) -> dict[str, Any]:
         """Execute every stage that is not finished yet.
@@ -193,7 +198,8 @@ class Run:
         if selection.restores:
             self._kept.restore(*self.state.best, self.model)
             self._publish()
-        return {"selection": recorded(selection, self._between, ended=stage.step, planned=stage.total)}
+        between = [task for tasks in self._between.values() for task in tasks]
+        return {"selection": recorded(selection, between, ended=stage.step, planned=stage.total)}
 
     async def _after(self, stage: Stage, step: Step) -> None:
         """Record a step; evaluate and save where that is due.
@@ -239,9 +245,10 @@ class Run:
         """Evaluate on the tasks to choose with; keep the weights if they are the best so far."""
         self.policy.forget()
         with checkpoint.same_random_states():
-            result = await self.evaluate(self._between, replace(self.sampling), trials=1, name=EVALUATION)
+            found = await self.evaluate_each(self._between, replace(self.sampling), trials=1, name=EVALUATION)
+        result = pooled(found)
         self.policy.forget()
-        self._log(EVALUATION, number, total, result.metrics())
+        self._log(EVALUATION, number, total, {**result.metrics(), **success_metrics(found)})
         if not (self._chooses and stage.plays):
             return
         run, state = self.config.run, self.state
@@ -257,7 +264,12 @@ class Run:
 
     def tasks(self, split: str) -> Sequence[Task]:
         """Tasks of the run's environment in the split that the settings name for `train` or `eval`."""
-        return self._tasks[split]
+        own = trained(self.environments)[0]
+        return own.train if split == "train" else self._reported[own.name]
+
+    def reported(self, environment: str) -> Sequence[Task]:
+        """Held-out tasks of an environment that stages may report."""
+        return self._reported[environment]
 
     async def learner(
         self, settings: LearnerSettings, objective: Objective, *, temperature: float = 1.0, total_steps: int
@@ -290,13 +302,20 @@ class Run:
         return trajectory if known else with_tokens(trajectory, self.policy.format)
 
     async def evaluate(self, tasks: Sequence[Task], sampling: SamplingParams, *, trials: int, name: str) -> EvalResult:
-        """Play held-out tasks, record the episodes under a name, and score them."""
-        done = 0
+        """`evaluate_each` for tasks of the run's environment, of several the first one that it learns from."""
+        own = trained(self.environments)[0].name
+        return (await self.evaluate_each({own: tasks}, sampling, trials=trials, name=name))[own]
+
+    async def evaluate_each(
+        self, tasks: Mapping[str, Sequence[Task]], sampling: SamplingParams, *, trials: int, name: str
+    ) -> dict[str, EvalResult]:
+        """Play held-out tasks of environments together, record the episodes under a name, and score them by name."""
+        done, total = 0, trials * sum(map(len, tasks.values()))
 
         def count(trajectory: Trajectory) -> None:
             nonlocal done
             done += 1
-            self.tell(name, done, len(tasks) * trials)
+            self.tell(name, done, total)
 
         mode: Mode = "greedy" if sampling.temperature == 0 else "sampled"
         labels = Labels(name, self.state.version, mode)
@@ -309,13 +328,15 @@ class Run:
             max_concurrency=self.config.run.max_concurrency,
         ) as rollouts:
             seed = integer(self.seed, Purpose.EVALUATION)
-            groups = await rollouts.run(requests_of(tasks, trials, seed, labels))
-        result = summarize([t for g in groups for t in g.trajectories], wall_s=time.perf_counter() - started)
-        for trajectory in result.trajectories:
+            refs = {name: env.ref for name, env in self.environments.items()}
+            groups = await rollouts.run(requests_of_each(tasks, refs, trials, seed, labels))
+        wall_s = time.perf_counter() - started
+        played = [trajectory for group in groups for trajectory in group.trajectories]
+        for trajectory in played:
             self.store.append(trajectory)
-        sampled = sum(trajectory.num_sampled_tokens for trajectory in result.trajectories)
+        sampled = sum(trajectory.num_sampled_tokens for trajectory in played)
         self.state.tokens["evaluated"] = self.state.tokens.get("evaluated", 0) + sampled
-        return result
+        return by_environment(played, {name: refs[name] for name in tasks}, wall_s=wall_s)
 
     def tell(self, name: str, number: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         """Report progress to `on_progress`."""
@@ -365,6 +386,12 @@ class Run:
         taught = [name for name, summary in self.state.summaries.items() if "greedy" not in summary]
         return taught[-1] if taught else ""
 
+    @property
+    def _shown_environments(self) -> dict[str, Any]:
+        """What the summary of a run over several environments says of them."""
+        shown = {name: {"env": asdict(env.ref), "trains": env.trains} for name, env in self.environments.items()}
+        return {"environments": shown} if self.config.envs else {}
+
     def _conclude(self) -> dict[str, Any]:
         heads = {name: s.pop("value_head") for name, s in self.state.summaries.items() if "value_head" in s}
         tables = [summary for summary in self.state.summaries.values() if "greedy" in summary]
@@ -372,6 +399,7 @@ class Run:
         made_with = provenance(self.folder.config_path, str(self.model.device))
         summary: dict[str, Any] = {
             "env": asdict(self.env),
+            **self._shown_environments,
             "seed": self.seed,
             **{name: self._identity.get(name) for name in ("began", "sampling")},
             "before": shown[0] if len(shown) > 1 else None,
@@ -398,6 +426,11 @@ class Run:
         return summary
 
 
-def _split(probe: Env, name: str) -> Sequence[Task]:
-    """The tasks of a split; none if there is no such split. A stage that needs one checks it before (`check_split`)."""
-    return probe.tasks.split(name) if name in probe.tasks.splits else ()
+def _environments(config: RunSettings) -> dict[str, PlayedEnv]:
+    """The environments of the settings, each made once."""
+    if not config.envs:
+        return {OWN: played_env(OWN, config.env, weight=1.0, trains=True)}
+    return {
+        name: played_env(name, env, weight=env.weight, trains=name in config.trained)
+        for name, env in config.envs.items()
+    }

@@ -5,11 +5,11 @@ Those of its model are in `model_setup`, those of a stage in the stage's own mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from agentrl.config import Count, NotNegative, Share, Whole
+from agentrl.config import Count, NotNegative, Positive, Share, Whole
 from agentrl.env import registry
 from agentrl.training.model_setup import ModelConfig
 from agentrl.trajectory import EnvRef
@@ -37,6 +37,17 @@ class EnvConfig:
         """The environment's identity."""
         limits = {} if self.max_turns is None else {"max_turns": self.max_turns}
         return registry.reference(self.id, **self.kwargs, **limits)
+
+
+@dataclass(frozen=True)
+class MixedEnv(EnvConfig):
+    """One of the environments of a run over several, `[envs.NAME]`.
+
+    Attributes:
+        weight: relative share of the training groups; 1.0 also is `num_episodes` demonstrations, 0.5 half of them.
+    """
+
+    weight: Positive = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,10 @@ class RunSettings(Protocol):
 
     @property
     def env(self) -> EnvConfig: ...
+    @property
+    def envs(self) -> Mapping[str, MixedEnv]: ...
+    @property
+    def trained(self) -> Sequence[str]: ...
     @property
     def model(self) -> ModelConfig: ...
     @property

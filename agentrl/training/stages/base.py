@@ -21,6 +21,7 @@ from agentrl.messages import Message
 from agentrl.policy.base import SamplingParams
 from agentrl.registry import Registry
 from agentrl.rollout.runner import Rollouts
+from agentrl.training.stages.environments import PlayedEnv
 from agentrl.trajectory import EnvRef, Task, TrajectoryGroup
 
 STAGES = Registry(
@@ -56,7 +57,8 @@ class Context(Protocol):
 
     Attributes:
         seed: of the run.
-        env: identity of the run's environment.
+        env: identity of the run's environment; of several, the first one that it learns from.
+        environments: all environments of the run, by name.
         sampling: of training episodes.
         rollouts: plays episodes with the policy; all stages share it, and the run closes it.
         max_turns: most turns of an episode.
@@ -64,15 +66,19 @@ class Context(Protocol):
 
     seed: int
     env: EnvRef
+    environments: Mapping[str, PlayedEnv]
     sampling: SamplingParams
     rollouts: Rollouts
     max_turns: int
 
     def tasks(self, split: str) -> Sequence[Task]:
-        """Tasks of the run's environment; none if it has no such split.
+        """Tasks of `env`; none if it has no such split.
 
         Args: split: `train` or `eval`; the run's settings name the environment's split for each.
         """
+
+    def reported(self, environment: str) -> Sequence[Task]:
+        """Held-out tasks of an environment that stages may report; none of them is used to choose weights."""
 
     async def learner(
         self, settings: LearnerSettings, objective: Objective, *, temperature: float = 1.0, total_steps: int
@@ -94,10 +100,15 @@ class Context(Protocol):
         """
 
     async def evaluate(self, tasks: Sequence[Task], sampling: SamplingParams, *, trials: int, name: str) -> EvalResult:
-        """Play held-out tasks, record the episodes, and score them.
+        """`evaluate_each` for tasks of `env` alone."""
+
+    async def evaluate_each(
+        self, tasks: Mapping[str, Sequence[Task]], sampling: SamplingParams, *, trials: int, name: str
+    ) -> dict[str, EvalResult]:
+        """Play held-out tasks of one or more environments, record the episodes, and score them by environment.
 
         Args:
-            tasks: to be played.
+            tasks: to be played, by name of the environment.
             sampling: of these episodes; temperature 0 is greedy.
             trials: episodes per task.
             name: label of the recorded episodes, such as the stage's name.
@@ -175,6 +186,13 @@ class StageSettings(ABC):
             probe: an instance of the run's environment.
             splits: the environment's name of the split for each of `train` and `eval`.
         Raises: ConfigError: what is wrong, and what to do.
+        """
+
+    def check_several(self, name: str) -> None:
+        """Refuse settings that make no sense in a run over several environments; `check` sees each of these.
+
+        Args: name: of the stage.
+        Raises: ConfigError.
         """
 
     @property

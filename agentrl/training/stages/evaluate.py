@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from agentrl.bench.environments import environments_to_json, pooled, success_metrics
 from agentrl.bench.evaluate import EvalResult
 from agentrl.bench.measures.base import measured
 from agentrl.bench.measures.by_name import measures_of
@@ -13,6 +14,7 @@ from agentrl.config import Count
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step, check_split
+from agentrl.training.stages.environments import PlayedEnv, trained
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Evaluate(StageSettings):
     """Evaluation on held-out tasks: one greedy episode a task, and `trials` sampled ones at temperature 1.
 
     Attributes:
-        num_tasks: held-out tasks.
+        num_tasks: held-out tasks; of several environments, those of each.
         trials: sampled episodes per task.
         measures: further statistics of the episodes, by name, as `agentrl bench --measure` takes them; the arms of a
             file (`agentrl train --controls`) are compared by them.
@@ -53,15 +55,17 @@ class _EvaluateStage(Stage):
         if self.step:
             return
         settings = self._settings
-        tasks = context.tasks("eval")[: settings.num_tasks]
+        tasks = {name: context.reported(name)[: settings.num_tasks] for name in context.environments}
         greedy_sampling = replace(context.sampling, temperature=0.0, top_p=1.0)
-        greedy = await context.evaluate(tasks, greedy_sampling, trials=1, name=self.name)
+        greedy = await context.evaluate_each(tasks, greedy_sampling, trials=1, name=self.name)
         sampled_sampling = replace(context.sampling, temperature=1.0)
-        sampled = await context.evaluate(tasks, sampled_sampling, trials=settings.trials, name=self.name)
-        self._table = _table(greedy, sampled, settings.measures)
+        sampled = await context.evaluate_each(tasks, sampled_sampling, trials=settings.trials, name=self.name)
+        self._table = _table(pooled(greedy), pooled(sampled), settings.measures)
+        if len(tasks) > 1:
+            self._table |= _by_environment(context.environments, greedy, sampled, settings.measures)
         self.step = 1
-        metrics = {**sampled.metrics(), "eval/greedy_success": greedy.mean}
-        metrics["time/eval_s"] += greedy.wall_s
+        metrics = {**pooled(sampled).metrics(), "eval/greedy_success": pooled(greedy).mean, **success_metrics(sampled)}
+        metrics["time/eval_s"] += pooled(greedy).wall_s
         yield Step(1, 1, metrics)
 
     def summary(self) -> dict[str, Any]:
@@ -84,6 +88,28 @@ def _table(greedy: EvalResult, sampled: EvalResult, measures: Sequence[str]) -> 
         "outcomes": {"greedy": greedy.outcomes, "sampled": sampled.outcomes},
     }
     return {**table, "measures": list(measures)} if measures else table
+
+
+def _by_environment(
+    played: Mapping[str, PlayedEnv],
+    greedy: Mapping[str, EvalResult],
+    sampled: Mapping[str, EvalResult],
+    measures: Sequence[str],
+) -> dict[str, Any]:
+    """The table of each environment, and what is said over all of them."""
+    trains = [env.name for env in trained(played)]
+    rows = {
+        name: {
+            "env": asdict(env.ref),
+            "trains": env.trains,
+            "n_tasks": sampled[name].n_tasks,
+            "greedy": _cell(greedy[name], measures),
+            "sampled": _cell(sampled[name], measures),
+        }
+        for name, env in played.items()
+    }
+    over = {"greedy": environments_to_json(greedy, trains), "sampled": environments_to_json(sampled, trains)}
+    return {"environments": rows, "over_environments": over}
 
 
 def _cell(result: EvalResult, measures: Sequence[str]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from agentrl.config import Count, Positive, Whole
+from agentrl.config import Count, OneOf, Positive, Whole
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError
@@ -18,14 +18,14 @@ from agentrl.rollout.sources.demonstrations import check_demonstrators
 from agentrl.rollout.sources.few_shot import FewShot, FewShotRollouts
 from agentrl.rollout.sources.forked import Forked, Forks
 from agentrl.rollout.sources.levels import LevelGroups, Levels
-from agentrl.rollout.sources.mixture import Mixture
+from agentrl.rollout.sources.mixed.mixture import Mixture
+from agentrl.rollout.sources.mixed.weighting import WEIGHTINGS, Fixed, Weighting
 from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.sources.tasks import TaskGroups
 from agentrl.training.stages.base import Context, check_split
+from agentrl.training.stages.environments import OWN, trained
 from agentrl.training.stages.health import discards, endings, group_kinds, prompt_information
 from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
-
-OWN = "own"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Playing:
         max_lag: batches that are begun before they are needed; at 0 the run samples and learns in turn.
         mixture: relative weight of each environment, by id; groups come from their splits `train`. `own` is the run's
             environment. An empty mixture plays the run's environment alone.
-        curriculum: draw tasks by their pass rate so far, not in a shuffled order.
+        weighting: what makes shares of the weights of several environments.
+        curriculum: draw tasks by their pass rate so far, not in a shuffled order; of each environment its own.
         levels: play the run's environment at one level after another; each begins the other settings anew.
         few_shot: show demonstrations before the task, fewer and fewer.
         growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
@@ -73,6 +74,7 @@ class Playing:
     group_size: Count = 8
     max_lag: Whole = 0
     mixture: Mapping[str, Positive] = field(default_factory=dict)
+    weighting: Annotated[Weighting, OneOf(WEIGHTINGS)] = Fixed()
     curriculum: Curriculum | None = None
     levels: Levels | None = None
     few_shot: FewShot | None = None
@@ -94,11 +96,12 @@ class Playing:
             train_split: name of its split to train on.
         Raises: ConfigError if an environment has no tasks to train on; EnvNotFound.
         """
-        for name in ("curriculum", "levels"):
-            if self.max_lag and getattr(self, name):
+        adapts = {"curriculum": self.curriculum, "levels": self.levels, "weighting": self.weighting.remembers}
+        for name, chooses in adapts.items():
+            if self.max_lag and chooses:
                 raise ConfigError(
-                    f"{key}.{name} chooses tasks by the results of the step before, and with max_lag = {self.max_lag} "
-                    f"they are chosen earlier: set max_lag = 0, or leave out {name}"
+                    f"{key}.{name} chooses by the results of the step before, and with max_lag = {self.max_lag} "
+                    f"episodes are chosen earlier: set max_lag = 0, or leave out {name}"
                 )
         if self.forks and self.few_shot:
             raise ConfigError(
@@ -118,6 +121,15 @@ class Playing:
                 raise ConfigError(f"{key}.mixture: {name} has no tasks in its split 'train'")
             with contextlib.closing(registry.make(name)) as env:
                 self._check_few_shot(f"{key}.few_shot.demonstrator", env)
+
+    def check_several(self, key: str) -> None:
+        """Refuse settings for a run's one environment in a run over several. Raises: ConfigError."""
+        if self.mixture:
+            raise ConfigError(f"{key}.mixture: a run over [envs.NAME] takes the weights from there; leave it out")
+        if self.levels:
+            raise ConfigError(
+                f"{key}.levels changes the one environment of [env]; leave it out of a run over [envs.NAME]"
+            )
 
     def _check_levels(self, key: str, probe: Env) -> None:
         ref: EnvRef | None = getattr(probe.unwrapped, "ref", None)
@@ -140,20 +152,30 @@ class Playing:
 
         Args: greedy: play one further episode of each group greedily, as a baseline.
         """
-        weights = self.mixture or {OWN: 1.0}
+        weights = self._weights(context)
         parts = [self._part(context, stage, name, greedy) for name in weights]
-        source = parts[0] if not self.mixture else Mixture(parts, list(weights.values()), context.seed)
+        source = parts[0] if _is_alone(weights) else self._mixed(context, parts, weights)
         if self.forks is not None:
             source = Forked(source, context.rollouts, self.forks)
         return Prefetch(source, self.max_lag) if self.max_lag else source
 
+    def _mixed(self, context: Context, parts: Sequence[Source], weights: Mapping[str, float]) -> Mixture:
+        own = {name: env.train for name, env in context.environments.items()}
+        counts = [len(own[name] if name in own else _tasks_of(name)[1]) for name in weights]
+        return Mixture(parts, list(weights.values()), context.seed, weighting=self.weighting, num_tasks=counts)
+
+    def _weights(self, context: Context) -> Mapping[str, float]:
+        """Relative weight of each environment that is played, by name or id."""
+        return self.mixture or {env.name: env.weight for env in trained(context.environments)}
+
     def _part(self, context: Context, stage: str, name: str, greedy: bool) -> Source:
-        prefix = f"{name}-" if self.mixture else ""
-        if name != OWN:
+        prefix = "" if _is_alone(self._weights(context)) else f"{name}-"
+        own = context.environments.get(name)
+        if own is None:
             return self._groups(context, stage, _tasks_of(name), name, prefix, greedy)
         levels = self.levels
         if levels is None:
-            return self._groups(context, stage, (context.env, context.tasks("train")), name, prefix, greedy)
+            return self._groups(context, stage, (own.ref, own.train), name, prefix, greedy)
         parts = []
         for value in levels.values:
             played = _tasks_of(_at_level(context.env, levels, value))
@@ -164,7 +186,8 @@ class Playing:
         self, context: Context, stage: str, played: tuple[EnvRef, Sequence[Task]], name: str, prefix: str, greedy: bool
     ) -> Source:
         ref, tasks = played
-        env = self._limited(ref, name) if self.growing_turns else ref
+        groups_per_step = self._groups_per_step(self._weights(context), name)
+        env = self._limited(ref, groups_per_step) if self.growing_turns else ref
         more: dict[str, Any] = {
             "group_size": self.group_size,
             "seed": context.seed,
@@ -174,12 +197,12 @@ class Playing:
             "owns": self.few_shot is not None,
             "branches": self.branches,
         }
-        plays = self._shown(context, ref, tasks, name) if self.few_shot else context.rollouts
+        plays = self._shown(context, ref, tasks, groups_per_step) if self.few_shot else context.rollouts
         if self.curriculum is None:
             return TaskGroups(plays, env, tasks, **more)
         return CurriculumGroups(plays, env, tasks, curriculum=self.curriculum, **more)
 
-    def _shown(self, context: Context, ref: EnvRef, tasks: Sequence[Task], name: str) -> FewShotRollouts:
+    def _shown(self, context: Context, ref: EnvRef, tasks: Sequence[Task], groups_per_step: float) -> FewShotRollouts:
         """What plays the episodes of an environment behind demonstrations."""
         return FewShotRollouts(
             context.rollouts,
@@ -187,17 +210,16 @@ class Playing:
             tasks,
             self.few_shot or FewShot(),
             seed=context.seed,
-            groups_per_step=self._groups_per_step(name),
+            groups_per_step=groups_per_step,
         )
 
-    def _groups_per_step(self, name: str) -> float:
+    def _groups_per_step(self, weights: Mapping[str, float], name: str) -> float:
         """Groups of an environment in a step, on average."""
-        return self.prompts_per_step * (self.mixture[name] / sum(self.mixture.values()) if self.mixture else 1.0)
+        return self.prompts_per_step * weights[name] / sum(weights.values())
 
-    def _limited(self, ref: EnvRef, name: str) -> Callable[[int], EnvRef]:
+    def _limited(self, ref: EnvRef, groups_per_step: float) -> Callable[[int], EnvRef]:
         """The environment of a group's number, with the limit of its step."""
         growing = self.growing_turns or GrowingTurns()
-        groups_per_step = self._groups_per_step(name)
         own = _turn_limit(ref)
 
         def limited(number: int) -> EnvRef:
@@ -205,6 +227,11 @@ class Playing:
             return ref if own is not None and limit >= own else replace(ref, limits={**ref.limits, "max_turns": limit})
 
         return limited
+
+
+def _is_alone(weights: Mapping[str, float]) -> bool:
+    """Whether one environment of the run is played alone; an environment that only a mixture names has a prefix."""
+    return len(weights) == 1 and "/" not in next(iter(weights)) and ":" not in next(iter(weights))
 
 
 def _turn_limit(ref: EnvRef) -> int | None:

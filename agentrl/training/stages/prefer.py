@@ -97,6 +97,9 @@ class Prefer(StageSettings):
         """Whether episodes are played for the stage."""
         return not self.data and self.pairs is None
 
+    def check_several(self, name: str) -> None:
+        self.playing.check_several(f"stages.{name}.playing")
+
     @property
     def environments(self) -> Sequence[str]:
         return self.playing.others if self.plays else ()

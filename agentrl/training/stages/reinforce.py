@@ -13,6 +13,7 @@ from agentrl.env.base import Env
 from agentrl.errors import ConfigError
 from agentrl.learning.columns import with_sampled_as_old
 from agentrl.learning.credit.base import CREDITS, Advantages, Credit, most_spread, only, pass_rate, without_faults
+from agentrl.learning.credit.by_environment import by_environment
 from agentrl.learning.credit.group_relative import GRPO
 from agentrl.learning.episode_columns import groups_taught, per_trajectory, with_advantages, with_turn_rewards
 from agentrl.learning.importance import IMPORTANCES, Importance, NoCorrection, with_importance
@@ -145,6 +146,9 @@ class Reinforce(StageSettings):
                 f"{key}.playing.forks: " + _FORKS[self.credit.reads_forks].format(CREDITS.name_of(type(self.credit)))
             )
 
+    def check_several(self, name: str) -> None:
+        self.playing.check_several(f"stages.{name}.playing")
+
     @property
     def environments(self) -> Sequence[str]:
         return self.playing.others
@@ -254,7 +258,7 @@ class _ReinforceStage(GroupStage):
         if credit.needs_values:
             rows = await learner.fill(rows, "values")
             values = per_trajectory(rows, groups, "values", credit)
-        found = credit(groups, values)
+        found = by_environment(credit, groups, values)
         return with_advantages(rows, groups, found, credit), found
 
     async def _weighed(self, context: Context, learner: Learner, rows: list[Row], taught: Collection[int]) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
@@ -25,6 +26,7 @@ from agentrl.rollout.sources.kept import demonstrations_identity, kept
 from agentrl.rollout.sources.recorded import Recorded, check_digest, digest_of
 from agentrl.seeds import Purpose, sequence
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step, check_split
+from agentrl.training.stages.environments import OWN, PlayedEnv, trained
 from agentrl.trajectory import Labels, Trajectory, TrajectoryGroup
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class Supervise(StageSettings):
 
     Attributes:
         demonstrators: relative share of each demonstrator method of the environment, by name.
-        num_episodes: demonstrations, on the train split.
+        num_episodes: demonstrations, on the train split; of several environments, those of each, times its weight.
         keep_demonstrations: a folder in which they are kept; a run of the same environment, tasks, demonstrators,
             number and seed takes them from there.
         data: recorded episodes to learn from as well, or instead.
@@ -160,23 +162,29 @@ class _SuperviseStage(Stage):
         """The demonstrations, played at the first call; a resumed run plays the same ones again."""
         settings = self._settings
         if self._groups is None and settings.demonstrators:
-            context.tell("demonstrations", 0, settings.num_episodes)
-            tasks, labels = context.tasks("train"), Labels(self.name)
-            source = Demonstrations(
-                context.env,
-                tasks,
-                settings.demonstrators,
-                seed=sequence(context.seed, Purpose.DEMONSTRATIONS),
-                labels=labels,
-            )
-            if settings.keep_demonstrations is None:
-                self._groups = await source.take(settings.num_episodes)
-            else:
-                identity = demonstrations_identity(
-                    context.env, tasks, settings.demonstrators, settings.num_episodes, context.seed
-                )
-                self._groups = await kept(settings.keep_demonstrations, identity, source, settings.num_episodes, labels)
+            played = [await self._played(context, env) for env in trained(context.environments)]
+            in_turn = chain.from_iterable(zip_longest(*played))
+            self._groups = [group for group in in_turn if group is not None]
         return self._groups or []
+
+    async def _played(self, context: Context, env: PlayedEnv) -> list[TrajectoryGroup]:
+        """Demonstrations of an environment: a function of the run's seed and the environment's name."""
+        settings, labels = self._settings, Labels(self.name)
+        count = max(1, round(settings.num_episodes * env.weight))
+        context.tell("demonstrations" if env.name == OWN else f"demonstrations of {env.name}", 0, count)
+        key = () if env.name == OWN else (zlib.crc32(env.name.encode()),)
+        source = Demonstrations(
+            env.ref,
+            env.train,
+            settings.demonstrators,
+            seed=sequence(context.seed, Purpose.DEMONSTRATIONS, *key),
+            labels=labels,
+        )
+        if settings.keep_demonstrations is None:
+            return await source.take(count)
+        identity = demonstrations_identity(env.ref, env.train, settings.demonstrators, count, context.seed)
+        identity |= {"name": env.name} if key else {}
+        return await kept(settings.keep_demonstrations, identity, source, count, labels)
 
     def _recorded(self) -> list[TrajectoryGroup]:
         """The recorded episodes, each a group of its own."""

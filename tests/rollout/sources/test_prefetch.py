@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from agentrl.rollout.sources.mixture import Mixture
+from agentrl.rollout.sources.mixed.mixture import Mixture
 from agentrl.rollout.sources.prefetch import Prefetch
 from tests.rollout.sources.players import Numbered, World, ids_of
 

@@ -1,0 +1,151 @@
+"""A run over several environments as a user writes it: what it learns from, what it evaluates, how it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from agentrl.config import dump_config, load_config
+from agentrl.errors import ConfigError
+from agentrl.rollout.store import TrajectoryStore
+from agentrl.training.model_setup import ModelConfig
+from agentrl.training.plan import TrainConfig
+from agentrl.training.train import train
+from tests.training.stages.conftest import metrics_of
+
+AGREE, TWICE = "test/Agree-v0", "test/AgreeTwice-v0"
+TABLE: dict[str, Any] = {
+    "envs": {"once": {"id": AGREE, "weight": 3.0}, "twice": {"id": TWICE}, "bare": {"id": AGREE, "max_turns": 3}},
+    "train_on": ["once", "twice"],
+    "model": {"hidden_size": 32, "num_layers": 1},
+    "sampling": {"max_tokens": 6},
+    "run": {"evaluate_every": 0, "tensorboard": False, "max_concurrency": 16},
+    "stages": {
+        "copy": {"kind": "supervise", "demonstrators": {"yes": 0.5, "no": 0.5}, "num_episodes": 32, "epochs": 1},
+        "before": {"kind": "evaluate"},
+        "rl": {
+            "kind": "reinforce",
+            "steps": 3,
+            "playing": {"prompts_per_step": 8, "group_size": 4},
+            "learner": {"lr": 1e-2},
+            "checkpoint_every": 1,
+        },
+        "after": {"kind": "evaluate", "measures": ["reward"]},
+    },
+}
+
+
+def changed(**changes: Any) -> TrainConfig:
+    return TrainConfig.of({**TABLE, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many") / "run"
+    train(changed(), folder)
+    return folder
+
+
+def test_demonstrations_and_groups_come_from_the_trained_environments_by_weight(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["stages"]["copy"]["planned_updates"] == (3 * 32 + 32) // 8
+    trained = list(TrajectoryStore(run / "trajectories.jsonl").read(stage="rl"))
+    assert {t.env.id for t in trained} == {AGREE, TWICE}
+    assert all(not t.env.limits for t in trained), "the environment `bare` is not trained on"
+    metrics = metrics_of(run, "rl")
+    assert all({"rollout/success@Agree-v0", "rollout/success@AgreeTwice-v0"} <= set(m) for m in metrics)
+
+
+def test_the_table_shows_each_environment_their_mean_and_the_lowest(run: Path) -> None:
+    table = json.loads((run / "summary.json").read_text())["after"]
+    played = [t for t in TrajectoryStore(run / "trajectories.jsonl").read(stage="after") if t.labels.mode == "sampled"]
+    means = {}
+    for name, found in table["environments"].items():
+        own = [t for t in played if t.env.id == found["env"]["id"] and t.env.limits == found["env"]["limits"]]
+        assert len(own) == 4
+        means[name] = sum(t.success for t in own) / 4
+        assert found["sampled"]["mean"] == means[name]
+        assert found["sampled"]["measures"]["reward"]["mean"] == means[name]
+    assert [found["trains"] for found in table["environments"].values()] == [True, True, False]
+    over = table["over_environments"]["sampled"]
+    assert over["all"]["mean"]["mean"] == pytest.approx(sum(means.values()) / 3)
+    assert over["trained"]["mean"]["mean"] == pytest.approx((means["once"] + means["twice"]) / 2)
+    assert over["held_out"]["min"] == {"env": "bare", **over["held_out"]["mean"], "n": 4} | {
+        "ci95": over["held_out"]["min"]["ci95"]
+    }
+    assert over["all"]["min"]["mean"] == min(means.values())
+    assert table["sampled"]["mean"] == pytest.approx(sum(means.values()) / 3)
+
+
+def test_a_resumed_run_learns_the_same(
+    run: Path, undecided: ModelConfig, interrupted_run_of: Callable[..., Path]
+) -> None:
+    config = replace(changed(), model=undecided)
+    stages = {name: stage for name, stage in config.stages.items() if name != "copy"}
+    more = {"envs": config.envs, "train_on": config.train_on}
+    whole = run.with_name("whole")
+    train(replace(config, stages=stages), whole)
+    resumed = interrupted_run_of(stages, 2, **more)
+    assert metrics_of(resumed, "rl") == metrics_of(whole, "rl")
+    one, other = (load_file(folder / "model" / "model.safetensors") for folder in (whole, resumed))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_weights_are_chosen_by_held_out_tasks_of_the_trained_environments(tmp_path: Path) -> None:
+    config = changed(run={**TABLE["run"], "evaluate_every": 1, "evaluate_tasks": 4})
+    train(config, tmp_path / "run")
+    checks = metrics_of(tmp_path / "run", "eval")
+    assert {key for key in checks[0] if "success@" in key} == {"eval/success@once", "eval/success@twice"}
+    assert checks[0]["eval/success_env_min"] == min(checks[0]["eval/success@once"], checks[0]["eval/success@twice"])
+
+
+def test_the_written_configuration_is_read_back(tmp_path: Path) -> None:
+    config = changed(train_on=["twice"])
+    assert config.env.id == TWICE
+    (tmp_path / "config.toml").write_text(dump_config(config))
+    assert load_config(TrainConfig, tmp_path / "config.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env": {"id": TWICE}}, r"\[env\] or \[envs.NAME\], not both"),
+        ({"train_on": ["onse"]}, r"there is no \[envs.onse\].*once"),
+        ({"train_on": "once"}, "a list of different names"),
+        ({"envs": {}}, "there are none"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        changed(**changes)
+
+
+def with_stage(name: str, **changes: Any) -> dict[str, Any]:
+    return {**TABLE["stages"], name: {**TABLE["stages"][name], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"envs": {**TABLE["envs"], "same": {"id": AGREE}}}, "envs.same and envs.once are the same environment"),
+        (
+            {"envs": {**TABLE["envs"], "bare": {"id": TWICE, "max_turns": 3, "eval_split": "evil"}}},
+            "envs.bare: .*'evil'",
+        ),
+        ({"stages": with_stage("copy", demonstrators={"maybe": 1.0})}, "has no method 'maybe'"),
+        ({"stages": with_stage("rl", playing={"mixture": {AGREE: 1.0}})}, "takes the weights from there"),
+        ({"stages": with_stage("rl", playing={"levels": {"values": [1, 2]}})}, "leave it out of a run over"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_run(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(changed(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
