@@ -13,7 +13,7 @@ from agentrl.env.registry import register
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
-from agentrl.environments.numeric.data import DataSet, Numbers, load, load_file
+from agentrl.environments.numeric.datasets import DataSet, Numbers, load, load_file
 from agentrl.environments.numeric.notation import Normalised, Notation, Plain, Scientific
 from agentrl.errors import ConfigError
 from agentrl.messages import Action, Message

@@ -13,7 +13,7 @@ import numpy as np
 
 from agentrl.env.registry import register
 from agentrl.env.tool_env import call
-from agentrl.environments.numeric.data import DataSet, Numbers
+from agentrl.environments.numeric.datasets import DataSet, Numbers
 from agentrl.environments.numeric.prediction import NumberEnv, tasks_of
 from agentrl.errors import ToolError
 from agentrl.messages import Action, Message
@@ -101,7 +101,7 @@ class NumericQueries(NumberEnv):  # type: ignore[misc]
         """
         if name not in STATISTICS:
             raise ToolError(f"there is no statistic {name!r}, only {', '.join(STATISTICS)}")
-        shown = f"{self._statistics[name]:.1f}"
+        shown: str = f"{self._statistics[name]:.1f}"
         self.asked[name] = shown
         return shown
 

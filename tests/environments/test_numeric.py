@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agentrl.bench.evaluate import aevaluate
 from agentrl.env.registry import make, reference
 from agentrl.env.tool_env import call
-from agentrl.environments.numeric import data as numeric_data
+from agentrl.environments.numeric import datasets
 from agentrl.environments.numeric.notation import Normalised, Plain, Scientific
 from agentrl.environments.numeric.prediction import NumericPrediction, reward_of
 from agentrl.environments.numeric.queries import NumericQueries, statistics
@@ -99,7 +99,7 @@ def test_notations_refuse_what_cannot_be_written():
 # Data.
 
 
-@pytest.mark.parametrize("name", numeric_data.names())
+@pytest.mark.parametrize("name", datasets.names())
 async def test_every_data_set_has_two_splits_an_oracle_and_a_silence_that_is_worst(name):
     ref = reference(IDS[0], data=name)
     env = make(ref)
@@ -118,17 +118,17 @@ async def test_every_data_set_has_two_splits_an_oracle_and_a_silence_that_is_wor
 
 
 def test_splits_differ_by_their_number_and_are_the_same_each_time():
-    numbers = [tuple(numeric_data.load("wine", split).held_out.numbers) for split in (0, 1)]
-    numeric_data.load.cache_clear()
-    assert numeric_data.load("wine", 0).held_out.numbers == numbers[0] != numbers[1]
+    numbers = [tuple(datasets.load("wine", split).held_out.numbers) for split in (0, 1)]
+    datasets.load.cache_clear()
+    assert datasets.load("wine", 0).held_out.numbers == numbers[0] != numbers[1]
 
 
 def test_the_scale_of_a_row_is_that_of_the_training_rows():
-    found = numeric_data.load("friedman1", 0, digits=1)
+    found = datasets.load("friedman1", 0, digits=1)
     mean, deviation = found.train.features.mean(0), found.train.features.std(0)
     place = (found.held_out.features[3] - mean) / (5 * deviation) + 0.5
     assert found.held_out.texts[3] == " ".join(str(int(min(max(p, 0), 0.999) * 10)) for p in place)
-    assert numeric_data.load("wine", 0, named=True).train.texts[0].startswith("malic_acid ")
+    assert datasets.load("wine", 0, named=True).train.texts[0].startswith("malic_acid ")
     assert found.low == min(found.train.numbers)
 
 
