@@ -43,7 +43,7 @@ Fit = Callable[[Any, Any, Any, int], Any]
 
 
 def loaded(name: str, seed: int) -> DataSet:
-    return queries.load(seed)[0] if name == QUERIES else datasets.load(name, seed)
+    return queries.load(seed) if name == QUERIES else datasets.load(name, seed)
 
 
 def classical(name: str, seed: int) -> dict[str, dict[str, float]]:
@@ -146,10 +146,8 @@ def head(name: str, seed: int) -> dict[str, dict[str, float]]:
 
 def _with_statistics(split: Numbers) -> list[str]:
     """The texts with all statistics, which the head has no tools to ask for."""
-    rows = zip(split.texts, split.features, strict=True)
-    return [
-        " ".join([text, *(f"{n} {v:.1f}" for n, v in zip(queries.STATISTICS, row, strict=True))]) for text, row in rows
-    ]
+    shown = [" ".join(f"{value:.1f}" for value in row) for row in split.features]
+    return [f"{text} {numbers}" for text, numbers in zip(split.texts, shown, strict=True)]
 
 
 def arms(name: str, seed: int, out: Path) -> dict[str, dict[str, float]]:

@@ -30,11 +30,13 @@ class Numbers:
     Attributes:
         texts, numbers: (N,) each.
         features: (N, F) of a table; None where there is only text.
+        hidden: further data of each task, which its text does not show.
     """
 
     texts: tuple[str, ...]
     numbers: tuple[float, ...]
     features: Floats | None = None
+    hidden: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,22 +55,15 @@ def reward_of(name: str, error: float) -> float:
 
 
 @lru_cache(maxsize=16)
-def tasks_of(data: DataSet, readings: Sequence[Sequence[float]] | None = None) -> Tasks:
-    """Tasks of a data set; texts with the same number that are in both splits are left out of the held-out one.
+def tasks_of(data: DataSet) -> Tasks:
+    """Tasks of a data set; what is in the training split too is left out of the held-out one."""
 
-    Args: readings: of each task, those of training first.
-    """
+    def of(part: Numbers) -> list[dict[str, Any]]:
+        rows = zip(part.texts, part.numbers, part.hidden or ({},) * len(part.texts), strict=True)
+        return [{"text": text, TARGET: n, WORST: worst_of(n, data), **hidden} for text, n, hidden in rows]
 
-    def of(part: Numbers, hidden: Sequence[Sequence[float]] | None) -> list[dict[str, Any]]:
-        pairs = zip(part.texts, part.numbers, strict=True)
-        tasks = [{"text": t, TARGET: n, WORST: worst_of(n, data)} for t, n in pairs]
-        return tasks if hidden is None else [{**t, "readings": list(r)} for t, r in zip(tasks, hidden, strict=True)]
-
-    count = len(data.train.numbers)
-    train = of(data.train, None if readings is None else readings[:count])
-    known = {(task["text"], task[TARGET]) for task in train}
-    held_out = of(data.held_out, None if readings is None else readings[count:])
-    return Tasks.of(train=train, eval=[t for t in held_out if readings or (t["text"], t[TARGET]) not in known])
+    train = of(data.train)
+    return Tasks.of(train=train, eval=[task for task in of(data.held_out) if task not in train])
 
 
 class NumberEnv(ToolEnv):

@@ -17,7 +17,7 @@ from agentrl.env.tool_env import call
 from agentrl.environments.numeric import datasets
 from agentrl.environments.numeric.notation import Normalised, Plain, Scientific
 from agentrl.environments.numeric.prediction import NumericPrediction, reward_of
-from agentrl.environments.numeric.queries import NumericQueries, statistics
+from agentrl.environments.numeric.queries import NumericQueries, going_on, statistics
 from agentrl.environments.numeric.reports import COSTS, PARTS, STATES, program, report, steps
 from agentrl.errors import ConfigError
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
@@ -307,25 +307,45 @@ def test_statistics_by_hand():
     assert statistics([1.0, 5.0, 4.0]) == {"mean": pytest.approx(10 / 3), "last": 4.0, "trend": 1.5, "high": 5.0}
 
 
+def test_the_machine_that_goes_on_is_read_from_the_message():
+    text = "a steady pump, a drifting fan, a bursting belt. The pump and the belt stop, then the same work."
+    assert going_on(text) == ("fan", "drifting")
+    assert going_on(text.replace("The pump", "The fan")) == ("pump", "steady")
+
+
 def test_queries_answer_what_is_asked_and_say_what_there_is():
-    env = NumericQueries()
-    task = next(t for t in env.tasks.split("eval") if " drifting " in t.data["text"])
+    env = make(IDS[1]).unwrapped
+    task = next(t for t in env.tasks.split("eval") if going_on(t.data["text"]) == ("fan", "drifting"))
     messages, _ = env.reset(seed=0, options={"task": task})
-    asked = [env.oracle(messages)]
-    reply = env.step(asked[0])[0]
-    assert reply[0].content == f"{task.data['readings'][-1]:.1f}"
-    assert env.step(call("stat", name="mode"))[0][0].content.startswith(
-        "Error: there is no statistic 'mode', only mean"
+    reply = env.step(env.oracle(messages))[0]
+    assert reply[0].content == f"{task.data['readings']['fan'][-1]:.1f}"
+    for machine, name in (("fan", "mode"), ("cat", "mean")):
+        refused = env.step(call("stat", machine=machine, name=name))[0][0].content
+        assert refused == f"Error: there is no {name!r} of {machine!r}, only mean, last, trend, high of pump, fan, belt"
+    assert env.oracle(messages) == call("stat", machine="fan", name="trend")
+    _, reward, terminated, truncated, info = env.step(env.oracle(messages))
+    assert (terminated, truncated, info["is_number"], reward <= 0) == (False, True, False, True), (
+        "4 turns are the limit"
     )
-    assert env.oracle(messages) == call("stat", name="trend")
-    env.step(env.oracle(messages))
-    assert env.step(env.oracle(messages))[1] == 1.0
+
+
+def test_the_load_is_that_of_the_machine_that_goes_on():
+    """Every message is read again by rule; only the noise, of 4, differs."""
+    env, errors = NumericQueries(), []
+    for task in env.tasks.split("eval")[:200]:
+        machine, habit = going_on(task.data["text"])
+        found = statistics(task.data["readings"][machine])
+        base = {"steady": found["mean"], "bursting": found["high"]}.get(habit, found["last"] + 4 * found["trend"])
+        factor = {"half": 0.5, "same": 1.0, "double": 2.0}[task.data["text"].split()[-2]]
+        errors.append(task.data["target"] - factor * base)
+    assert np.std(errors) == pytest.approx(4.0, rel=0.2)
 
 
 def test_the_features_of_the_queries_are_their_statistics():
     env = NumericQueries()
     task = env.tasks.split("eval")[7]
-    assert env.data.held_out.features[7] == pytest.approx(list(statistics(task.data["readings"]).values()))
+    wanted = [value for m in ("pump", "fan", "belt") for value in statistics(task.data["readings"][m]).values()]
+    assert env.data.held_out.features[7] == pytest.approx(wanted)
     assert env.data.held_out.numbers[7] == task.data["target"]
 
 
