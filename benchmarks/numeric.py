@@ -27,10 +27,13 @@ from numeric_table import table
 
 from agentrl.bench.arms import ArmRuns
 from agentrl.bench.measures.base import scored
-from agentrl.bench.measures.predictions import AGGREGATES, predictions_by_task
+from agentrl.bench.measures.by_name import measure
+from agentrl.bench.measures.predictions import AGGREGATES, OfTask, predictions_by_task
 from agentrl.environments.numeric import datasets, queries
 from agentrl.environments.numeric.datasets import DataSet, Numbers
+from agentrl.rollout.predictions import IS_NUMBER
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.trajectory import Trajectory
 
 ROOT = Path(__file__).parents[1]
 QUERIES = "queries"
@@ -122,9 +125,6 @@ def measured(targets: np.ndarray, samples: np.ndarray, scale: float) -> dict[str
         targets: (N,).
         samples: (N, S).
     """
-    from agentrl.bench.measures.by_name import measure
-    from agentrl.bench.measures.predictions import OfTask
-
     tasks = [OfTask(own / scale, target / scale) for own, target in zip(samples, targets, strict=True)]
     rows = {"sample": {name: measure(name).of(tasks) for name in MEASURES}}
     for name, one in AGGREGATES.items():
@@ -176,9 +176,18 @@ def _rows_of(arm: ArmRuns, seed: int, scale: float) -> dict[str, dict[str, float
         trials = min(len(task.predicted) for task in tasks)
         samples = np.array([task.predicted[:trials] for task in tasks])
         found = measured(np.array([task.target for task in tasks]), samples, scale)
+        found["sample"] |= _of_numbers([e for e in episodes if e.labels.mode == mode], scale)
         for row, values in found.items() if mode == "sampled" else [("greedy", found["sample"])]:
             rows[f"{arm.name} {row}"] = {**values, "cpu_s": cost}
     return rows
+
+
+def _of_numbers(episodes: Sequence[Trajectory], scale: float) -> dict[str, float]:
+    """The share of answers that are no number, and the RMSE of the others: the former count as far away in `rmse`."""
+    told = [e for e in episodes if e.info.get(IS_NUMBER, False)]
+    tasks = predictions_by_task(told)
+    rmse = measure("rmse").of(tasks) / scale if tasks else math.nan
+    return {"no_number": 1 - len(told) / len(episodes), "rmse_of_numbers": rmse}
 
 
 def work(name: str, seed: int, kinds: Sequence[str], out: Path) -> None:

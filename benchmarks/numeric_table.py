@@ -10,6 +10,7 @@ from pathlib import Path
 from agentrl.bench.estimates import Estimate, mean_interval
 
 CLASSICAL = ("ridge", "boosting", "forest")
+HEADS = ("row", "seeds", "RMSE", "RMSE of numbers", "no number", "MAE", "R²", "Spearman", "CRPS", "coverage of 80%")
 MAIN, CONTINUED = "main", "continued"
 Rows = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Row -> seed -> measures, of one data set."""
@@ -26,19 +27,21 @@ def read(cells: Path) -> dict[str, Rows]:
 
 
 def table(cells: Path) -> str:
-    """One table for each data set, then the relative differences."""
+    """One table for each data set, then the relative differences.
+
+    An answer that is no number counts as one far away in all columns but `RMSE of numbers`.
+    """
     found = read(cells)
     parts = ["RMSE and MAE are in standard deviations of the training numbers. Means over seeds, with 95% intervals.\n"]
     for name, rows in found.items():
-        parts.append(f"## {name}\n\n| row | seeds | RMSE | MAE | R² | Spearman | CRPS | coverage of 80% |")
-        parts.append("|---|---|---|---|---|---|---|---|")
+        parts.append(f"## {name}\n\n| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}")
         parts += [_line(row, seeds) for row, seeds in rows.items()]
         parts.append("")
     return "\n".join([*parts, *_differences(found)])
 
 
 def _line(row: str, seeds: Mapping[int, Mapping[str, float]]) -> str:
-    shown = [_shown(_mean(seeds, name)) for name in ("rmse", "mae", "r2", "spearman")]
+    shown = [_shown(_mean(seeds, name)) for name in ("rmse", "rmse_of_numbers", "no_number", "mae", "r2", "spearman")]
     single = row.endswith(("sample", "greedy")) or " " not in row
     distribution = row.endswith("sample")
     shown += [_shown(_mean(seeds, name)) if distribution and single else "" for name in ("crps", "coverage:0.8")]

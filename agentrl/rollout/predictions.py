@@ -16,7 +16,7 @@ import numpy.typing as npt
 from agentrl.trajectory import Trajectory
 
 Floats = npt.NDArray[np.float64]
-TARGET, PREDICTION, SCALE, WORST = "target", "prediction", "scale", "worst"
+TARGET, PREDICTION, SCALE, WORST, IS_NUMBER = "target", "prediction", "scale", "worst", "is_number"
 
 
 @dataclass(frozen=True, slots=True)

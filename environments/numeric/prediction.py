@@ -17,7 +17,7 @@ from agentrl.environments.numeric.datasets import DataSet, Numbers, load, load_f
 from agentrl.environments.numeric.notation import Normalised, Notation, Plain, Scientific
 from agentrl.errors import ConfigError
 from agentrl.messages import Action, Message
-from agentrl.rollout.predictions import PREDICTION, SCALE, TARGET, WORST
+from agentrl.rollout.predictions import IS_NUMBER, PREDICTION, SCALE, TARGET, WORST
 from agentrl.trajectory import Task
 
 NotationName = Literal["normalised", "scientific", "plain"]
@@ -122,7 +122,7 @@ class NumberEnv(ToolEnv):
         prediction = float(self.task.data[WORST]) if number is None else min(max(number, low), high)
         error = abs(prediction - self._written(target)) / scale
         self.success = number is not None and error <= self.tolerance
-        self.add_info(**{TARGET: target, PREDICTION: prediction, SCALE: scale, "is_number": number is not None})
+        self.add_info(**{TARGET: target, PREDICTION: prediction, SCALE: scale, IS_NUMBER: number is not None})
         return {"closeness": 0.0 if number is None and self.reward == "reciprocal" else reward_of(self.reward, error)}
 
     def _written(self, number: float) -> float:

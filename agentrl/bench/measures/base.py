@@ -42,6 +42,7 @@ MEASURES = Registry(
         "crps": "agentrl.bench.measures.predictions:CRPS",
         "coverage": "agentrl.bench.measures.predictions:Coverage",
         "interval_width": "agentrl.bench.measures.predictions:IntervalWidth",
+        "no_number": "agentrl.bench.measures.predictions:NoNumber",
         "truncated": "agentrl.bench.measures.endings:Truncated",
         "faults": "agentrl.bench.measures.endings:Faults",
     },

@@ -15,15 +15,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agentrl.bench.estimates import Estimate, cluster_bootstrap
-from agentrl.bench.measures.base import SHARE, Measure, scored
-from agentrl.rollout.predictions import crps, prediction_of
+from agentrl.bench.estimates import Estimate, ValuesByTask, cluster_bootstrap, clustered_proportion
+from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, scored
+from agentrl.rollout.predictions import IS_NUMBER, PREDICTION, crps, prediction_of
 from agentrl.trajectory import Trajectory
 
 Floats = npt.NDArray[np.float64]
 Aggregate = Literal["sample", "mean", "median", "mode"]
 _TARGET_UNIT = "target"
 _RESAMPLES = 500
+_LEVEL = 0.8
 
 
 class OfTask(NamedTuple):
@@ -172,7 +173,7 @@ class Coverage(_OfNumbers):
         level: of the interval: at 0.8 it is from the 10% to the 90% quantile of the answers, ends included.
     """
 
-    level: float = 0.8
+    level: float = _LEVEL
     unit = SHARE
 
     def __post_init__(self) -> None:
@@ -180,7 +181,7 @@ class Coverage(_OfNumbers):
 
     @property
     def name(self) -> str:
-        return f"coverage:{self.level:g}"
+        return _named("coverage", self.level)
 
     def of(self, tasks: Sequence[OfTask]) -> float:
         ends = [(interval(task.predicted, self.level), task.target) for task in tasks]
@@ -191,7 +192,7 @@ class Coverage(_OfNumbers):
 class IntervalWidth(_OfNumbers):
     """The mean width of the central interval of a task's answers, as in `Coverage`."""
 
-    level: float = 0.8
+    level: float = _LEVEL
     unit = _TARGET_UNIT
 
     def __post_init__(self) -> None:
@@ -199,17 +200,37 @@ class IntervalWidth(_OfNumbers):
 
     @property
     def name(self) -> str:
-        return f"interval_width:{self.level:g}"
+        return _named("interval_width", self.level)
 
     def of(self, tasks: Sequence[OfTask]) -> float:
         ends = [interval(task.predicted, self.level) for task in tasks]
         return float(np.mean([high - low for low, high in ends]))
 
 
+@dataclass(frozen=True)
+class NoNumber(PerEpisode):
+    """The share of answers that are no number; in the other measures each counts as a number far away."""
+
+    name = "no_number"
+    unit = SHARE
+
+    def of(self, episode: Trajectory) -> float:
+        if prediction_of(episode) is None:
+            return math.nan
+        return float(not episode.info.get(IS_NUMBER, True) or PREDICTION not in episode.info)
+
+    def estimate(self, values_by_task: ValuesByTask) -> Estimate:
+        return clustered_proportion(values_by_task)
+
+
 def interval(predicted: Floats, level: float) -> tuple[float, float]:
     """The central interval between two quantiles, interpolated linearly."""
     low, high = np.quantile(predicted, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _named(family: str, level: float) -> str:
+    return family if level == _LEVEL else f"{family}:{level:g}"
 
 
 def _check_level(level: float) -> None:

@@ -14,7 +14,7 @@ from agentrl.rollout.predictions import crps, prediction_of
 from agentrl.trajectory import Ending, EnvRef, Task, Trajectory
 from tests.bench.measures.episodes import FAULT, episode
 
-NAMES = ["rmse", "mae", "r2", "spearman", "crps", "coverage", "interval_width"]
+NAMES = ["rmse", "mae", "r2", "spearman", "crps", "coverage", "interval_width", "no_number"]
 AGGREGATES = {"mean": np.mean, "median": np.median}
 
 
@@ -91,7 +91,8 @@ def test_the_fair_crps_does_not_depend_on_the_number_of_samples() -> None:
 def test_the_interval_is_between_quantiles_ends_included() -> None:
     inside, outside = predicted("a", 1.0, *range(11)), predicted("b", 0.9, *range(11))
     assert measure("coverage:0.8").value([*inside, *outside]) == 0.5
-    assert measure("coverage").name == "coverage:0.8"
+    assert measure("coverage").name == measure("coverage:0.8").name == "coverage"
+    assert measure("coverage:0.5").name == "coverage:0.5"
     assert measure("interval_width:0.8").value([*inside, *outside]) == pytest.approx(8.0)
     assert measure("interval_width:0.5").value(inside) == pytest.approx(5.0)
     with pytest.raises(ValueError, match="level must be between 0 and 1"):
@@ -119,3 +120,15 @@ def test_faults_are_left_out_and_errors_of_the_model_are_not() -> None:
     failed, fault = (Trajectory(EnvRef("x"), task, 0, [], ending) for ending in (Ending("error", "refused"), FAULT))
     assert prediction_of(failed).value == 10.0
     assert measure("mae").value([failed, fault, *predicted("a", 3.0, 4.0)]) == 4.0
+
+
+def test_answers_without_a_number_are_counted() -> None:
+    told = {"target": 1.0, "prediction": 9.0, "is_number": False}
+    episodes = [
+        *predicted("a", 1.0, 2.0, 3.0, 4.0),
+        episode("a", info=told),
+        episode("other"),
+        episode("a", ending=FAULT),
+    ]
+    assert measure("no_number").value(episodes) == 0.25
+    assert measure("mae").value(episodes) == (1 + 2 + 3 + 8) / 4
