@@ -99,6 +99,10 @@ class ToolEnv(Env):
         number = value if type(value) is float else plain_number(value, f"the reward component {component!r}")
         self._components[component] = self._components.get(component, 0.0) + number
 
+    def add_info(self, **values: Any) -> None:
+        """Add JSON values to the `info` of the episode's end, for measures and feedback."""
+        self._own_info.update(values)
+
     def terminate(self) -> None:
         """End the episode after this turn; `score(None)` then gives the final reward."""
         self._ending = True
@@ -116,6 +120,7 @@ class ToolEnv(Env):
         task = self._begin(seed, options)
         self._turn, self._tokens, self._ending = 0, 0, False
         self._components: dict[str, float] = {}
+        self._own_info: dict[str, Any] = {}
         self.success = None
         self.tool_stats: ToolStats = {}
         self._started_s = time.monotonic()
@@ -178,6 +183,7 @@ class ToolEnv(Env):
             self._add_score(await ask(self, "score", self.score, answer))
         self._over, self.ending = True, ending
         reward, info = self._take_reward()
+        info = {**self._own_info, **info}
         info["tool_stats"] = {name: dict(stats) for name, stats in self.tool_stats.items()}
         if self.success is not None:
             info["success"] = bool(self.success)

@@ -20,6 +20,8 @@ FEEDBACKS = Registry(
     {
         "reward_model": "agentrl.rollout.feedback.reward_model:RewardModel",
         "prefer_rewarded": "agentrl.rollout.feedback.rewarded:PreferRewarded",
+        "reward_crps": "agentrl.rollout.feedback.group_numbers:RewardCRPS",
+        "reward_leave_one_out": "agentrl.rollout.feedback.group_numbers:RewardLeaveOneOut",
         "prefer_confident": "agentrl.rollout.feedback.confident:PreferConfident",
         "rlsf": "agentrl.rollout.feedback.rlsf:RLSF",
         "gold_pairs": "agentrl.rollout.feedback.gold_pairs:GoldPairs",

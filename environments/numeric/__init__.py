@@ -1,0 +1,1 @@
+"""Environments whose answer is a number: data sets, notations of numbers as text, and two environments over them."""

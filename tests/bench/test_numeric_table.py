@@ -1,0 +1,55 @@
+"""The table and inputs of `benchmarks/numeric.py`: what is extracted, and differences paired by seed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agentrl.environments.numeric.datasets import Numbers
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def module():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module("numeric")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def test_the_numbers_of_a_text_are_extracted_in_order(module) -> None:
+    found = module.extracted(Numbers(("2 hours and 30.5 minutes", "none"), (1.0, 2.0)))
+    assert found.tolist() == [[2.0, 30.5, *[0.0] * 6], [0.0] * 8]
+
+
+def test_measures_are_in_units_of_the_scale(module) -> None:
+    found = module.measured(np.array([0.0, 10.0]), np.array([[0.0, 4.0], [10.0, 10.0]]), 2.0)
+    assert found["sample"]["rmse"] == pytest.approx((4.0 / 4) ** 0.5)
+    assert found["mean"]["mae"] == pytest.approx(0.5)
+
+
+def test_differences_are_relative_and_paired_by_seed(module, tmp_path) -> None:
+    rows = {
+        "main sample": [0.9, 0.6],
+        "main mean": [0.8, 0.5],
+        "continued sample": [1.0, 0.8],
+        "continued mean": [0.8, 0.5],
+        "ridge": [0.4, 0.5],
+        "forest": [0.9, 0.9],
+    }
+    for seed in (0, 1):
+        lines = [
+            json.dumps({"data": "x", "seed": seed, "kind": "k", "row": r, "rmse": v[seed]}) for r, v in rows.items()
+        ]
+        (tmp_path / f"x-{seed}.jsonl").write_text("\n".join(lines) + "\n")
+    table = module.table(tmp_path)
+    # -10% and -25%; 0% and 0%; +100% and 0% to ridge, the best classical model.
+    assert "| x | -17.500 ± 95.297 | 0.000 | 50.000 ± 635.310 (ridge) |" in table
+    assert "| mean over data sets | -17.5 | | |" in table
