@@ -108,6 +108,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.bench.measures": (5, "bench", 1),
     "agentrl.bench": (5, "bench", 2),
     "agentrl.bench.views": (5, "bench", 3),
+    "agentrl.bench.audit": (5, "bench", 3),
     # 6: training.
     "agentrl.training": (6, "training", 0),
     "agentrl.training.stages.base": (6, "training", 1),

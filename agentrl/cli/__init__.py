@@ -20,6 +20,7 @@ COMMANDS = {
     "serve-model": "Answer OpenAI's chat API with a model folder.",
     "envs": "List the environments.",
     "check": "Find what is wrong with an environment.",
+    "audit": "Find what makes scores on an environment worthless.",
     "play": "Be the agent, in this terminal.",
     "new-env": "Start a package with an environment of your own.",
     "replay": "Execute recorded episodes again and compare.",

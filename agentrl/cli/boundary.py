@@ -27,8 +27,11 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors"), "train"),
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
 }
-# Commands whose module has another name: `import` is a word of Python.
+# Commands whose module stands elsewhere, or has another name: `import` is a word of Python.
 _MODULES = {
+    "audit": "checks.audit",
+    "check": "checks.check",
+    "doctor": "checks.doctor",
     "import": "import_chats",
     "import-gguf": "models.import_gguf",
     "export": "models.export",

@@ -47,7 +47,7 @@ def _winning_rule(subject: Subject, starts: Sequence[Start], prompts: Sequence[s
     """A rule that wins every task, such as `number 2` (copy the second number of the prompt); None if there is none."""
     winning: set[str] | None = None
     for start, prompt in zip(starts, prompts, strict=True):
-        rules = {rule: text for rule, text in _copies(prompt).items() if winning is None or rule in winning}
+        rules = {rule: text for rule, text in copies(prompt).items() if winning is None or rule in winning}
         won: dict[str, bool] = {}
         for text in dict.fromkeys(rules.values()):
             won[text] = subject.play(say(text), start, max_steps=1).won()
@@ -57,7 +57,7 @@ def _winning_rule(subject: Subject, starts: Sequence[Start], prompts: Sequence[s
     return min(winning) if winning else None
 
 
-def _copies(prompt: str) -> dict[str, str]:
+def copies(prompt: str) -> dict[str, str]:
     """What each rule copies: one of the first and last words, numbers, quoted texts or lines, or the whole prompt."""
     copies = {"the whole prompt": prompt}
     for kind, pattern in _KINDS.items():

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from agentrl.cli import doctor, main
-from agentrl.cli.doctor import Finding
+from agentrl.cli import main
+from agentrl.cli.checks import doctor
+from agentrl.cli.checks.doctor import Finding
 from agentrl.env import registry
 
 

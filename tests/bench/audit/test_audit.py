@@ -1,0 +1,87 @@
+"""The audit finds each planted flaw, says where it is, and has nothing to say of sound benchmarks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agentrl.bench.audit import audit
+from agentrl.bench.audit.audit import CHECKS
+from agentrl.bench.audit.reach import is_answerlike, shows
+from agentrl.env import registry
+from agentrl.errors import TaskError
+from tests.bench.audit.planted import PLANTED, PaysNaN, PaysSilenceOnSomeTasks, Sound
+
+
+@pytest.mark.parametrize(("env", "kind"), PLANTED.items(), ids=lambda value: getattr(value, "__name__", value))
+def test_a_planted_flaw_is_found_and_its_evidence_is_shown(env, kind):
+    report = audit(env)
+    flaw = next((flaw for flaw in report.flaws if flaw.kind == kind), None)
+    assert flaw is not None, report.to_text()
+    assert flaw.severity in ("error", "warning")
+    assert flaw.evidence
+    assert flaw.fix
+    assert kind in report.to_text()
+
+
+def test_a_sound_benchmark_has_no_flaw():
+    report = audit(Sound)
+    assert report.flaws == ()
+    assert report.ok
+    assert len(report.checks) == len(CHECKS)
+    assert report.panel["oracle"].success == 1
+    assert max(earned.success for name, earned in report.panel.items() if name != "oracle") == 0
+
+
+def test_every_kind_of_flaw_that_is_planted_is_an_error_where_it_gives_success_for_nothing():
+    assert not audit(PaysNaN).ok
+
+
+def test_the_tasks_that_pass_on_nothing_are_named_exactly():
+    report = audit(PaysSilenceOnSomeTasks, num_tasks=None)
+    tasks = registry.make(f"{__name__.rpartition('.')[0]}.planted:PaysSilenceOnSomeTasks").tasks.split("eval")
+    free = {task.id for task in tasks if task.data["left"] % 3 == 0}
+    flaw = next(flaw for flaw in report.flaws if flaw.kind == "pays-for-silence")
+    assert free
+    assert set(flaw.tasks) == free
+    assert flaw.tried == len(tasks)
+
+
+def test_the_json_form_holds_the_transcript():
+    record = json.loads(json.dumps(audit(PaysNaN).to_json()))
+    flaw = next(flaw for flaw in record["flaws"] if flaw["kind"] == "pays-for-no-answer")
+    assert flaw["evidence"][0]["messages"][-1]["content"] == "NaN"
+    assert flaw["evidence"][0]["success"] is True
+
+
+def test_an_unknown_split_and_no_tasks_are_refused():
+    with pytest.raises(TaskError, match="no split 'test'"):
+        audit(Sound, split="test")
+    with pytest.raises(ValueError, match="num_tasks must be at least 1"):
+        audit(Sound, num_tasks=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "found"),
+    [
+        ('{"expected": 714}', "714", True),
+        ("Answer: 714", "714", True),
+        ("the correct answer is 714.", "714", True),
+        ("== answer.txt\n714", "714", True),
+        ("solution = 'abc'", "abc", True),
+        ("Answer: 7140", "714", False),
+        ("the price is 714", "714", False),
+        ("Say the answer. 12 rows, 714 columns", "714", False),
+    ],
+)
+def test_what_names_an_answer_as_such(text, gold, found):
+    assert shows(text, gold) is found
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("answer", True), ("expected_output", True), ("gold", True), ("left", False), ("targeted", False)],
+)
+def test_fields_that_are_named_as_answers(name, found):
+    assert is_answerlike(name) is found
