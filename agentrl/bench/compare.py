@@ -5,8 +5,9 @@ The formulas are in `agentrl.bench.estimates`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentrl.bench.estimates import Estimate, clustered_mean, clustered_proportion, paired_difference
@@ -15,6 +16,7 @@ from agentrl.bench.measures.base import PerEpisode
 from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted
 from agentrl.bench.records import BenchRecord, TrialResult
 from agentrl.bench.result import BenchResult
+from agentrl.bench.significance import holm, mcnemar_test, noise_floor, paired_permutation_test, tasks_to_resolve
 from agentrl.errors import ConfigError, did_you_mean
 from agentrl.trajectory import EnvRef
 
@@ -22,6 +24,8 @@ SUCCESS = Success()
 ValuesByTask = Mapping[str, list[float]]
 RECORDED = tuple(measure.name for measure in (SUCCESS, SuccessOfAttempted(), Reward()))
 """Measures that a record holds; others are computed from trajectories."""
+RESOLVED = (0.01, 0.02, 0.05, 0.1)
+"""Differences for which a comparison says how many tasks would find them."""
 
 
 def compare(
@@ -119,6 +123,49 @@ def _numbers(trials: Any, measure: str) -> list[float]:
 
 
 @dataclass(frozen=True)
+class Tests:
+    """Whether a difference is more than chance, and what it would take to tell.
+
+    Attributes:
+        p_value: of the paired permutation test.
+        adjusted: the same, corrected by Holm's method where several are compared with the first.
+        mcnemar: exact p-value, for outcomes with one trial of each task; None elsewhere.
+        noise_floor: within what distance two runs of the first, and of the second, lie in 95 of 100 cases; nan where no
+            task has two trials.
+        tasks_needed: difference -> tasks that find it with power 0.8, at as many trials; None where that is not known.
+    """
+
+    p_value: float
+    adjusted: float
+    mcnemar: float | None
+    noise_floor: tuple[float, float]
+    tasks_needed: Mapping[float, int | None]
+
+    @classmethod
+    def of(cls, first: ValuesByTask, second: ValuesByTask) -> Tests:
+        shared = [task for task in first if first[task] and second.get(task)]
+        one, other = [first[task] for task in shared], [second[task] for task in shared]
+        p_value = paired_permutation_test(one, other)
+        return cls(
+            p_value,
+            p_value,
+            mcnemar_test(one, other),
+            (noise_floor(one), noise_floor(other)),
+            {difference: tasks_to_resolve(one, other, difference) for difference in RESOLVED},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold."""
+        return {
+            "p_value": self.p_value,
+            "p_value_adjusted": self.adjusted,
+            "p_value_mcnemar": self.mcnemar,
+            "noise_floor": [floor if math.isfinite(floor) else None for floor in self.noise_floor],
+            "tasks_needed": {str(difference): tasks for difference, tasks in self.tasks_needed.items()},
+        }
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two benchmarks of one environment, side by side.
 
@@ -127,6 +174,7 @@ class Comparison:
         values: it for the first and the second, each over all its tasks.
         difference: first - second, over the tasks that both played.
         of_attempted: the difference of the success rates that count discarded episodes as failures.
+        tests: whether the difference is more than chance.
         notes: what differs between the two.
         warnings: why the difference cannot be trusted; empty where it can.
     """
@@ -137,6 +185,7 @@ class Comparison:
     values: tuple[Estimate, Estimate]
     difference: Estimate
     of_attempted: Estimate
+    tests: Tests
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -160,6 +209,7 @@ class Comparison:
             "second": sides[1],
             "difference": self.difference.to_json(),
             "difference_of_attempted": self.of_attempted.to_json(),
+            "tests": self.tests.to_json(),
             "notes": list(self.notes),
             "warnings": list(self.warnings),
         }
@@ -184,9 +234,25 @@ def comparison(
         values=(interval(list(values[0].values())), interval(list(values[1].values()))),
         difference=paired_difference(*values),
         of_attempted=paired_difference(*every),
+        tests=Tests.of(*values),
         notes=tuple(_notes(first, second)),
         warnings=tuple(_warnings(first, second)),
     )
+
+
+def comparisons(
+    records: Sequence[BenchRecord], measure: str = SUCCESS.name, *, allow_versions: bool = False
+) -> list[Comparison]:
+    """`comparison` of the first record with each of the others; p-values are adjusted for their number.
+
+    Raises: ConfigError as `compare`, and for fewer than two records.
+    """
+    if len(records) < 2:
+        raise ConfigError(f"a comparison needs two benchmarks at least, and {len(records)} was given")
+    first, *others = records
+    found = [comparison(first, other, measure, allow_versions=allow_versions) for other in others]
+    adjusted = holm([one.tests.p_value for one in found])
+    return [replace(one, tests=replace(one.tests, adjusted=p)) for one, p in zip(found, adjusted, strict=True)]
 
 
 def _notes(first: BenchRecord, second: BenchRecord) -> list[str]:

@@ -156,24 +156,38 @@ def mean_over_trials(values_by_task: ValuesByTask, level: float = 0.95) -> Estim
 def clustered_proportion(values_by_task: ValuesByTask, level: float = 0.95) -> Estimate:
     """Mean over tasks of values in [0, 1], with Wilson's interval at the effective sample size.
 
-    The effective size n* = p (1 - p) / SE^2 lies between the tasks (trials of a task all alike) and the
-    trials (independent); where p is 0 or 1 it is the number of tasks. So the interval stays inside [0, 1]
-    and never has width 0, and with one trial per task it is Wilson's own.
-    Source: Korn and Graubard 1998, Survey Methodology 24(2) (effective sample size); compared with others in
-    Dean and Pagano 2015, J. Survey Statistics and Methodology 3(4).
+    The effective size n* = p (1 - p) / SE^2 lies between the tasks (trials of a task all alike) and the trials
+    (independent). To the tasks' squared deviations one task is added that is all or nothing: few tasks that happen to
+    be alike would otherwise pass for many. n* is then made smaller by (z / t)^2, with Student's t of C - 1 degrees of
+    freedom. So the interval stays inside [0, 1], never has width 0, and one task says nothing.
+    Source: Korn and Graubard 1998, Survey Methodology 24(2) (effective sample size and its degrees of freedom);
+    compared with others in Dean and Pagano 2015, J. Survey Statistics and Methodology 3(4). The task that is added is
+    ours; `benchmarks/intervals.py` simulates the coverage.
     """
-    means = task_means(values_by_task)
-    n_tasks = len(means)
-    if n_tasks == 0:
-        return Estimate(math.nan, 0.0, 1.0, 0)
-    if means.min() < 0 or means.max() > 1:
-        raise ValueError(f"proportions must be in [0, 1], got values from {means.min()} to {means.max()}")
+    means = _proportions(values_by_task)
+    if len(means) < 2:
+        return Estimate(float(means[0]) if len(means) else math.nan, 0.0, 1.0, len(means))
     p = float(means.mean())
-    variance = float(means.var()) / n_tasks
+    effective = _effective_size(values_by_task, means, added=1)
+    effective *= (NormalDist().inv_cdf(0.5 + level / 2) / t_quantile(len(means) - 1, level)) ** 2
+    return Estimate(p, *wilson_interval(p * effective, effective, level), len(means))
+
+
+def _proportions(values_by_task: ValuesByTask) -> NDArray[np.float64]:
+    means = task_means(values_by_task)
+    if len(means) and (means.min() < 0 or means.max() > 1):
+        raise ValueError(f"proportions must be in [0, 1], got values from {means.min()} to {means.max()}")
+    return means
+
+
+def _effective_size(values_by_task: ValuesByTask, means: NDArray[np.float64], *, added: int = 0) -> float:
+    """p (1 - p) / SE^2 of tasks, with so many tasks added that are all or nothing; where p is 0 or 1, the tasks."""
+    p, n_tasks = float(means.mean()), len(means)
+    of_one = p * (1 - p)
     trials = sum(len(values) for values in values_by_task)
-    effective = p * (1 - p) / variance if variance > 0 else (trials if 0 < p < 1 else n_tasks)
-    effective = min(max(effective, n_tasks), trials)
-    return Estimate(p, *wilson_interval(p * effective, effective, level), n_tasks)
+    squares = float(((means - p) ** 2).sum()) + added * of_one
+    effective = n_tasks**2 * of_one / squares if squares > 0 else (trials if of_one else n_tasks)
+    return min(max(effective, n_tasks), trials)
 
 
 def cluster_bootstrap(
@@ -270,15 +284,17 @@ def paired_difference(
 def paired_outcomes(first: ValuesByTask, second: ValuesByTask, level: float = 0.95) -> Estimate:
     """Difference of two success rates on the same tasks; its interval is never empty, never outside [-1, 1].
 
-    The intervals of the two rates (`clustered_proportion`) are combined by squaring and adding, with the correlation of
-    the tasks' means. With one trial per task this is Newcombe's interval, his correction of the correlation included.
+    Wilson's intervals of the two rates at their effective sample sizes (as in `clustered_proportion`, without what
+    makes those wider: a difference of pairs needs neither) are combined by squaring and adding, with the correlation
+    of the tasks' means. With one trial per task this is Newcombe's interval, his correction of the correlation
+    included.
 
     Args: first, second: (C,) outcomes of each task's trials, each 0 or 1; at least one trial per task.
     Source: Newcombe 1998, Statistics in Medicine 17, 2635, method 10; for intervals of other kinds Zou and Donner 2008,
         Statistics in Medicine 27, 1693.
     """
-    one, other = clustered_proportion(first, level), clustered_proportion(second, level)
-    x, y = task_means(first), task_means(second)
+    x, y = _proportions(first), _proportions(second)
+    one, other = _rate(first, x, level), _rate(second, y, level)
     covariance = float(np.mean(x * y)) - one.mean * other.mean
     if covariance > 0:
         covariance = max(covariance - 1 / (2 * len(x)), 0.0)
@@ -288,6 +304,12 @@ def paired_outcomes(first: ValuesByTask, second: ValuesByTask, level: float = 0.
     below = _combined(one.mean - one.low, other.high - other.mean, correlation)
     above = _combined(one.high - one.mean, other.mean - other.low, correlation)
     return Estimate(mean, max(mean - below, -1.0), min(mean + above, 1.0), len(x))
+
+
+def _rate(values_by_task: ValuesByTask, means: NDArray[np.float64], level: float) -> Estimate:
+    """The rate with Wilson's interval at the effective sample size."""
+    p, effective = float(means.mean()), _effective_size(values_by_task, means)
+    return Estimate(p, *wilson_interval(p * effective, effective, level), len(means))
 
 
 def _combined(first: float, second: float, correlation: float) -> float:

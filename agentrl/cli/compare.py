@@ -1,4 +1,4 @@
-"""`agentrl compare`: two benchmarks of one environment, or training runs, task by task.
+"""`agentrl compare`: benchmarks of one environment, or training runs, task by task.
 
 Owns the options. `agentrl.bench.compare` and `agentrl.bench.training_runs` own what may be compared, and the numbers.
 """
@@ -9,51 +9,76 @@ from pathlib import Path
 
 import click
 
-from agentrl.bench.compare import RECORDED, comparison
+from agentrl.bench.compare import RECORDED, Comparison, comparisons
 from agentrl.bench.measures.success import Success
 from agentrl.bench.records import read_record
 from agentrl.bench.training_runs import compare_runs, run_folders
 from agentrl.bench.views.comparison import render_comparison
 from agentrl.bench.views.training_runs import render_runs
-from agentrl.cli.boundary import EXIT_UNTRUSTED, json_option, print_json, print_tables
+from agentrl.cli.boundary import EXIT_FAILED, EXIT_UNTRUSTED, json_option, note, print_json, print_tables
 
 _PIPE_WIDTH = 120
 _PIPE_WIDTH_OF_RUNS = 160
+_DROP_HELP = "Exit code 1 if one falls short of the first by more than X, in the unit of the measure."
 
 
 @click.command("compare")
 @click.argument("places", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--measure", type=click.Choice(RECORDED), default="success", show_default=True, help="What is compared.")
 @click.option("--allow-versions", is_flag=True, help="Accept another version of the environment with the same tasks.")
+@click.option("--max-drop", type=float, metavar="X", help=_DROP_HELP)
 @json_option
 @click.pass_context
-def command(ctx: click.Context, places: tuple[Path, ...], measure: str, allow_versions: bool, as_json: bool) -> None:
-    """Compare two benchmarks or any number of training runs, task by task, with 95% intervals.
+def command(
+    ctx: click.Context,
+    places: tuple[Path, ...],
+    measure: str,
+    allow_versions: bool,
+    max_drop: float | None,
+    as_json: bool,
+) -> None:
+    """Compare benchmarks or training runs, task by task, with 95% intervals.
 
     \b
     agentrl compare runs/bench-first runs/bench-second
+    agentrl compare runs/bench-released runs/bench-candidate --max-drop 0.02
     agentrl compare runs/shop
     agentrl compare runs/rates
 
-    Two folders of `agentrl bench`, or their summary.json: the first minus the second, on the tasks that both played.
-    They must be of the same environment, arguments, limits, version and tasks; else they are refused. Exit code 3 if
-    episodes were discarded after the model had acted, so that the difference cannot be trusted.
+    Folders of `agentrl bench`, or their summary.json: the first minus each of the others, on the tasks that both
+    played. They must be of the same environment, arguments, limits, version and tasks; else they are refused. Exit code
+    3 if episodes were discarded after the model had acted, so that the difference cannot be trusted; 1 where one of the
+    others falls short of the first by more than --max-drop.
 
     Folders of `agentrl train`, of its grids or of one cell of a grid: success on held-out tasks before and after
     training, and each setting minus the first. Runs that differ in their seeds alone are one setting.
     """
     if any(run_folders(place) for place in places):
+        if max_drop is not None:
+            raise click.UsageError("--max-drop goes with benchmarks")
         _compare_runs(places, measure, allow_versions=allow_versions, as_json=as_json)
         return
-    if len(places) != 2:
-        raise click.UsageError(f"two benchmarks are compared, and {len(places)} folders were given")
-    found = comparison(read_record(places[0]), read_record(places[1]), measure, allow_versions=allow_versions)
+    if len(places) < 2:
+        raise click.UsageError("two benchmarks at least are compared, and one folder was given")
+    found = comparisons([read_record(place) for place in places], measure, allow_versions=allow_versions)
     if as_json:
-        print_json(found.to_json())
+        print_json(found[0].to_json() if len(found) == 1 else {"comparisons": [one.to_json() for one in found]})
     else:
-        print_tables(render_comparison(found), _PIPE_WIDTH)
-    if found.warnings:
+        for one in found:
+            print_tables(render_comparison(one), _PIPE_WIDTH)
+    if any(one.warnings for one in found):
         ctx.exit(EXIT_UNTRUSTED)
+    if max_drop is not None and any(_drops(one, max_drop) for one in found):
+        ctx.exit(EXIT_FAILED)
+
+
+def _drops(found: Comparison, most: float) -> bool:
+    """Whether the second falls short of the first by more than `most`, which is then said."""
+    drop = found.difference
+    if not drop.mean > most:
+        return False
+    note(f"{found.second.policy} falls short by {drop.mean:.3g} [{drop.low:.3g}, {drop.high:.3g}], more than {most:g}")
+    return True
 
 
 def _compare_runs(places: tuple[Path, ...], measure: str, *, allow_versions: bool, as_json: bool) -> None:

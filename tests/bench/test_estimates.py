@@ -110,19 +110,38 @@ def test_repeating_every_trial_adds_no_precision() -> None:
     assert clustered_proportion(often).ci95 == pytest.approx(clustered_proportion(once).ci95)
 
 
-def test_one_trial_per_task_is_plain_wilson() -> None:
+T19, T9 = 2.093024, 2.262157  # Student's t at 97.5%, from scipy
+
+
+def test_one_trial_per_task_is_wilson_of_the_tasks_with_students_t() -> None:
     estimate = clustered_proportion([[1.0]] * 8 + [[0.0]] * 12)
+    effective = 20 * (1.959964 / T19) ** 2
     assert estimate.mean == pytest.approx(0.4)
-    assert estimate.ci95 == pytest.approx(wilson_interval(8, 20))
+    assert estimate.ci95 == pytest.approx(wilson_interval(0.4 * effective, effective), abs=1e-6)
 
 
-def test_equal_tasks_count_every_trial() -> None:
-    # No variance between tasks: the trials are as good as independent.
-    assert clustered_proportion([[1.0, 0.0]] * 10).ci95 == pytest.approx(wilson_interval(10, 20))
+def test_equal_tasks_count_every_trial_but_for_the_task_that_is_added() -> None:
+    # No variance between tasks but p (1 - p) of the one that is added: n* is 10^2, cut off at the 20 trials.
+    effective = 20 * (1.959964 / T9) ** 2
+    assert clustered_proportion([[1.0, 0.0]] * 10).ci95 == pytest.approx(
+        wilson_interval(effective / 2, effective), abs=1e-6
+    )
+
+
+def test_the_effective_size_by_hand() -> None:
+    # Deviations 8 * .25^2 and p (1 - p) = 1/4: n* = 8^2 / 4 / (0.5 + 0.25), between 8 tasks and 32 trials.
+    outcomes = [[1.0, 1.0, 1.0, 0.0]] * 4 + [[0.0, 0.0, 0.0, 1.0]] * 4
+    effective = 16 / 0.75 * (1.959964 / 2.364624) ** 2
+    assert clustered_proportion(outcomes).ci95 == pytest.approx(wilson_interval(effective / 2, effective), abs=1e-6)
 
 
 def test_all_solved_is_as_sure_as_the_number_of_tasks() -> None:
-    assert clustered_proportion([[1.0] * 8] * 20).ci95 == pytest.approx(wilson_interval(20, 20))
+    effective = 20 * (1.959964 / T19) ** 2
+    assert clustered_proportion([[1.0] * 8] * 20).ci95 == pytest.approx(wilson_interval(effective, effective), abs=1e-6)
+
+
+def test_one_task_says_nothing_of_a_rate() -> None:
+    assert clustered_proportion([[1.0, 1.0, 0.0, 1.0]]) == Estimate(0.75, 0.0, 1.0, 1)
 
 
 def test_tasks_weigh_alike_when_faults_took_trials_away() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.bench.estimates import wilson_interval
+from agentrl.bench.estimates import clustered_proportion
 from agentrl.bench.evaluate import aevaluate, episode_seed, evaluate, requests_of
 from agentrl.errors import RolloutError
 from agentrl.policy.base import SamplingParams
@@ -19,7 +19,7 @@ TASKS = Adder.tasks.split("eval")
 def test_success_and_reward_of_a_policy_that_solves_three_of_eight() -> None:
     result = evaluate(Some(right=4), Adder, TASKS)  # 0+0 is solved by the wrong answer "0" too
     assert result.mean == 4 / 8
-    assert result.ci95 == pytest.approx(wilson_interval(4, 8))
+    assert result.ci95 == pytest.approx(clustered_proportion([[1.0], [0.0]] * 4).ci95)
     assert result.reward.mean == 0.5
     assert (result.n_tasks, result.n_episodes, result.n_faults) == (8, 8, 0)
     assert [t.task.id for t in result.trajectories] == [task.id for task in TASKS]
@@ -28,7 +28,7 @@ def test_success_and_reward_of_a_policy_that_solves_three_of_eight() -> None:
 def test_trials_are_episodes_of_their_own_and_no_extra_tasks() -> None:
     result = evaluate(Some(right=4), Adder, TASKS, trials=3)
     assert (result.n_tasks, result.n_episodes) == (8, 24)
-    assert result.ci95 == pytest.approx(wilson_interval(4, 8))  # a task's trials were all alike
+    assert result.ci95 == pytest.approx(clustered_proportion([[1.0], [0.0]] * 4).ci95)  # a task's trials were all alike
     assert [t.group_id for t in result.trajectories[:4]] == ["eval-0#0", "eval-0#1", "eval-0#2", "eval-1#0"]
     assert len({t.seed for t in result.trajectories}) == 24
 
@@ -89,7 +89,9 @@ def test_discarded_episodes_are_counted_as_failures_in_a_rate_of_their_own() -> 
     assert (record["n_attempted"], record["n_episodes"], record["discarded"]["server"]) == (8, 6, 2)
     assert (record["errors"], record["warnings"], record["n_discarded_after_actions"]) == ({}, [], 0)
     assert metrics["eval/success_of_attempted"] == 6 / 8
-    assert metrics["eval/success_of_attempted_ci95_high"] == pytest.approx(wilson_interval(6, 8)[1])
+    assert metrics["eval/success_of_attempted_ci95_high"] == pytest.approx(
+        clustered_proportion([[1.0]] * 6 + [[0.0]] * 2).ci95[1]
+    )
     assert (metrics["eval/attempted"], metrics["eval/discarded"], metrics["eval/discarded_server"]) == (8, 2, 2)
 
 

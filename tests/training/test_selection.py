@@ -74,7 +74,7 @@ def test_equal_success_goes_to_the_higher_reward() -> None:
 
 
 def test_solved_is_a_rule_on_the_lower_end_of_the_interval() -> None:
-    # Wilson: 62 of 64 is [0.893, 0.991], 63 of 64 is [0.917, 0.997].
+    # Wilson: 62 of 64 is [0.893, 0.991], 63 of 64 is [0.915, 0.997].
     assert after(checked(5, 62)).stopped == ""
     assert after(checked(5, 63)).stopped == "solved"
     assert after(checked(5, 64, of=64), solved=1.0).stopped == ""
@@ -108,7 +108,7 @@ def test_the_summary_says_in_words_what_was_chosen_with_which_tasks() -> None:
     selection = after(checked(0, 40), checked(5, 63))
     found = recorded(selection, tasks(64), ended=5, planned=40)
     assert found["text"] == (
-        "Stopped at step 5 of 40: solved; the last weights were kept: 0.984 [0.917, 0.997] on 64 held-out tasks that "
+        "Stopped at step 5 of 40: solved; the last weights were kept: 0.984 [0.915, 0.997] on 64 held-out tasks that "
         "no table reports"
     )
     assert found["tasks"] == {"split": "eval", "count": 64, "first": "eval-0", "last": "eval-63"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -28,9 +30,33 @@ def render_comparison(found: Comparison) -> RenderableType:
     if found.first.num_discarded or found.second.num_discarded:
         counted = percent(found.of_attempted)
         parts.append(Text(f"difference in success with discarded episodes as failures: {counted}"))
+    parts.append(Text(_tests(found)))
     parts.extend(Text(f"warning: {warning}", style="bold red") for warning in found.warnings)
     parts.extend(Text(note, style="yellow") for note in found.notes)
     return Group(*parts)
+
+
+def _tests(found: Comparison) -> str:
+    """The tests in words: p-values, what two runs of the same agent may differ by, and how many tasks would tell."""
+    tests = found.tests
+    said = [f"p = {_p(tests.p_value)} (paired permutation test)"]
+    if tests.adjusted != tests.p_value:
+        said.append(f"{_p(tests.adjusted)} corrected for several comparisons (Holm)")
+    if tests.mcnemar is not None:
+        said.append(f"{_p(tests.mcnemar)} (McNemar, exact)")
+    lines = [", ".join(said)]
+    floor = max(tests.noise_floor)
+    if math.isfinite(floor):
+        shown = f"{floor:.3g}" if found.measure == Reward.name else f"{100 * floor:.1f} points"
+        lines.append(f"two runs of one agent on these tasks lie within {shown} of each other, in 95 of 100 cases")
+    needed = [f"{100 * d:g} points: {n:,}" for d, n in tests.tasks_needed.items() if n is not None]
+    if needed and found.measure != Reward.name:
+        lines.append(f"tasks that would tell a difference (power 0.8, as many trials) of {', '.join(needed)}")
+    return "\n".join(lines)
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def _shown(estimate: Estimate, found: Comparison) -> str:

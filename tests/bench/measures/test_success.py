@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentrl.bench.estimates import wilson_interval
+from agentrl.bench.estimates import clustered_proportion
 from agentrl.bench.measures.success import Component, PassAt, PassHat, Reward, Success, SuccessOfAttempted
 from agentrl.messages import Action
 from agentrl.trajectory import Ending
@@ -24,9 +24,9 @@ def test_success_weighs_tasks_equally_and_leaves_faults_out() -> None:
     assert (estimate.mean, estimate.n) == (pytest.approx((2 / 3 + 1) / 2), 2)
 
 
-def test_one_trial_per_task_has_wilsons_interval() -> None:
+def test_the_interval_is_that_of_tasks() -> None:
     estimate = Success()([episode("a", reward=1.0), episode("b"), episode("c", reward=1.0)])
-    assert estimate.ci95 == pytest.approx(wilson_interval(2, 3))
+    assert estimate.ci95 == pytest.approx(clustered_proportion([[1.0], [1.0], [0.0]]).ci95)
 
 
 def test_reward_is_a_mean_over_tasks() -> None:

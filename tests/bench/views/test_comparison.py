@@ -21,12 +21,25 @@ def text_of(first: BenchResult, second: BenchResult, measure: str = "success") -
 def test_both_sides_and_their_difference() -> None:
     shown = text_of(run_bench(Adder, "oracle", references=False), run_bench(Adder, Some(right=4), references=False))
     rows = {words[0]: words[1:] for line in shown.splitlines() if len(words := line.split()) > 3}
-    assert rows["oracle"] == ["100.0%", "[67.6,", "100.0]", "8", "0"]
-    assert rows["some"] == ["50.0%", "[21.5,", "78.5]", "8", "0"]
+    assert rows["oracle"] == ["100.0%", "[58.9,", "100.0]", "8", "0"]
+    assert rows["some"] == ["50.0%", "[17.9,", "82.1]", "8", "0"]
     assert rows["difference"][0] == "50.0%"
     assert "8 tasks that both played" in shown
     assert "discarded episodes as failures" not in shown
     assert "sampling" not in shown  # one of them takes none
+
+
+def test_the_tests_are_said_in_words() -> None:
+    shown = text_of(run_bench(Adder, "oracle", references=False), run_bench(Adder, Some(right=4), references=False))
+    assert "p = 0.125 (paired permutation test), 0.125 (McNemar, exact)" in shown  # 2 of the 2**4 swaps of 4 tasks
+    assert "two runs of one agent" not in shown  # one trial says nothing of it
+    twice = text_of(
+        run_bench(Adder, "oracle", references=False, trials=2),
+        run_bench(Adder, Some(right=4), references=False, trials=2),
+    )
+    assert "two runs of one agent on these tasks lie within 0.0 points of each other" in twice
+    assert "tasks that would tell a difference (power 0.8, as many trials) of 1 points:" in twice
+    assert "McNemar" not in twice
 
 
 def test_discarded_episodes_are_shown_and_warned_of() -> None:
