@@ -107,7 +107,8 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.bench.estimates": (5, "bench", 0),
     "agentrl.bench.measures": (5, "bench", 1),
     "agentrl.bench": (5, "bench", 2),
-    "agentrl.bench.views": (5, "bench", 3),
+    "agentrl.bench.suites": (5, "bench", 3),
+    "agentrl.bench.views": (5, "bench", 4),
     "agentrl.bench.audit": (5, "bench", 3),
     # 6: training.
     "agentrl.training": (6, "training", 0),

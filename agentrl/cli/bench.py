@@ -5,35 +5,58 @@ Owns the options. `agentrl.bench` owns what is played, the scores and the tables
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import default_out, run_bench
+from agentrl.bench.suites.suite import Suite, load_suite, run_suite
+from agentrl.bench.views.suite import render_suite
 from agentrl.bench.views.table import render
-from agentrl.cli.boundary import EXIT_INTERRUPTED, EXIT_UNTRUSTED, json_option, note, print_json, print_tables
-from agentrl.cli.policy_options import policy_of, policy_options
+from agentrl.cli.boundary import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_UNTRUSTED,
+    json_option,
+    note,
+    print_json,
+    print_tables,
+)
+from agentrl.cli.policy_options import GivenPolicy, policy_of, policy_options
 from agentrl.cli.progress import Counter
 from agentrl.env import registry
 from agentrl.policy.by_name import PolicySetup
 from agentrl.trajectory import Trajectory
 
 _PIPE_WIDTH = 120
+_IN_THE_FILE = "stands in the suite's file, or in --set"
+_OF_ONE = {
+    "trials": f"--trials {_IN_THE_FILE} trials=4",
+    "tasks": f"--tasks {_IN_THE_FILE} envs.NAME.num_tasks=50",
+    "split": f"--split {_IN_THE_FILE} envs.NAME.split=test",
+    "seed": f"--seed {_IN_THE_FILE} seed=1",
+    "concurrency": f"--concurrency {_IN_THE_FILE} max_concurrency=16",
+    "references": f"--references {_IN_THE_FILE} references=false",
+    "measures": f"--measure {_IN_THE_FILE} measures=['turns']",
+}
+_OF_SUITES = {"overrides": "--set goes with a suite's file"}
 _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./file.py:Class; repeatable."
 
 
 @click.command("bench")
-@click.argument("env")
+@click.argument("env", metavar="ENV|SUITE.toml")
 @policy_options
 @click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Episodes per task.")
 @click.option("--tasks", type=click.IntRange(1), help="How many tasks of the split; all by default.")
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of a suite's file.")
 @click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Episodes at a time.")
 @click.option("--references/--no-references", default=True, show_default=True, help="Play null and oracle as well.")
 @click.option("--measure", "measures", multiple=True, metavar="NAME", help=_MEASURE_HELP)
@@ -50,19 +73,28 @@ def command(
     seed: int,
     concurrency: int,
     references: bool,
+    overrides: tuple[str, ...],
     out: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Measure an agent on ENV: success with an interval, pass@k and pass^k, tools; null and oracle for comparison.
 
+    A SUITE.toml names several environments, with their tasks and trials.
+
     \b
     agentrl bench agentrl/Shop-v0 --policy local:runs/quickstart/model --trials 4
     agentrl bench agentrl/Shop-v0 --policy openai:my-model --base-url http://localhost:8000/v1
+    agentrl bench suite.toml --policy openai:my-model --base-url http://localhost:8000/v1 --set trials=4
 
     Exit code 3 if episodes were discarded after the model had acted, so that the success rate cannot be trusted.
     """
     policy = policy_of(options, seed=seed)
+    if env.endswith(".toml"):
+        _refuse(ctx, _OF_ONE)
+        _bench_suite(ctx, load_suite(env, overrides), policy, out or default_out(Path(env).stem, policy.name), as_json)
+        return
+    _refuse(ctx, _OF_SUITES)
     registry.spec(env)
     measures = measures_of(options["measures"])
     config = BenchConfig(split, tasks, trials, seed, policy.setup.sampling, concurrency, references)
@@ -77,6 +109,34 @@ def command(
     if result.warnings:
         if as_json:  # the tables hold them otherwise
             note(f"Warning: {'; '.join(result.warnings)}.")
+        ctx.exit(EXIT_UNTRUSTED)
+
+
+def _refuse(ctx: click.Context, names: Mapping[str, str]) -> None:
+    """Raises: UsageError for an option that does not go with what is benchmarked."""
+    for name, why in names.items():
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(why)
+
+
+def _bench_suite(ctx: click.Context, suite: Suite, policy: GivenPolicy, out: Path, as_json: bool) -> None:
+    note(f"Playing {policy.name} on {len(suite.envs)} environments, records in {out}")
+    with Counter("episodes") as counter:
+
+        def count(_: str, done: int, total: int, __: Trajectory) -> None:
+            counter.show(done, total)
+
+        result = run_suite(suite, policy.name, out, setup=policy.setup, on_progress=count)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_tables(render_suite(result), _PIPE_WIDTH)
+    if result.status == "interrupted":
+        note(f"Interrupted. The same command with --out {out} plays what is missing.")
+        ctx.exit(EXIT_INTERRUPTED)
+    if result.errors:
+        ctx.exit(EXIT_FAILED)
+    if result.warnings:
         ctx.exit(EXIT_UNTRUSTED)
 
 

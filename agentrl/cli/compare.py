@@ -10,10 +10,13 @@ from pathlib import Path
 import click
 
 from agentrl.bench.compare import RECORDED, Comparison, comparisons
+from agentrl.bench.estimates import Estimate
 from agentrl.bench.measures.success import Success
 from agentrl.bench.records import read_record
+from agentrl.bench.suites.comparison import compare_suites, is_suite
 from agentrl.bench.training_runs import compare_runs, run_folders
 from agentrl.bench.views.comparison import render_comparison
+from agentrl.bench.views.suite import render_suites
 from agentrl.bench.views.training_runs import render_runs
 from agentrl.cli.boundary import EXIT_FAILED, EXIT_UNTRUSTED, json_option, note, print_json, print_tables
 
@@ -42,6 +45,7 @@ def command(
     \b
     agentrl compare runs/bench-first runs/bench-second
     agentrl compare runs/bench-released runs/bench-candidate --max-drop 0.02
+    agentrl compare runs/suite-first runs/suite-second
     agentrl compare runs/shop
     agentrl compare runs/rates
 
@@ -49,6 +53,8 @@ def command(
     played. They must be of the same environment, arguments, limits, version and tasks; else they are refused. Exit code
     3 if episodes were discarded after the model had acted, so that the difference cannot be trusted; 1 where one of the
     others falls short of the first by more than --max-drop.
+
+    Folders of suites: each environment that both played, and the weighted mean.
 
     Folders of `agentrl train`, of its grids or of one cell of a grid: success on held-out tasks before and after
     training, and each setting minus the first. Runs that differ in their seeds alone are one setting.
@@ -60,6 +66,9 @@ def command(
         return
     if len(places) < 2:
         raise click.UsageError("two benchmarks at least are compared, and one folder was given")
+    if all(map(is_suite, places)):
+        _compare_suites(ctx, places, measure, allow_versions=allow_versions, max_drop=max_drop, as_json=as_json)
+        return
     found = comparisons([read_record(place) for place in places], measure, allow_versions=allow_versions)
     if as_json:
         print_json(found[0].to_json() if len(found) == 1 else {"comparisons": [one.to_json() for one in found]})
@@ -72,12 +81,37 @@ def command(
         ctx.exit(EXIT_FAILED)
 
 
+def _compare_suites(
+    ctx: click.Context,
+    places: tuple[Path, ...],
+    measure: str,
+    *,
+    allow_versions: bool,
+    max_drop: float | None,
+    as_json: bool,
+) -> None:
+    if len(places) != 2:
+        raise click.UsageError(f"two suites are compared, and {len(places)} folders were given")
+    found = compare_suites(*places, measure, allow_versions=allow_versions)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_tables(render_suites(found), _PIPE_WIDTH)
+    if found.warnings:
+        ctx.exit(EXIT_UNTRUSTED)
+    if max_drop is not None and _falls_short(str(places[1]), found.mean, max_drop):
+        ctx.exit(EXIT_FAILED)
+
+
 def _drops(found: Comparison, most: float) -> bool:
-    """Whether the second falls short of the first by more than `most`, which is then said."""
-    drop = found.difference
+    return _falls_short(found.second.policy, found.difference, most)
+
+
+def _falls_short(name: str, drop: Estimate, most: float) -> bool:
+    """Whether one falls short of the first by more than `most`, which is then said."""
     if not drop.mean > most:
         return False
-    note(f"{found.second.policy} falls short by {drop.mean:.3g} [{drop.low:.3g}, {drop.high:.3g}], more than {most:g}")
+    note(f"{name} falls short by {drop.mean:.3g} [{drop.low:.3g}, {drop.high:.3g}], more than {most:g}")
     return True
 
 

@@ -1,0 +1,1 @@
+"""Suites: one policy on several environments, and two suites compared."""

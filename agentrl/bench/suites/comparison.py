@@ -1,0 +1,94 @@
+"""Two suites compared, environment by environment. Owns the pairing of environments, and the mean of differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentrl.bench.compare import Comparison, comparison
+from agentrl.bench.estimates import Estimate
+from agentrl.bench.measures.success import Success, SuccessOfAttempted
+from agentrl.bench.records import read_record
+from agentrl.bench.significance import holm
+from agentrl.bench.suites.suite import SUITE, weighted_mean
+from agentrl.errors import ConfigError
+
+_AVERAGED = (Success.name, SuccessOfAttempted.name)
+
+
+def is_suite(place: str | Path) -> bool:
+    """Whether a folder is that of a suite."""
+    return (Path(place) / SUITE).is_file()
+
+
+@dataclass(frozen=True)
+class SuiteComparison:
+    """Two suites, environment by environment.
+
+    Attributes:
+        envs: the comparisons of the environments that both played, by name.
+        adjusted: their p-values, corrected for their number.
+        mean: the weighted mean of the differences.
+        alone: environments that only one of them has.
+    """
+
+    envs: Mapping[str, Comparison]
+    adjusted: Mapping[str, float]
+    mean: Estimate
+    alone: tuple[str, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [f"{name}: {warning}" for name, one in self.envs.items() for warning in one.warnings]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold."""
+        return {
+            "mean": self.mean.to_json(),
+            "alone": list(self.alone),
+            "warnings": self.warnings,
+            "envs": {
+                name: {**one.to_json(), "p_value_adjusted": self.adjusted[name]} for name, one in self.envs.items()
+            },
+        }
+
+
+def compare_suites(
+    first: str | Path, second: str | Path, measure: str = Success.name, *, allow_versions: bool = False
+) -> SuiteComparison:
+    """The first suite minus the second, on the tasks of each environment that both played.
+
+    The weights are those of the first.
+
+    Raises: ConfigError where they have no environment in common, as `agentrl.bench.compare.compare`, and for rewards,
+        which have no common unit.
+    """
+    if measure not in _AVERAGED:
+        raise ConfigError(
+            f"suites are compared by {' or '.join(_AVERAGED)}: rewards of environments have no common unit"
+        )
+    weights, others = _weights(first), _weights(second)
+    shared = [name for name in weights if name in others]
+    if not shared:
+        raise ConfigError(f"cannot compare: {first} and {second} have no environment of the same name")
+    found = {
+        name: comparison(
+            read_record(Path(first) / name), read_record(Path(second) / name), measure, allow_versions=allow_versions
+        )
+        for name in shared
+    }
+    adjusted = dict(zip(shared, holm([one.tests.p_value for one in found.values()]), strict=True))
+    mean = weighted_mean({name: one.difference for name, one in found.items()}, {n: weights[n] for n in shared})
+    alone = tuple(sorted(weights.keys() ^ others.keys()))
+    return SuiteComparison(found, adjusted, mean, alone)
+
+
+def _weights(place: str | Path) -> dict[str, float]:
+    try:
+        weights: dict[str, float] = json.loads((Path(place) / SUITE).read_text(encoding="utf-8"))["weights"]
+        return weights
+    except (OSError, ValueError, LookupError) as error:
+        raise ConfigError(f"{Path(place) / SUITE} cannot be read ({type(error).__name__}: {error})") from None
