@@ -14,6 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from agentrl.bench.suites.suite import load_suite
 from agentrl.cli import main
 from agentrl.config import load_config
 from agentrl.learning.credit.base import CREDITS
@@ -108,6 +109,9 @@ def test_configurations_load(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     for text in blocks(page, "toml"):
         (tmp_path / "run.toml").write_text(text)
+        if text.startswith("# suite.toml"):
+            assert load_suite(tmp_path / "run.toml").envs
+            continue
         assert load_config(TrainConfig, tmp_path / "run.toml").env.id
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.measures.base import Measure, Measured, measured, scored
+from agentrl.bench.measures.cost import Price
 from agentrl.bench.measures.effort import (
     CachedTokens,
     CompletionTokens,
@@ -45,6 +46,9 @@ class BenchConfig:
         sampling: of every turn; None leaves the policy's default.
         max_concurrency: episodes alive at the same time.
         references: also play the null policy and, where there is one, the oracle, once per task.
+        price: of the policy's tokens; None does not know it.
+        budget_usd: no further episode begins once what was played costs as much. Episodes of earlier calls in the same
+            folder count.
     """
 
     split: str = "eval"
@@ -54,8 +58,12 @@ class BenchConfig:
     sampling: SamplingParams | None = None
     max_concurrency: int = 64
     references: bool = True
+    price: Price | None = None
+    budget_usd: float | None = None
 
     def __post_init__(self) -> None:
+        if self.budget_usd is not None and (self.price is None or self.budget_usd <= 0):
+            raise ValueError(f"a budget must be above 0 and needs prices, got {self.budget_usd} and {self.price}")
         if self.trials < 1 or self.max_concurrency < 1 or (self.num_tasks is not None and self.num_tasks < 1):
             raise ValueError(
                 "trials, max_concurrency and num_tasks must be at least 1, "
@@ -168,6 +176,7 @@ class BenchResult:
         status: `interrupted` results hold what had been played.
         references: scores of `null` and `oracle` on the same tasks, where they were played.
         wall_s: seconds of this call; episodes from an earlier call are not in it.
+        cost_usd: of the final episodes on record, by the price of the configuration; None without one.
         out: the folder of the records, if there is one.
         trajectories: the policy's final episodes, faults included.
         sampling: what was sent with every turn, seeds aside; None where the policy takes none.
@@ -188,6 +197,7 @@ class BenchResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     started_at: str = ""
     ended_at: str = ""
+    cost_usd: float | None = None
 
     @property
     def record(self) -> BenchRecord:
@@ -224,6 +234,7 @@ class BenchResult:
             **self.score.to_json(),
             "references": {name: score.to_json() for name, score in self.references.items()},
             "wall_s": round(self.wall_s, 3),
+            "cost_usd": self.cost_usd,
             "out": self.out,
             "tasks": tasks_to_json(self.record.tasks),
         }

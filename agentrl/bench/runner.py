@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from agentrl.bench.folder import BenchFolder
 from agentrl.bench.identity import Identity, identify, same_env, server_address
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
+from agentrl.bench.measures.cost import CostUSD
 from agentrl.bench.records import utc_now, versions_of
 from agentrl.bench.result import BenchConfig, BenchResult, Outcome, score_of
 from agentrl.env.base import Env
@@ -75,7 +77,7 @@ def run_bench(
     else:
         raise RuntimeError("an event loop is running here: use `await arun_bench(...)` with the same arguments")
     config = replace(config or BenchConfig(), **more)
-    further = measures_of(measures)
+    further = _with_cost(measures_of(measures), config)
     with asyncio.Runner() as runner:
         bench = runner.run(_prepare(env, policy, config, out, setup, on_progress, further))
         with bench.folder:
@@ -103,7 +105,8 @@ async def arun_bench(
 ) -> BenchResult:
     """`run_bench` inside an event loop; a cancellation records what was played and propagates."""
     config = replace(config or BenchConfig(), **more)
-    bench = await _prepare(env, policy, config, out, setup, on_progress, measures_of(measures))
+    further = _with_cost(measures_of(measures), config)
+    bench = await _prepare(env, policy, config, out, setup, on_progress, further)
     with bench.folder:
         try:
             bench.recall()
@@ -115,6 +118,10 @@ async def arun_bench(
             bench.fail(error)
             raise
         return bench.finish("finished")
+
+
+def _with_cost(measures: Sequence[Measure], config: BenchConfig) -> list[Measure]:
+    return [*measures, *([] if config.price is None else [CostUSD(config.price)])]
 
 
 def default_out(env_id: str, policy: str, root: str | Path = "runs") -> Path:
@@ -235,6 +242,7 @@ class _Bench:
         self.played: dict[str, Trajectory] = {}
         self.ended: set[str] = set()
         self.started_s, self.started_at = time.monotonic(), utc_now()
+        self._costs: dict[str, float] = {}
 
     def recall(self) -> None:
         """Remember what earlier calls played of this benchmark, and nothing else."""
@@ -271,6 +279,19 @@ class _Bench:
         former = self.played.get(trajectory.group_id)
         if former is None or former.status == "fault" or trajectory.status != "fault":
             self.played[trajectory.group_id] = trajectory
+            if self.config.price is not None and trajectory.group_id.startswith(f"{MAIN}/"):
+                cost = self.config.price.of(trajectory)
+                self._costs[trajectory.group_id] = 0.0 if math.isnan(cost) else cost
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What the policy's episodes on record cost; None where no price is known."""
+        return None if self.config.price is None else math.fsum(self._costs.values())
+
+    @property
+    def _is_spent(self) -> bool:
+        budget = self.config.budget_usd
+        return budget is not None and (self.cost_usd or 0.0) >= budget
 
     def _ended(self, trajectory: Trajectory) -> None:
         self._keep(trajectory)
@@ -305,7 +326,7 @@ class _Bench:
         )
         try:
             async with rollouts:
-                await rollouts.run(missing)
+                await rollouts.run(self._affordable(missing))
         except RolloutError as error:
             # What earlier calls scored counts too: a few episodes that fail again are no failed benchmark.
             scored = sum(self._is_scored(r.group_id) for r in self.requests[phase])
@@ -316,11 +337,20 @@ class _Bench:
                 raise
             logger.warning("the reference %r could not be played: %s", phase, error)
 
+    def _affordable(self, requests: Sequence[GroupRequest]) -> Iterator[GroupRequest]:
+        """The requests, one by one as slots come free, until the budget is spent."""
+        for request in requests:
+            if self._is_spent:
+                return
+            yield request
+
     def _is_scored(self, group_id: str) -> bool:
         return group_id in self.played and self.played[group_id].status != "fault"
 
     def finish(self, status: Outcome) -> BenchResult:
         """The result of what has been played; also written to the folder."""
+        if status == "finished" and self._is_spent and len(self.played) < len(self.planned):
+            status = "interrupted"
         scores, finals = {}, {}
         # An error of a further measure must not hide the one that is being recorded.
         measures = () if status == "failed" else self.measures
@@ -342,6 +372,7 @@ class _Bench:
             versions=versions_of(self.ref),
             started_at=self.started_at,
             ended_at=utc_now(),
+            cost_usd=self.cost_usd,
         )
         self.folder.write(result.to_json())
         return result

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
+from agentrl.bench.measures.cost import price_of
 from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import default_out, run_bench
 from agentrl.bench.suites.suite import Suite, load_suite, run_suite
@@ -43,9 +44,12 @@ _OF_ONE = {
     "seed": f"--seed {_IN_THE_FILE} seed=1",
     "concurrency": f"--concurrency {_IN_THE_FILE} max_concurrency=16",
     "references": f"--references {_IN_THE_FILE} references=false",
+    "prices": "--prices goes with one environment",
+    "budget_usd": "--budget-usd goes with one environment",
     "measures": f"--measure {_IN_THE_FILE} measures=['turns']",
 }
 _OF_SUITES = {"overrides": "--set goes with a suite's file"}
+_PRICES_HELP = "TOML table: [MODEL] with input, cached_input and output, in USD for a million tokens."
 _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./file.py:Class; repeatable."
 
 
@@ -60,6 +64,8 @@ _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./f
 @click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Episodes at a time.")
 @click.option("--references/--no-references", default=True, show_default=True, help="Play null and oracle as well.")
 @click.option("--measure", "measures", multiple=True, metavar="NAME", help=_MEASURE_HELP)
+@click.option("--prices", type=click.Path(path_type=Path, dir_okay=False, exists=True), help=_PRICES_HELP)
+@click.option("--budget-usd", type=click.FloatRange(0, min_open=True), help="Stop when it is spent; needs --prices.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the records.")
 @json_option
 @click.pass_context
@@ -97,14 +103,19 @@ def command(
     _refuse(ctx, _OF_SUITES)
     registry.spec(env)
     measures = measures_of(options["measures"])
-    config = BenchConfig(split, tasks, trials, seed, policy.setup.sampling, concurrency, references)
+    price = None if options["prices"] is None else price_of(options["prices"], policy.name)
+    budget = options["budget_usd"]
+    config = BenchConfig(split, tasks, trials, seed, policy.setup.sampling, concurrency, references, price, budget)
     result = _run(env, policy.name, config, out or default_out(env, policy.name), policy.setup, measures)
     if as_json:
         print_json(result.to_json())
     else:
         print_tables(render(result), _PIPE_WIDTH)
     if result.status == "interrupted":
-        note(f"Interrupted. The same command with --out {result.out} plays what is missing.")
+        why = "Interrupted"
+        if budget is not None and (result.cost_usd or 0.0) >= budget:
+            why = f"The budget of {budget:g} USD is spent ({result.cost_usd:.4g} USD)"
+        note(f"{why}. The same command with --out {result.out} plays what is missing.")
         ctx.exit(EXIT_INTERRUPTED)
     if result.warnings:
         if as_json:  # the tables hold them otherwise

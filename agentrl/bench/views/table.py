@@ -30,6 +30,8 @@ def render(result: BenchResult) -> RenderableType:
     if result.score.measures:
         parts.append(_measures(result))
     parts.append(_effort(result.score.effort))
+    if result.cost_usd is not None:
+        parts.append(Text(f"cost: {result.cost_usd:.4g} USD for {result.score.n_episodes} episodes"))
     parts.extend(Text(f"warning: {warning}", style="bold red") for warning in result.warnings)
     parts.extend(Text(note, style="yellow") for note in notes(result))
     if result.out is not None:
