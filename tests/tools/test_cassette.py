@@ -134,7 +134,7 @@ async def test_past_the_end_of_a_tape_reading_repeats_and_writing_fails(server, 
 
     await work("record", "GET", "GET", "POST")
     assert await work("replay", "GET", "GET", "GET", "GET", "POST") == ["one", "two", "two", "two", "ordered"]
-    with pytest.raises(EnvFault, match="2 times in episode 'e'"):
+    with pytest.raises(EnvFault, match="in episode 'e' after POST /x; record this course"):
         await work("replay", "POST", "POST")
 
 
