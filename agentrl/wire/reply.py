@@ -6,6 +6,7 @@ import codecs
 import json
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -67,22 +68,26 @@ class _Unpacker:
     """Unpacks gzip, or deflate with and without a zlib header, in parts of bounded size."""
 
     def __init__(self) -> None:
-        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        self._began = False
+        self._head = b""
+        self._stream: Any = None
 
     def __call__(self, part: bytes, most: int) -> bytes:
+        if self._stream is None:
+            self._head += part
+            if len(self._head) < 2:
+                return b""
+            part, with_header = self._head, self._head[:2] == b"\x1f\x8b" or _is_zlib(self._head)
+            self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32 if with_header else -zlib.MAX_WBITS)
         try:
-            return self._stream.decompress(part, most)
-        except zlib.error as error:
-            if self._began:
-                raise httpx.DecodingError(str(error)) from error
-        finally:
-            self._began = True
-        try:
-            self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-            return self._stream.decompress(part, most)
+            unpacked: bytes = self._stream.decompress(part, most)
         except zlib.error as error:
             raise httpx.DecodingError(str(error)) from error
+        return unpacked
+
+
+def _is_zlib(head: bytes) -> bool:
+    """Source: RFC 1950, section 2.2."""
+    return head[0] & 15 == 8 and (head[0] * 256 + head[1]) % 31 == 0
 
 
 def _unpacker(encoding: str) -> _Unpacker | None:

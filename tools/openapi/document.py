@@ -127,8 +127,9 @@ def _operation(
     servers = content.get("servers") or item.get("servers")
     try:
         parameters = _parameters(item.get("parameters") or (), content.get("parameters") or (), document)
-    except ToolSchemaError as error:
-        return Operation(name, method, path, content, servers=servers, problem=str(error))
+    except (ToolSchemaError, TypeError) as error:
+        problem = f"its parameters cannot be read: {error}"
+        return Operation(name, method, path, content, servers=servers, problem=problem)
     return Operation(name, method, path, content, parameters, servers)
 
 

@@ -156,7 +156,7 @@ class _Written:
 
 def _segment(argument: Argument, value: Any) -> str:
     """A value as one segment of a path. Raises: ToolError if clients and servers would resolve it."""
-    text = path_part(argument.wire_name, value, argument.style, argument.explode)
+    text: str = path_part(argument.wire_name, value, argument.style, argument.explode)
     if unquote(text) in ("", ".", ".."):
         raise ToolError(f"{argument.name}: {unquote(text)[:80]!r} cannot be part of an address")
     return text
