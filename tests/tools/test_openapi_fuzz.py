@@ -104,9 +104,10 @@ class Echo(httpx.AsyncBaseTransport):
 async def called(tool: Any, arguments: dict[str, Any]) -> None:
     """A call, as an environment makes it: the model reads a ToolError."""
     try:
-        assert await tool.function(**tool.validate(arguments)) == "ok"
+        text = await tool.function(**tool.validate(arguments))
     except ToolError as error:
-        assert is_unicode(str(error))
+        text = str(error)
+    assert is_unicode(text)
 
 
 @BOUNDED
@@ -114,8 +115,7 @@ async def called(tool: Any, arguments: dict[str, Any]) -> None:
 def test_a_document_is_refused_by_name_or_its_tools_can_be_called(document: Any, values: list[Any]) -> None:
     try:
         tools = api_tools(document, transport=Echo())
-    except ToolSchemaError as error:
-        assert str(error)
+    except ToolSchemaError:
         return
     for tool in tools:
         shown = tool.schema["function"]

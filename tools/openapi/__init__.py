@@ -127,30 +127,29 @@ def api_tools(
         rng: draws the jitter of the waits between retries.
     Raises: ToolSchemaError if the document cannot be read, or if no operation can become a tool.
     """
-    if on_unsupported not in ("skip", "refuse"):
-        raise ValueError(f"on_unsupported must be 'skip' or 'refuse', got {on_unsupported!r}")
+    _check_options(on_unsupported, reset, seed)
     content, address = load_document(document)
     found = list(operations(content))
     servers = Servers(content, address, base_url, allow_hosts)
-    api = HttpApi(
-        servers.base,
-        allow_hosts=allow_hosts,
-        auth=auth,
-        session=session,
-        servers=servers.further(found),
-        settings=settings,
-        transport=transport,
-        rng=rng,
-    )
+    shared: dict[str, Any] = {
+        "allow_hosts": allow_hosts,
+        "auth": auth,
+        "session": session,
+        "servers": servers.further(found),
+    }
+    api = HttpApi(servers.base, settings=settings, transport=transport, rng=rng, **shared)
     maker = _Maker(content, found, servers, api, Choice(_supplied(api), frozenset(hide), dict(fix or {})))
-    excluded = [*exclude, reset] if reset is not None else exclude
-    chosen = choose(found, include, excluded)
+    chosen = choose(found, include, exclude if reset is None else [*exclude, reset])
     endpoints, skipped = maker.endpoints(chosen, named=include is not None, refuse=on_unsupported == "refuse")
-    opening = [maker.endpoint(maker.find(reset))] if reset is not None else []
-    maker.choice.check(frozenset().union(*(e.arguments.names for e in (*endpoints, *opening))))
-    if opening:
-        api.opening = Opening(opening[0], seed)
-    return ApiTools([tool_of(e) for e in endpoints], api, skipped, lambda name: maker.endpoint(maker.find(name)))
+    maker.open_with(reset, seed, endpoints)
+    return ApiTools([tool_of(e) for e in endpoints], api, skipped, maker.named)
+
+
+def _check_options(on_unsupported: str, reset: str | None, seed: str | None) -> None:
+    if on_unsupported not in ("skip", "refuse"):
+        raise ValueError(f"on_unsupported must be 'skip' or 'refuse', got {on_unsupported!r}")
+    if seed is not None and reset is None:
+        raise ValueError(f"seed={seed!r} names an argument of the operation that reset= names: give reset=... too")
 
 
 def _supplied(api: HttpApi) -> frozenset[tuple[str, str]]:
@@ -180,6 +179,20 @@ class _Maker:
     def find(self, name: str) -> Operation:
         """The operation of an id, tool name or `"GET /path"`. Raises: ToolSchemaError if there is none."""
         return choose(list(self.found), [name], ())[0]
+
+    def named(self, name: str) -> Endpoint:
+        """The endpoint of `find(name)`. Raises: ToolSchemaError."""
+        return self.endpoint(self.find(name))
+
+    def open_with(self, reset: str | None, seed: str | None, endpoints: Sequence[Endpoint]) -> None:
+        """Call `reset` before the first request of an episode, and check the names that the caller gave.
+
+        Raises: ToolSchemaError for a name that no operation has.
+        """
+        opening = [self.named(reset)] if reset is not None else []
+        self.choice.check(frozenset().union(*(e.arguments.names for e in (*endpoints, *opening))))
+        if opening:
+            self.api.opening = Opening(opening[0], seed)
 
     def endpoint(self, operation: Operation) -> Endpoint:
         """Raises: ToolSchemaError that names the operation, if it cannot be offered."""
