@@ -33,9 +33,12 @@ def text_of(value: Any) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def query_parts(name: str, value: Any, style: str, explode: bool, reserved: bool = False) -> list[str]:
+def query_parts(
+    name: str, value: Any, style: str, explode: bool, reserved: bool = False, shown: str | None = None
+) -> list[str]:
     """The parts `name=value` of a query or a form, percent-encoded.
 
+    Args: shown: what the model calls the argument.
     Raises: ToolError if an item holds the delimiter of a style that has no other way to write it.
     """
 
@@ -57,7 +60,7 @@ def query_parts(name: str, value: Any, style: str, explode: bool, reserved: bool
         return [f"{key}={encoded(value)}"]
     delimiter, written = _DELIMITERS.get(style, _DELIMITERS["form"])
     if delimiter and any(delimiter in text_of(item) for item in items):
-        raise ToolError(f"{name}: an item must not contain {delimiter!r}, which separates the items")
+        raise ToolError(f"{shown or name}: an item must not contain {delimiter!r}, which separates the items")
     return [f"{key}={written.join(map(encoded, items))}"] if items else []
 
 

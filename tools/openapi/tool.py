@@ -120,18 +120,18 @@ class _Written:
         self._text: str | None = None
 
     def put(self, argument: Argument, value: Any) -> None:
-        name = argument.wire_name
+        name, style, explode = argument.wire_name, argument.style, argument.explode
         if argument.as_json:
             value = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         match argument.place:
             case "path":
                 self.path = self.path.replace("{" + name + "}", _segment(argument, value))
             case "query":
-                self.query += query_parts(name, value, argument.style, argument.explode, argument.reserved)
+                self.query += query_parts(name, value, style, explode, argument.reserved, argument.name)
             case "header":
-                self.headers[name] = header_text(argument.name, header_value(value, argument.explode))
+                self.headers[name] = header_text(argument.name, header_value(value, explode))
             case "cookie":
-                self.cookies += cookie_pairs(name, value, argument.explode)
+                self.cookies += cookie_pairs(name, value, explode)
             case "member":
                 self._json = {**({} if self._json is _NOT_GIVEN else self._json), name: value}
             case "body":
@@ -139,7 +139,7 @@ class _Written:
             case "text":
                 self._text = text_of(value)
             case "field":
-                parts = query_parts(name, value, argument.style, argument.explode, argument.reserved)
+                parts = query_parts(name, value, style, explode, argument.reserved, argument.name)
                 self._form = [*(self._form or ()), *parts]
 
     def body(self, kind: str) -> tuple[bytes | None, str]:
