@@ -59,7 +59,7 @@ MAX_REDIRECTS = 5
 ERROR_CHARS = 500
 MOST_KEPT_URL_CHARS = 2_000
 # Read beyond `max_response_bytes`, so that a secret at the limit is hidden as a whole before the cut.
-SECRET_BYTES = 16_000
+SECRET_BYTES, LONGEST_CHARACTER = 16_000, 4
 SECRETS_EXTENSION = "agentrl_secrets"
 MOST_BYTES_EXTENSION = "agentrl_most_bytes"
 
@@ -407,6 +407,8 @@ class HttpApi:
             await response.aclose()
         content_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
         text = redactor.text(decode(content, content_type, response.charset_encoding))
+        if len(content) == most + SECRET_BYTES:  # what ends there may be the beginning of a secret
+            text = text[: -SECRET_BYTES // LONGEST_CHARACTER]
         cut_off = len(content) > most
         return response, Reply(response.status_code, text[:most] if cut_off else text, content_type, cut_off)
 
