@@ -306,6 +306,8 @@ async def test_hidden_and_fixed_parameters(server):
     assert server.seen[0].path == "/x?per_page=5"
     assert json.loads(server.seen[0].body) == {"tenant": "t7", "name": "a"}
     assert "trace" not in server.seen[0].headers
+    (same,) = api_tools(document, base_url=server.url, session="trace", hide=["TRACE", "per_page"], fix={"tenant": "t"})
+    assert list(same.schema["function"]["parameters"]["properties"]) == ["name", "debug"]
     with pytest.raises(ToolSchemaError, match=r"it requires 'name', which hide= leaves out: .*fix=\{'name': ...\}"):
         api_tools(document, base_url=server.url, hide=["name"])
     with pytest.raises(ToolSchemaError, match=r"no operation has a parameter 'per_pag'\. Did you mean 'per_page'"):

@@ -6,7 +6,7 @@ Owns which constructs can be offered. How a value is written in a request belong
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -63,10 +63,17 @@ class Choice:
     hide: frozenset[str] = frozenset()
     fix: Mapping[str, Any] = field(default_factory=dict)
 
+    def word_for(self, words: Iterable[str], argument: Argument) -> str | None:
+        """The one of some names that means an argument; capital letters do not matter in the name of a header."""
+        name = argument.wire_name
+        same = (word for word in words if word == name or (argument.place == "header" and word.lower() == name.lower()))
+        return next(same, None)
+
     def check(self, known: frozenset[str]) -> None:
         """Raises: ToolSchemaError for a name that no operation has."""
+        lowered = {word.lower() for word in known}
         for word in (*self.hide, *self.fix):
-            if word not in known:
+            if word.lower() not in lowered:
                 raise ToolSchemaError(f"no operation has a parameter {word!r}.{did_you_mean(word, known)}")
 
 
@@ -98,15 +105,16 @@ def arguments_of(operation: Operation, document: Mapping[str, Any], choice: Choi
     body = _Body.of(operation, document)
     if body is not None:
         found += body.arguments(document, taken)
-    fixed = [(a, choice.fix[a.wire_name]) for a in found if a.wire_name in choice.fix]
-    shown = [a for a in found if a.wire_name not in choice.fix and not _is_hidden(a, choice)]
+    words = {a.name: choice.word_for(choice.fix, a) for a in found}
+    fixed = [(a, choice.fix[word]) for a in found if (word := words[a.name]) is not None]
+    shown = [a for a in found if words[a.name] is None and not _is_hidden(a, choice)]
     empty: dict[str, Any] | None = {} if body and body.required and any(a.place == "member" for a in found) else None
-    names = frozenset(a.wire_name for a in found)
+    names = frozenset([*(a.wire_name for a in found), *(str(p["name"]) for p in operation.parameters)])
     return Arguments(tuple(shown), tuple(fixed), body.kind if body else "", empty, names)
 
 
 def _is_hidden(argument: Argument, choice: Choice) -> bool:
-    if argument.wire_name not in choice.hide:
+    if choice.word_for(choice.hide, argument) is None:
         # A cookie carries what a browser was given before. Only one that is required is left to the model.
         return argument.place == "cookie" and not argument.required
     if argument.required:
