@@ -18,7 +18,7 @@ from agentrl.tools.cassette import Cassette
 from agentrl.tools.http_api import HttpApi, HttpSettings, Retry, Session
 from agentrl.tools.openapi import api_tools
 
-QUICK = HttpSettings(retry=Retry(attempts=3, base_s=0.001))
+QUICK = HttpSettings(timeout_s=60, retry=Retry(attempts=3, base_s=0.001))
 
 
 def operation(name, *parameters, **more):

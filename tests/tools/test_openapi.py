@@ -42,6 +42,10 @@ def test_every_operation_becomes_a_tool(tools):
     assert tools["getItem"].description == "GET /items/{item-id}"
 
 
+def test_tools_can_be_put_into_a_set(tools):
+    assert len(set(tools.values())) == 7
+
+
 def test_the_schema_of_parameters(tools):
     parameters = tools["listItems"].schema["function"]["parameters"]
     assert parameters["required"] == ["sort"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
@@ -80,7 +80,7 @@ class Endpoint:
     def _draft(self, values: Mapping[str, Any]) -> Draft:
         made = _Written(self.operation.path, self.arguments)
         for argument, fixed in self.arguments.fixed:
-            value = fixed(acting_env()) if isinstance(fixed, Callable) else fixed  # type: ignore[arg-type]
+            value = fixed(acting_env()) if callable(fixed) else fixed
             if value is not None:
                 made.put(argument, value)
         for argument in self.arguments.shown:
@@ -170,7 +170,7 @@ class ApiTool(Tool):
         parameters: the JSON schema of its arguments.
     """
 
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def schema(self) -> dict[str, Any]:
