@@ -71,6 +71,10 @@ class TaskError(AgentRLError, ValueError):
     """A task or split does not exist, or the splits are not disjoint."""
 
 
+class ForkRefused(AgentRLError, RuntimeError):
+    """An environment cannot be forked, because a part of its episode is kept elsewhere."""
+
+
 class ConfigError(AgentRLError, ValueError):
     """A configuration key or value is not accepted."""
 

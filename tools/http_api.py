@@ -12,11 +12,9 @@ have caused, a control request asks whether the server still answers others: see
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,28 +25,65 @@ from urllib.parse import unquote
 import httpx
 
 from agentrl.errors import EnvFault, ToolError
-from agentrl.tools.http_settings import Auth, HttpSettings, api_key, basic, bearer
+from agentrl.tools.http_credentials import UNRECORDED_EXTENSION, Credentials
+from agentrl.tools.http_session import add_cookie, attach, hidden_forms, in_path, session_of, session_value
+from agentrl.tools.http_settings import Auth, HttpSettings, Session, api_key, basic, bearer, is_retried, oauth2
 from agentrl.wire.control import Controls, Successes
 from agentrl.wire.per_loop import PerLoop
-from agentrl.wire.redaction import REDACTED, Redactor
-from agentrl.wire.reply import Reply, decode, reply_text
-from agentrl.wire.request_text import body_bytes, header_text, is_header_text, is_unicode, writing
+from agentrl.wire.redaction import Redactor
+from agentrl.wire.reply import Reply, decode, read_bounded, reply_text
+from agentrl.wire.request_text import body_bytes, header_text, writing
 from agentrl.wire.retry import Failed, NoMoreAttempts, Retry, retry_after_s, with_retries
 
-__all__ = ["Auth", "HttpApi", "HttpSettings", "Reply", "Retry", "api_key", "basic", "bearer", "reply_text"]
+__all__ = [
+    "Auth",
+    "Draft",
+    "HttpApi",
+    "HttpSettings",
+    "Reply",
+    "Retry",
+    "Session",
+    "api_key",
+    "basic",
+    "bearer",
+    "oauth2",
+    "reply_text",
+]
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 SAFE = frozenset({"GET", "HEAD"})
 # The server refused the request before it did anything, so that even a POST can be sent again.
 NOT_PROCESSED = frozenset({429, 503})
-# Server errors that are about the request: the method is not implemented, the HTTP version is not supported.
-NOT_RETRIED = frozenset({501, 505})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
 ERROR_CHARS = 500
 MOST_KEPT_URL_CHARS = 2_000
+# Read beyond `max_response_bytes`, so that a secret at the limit is hidden as a whole before the cut.
+SECRET_BYTES, LONGEST_CHARACTER = 16_000, 4
 SECRETS_EXTENSION = "agentrl_secrets"
-CONTROL_EXTENSION = "agentrl_control"
+MOST_BYTES_EXTENSION = "agentrl_most_bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request before the address of its server, session and credentials are added.
+
+    Attributes:
+        path: percent-encoded.
+        query: percent-encoded, without `?`.
+        shape: the path without its arguments, such as `/items/{id}`.
+        server: of this request; the base URL where it is None.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cookies: tuple[tuple[str, str], ...] = ()
+    content: bytes | None = None
+    content_type: str = ""
+    shape: str = ""
+    server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +96,7 @@ class _Call:
     content: bytes | None = None
     content_type: str = ""
     shape: str = ""
+    cookies: tuple[tuple[str, str], ...] = ()
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -111,7 +147,9 @@ class HttpApi:
         base_url: prefix of every path.
         allow_hosts: hosts that may be reached, as `host` (ports 80 and 443) or `host:port`; by default only
             the host of the base URL.
-        auth: credentials; they are sent only to the origin of the base URL.
+        auth: credentials; they are sent only to the origin of the base URL and of `servers`.
+        session: a value of the episode that goes into every request; a text names a header.
+        servers: further servers, which a `Draft` may name. Their hosts may be reached.
         settings: timeouts, retries and limits.
         transport: an httpx transport that works in any event loop, such as a `Cassette`.
         rng: draws the jitter of the waits between retries.
@@ -123,6 +161,8 @@ class HttpApi:
         *,
         allow_hosts: Sequence[str] | None = None,
         auth: Auth | Sequence[Auth] | None = None,
+        session: Session | str | None = None,
+        servers: Sequence[str] = (),
         settings: HttpSettings | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         rng: random.Random | None = None,
@@ -130,11 +170,22 @@ class HttpApi:
         self.base_url = httpx.URL(base_url)
         if self.base_url.scheme not in ("http", "https") or not self.base_url.host:
             raise ValueError(f"base_url must be a http or https address, got {base_url!r}")
+        self._base = base_url
         self.settings = settings or HttpSettings()
         self.auth = (auth,) if isinstance(auth, Auth) else tuple(auth or ())
-        self._allowed = frozenset(allow_hosts) if allow_hosts is not None else frozenset({_host(self.base_url)})
+        self.session = session_of(session)
+        own = [self.base_url, *map(httpx.URL, servers)]
+        self._origins = frozenset(map(_origin, own))
+        given = [_host(self.base_url)] if allow_hosts is None else allow_hosts
+        self._allowed = frozenset([*given, *map(_host, own[1:])])
+        # Called before each request; it begins an episode on the server.
+        self.opening: Callable[[], Awaitable[None]] | None = None
         self._transport = transport
+        self.offline = bool(getattr(transport, "offline", False))
         self._rng = rng or random.Random()
+        self._credentials = Credentials(
+            self.auth, self.base_url.host, offline=self.offline, settings=self.settings, rng=self._rng
+        )
         self._successes: Successes[_Call] = Successes()
         # Only `aclose` closes a transport that was passed in: others may use it too.
         self._clients = PerLoop(partial(_open, transport), aclose=None if transport else _close)
@@ -164,13 +215,32 @@ class HttpApi:
             alone; EnvFault if all attempts failed, or if the credentials are missing or refused.
         """
         with writing():
-            url = self._address(path)
-            url = url.copy_merge_params(list(params)) if params else url
+            query = str(httpx.QueryParams(list(params))) if params else ""
             content, content_type = body_bytes(json, form)
             checked = {name: header_text(name, value) for name, value in (headers or {}).items()}
-        call = _Call(method.upper(), url, checked, content, content_type, path if shape is None else shape)
+        shape = path if shape is None else shape
+        return await self.send(Draft(method.upper(), path, query, checked, (), content, content_type, shape))
+
+    async def send(self, draft: Draft) -> Reply:
+        """Send a request that is written already. Returns and raises: as `request`."""
+        if self.opening is not None:
+            await self.opening()
+        return await self.send_now(draft)
+
+    async def send_now(self, draft: Draft) -> Reply:
+        """`send` without `opening`."""
+        with writing():
+            url = self._address(draft)
+        call = _Call(
+            draft.method, url, draft.headers, draft.content, draft.content_type, draft.shape, tuple(draft.cookies)
+        )
         async with self._client() as shared:
-            return await self._judged(shared, call, await self._retried(shared, call))
+            began_s = time.monotonic()
+            reply = await self._retried(shared, call)
+            if reply.status == 401 and self._credentials.forget_tokens(before_s=began_s):
+                # The server has refused the request, so it can be sent again.
+                reply = await self._retried(shared, call)
+            return await self._judged(shared, call, reply)
 
     async def aclose(self) -> None:
         """Close the running loop's connections after the requests under way; safe to call twice."""
@@ -194,18 +264,23 @@ class HttpApi:
             self._clients.forget()
             await shared.client.aclose()
 
-    def _address(self, path: str) -> httpx.URL:
-        """The base URL with a path appended. A path cannot leave the base URL.
+    def _address(self, draft: Draft) -> httpx.URL:
+        """The address of the server with the path and query. A path cannot leave that address.
 
-        Raises: ToolError for a segment `.` or `..`; httpx.InvalidURL.
+        Raises: ToolError for a segment `.` or `..`; httpx.InvalidURL; EnvFault if the path needs a session.
         """
-        if any(unquote(segment) in (".", "..") for segment in path.partition("?")[0].split("/")):
+        session = self._session_value()
+        path, _, given = in_path(self.session, draft.path, session).partition("?")
+        if any(unquote(segment) in (".", "..") for segment in path.split("/")):
             raise ToolError("the address must not contain '.' or '..' as a part of its path")
-        return httpx.URL(str(self.base_url).rstrip("/") + "/" + path.lstrip("/"))
+        base = in_path(self.session, draft.server or self._base, session)
+        query = "&".join(filter(None, (given, draft.query)))
+        return httpx.URL(base.rstrip("/") + "/" + path.lstrip("/") + (f"?{query}" if query else ""))
 
     # Attempts.
 
     async def _retried(self, shared: _SharedClient, call: _Call) -> Reply:
+        await self._credentials.ready(shared.client)
         redactor = Redactor(self._secrets())
         failures: list[_Failure] = []
 
@@ -290,7 +365,7 @@ class HttpApi:
         Returns: whether it answers, None if it was not asked or its answer (4xx) proves nothing: a database behind it
             may be down. And whether the other request succeeded.
         """
-        if not failure.suspect or getattr(self._transport, "offline", False):
+        if not failure.suspect or self.offline:
             return None, False
         found = self._successes.nearest(call.kind)
         control = found if found is not None else _Call("GET", self.base_url, {})
@@ -303,7 +378,7 @@ class HttpApi:
         """The status of the answer to one request; 0 if there is none."""
         try:
             async with asyncio.timeout(self.settings.control_timeout_s):
-                response = await client.send(self._authorized(client, call, {CONTROL_EXTENSION: True}), stream=True)
+                response = await client.send(self._authorized(client, call, {UNRECORDED_EXTENSION: True}), stream=True)
                 await response.aclose()
         except (httpx.RequestError, TimeoutError):
             return 0
@@ -323,18 +398,17 @@ class HttpApi:
         raise ToolError(f"more than {MAX_REDIRECTS} redirects")
 
     async def _send(self, client: httpx.AsyncClient, call: _Call, redactor: Redactor) -> tuple[httpx.Response, Reply]:
-        request = self._authorized(client, call)
+        most = self.settings.max_response_bytes
+        request = self._authorized(client, call, {MOST_BYTES_EXTENSION: most + SECRET_BYTES})
         response = await client.send(request, stream=True)
-        content, most = b"", self.settings.max_response_bytes
         try:
-            async for chunk in response.aiter_bytes():
-                content += chunk
-                if len(content) > most:
-                    break
+            content = await read_bounded(response, most + SECRET_BYTES)
         finally:
             await response.aclose()
         content_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
         text = redactor.text(decode(content, content_type, response.charset_encoding))
+        if len(content) == most + SECRET_BYTES:  # what ends there may be the beginning of a secret
+            text = text[: -SECRET_BYTES // LONGEST_CHARACTER]
         cut_off = len(content) > most
         return response, Reply(response.status_code, text[:most] if cut_off else text, content_type, cut_off)
 
@@ -342,6 +416,8 @@ class HttpApi:
         target = call.url.join(response.headers["location"])
         if not self.settings.follow_redirects:
             raise ToolError(f"the server answered with a redirect to {target.host}, and redirects are off")
+        if call.url.scheme == "https" and target.scheme == "http":
+            raise ToolError("the server answered with a redirect from https to http, which is not followed")
         if response.status_code in (307, 308) or call.method in ("GET", "HEAD"):
             return replace(call, url=target)
         return _Call("GET", target, call.headers)
@@ -358,71 +434,43 @@ class HttpApi:
         self, client: httpx.AsyncClient, call: _Call, extensions: Mapping[str, Any] | None = None
     ) -> httpx.Request:
         url, headers = call.url, {"Accept-Encoding": "identity", **self.settings.headers, **call.headers}
-        same_origin = _origin(url) == _origin(self.base_url)
-        secrets = self._secrets() if same_origin else ()
-        for auth in self.auth if same_origin else ():
-            if auth.kind == "query":
-                url = url.copy_set_param(auth.name, self._value(auth.variables[0]))
-            else:
-                headers[auth.name] = self._header(auth)
+        for name, value in call.cookies:
+            add_cookie(headers, name, value)
+        secrets: tuple[str, ...] = ()
+        if _origin(url) in self._origins:
+            secrets = self._secrets()
+            url = attach(self.session, self._session_value(), url, headers)
+            url = self._credentials.attach(url, headers)
         given = {SECRETS_EXTENSION: secrets, **(extensions or {})}
         request = client.build_request(call.method, url, headers=headers, content=call.content, extensions=given)
         if call.content_type:
             request.headers.setdefault("Content-Type", call.content_type)
         return request
 
-    def _header(self, auth: Auth) -> str:
-        values = [self._value(variable) for variable in auth.variables]
-        if auth.kind == "basic":
-            return "Basic " + base64.b64encode(":".join(values).encode()).decode()
-        if not is_header_text(values[0]):
-            raise EnvFault(
-                f"environment variable {auth.variables[0]} cannot be sent as a header: it must be printable ASCII "
-                "without blanks or line breaks at its ends",
-                who="author",
-            )
-        return f"Bearer {values[0]}" if auth.kind == "bearer" else values[0]
-
     def _secrets(self) -> tuple[str, ...]:
-        values = [tuple(self._value(variable) for variable in auth.variables) for auth in self.auth]
-        joined = [":".join(pair) for pair in values if len(pair) > 1]
-        # A user name is not a secret. The password is, and so are both joined.
-        return tuple(value for value in [*(pair[-1] for pair in values), *joined] if value != REDACTED)
+        return (*self._credentials.secrets(), *hidden_forms(self._session_value()))
 
-    def _value(self, variable: str) -> str:
-        value = os.environ.get(variable, "")
-        if not value and getattr(self._transport, "offline", False):
-            return str(REDACTED)  # a replay needs no credentials
-        if not value:
-            raise EnvFault(
-                f"environment variable {variable} is not set: it holds the credentials of {self.base_url.host}",
-                who="author",
-            )
-        if not is_unicode(value):
-            raise EnvFault(f"environment variable {variable} holds bytes that are not UTF-8", who="author")
+    def _session_value(self) -> str | None:
+        value: str | None = session_value(self.session, offline=self.offline)
         return value
 
     async def _judged(self, shared: _SharedClient, call: _Call, reply: Reply) -> Reply:
         if reply.status < 400:
             return reply
         if reply.status == 401 and self.auth and not await self._credentials_work(shared, call):
-            variables = ", ".join(variable for auth in self.auth for variable in auth.variables)
-            raise EnvFault(f"{call}: the server refused the credentials (401); check {variables}", who="author")
+            raise EnvFault(
+                f"{call}: the server refused the credentials (401); check {self._credentials.variables}", who="author"
+            )
         raise ToolError(f"status {reply.status}: {reply.text[:ERROR_CHARS] or 'no reason given'}")
 
     async def _credentials_work(self, shared: _SharedClient, call: _Call) -> bool:
         """Whether a request that succeeded before succeeds again; the 401 is then about the arguments of this one."""
         if self._successes.nearest(call.kind) is None:
             return False
-        if getattr(self._transport, "offline", False):
+        if self.offline:
             return True
         _, succeeded = await self._control(shared, call, _Failure("status 401"))
         return succeeded
-
-
-def is_retried(status: int) -> bool:
-    """Whether a request with this answer is sent again: 408, 429 and 5xx."""
-    return status in (408, 429) or (status >= 500 and status not in NOT_RETRIED)
 
 
 def _open(transport: httpx.AsyncBaseTransport | None) -> _SharedClient:

@@ -1,6 +1,7 @@
 """Runs an environment author's code: under a deadline where it waits, under the watchdog where it does not.
 
-Owns deadlines and what escapes from author code. What an exception means belongs to `agentrl.env.blame`.
+Owns deadlines, what escapes from author code, and whose code is running: a client that all environments share asks
+`acting_env` which episode a request belongs to. What an exception means belongs to `agentrl.env.blame`.
 """
 
 from __future__ import annotations
@@ -8,12 +9,48 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
 
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.env.watchdog import Running, running
 from agentrl.errors import EnvFault
+
+# The environment whose hook or tool runs in this asyncio task.
+acting: ContextVar[Any] = ContextVar("agentrl_acting_env", default=None)
+_EPISODE = "agentrl: state of clients in this episode"
+_ELSEWHERE = "held elsewhere"
+
+
+def acting_env() -> Any:
+    """The environment whose hook or tool is running; None outside of them."""
+    return acting.get()
+
+
+def episode_state(env: Any) -> dict[str, Any]:
+    """What shared clients keep of an environment's episode, by a name of their own.
+
+    It is part of the episode's state: a fork gets a copy, and `forget_episode` empties it.
+    """
+    state: dict[str, Any] = env.__dict__.setdefault(_EPISODE, {})
+    return state
+
+
+def hold_elsewhere(env: Any, what: str) -> None:
+    """Say that a part of an episode is kept where a fork cannot copy it, such as a session of a server."""
+    episode_state(env)[_ELSEWHERE] = what
+
+
+def held_elsewhere(env: Any) -> str | None:
+    """What `hold_elsewhere` said of this episode."""
+    what: str | None = env.__dict__.get(_EPISODE, {}).get(_ELSEWHERE)
+    return what
+
+
+def forget_episode(env: Any) -> None:
+    """Empty `episode_state`; a reset calls it."""
+    env.__dict__.pop(_EPISODE, None)
 
 
 async def ask(env: Any, name: str, hook: Callable[..., Any], *given: Any) -> Any:
@@ -26,6 +63,7 @@ async def ask(env: Any, name: str, hook: Callable[..., Any], *given: Any) -> Any
         `Exception` is passed on as it is.
     """
     limit_s, thread = env.hook_timeout_s, get_ident()
+    token = acting.set(env)
     try:
         before, running[thread] = running.get(thread), (env, name, limit_s)
         try:
@@ -46,6 +84,8 @@ async def ask(env: Any, name: str, hook: Callable[..., Any], *given: Any) -> Any
         if not is_authors(error):
             raise
         raise fault_of(name, error) from error
+    finally:
+        acting.reset(token)
 
 
 async def awaited(value: Any, running_as: Running, name: str) -> Any:

@@ -20,9 +20,10 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import seeding
 
+from agentrl.env.author_code import forget_episode, held_elsewhere
 from agentrl.env.spaces import ActionSpace, MessagesSpace
 from agentrl.env.tasks import Tasks
-from agentrl.errors import TaskError
+from agentrl.errors import ForkRefused, TaskError
 from agentrl.messages import Action, Message
 from agentrl.trajectory import Ending, EnvRef, Task
 
@@ -61,6 +62,8 @@ class Env(gymnasium.Env[Observation, Any]):
     tasks: Tasks = Tasks.of(train=[{}])
     limits: Limits = Limits()
     demonstrators: ClassVar[tuple[str, ...]] = ("oracle",)
+    # Whether `get_state` holds all of an episode's state. False where a server holds a part of it: forks are refused.
+    can_fork: bool = True
     # Attributes that are not part of an episode's state: never copied by get_state.
     not_state: ClassVar[tuple[str, ...]] = ()
     _not_state: ClassVar[frozenset[str]] = frozenset(
@@ -138,6 +141,7 @@ class Env(gymnasium.Env[Observation, Any]):
                 raise TaskError(f"split {split!r} of {type(self).__name__} is empty: give it tasks, or choose another")
             task = tasks[int(self.np_random.integers(len(tasks)))]
         self.task, self.ending = task, None
+        forget_episode(self)
         return task
 
     # Making a generator costs as much as several steps, and most episodes are given their task and draw
@@ -242,7 +246,11 @@ class Env(gymnasium.Env[Observation, Any]):
         """Restore what `save_extra` returned."""
 
     def fork(self) -> Self:
-        """A new instance that continues this episode independently."""
+        """A new instance that continues this episode independently.
+
+        Raises: ForkRefused if `can_fork` is False, or if a server holds a session of this episode.
+        """
+        _check_fork(self)
         twin = self._twin()
         twin.set_state(self.get_state())
         return twin
@@ -266,6 +274,7 @@ class Env(gymnasium.Env[Observation, Any]):
 
     async def afork(self) -> Self:
         """`fork`, for callers that may wait."""
+        _check_fork(self)
         twin = self._twin()
         await twin.aset_state(await self.aget_state())
         return twin
@@ -277,6 +286,16 @@ class Env(gymnasium.Env[Observation, Any]):
     def render(self) -> str | None:
         """The task as text, for `render_mode="ansi"`."""
         return str(getattr(self, "task", None)) if self.render_mode == "ansi" else None
+
+
+def _check_fork(env: Env) -> None:
+    kept = held_elsewhere(env)
+    if kept is None and env.can_fork:
+        return
+    raise ForkRefused(
+        f"{type(env).__name__} cannot be forked: {kept or 'can_fork is False'}, so that two episodes would share it; "
+        "to reach the same point in another episode, reset with the same seed and task and repeat the actions"
+    )
 
 
 class _SelfReference:

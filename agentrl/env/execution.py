@@ -18,7 +18,7 @@ from typing import Any
 
 from msgspec import structs
 
-from agentrl.env.author_code import awaited
+from agentrl.env.author_code import acting, awaited
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.env.results import to_text
 from agentrl.env.watchdog import HOOK_TIMEOUT_S, running
@@ -198,6 +198,7 @@ async def run(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> str
     if tool.is_inline:
         return run_inline(tool, arguments)
     limit_s = tool.timeout_s if tool.timeout_s is not None else timeout_s
+    token = acting.set(getattr(tool.function, "__self__", None) or acting.get())
     try:
         waiting = tool.function(**arguments) if tool.is_async else in_thread(tool.function, arguments)
         return to_text(await awaited(waiting, (None, tool, limit_s), f"tool {tool.name!r}"))
@@ -207,6 +208,8 @@ async def run(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> str
         if not is_authors(error):
             raise
         raise fault_of(f"tool {tool.name!r}", error) from error
+    finally:
+        acting.reset(token)
 
 
 def run_inline(tool: Tool, arguments: Mapping[str, Any], limit_s: float = HOOK_TIMEOUT_S) -> str:

@@ -75,8 +75,7 @@ class ToolEnv(Env):
 
     def __init__(self, *, render_mode: str | None = None) -> None:
         super().__init__(render_mode=render_mode)
-        own = {t.name for t in self.extra_tools}
-        self._tools = {n: t if n in own else t.bound_to(self) for n, t in self._class_tools.items()}
+        self._tools = {n: t.bound_to(self) if t.takes_self else t for n, t in self._class_tools.items()}
 
     # What an author writes.
 

@@ -1,9 +1,14 @@
-"""The answer of a server, and how a model reads it."""
+"""The answer of a server: read within a bound, decoded, and as a model reads it."""
 
 from __future__ import annotations
 
+import codecs
 import json
+import zlib
 from dataclasses import dataclass
+from typing import Any
+
+import httpx
 
 from agentrl.wire.request_text import is_unicode
 
@@ -41,17 +46,88 @@ def reply_text(reply: Reply) -> str:
     return reply.text
 
 
+async def read_bounded(response: httpx.Response, most: int) -> bytes:
+    """The body of a response that was sent with `stream=True`, and at most `most` bytes of it.
+
+    A compressed body is never unpacked further than that: a few kilobytes can stand for gigabytes.
+
+    Raises: httpx.DecodingError for a broken body, and for a compression other than gzip and deflate.
+    """
+    if response.is_stream_consumed:  # a transport that made its answer in memory
+        return response.content[:most]
+    unpack = _unpacker(response.headers.get("content-encoding", "").strip().lower())
+    content = bytearray()
+    async for part in response.aiter_raw():
+        content += part if unpack is None else unpack(part, most - len(content))
+        if len(content) >= most:
+            break
+    return bytes(content[:most])
+
+
+class _Unpacker:
+    """Unpacks gzip, or deflate with and without a zlib header, in parts of bounded size."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._stream: Any = None
+
+    def __call__(self, part: bytes, most: int) -> bytes:
+        if self._stream is None:
+            self._head += part
+            if len(self._head) < 2:
+                return b""
+            part, with_header = self._head, self._head[:2] == b"\x1f\x8b" or _is_zlib(self._head)
+            self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32 if with_header else -zlib.MAX_WBITS)
+        try:
+            unpacked: bytes = self._stream.decompress(part, most)
+        except zlib.error as error:
+            raise httpx.DecodingError(str(error)) from error
+        return unpacked
+
+
+def _is_zlib(head: bytes) -> bool:
+    """Source: RFC 1950, section 2.2."""
+    return head[0] & 15 == 8 and (head[0] * 256 + head[1]) % 31 == 0
+
+
+def _unpacker(encoding: str) -> _Unpacker | None:
+    if encoding in ("", "identity"):
+        return None
+    if encoding in ("gzip", "x-gzip", "deflate"):
+        return _Unpacker()
+    raise httpx.DecodingError(f"the answer is compressed in a way that was not asked for: {encoding[:40]!r}")
+
+
 def decode(content: bytes, content_type: str, charset: str | None) -> str:
     """The text of a body, which has no lone surrogates; for an image and the like, its kind and size.
 
     Args:
-        charset: as the server names it; None and unknown ones mean UTF-8.
+        charset: as the server names it. None and any that is not used for web pages mean UTF-8: Python also knows
+            codecs that are no character sets, take quadratic time (punycode), or write a text in escapes.
     """
     kind = content_type.split("/")[0]
     if kind in ("image", "audio", "video") or content_type in ("application/octet-stream", "application/pdf"):
         return f"<{content_type}, {len(content)} bytes>"
+    # Some of Python's encodings decode to lone surrogates.
+    return content.decode(_codec(charset), errors="replace").encode(errors="replace").decode()
+
+
+def _codec(charset: str | None) -> str:
+    if charset is None or len(charset) > _LONGEST_CHARSET or not charset.isascii():
+        return "utf-8"
     try:
-        # Some of Python's encodings decode to lone surrogates.
-        return content.decode(charset or "utf-8", errors="replace").encode(errors="replace").decode()
-    except (LookupError, ValueError):  # the server names no encoding of text
-        return content.decode("utf-8", errors="replace")
+        name = codecs.lookup(charset).name
+    except (LookupError, ValueError):
+        return "utf-8"
+    return name if name in _CHARSETS or name.startswith(("iso8859-", "cp125")) else "utf-8"
+
+
+_LONGEST_CHARSET = 40
+# The character sets of web pages, as Python calls them. Source: WHATWG, Encoding Standard, section 4.2.
+_CHARSETS = frozenset(
+    (
+        *("utf-8", "utf-8-sig", "ascii", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"),
+        *("cp866", "koi8-r", "koi8-u", "mac-roman", "mac-cyrillic", "gb2312", "gbk", "gb18030", "big5", "big5hkscs"),
+        *("cp950", "euc_jp", "shift_jis", "cp932", "iso2022_jp", "euc_kr", "cp949", "cp874", "tis-620"),
+    )
+)

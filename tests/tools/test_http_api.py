@@ -389,3 +389,16 @@ async def test_a_cancelled_request_leaves_the_client_usable(server, canned):
         await slow
     assert (await api.request("GET", "/x")).status == 200
     await api.aclose()
+
+
+@pytest.mark.parametrize("before", ["a" * 93, "\u65e5" * 31, "\u65e5" * 5_362, "a" * 16_090, "a" * 16_099, "a" * 50])
+async def test_a_secret_at_the_limit_is_hidden_as_a_whole_before_the_cut(server, canned, monkeypatch, before):
+    monkeypatch.setenv("API_TOKEN", SECRET)
+    server.rest = lambda request: canned(
+        body=f"{before}{SECRET}{before}".encode(), headers={"Content-Type": "text/plain"}
+    )
+    api = HttpApi(server.url, auth=bearer("API_TOKEN"), settings=HttpSettings(max_response_bytes=100))
+    reply = await ask(api, "GET", "/x")
+    assert reply.cut_off
+    assert SECRET[:3] not in reply.text
+    assert len(reply.text) <= 100 or not reply.text.isascii()

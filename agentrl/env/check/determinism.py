@@ -32,6 +32,7 @@ from agentrl.env.check.player import (
 )
 from agentrl.env.check.report import Finding
 from agentrl.env.tool_env import ToolEnv
+from agentrl.errors import ForkRefused
 from agentrl.messages import Action
 
 Marks = Mapping[str, Sequence[Sequence[str]]]
@@ -173,6 +174,8 @@ def check_fork(subject: Subject) -> Iterator[Finding]:
         for turn in range(min(len(episode.actions), 5)):
             try:
                 tails = subject.run(_forked(subject, start, episode, turn), "a fork")
+            except ForkRefused:  # the environment says so itself
+                return
             except (TypeError, AttributeError, ValueError, RuntimeError, NotImplementedError) as error:
                 fix = "list what cannot be copied in `not_state`, and give its content in save_extra/load_extra"
                 yield Finding("fork-fails", "error", f"fork at turn {turn} raised {error!r}", fix)

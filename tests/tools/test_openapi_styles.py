@@ -1,0 +1,508 @@
+"""Each construct of OpenAPI 3.0 and 3.1 as it arrives at a server, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import time
+from http.cookies import SimpleCookie
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agentrl.errors import ToolError, ToolSchemaError
+from agentrl.tools.openapi import api_tools
+from agentrl.tools.openapi.document import operations
+from agentrl.tools.openapi.schema import MAX_NODES, resolve
+
+TEXTS = {"type": "array", "items": {"type": "string"}}
+COLOURS = {"type": "object", "properties": {"R": {"type": "integer"}, "G": {"type": "integer"}}}
+RG = {"R": 100, "G": 200}
+
+
+class Echo(httpx.AsyncBaseTransport):
+    """Keeps the requests, and answers with nothing."""
+
+    def __init__(self):
+        self.seen = []
+
+    async def handle_async_request(self, request):
+        await request.aread()
+        self.seen.append(request)
+        return httpx.Response(200, json={})
+
+
+def document(operation, path="/x", method="get", version="3.1.0", **more):
+    operation = {"operationId": "op", "responses": {}, **operation}
+    return {"openapi": version, "servers": [{"url": "https://api.test"}], "paths": {path: {method: operation}}, **more}
+
+
+def with_body(schema, kind="application/json", version="3.1.0", required=True, encoding=None, **more):
+    media = {"schema": schema, **({"encoding": encoding} if encoding else {})}
+    body = {"required": required, "content": {kind: media}}
+    return document({"requestBody": body}, method="post", version=version, **more)
+
+
+async def sent(made, /, **arguments):
+    """The request that a tool sends."""
+    echo = Echo()
+    (tool,) = api_tools(made, transport=echo)
+    await tool.function(**tool.validate(arguments))
+    (request,) = echo.seen
+    return request
+
+
+def parameter(place, schema, **more):
+    return {"name": "p", "in": place, "schema": schema, "required": place == "path", **more}
+
+
+@pytest.mark.parametrize(
+    ("schema", "more", "value", "query"),
+    [
+        ({"type": "string"}, {}, "blue", "p=blue"),
+        (TEXTS, {}, ["a", "b"], "p=a&p=b"),
+        (TEXTS, {"explode": False}, ["a,b", "c"], "p=a%2Cb,c"),
+        (TEXTS, {"style": "spaceDelimited"}, ["a", "b"], "p=a%20b"),
+        (TEXTS, {"style": "spaceDelimited", "explode": True}, ["a", "b"], "p=a&p=b"),
+        (TEXTS, {"style": "pipeDelimited"}, ["a", "b"], "p=a%7Cb"),
+        (TEXTS, {"style": "pipeDelimited", "explode": True}, ["a", "b"], "p=a&p=b"),
+        (COLOURS, {}, RG, "R=100&G=200"),
+        (COLOURS, {"explode": False}, RG, "p=R,100,G,200"),
+        (COLOURS, {"style": "spaceDelimited"}, RG, "p=R%20100%20G%20200"),
+        (COLOURS, {"style": "pipeDelimited"}, RG, "p=R%7C100%7CG%7C200"),
+        (COLOURS, {"style": "deepObject", "explode": True}, RG, "p%5BR%5D=100&p%5BG%5D=200"),
+        ({}, {"style": "deepObject"}, {"a": {"b": "x"}}, "p%5Ba%5D%5Bb%5D=x"),
+        ({}, {"style": "deepObject"}, {"l": ["x", {"y": 1}]}, "p%5Bl%5D%5B0%5D=x&p%5Bl%5D%5B1%5D%5By%5D=1"),
+        (TEXTS, {}, [], ""),
+        (TEXTS, {"explode": False}, [], ""),
+        ({"type": "string"}, {"allowReserved": True}, "a/b:c?d&e=f#g h", "p=a/b:c?d%26e%3Df%23g%20h"),
+        ({"type": "boolean"}, {}, True, "p=true"),
+        ({"type": ["string", "null"]}, {}, None, "p="),
+    ],
+)
+async def test_query_parameters(schema, more, value, query):
+    request = await sent(document({"parameters": [parameter("query", schema, **more)]}), p=value)
+    assert request.url.query.decode() == query
+
+
+@pytest.mark.parametrize(
+    ("schema", "more", "value", "path"),
+    [
+        (TEXTS, {}, ["a", "b,c"], "/x/a,b%2Cc"),
+        (COLOURS, {}, RG, "/x/R,100,G,200"),
+        (COLOURS, {"explode": True}, RG, "/x/R=100,G=200"),
+        ({"type": "string"}, {"style": "label"}, "blue", "/x/.blue"),
+        (TEXTS, {"style": "label"}, ["a", "b"], "/x/.a,b"),
+        (TEXTS, {"style": "label", "explode": True}, ["a", "b"], "/x/.a.b"),
+        (COLOURS, {"style": "label", "explode": True}, RG, "/x/.R=100.G=200"),
+        ({"type": "string"}, {"style": "matrix"}, "blue", "/x/;p=blue"),
+        ({"type": "string"}, {"style": "matrix"}, "", "/x/;p"),
+        (TEXTS, {"style": "matrix"}, ["a", "b"], "/x/;p=a,b"),
+        (TEXTS, {"style": "matrix", "explode": True}, ["a", "b"], "/x/;p=a;p=b"),
+        (COLOURS, {"style": "matrix"}, RG, "/x/;p=R,100,G,200"),
+        (COLOURS, {"style": "matrix", "explode": True}, RG, "/x/;R=100;G=200"),
+    ],
+)
+async def test_path_parameters(schema, more, value, path):
+    request = await sent(document({"parameters": [parameter("path", schema, **more)]}, path="/x/{p}"), p=value)
+    assert request.url.raw_path.decode() == path
+
+
+async def test_header_and_cookie_parameters():
+    parameters = [
+        {"name": "X-Ids", "in": "header", "schema": TEXTS},
+        {"name": "X-Rgb", "in": "header", "schema": COLOURS, "explode": True},
+        {"name": "sid", "in": "cookie", "required": True, "schema": {"type": "string"}},
+        {"name": "seen", "in": "cookie", "schema": {"type": "string"}},
+    ]
+    made = document({"parameters": parameters})
+    request = await sent(made, **{"X-Ids": ["a", "b"], "X-Rgb": RG, "sid": "a;b c"})
+    assert request.headers["x-ids"] == "a,b"
+    assert request.headers["x-rgb"] == "R=100,G=200"
+    assert SimpleCookie(request.headers["cookie"])["sid"].value == "a%3Bb%20c"
+    shown = api_tools(made)[0].schema["function"]["parameters"]["properties"]
+    assert list(shown) == ["X-Ids", "X-Rgb", "sid"]  # a cookie that is not required is not left to a model
+
+
+async def test_a_parameter_with_content_is_json_text():
+    content = {"application/json": {"schema": COLOURS}}
+    made = document({"parameters": [{"name": "p", "in": "query", "content": content}]})
+    assert httpx.QueryParams((await sent(made, p=RG)).url.query.decode())["p"] == '{"R":100,"G":200}'
+
+
+@pytest.mark.parametrize("style", ["spaceDelimited", "pipeDelimited"])
+async def test_an_item_with_the_delimiter_in_it_is_an_error_that_the_model_reads(style):
+    made = document({"parameters": [{"name": "p[]", "in": "query", "schema": TEXTS, "style": style}]})
+    with pytest.raises(ToolError, match=r"^p: an item must not contain"):
+        await sent(made, p=["a b|c"])
+
+
+# Bodies.
+
+
+@pytest.mark.parametrize(
+    ("value", "schema"),
+    [
+        (None, {"type": "string", "nullable": True}),
+        (0, {}),
+        (False, {}),
+        ("", {}),
+        ([], TEXTS),
+        ({}, {"type": "object"}),
+    ],
+)
+async def test_bodies_that_are_null_or_empty_are_sent(value, schema):
+    request = await sent(with_body(schema, version="3.0.3"), body=value)
+    assert request.content.decode() == json.dumps(value)
+    assert request.headers["content-type"] == "application/json"
+
+
+async def test_a_body_that_is_not_required_may_be_left_out():
+    request = await sent(with_body({"type": "object", "properties": {"a": {}}}, required=False))
+    assert request.content == b""
+    assert "content-type" not in request.headers
+
+
+@pytest.mark.parametrize(
+    ("schema", "encoding", "value", "body"),
+    [
+        (TEXTS, None, ["a", "b"], "f=a&f=b"),
+        (TEXTS, {"style": "form", "explode": False}, ["a", "b"], "f=a,b"),
+        (TEXTS, {"style": "deepObject", "explode": True}, ["a", "b"], "f%5B0%5D=a&f%5B1%5D=b"),
+        (COLOURS, None, RG, "f=%7B%22R%22%3A100%2C%22G%22%3A200%7D"),
+        (COLOURS, {"contentType": "application/json"}, RG, "f=%7B%22R%22%3A100%2C%22G%22%3A200%7D"),
+        (COLOURS, {"style": "deepObject", "explode": True}, RG, "f%5BR%5D=100&f%5BG%5D=200"),
+        (COLOURS, {"style": "form", "explode": True}, RG, "R=100&G=200"),
+        ({"type": "string"}, {"contentType": "text/plain"}, "a b&c", "f=a+b%26c"),
+    ],
+)
+async def test_fields_of_a_form(schema, encoding, value, body):
+    form = {"type": "object", "properties": {"f": schema}}
+    made = with_body(form, "application/x-www-form-urlencoded", encoding={"f": encoding} if encoding else None)
+    request = await sent(made, f=value)
+    assert request.content.decode() == body
+    assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+
+
+async def test_other_content_types():
+    assert (await sent(with_body({"type": "string"}, "text/plain"), body="é")).content == "é".encode()
+    request = await sent(with_body({"type": "object", "properties": {"a": {}}}, "application/vnd.x+json"), a=1)
+    assert (request.content, request.headers["content-type"]) == (b'{"a":1}', "application/vnd.x+json")
+    request = await sent(with_body({"type": "object", "properties": {"a": {}}}, "*/*"), a=1)
+    assert request.headers["content-type"] == "application/json"
+
+
+# Schemas.
+
+
+@pytest.mark.parametrize("version", ["3.0.3", "3.1.0"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "nullable": True},
+        {"nullable": True},
+        {"type": "string", "nullable": True, "enum": ["a"]},
+        {"nullable": True, "allOf": [{"$ref": "#/components/schemas/O"}]},
+        {"nullable": True, "allOf": [{"$ref": "#/components/schemas/E"}]},
+        {"nullable": True, "anyOf": [{"type": "string"}, {"type": "integer"}]},
+        {"nullable": True, "$ref": "#/components/schemas/O"},
+        {"anyOf": [{"$ref": "#/components/schemas/O"}, {"type": "null"}]},
+        {"type": ["string", "null"]},
+        {"nullable": True, "properties": {"a": {}}},
+    ],
+)
+async def test_null_in_the_forms_of_both_versions(version, schema):
+    components = {
+        "schemas": {
+            "O": {"type": "object", "properties": {"a": {"type": "integer"}}},
+            "E": {"type": "string", "enum": ["x", "y"]},
+        }
+    }
+    made = with_body({"type": "object", "properties": {"p": schema}}, version=version, components=components)
+    assert (await sent(made, p=None)).content == b'{"p":null}'
+
+
+def test_what_stands_beside_a_reference():
+    components = {"schemas": {"P": {"type": "integer", "description": "theirs"}}}
+    beside = {"$ref": "#/components/schemas/P", "default": 3, "description": "ours", "maximum": 5}
+    for version, found in (
+        ("3.1.0", {"type": "integer", "default": 3, "description": "ours", "maximum": 5}),
+        ("3.0.3", {"type": "integer", "default": 3, "description": "ours"}),
+    ):
+        made = document({"parameters": [parameter("query", beside)]}, version=version, components=components)
+        assert api_tools(made)[0].schema["function"]["parameters"]["properties"]["p"] == found
+
+
+async def test_allof_with_a_union_and_requirements():
+    components = {
+        "schemas": {
+            "Base": {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]},
+            "X": {"type": "object", "properties": {"x": {"type": "string"}}},
+            "Y": {"type": "object", "properties": {"y": {"type": "string"}}},
+        }
+    }
+    union = {"oneOf": [{"$ref": "#/components/schemas/X"}, {"$ref": "#/components/schemas/Y"}]}
+    whole = {"allOf": [{"$ref": "#/components/schemas/Base"}, union, {"required": ["x"]}]}
+    made = with_body(whole, components=components)
+    assert json.loads((await sent(made, body={"id": 1, "x": "q"})).content) == {"id": 1, "x": "q"}
+    for wrong in ({"x": "q"}, {"id": 1, "z": 1}):
+        with pytest.raises(ToolError, match=r"body\.(id|z) is"):
+            await sent(made, body=wrong)
+
+
+async def test_unions_of_requirements_leave_a_body_flat():
+    whole = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+        "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
+    }
+    assert (await sent(with_body(whole), b="x")).content == b'{"b":"x"}'
+
+
+@pytest.mark.parametrize(
+    ("values", "right", "wrong"),
+    [
+        ([0.5, 1.5], [0.5], [0.7]),
+        ([0, 1], [0, 1.0], [True, "0"]),
+        ([True], [True], [1]),
+        ([{"a": 1}], [{"a": 1}], [{"a": 2}, {"a": True}, {}]),
+        ([[1]], [[1]], [[2], []]),
+        (["a", None], ["a", None], ["b", ""]),
+    ],
+)
+async def test_enumerations_of_every_kind(values, right, wrong):
+    made = with_body({"type": "object", "properties": {"p": {"enum": values}}})
+    for value in right:
+        assert json.loads((await sent(made, p=value)).content) == {"p": value}
+    for value in wrong:
+        with pytest.raises(ToolError, match="p should be"):
+            await sent(made, p=value)
+
+
+@pytest.mark.parametrize("fan", [2, 40])
+def test_references_that_fan_out_are_bounded_in_size_and_time(fan):
+    """Level by level each names the next several times: written out, that would be fan ** 15."""
+    names = [f"m{i}" for i in range(fan)]
+    levels = {
+        f"L{i}": {"type": "object", "properties": {n: {"$ref": f"#/components/schemas/L{i + 1}"} for n in names}}
+        for i in range(15)
+    }
+    components = {"schemas": {**levels, "L15": {"type": "string"}}}
+    made = with_body({"$ref": "#/components/schemas/L0"}, components=components)
+    began = time.process_time()
+    (tool,) = api_tools(made)
+    tool.validate({})
+    assert time.process_time() - began < 5
+    text = json.dumps(tool.schema)
+    assert len(text) < 200 * MAX_NODES
+    assert "which is not written out here" in text
+
+
+def test_aliases_that_fan_out_without_references_are_refused(tmp_path):
+    pytest.importorskip("yaml")
+    lines = ["a0: &a0 {type: string}"]
+    for i in range(1, 12):
+        members = ", ".join(f"m{n}: *a{i - 1}" for n in range(8))
+        lines.append(f"a{i}: &a{i} {{type: object, properties: {{{members}}}}}")
+    head = "openapi: 3.1.0\nservers: [{url: 'http://x.test'}]\n"
+    tail = "\npaths: {/a: {get: {operationId: a, parameters: [{name: q, in: query, schema: *a11}]}}}\n"
+    path = tmp_path / "laughs.yaml"
+    path.write_text(head + "\n".join(lines) + tail)
+    with pytest.raises(ToolSchemaError, match="no operation can be a tool; a: a schema holds more"):
+        api_tools(path)
+
+
+def test_cycles_end():
+    schemas = {
+        "A": {"type": "object", "properties": {"b": {"$ref": "#/components/schemas/B"}, "more": {"type": "array"}}},
+        "B": {"allOf": [{"$ref": "#/components/schemas/A"}, {"properties": {"z": {"type": "integer"}}}]},
+        "M": {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/M"}},
+        "U": {"oneOf": [{"$ref": "#/components/schemas/U"}, {"type": "string"}]},
+    }
+    for name in schemas:
+        found = resolve(
+            {"$ref": f"#/components/schemas/{name}"}, {"openapi": "3.1.0", "components": {"schemas": schemas}}
+        )
+        assert "$ref" not in json.dumps(found)
+
+
+def test_the_longer_of_summary_and_description_is_shown():
+    def shown(**texts):
+        return api_tools(document(texts))[0].description
+
+    assert shown(summary="Give Back", description="Take a loan back.\n\nMore.") == "Take a loan back."
+    assert shown(summary="Take a loan back.", description="Loans") == "Take a loan back."
+    assert shown() == "GET /x"
+    assert len(shown(description="long " * 500)) == 300
+
+
+def test_names_suit_every_server():
+    names = ("filter[name]", "$top", "@type", "a.b", "q" * 90, "名")
+    made = document({"parameters": [{"name": n, "in": "query", "schema": {}} for n in names]})
+    shown = api_tools(made)[0].schema["function"]["parameters"]["properties"]
+    assert list(shown) == ["filter_name", "top", "type", "a.b", "q" * 64, "value"]
+
+
+async def test_names_are_the_documents_in_the_request_and_the_models_in_messages():
+    made = document({"parameters": [{"name": "filter[n]", "in": "query", "schema": {"type": "integer"}}]})
+    assert (await sent(made, filter_n=3)).url.query == b"filter%5Bn%5D=3"
+    with pytest.raises(ToolError, match="wrong arguments for op: filter_n should be a valid integer"):
+        await sent(made, filter_n="x")
+
+
+def test_a_schema_that_is_none_does_not_fail_a_call(caplog):
+    odd = {"type": "string", "minLength": "three", "pattern": "(["}
+    odder = {"type": "object", "properties": {"a": {"type": 5}}, "required": 7}
+    made = with_body({"type": "object", "properties": {"a": odd, "b": odder, "c": {"enum": []}}})
+    (tool,) = api_tools(made)
+    assert tool.validate({"a": "x", "b": {"a": 1}})
+
+
+def test_yaml_reads_the_values_that_json_has(tmp_path):
+    pytest.importorskip("yaml")
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "openapi: 3.0.0\ninfo: {version: 2020-01-01}\nservers: [{url: 'http://x.test'}]\npaths:\n  /x:\n    get:\n"
+        "      operationId: x\n      parameters:\n"
+        "      - {name: c, in: query, schema: {enum: [NO, on, 1.5, 2020-01-01, 012, 0x1F, 1e3, true, null, ~, '']}}\n"
+        "      responses: {200: {description: ok}}\n"
+    )
+    shown = api_tools(path)[0].schema["function"]["parameters"]["properties"]["c"]["enum"]
+    assert shown == ["NO", "on", 1.5, "2020-01-01", "012", "0x1F", 1000.0, True, None, None, ""]
+
+
+async def test_a_document_that_fastapi_wrote():
+    path = Path(__file__).with_name("loan_desk.openapi.json")
+    options = {"base_url": "http://desk.test", "session": "X-Session", "reset": "reset", "seed": "seed"}
+    tools = {t.name: t for t in api_tools(path, exclude=["state", "give_back"], **options)}
+    assert list(tools) == ["member", "books", "copies", "lend"]
+    assert tools["member"].description == "A member and the loan period they may have."
+    assert "x-session" not in json.dumps([t.schema for t in tools.values()]).lower()
+    books = tools["books"].schema["function"]["parameters"]["properties"]
+    assert books["genre"]["anyOf"] == [{"type": "string", "enum": ["crime", "poetry", "travel"]}, {"type": "null"}]
+    assert (books["page"]["minimum"], books["page"]["maximum"], books["page"]["default"]) == (1, 9, 1)
+    lend = tools["lend"].schema["function"]["parameters"]
+    assert lend["required"] == ["member", "copy_id"]
+    assert lend["properties"]["period"] == {"type": "string", "enum": ["week", "month"], "default": "week"}
+    assert tools["lend"].validate({"member": 1, "copy_id": 2, "note": None})
+    with pytest.raises(ToolError, match="period should be 'week' or 'month'"):
+        tools["lend"].validate({"member": 1, "copy_id": 2, "period": "year"})
+
+
+# Servers.
+
+
+async def called(made, **options):
+    """Where the request of the only tool goes, and whether it carries the key."""
+    from agentrl.tools.http_api import api_key
+
+    echo = Echo()
+    (tool,) = api_tools(made, transport=echo, auth=api_key("X-Key", "THE_KEY"), **options)
+    await tool.function(**tool.validate({}))
+    return str(echo.seen[0].url), "x-key" in echo.seen[0].headers
+
+
+def with_servers(path_servers=None, own=None):
+    made = document({"servers": [{"url": own}]} if own else {})
+    if path_servers:
+        made["paths"]["/x"]["servers"] = [{"url": path_servers}]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("path_servers", "own", "options", "url"),
+    [
+        (None, None, {}, "https://api.test/x"),
+        ("https://files.test/up", None, {}, "https://files.test/up/x"),
+        ("https://files.test/up", "https://own.test", {}, "https://own.test/x"),
+        ("/v2", None, {}, "https://api.test/v2/x"),
+        ("https://api.test", None, {"base_url": "http://127.0.0.1:1/t"}, "http://127.0.0.1:1/t/x"),
+        ("/v2", None, {"base_url": "http://127.0.0.1:1"}, "http://127.0.0.1:1/v2/x"),
+        (
+            "https://files.test",
+            None,
+            {"base_url": "http://127.0.0.1:1", "allow_hosts": ["127.0.0.1:1", "files.test"]},
+            "https://files.test/x",
+        ),
+    ],
+)
+async def test_servers_of_a_path_and_of_an_operation(path_servers, own, options, url, monkeypatch):
+    monkeypatch.setenv("THE_KEY", "k" * 9)
+    assert await called(with_servers(path_servers, own), **options) == (url, True)
+
+
+@pytest.mark.parametrize("options", [{"base_url": "http://127.0.0.1:1"}, {"allow_hosts": ["api.test"]}])
+def test_a_host_that_was_not_asked_for_is_refused_by_name(options):
+    with pytest.raises(
+        ToolSchemaError, match=r"op: its server is https://files.test, and .*allow_hosts=\['files.test'"
+    ):
+        api_tools(with_servers("https://files.test"), **options)
+
+
+def test_a_server_with_a_variable_and_no_value_is_refused():
+    made = {**document({}), "servers": [{"url": "https://{region}.test"}]}
+    with pytest.raises(ToolSchemaError, match=r"has no value for \{region\}: give base_url"):
+        api_tools(made)
+
+
+# What cannot be offered.
+
+
+def mixed():
+    made = document({"operationId": "good"})
+    bodies = {"/b": {"application/octet-stream": {}}, "/c": {"multipart/form-data": {"schema": {}}}}
+    for path, content in bodies.items():
+        made["paths"][path] = {"post": {"operationId": path[1:], "requestBody": {"content": content}}}
+    return made
+
+
+def test_one_bad_operation_does_not_spoil_a_document(caplog):
+    tools = api_tools(mixed())
+    assert [tool.name for tool in tools] == ["good"]
+    reason = "it takes a body of application/octet-stream, which a tool cannot send"
+    assert (tools.skipped[0].name, tools.skipped[0].reason) == ("b", reason)
+    assert "2 operations are left out" in caplog.text
+    with pytest.raises(ToolSchemaError, match=r"b cannot be a tool: .*leave it out with exclude=\['b'\]"):
+        api_tools(mixed(), on_unsupported="refuse")
+    with pytest.raises(ToolSchemaError, match="c cannot be a tool"):
+        api_tools(mixed(), include=["good", "c"])
+    with pytest.raises(ValueError, match="on_unsupported must be 'skip' or 'refuse'"):
+        api_tools(mixed(), on_unsupported="ignore")
+
+
+@pytest.mark.parametrize(
+    ("operation", "reason"),
+    [
+        ({"parameters": [parameter("query", {}, style="matrix")]}, "style 'matrix', which a query parameter cannot"),
+        ({"parameters": [parameter("body", {})]}, "stands in 'body'"),
+        ({"parameters": [{"name": "p"}]}, "has no name or no place"),
+        ({"parameters": [5]}, "has no name or no place"),
+        ({"parameters": 5}, "cannot be read"),
+        (
+            {"parameters": [{"name": "p", "in": "query", "content": {"application/xml": {}}}]},
+            "content 'application/xml'",
+        ),
+        ({"requestBody": {"content": {"application/xml": {}}}}, "a body of application/xml"),
+        ({"requestBody": {"content": {}}}, "a body of no type"),
+        ({"requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": TEXTS}}}}, "named fields"),
+        ({"requestBody": {"content": "x"}}, "cannot be read"),
+    ],
+)
+def test_operations_that_are_refused_by_name(operation, reason):
+    with pytest.raises(ToolSchemaError, match=f"op: .*{reason}"):
+        api_tools(document(operation))
+
+
+@pytest.mark.parametrize(
+    "paths", [None, [], 5, {"/x": None}, {"/x": {"get": None}}, {"/x": {"$ref": 5}}, {5: {"get": {}}}]
+)
+def test_documents_of_odd_shapes_are_read_or_refused(paths):
+    made = {"openapi": "3.1.0", "servers": [{"url": "https://api.test"}], "paths": paths}
+    try:
+        assert len(api_tools(made)) == len(list(operations(made)))
+    except ToolSchemaError as error:
+        assert "cannot be read" in str(error)  # noqa: PT017
+
+
+async def test_a_part_of_the_path_that_nothing_declares_is_a_text():
+    assert (await sent(document({}, path="/a/{b}"), b="x/y")).url.raw_path == b"/a/x%2Fy"
