@@ -163,7 +163,10 @@ class RemoteSandbox(Sandbox):
         limits: SandboxLimits | None = None,
     ) -> CallResult:
         try:
-            forms = {"args": encode(list(args)).decode(), "kwargs": encode(dict(kwargs or {})).decode()}
+            forms = {
+                "args": encode(list(args)).decode("latin-1"),
+                "kwargs": encode(dict(kwargs or {})).decode("latin-1"),
+            }
         except ValueFormError as error:
             raise SandboxError(f"an argument of {function!r} cannot go in: {error}") from error
         body = json.dumps({"source": source, "function": function, **forms}).encode("ascii")
