@@ -19,10 +19,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxFault, SandboxSpec
 from agentrl.sandbox.bubblewrap.doctor import INSTALL, explain, look
+from agentrl.sandbox.bubblewrap.host_files import shown
 from agentrl.sandbox.host import cgroups
 from agentrl.sandbox.host.channel import Channel, until_readable
 from agentrl.sandbox.host.owner import Owner
@@ -32,9 +32,6 @@ from agentrl.sandbox.host.seccomp import WORKER_CALLS, profile
 from agentrl.sandbox.host.worker_zip import WORKER_ENV, WORKER_OPTIONS, worker_zip
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
-_ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_READABLE = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime")
-_CERTIFICATES = ("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted")
 _ETC = {
     "/etc/passwd": b"root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/work:/bin/sh\n",
     "/etc/group": b"root:x:0:\nuser:x:1000:\n",
@@ -182,17 +179,7 @@ class Bubblewrap(Backend):
         # CAP_DAC_OVERRIDE: the worker must open its own files even if a program has removed their permissions.
         for capability in ("CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_DAC_OVERRIDE"):
             argv += ["--cap-add", capability]
-        argv += ["--ro-bind", "/usr", "/usr"]
-        for name in _ROOT_FOLDERS:
-            path = Path("/") / name
-            if path.is_symlink():
-                argv += ["--symlink", os.readlink(path), str(path)]
-            elif path.is_dir():
-                argv += ["--ro-bind", str(path), str(path)]
-        certificates = () if spec.network.off else _CERTIFICATES
-        for text in (*_READABLE, *certificates, *spec.read_only, *_python_folders(self._python)):
-            if Path(text).exists():
-                argv += ["--ro-bind", text, text]
+        argv += shown(self._python, spec.read_only, certificates=not spec.network.off)
         argv += ["--proc", "/proc", "--dev", "/dev"]
         for folder in ("/work", "/tmp", "/box"):
             argv += ["--dir", folder]
@@ -228,13 +215,6 @@ def _memory_file(content: bytes, stack: contextlib.ExitStack) -> int:
 
 def _default_python() -> str:
     return _SYSTEM_PYTHON if os.access(_SYSTEM_PYTHON, os.X_OK) else os.path.realpath(sys.executable)
-
-
-def _python_folders(python: str) -> tuple[str, ...]:
-    """The folders of its installation that an interpreter outside /usr needs."""
-    if python.startswith("/usr/"):
-        return ()
-    return (str(Path(os.path.realpath(python)).parent.parent),)
 
 
 def _as_nobody() -> list[str]:
