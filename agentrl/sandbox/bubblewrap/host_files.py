@@ -47,7 +47,9 @@ def shown(python: str, read_only: Sequence[str], *, certificates: bool) -> list[
     for text in (*_READABLE, *(_CERTIFICATES if certificates else ()), *read_only):
         if Path(text).exists():
             argv += ["--ro-bind", text, text]
-    for hidden_folder in filter(os.path.isdir, (*under_usr, *under_own)):  # last, because bwrap makes folders to mount on
+    for hidden_folder in filter(
+        os.path.isdir, (*under_usr, *under_own)
+    ):  # last, because bwrap makes folders to mount on
         argv += ["--remount-ro", hidden_folder]
     return argv
 

@@ -136,13 +136,13 @@ class Worker:
         return {}, []
 
     def _on_read(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        return {}, [memoryview(self._files.read(header["path"], header["max_bytes"]))]
+        return {}, [self._files.read(header["path"], header["max_bytes"])]
 
     def _on_entries(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         return {}, [_view(json.dumps(self._files.entries()).encode("ascii"))]
 
     def _on_save(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        return {}, [memoryview(self._files.save(self._max_saved_bytes))]
+        return {}, [self._files.save(self._max_saved_bytes)]
 
     def _on_load(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         self._runner.close_sessions()
