@@ -84,15 +84,11 @@ def descriptors_of(pids: Iterable[int], hidden: int) -> list[str]:
         try:
             found += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
         except PermissionError:
-            found += [""] * (hidden if _lives(pid) else 0)  # one that has ended belongs to nobody
+            # One that is ending has no memory any more, and belongs to nobody who could look into it.
+            found += [""] * (hidden if _resident_bytes(pid) else 0)
         except OSError:  # gone by now
             continue
     return found
-
-
-def _lives(pid: int) -> bool:
-    fields = _stat(str(pid))
-    return bool(fields) and fields[0] not in ("Z", "X")
 
 
 def sockets_among(descriptors: Iterable[str]) -> int:

@@ -34,7 +34,9 @@ _TOKEN = re.compile(
     r"""|[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*|\S""",
     re.DOTALL,
 )
-_WRITTEN_OUT = re.compile(r"[0-9:.+ -]+T?[0-9:.]*|[+-]?[0-9]+ (?:day|month|year|hour|minute|second)s?|start of [a-z]+")
+_WRITTEN_OUT = re.compile(
+    r"[0-9:.+ -]++(?:T[0-9:.]*)?|[+-]?[0-9]+ (?:day|month|year|hour|minute|second)s?|start of [a-z]+"
+)
 _WIDTH = re.compile(r"\*|[0-9]+")
 _WIDTH_DIGITS = 6
 # SQLite reads `$name(...)` as one variable, whatever the parentheses hold.
