@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import resource
+import select
+import signal
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -569,3 +574,28 @@ def test_a_file_is_changed_where_it_is(tmp_path):
         assert database.query("SELECT name FROM item") == "name\ntea"
         with pytest.raises(ToolError, match="not allowed"):
             database.query("DELETE FROM item")
+
+
+def test_an_owner_that_is_killed_leaves_no_process():
+    program = f"""
+from agentrl.tools.sql import SqlDatabase, SqlLimits
+from agentrl.tools.sqlite import process
+def told(worker, wait_s, read=process._Worker._read):
+    print(worker._process.pid, flush=True)
+    return read(worker, wait_s)
+process._Worker._read = told
+SqlDatabase(limits=SqlLimits(timeout_s=60)).query({SLOW["GLOB"]!r})
+"""
+    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    _, second = owner.stdout.readline(), owner.stdout.readline()  # it has started; a statement has been sent to it
+    worker = os.pidfd_open(int(second))
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    poll = select.poll()
+    poll.register(worker, select.POLLIN)
+    ended = poll.poll(10_000)  # a pidfd is readable when its process has ended
+    if not ended:
+        signal.pidfd_send_signal(worker, signal.SIGKILL)
+    os.close(worker)
+    assert ended

@@ -10,8 +10,10 @@ import contextlib
 import marshal
 import os
 import resource
+import select
 import sqlite3
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -109,8 +111,17 @@ def _size_bytes() -> int:
         return int(file.read().split()[0]) * _PAGE
 
 
+def _end_with_owner() -> None:
+    """End this process when the other end of its input is closed, also in the middle of a statement."""
+    poll = select.poll()
+    poll.register(0, 0)  # reports only that the writer is gone
+    poll.poll()
+    os._exit(0)
+
+
 def main() -> None:
     """Answer requests until there are no more."""
+    threading.Thread(target=_end_with_owner, daemon=True).start()
     out, served = os.dup(1), Served()
     os.dup2(2, 1)
     content: bytes = b""
