@@ -6,6 +6,7 @@ below /usr would otherwise show its answer key to the programs that it grades. `
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,7 +40,7 @@ def shown(python: str, read_only: Sequence[str], *, certificates: bool) -> list[
         elif path.is_dir():
             argv += ["--ro-bind", str(path), str(path)]
     own = interpreter_folders(python)
-    under_usr, under_own = hidden([Path("/usr")]), hidden(map(Path, own))
+    under_usr, under_own = hidden([Path("/usr")]), hidden([Path(folder) for folder in own])
     argv += _hiding(under_usr)
     for folder in own:
         argv += ["--ro-bind", folder, folder]
@@ -62,7 +63,7 @@ def interpreter_folders(python: str) -> tuple[str, ...]:
     return tuple(str(prefix / name) for name in ("bin", "lib", "lib64") if (prefix / name).is_dir())
 
 
-def hidden(tops: Iterable[Path], import_path: Sequence[str] | None = None) -> list[str]:
+def hidden(tops: Sequence[Path], import_path: Sequence[str] | None = None) -> list[str]:
     """Folders and files below `tops` that are hidden: packages, sources, and all that this process imports from.
 
     Args:
@@ -70,14 +71,25 @@ def hidden(tops: Iterable[Path], import_path: Sequence[str] | None = None) -> li
         import_path: where this process imports from; default: `sys.path`, the current folder, and AgentRL's folder.
     """
     imports = [*sys.path, os.getcwd(), _AGENTRL] if import_path is None else import_path
-    places = {os.path.realpath(entry) for entry in imports if entry}
+    searched = [folder for top in tops for folder in (top, top / "lib", top / "local", top / "local" / "lib")]
+    changes = [folder.stat().st_mtime_ns for folder in searched if folder.is_dir()]
+    return list(_hidden(tuple(tops), tuple(filter(None, imports)), tuple(changes)))
+
+
+@functools.lru_cache(maxsize=8)
+def _hidden(tops: tuple[Path, ...], imports: tuple[str, ...], changes: tuple[int, ...]) -> tuple[str, ...]:
+    """As `hidden`. Looking takes longer than a hundredth of a start, so it is done once until a folder changes.
+
+    Args: changes: when the folders that are searched were changed.
+    """
+    places = {os.path.realpath(entry) for entry in imports}
     found: set[str] = set()
     for top in tops:
         found.update(str(path) for pattern in _PACKAGES for path in top.glob(pattern))
         found.update(_unusual(top))
         found.update(place for place in places if _inside(place, top) and not _has_programs(Path(place), top))
     real = {os.path.realpath(path) for path in found if os.path.exists(path)}
-    return sorted(path for path in real if _holds_something(path) and not _inside_any(path, real - {path}))
+    return tuple(sorted(path for path in real if not _inside_any(path, real - {path})))
 
 
 def _unusual(top: Path) -> Iterator[str]:
@@ -99,13 +111,6 @@ def _inside(path: str, folder: Path) -> bool:
 
 def _inside_any(path: str, folders: Iterable[str]) -> bool:
     return any(_inside(path, Path(folder)) for folder in folders)
-
-
-def _holds_something(path: str) -> bool:
-    try:
-        return os.path.isfile(path) or next(os.scandir(path), None) is not None
-    except OSError:  # this user cannot read it, but another one may
-        return True
 
 
 def _hiding(paths: Iterable[str]) -> list[str]:

@@ -109,7 +109,10 @@ class Folder:
         is mapped memory, which goes back to the kernel whole.
         """
         most = max_bytes + _OVERHEAD_BYTES + _MARGIN_BYTES
-        out, pages = Writer(memoryview(mmap.mmap(-1, most, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))), 0
+        room = mmap.mmap(-1, most, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            room.madvise(mmap.MADV_NOHUGEPAGE)  # the first byte would zero two megabytes
+        out, pages = Writer(memoryview(room)), 0
         for path, info, parent in self._walk():
             if len(os.fsencode(path)) > MAX_PATH_BYTES:
                 raise FileError(f"{path[:_SHOWN]!r}... is too long to be saved")

@@ -72,17 +72,18 @@ def test_packages_sources_and_what_no_standard_names_are_hidden(tmp_path):
         "share/python3/site-packages",
         "src",
     ]
+    (usr / "new").mkdir()
+    assert f"{usr}/new" in hidden([usr], [])
 
 
 def test_what_this_process_imports_from_is_hidden_but_never_programs_or_the_standard_library(tmp_path):
     usr = _made(
         tmp_path / "usr",
         *("bin/agentrl", "local/bin/agentrl", "lib/python3.11/os.py", "lib/python3.11/lib-dynload/_ssl.cpython-311.so"),
-        *("lib/x86_64-linux-gnu/libc.so.6", "share/project/env.py", "lib/archive.zip", "libexec/empty/x"),
+        *("lib/x86_64-linux-gnu/libc.so.6", "share/project/env.py", "lib/archive.zip"),
     )  # fmt: skip
-    (usr / "libexec/empty/x").unlink()
     usual = ["", "bin", "local/bin", "lib/python3.11", "lib/python3.11/lib-dynload", "lib/x86_64-linux-gnu"]
-    asked = [str(usr / name) for name in (*usual, "share/project", "lib/archive.zip", "libexec/empty", "missing")]
+    asked = [str(usr / name) for name in (*usual, "share/project", "lib/archive.zip", "missing")]
     assert hidden([usr], ["", *asked, str(tmp_path / "elsewhere")]) == [
         str(usr / "lib/archive.zip"),
         str(usr / "share/project"),
