@@ -65,6 +65,8 @@ def test_a_table_and_json(readable):
         "SELECT CURRENT_TIMESTAMP",
         "BEGIN",
         "WITH x AS (SELECT 1) DELETE FROM item",
+        "EXPLAIN SELECT 1",
+        "-- a note\n/* and */ explain query plan SELECT * FROM item",
     ],
 )
 def test_a_read_only_database_refuses(readable, statement):
