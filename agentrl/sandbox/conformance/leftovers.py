@@ -163,6 +163,7 @@ print(found)
         expect(held.ok and int(held.text) > 0, f"the scan does not find what is there: {held.text}{held.error_text}")
         text = f"x = 'marked-{ground.token}'"
         await sandbox.run_python(text, stdin=b"marked-" + ground.token.encode())
+        await sandbox.run_python(text, session=f"marked-{ground.token}")
         await sandbox.exec(["true", f"marked-{ground.token}"], env={"X": f"marked-{ground.token}"})
         await sandbox.call(f"{text}\ndef f(y):\n    return y", "f", [f"marked-{ground.token}"])
         await sandbox.write("secret", f"marked-{ground.token}".encode())
