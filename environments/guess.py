@@ -23,7 +23,7 @@ from agentrl.trajectory import Task
 DEFAULT_SIZE = 60
 SPARE_GUESSES = 2
 SHAPING_WEIGHT = 0.2
-_GUESS = re.compile(r"\s*(\d{1,6})\s*\.?\s*")
+_GUESS = re.compile(r"\s*(\d{1,6})\s*(?:\.\s*)?")
 
 
 def make_task(rng: np.random.Generator, size: int) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class SandboxEnv(ToolEnv):
     Class attributes:
         sandbox_limits: limits of every sandbox of this class.
         sandbox_network: what programs may reach; by default nothing.
+        sandbox_read_only: folders of the host that programs may read, such as one of Python packages.
 
     Args:
         backend: `auto`, or a name or reference that `agentrl.sandbox.make_backend` knows.
@@ -84,6 +85,7 @@ class SandboxEnv(ToolEnv):
     tool_timeout_s: ClassVar[float] = 600.0
     sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits()
     sandbox_network: ClassVar[Network] = Network()
+    sandbox_read_only: ClassVar[tuple[str, ...]] = ()
     not_state: ClassVar[tuple[str, ...]] = ("_pool", "_lent", "_on_drop", "_opening", "_content", "_tools")
     _content = Content()
     _lent: Sandbox | None
@@ -218,7 +220,9 @@ class SandboxEnv(ToolEnv):
     async def _filled(self) -> Sandbox:
         """A sandbox with the episode's content. Raises: SandboxLost if its cells bring the sandbox down."""
         if self._pool is None:
-            spec = SandboxSpec(limits=self.sandbox_limits, network=self.sandbox_network)
+            spec = SandboxSpec(
+                limits=self.sandbox_limits, network=self.sandbox_network, read_only=self.sandbox_read_only
+            )
             self._pool = pool_of(self._backend, self._backend_options, spec)
         sandbox: Sandbox = await self._pool.lend()
         try:

@@ -185,7 +185,18 @@ def test_tries_run_out():
     assert (reward, terminated, info["success"]) == (0.0, True, False)
 
 
-@pytest.mark.parametrize("text", ["", "three", "150 160", "150, 160", "between 100 and 200", "1" * 50])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "three",
+        "150 160",
+        "150, 160",
+        "between 100 and 200",
+        "1" * 50,
+        pytest.param(f"1{' ' * 30_000}x", id="blanks"),
+    ],
+)
 def test_only_one_number_is_a_guess(text):
     env = Guess()
     env.reset(options={"task": "eval-0"})

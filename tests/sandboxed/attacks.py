@@ -186,6 +186,14 @@ ATTACKS = {
     "modules that are links": Attack(BugFix, shell(NO_MODULES.format("ln -s /proc/self"))),
     "modules that are pipes": Attack(BugFix, shell(NO_MODULES.format("mkfifo"))),
     "an endless value": Attack(FunctionSynthesis, answer=function("def f(*a): return ['x' * (1 << 20)] * 64")),
+    "a forged value of equal hashes": Attack(
+        FunctionSynthesis,
+        answer=function(
+            "import os\ndef f(*a):\n    P = 2**61 - 1\n"
+            "    b = b'Rs25000:' + b''.join(b'i%x;' % (i * P) for i in range(25000))\n"
+            "    while b: b = b[os.write(3, b):]\n    os._exit(0)"
+        ),
+    ),
     "a value of equal hashes": Attack(
         FunctionSynthesis, answer=function("def f(*a): return {i * (2**61 - 1) for i in range(3000)}")
     ),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import pickle
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +49,24 @@ async def test_a_fork_has_the_files_and_goes_its_own_way():
     assert "raw" in here.splitlines()
     assert there.startswith("two\na.txt\n700\n")
     assert "raw" not in there.splitlines()
+
+
+async def test_a_class_names_folders_that_its_programs_may_read():
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chmod(folder, 0o755)
+        Path(folder, "packaged.py").write_text("VALUE = 'seen'\n")
+
+        class WithPackages(Terminal):
+            sandbox_read_only = (folder,)
+
+        env = WithPackages(backend="bubblewrap")
+        await env.areset(options={"task": "eval-0"})
+        found = await tell(env, f"PYTHONPATH={folder} python3 -c 'import packaged; print(packaged.VALUE)'")
+        refused = await tell(env, f"touch {folder}/x")
+        await env.aclose()
+    await clear_pools()
+    assert found.strip() == "seen"
+    assert "Read-only file system" in refused
 
 
 async def test_a_state_outlives_its_environment_and_may_be_used_twice():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agentrl.messages import ToolCall
@@ -15,7 +15,7 @@ _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _END, _CALL, _RETURN = "<|end|>", "<|call|>", "<|return|>"
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")
 _IN_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
-_MESSAGES = re.compile(r"(.*?)<\|message\|>(.*?)(?:<\|end\|>|<\|call\|>|<\|return\|>|(?=<\|start\|>)|\Z)", re.DOTALL)
+_END_OF_MESSAGE = re.compile(r"<\|end\|>|<\|call\|>|<\|return\|>|(?=<\|start\|>)|\Z")
 
 
 class HarmonyFormat(ChatFormat):
@@ -61,13 +61,23 @@ class HarmonyFormat(ChatFormat):
         calls: list[ToolCall] = []
         if _MESSAGE not in text:
             return None, text.strip(), calls
-        for header, body in _MESSAGES.findall(text):
+        for header, body in _messages(text):
             recipient, channel = _RECIPIENT.search(header), _IN_CHANNEL.search(header)
             if recipient:
                 calls.append(_call(recipient[1], body, len(calls)))
             else:
                 (thoughts if channel and channel[1] == "analysis" else said).append(body.strip())
         return "\n".join(thoughts) if thoughts else None, "\n".join(said), calls
+
+
+def _messages(text: str) -> Iterator[tuple[str, str]]:
+    """Header and body of each message; one search for each, so that no text takes long."""
+    at = 0
+    while (start := text.find(_MESSAGE, at)) >= 0:
+        end = _END_OF_MESSAGE.search(text, start + len(_MESSAGE))
+        assert end is not None  # the end of the text is one
+        yield text[at:start], text[start + len(_MESSAGE) : end.start()]
+        at = end.end()
 
 
 def _call(name: str, body: str, index: int) -> ToolCall:

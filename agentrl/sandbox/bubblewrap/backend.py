@@ -19,22 +19,19 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxFault, SandboxSpec
 from agentrl.sandbox.bubblewrap.doctor import INSTALL, explain, look
+from agentrl.sandbox.bubblewrap.host_files import shown
 from agentrl.sandbox.host import cgroups
 from agentrl.sandbox.host.channel import Channel, until_readable
-from agentrl.sandbox.host.owner import Owner
+from agentrl.sandbox.host.owner import Owner, told_if_too_many_open
 from agentrl.sandbox.host.reaping import reap_monitors, remove_groups
 from agentrl.sandbox.host.sandbox import RemoteSandbox
 from agentrl.sandbox.host.seccomp import WORKER_CALLS, profile
 from agentrl.sandbox.host.worker_zip import WORKER_ENV, WORKER_OPTIONS, worker_zip
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
-_ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_READABLE = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime")
-_CERTIFICATES = ("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted")
 _ETC = {
     "/etc/passwd": b"root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/work:/bin/sh\n",
     "/etc/group": b"root:x:0:\nuser:x:1000:\n",
@@ -49,15 +46,25 @@ class BubblewrapProcess:
     """A running bwrap: its monitor outside, and the worker, the first process of the new namespace."""
 
     def __init__(
-        self, monitor: subprocess.Popen[bytes], info_fd: int, said_fd: int, group: cgroups.Group | None
+        self,
+        monitor: subprocess.Popen[bytes],
+        monitor_fd: int,
+        info_fd: int,
+        said_fd: int,
+        group: cgroups.Group | None,
     ) -> None:
         self._group = group
         self._memory_kills = None if group is None else group.memory_kills()
         self._monitor = monitor
-        self._monitor_fd = os.pidfd_open(monitor.pid)
+        self._monitor_fd = monitor_fd
         self._info_fd = info_fd
         self._said_fd = said_fd
         self._worker_fd = -1
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a control group bounds it."""
+        return self._group is not None
 
     def worker_pid(self) -> int:
         """Process id of the worker on the host; 0 if bwrap has not started it."""
@@ -73,9 +80,10 @@ class BubblewrapProcess:
         """
         pid = self.worker_pid()
         try:
-            self._worker_fd = os.pidfd_open(pid)
-            if self._group is not None:
-                self._group.add(pid)
+            with told_if_too_many_open():
+                self._worker_fd = os.pidfd_open(pid)
+                if self._group is not None:
+                    self._group.add(pid)
         except OSError as error:
             raise SandboxFault(f"the worker is gone: {error}") from error
 
@@ -133,12 +141,17 @@ class Bubblewrap(Backend):
     async def _start(self, spec: SandboxSpec, fresh: Callable[[], Awaitable[Sandbox]] | None = None) -> Sandbox:
         if shutil.which("bwrap") is None:
             raise SandboxFault(f"bubblewrap is not installed; run: {INSTALL}")
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = self._spawn(spec, theirs)
+        with told_if_too_many_open():
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    process = self._spawn(spec, theirs)
+            except BaseException:
+                ours.close()
+                raise
         sandbox = RemoteSandbox(spec, Channel(ours), process, fresh)
         try:
-            await sandbox.set_up("namespaces", profile())
+            await sandbox.set_up("namespaces", profile(), watched=not process.grouped)
             process.adopt()
         except BaseException:
             await sandbox.close()
@@ -146,20 +159,22 @@ class Bubblewrap(Backend):
         return sandbox
 
     def _spawn(self, spec: SandboxSpec, control: socket.socket) -> BubblewrapProcess:
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as given, contextlib.ExitStack() as kept:
             owner_fd = os.pidfd_open(os.getpid())
-            stack.callback(os.close, owner_fd)
+            given.callback(os.close, owner_fd)
             said_fd = os.memfd_create("said")
+            kept.callback(os.close, said_fd)
             info_read, info_write = os.pipe()
-            stack.callback(os.close, info_write)
+            kept.callback(os.close, info_read)
+            given.callback(os.close, info_write)
             files = {"/worker.zip": worker_zip(), **_ETC}
-            contents = {path: _memory_file(content, stack) for path, content in files.items()}
+            contents = {path: _memory_file(content, given) for path, content in files.items()}
             argv = [*_as_nobody(), "bwrap", "--info-fd", str(info_write), *self._isolation(spec)]
             # The label is an option without effect, so that only the host can see it.
             argv += ["--unsetenv", self._owner.label]
             for path, fd in contents.items():
                 argv += ["--file", str(fd), path]
-            filter_fd = _memory_file(profile(WORKER_CALLS), stack)
+            filter_fd = _memory_file(profile(WORKER_CALLS), given)
             argv += ["--seccomp", str(filter_fd)]
             argv += [self._python, *WORKER_OPTIONS, "/worker.zip", str(control.fileno()), str(owner_fd)]
             monitor = subprocess.Popen(
@@ -171,10 +186,14 @@ class Bubblewrap(Backend):
                 pass_fds=[control.fileno(), owner_fd, info_write, filter_fd, *contents.values()],
                 start_new_session=True,
             )
+            kept.callback(monitor.wait)
+            kept.callback(monitor.kill)
+            monitor_fd = os.pidfd_open(monitor.pid)
+            kept.pop_all()
         limits = spec.limits
         name = f"{self._owner.short}-{next(_count)}"
         group = cgroups.Group.for_sandbox(name, int(limits.memory_bytes), int(limits.disk_bytes), int(limits.pids))
-        return BubblewrapProcess(monitor, info_read, said_fd, group)
+        return BubblewrapProcess(monitor, monitor_fd, info_read, said_fd, group)
 
     def _isolation(self, spec: SandboxSpec) -> list[str]:
         argv = ["--unshare-all", "--unshare-user", "--uid", _INSIDE_ID, "--gid", _INSIDE_ID, "--as-pid-1"]
@@ -182,17 +201,7 @@ class Bubblewrap(Backend):
         # CAP_DAC_OVERRIDE: the worker must open its own files even if a program has removed their permissions.
         for capability in ("CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_DAC_OVERRIDE"):
             argv += ["--cap-add", capability]
-        argv += ["--ro-bind", "/usr", "/usr"]
-        for name in _ROOT_FOLDERS:
-            path = Path("/") / name
-            if path.is_symlink():
-                argv += ["--symlink", os.readlink(path), str(path)]
-            elif path.is_dir():
-                argv += ["--ro-bind", str(path), str(path)]
-        certificates = () if spec.network.off else _CERTIFICATES
-        for text in (*_READABLE, *certificates, *spec.read_only, *_python_folders(self._python)):
-            if Path(text).exists():
-                argv += ["--ro-bind", text, text]
+        argv += shown(self._python, spec.read_only, certificates=not spec.network.off)
         argv += ["--proc", "/proc", "--dev", "/dev"]
         for folder in ("/work", "/tmp", "/box"):
             argv += ["--dir", folder]
@@ -228,13 +237,6 @@ def _memory_file(content: bytes, stack: contextlib.ExitStack) -> int:
 
 def _default_python() -> str:
     return _SYSTEM_PYTHON if os.access(_SYSTEM_PYTHON, os.X_OK) else os.path.realpath(sys.executable)
-
-
-def _python_folders(python: str) -> tuple[str, ...]:
-    """The folders of its installation that an interpreter outside /usr needs."""
-    if python.startswith("/usr/"):
-        return ()
-    return (str(Path(os.path.realpath(python)).parent.parent),)
 
 
 def _as_nobody() -> list[str]:

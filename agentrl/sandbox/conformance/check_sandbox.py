@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agentrl.sandbox.base import Backend
+from agentrl.sandbox.conformance.kernel_memory import probe as kernel
 from agentrl.sandbox.conformance.leftovers import probe as state
 from agentrl.sandbox.conformance.limits import probe as limits
 from agentrl.sandbox.conformance.network import probe as network
@@ -21,6 +22,7 @@ from agentrl.sandbox.conformance.visible_host import probe as reach
 
 TOPICS: dict[str, tuple[Probe, ...]] = {
     "contract": tuple(contract.found),
+    "kernel": tuple(kernel.found),
     "limits": tuple(limits.found),
     "network": tuple(network.found),
     "reach": tuple(reach.found),

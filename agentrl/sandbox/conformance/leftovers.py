@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import replace
 
-from agentrl.sandbox.base import SandboxError
+from agentrl.sandbox.base import Sandbox, SandboxError
 from agentrl.sandbox.conformance.probes import SMALL, Ground, Probes, expect
 
 probe = Probes()
@@ -163,11 +163,30 @@ print(found)
         expect(held.ok and int(held.text) > 0, f"the scan does not find what is there: {held.text}{held.error_text}")
         text = f"x = 'marked-{ground.token}'"
         await sandbox.run_python(text, stdin=b"marked-" + ground.token.encode())
+        await sandbox.run_python(text, session=f"marked-{ground.token}")
         await sandbox.exec(["true", f"marked-{ground.token}"], env={"X": f"marked-{ground.token}"})
         await sandbox.call(f"{text}\ndef f(y):\n    return y", "f", [f"marked-{ground.token}"])
         await sandbox.write("secret", f"marked-{ground.token}".encode())
-        after = await sandbox.run_python(scan)
-        expect(after.ok and after.text == "0\n", f"found {after.text.strip()} times {after.error_text}")
+        await _expect_none(sandbox, scan, "after programs")
+        # Links do not travel in what is written, so a program makes them.
+        await sandbox.run_python(
+            f"import os\nfor i in range(9):\n    os.symlink('marked-{ground.token}', f'link{{i}}')"
+        )
+        await sandbox.read("secret")
+        await sandbox.write("large", f"marked-{ground.token}".encode() * 50_000)
+        await sandbox.read("large")
+        await _expect_none(sandbox, scan, "after files were read")
+        saved = await sandbox.snapshot()
+        await _expect_none(sandbox, scan, "after a snapshot")
+        await sandbox.restore(saved)
+        await _expect_none(sandbox, scan, "after it was restored")
+        await sandbox.reset()
+        await _expect_none(sandbox, scan, "after a reset")
+
+
+async def _expect_none(sandbox: Sandbox, scan: str, when: str) -> None:
+    after = await sandbox.run_python(scan)
+    expect(after.ok and after.text == "0\n", f"{when}: found {after.text.strip()} times {after.error_text}")
 
 
 @probe("a program has only its own three descriptors (a graded call has one more)")

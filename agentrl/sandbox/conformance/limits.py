@@ -56,6 +56,29 @@ except OSError as error:
     print(error.errno)
 """
 
+_CLAIMS = """
+import os
+def _form(tag, items):
+    return b"%c%d:" % (tag, len(items)) + b"".join(items)
+def f(name):
+    one_hash = [b"i%x;" % (number * (2**61 - 1)) for number in range(25000)]
+    sets = [_form(b"z", one_hash[:45] + [one_hash[50 + last]]) for last in range(46)]
+    content = b"R" + {
+        "integers of one hash": lambda: _form(b"s", one_hash),
+        "keys of one hash": lambda: b"d25000:" + b"N".join(one_hash) + b"N",
+        "sets of one hash": lambda: _form(b"s", [_form(b"z", [*sets[:-2], sets[last]]) for last in range(-24, 0)]),
+        "many sets": lambda: _form(b"l", [b"s0:"] * 99000),
+        "millions of parts": lambda: b"l8000000:" + b"N" * 8000000,
+        "an endless number": lambda: b"i" + b"f" * 8000000,
+        "a wide text": lambda: b"u7000004:" + b"x" * 7000000 + "\U0001f600".encode(),
+    }[name]()
+    while content:
+        content = content[os.write(3, content):]
+    os._exit(0)
+"""
+_CLAIMED = ["integers of one hash", "keys of one hash", "sets of one hash", "many sets", "millions of parts"]
+_CLAIMED += ["an endless number", "a wide text"]
+
 
 def _python(code: str, *arguments: str) -> list[str]:
     return ["python3", "-c", code, *arguments]
@@ -214,6 +237,18 @@ async def output_of_four_gigabytes(ground: Ground) -> None:
         grown = _peak_bytes() - before
         expect(result.ok and result.truncated, f"{result.status} {result.detail}")
         expect(grown <= 16 * MIB, f"the host process grew by {grown / MIB:.1f} MiB")
+
+
+@probe("whatever a graded call returns takes the host less than a second, and adds at most 64 MB to it")
+async def costly_values(ground: Ground) -> None:
+    async with ground.sandbox() as sandbox:
+        for name in _CLAIMED:
+            before, started_s = _peak_bytes(), time.process_time()
+            result = await sandbox.call(_CLAIMS, "f", [name])
+            took_s, grown = time.process_time() - started_s, _peak_bytes() - before
+            expect(result.ok and bool(result.returned or result.raised), f"the attack itself broke: {name} {result}")
+            expect(took_s < 1, f"{name} took the host {took_s:.1f} s")
+            expect(grown <= 64 * MIB, f"for {name}, the host process grew by {grown / MIB:.1f} MiB")
 
 
 def _peak_bytes() -> int:

@@ -71,6 +71,22 @@ async def randomness(ground: Ground) -> None:
         expect(seeded.text == "0.32383276483316237\n", f"{seeded.text}{seeded.error_text}")
 
 
+@probe("a program repeats: hashes of texts, and so the order of sets, are the same in every request and every sandbox")
+async def same_hashes(ground: Ground) -> None:
+    code = "print([hash(word) for word in ('a', 'b', b'c')], list({'one', 'two', 'three', 'four'}))"
+    function = "def f():\n    return [hash('a'), hash('b'), hash(b'c')], list({'one', 'two', 'three', 'four'})"
+    seen, called = set(), set()
+    for _ in range(2):
+        async with ground.sandbox() as sandbox:
+            for session in (None, None, "s"):
+                seen.add((await sandbox.run_python(code, session=session)).text)
+            seen.add((await sandbox.exec(["python3", "-c", code])).text)
+            await sandbox.reset()
+            seen.add((await sandbox.run_python(code)).text)
+            called.add(repr((await sandbox.call(function, "f")).value))
+    expect(len(seen) == len(called) == 1 and "None" not in called, f"{seen} {called}")
+
+
 @probe("a session keeps its variables, shows a last value, survives an error, and does not see another")
 async def sessions(ground: Ground) -> None:
     async with ground.sandbox() as sandbox:

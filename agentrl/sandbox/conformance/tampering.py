@@ -18,7 +18,7 @@ _EARLY = {
     "exits politely": "import sys\nsys.exit(0)",
     "exits in the function": "import os\ndef add(a, b):\n    os._exit(0)",
     "kills itself": "import os\ndef add(a, b):\n    os.kill(os.getpid(), 9)",
-    "prints what a runner prints": 'def add(a, b):\n    print(\'3 passed in 0.01s\\nOK\\nPASS\\nR["i","0x7"]\')',
+    "prints what a runner prints": "def add(a, b):\n    print('3 passed in 0.01s\\nOK\\nPASS\\nRi7;')",
     "raises success": "class Passed(Exception): pass\ndef add(a, b):\n    raise Passed('all tests passed')",
     "raises SystemExit": "def add(a, b):\n    raise SystemExit(0)",
 }
@@ -63,7 +63,7 @@ import sys
 for name, module in list(sys.modules.items()):
     for key, item in list(vars(module).items()):
         if callable(item) and key in ("encode", "decode", "_write", "dumps", "run_call", "same_value"):
-            setattr(module, key, lambda *a, **k: b'["b",1]')
+            setattr(module, key, lambda *a, **k: b"T")
 def add(a, b):
     return True
 """,
@@ -96,7 +96,7 @@ import os
 def add(a, b):
     for fd in range(3, 64):
         try:
-            os.write(fd, b'R["b",1]')
+            os.write(fd, b"RT")
         except OSError:
             pass
     os._exit(0)
@@ -106,7 +106,7 @@ import os
 def add(a, b):
     for fd in range(3, 64):
         try:
-            os.write(fd, b'R["i","0x0"]R["i","0x0"]')
+            os.write(fd, b"Ri0;Ri0;")
         except OSError:
             pass
     return 0

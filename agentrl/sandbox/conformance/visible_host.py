@@ -103,6 +103,41 @@ def _names_here(folder: str) -> list[str]:
         return []
 
 
+@probe("no package of the host is seen, AgentRL and installed environments with their answer keys least of all")
+async def answer_keys(ground: Ground) -> None:
+    code = """
+import glob, importlib.util, json, os, site, sys
+found = []
+for path, *identity in json.loads(PATHS):
+    try:
+        info = os.stat(path)
+        found += [path] * ([info.st_ino, info.st_size, info.st_mtime_ns] == identity)
+    except OSError:
+        pass
+folders = {*sys.path, *site.getsitepackages(), "/usr/src", "/usr/local/src"}
+folders.update(glob.glob("/usr/*/python*/*-packages") + glob.glob("/usr/*/*/python*/*-packages"))
+found += [folder for folder in folders if os.path.isdir(os.path.join(folder, "agentrl"))]
+print(found, importlib.util.find_spec("agentrl"))
+"""
+    paths = [[path, info.st_ino, info.st_size, info.st_mtime_ns] for path, info in _packages_here()]
+    code = f"PATHS = {json.dumps(json.dumps(paths))}\n{code}"
+    async with ground.sandbox() as sandbox:
+        for result in (await _report(sandbox, code), await sandbox.exec(["python3", "-c", code])):
+            expect(result.text == "[] None\n", f"seen: {result.text} {result.error_text}")
+
+
+def _packages_here() -> Iterator[tuple[str, os.stat_result]]:
+    """Some of what this machine's interpreters import from, and AgentRL itself."""
+    folders = [entry for entry in sys.path if entry.endswith("-packages")]
+    folders += [
+        str(path) for pattern in ("lib*", "local/lib*") for path in Path("/usr").glob(f"{pattern}/python*/*-packages")
+    ]
+    names = [os.path.join(folder, name) for folder in folders for name in _names_here(folder)[:40]]
+    for name in (str(Path(__file__).resolve().parents[2]), *names):
+        with contextlib.suppress(OSError):
+            yield name, os.stat(name)
+
+
 @probe("nothing outside the sandbox is written")
 async def writing_outside(ground: Ground) -> None:
     with _host_secret("as it was") as paths:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxError, SandboxFault, SandboxSpec
 from agentrl.sandbox.host.channel import Channel
-from agentrl.sandbox.host.owner import LENT_USERS, Owner
+from agentrl.sandbox.host.owner import LENT_USERS, Owner, told_if_too_many_open
 from agentrl.sandbox.host.sandbox import RemoteSandbox
 from agentrl.sandbox.host.seccomp import profile
 from agentrl.sandbox.host.worker_zip import WORKER_ENV, WORKER_OPTIONS
@@ -132,10 +132,9 @@ class Docker(Backend):
                 f"this backend cannot let {', '.join(spec.network.allow)} through: that takes a daemon on this Linux"
                 " machine, which reaches the worker over a unix socket, and not runsc; leave Network() off"
             )
-        if over_socket:
-            channel, process = await self._start_over_socket(api, daemon, spec)
-        else:
-            channel, process = await self._start_over_stdio(api, daemon, spec)
+        begin = self._start_over_socket if over_socket else self._start_over_stdio
+        with told_if_too_many_open():
+            channel, process = await begin(api, daemon, spec)
         sandbox = RemoteSandbox(spec, channel, process, fresh)
         user = random.choice(LENT_USERS if daemon.remaps_users else _USERS)
         try:

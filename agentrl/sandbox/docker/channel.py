@@ -66,9 +66,13 @@ class Listener:
     def __init__(self) -> None:
         self._outer = tempfile.mkdtemp(prefix=f"{_PREFIX}{pid_namespace()}-{Owner.this_process().short}-")
         self.folder = str(Path(self._outer, "control"))
-        os.mkdir(self.folder)
-        os.chmod(self.folder, 0o755)
-        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            os.mkdir(self.folder)
+            os.chmod(self.folder, 0o755)
+            self._socket = socket.socket(socket.AF_UNIX)
+        except BaseException:
+            shutil.rmtree(self._outer, ignore_errors=True)
+            raise
         path = str(Path(self.folder, _SOCKET))
         self._socket.bind(path)
         os.chmod(path, 0o666)  # the outer folder keeps others out; root in the container may not ignore modes

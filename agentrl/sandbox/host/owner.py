@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from agentrl.sandbox.base import SandboxFault
 
 _MARK = "agentrl-sandbox"
 LENT_USERS = range(61184, 65519)
@@ -60,6 +65,17 @@ class Owner:
     def free_user() -> int:
         """A random user id for one sandbox. Two sandboxes with the same id share what the kernel counts per user."""
         return secrets.choice(LENT_USERS)
+
+
+@contextlib.contextmanager
+def told_if_too_many_open() -> Iterator[None]:
+    """Raise a fault that says what to do if this process may open no more files. Raises: SandboxFault."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise SandboxFault(f"no sandbox can be started: {error.strerror}; raise `ulimit -n`") from error
 
 
 @cache

@@ -93,6 +93,7 @@ class RemoteSandbox(Sandbox):
         # Whether programs have run, and whether a session may still run, since the work folder was emptied.
         self._ran, self._session = False, False
         self._proxy: Proxy | None = None
+        self._numbers: dict[str, int] = {}
         self._ports: dict[str, SessionPort] = {}
         weakref.finalize(self, _close_ports, self._ports).atexit = False
 
@@ -163,7 +164,10 @@ class RemoteSandbox(Sandbox):
         limits: SandboxLimits | None = None,
     ) -> CallResult:
         try:
-            forms = {"args": encode(list(args)).decode(), "kwargs": encode(dict(kwargs or {})).decode()}
+            forms = {
+                "args": encode(list(args)).decode("latin-1"),
+                "kwargs": encode(dict(kwargs or {})).decode("latin-1"),
+            }
         except ValueFormError as error:
             raise SandboxError(f"an argument of {function!r} cannot go in: {error}") from error
         body = json.dumps({"source": source, "function": function, **forms}).encode("ascii")
@@ -182,8 +186,13 @@ class RemoteSandbox(Sandbox):
             return _ended(ExecResult, end, started_s)
 
     async def _request(self, job: Job, body: bytes, stdin: bytes, limits: SandboxLimits | None) -> Reply:
+        session = job[1] if len(job) == 2 else None
+        if (
+            session is not None
+        ):  # the worker knows sessions by number, so that later requests find no name in its memory
+            session = str(self._numbers.setdefault(session, len(self._numbers)))
+            job = (job[0], session)
         limits, header = run_header(limits or self.spec.limits, self.spec.limits, *job)
-        session = job[1] if len(job) > 1 else None
         async with self._turn.get():
             self._ran, self._session = True, self._session or session is not None
             if session is not None and self._channel.carries_fds:
@@ -340,6 +349,7 @@ class RemoteSandbox(Sandbox):
             await self._files({"op": "load"}, content)
         finally:
             _close_ports(self._ports)  # their sessions have ended
+            self._numbers.clear()
         self._ran, self._session = by_programs, False
         if self._proxy is not None:
             self._proxy.renew()

@@ -2,7 +2,7 @@
 
 The profile is an allow-list: a call that is not on it is refused with EPERM, a call newer than our tables with ENOSYS
 (C libraries then use an older call). Some calls are allowed depending on their arguments: sockets by family, clone
-without new namespaces. `syscalls` holds the numbers.
+without new namespaces. A few are answered by 0 and do nothing. `syscalls` holds the numbers.
 Source: seccomp(2); struct sock_filter in linux/filter.h, struct seccomp_data in linux/seccomp.h.
 """
 
@@ -27,12 +27,14 @@ _NEWEST_KNOWN = 450
 
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_KIND = 1, 2, 0xF
+_SOL_SOCKET, _PR_SET_DUMPABLE = 1, 4
+_BUFFER_OPTIONS = (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF and both with FORCE
 _CLONE_NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that clone takes
 _TERMINAL_TRICKS = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX, TIOCSETD
 _PERSONALITIES = (0, 0xFFFFFFFF)
 _FILE_KINDS = (0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK)
-WORKER_CALLS = ("capset", "clone", "memfd_create", "mount", "umount2", "unshare")
-"""Calls that only the worker may make; its children load a filter without them."""
+WORKER_CALLS = ("capset", "clone", "memfd_create", "mount", "prctl", "umount2", "unshare")
+"""Calls that only the worker may make, or with more options; its children load a filter without them."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,14 @@ def _conditional() -> dict[str, list[Instruction]]:
         "socket": _socket((_AF_UNIX, _AF_INET, _AF_INET6)),
         "socketpair": _socket((_AF_UNIX,)),
         "ioctl": _none_of(1, _TERMINAL_TRICKS),
+        "setsockopt": _fixed_buffers(),
+        # Answers 0 and does nothing: a process that hides from others of its user would hide from the worker.
+        "prctl": [
+            *_argument(0),
+            Instruction(_JUMP_EQUAL, _PR_SET_DUMPABLE, 1, 0),
+            Instruction(_RETURN, _ALLOW),
+            Instruction(_RETURN, _ERRNO),
+        ],
         "mknod": [*_argument(1), Instruction(_AND, 0o170000), *kinds],
         "mknodat": [*_argument(2), Instruction(_AND, 0o170000), *kinds],
         "personality": [*_argument(0), *_one_of(_PERSONALITIES, errno.EPERM)],
@@ -110,6 +120,14 @@ def _socket(families: tuple[int, ...]) -> list[Instruction]:
     kinds = [*_argument(1), Instruction(_AND, _SOCK_KIND), *_one_of((_SOCK_STREAM, _SOCK_DGRAM), errno.EPERM)]
     tests = [Instruction(_JUMP_EQUAL, family, len(families) - index, 0) for index, family in enumerate(families)]
     return [*_argument(0), *tests, Instruction(_RETURN, _ERRNO | errno.EAFNOSUPPORT), *kinds]
+
+
+def _fixed_buffers() -> list[Instruction]:
+    """Answer 0 to a request for other buffers, and change nothing: as if the machine's largest ones were the usual."""
+    last = len(_BUFFER_OPTIONS)
+    tests = [Instruction(_JUMP_EQUAL, option, last - index, 0) for index, option in enumerate(_BUFFER_OPTIONS)]
+    options = [*_argument(2), *tests, Instruction(_RETURN, _ALLOW), Instruction(_RETURN, _ERRNO)]
+    return [*_argument(1), Instruction(_JUMP_EQUAL, _SOL_SOCKET, 1, 0), Instruction(_RETURN, _ALLOW), *options]
 
 
 def _argument(index: int) -> list[Instruction]:

@@ -16,8 +16,8 @@ fsetxattr:190 fstat:5 fstatfs:138 fsync:74 ftruncate:77 futex:202 futex_waitv:44
 get_robust_list:274 getcpu:309 getcwd:79 getdents:78 getdents64:217 getegid:108 geteuid:107 getgid:104
 getgroups:115 getitimer:36 getpeername:52 getpgid:121 getpgrp:111 getpid:39 getppid:110 getpriority:140
 getrandom:318 getresgid:120 getresuid:118 getrlimit:97 getrusage:98 getsid:124 getsockname:51 getsockopt:55
-gettid:186 gettimeofday:96 getuid:102 getxattr:191 inotify_add_watch:254 inotify_init:253 inotify_init1:294
-inotify_rm_watch:255 ioprio_get:252 kill:62 lchown:94 lgetxattr:192 link:86 linkat:265 listen:50 listxattr:194
+gettid:186 gettimeofday:96 getuid:102 getxattr:191 ioprio_get:252 kill:62
+lchown:94 lgetxattr:192 link:86 linkat:265 listen:50 listxattr:194
 llistxattr:195 lremovexattr:198 lseek:8 lsetxattr:189 lstat:6 madvise:28 membarrier:324 mincore:27 mkdir:83
 mkdirat:258 mlock:149 mlock2:325 mlockall:151 mmap:9 mprotect:10 mremap:25 msync:26 munlock:150 munlockall:152
 munmap:11 nanosleep:35 newfstatat:262 open:2 openat:257 openat2:437 pause:34 pidfd_open:434
@@ -50,7 +50,7 @@ fstatfs:44 fsync:82 ftruncate:46 futex:98 futex_waitv:449 get_robust_list:100 ge
 getdents64:61 getegid:177 geteuid:175 getgid:176 getgroups:158 getitimer:102 getpeername:205 getpgid:155
 getpid:172 getppid:173 getpriority:141 getrandom:278 getresgid:150 getresuid:148 getrlimit:163 getrusage:165
 getsid:156 getsockname:204 getsockopt:209 gettid:178 gettimeofday:169 getuid:174 getxattr:8
-inotify_add_watch:27 inotify_init1:26 inotify_rm_watch:28 ioprio_get:31 kill:129 lgetxattr:9 linkat:37
+ioprio_get:31 kill:129 lgetxattr:9 linkat:37
 listen:201 listxattr:11 llistxattr:12 llseek:62 lremovexattr:15 lseek:62 lsetxattr:6 madvise:233
 membarrier:283 mincore:232 mkdirat:34 mlock:228 mlock2:284 mlockall:230 mmap:222 mmap2:222 mprotect:226
 mremap:216 msync:227 munlock:229 munlockall:231 munmap:215 nanosleep:101 newfstatat:79 openat:56 openat2:437
@@ -83,7 +83,8 @@ NUMBERS = {"x86_64": _table(_X86_64), "aarch64": _table(_AARCH64)}
 
 _REFUSED_X86_64 = """
 io_uring_setup:425 io_uring_enter:426 io_uring_register:427 bpf:321 keyctl:250 add_key:248 request_key:249
-perf_event_open:298 userfaultfd:323 init_module:175 finit_module:313 delete_module:176 kexec_load:246
+perf_event_open:298 userfaultfd:323 inotify_init:253 inotify_init1:294
+init_module:175 finit_module:313 delete_module:176 kexec_load:246
 ptrace:101 process_vm_readv:310 process_vm_writev:311 open_by_handle_at:304 name_to_handle_at:303
 pidfd_getfd:438 kcmp:312 move_mount:429 open_tree:428 fsopen:430 fsconfig:431 fsmount:432 mount_setattr:442
 setns:308 quotactl:179 reboot:169 swapon:167 swapoff:168 acct:163 syslog:103 settimeofday:164
@@ -93,7 +94,7 @@ memfd_secret:447 process_madvise:440 io_setup:206 remap_file_pages:216 iopl:172 
 """
 _REFUSED_AARCH64 = """
 io_uring_setup:425 io_uring_enter:426 io_uring_register:427 bpf:280 keyctl:219 add_key:217 request_key:218
-perf_event_open:241 userfaultfd:282 init_module:105 finit_module:273 delete_module:106 kexec_load:104
+perf_event_open:241 userfaultfd:282 inotify_init1:26 init_module:105 finit_module:273 delete_module:106 kexec_load:104
 ptrace:117 process_vm_readv:270 process_vm_writev:271 open_by_handle_at:265 name_to_handle_at:264
 pidfd_getfd:438 kcmp:272 move_mount:429 open_tree:428 fsopen:430 fsconfig:431 fsmount:432 mount_setattr:442
 setns:268 quotactl:60 reboot:142 swapon:224 swapoff:225 acct:89 syslog:116 settimeofday:170 clock_settime:112

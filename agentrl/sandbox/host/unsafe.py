@@ -8,6 +8,7 @@ session lives on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from agentrl.sandbox.base import Backend, Check, Network, Report, Sandbox, SandboxError, SandboxSpec
 from agentrl.sandbox.host.channel import Channel
+from agentrl.sandbox.host.owner import told_if_too_many_open
 from agentrl.sandbox.host.sandbox import RemoteSandbox
 from agentrl.sandbox.host.worker_zip import WORKER_ENV, WORKER_OPTIONS, worker_zip
 
@@ -72,12 +74,16 @@ class Subprocess(Backend):
         return await self._start(spec, functools.partial(self._start, spec))
 
     async def _start(self, spec: SandboxSpec, fresh: Callable[[], Awaitable[Sandbox]] | None = None) -> Sandbox:
-        folder = Path(tempfile.mkdtemp(prefix="agentrl-"))
-        (folder / "work").mkdir()
-        (folder / "worker.zip").write_bytes(worker_zip())
-        ours, theirs = socket.socketpair()
-        with theirs:
-            worker = _spawn(folder / "worker.zip", theirs)
+        with told_if_too_many_open(), contextlib.ExitStack() as kept:
+            folder = Path(tempfile.mkdtemp(prefix="agentrl-"))
+            kept.callback(shutil.rmtree, folder, ignore_errors=True)
+            (folder / "work").mkdir()
+            (folder / "worker.zip").write_bytes(worker_zip())
+            ours, theirs = socket.socketpair()
+            kept.callback(ours.close)
+            with theirs:
+                worker = _spawn(folder / "worker.zip", theirs)
+            kept.pop_all()
         # Nothing keeps a program from the network here, so there is no proxy.
         spec = replace(spec, network=Network())
         sandbox = RemoteSandbox(spec, Channel(ours), PlainProcess(worker, folder), fresh)

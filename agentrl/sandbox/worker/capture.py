@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agentrl.sandbox.worker import kernel
-from agentrl.sandbox.worker.processes import Usage, proportional_bytes, usage_of
+from agentrl.sandbox.worker.jail import OPEN_FILES
+from agentrl.sandbox.worker.processes import Usage, descriptors_of, proportional_bytes, sockets_among, usage_of
 from agentrl.sandbox.worker.stream import Stream
 
 _FIRST_LOOK_S, _LOOK_S = 0.03, 0.05
 _KILLED_BY_CPU = (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
 _MOMENT_MS, _MOMENTS = 4, 6
 _MAX_TROUBLE_BYTES = 4096
+_MAX_DESCRIPTORS, _FEW_DESCRIPTORS = 2048, 64
+_SOCKET_BYTES = 256 << 10
+"""What the kernel may hold for a socket: its usual buffer, and one message more. Programs cannot ask for more."""
 _END_S = 0.3
 """How long the kernel may take to end a killed namespace."""
 
@@ -69,11 +73,15 @@ class Watch:
     Args:
         child: what runs it.
         limits: fields of `SandboxLimits` by name.
+        also: called at each look, to check what else runs in the sandbox.
         waited_s: how much of its wall time has passed.
     """
 
-    def __init__(self, child: Child, limits: Mapping[str, Any], waited_s: float = 0.0) -> None:
+    def __init__(
+        self, child: Child, limits: Mapping[str, Any], also: Callable[[], None], waited_s: float = 0.0
+    ) -> None:
         self._child = child
+        self._also = also
         self.limits = limits
         self.started_s = time.monotonic()
         self.deadline_s = self.started_s + limits["wall_s"] - waited_s
@@ -92,6 +100,7 @@ class Watch:
         if now_s < self._look_s:
             return None
         self._look_s = now_s + _LOOK_S
+        self._also()
         return judge(usage_of(self._child.pid), self.limits)
 
 
@@ -104,12 +113,25 @@ def judge(usage: Usage, limits: Mapping[str, Any]) -> tuple[str, str] | None:
         return "limit", f"more than {limits['cpu_s']:g} s of processor time"
     if usage.tasks > limits["pids"]:
         return "limit", f"more than {limits['pids']} processes and threads"
+    return _judge_descriptors(usage, limits)
+
+
+def _judge_descriptors(usage: Usage, limits: Mapping[str, Any]) -> tuple[str, str] | None:
+    """As `judge`, for kernel memory behind descriptors, which counts for no process."""
+    descriptors = descriptors_of(usage.pids, OPEN_FILES)
+    if len(descriptors) > _MAX_DESCRIPTORS:
+        return "limit", f"more than {_MAX_DESCRIPTORS} open descriptors in all processes together"
+    if len(descriptors) <= _FEW_DESCRIPTORS:
+        return None
+    buffers = sockets_among(descriptors) * _SOCKET_BYTES
+    if buffers + proportional_bytes(usage.pids) > limits["memory_bytes"]:
+        return "oom", f"more than {limits['memory_bytes']} bytes of memory, buffers of sockets included"
     return None
 
 
 def watch(
     child: Child,
-    limits: Mapping[str, Any],
+    seen: Watch,
     interrupted: Callable[[], None],
     wake_fds: list[int],
     kill: Callable[[int], None],
@@ -118,12 +140,12 @@ def watch(
 
     Args:
         child: the first process of its own process namespace.
-        limits: fields of `SandboxLimits` by name.
+        seen: checks its limits.
         interrupted: called when one of wake_fds is readable; raises to end everything.
         wake_fds: descriptors that become readable when the owner is gone.
         kill: kills a child and all that it started; also called for a child that has ended, before it is waited for.
     """
-    outcome, seen = RunOutcome(), Watch(child, limits)
+    outcome = RunOutcome()
     poll = select.poll()
     for fd in (child.pidfd, *wake_fds):
         poll.register(fd, select.POLLIN)
@@ -148,7 +170,7 @@ def watch(
         if outcome.detail:
             break
     kill(child.pid)
-    collect(child, outcome, limits)
+    collect(child, outcome, seen.limits)
     outcome.wall_s = time.monotonic() - seen.started_s
     return outcome
 

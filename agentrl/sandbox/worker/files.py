@@ -6,18 +6,21 @@ and without links, only ordinary files are read, and every size has a cap.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-from agentrl.sandbox.worker.archive import MAX_PATH_BYTES, entry, unpack
-from agentrl.sandbox.worker.kernel import open_beneath
+from agentrl.sandbox.worker.archive import MAX_PATH_BYTES, Writer, unpack
+from agentrl.sandbox.worker.kernel import make_link, open_beneath, read_link
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _MAX_DEPTH, _SHOWN = 128, 80
-_OVERHEAD_BYTES = 16 << 20
+_OVERHEAD_BYTES, _MARGIN_BYTES = 16 << 20, 1 << 20
+"""Of an archive, more than its contents; and what one more entry without a file's content takes at most, generously."""
 _MAX_PATHS_CHARS = 4 << 20
 """Of all paths in a list together: a program can make some that take a hundred times as much."""
 _PAGE_BYTES = 4096
@@ -75,12 +78,18 @@ class Folder:
         finally:
             os.close(parent)
 
-    def read(self, path: str, max_bytes: int) -> bytearray:
-        """A file's content."""
-        with _Told(path):
-            fd = open_beneath(self._fd, "/".join(_parts(path)), os.O_RDONLY | os.O_NONBLOCK)
+    def read(self, path: str, max_bytes: int) -> memoryview:
+        """A file's content, to be zeroed after use."""
+        with self._opened("/".join(_parts(path)), path) as fd:
+            room = memoryview(bytearray(_size_of(fd, path, max_bytes)))
+            return room[: _read_into(fd, room)]
+
+    @contextlib.contextmanager
+    def _opened(self, path: str, told: str) -> Iterator[int]:
+        with _Told(told):
+            fd = open_beneath(self._fd, path, os.O_RDONLY | os.O_NONBLOCK)
             try:
-                return _content(fd, path, max_bytes)
+                yield fd
             finally:
                 os.close(fd)
 
@@ -93,39 +102,40 @@ class Folder:
             found.append((path, kind, info.st_size if kind == "file" else 0))
         return sorted(found)
 
-    def save(self, max_bytes: int) -> bytearray:
+    def save(self, max_bytes: int) -> memoryview:
         """Everything in the folder, as bytes that `load` takes; sockets, pipes and devices are left out.
 
-        Refused if it could not be loaded into a folder of `max_bytes`: holes in files are written as zeros.
+        Refused if it could not be loaded into a folder of `max_bytes`: holes in files are written as zeros. The result
+        is mapped memory, which goes back to the kernel whole.
         """
-        out, pages = bytearray(), 0
+        most = max_bytes + _OVERHEAD_BYTES + _MARGIN_BYTES
+        room = mmap.mmap(-1, most, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            room.madvise(mmap.MADV_NOHUGEPAGE)  # the first byte would zero two megabytes
+        out, pages = Writer(memoryview(room)), 0
         for path, info, parent in self._walk():
             if len(os.fsencode(path)) > MAX_PATH_BYTES:
                 raise FileError(f"{path[:_SHOWN]!r}... is too long to be saved")
-            kind: bytes = b""
-            content: bytes | bytearray = b""
             if stat.S_ISDIR(info.st_mode):
-                kind = b"d"
+                out.add(b"d", path, stat.S_IMODE(info.st_mode), 0)
             elif stat.S_ISLNK(info.st_mode):
-                kind, content = b"l", _target(path, parent)
+                with _Told(path):
+                    size = read_link(os.path.basename(path), parent, out.room_for(path)[:MAX_PATH_BYTES])
+                out.add(b"l", path, stat.S_IMODE(info.st_mode), size)
             elif stat.S_ISREG(info.st_mode):
                 pages += -(-info.st_size // _PAGE_BYTES)
                 if pages * _PAGE_BYTES > max_bytes:
                     raise FileError(f"the work folder holds more than {max_bytes} bytes")
-                kind, content = b"f", self._save_file(path, max_bytes)
-            if kind:
-                out += entry(kind, path, stat.S_IMODE(info.st_mode), content)
-            if len(out) > max_bytes + _OVERHEAD_BYTES:
+                self._save_file(path, stat.S_IMODE(info.st_mode), max_bytes, out)
+            if len(out.content) > max_bytes + _OVERHEAD_BYTES:
                 raise FileError(f"the work folder holds more than {max_bytes} bytes")
-        return out
+        return out.content
 
-    def _save_file(self, path: str, max_bytes: int) -> bytearray:
-        with _Told(path):
-            fd = open_beneath(self._fd, path, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                return _content(fd, path, max_bytes)
-            finally:
-                os.close(fd)
+    def _save_file(self, path: str, mode: int, max_bytes: int, out: Writer) -> None:
+        room = out.room_for(path)
+        with self._opened(path, path) as fd:
+            size = _size_of(fd, path, min(max_bytes, len(room)))
+            out.add(b"f", path, mode, _read_into(fd, room[:size]))
 
     def load(self, archive: Any) -> None:
         """Write everything that `save` returned into this folder, which must be empty."""
@@ -143,11 +153,11 @@ class Folder:
             os.fchmod(fd, mode)
             os.close(fd)
 
-    def _make_link(self, path: str, target: bytes) -> None:
+    def _make_link(self, path: str, target: memoryview) -> None:
         head, _, name = "/".join(_parts(path)).rpartition("/")
         parent = open_beneath(self._fd, head or ".", _FOLDER)
         try:
-            os.symlink(target, os.fsencode(name), dir_fd=parent)
+            make_link(target, name, parent)
         finally:
             os.close(parent)
 
@@ -179,11 +189,6 @@ class Folder:
                         os.close(inner)
 
 
-def _target(path: str, parent: int) -> bytes:
-    with _Told(path):
-        return os.fsencode(os.readlink(os.path.basename(path), dir_fd=parent))
-
-
 def _open_folder(name: str, parent: int) -> int:
     try:
         return open_beneath(parent, name, _FOLDER)
@@ -191,23 +196,27 @@ def _open_folder(name: str, parent: int) -> int:
         return -1
 
 
-def _content(fd: int, path: str, max_bytes: int) -> bytearray:
+def _size_of(fd: int, path: str, max_bytes: int) -> int:
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         raise FileError(f"{path!r} is no ordinary file")
     if info.st_size > max_bytes:
         raise FileError(f"{path!r} holds more than {max_bytes} bytes")
-    # One buffer of the present size: a file that grows meanwhile is cut, one that shrinks ends earlier.
-    content, at = bytearray(info.st_size), 0
-    view = memoryview(content)
-    while at < len(content):
-        count = os.readv(fd, [view[at:]])
+    return info.st_size
+
+
+def _read_into(fd: int, room: memoryview) -> int:
+    """Read a file of the size of `room`: one that grows meanwhile is cut, one that shrinks ends earlier.
+
+    Returns: how many bytes were read.
+    """
+    at = 0
+    while at < len(room):
+        count = os.readv(fd, [room[at:]])
         if not count:
             break
         at += count
-    view.release()
-    del content[at:]
-    return content
+    return at
 
 
 def _parts(path: str) -> list[str]:

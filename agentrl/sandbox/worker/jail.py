@@ -20,9 +20,10 @@ WORKER_FILE = "/worker.zip"
 _BOX = "/box"
 _PARTS = {"work": WORK, "tmp": "/tmp", "shm": "/dev/shm"}
 _FRESH = kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC
-_OPEN_FILES, _WORKER_OPEN_FILES = 512, 4096
+OPEN_FILES, _WORKER_OPEN_FILES = 512, 4096
 """The kernel refuses to send a descriptor if its user has more on their way than the sender may open. A worker may open
 more than programs, so that those of its own and other sandboxes cannot keep it from handing over a session's pipes."""
+_PENDING_SIGNALS = 1024
 
 
 class NoFolder(Exception):
@@ -180,7 +181,7 @@ def set_limits(limits: Mapping[str, Any], other_pids: int | None) -> None:
     _limit(resource.RLIMIT_DATA, int(limits["memory_bytes"]))
     _limit(resource.RLIMIT_NPROC, pids)
     _limit(resource.RLIMIT_FSIZE, int(limits["file_bytes"]))
-    _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
 
 
 def set_lasting_limits() -> None:
@@ -189,6 +190,7 @@ def set_lasting_limits() -> None:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_MSGQUEUE, 0)
     _limit(resource.RLIMIT_MEMLOCK, 1 << 16)
+    _limit(resource.RLIMIT_SIGPENDING, _PENDING_SIGNALS)  # timers too; else one sandbox takes those of all of a user
 
 
 def _limit(name: int, value: int) -> None:

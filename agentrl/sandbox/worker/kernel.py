@@ -38,6 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _locked = ctypes.PyDLL(None, use_errno=True)
 _locked.syscall.restype = ctypes.c_long
 _libc.syscall.restype = ctypes.c_long
+_libc.readlinkat.restype = ctypes.c_ssize_t
 # Kept in module names, because looking up an attribute of a library runs Python code.
 _prctl, _syscall, _mount, _wait4 = _libc.prctl, _libc.syscall, _libc.mount, _libc.wait4
 _status, _usage = ctypes.c_int(), ctypes.create_string_buffer(144)
@@ -217,3 +218,21 @@ def open_beneath(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
     buffer = ctypes.create_string_buffer(how, len(how))
     name = os.fsencode(path)
     return _check(_syscall(_NR["openat2"], folder_fd, name, buffer, ctypes.c_size_t(len(how))), path)
+
+
+def read_link(name: str, folder_fd: int, room: memoryview) -> int:
+    """Read the target of a link into memory of the caller, and leave no copy; returns its size."""
+    buffer = (ctypes.c_char * len(room)).from_buffer(room)
+    size: int = _libc.readlinkat(folder_fd, os.fsencode(name), buffer, ctypes.c_size_t(len(room)))
+    return _check(size, name)
+
+
+def make_link(target: memoryview, name: str, folder_fd: int) -> None:
+    """Make a link to a target, and leave no copy of the target."""
+    size = len(target)
+    buffer = ctypes.create_string_buffer(size + 1)
+    ctypes.memmove(buffer, (ctypes.c_char * size).from_buffer(target), size)
+    try:
+        _check(_libc.symlinkat(buffer, folder_fd, os.fsencode(name)), name)
+    finally:
+        ctypes.memset(buffer, 0, size)

@@ -83,7 +83,8 @@ class Worker:
         self._jail = JAILS[header["jail"]](header, bytes(parts[0]))
         set_lasting_limits()
         self._max_saved_bytes = header["disk_bytes"]
-        self._runner = Runner(self._jail, [self._control.fileno(), self._owner_fd])
+        fds = [self._control.fileno(), self._owner_fd]
+        self._runner = Runner(self._jail, fds, bool(header.get("watched")))
         kernel.set_dumpable(False)
         self._files = Folder(self._jail.folder)
         self._files.reopen()
@@ -136,13 +137,13 @@ class Worker:
         return {}, []
 
     def _on_read(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        return {}, [memoryview(self._files.read(header["path"], header["max_bytes"]))]
+        return {}, [self._files.read(header["path"], header["max_bytes"])]
 
     def _on_entries(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         return {}, [_view(json.dumps(self._files.entries()).encode("ascii"))]
 
     def _on_save(self, header: Mapping[str, Any], parts: Parts) -> Reply:
-        return {}, [memoryview(self._files.save(self._max_saved_bytes))]
+        return {}, [self._files.save(self._max_saved_bytes)]
 
     def _on_load(self, header: Mapping[str, Any], parts: Parts) -> Reply:
         self._runner.close_sessions()
@@ -177,9 +178,10 @@ class Worker:
         return self._headers.parse(bytes(frame[PREFIX.size : head_end])), split(frame[head_end:], sizes)
 
     def _receive_into(self, room: memoryview) -> int:
-        for fd, _ in self._readable.poll():
-            if fd == self._owner_fd:
-                raise Gone
+        while not (ready := self._readable.poll(self._runner and self._runner.look_ms)):
+            self._runner.look()
+        if any(fd == self._owner_fd for fd, _ in ready):
+            raise Gone
         count = self._control.recv_into(room)
         if not count:
             raise Gone

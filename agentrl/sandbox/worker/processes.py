@@ -49,15 +49,57 @@ def _stat(pid: str) -> list[str]:
 
 
 def proportional_bytes(pids: Iterable[int]) -> int:
-    """Memory of processes together; shared pages count once. Reading it is slower than reading resident sets."""
+    """Memory of processes together; shared pages count once. Reading it is slower than reading resident sets.
+
+    A process that hides its memory from others of its user counts with its whole resident set.
+    """
     total = 0
     for pid in pids:
         try:
             with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
                 total += sum(int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:"))
+        except PermissionError:
+            total += _resident_bytes(pid)
         except OSError:  # gone by now
             continue
     return total
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return 0
+
+
+def descriptors_of(pids: Iterable[int], hidden: int) -> list[str]:
+    """The names of all open descriptors of processes, as paths in /proc.
+
+    Args:
+        hidden: how many descriptors a process counts with that hides them from others of its user.
+    """
+    found: list[str] = []
+    for pid in pids:
+        try:
+            found += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
+        except PermissionError:
+            # One that is ending has no memory any more, and belongs to nobody who could look into it.
+            found += [""] * (hidden if _resident_bytes(pid) else 0)
+        except OSError:  # gone by now
+            continue
+    return found
+
+
+def sockets_among(descriptors: Iterable[str]) -> int:
+    """How many of the descriptors are sockets; hidden ones count as sockets."""
+    count = 0
+    for path in descriptors:
+        try:
+            count += not path or os.readlink(path).startswith("socket:")
+        except OSError:  # closed by now
+            continue
+    return count
 
 
 def _descends(pid: int, root: int, parents: dict[int, int]) -> bool:

@@ -112,7 +112,7 @@ def run_code(code: str) -> None:
 def run_call(request: bytes, report_fd: int) -> None:
     """Call one function of a module, write the encoded value to the report, and end the process."""
     asked = json.loads(request)
-    args, kwargs = decode(asked["args"].encode("ascii")), decode(asked["kwargs"].encode("ascii"))
+    args, kwargs = decode(asked["args"].encode("latin-1")), decode(asked["kwargs"].encode("latin-1"))
 
     def body() -> None:
         namespace = main_module()

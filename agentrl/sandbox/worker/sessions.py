@@ -11,17 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentrl.sandbox.worker import programs
-from agentrl.sandbox.worker.capture import Child, RunOutcome, Watch, collect, ends_soon, watch
+from agentrl.sandbox.worker.capture import Child, RunOutcome, Watch, collect, ends_soon, judge, watch
 from agentrl.sandbox.worker.files import FileError
 from agentrl.sandbox.worker.frames import left
 from agentrl.sandbox.worker.jail import Jail, NoFolder
+from agentrl.sandbox.worker.processes import usage_of
 from agentrl.sandbox.worker.stream import Stream
 
 _CANNOT_ENTER = 125
 _MAX_VALUE_BYTES = 8 << 20
-_CWD = "cwd: "
-_PIPE_BYTES = 1 << 16
-"""What a pipe holds; longer input goes through a sealed file in memory."""
+_CWD, _SESSION_LOST = "cwd: ", "; the session is lost"
+_LOOK_MS = 100
+_ENDLESS_S = 1 << 30
+_PIPE_BYTES = 4096
+"""What a pipe holds at least: less than usual once its user has many. Longer input goes through a sealed file in
+memory."""
 
 _ENDED_WELL = json.dumps({"status": "ok", "exit_code": 0}).encode("ascii")
 """The header of nearly every reply to a cell, made once."""
@@ -30,20 +34,46 @@ Parts = list[memoryview]
 
 
 class Runner:
-    """Runs one request at a time and holds the sessions."""
+    """Runs one request at a time and holds the sessions.
 
-    def __init__(self, jail: Jail, control_fds: list[int]) -> None:
+    Args:
+        jail: isolates what runs.
+        control_fds: become readable when the owner is gone.
+        watched: whether sessions are checked between cells too, because no control group bounds them.
+    """
+
+    def __init__(self, jail: Jail, control_fds: list[int], watched: bool) -> None:
         self._jail = jail
         self._control_fds = control_fds
+        self._watched = watched
         self._sessions: dict[str, Child] = {}
+        self._limits: dict[str, Mapping[str, Any]] = {}
+        self._lost: dict[str, RunOutcome] = {}
+
+    @property
+    def look_ms(self) -> int | None:
+        """How often `look` is due while no request runs; None: never."""
+        return _LOOK_MS if self._watched and self._sessions else None
+
+    def look(self, but: str | None = None) -> None:
+        """End the sessions whose processes use more than they may together, except the one named `but`."""
+        for name in [name for name in self._sessions if self._watched and name != but]:
+            limits = {**self._limits[name], "cpu_s": _ENDLESS_S}
+            verdict = judge(usage_of(self._sessions[name].pid), limits)
+            if verdict:
+                outcome = self._lost[name] = RunOutcome()
+                outcome.status, outcome.detail = verdict
+                self._end(name, outcome, limits)
+                outcome.detail += _SESSION_LOST
 
     def close_sessions(self) -> None:
         """End every session."""
+        self._lost.clear()
         for name in list(self._sessions):
-            self._end(name, RunOutcome(), {"cpu_s": 1e9})
+            self._end(name, RunOutcome(), {"cpu_s": _ENDLESS_S})
 
     def _end(self, name: str, outcome: RunOutcome, limits: Mapping[str, Any]) -> None:
-        child = self._sessions.pop(name)
+        child, _ = self._sessions.pop(name), self._limits.pop(name)
         self._jail.kill(child.pid)
         collect(child, outcome, limits)
         child.close()
@@ -52,7 +82,7 @@ class Runner:
         """Run one program, snippet or call from start to end."""
         limits, kind = header["limits"], header["kind"]
         child = self._start(header, parts)
-        outcome = watch(child, limits, interrupted, self._control_fds, self._jail.kill)
+        outcome = watch(child, Watch(child, limits, self.look), interrupted, self._control_fds, self._jail.kill)
         child.close()
         _raise_if_never_entered(child.trouble)
         if outcome.status == "nonzero" and kind != "exec" and outcome.exit_code == programs.OUT_OF_MEMORY:
@@ -127,17 +157,19 @@ class Runner:
 
     def _session(self, name: str, limits: Mapping[str, Any]) -> Child:
         if name not in self._sessions:
-            self._sessions[name] = self._open(limits)
+            self._sessions[name], self._limits[name] = self._open(limits), limits
         return self._sessions[name]
 
     def cell(self, header: Mapping[str, Any], parts: Parts, interrupted: Callable[[], None]) -> Reply:
         """Run one piece of code in a session, which starts if there is none of that name."""
         name, limits = header["session"], header["limits"]
+        if name in self._lost:
+            return _reply(self._lost.pop(name), {key: Stream(-1, 1) for key in ("stdout", "stderr")})
         child = self._session(name, limits)
         for stream in child.streams.values():
             stream.rewind(int(limits["output_bytes"]))
         code = None if header["kind"] == "sent" else parts[0]
-        seen = Watch(child, limits, header["waited_s"])
+        seen = Watch(child, limits, lambda: self.look(but=name), header["waited_s"])
         outcome = self._ask(name, child, seen, code, interrupted)
         if outcome.exit_code == _CANNOT_ENTER:
             _raise_if_never_entered(child.trouble)
@@ -151,7 +183,7 @@ class Runner:
             programs.run_session(4, 3)
 
         # `Watch` counts processor time for each cell; the other limits hold for the whole session.
-        lasting = {**limits, "cpu_s": 1 << 30}
+        lasting = {**limits, "cpu_s": _ENDLESS_S}
         stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         child = self._fork(lasting, ".", stdin, ("stdout", "stderr", "value"), become, asked)
         os.set_blocking(ours, False)
@@ -175,7 +207,7 @@ class Runner:
             self._attend(child, seen, outcome, unsent, interrupted)
         if outcome.detail:
             self._end(name, outcome, seen.limits)
-            outcome.detail += "; the session is lost"
+            outcome.detail += _SESSION_LOST
         else:
             for stream in (child.streams["stdout"], child.streams["stderr"]):
                 while stream.take() and time.monotonic() < seen.deadline_s:
@@ -257,7 +289,7 @@ def _stdin(content: memoryview) -> int:
     """A descriptor from which exactly this content can be read; nothing can be written through it."""
     if not content:
         return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    if len(content) <= _PIPE_BYTES // 2:
+    if len(content) <= _PIPE_BYTES:
         read, write = os.pipe()
         os.write(write, content)
         os.close(write)

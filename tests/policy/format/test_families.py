@@ -6,6 +6,7 @@ The engine's log-probabilities are compared in `tests/policy/test_families.py`.
 from __future__ import annotations
 
 import random
+import time
 from functools import cache
 from typing import Any
 
@@ -239,6 +240,9 @@ def test_harmony_reads_channels_and_recipients() -> None:
     assert (final.reasoning, final.text, final.tool_calls) == ("Done.", "42", ())
     broken = read('<|channel|>commentary to=functions.look_up<|message|>{"city": <|call|>')
     assert (broken.tool_calls[0].name, broken.tool_calls[0].error is None) == ("look_up", False)
+    before_s = time.process_time()
+    assert form.parse_calls("<|message|>x<|end|>" + "a" * 40_000) == ("x", [])  # no message follows
+    assert time.process_time() - before_s < 1  # the square of the text took 13 s
 
 
 def test_the_ids_of_calls_that_mistral_writes_are_those_of_their_results() -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lazy_loader
 import pytest
 
-from agentrl.sandbox import SandboxError, SandboxLimits, SandboxSpec, make_backend
+from agentrl.sandbox import SandboxError, SandboxFault, SandboxLimits, SandboxSpec, make_backend
 from agentrl.sandbox.bubblewrap.backend import Bubblewrap
 from agentrl.sandbox.bubblewrap.doctor import look
-from agentrl.sandbox.conformance.probes import Ground
+from agentrl.sandbox.conformance.probes import SMALL, Ground
+from agentrl.sandbox.host import cgroups
 from agentrl.sandbox.host import owner as owner_module
 from agentrl.sandbox.host.owner import Owner, boot_id, pid_namespace
 from tests.sandbox.descriptors import open_descriptors
@@ -250,3 +253,133 @@ async def test_many_wrong_folders_cost_the_worker_nothing():
             with pytest.raises(SandboxError, match="no folder"):
                 await sandbox.exec(["true"], cwd="nowhere")
         assert (await sandbox.exec(["true"])).ok
+
+
+GROWING = """
+import os, time
+for _ in range(4):
+    if os.fork() == 0:
+        time.sleep(0.1)
+        block = bytearray(60 * 2**20)
+        time.sleep(60)
+"""
+BUFFERS = """
+import os, socket, time
+sockets = []
+def fill():
+    for _ in range(2):
+        if os.fork() == 0:
+            break
+    for _ in range(240):
+        for one in (pair := socket.socketpair()):
+            one.setblocking(False)
+            try:
+                while True:
+                    one.send(bytes(65536))
+            except BlockingIOError:
+                pass
+        sockets.append(pair)
+    time.sleep(60)
+import threading
+threading.Thread(target=fill, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("code", [GROWING, BUFFERS], ids=["processes", "socket buffers"])
+async def test_without_control_groups_a_session_is_bounded_between_cells_too(code, monkeypatch):
+    monkeypatch.setattr(cgroups, "place", lambda: None)
+    limits = SandboxLimits(memory_bytes=128 << 20)
+    async with await make_backend("bubblewrap").start(SandboxSpec(limits=limits)) as sandbox:
+        await sandbox.run_python("x = 1", session="other")
+        assert (await sandbox.run_python(code, session="s")).ok
+        ended = []
+
+        async def has_ended() -> bool:
+            ended.append(await sandbox.run_python("1", session="s"))
+            return not ended[-1].ok
+
+        for _ in range(400):
+            if await has_ended():
+                break
+            await asyncio.sleep(0.02)
+        assert ended[-1].status == "oom"
+        assert ended[-1].detail.endswith("; the session is lost")
+        assert (await sandbox.run_python("print(1)", session="s")).text == "1\n"  # a new one
+        assert (await sandbox.run_python("print(x)", session="other")).text == "1\n"
+
+
+HIDDEN = """
+import ctypes, os, shutil, time
+for _ in range(3):
+    if os.fork() == 0:
+        block = bytearray(60 * 2**20)
+        time.sleep(60)
+time.sleep(60)
+"""
+
+
+async def test_processes_that_hide_their_memory_count_all_the_same(monkeypatch):
+    """Without control groups the worker adds memory up. It cannot look into a program whose file cannot be read."""
+    monkeypatch.setattr(cgroups, "place", lambda: None)
+    limits = SandboxLimits(memory_bytes=128 << 20)
+    async with await make_backend("bubblewrap").start(SandboxSpec(limits=limits)) as sandbox:
+        assert (await sandbox.exec(["sh", "-c", "cp $(readlink -f $(command -v python3)) p; chmod 111 p"])).ok
+        result = await sandbox.exec(["./p", "-c", HIDDEN])
+        hide = "import ctypes\nprint(ctypes.CDLL(None).prctl(4, 0, 0, 0, 0), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+        asked = await sandbox.run_python(hide)
+    assert result.status in ("oom", "limit")
+    assert asked.text == "0 1\n"  # a program may ask to be hidden, and is told that it is
+
+
+async def test_processes_that_end_all_the_time_are_not_taken_for_hidden_ones(monkeypatch):
+    """A process that is ending belongs to nobody for a moment; it must not count as one full of sockets."""
+    monkeypatch.setattr(cgroups, "place", lambda: None)
+    storm = "for i in $(seq 30); do (sleep 0.001 & sleep 0.002 & wait); done"
+    async with await make_backend("bubblewrap").start(SandboxSpec(limits=SMALL)) as sandbox:
+        for _ in range(12):
+            result = await sandbox.exec(["sh", "-c", storm])
+            assert result.status in ("ok", "timeout"), result.detail  # a busy machine may take long for it
+
+
+@pytest.mark.parametrize("backend", ["bubblewrap", "subprocess"])
+async def test_a_start_without_descriptors_is_a_fault_and_leaves_nothing(backend):
+    made = make_backend(backend, **({"unsafe": True} if backend == "subprocess" else {}))
+    async with await made.start(SandboxSpec()):  # what is opened once is open now
+        pass
+    before, children = open_descriptors(), _own_children()
+    told = []
+    for spare in range(0, 24, 2):
+        with _descriptors_left(spare):
+            try:
+                sandbox = await made.start(SandboxSpec())
+            except SandboxFault as fault:
+                told.append("ulimit -n" in str(fault))
+            else:
+                await sandbox.close()
+        assert open_descriptors() == before, spare
+        assert _own_children() <= children, spare
+    assert 1 < len(told) < 12
+    assert all(told)
+
+
+@contextlib.contextmanager
+def _descriptors_left(spare: int) -> Iterator[None]:
+    """Let this process open only so many descriptors more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(fd for fd, _ in open_descriptors()) + 40, limits[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        for _ in range(spare):
+            os.close(held.pop())
+        yield
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def _own_children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())

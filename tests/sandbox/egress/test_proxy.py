@@ -324,6 +324,14 @@ async def test_a_long_header_is_refused_and_a_slow_one_is_dropped(server, monkey
     assert server.heard == []
 
 
+@pytest.mark.parametrize("value", [b" " * 15_000 + b"\x01", b" \t" * 7_500 + b"\x01", b"a " * 7_500 + b"\x01"])
+async def test_blanks_in_a_header_do_not_hold_the_host_up(server, value):
+    async with opened(f"127.0.0.1:{server.port}") as address:
+        before_s = time.process_time()
+        assert status(say(address, b"GET http://x/ HTTP/1.1\r\nX:" + value + b"\r\n\r\n")) == 400
+        assert time.process_time() - before_s < 1  # the square of the blanks took 3 s
+
+
 async def test_a_program_that_hangs_up_early_harms_nothing(server):
     async with opened(f"127.0.0.1:{server.port}") as address:
         assert say(address, b"GET http://x", end=True) == b""

@@ -165,7 +165,7 @@ except OSError as error:
     if "Too many references" not in result.text:
         pytest.skip(f"the kernel says {result.text!r}")
     assert (await sandbox.run_python("print('hello')", session="b")).text == "hello\n"
-    assert "b" in sandbox._ports
+    assert len(sandbox._ports) == 2
 
 
 async def test_sessions_work_without_descriptors(sandbox, monkeypatch):

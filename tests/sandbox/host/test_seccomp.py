@@ -40,6 +40,7 @@ def run(program: bytes, number: int, machine: str = "x86_64", args: tuple[int, .
 def test_every_number_is_decided_as_the_tables_say(machine):
     program, numbers = profile(machine=machine), NUMBERS[machine]
     by_argument = {"clone", "clone3", "socket", "socketpair", "ioctl", "mknod", "mknodat", "personality"}
+    by_argument |= {"setsockopt", "prctl"}
     free = {number for name, number in numbers.items() if name not in {*by_argument, *WORKER_CALLS}}
     decided = {numbers[name] for name in by_argument if name in numbers}
     for number in range(451):
@@ -69,6 +70,9 @@ CALL = NUMBERS["x86_64"]
         ("clone", (17,), ALLOW), ("clone", (0x3D0F00,), ALLOW), ("clone", (0x10000000 | 17,), EPERM),
         ("clone", (0x20000,), EPERM), ("clone", (0x40000000,), EPERM), ("clone3", (), ERRNO | errno.ENOSYS),
         ("ioctl", (0, 0x5413), ALLOW), ("ioctl", (0, 0x5412), EPERM), ("ioctl", (0, 0x541C), EPERM),
+        ("prctl", (4, 0), ERRNO), ("prctl", (4, 1), ERRNO), ("prctl", (38, 1), ALLOW), ("prctl", (3,), ALLOW),
+        ("setsockopt", (3, 1, 2), ALLOW), ("setsockopt", (3, 6, 7), ALLOW), ("setsockopt", (3, 1, 9), ALLOW),
+        *(("setsockopt", (3, 1, option), ERRNO) for option in (7, 8, 32, 33)),
         ("mknod", (0, stat.S_IFIFO | 0o644), ALLOW), ("mknod", (0, stat.S_IFCHR), EPERM),
         ("mknodat", (0, 0, stat.S_IFBLK), EPERM), ("mknodat", (0, 0, stat.S_IFSOCK), ALLOW),
         ("personality", (0xFFFFFFFF,), ALLOW), ("personality", (0x0040000,), EPERM),
@@ -82,7 +86,9 @@ def test_the_worker_may_do_what_it_must_and_its_children_may_not():
     worker, child = profile(WORKER_CALLS, machine="x86_64"), profile(machine="x86_64")
     for name in WORKER_CALLS:
         assert run(worker, CALL[name], args=(0x20000000,)) == ALLOW
-        assert run(child, CALL[name], args=(0x20000000,)) == EPERM
+        if name != "prctl":  # of which children may not use one option
+            assert run(child, CALL[name], args=(0x20000000,)) == EPERM
+    assert run(worker, CALL["prctl"], args=(4, 0)) == ALLOW
 
 
 def test_a_machine_without_a_table_is_refused():

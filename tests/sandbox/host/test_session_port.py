@@ -183,7 +183,7 @@ async def test_descriptors_are_let_go_of():
             await sandbox.run_python("1", session="d")
     dropped = await backend.start(SandboxSpec())
     await cell(dropped, "1")
-    port = dropped._ports["s"]  # type: ignore[attr-defined]
+    port = dropped._ports["0"]  # type: ignore[attr-defined]
     pipes = list(port._fds)
     process = dropped._process  # type: ignore[attr-defined]
     del dropped

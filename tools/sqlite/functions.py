@@ -34,7 +34,10 @@ _TOKEN = re.compile(
     r"""|[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*|\S""",
     re.DOTALL,
 )
-_WRITTEN_OUT = re.compile(r"[0-9:.+ -]+T?[0-9:.]*|[+-]?[0-9]+ (?:day|month|year|hour|minute|second)s?|start of [a-z]+")
+_WRITTEN_OUT = re.compile(
+    r"[0-9:.+ -]++(?:T[0-9:.]*)?|[+-]?[0-9]+ (?:day|month|year|hour|minute|second)s?|start of [a-z]+"
+)
+_EXPLAIN = re.compile(r"(?:[\s;\ufeff]|--[^\n]*+\n|/\*.*?\*/)*+explain\b", re.IGNORECASE | re.DOTALL)
 _WIDTH = re.compile(r"\*|[0-9]+")
 _WIDTH_DIGITS = 6
 # SQLite reads `$name(...)` as one variable, whatever the parentheses hold.
@@ -188,7 +191,7 @@ class _Expression(NamedTuple):
 
 
 def check_size(statement: str) -> None:
-    """Refuse a statement that SQLite's compiler cannot handle in a short time; nothing can stop the compiler.
+    """Refuse a statement that SQLite's compiler cannot handle in a short time, and one that shows its work.
 
     SQLite copies a common table expression into each place that refers to it, so that 30 expressions that each refer
     twice to the one before make 2**30 copies.
@@ -197,6 +200,8 @@ def check_size(statement: str) -> None:
     """
     if len(statement) > _MOST_STATEMENT_CHARS:
         raise ToolError(f"the statement has {len(statement)} characters; at most {_MOST_STATEMENT_CHARS} are allowed")
+    if _EXPLAIN.match(statement):
+        raise ToolError("EXPLAIN is not allowed here: what it shows depends on the version of SQLite")
     lowered = statement.lower()
     if "with" not in lowered or sum(map(lowered.count, _BEFORE_A_TABLE)) <= _FEW_REFERENCES:
         return
