@@ -191,6 +191,15 @@ def _attribute(reference: str, error: type[Exception]) -> Any:
     return getattr(module, name)
 
 
+def reference_to(value: type) -> type | str:
+    """The class itself, or `/path/to/file.py:Name` for one of a file that was imported by its path.
+
+    Another process can import the first by its module's name, and the second by `load_reference` alone.
+    """
+    path = _FILES.get(value.__module__)
+    return value if path is None else f"{path}:{value.__qualname__}"
+
+
 def load_module(name: str, reference: str, error: type[Exception] = ConfigError) -> ModuleType:
     """Import a module. Raises: `error` if there is none; what the module itself raises propagates."""
     try:

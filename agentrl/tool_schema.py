@@ -157,6 +157,14 @@ class Tool:
         return inspect.iscoroutinefunction(self.function)
 
     @cached_property
+    def takes_self(self) -> bool:
+        """Whether the function is written like a method, so that an instance must be bound to it."""
+        function = self.function
+        if inspect.ismethod(function) or not hasattr(function, "__get__"):
+            return False
+        return next(iter(inspect.signature(function).parameters), "") == "self"
+
+    @cached_property
     def is_inline(self) -> bool:
         """Whether a call runs in place and cannot wait: a plain function that is not `blocking`."""
         return not self.blocking and not self.is_async

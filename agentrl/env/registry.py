@@ -65,8 +65,9 @@ def register(id: str, *, max_turns: int | None = None, **kwargs: Any) -> Callabl
         id: `namespace/Name-v0`.
         max_turns: turns after which an episode is truncated; the class's `limits` by default.
         kwargs: given to the constructor.
-    Raises: ValueError if Gymnasium would not accept the id.
+    Raises: ValueError if Gymnasium would not accept the id, or if `max_turns` is no whole number from 1 on.
     """
+    Limits(max_turns=max_turns)  # refuses what is no limit
     _announce(id)
 
     def add(env_class: E) -> E:
@@ -106,7 +107,10 @@ def _create(ref: EnvRef) -> Env:
     own = {} if found.max_turns is None else {"max_turns": found.max_turns}
     limits: dict[str, Any] = {**own, **ref.limits}
     if limits:
-        made.limits = replace(made.limits, **limits)
+        try:
+            made.limits = replace(made.limits, **limits)
+        except ValueError as error:
+            raise ConfigError(f"{ref.id!r} cannot be made: {error}") from error
     made.ref = replace(ref, version=version_of(found))
     return made
 

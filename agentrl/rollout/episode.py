@@ -78,7 +78,6 @@ async def run_episode(
         group_id=group_id,
         episode_id=episode_id,
         labels=labels,
-        tools=env.tool_schemas,
         fork=fork,
     )
     players: list[Policy] = [policy]
@@ -127,13 +126,14 @@ async def _play(
     try:
         started = perf_counter()
         observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
+        trajectory.tools = env.tool_schemas
         place = ""
         policy = players[0].bind(env)
         players.append(policy)
         # A policy that looks into its environment asks a method of it: the author's code again.
         asked_place = "the oracle or demonstrator" if policy is not players[0] else ""
         earlier, tools = None if asked_place and not given else earlier, trajectory.tools
-        state_key = env.state_key if type(env).state_key is not Env.state_key else None
+        state_key = env.state_key if type(env.unwrapped).state_key is not Env.state_key else None  # type: ignore[attr-defined]
         conversation: list[Message] = list(observation)
         env_s = perf_counter() - started
         while True:
