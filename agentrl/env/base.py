@@ -22,6 +22,7 @@ from gymnasium.utils import seeding
 
 from agentrl.env.spaces import ActionSpace, MessagesSpace
 from agentrl.env.tasks import Tasks
+from agentrl.env.wrapped import awaited_for_a_wrapper
 from agentrl.errors import TaskError
 from agentrl.messages import Action, Message
 from agentrl.registry import load_reference, reference_to
@@ -191,6 +192,9 @@ class Env(gymnasium.Env[Observation, Any]):
     def __drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if not self._agentrl_waits():
             return run_without_loop(coroutine)
+        wait = awaited_for_a_wrapper()
+        if wait is not None:
+            return wait(coroutine)
         if loop_is_running():
             coroutine.close()
             raise RuntimeError(

@@ -92,6 +92,9 @@ class ToolEnv(Env):
     __hooks_wait: ClassVar[bool] = False
     __over = True
     __choosing = False
+    __readable: Set[str]
+    __closing: dict[Callable[[], Awaitable[None]], None]
+    __extra: tuple[Offered, ...]
     __chosen: tuple[Offered | str, ...] | None = None
     success: bool | None
 
@@ -105,8 +108,7 @@ class ToolEnv(Env):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
-        self.__readable: Set[str] = frozenset()
-        self.__closing: dict[Callable[[], Awaitable[None]], None] = {}
+        self.__readable, self.__closing = frozenset(), {}
         self.__extra = () if isinstance(cls.extra_tools, property) else tuple(cls.extra_tools)
         self.__put(cls.__class_box)
         return self
@@ -214,7 +216,9 @@ class ToolEnv(Env):
         """The tool messages that answer the calls of one turn."""
         tools, stats, most = self.__box.tools, self.tool_stats, self.max_calls_per_turn
         if not self.__box.inline:
-            answers = await answer_all(tools, calls[:most], stats, self.tool_timeout_s, self.hook_timeout_s)
+            answers: Sequence[Message] = await answer_all(
+                tools, calls[:most], stats, self.tool_timeout_s, self.hook_timeout_s
+            )
         else:
             limit_s = self.hook_timeout_s
             answers = [answer(tools, call, stats, limit_s) for call in calls[:most]]

@@ -113,7 +113,7 @@ def check_attributes(cls: type) -> None:
 
 def check_hidden(instance: Any) -> None:
     """Refuse attributes that hide a method, such as `self.score = 0`. Raises: TypeError that names one."""
-    methods = methods_of_contract(type(instance))
+    methods = methods_of_contract(type(instance))  # type: ignore[arg-type]  # classes are hashable
     if methods.isdisjoint(instance.__dict__):
         return
     for name in methods & instance.__dict__.keys():

@@ -204,7 +204,7 @@ def test_mistakes_in_the_choice_of_tools():
             self.use_tools("ad")
             return "go"
 
-    with pytest.raises(ToolSchemaError, match="no tool 'ad'. Did you mean 'add'"):
+    with pytest.raises(ToolSchemaError, match=r"no tool 'ad'\. Did you mean 'add'"):
         Unknown().reset(seed=0)
     env = PerTask()
     env.reset(seed=0)
@@ -258,7 +258,8 @@ def test_pickling_keeps_the_tools_of_an_episode_and_classes_that_came_from_a_fil
     assert names(pickle.loads(pickle.dumps(env))) == ["add", "double"]
     file = tmp_path / "own.py"
     file.write_text(
-        "from agentrl import ToolEnv\nclass Own(ToolEnv):\n    def __init__(self, n, *, m=1):\n        self.sum = n + m\n"
+        "from agentrl import ToolEnv\nclass Own(ToolEnv):\n"
+        "    def __init__(self, n, *, m=1):\n        self.sum = n + m\n"
         "    def start(self, task):\n        return 'go'\n"
     )
     made = make(f"{file}:Own", n=2)
