@@ -41,6 +41,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.env.results": (2, "env", 0),
     "agentrl.env.author_code": (2, "env", 0),
     "agentrl.env.execution": (2, "env", 1),
+    "agentrl.env.wrapped": (2, "env", 1),
     "agentrl.env.base": (2, "env", 1),
     "agentrl.env.tool_env": (2, "env", 2),
     "agentrl.env.registry": (2, "env", 3),

@@ -126,8 +126,7 @@ async def _play(
     try:
         started = perf_counter()
         observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
-        trajectory.tools = env.tool_schemas
-        place = ""
+        trajectory.tools, place = env.tool_schemas, ""
         policy = players[0].bind(env)
         players.append(policy)
         # A policy that looks into its environment asks a method of it: the author's code again.
