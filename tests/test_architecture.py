@@ -32,6 +32,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.registry": (1, "vocabulary", 1),
     "agentrl.trajectory": (1, "vocabulary", 1),
     "agentrl.schema_values": (1, "vocabulary", 1),
+    "agentrl.tool_hints": (1, "vocabulary", 1),
     "agentrl.tool_schema": (1, "vocabulary", 2),
     "agentrl.config": (1, "vocabulary", 2),
     # 2: the contracts, and the maths of learning.
