@@ -31,7 +31,8 @@ def folder(root, name, word):
     (made / "json.py").write_text("raise RuntimeError('not the standard library')\n")
     (made / "env.py").write_text(
         "import json\nimport helpers, kit.deep\nfrom words import Held\nfrom helpers import *\n"
-        "def words():\n    import words as late\n    return helpers.WORD, kit.deep.WORD, late.WORD, WORD, json.dumps(1)\n"
+        "def words():\n    import words as late\n"
+        "    return helpers.WORD, kit.deep.WORD, late.WORD, WORD, json.dumps(1)\n"
     )
     return f"{made / 'env.py'}"
 

@@ -40,6 +40,7 @@ from agentrl.env.toolbox import (
 )
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.safe_json import safe_text
+from agentrl.seeds import GlobalGenerators
 from agentrl.tool_schema import Tool
 from agentrl.trajectory import Ending, Task
 
@@ -71,8 +72,10 @@ class ToolEnv(Env):
         extra_tools: tools that are not methods: `Tool` objects, or functions with type hints. A function whose first
             parameter is `self` gets the instance. An instance may set its own, also in `start`.
         max_calls_per_turn: calls of one turn that are run; the others are answered with an error.
-        max_result_chars: characters of one tool's result, and a fourth of those of all results of a turn; what is
+        max_result_chars: characters of one tool's result, and a fourth of that of all results of a turn; what is
             beyond is cut off, and the model reads so.
+        own_random: for libraries that draw from the global `random` or `numpy.random`: while `start`, `respond`,
+            `score` and the tools run, these are generators of the episode, seeded from its seed. Not in blocking tools.
     """
 
     system_prompt: ClassVar[str | None] = None
@@ -83,6 +86,7 @@ class ToolEnv(Env):
     extra_tools: Sequence[Offered] = ()
     max_calls_per_turn: ClassVar[int] = MAX_CALLS
     max_result_chars: ClassVar[int] = MAX_CHARS
+    own_random: ClassVar[bool] = False
     not_state: ClassVar[tuple[str, ...]] = (
         *("_ToolEnv__box", "_ToolEnv__extra", "_ToolEnv__readable", "_ToolEnv__closing", "_ToolEnv__started_s"),
         "_ToolEnv__box_of",
@@ -105,6 +109,8 @@ class ToolEnv(Env):
         extra = () if isinstance(cls.extra_tools, property) else cls.extra_tools
         cls.__class_box = Toolbox.of(with_extra(cls.__method_tools, extra, cls.__qualname__))
         cls.__hooks_wait = _hooks_wait(cls)
+        if cls.own_random:
+            _draw_from_own_generators(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
@@ -326,6 +332,24 @@ def _hooks_wait(cls: type[ToolEnv]) -> bool:
     own = ((cls.areset, ToolEnv.areset), (cls.astep, ToolEnv.astep), (cls.aclose, ToolEnv.aclose))
     hooks += [hook for hook, base in own if hook is not base]
     return any(map(contains_await, hooks))
+
+
+def _draw_from_own_generators(cls: type[ToolEnv]) -> None:
+    """Run the episodes of a class with global generators of their own."""
+    reset, step = cls.areset, cls.astep
+
+    async def areset(
+        self: Any, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        own = self.__dict__.get("_agentrl_random")
+        if own is None or not own.is_in:  # not inside the reset of a subclass
+            self._agentrl_random = GlobalGenerators(seed)
+        return await self._agentrl_random.around(reset(self, seed=seed, options=options))  # type: ignore[no-any-return]
+
+    async def astep(self: Any, action: Any) -> StepResult:
+        return await self._agentrl_random.around(step(self, action))  # type: ignore[no-any-return]
+
+    cls.areset, cls.astep = areset, astep  # type: ignore[method-assign]
 
 
 def _as_messages(first: Any) -> Observation:
