@@ -72,7 +72,7 @@ class GlobalGenerators:
             try:
                 given = yield yielded
             except BaseException as error:
-                go, given = coroutine.throw, error  # type: ignore[assignment]
+                go, given = coroutine.throw, error
 
     def _swap(self) -> None:
         outside = random.getstate(), np.random.get_state()

@@ -186,7 +186,8 @@ def _typed_dict(hint: Any, around: tuple[Any, ...]) -> Any:
             (of_field,) = get_args(of_field)
         readable = _readable(of_field, (*around, hint))
         fields[name] = readable if is_required else NotRequired[readable]
-    made: Any = typing_extensions.TypedDict(hint.__name__, fields)  # type: ignore[operator]
+    make: Any = typing_extensions.TypedDict
+    made = make(hint.__name__, fields)
     made.__pydantic_config__ = getattr(hint, "__pydantic_config__", ConfigDict(extra="forbid"))
     made.__doc__, made.__module__ = hint.__doc__, hint.__module__
     return made

@@ -9,26 +9,28 @@ Does not find a secret that a server encrypts, hashes, spells out or splits.
 from __future__ import annotations
 
 import base64
+import html
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from html.entities import html5
+from urllib.parse import unquote
 
 REDACTED = "REDACTED"
 _LONG = 6
 """Characters from which on a secret is also looked for inside other base64 and as hexadecimal digits."""
 _LEAST_CUT = 4
 """Characters of a secret's beginning that count, at the end of a text that was cut off there."""
-_WIDEST = 24  # characters of one escape, such as four percent signs of a character
-_HALF = re.compile(r"([\\\\%&][\\\\\w#;%&]{0,24})?")
+_MOST_READINGS = 24
+"""Readings of one text: as it is, and decoded in turn as JSON, percent signs or HTML."""
+_HALF = re.compile(r"[\\%&][\\\w#;%&]{0,24}\Z")
 _USER = re.compile(r"://[^/\s@\"'<>]{0,1000}@")
 _PARAMETER = re.compile(
-    r"(?i)([?&](?:[\w.-]{0,40}[_.-])?(?:key|apikey|token|secret|password|passwd|pwd|signature|sig|auth|credential)=)[^&\s\"'<>#]+"
+    r"(?i)([?&](?:[\w.-]{0,40}[_.-])?(?:key|apikey|token|secret|password|passwd|pwd|signature|sig|auth|credential)=)"
+    r"[^&\s\"'<>#]+"
 )
-_NAMED: dict[str, list[str]] = {}
-for _name, _character in html5.items():
-    _NAMED.setdefault(_character, []).append(_name)
-_SHORT = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
+_UNITS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 def without_credentials(text: str) -> str:
@@ -57,8 +59,11 @@ class Redactor:
         """
         if not self._known or not value:
             return value
-        value = _pattern(self._known).sub(REDACTED, value)
-        return self._without_beginning(value) if cut_off else value
+        forms, readings = _forms(self._known), _readings(value)
+        spans = [span for reading in readings for span in reading.spans_of(forms)]
+        if cut_off:
+            spans += [span for reading in readings for span in reading.beginnings(self._known)]
+        return _replaced(value, spans) if spans else value
 
     def content(self, value: bytes, *, cut_off: bool = False) -> bytes:
         """The bytes without secrets, whatever they are: UTF-8, UTF-16, or no text at all."""
@@ -69,88 +74,151 @@ class Redactor:
                 value = value.replace(secret.encode(encoding, "replace"), REDACTED.encode(encoding))
         return self.text(value.decode("utf-8", "surrogateescape"), cut_off=cut_off).encode("utf-8", "surrogateescape")
 
-    def _without_beginning(self, value: str) -> str:
-        """The text without the beginning of a secret at its end."""
-        for secret in self._known:
-            characters = _characters(secret)
-            for start in range(max(0, len(value) - _WIDEST * len(secret)), len(value)):
-                if _is_beginning(characters, value, start):
-                    return value[:start] + REDACTED
-        return value
 
-
-def _is_beginning(characters: Sequence[re.Pattern[str]], value: str, start: int) -> bool:
-    """Whether a text ends, from a place on, with a secret's first characters; the last one may be half an escape."""
-    place = start
-    for number, character in enumerate(characters):
-        found = character.match(value, place)
-        if found is None:
-            return number >= _LEAST_CUT and _HALF.fullmatch(value, place) is not None
-        place = found.end()
-    return False
+def _replaced(value: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with `REDACTED` in the place of each span; those that overlap become one."""
+    pieces, place = [], 0
+    for start, end in sorted(spans):
+        if start >= place:
+            pieces += [value[place:start], REDACTED]
+        place = max(place, end)
+    return "".join([*pieces, value[place:]])
 
 
 @lru_cache(maxsize=64)
-def _pattern(secrets: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds every secret in every form; longer ones first."""
-    forms = [form for secret in secrets for form in _forms(secret)]
-    return re.compile("|".join(dict.fromkeys(forms)))
+def _forms(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    """What stands for a secret as a whole."""
+    return tuple(dict.fromkeys(form for secret in secrets for form in _forms_of(secret) if form))
 
 
-@lru_cache(maxsize=256)
-def _characters(secret: str) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(_written(character)) for character in secret)
-
-
-def _forms(secret: str) -> Iterator[str]:
-    yield "".join(map(_written, secret))
+def _forms_of(secret: str) -> Iterator[str]:
+    yield secret
+    yield secret.replace(" ", "+")
     encoded = secret.encode("utf-8", "surrogatepass")
-    yield _base64(base64.b64encode(encoded).decode().rstrip("=")) + "=*"
-    if len(secret) < _LONG:
-        return
-    yield f"(?i:{encoded.hex()})"
-    for before in (1, 2):
-        # Inside other base64: without the digits that also depend on the neighbours.
-        digits = base64.b64encode(b"\0" * before + encoded).decode().rstrip("=")
-        yield _base64(digits[before + 1 : len(digits) - ((before + len(encoded)) % 3 > 0)])
-    whole = len(encoded) // 3 * 4
-    if whole >= 8:
-        yield _base64(base64.b64encode(encoded).decode()[:whole])
+    digits = base64.b64encode(encoded).decode()
+    found = [digits, digits.rstrip("=")]
+    if len(secret) >= _LONG:
+        yield from (encoded.hex(), encoded.hex().upper())
+        for before in range(3):
+            # Inside other base64: without the digits that also depend on the neighbours.
+            digits = base64.b64encode(b"\0" * before + encoded).decode().rstrip("=")
+            found.append(digits[before and before + 1 : len(digits) - ((before + len(encoded)) % 3 > 0)])
+    for digits in found:
+        yield from (digits, digits.translate(str.maketrans("+/", "-_")))
 
 
-def _base64(digits: str) -> str:
-    """Digits of base64, in the alphabet of addresses too, and with the escapes of JSON and of addresses."""
-    return "".join(
-        digit if digit.isalnum() else f"(?:{_written(digit)}|{'-' if digit == '+' else '_'})" for digit in digits
-    )
+@dataclass(frozen=True)
+class _Reading:
+    """A text, or what it becomes where an encoding is read; each place in it is one of the text before.
+
+    Attributes:
+        text: as it reads.
+        before: what was decoded; None is the text as it is.
+        starts, ends: of each decoded escape, in this text.
+        origins: (start, end) of each of these escapes, in the text before.
+    """
+
+    text: str
+    before: _Reading | None = None
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    origins: list[tuple[int, int]] = field(default_factory=list)
+
+    def spans_of(self, forms: Iterable[str]) -> Iterator[tuple[int, int]]:
+        """Where one of the forms stands, as places of the text as it is."""
+        for form in forms:
+            place = self.text.find(form)
+            while place >= 0:
+                yield self._origin(place, place + len(form))
+                place = self.text.find(form, place + len(form))
+
+    def beginnings(self, secrets: Iterable[str]) -> Iterator[tuple[int, int]]:
+        """Where the text ends with the beginning of a secret; half an escape may follow it."""
+        half = _HALF.search(self.text)
+        for end in {len(self.text), half.start() if half is not None else len(self.text)}:
+            for secret in secrets:
+                least = max(0, end - len(secret))
+                kept = self.text[least:end]
+                found = next((n for n in range(len(kept), _LEAST_CUT - 1, -1) if kept.endswith(secret[:n])), 0)
+                if found:
+                    start, _ = self._origin(end - found, end)
+                    yield start, self._length()
+
+    def _length(self) -> int:
+        return len(self.text) if self.before is None else self.before._length()
+
+    def _origin(self, start: int, end: int) -> tuple[int, int]:
+        """The places of the text as it is that two places come from."""
+        if self.before is None:
+            return start, end
+        return self.before._origin(self._place(start)[0], self._place(end - 1)[1])
+
+    def _place(self, at: int) -> tuple[int, int]:
+        """Where the character at a place begins and ends in the text before."""
+        index = bisect_right(self.starts, at) - 1
+        if index < 0:
+            return at, at + 1
+        if at < self.ends[index]:
+            return self.origins[index]
+        behind = self.origins[index][1] + at - self.ends[index]
+        return behind, behind + 1
+
+    def decoded(self, escape: re.Pattern[str], read: Callable[[str], str]) -> _Reading | None:
+        """This text with its escapes read once; None if it has none."""
+        made = _Reading("", self)
+        pieces, place, length = [], 0, 0
+        for found in escape.finditer(self.text):
+            plain = read(found.group())
+            if plain == found.group() or not plain:
+                continue
+            between = self.text[place : found.start()]
+            pieces += [between, plain]
+            made.starts.append(length + len(between))
+            length += len(between) + len(plain)
+            made.ends.append(length)
+            made.origins.append(found.span())
+            place = found.end()
+        if not pieces:
+            return None
+        pieces.append(self.text[place:])
+        return _Reading("".join(pieces), self, made.starts, made.ends, made.origins)
 
 
-@lru_cache(maxsize=4096)
-def _written(character: str) -> str:
-    """A pattern of every way to write one character."""
-    ways = [_json(character), _percent(character), *_entities(character)]
-    if character == " ":
-        ways.append(r"\+")
-    if character == '"' or character in "/'\\":
-        ways.append(rf"\\{{1,8}}{re.escape(character)}")
-    if character in _SHORT:
-        ways.append(rf"\\{{1,8}}{_SHORT[character]}")
-    return f"(?:{'|'.join([*ways, re.escape(character)])})"  # as it is last: an escape may begin with itself
+def _readings(value: str) -> list[_Reading]:
+    """The text as it is, and what it becomes where it is decoded in any order."""
+    found = [_Reading(value)]
+    seen = {value}
+    for reading in found:
+        for sign, escape, read in _ENCODINGS:
+            if len(found) >= _MOST_READINGS:
+                return found
+            made = reading.decoded(escape, read) if sign in reading.text else None
+            if made is not None and made.text not in seen:
+                seen.add(made.text)
+                found.append(made)
+    return found
 
 
-def _json(character: str) -> str:
-    units = character.encode("utf-16-be", "surrogatepass").hex()
-    return "".join(rf"\\{{1,8}}u(?i:{units[i : i + 4]})" for i in range(0, len(units), 4))
+def _of_json(escape: str) -> str:
+    if escape[1] != "u":
+        return _UNITS.get(escape[1], escape[1])
+    units = bytes.fromhex(escape.replace("\\u", ""))
+    return units.decode("utf-16-be", "replace")
 
 
-def _percent(character: str) -> str:
-    encoded = character.encode("utf-8", "surrogatepass")
-    return "".join(f"%(?:25){{0,3}}(?i:{byte:02x})" for byte in encoded)
-
-
-def _entities(character: str) -> Iterator[str]:
-    code = ord(character)
-    yield f"&(?:amp;){{0,3}}#0{{0,6}}{code};?"
-    yield f"&(?:amp;){{0,3}}#[xX]0{{0,6}}(?i:{code:x});?"
-    for name in _NAMED.get(character, ()):
-        yield f"&(?:amp;){{0,3}}{re.escape(name)}"
+_ENCODINGS: Sequence[tuple[str, re.Pattern[str], Callable[[str], str]]] = (
+    (
+        "\\",
+        re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\[/\"'\\bfnrt]"),
+        _of_json,
+    ),
+    (
+        "%",
+        re.compile(
+            r"(?i)%[0-7][0-9a-f]|%[cd][0-9a-f]%[89ab][0-9a-f]|%e[0-9a-f](?:%[89ab][0-9a-f]){2}"
+            r"|%f[0-9a-f](?:%[89ab][0-9a-f]){3}"
+        ),
+        unquote,
+    ),
+    ("&", re.compile(r"&#[xX]?[0-9a-fA-F]{1,8};?|&[A-Za-z][A-Za-z0-9]{1,31};?"), html.unescape),
+)
