@@ -138,12 +138,18 @@ async def _rendered(subject: Subject, mode: str) -> Any:
 
 
 def check_tasks(subject: Subject) -> Iterator[Finding]:
-    """Splits are not empty, and there is one to hold out."""
+    """Splits are not empty, hold no task twice, and there is one to hold out."""
     env = subject.create()
     splits = {name: env.tasks.split(name) for name in env.tasks.splits}
     empty = [name for name, tasks in splits.items() if not tasks]
     if empty:
         yield Finding("tasks", "error", f"split {empty[0]!r} is empty", "give it tasks or leave it out")
+    for name, tasks in splits.items():
+        different = len({task.fingerprint for task in tasks})
+        if different < len(tasks):
+            problem = f"the {len(tasks)} tasks of split {name!r} have {different} different contents"
+            fix = "keep one of each: intervals of a benchmark count every task as a further one"
+            yield Finding("repeated-tasks", "warning", problem, fix)
     if len(splits) < 2:
         problem = f"there is only one split ({', '.join(splits)}), so nothing is held out to evaluate on"
         yield Finding("no-eval-split", "advice", problem, "add an `eval` split: Tasks.of(train=..., eval=...)")

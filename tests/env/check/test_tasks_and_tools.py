@@ -1,4 +1,4 @@
-"""`check` tries the tools that each task offers."""
+"""`check` tries the tools that each task offers, and names tasks that are there twice."""
 
 from __future__ import annotations
 
@@ -35,3 +35,15 @@ def test_a_tool_that_only_some_tasks_offer_is_tried():
     assert [(f.code, "broken" in f.problem) for f in report.findings if f.code.startswith("tool")] == [
         ("tool-raises", True)
     ]
+
+
+class Repeated(Chosen):
+    """The same task twice in a split."""
+
+    tasks = Tasks.of(train=[{"i": 1}], eval=[{"i": 2}, {"i": 2}])
+
+
+def test_the_same_task_twice_in_a_split_is_a_warning():
+    found = {finding.code: finding for finding in check_env(Repeated, processes=False).findings}
+    assert found["repeated-tasks"].severity == "warning"
+    assert "the 2 tasks of split 'eval' have 1 different contents" in found["repeated-tasks"].problem
