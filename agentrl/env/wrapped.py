@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -20,7 +20,6 @@ from agentrl.env.execution import in_thread
 from agentrl.messages import Message
 
 T = TypeVar("T")
-_STATE = ("get_state", "set_state", "aget_state", "aset_state")
 
 
 def as_env(made: Any) -> Any:
@@ -53,6 +52,22 @@ class WrappedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     async def aclose(self) -> None:
         await self._run(self.env.close)
 
+    # State: that of the environment and of each wrapper.
+
+    def get_state(self) -> dict[str, Any]:
+        return {"env": self.unwrapped.get_state(), "wrappers": _copies(self.env)}  # type: ignore[attr-defined]
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self.unwrapped.set_state(state["env"])  # type: ignore[attr-defined]
+        _put_back(self.env, state["wrappers"])
+
+    async def aget_state(self) -> dict[str, Any]:
+        return {"env": await self.unwrapped.aget_state(), "wrappers": _copies(self.env)}  # type: ignore[attr-defined]
+
+    async def aset_state(self, state: Mapping[str, Any]) -> None:
+        await self.unwrapped.aset_state(state["env"])  # type: ignore[attr-defined]
+        _put_back(self.env, state["wrappers"])
+
     async def afork(self) -> WrappedEnv:
         """A second stack of the same wrappers, in their present state, around a fork of the environment."""
         return WrappedEnv(_around(self.env, await self.unwrapped.afork()))  # type: ignore[attr-defined]
@@ -64,8 +79,6 @@ class WrappedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "env":
             raise AttributeError(name)
-        if name in _STATE:
-            raise AttributeError(f"the state of wrappers cannot be saved: use `fork` or `afork` instead of {name}")
         return getattr(self.env.unwrapped, name)
 
     async def _run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -82,13 +95,32 @@ def _checked(observation: Any, outer: gymnasium.Env[Any, Any]) -> Any:
     )
 
 
+def _wrappers(outer: Any) -> Iterator[Any]:
+    while isinstance(outer, gymnasium.Wrapper):
+        yield outer
+        outer = outer.env
+
+
+def _copies(outer: Any) -> list[dict[str, Any]]:
+    """The attributes of each wrapper, from outside to inside."""
+    return [_copy(vars(wrapper)) for wrapper in _wrappers(outer)]
+
+
+def _copy(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: copy.deepcopy(value) for name, value in attributes.items() if name != "env"}
+
+
+def _put_back(outer: Any, copies: Sequence[Mapping[str, Any]]) -> None:
+    for wrapper, attributes in zip(_wrappers(outer), copies, strict=True):
+        vars(wrapper).update(_copy(attributes))
+
+
 def _around(outer: Any, inner: Any) -> Any:
     """The wrappers of `outer`, copied, around another environment."""
     if not isinstance(outer, gymnasium.Wrapper):
         return inner
     twin = copy.copy(outer)
-    kept = {name: copy.deepcopy(value) for name, value in vars(outer).items() if name != "env"}
-    vars(twin).update(kept, env=_around(outer.env, inner))
+    vars(twin).update(_copy(vars(outer)), env=_around(outer.env, inner))
     return twin
 
 

@@ -10,6 +10,7 @@ import pytest
 from gymnasium.wrappers import OrderEnforcing, RecordEpisodeStatistics, TimeLimit, TransformAction, TransformReward
 
 from agentrl.bench.runner import run_bench
+from agentrl.env.check import check_env
 from agentrl.env.registry import make, register, spec
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
@@ -149,8 +150,9 @@ async def test_a_fork_takes_its_wrappers_along(inner):
     assert (await env.astep(call("up")))[3] is False
     assert [(await twin.astep(call("up")))[3] for _ in range(2)] == [False, True]
     assert (env.n, twin.n) == (2, 3)
-    with pytest.raises(AttributeError, match="use `fork` or `afork`"):
-        env.get_state()
+    await twin.aset_state(await env.aget_state())
+    assert (await twin.astep(call("up")))[3] is True
+    assert twin.n == 3
 
 
 @register("test/Halved-v0", max_turns=7)
@@ -174,6 +176,13 @@ def test_a_function_is_registered_and_named_like_a_class(tmp_path):
     assert " by " in group.trajectories[0].env.version
     with pytest.raises(EnvNotFound, match="nor a function that makes one"):
         make(f"{file}:nothing")
+
+
+def test_check_accepts_a_wrapped_environment():
+    report = check_env("test/Halved-v0", tasks=2, processes=False)
+    assert [
+        f for f in report.findings if f.severity == "error" and f.code not in ("answer-in-prompt", "oracle-fails")
+    ] == []
 
 
 def test_wrapped_environments_are_benchmarked(tmp_path):

@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env as check_with_gymnasium
 from agentrl.env.base import Env
 from agentrl.env.check.player import Start, Subject, chance
 from agentrl.env.check.report import Finding
+from agentrl.env.wrapped import WrappedEnv
 from agentrl.messages import Message
 
 _STEPS = 20
@@ -37,7 +38,7 @@ async def _gymnasium_warnings(subject: Subject) -> list[str]:
 
 
 def _warned(subject: Subject) -> list[str]:
-    env = subject.create()
+    env = subject.create().unwrapped  # Gymnasium compares wrappers by identity
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -128,7 +129,9 @@ def check_render(subject: Subject) -> Iterator[Finding]:
 
 
 async def _rendered(subject: Subject, mode: str) -> Any:
-    env = subject.create(render_mode=mode)
+    is_wrapped = isinstance(subject.create(), WrappedEnv)  # a function may take other arguments than its class
+    env: Any = subject.create() if is_wrapped else subject.create(render_mode=mode)
+    env.unwrapped.render_mode = mode
     start = subject.starts[0]
     try:
         await env.areset(seed=start.seed, options={"task": start.task})
