@@ -94,7 +94,7 @@ class ToolEnv(Env):
     __method_tools: ClassVar[Mapping[str, Tool]] = {}
     __class_box: ClassVar[Toolbox] = Toolbox({}, (), True)
     __hooks_wait: ClassVar[bool] = False
-    __over = True
+    __over: bool | None = None  # before the first episode
     __choosing = False
     __readable: Set[str]
     __closing: dict[Callable[[], Awaitable[None]], None]
@@ -170,7 +170,8 @@ class ToolEnv(Env):
     async def areset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        check_hidden(self)
+        if self.__over is not True:  # the first episode: what `__init__` has set
+            check_hidden(self)
         self.__over, self.__chosen = True, None
         task = Env._begin(self, seed, options)
         self.__turn, self.__tokens, self.__ending = 0, 0, False
@@ -193,14 +194,19 @@ class ToolEnv(Env):
         return messages, {"task_id": task.id}
 
     async def astep(self, action: Any) -> StepResult:
-        if self.__over:
+        if self.__over is not False:
             raise RuntimeError("the episode is over (or never began): call reset before step")
         action = as_action(action)
         self.__turn += 1
         self.__tokens += len(action.token_ids or ()) or (action.usage or {}).get("completion_tokens", 0)
         calls = action.tool_calls
         if calls:
-            observation = await self.__answers(calls)
+            if len(calls) == 1 and self.__box.inline and self.max_calls_per_turn > 0:
+                message = answer(self.__box.tools, calls[0], self.tool_stats, self.hook_timeout_s)
+                fits = len(message.content) <= self.max_result_chars
+                observation = (message,) if fits else tuple(within((message,), self.max_result_chars))
+            else:
+                observation = await self.__answers(calls)
         elif action.finish_reason == "length":
             return await self.__finish(Ending("limit", "turn_tokens"), ())
         else:
