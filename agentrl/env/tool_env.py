@@ -35,6 +35,7 @@ from agentrl.env.toolbox import (
     check_attributes,
     check_hidden,
     chosen_from,
+    extra_of_class,
     tools_of_class,
     with_extra,
 )
@@ -92,6 +93,7 @@ class ToolEnv(Env):
         "_ToolEnv__box_of",
     )
     __method_tools: ClassVar[Mapping[str, Tool]] = {}
+    __class_extra: ClassVar[tuple[Offered, ...]] = ()
     __class_box: ClassVar[Toolbox] = Toolbox({}, (), True)
     __hooks_wait: ClassVar[bool] = False
     __over: bool | None = None  # before the first episode
@@ -106,8 +108,8 @@ class ToolEnv(Env):
         super().__init_subclass__(**kwargs)
         check_attributes(cls)
         cls.__method_tools = tools_of_class(cls)
-        extra = () if isinstance(cls.extra_tools, property) else cls.extra_tools
-        cls.__class_box = Toolbox.of(with_extra(cls.__method_tools, extra, cls.__qualname__))
+        cls.__class_extra = extra_of_class(cls)
+        cls.__class_box = Toolbox.of(with_extra(cls.__method_tools, cls.__class_extra, cls.__qualname__))
         cls.__hooks_wait = _hooks_wait(cls)
         if cls.own_random:
             _draw_from_own_generators(cls)
@@ -115,7 +117,7 @@ class ToolEnv(Env):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
         self.__readable, self.__closing = frozenset(), {}
-        self.__extra = () if isinstance(cls.extra_tools, property) else tuple(cls.extra_tools)
+        self.__extra = cls.__class_extra
         self.__put(cls.__class_box)
         return self
 

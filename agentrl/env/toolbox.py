@@ -18,6 +18,11 @@ from agentrl.tool_schema import Tool, is_tool
 Offered = Tool | Callable[..., Any]
 """What an author offers as a tool: a `Tool`, or a function with type hints."""
 _CONTRACT = ("agentrl.", "gymnasium.")
+_WRITTEN_AS = {
+    "tasks": "Tasks.of(train=[{...}], eval=[{...}])",
+    "limits": "Limits(max_turns=10)",
+    "rubric": 'Rubric({"correct": 1.0})',
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,16 @@ def add_tool(tools: dict[str, Tool], offered: Offered, owner: str) -> None:
     tools[offered.name] = offered
 
 
+def extra_of_class(cls: type) -> tuple[Offered, ...]:
+    """The `extra_tools` of a class; none where each instance works them out, in a property."""
+    extra = inspect.getattr_static(cls, "extra_tools")
+    if hasattr(extra, "__get__"):
+        return ()
+    if isinstance(extra, (str, bytes)) or not isinstance(extra, Iterable):
+        raise ToolSchemaError(f"{cls.__qualname__}.extra_tools must be a list of tools, got {type(extra).__name__}")
+    return tuple(extra)
+
+
 def with_extra(tools: Mapping[str, Tool], extra: Iterable[Offered], owner: str) -> dict[str, Tool]:
     """The extra tools, then the others. Raises: as `add_tool`."""
     if isinstance(extra, (str, bytes)) or not isinstance(extra, Iterable):
@@ -102,10 +117,16 @@ def chosen_from(tools: Mapping[str, Tool], chosen: Sequence[Offered | str], owne
 
 
 def check_attributes(cls: type) -> None:
-    """Refuse a value in the place of a method that every environment has, such as `close = False`.
+    """Refuse a value in the place of a method that every environment has, such as `close = False`, and plain values
+    where the contract has a class of its own, such as `tasks = [...]`.
 
     Raises: TypeError that names it.
     """
+    for name, wanted in _WRITTEN_AS.items():
+        value = cls.__dict__.get(name)
+        if isinstance(value, (list, tuple, set, dict, str, int)):
+            kind = type(value).__name__
+            raise TypeError(f"{cls.__qualname__}.{name} is a {kind}: write `{name} = {wanted}`")
     for name, value in cls.__dict__.items():
         if name in methods_of_contract(cls) and not (callable(value) or hasattr(value, "__get__")):
             raise TypeError(_hides(f"{cls.__qualname__}.{name}", name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import pickle
 
 import pytest
@@ -15,6 +16,7 @@ from agentrl.env.tool_env import ToolEnv, call, tools_of
 from agentrl.errors import ConfigError, ToolError, ToolSchemaError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy
+from agentrl.policy.scripted import ScriptedPolicy
 from agentrl.rollout.runner import rollout
 from agentrl.tool_schema import Tool, tool
 
@@ -151,7 +153,43 @@ def test_a_constructor_that_forgets_its_base_class():
     assert told(env, ToolCall("add", {"n": env.n})) == ["6"]
 
 
+@pytest.mark.parametrize(("name", "value"), [("tasks", [{"q": 1}]), ("limits", 5), ("rubric", {"right": 1.0})])
+def test_plain_values_in_the_place_of_a_class_of_the_contract(name, value):
+    with pytest.raises(TypeError, match=rf"Plain.{name} is a {type(value).__name__}: write `{name} = [TLR]"):
+        type("Plain", (Desk,), {name: value})
+
+
+def test_an_environment_may_be_a_dataclass():
+    @dataclasses.dataclass
+    class Sized(Desk):
+        size: int = 3
+
+        def start(self, task):
+            return f"size {self.size}"
+
+    env = Sized(size=4)
+    assert env.reset(seed=0)[0][0].content == "size 4"
+    assert env.fork().size == 4
+    assert len(rollout(lambda: Sized(5), ScriptedPolicy(["x"]))) == 3
+
+
 # Tools of an instance and of an episode.
+
+
+def test_extra_tools_may_be_worked_out_by_each_instance():
+    class Property(Desk):
+        def __init__(self, n):
+            self.n = n
+
+        @property
+        def extra_tools(self):
+            return [double, later][: self.n]
+
+    assert [names(Property(n)) for n in (0, 1, 2)] == [["add"], ["double", "add"], ["double", "later", "add"]]
+    env = Property(2)
+    env.reset(seed=0)
+    assert told(env, ToolCall("later", {"n": 2})) == ["2"]
+    env.close()
 
 
 def test_tools_of_each_task_are_those_the_policy_sees_and_the_record_holds():
