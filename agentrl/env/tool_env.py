@@ -73,7 +73,7 @@ class ToolEnv(Env):
         extra_tools: tools that are not methods: `Tool` objects, or functions with type hints. A function whose first
             parameter is `self` gets the instance. An instance may set its own, also in `start`.
         max_calls_per_turn: calls of one turn that are run; the others are answered with an error.
-        max_result_chars: characters of one tool's result, and a fourth of that of all results of a turn; what is
+        max_result_chars: characters of one tool's result; all results of a turn may have four times as many. What is
             beyond is cut off, and the model reads so.
         own_random: for libraries that draw from the global `random` or `numpy.random`: while `start`, `respond`,
             `score` and the tools run, these are generators of the episode, seeded from its seed. Not in blocking tools.
