@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+IMPORTER = __file__
+"""The file whose frame stands in a traceback between an `import` that fails and its author's line."""
 _PREFIX = "agentrl_folder_"
 
 

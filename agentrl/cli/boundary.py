@@ -23,6 +23,7 @@ from click.exceptions import NoSuchCommand
 
 from agentrl.env.watchdog import end_when_hung
 from agentrl.errors import AgentRLError
+from agentrl.file_modules import IMPORTER
 from agentrl.safe_json import for_terminal
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -137,7 +138,7 @@ def author_place(error: BaseException) -> str | None:
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}" if error.filename and not _is_within(error.filename, _OURS) else None
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_within(f.filename, _INSTALLED)]
-    frames = [f for f in frames if not f.filename.startswith("<")]
+    frames = [f for f in frames if not f.filename.startswith("<") and f.filename != IMPORTER]
     if not frames or _is_within(frames[-1].filename, _OURS):
         return None
     return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name}"

@@ -178,6 +178,8 @@ class Env(gymnasium.Env[Observation, Any]):
         return self.__drive(self.astep(action))
 
     def close(self) -> None:
+        if self.__dict__.get("_agentrl_in_aclose"):  # by an author's own `close`, which `aclose` has called
+            return
         try:
             self.__drive(self.aclose())
         finally:

@@ -6,6 +6,7 @@ Owns the course of an episode, and the sum of its reward. Schemas and argument c
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import AsyncExitStack
@@ -111,6 +112,8 @@ class ToolEnv(Env):
         cls.__class_extra = extra_of_class(cls)
         cls.__class_box = Toolbox.of(with_extra(cls.__method_tools, cls.__class_extra, cls.__qualname__))
         cls.__hooks_wait = _hooks_wait(cls)
+        if inspect.isfunction(cls.__dict__.get("close")) and "aclose" not in cls.__dict__:
+            _call_own_close(cls)
         if cls.own_random:
             _draw_from_own_generators(cls)
 
@@ -340,6 +343,30 @@ def _hooks_wait(cls: type[ToolEnv]) -> bool:
     own = ((cls.areset, ToolEnv.areset), (cls.astep, ToolEnv.astep), (cls.aclose, ToolEnv.aclose))
     hooks += [hook for hook, base in own if hook is not base]
     return any(map(contains_await, hooks))
+
+
+def _call_own_close(cls: type[ToolEnv]) -> None:
+    """Let `aclose`, which a rollout calls, call the `close` that an author has written as in Gymnasium."""
+    own: Callable[[Any], None] = cls.__dict__["close"]
+
+    def close(self: Any) -> None:
+        self._agentrl_in_close = True
+        try:
+            own(self)
+        finally:
+            self._agentrl_in_close = False
+
+    async def aclose(self: Any) -> None:
+        await super(cls, self).aclose()
+        if self.__dict__.get("_agentrl_in_close") or self.__dict__.get("_agentrl_in_aclose"):
+            return
+        self._agentrl_in_aclose = True
+        try:
+            own(self)
+        finally:
+            self._agentrl_in_aclose = False
+
+    cls.close, cls.aclose = close, aclose  # type: ignore[method-assign]
 
 
 def _draw_from_own_generators(cls: type[ToolEnv]) -> None:

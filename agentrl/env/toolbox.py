@@ -127,6 +127,13 @@ def check_attributes(cls: type) -> None:
         if isinstance(value, (list, tuple, set, dict, str, int)):
             kind = type(value).__name__
             raise TypeError(f"{cls.__qualname__}.{name} is a {kind}: write `{name} = {wanted}`")
+    for name in ("reset", "step"):
+        own = cls.__dict__.get(name)
+        if inspect.isfunction(own) and not is_tool(own) and f"a{name}" not in cls.__dict__:
+            raise TypeError(
+                f"{cls.__qualname__}.{name} would not be called by a rollout: write `async def a{name}` with the same "
+                f"arguments, and `await super().a{name}(...)` in it"
+            )
     for name, value in cls.__dict__.items():
         if name in methods_of_contract(cls) and not (callable(value) or hasattr(value, "__get__")):
             raise TypeError(_hides(f"{cls.__qualname__}.{name}", name))

@@ -19,13 +19,15 @@ from typing import Any
 from agentrl.env.base import Env, Observation, as_action
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.errors import EnvFault, PolicyFault, TaskError
+from agentrl.file_modules import IMPORTER
 from agentrl.messages import Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
 logger = logging.getLogger(__name__)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_OURS = tuple(os.path.join(_HERE, floor, "") for floor in ("env", "policy", "rollout", "sandboxed", "tools"))
+_FLOORS = ("env", "policy", "rollout", "sandboxed", "tools")
+_OURS = (IMPORTER, *(os.path.join(_HERE, floor, "") for floor in _FLOORS))
 _INSTALLED = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
 _numbers = itertools.count()
 # Ways in which a turn ends the episode as a failure, without the environment being asked.

@@ -159,6 +159,33 @@ def test_plain_values_in_the_place_of_a_class_of_the_contract(name, value):
         type("Plain", (Desk,), {name: value})
 
 
+@pytest.mark.parametrize("calls_base", [False, True])
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_close_as_in_gymnasium_is_called_once_by_close_and_by_a_rollout(calls_base, waits):
+    closed = []
+
+    class Closes(Desk):
+        extra_tools = (later,) if waits else ()
+
+        def close(self):
+            closed.append("own")
+            if calls_base:
+                super().close()
+
+    env = Closes()
+    env.reset(seed=0)
+    env.close()
+    assert closed == ["own"]
+    rollout(Closes, ScriptedPolicy(["x"]), ["train-0"])
+    assert closed == ["own", "own"]
+
+
+@pytest.mark.parametrize("name", ["reset", "step"])
+def test_a_method_that_a_rollout_would_not_call_is_refused(name):
+    with pytest.raises(TypeError, match=rf"Own.{name} would not be called by a rollout: write `async def a{name}`"):
+        type("Own", (Desk,), {name: lambda self: None})
+
+
 def test_an_environment_may_be_a_dataclass():
     @dataclasses.dataclass
     class Sized(Desk):
