@@ -96,7 +96,7 @@ def _forms_of(secret: str) -> Iterator[str]:
     yield secret.replace(" ", "+")
     encoded = secret.encode("utf-8", "surrogatepass")
     digits = base64.b64encode(encoded).decode()
-    found = [digits, digits.rstrip("=")]
+    found = [digits, digits.rstrip("=")] if len(secret) >= _LEAST_CUT else []
     if len(secret) >= _LONG:
         yield from (encoded.hex(), encoded.hex().upper())
         for before in range(3):
