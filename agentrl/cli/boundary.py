@@ -219,7 +219,8 @@ class _Document:
     def _end(self, before: TextIO, number: int | None) -> None:
         sys.stdout = before
         if number is not None and self.stream is not None:
-            self.stream.close()
+            with suppress(OSError):  # the reader of a pipe is gone
+                self.stream.close()
             os.dup2(number, 1)
             os.close(number)
         self.stream = None
