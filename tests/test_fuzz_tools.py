@@ -1,7 +1,7 @@
 """Anything that a model can write and an author can return, against tools, schemas and what is shown.
 
-A few examples of each run with the tests. `make fuzz EXAMPLES=5000` tries more; there, an example that takes longer than
-a second fails as well.
+A few examples of each run with the tests. `make fuzz EXAMPLES=5000` tries more; there, an example that takes longer
+than a second fails as well.
 """
 
 from __future__ import annotations
