@@ -17,6 +17,7 @@ REAL_ARGS ?=
 WHEEL ?=
 PYTEST_ARGS ?=
 WORKERS ?= -n 2 --dist worksteal
+EXAMPLES ?= 2000
 
 BIN := $(VENV)/bin
 TRAIN := $(VENV)/.installed-train
@@ -26,13 +27,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 ARGUMENTS := $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh,--continue)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart quickstart-real test lint format types tests sandbox-tests docker-tests bubblewrap clean
+.PHONY: help quickstart quickstart-real test lint format types tests sandbox-tests docker-tests fuzz bubblewrap clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
 	@echo "  make lint | types | tests            the parts of make test"
 	@echo "  make sandbox-tests                   of those, the sandbox and the environments that run code in it"
 	@echo "  make docker-tests                    the docker sandbox, where a daemon runs or can be started"
+	@echo "  make fuzz [EXAMPLES=2000]            random arguments, schemas, messages and results; one second each at most"
 	@echo "  make format                          rewrite the code as ruff wants it"
 	@echo "  make clean                           remove $(VENV) and caches; runs/ stays"
 
@@ -42,6 +44,9 @@ quickstart: $(TRAIN)
 quickstart-real: $(GGUF)
 	$(BIN)/python benchmarks/quickstart_real.py --out $(REAL_OUT) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(WHEEL),--wheel $(WHEEL)) $(REAL_ARGS)
+
+fuzz: $(DEV)
+	AGENTRL_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_fuzz*.py
 
 test: lint types tests
 

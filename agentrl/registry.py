@@ -23,6 +23,7 @@ from types import FunctionType, ModuleType
 from typing import Any, get_type_hints
 
 from agentrl.errors import ConfigError, did_you_mean
+from agentrl.file_modules import own_imports
 
 # Module name of each file that was imported by its path -> that path.
 _FILES: dict[str, Path] = {}
@@ -191,6 +192,15 @@ def _attribute(reference: str, error: type[Exception]) -> Any:
     return getattr(module, name)
 
 
+def reference_to(value: type) -> type | str:
+    """The class itself, or `/path/to/file.py:Name` for one of a file that was imported by its path.
+
+    Another process can import the first by its module's name, and the second by `load_reference` alone.
+    """
+    path = _FILES.get(value.__module__)
+    return value if path is None else f"{path}:{value.__qualname__}"
+
+
 def load_module(name: str, reference: str, error: type[Exception] = ConfigError) -> ModuleType:
     """Import a module. Raises: `error` if there is none; what the module itself raises propagates."""
     try:
@@ -207,8 +217,8 @@ def load_module(name: str, reference: str, error: type[Exception] = ConfigError)
 def load_file(path: Path, error: type[Exception] = ConfigError) -> ModuleType:
     """Import a Python file by its path, once per path.
 
-    Its folder is put at the end of `sys.path`, so that it can import modules next to it, as `python FILE` can; a module
-    that is found elsewhere comes first.
+    It can import modules next to it, as `python FILE` can, and its folder is put at the end of `sys.path`; a module of
+    the standard library comes first, and other files do not see its modules in the place of their own.
 
     Raises: `error` if there is no such file.
     """
@@ -225,6 +235,7 @@ def load_file(path: Path, error: type[Exception] = ConfigError) -> ModuleType:
     sys.modules[name], _FILES[name] = module, path
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
+    own_imports(module, path.parent)
     try:
         found.loader.exec_module(module)
     except BaseException:

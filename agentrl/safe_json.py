@@ -8,7 +8,9 @@ hold it, and no UTF-8 encoder accepts it.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +23,10 @@ MAX_SIZE = 1 << 20
 _MAX_BITS = 1023  # a longer integer may be infinite where JSON numbers are 64-bit floats
 _MOST_SHOWN = 60
 _write = Encoder().encode
+# Control characters, marks of writing direction, line and paragraph separators, half characters, invisible tags.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
+)
 
 
 def safe_text(text: str) -> str:
@@ -38,6 +44,14 @@ def shown(text: str) -> str:
     """A text as a message quotes it: escaped, and cut short."""
     quoted = ascii(text) if not text.isprintable() else repr(text)
     return quoted if len(quoted) <= _MOST_SHOWN else quoted[: _MOST_SHOWN - 4] + "..." + quoted[-1]
+
+
+def for_terminal(text: str) -> str:
+    """A text as a terminal, a report or a log may show it: what moves the cursor, reorders or hides text is escaped.
+
+    Line breaks and tabs stay. An escape is one that JSON knows, so that a JSON document is the same afterwards.
+    """
+    return text if text.isprintable() else _HIDDEN.sub(lambda found: json.dumps(found.group())[1:-1], text)
 
 
 def problem_of(arguments: Mapping[str, Any]) -> str | None:

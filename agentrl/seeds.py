@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import types
+from collections.abc import Coroutine, Generator
 from enum import IntEnum
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
+_GLOBAL = 0x52414E44  # tells an episode's global generators from its own one, which has the same seed
 
 
 class Purpose(IntEnum):
@@ -29,3 +36,46 @@ def sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:
 def integer(seed: int, purpose: Purpose, *key: int) -> int:
     """A 32-bit seed of a purpose."""
     return int(sequence(seed, purpose, *key).generate_state(1)[0])
+
+
+class GlobalGenerators:
+    """States of Python's `random` and of `numpy.random` that belong to one episode.
+
+    For code of third parties that draws from the generators of the process: while a coroutine runs under `around`,
+    those are the episode's. Each step is swapped in and out, so that episodes of one event loop do not share them.
+
+    Args: seed: of the episode; None draws one.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        entropy = np.random.SeedSequence(None if seed is None else [seed, _GLOBAL])
+        first, second = (int(word) for word in entropy.generate_state(2))
+        self._states: Any = (random.Random(first).getstate(), np.random.RandomState(second).get_state())
+        self.is_in = False
+
+    @types.coroutine
+    def around(self, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+        """Drive a coroutine; what it draws inside another one of this episode comes from the same generators."""
+        if self.is_in:
+            return (yield from coroutine.__await__())
+        go, given = coroutine.send, None
+        while True:
+            self._swap()
+            try:
+                yielded = go(given)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            finally:
+                self._swap()
+            go, given = coroutine.send, None
+            try:
+                given = yield yielded
+            except BaseException as error:
+                go, given = coroutine.throw, error
+
+    def _swap(self) -> None:
+        outside = random.getstate(), np.random.get_state()
+        random.setstate(self._states[0])
+        np.random.set_state(self._states[1])
+        self._states, self.is_in = outside, not self.is_in

@@ -17,16 +17,17 @@ import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar, get_type_hints, overload
+from typing import Any, TypeVar, overload
 
 import docstring_parser
 from docstring_parser import Docstring, DocstringStyle
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
-from pydantic.fields import FieldInfo
+from pydantic.json_schema import PydanticJsonSchemaWarning
 
 from agentrl.errors import ToolError, ToolSchemaError, did_you_mean
-from agentrl.safe_json import problem_of
+from agentrl.safe_json import problem_of, shown
+from agentrl.tool_hints import doc_of, function_of, json_only, name_of, parameters_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "__agentrl_tool__"
@@ -34,6 +35,7 @@ _DEFS = "#/$defs/"
 _CONFIG = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 _UNION_BRANCHES = frozenset({"str", "int", "float", "bool", "none", "list", "dict", "tuple", "set"})
 _MOST_SHOWN = 60
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CLOSED_TYPES = (str, int, bool, None)
 _SECTION = re.compile(r"^(Args|Arguments|Returns|Raises|Yields|Source|Example|Examples|Note|Notes):(.*)$")
 
@@ -120,14 +122,21 @@ class Tool:
     aclose: Callable[[], Awaitable[None]] | None = None
     faults_are_read: bool = False
 
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ToolSchemaError(
+                f"a tool cannot be called {shown(self.name)}: servers take 1 to 64 letters without accents, digits, "
+                '"_" and "-"; give it another one with @tool(name="...")'
+            )
+
     @classmethod
     def of(cls, function: Callable[..., Any], *, owner: str = "") -> Tool:
-        """Build a tool from a function or method with type hints.
+        """Build a tool from a function or method with type hints, from a partial of one, or from a callable object.
 
         Args:
             function: the function; its docstring describes it and its parameters.
             owner: name of the class it is a method of, for messages.
-        Raises: ToolSchemaError if a parameter has no hint or a hint has no JSON schema.
+        Raises: ToolSchemaError if a parameter has no hint, a hint has no JSON schema, or servers refuse the name.
         """
         options = getattr(function, _MARK, ToolOptions())
         if isinstance(function, (staticmethod, classmethod)):
@@ -135,8 +144,9 @@ class Tool:
                 f"tool {owner}.{function.__name__}: a static or class method cannot be a tool; "
                 "make it a method, or put Tool.of(function) into `extra_tools`"
             )
-        name = options.name or function.__name__
-        summary, parameter_docs = parse_docstring(inspect.getdoc(function) or "")
+        name = options.name if options.name is not None else name_of(function)
+        summary, parameter_docs = parse_docstring(doc_of(function))
+        function = function_of(function)
         where = f"{owner}.{name}" if owner else name
         return cls(
             name=name,
@@ -172,7 +182,9 @@ class Tool:
     @cached_property
     def schema(self) -> dict[str, Any]:
         """The tool in OpenAI form: `{"type": "function", "function": {name, description, parameters}}`."""
-        parameters = plain_schema(self.arguments.model_json_schema())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PydanticJsonSchemaWarning)
+            parameters = json_only(plain_schema(self.arguments.model_json_schema()))
         parameters.pop("description", None)
         function = {"name": self.name, "description": self.description, "parameters": parameters}
         return {"type": "function", "function": function}
@@ -222,49 +234,21 @@ class Tool:
 def _arguments_model(
     name: str, where: str, function: Callable[..., Any], parameter_docs: Mapping[str, str]
 ) -> type[BaseModel]:
-    hints = _hints(where, function)
     fields: dict[str, Any] = {}
-    for index, parameter in enumerate(inspect.signature(function).parameters.values()):
-        if index == 0 and parameter.name == "self":
-            continue
-        _check_parameter(where, parameter, hints)
-        hint = hints[parameter.name]
-        text = None if _describes(hint) else parameter_docs.get(parameter.name)
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hint, Field(default, description=text) if text else Field(default))
+    for parameter, given in parameters_of(where, function).items():
+        text = given.description or parameter_docs.get(parameter)
+        default = ... if given.default is inspect.Parameter.empty else given.default
+        fields[parameter] = (given.hint, Field(default, description=text) if text else Field(default))
     try:
         with warnings.catch_warnings():
             # A parameter named `json` or `copy` hides a method of the model that nobody calls.
             warnings.filterwarnings("ignore", message=".*shadows an attribute in parent.*")
+            warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # a default that is no JSON is not shown
             model: type[BaseModel] = create_model(name, __config__=_CONFIG, **fields)
-            model.model_json_schema()
+            json_only(model.model_json_schema())
     except (PydanticUserError, TypeError, NameError) as error:
         raise ToolSchemaError(f"tool {where}: a type hint has no JSON schema: {_first_line(error)}") from error
     return model
-
-
-def _hints(where: str, function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise ToolSchemaError(
-            f"tool {where}: a type hint cannot be resolved: {error}; import or define that type at module level"
-        ) from error
-
-
-def _check_parameter(where: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> None:
-    name = parameter.name
-    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-        raise ToolSchemaError(f"tool {where}: *{name} has no JSON schema; name each parameter")
-    if parameter.kind is parameter.POSITIONAL_ONLY:
-        raise ToolSchemaError(f"tool {where}: parameter {name!r} is positional-only; a model passes arguments by name")
-    if name not in hints:
-        raise ToolSchemaError(
-            f"tool {where}: parameter {name!r} has no type hint; "
-            f"write `{name}: str` (or int, float, bool, Literal[...], list[...], a dataclass)"
-        )
-    if name.startswith("_") or name == "model_config":
-        raise ToolSchemaError(f"tool {where}: {name!r} cannot be the name of a parameter; choose another")
 
 
 def _holds_infinite(value: Any) -> bool:
@@ -276,11 +260,6 @@ def _holds_infinite(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(_holds_infinite, value.values()))
     return isinstance(value, (list, tuple, Set)) and any(map(_holds_infinite, value))
-
-
-def _describes(hint: Any) -> bool:
-    """Whether `Annotated[..., Field(description=...)]` already describes the parameter."""
-    return any(isinstance(item, FieldInfo) and item.description for item in getattr(hint, "__metadata__", ()))
 
 
 def _first_line(error: Exception) -> str:

@@ -118,7 +118,7 @@ def watch_training(clock: Clock, config: TrainConfig) -> None:
     Raises: SystemExit if the environment waits inside a step: other parts would run meanwhile and count as its own.
     """
     probe = registry.make(config.env.ref)
-    if probe._waits():
+    if probe._agentrl_waits():
         raise SystemExit(f"{config.env.id} waits inside a step; give an environment that does not")
     clock.watch_async(type(probe), "areset", "environment")
     clock.watch_async(type(probe), "astep", "environment")

@@ -17,13 +17,13 @@ from agentrl.env.registry import register
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
+from agentrl.env.toolbox import Offered
 from agentrl.environments.bug_fix_functions import BREAKS, FUNCTIONS, INPUTS, text_of
 from agentrl.messages import Action, Message
 from agentrl.sandbox.base import Sandbox, SandboxError, SandboxLimits
 from agentrl.sandbox.values import same_value
 from agentrl.sandboxed.env import SandboxEnv
 from agentrl.sandboxed.grading import CASE_LIMITS, Case, passes
-from agentrl.tool_schema import Tool
 from agentrl.tools.shell import shell_tool
 from agentrl.tools.work_files import file_tools
 from agentrl.trajectory import Task
@@ -147,7 +147,7 @@ class BugFix(SandboxEnv):
     rubric = Rubric({"correct": 1.0})
     demonstrators = ("oracle", "hasty")
     sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits(wall_s=20.0, cpu_s=10.0, output_bytes=64 * 1024)
-    extra_tools: ClassVar[Sequence[Tool]] = (
+    extra_tools: Sequence[Offered] = (
         shell_tool(max_chars=3000),
         *file_tools("read_file", "write_file", "edit_file"),
     )

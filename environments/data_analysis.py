@@ -17,11 +17,11 @@ from agentrl.env.registry import register
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
+from agentrl.env.toolbox import Offered
 from agentrl.environments.data_tables import FAMILIES, FILE, Question, Sale, as_csv, of_first_rows, problem
 from agentrl.messages import Action, Message
 from agentrl.sandbox.base import SandboxLimits
 from agentrl.sandboxed.env import SandboxEnv
-from agentrl.tool_schema import Tool
 from agentrl.tools.python_session import python_tool
 from agentrl.trajectory import Task
 
@@ -68,7 +68,7 @@ class DataAnalysis(SandboxEnv):
     rubric = Rubric({"correct": 1.0})
     demonstrators = ("oracle", "hasty")
     sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits(wall_s=10.0, cpu_s=5.0, output_bytes=64 * 1024)
-    extra_tools: ClassVar[Sequence[Tool]] = (python_tool(notebook=True, max_chars=2000),)
+    extra_tools: Sequence[Offered] = (python_tool(notebook=True, max_chars=2000),)
 
     async def start(self, task: Task) -> str:
         sales, question = self._problem()

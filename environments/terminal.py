@@ -12,11 +12,11 @@ from agentrl.env.registry import register
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
+from agentrl.env.toolbox import Offered
 from agentrl.environments.terminal_families import LEVELS, Problem, families_of, problem
 from agentrl.messages import Action, Message
 from agentrl.sandbox.base import Sandbox, SandboxError, SandboxLimits
 from agentrl.sandboxed.env import SandboxEnv
-from agentrl.tool_schema import Tool
 from agentrl.tools.shell import shell_tool
 from agentrl.trajectory import Task
 
@@ -78,7 +78,7 @@ class Terminal(SandboxEnv):
     demonstrators = ("oracle", "hasty")
     not_state = ("tasks",)
     sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits(wall_s=10.0, cpu_s=5.0, output_bytes=64 * 1024)
-    extra_tools: ClassVar[Sequence[Tool]] = (shell_tool(max_chars=2000),)
+    extra_tools: Sequence[Offered] = (shell_tool(max_chars=2000),)
 
     def __init__(self, *, level: int | None = None, **options: Any) -> None:
         super().__init__(**options)

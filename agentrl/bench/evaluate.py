@@ -21,6 +21,7 @@ from agentrl.bench.measures.endings import Counts
 from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted
 from agentrl.env import registry
 from agentrl.env.base import Env
+from agentrl.env.wrapped import as_env
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
@@ -220,7 +221,7 @@ def evaluate(policy: Policy, env: Which, tasks: Sequence[Task], **options: Any) 
 
 def env_maker(env: Which) -> EnvMaker:
     """A function that makes one environment of a registered id or reference, or the given function."""
-    return partial(registry.make, env) if isinstance(env, (str, EnvRef)) else env
+    return partial(registry.make, env) if isinstance(env, (str, EnvRef)) else lambda: as_env(env())
 
 
 def env_ref(env: Which) -> EnvRef:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from agentrl.bench.evaluate import Which, env_ref
 from agentrl.env import registry
-from agentrl.env.base import Env
+from agentrl.env.base import Env, made_with
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec
 from agentrl.policy.chat import OPENAI_URL
@@ -202,7 +202,7 @@ def ref_of(env: Which, probe: Env) -> EnvRef:
 
 def _arguments_of(env: Any) -> dict[str, Any]:
     """The constructor's arguments that JSON can hold."""
-    args, kwargs = env._init_arguments
+    args, kwargs = made_with(env)
     try:
         names = list(inspect.signature(type(env)).parameters)
     except (TypeError, ValueError):

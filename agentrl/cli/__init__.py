@@ -8,6 +8,8 @@ import click
 
 from agentrl import __version__
 from agentrl.cli.boundary import Commands, debug_option
+from agentrl.safe_json import for_terminal
+from agentrl.wire.redaction import without_credentials
 
 COMMANDS = {
     "train": "Train an agent on an environment.",
@@ -36,9 +38,18 @@ def main(verbose: bool) -> None:
     """Train and benchmark tool-using language-model agents from environment reward."""
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
-    if not verbose:
-        for handler in logging.getLogger().handlers:
+    for handler in logging.getLogger().handlers:
+        if not verbose:
             handler.addFilter(FirstOfItsKind())
+        handler.addFilter(SafeToShow())
+
+
+class SafeToShow(logging.Filter):
+    """Hides passwords and keys in addresses, which HTTP clients log as they are, and escapes control characters."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = for_terminal(without_credentials(record.getMessage())), ()
+        return True
 
 
 class FirstOfItsKind(logging.Filter):

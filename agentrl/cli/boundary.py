@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 from click.exceptions import NoSuchCommand
 
 from agentrl.env.watchdog import end_when_hung
 from agentrl.errors import AgentRLError
+from agentrl.file_modules import IMPORTER
+from agentrl.safe_json import for_terminal
 
 F = TypeVar("F", bound=Callable[..., Any])
 _JSON, _DEBUG = "agentrl.json", "agentrl.debug"
@@ -120,8 +125,13 @@ def fail(ctx: click.Context, kind: str, message: str, code: int = EXIT_FAILED) -
     ctx.exit(code)
 
 
+def say(message: str, *, err: bool = False) -> None:
+    """Print a text that may hold what a model or a server wrote: it cannot steer the terminal."""
+    click.echo(for_terminal(message), err=err)
+
+
 def _say(ctx: click.Context, kind: str, message: str) -> None:
-    click.echo(f"{kind}: {message}", err=True)
+    say(f"{kind}: {message}", err=True)
     if ctx.meta.get(_JSON):
         print_json({"error": {"type": kind, "message": message}})
 
@@ -131,7 +141,7 @@ def author_place(error: BaseException) -> str | None:
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}" if error.filename and not _is_within(error.filename, _OURS) else None
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_within(f.filename, _INSTALLED)]
-    frames = [f for f in frames if not f.filename.startswith("<")]
+    frames = [f for f in frames if not f.filename.startswith("<") and f.filename != IMPORTER]
     if not frames or _is_within(frames[-1].filename, _OURS):
         return None
     return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name}"
@@ -152,12 +162,8 @@ def _reason(error: BaseException) -> str:
 
 def print_json(document: Any) -> None:
     """The one JSON document of a command, on stdout."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a character, which a model can say
-        text = json.dumps(document, indent=2, default=str)
-    click.echo(text)
+    text = for_terminal(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    click.echo(text, file=_document.stream)
 
 
 def print_tables(shown: Any, pipe_width: int) -> None:
@@ -166,12 +172,23 @@ def print_tables(shown: Any, pipe_width: int) -> None:
 
     console = Console(highlight=False)
     console.width = console.width if console.is_terminal else pipe_width
-    console.print(shown)
+    console.print(_Escaped(shown))
+
+
+@dataclass(frozen=True)
+class _Escaped:
+    """What `rich` renders, with texts as `say` prints them."""
+
+    inner: Any
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        for segment in console.render(self.inner, options):
+            yield segment if segment.control else segment._replace(text=for_terminal(segment.text))
 
 
 def note(message: str) -> None:
     """A line for the person watching, on stderr."""
-    click.echo(message, err=True)
+    say(message, err=True)
 
 
 def _remember(key: str) -> Callable[[click.Context, click.Parameter, bool], bool]:
@@ -182,10 +199,49 @@ def _remember(key: str) -> Callable[[click.Context, click.Parameter, bool], bool
     return callback
 
 
+class _Document:
+    """Where the JSON document of a command goes: what else is printed on stdout meanwhile goes to stderr."""
+
+    stream: TextIO | None = None  # None: the standard output, as it is
+
+    def begin(self, ctx: click.Context) -> None:
+        """From here on, `print` of an author's code, and programs that it starts, write to stderr."""
+        if self.stream is not None:
+            return
+        before, number = sys.stdout, None
+        self.stream = before
+        with suppress(OSError, ValueError, AttributeError):  # standard output is no file, as in a test
+            if before.fileno() == 1:
+                before.flush()
+                number = os.dup(1)
+                self.stream = os.fdopen(os.dup(1), "w", encoding=before.encoding, errors=before.errors)
+                os.dup2(2, 1)
+        sys.stdout = sys.stderr
+        ctx.find_root().call_on_close(lambda: self._end(before, number))
+
+    def _end(self, before: TextIO, number: int | None) -> None:
+        sys.stdout = before
+        if number is not None and self.stream is not None:
+            with suppress(OSError):  # the reader of a pipe is gone
+                self.stream.close()
+            os.dup2(number, 1)
+            os.close(number)
+        self.stream = None
+
+
+_document = _Document()
+
+
+def _remember_json(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    if value and not ctx.resilient_parsing:
+        _document.begin(ctx)
+    return _remember(_JSON)(ctx, parameter, value)
+
+
 def json_option(function: F) -> F:
     """`--json`, as the parameter `as_json`."""
     option = click.option(
-        "--json", "as_json", is_flag=True, is_eager=True, callback=_remember(_JSON), help="One JSON document on stdout."
+        "--json", "as_json", is_flag=True, is_eager=True, callback=_remember_json, help="One JSON document on stdout."
     )
     return option(debug_option(function))
 

@@ -12,7 +12,7 @@ import click
 from agentrl.bench.credit_meter.curves import Curve, curves_text, read_curves
 from agentrl.bench.credit_meter.meter import ESTIMATORS, CreditReport, ameasure_credit
 from agentrl.bench.credit_meter.samples import MeterSettings
-from agentrl.cli.boundary import json_option, note, print_json
+from agentrl.cli.boundary import json_option, note, print_json, say
 from agentrl.cli.policy_options import GivenPolicy, policy_of, policy_options
 from agentrl.cli.progress import Counter
 from agentrl.cli.train_grid import numbers, run_all
@@ -99,13 +99,13 @@ def command(
     )
     found = {"env": env, "policy": policy.name, "split": split, "seed": seed, **report.to_json()}
     if not as_json:
-        click.echo(report.to_text())
+        say(report.to_text())
     failed = False
     if curves is not None:
         learnt, failed = _curves(runs, curves, out, jobs)
         found["curves"] = {"tokens": curves, "estimators": [curve.to_json() for curve in learnt]}
         if not as_json and learnt:
-            click.echo("\n" + curves_text(learnt, curves))
+            say("\n" + curves_text(learnt, curves))
     if as_json:
         print_json(found)
     if failed:

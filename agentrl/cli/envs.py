@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agentrl.cli.boundary import json_option, print_json
+from agentrl.cli.boundary import json_option, print_json, say
 from agentrl.env import registry
 
 
@@ -23,7 +23,7 @@ def command(as_json: bool) -> None:
         return
     width = max(len(row["id"]) for row in rows)
     for row in rows:
-        click.echo(f"{row['id']:<{width}}  {row['description'] if row['error'] is None else row['error']}")
+        say(f"{row['id']:<{width}}  {row['description'] if row['error'] is None else row['error']}")
 
 
 def describe(env_id: str) -> dict[str, Any]:

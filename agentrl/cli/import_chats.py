@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agentrl.cli.boundary import json_option, note, print_json
+from agentrl.cli.boundary import json_option, note, print_json, say
 from agentrl.cli.progress import Counter
 from agentrl.rollout.sources.chat_import import Imported, import_chats
 
@@ -31,7 +31,7 @@ def command(file: Path, out: Path, keep_fields: bool, skip_bad: bool, as_json: b
         return
     for line, why in done.skipped.items():
         note(f"line {line} was left out: {why}")
-    click.echo(summary_text(done))
+    say(summary_text(done))
 
 
 def summary_text(done: Imported) -> str:

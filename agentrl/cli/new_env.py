@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from agentrl.cli.boundary import debug_option
+from agentrl.cli.boundary import debug_option, say
 from agentrl.errors import ConfigError
 from agentrl.rollout.lock import is_empty
 
@@ -64,11 +64,11 @@ def command(name: str, out: Path | None) -> None:
     names = Names.of(name)
     folder = out or Path(names.project)
     scaffold(names, folder)
-    click.echo(f"Made {folder} with the environment {names.env_id}. Next:")
-    click.echo(f"  cd {folder}")
-    click.echo(f"  agentrl check ./{names.module}.py:{names.class_name}")
-    click.echo(f"  agentrl play ./{names.module}.py:{names.class_name}")
-    click.echo(f"  pip install -e . && agentrl train {names.env_id}")
+    say(f"Made {folder} with the environment {names.env_id}. Next:")
+    say(f"  cd {folder}")
+    say(f"  agentrl check ./{names.module}.py:{names.class_name}")
+    say(f"  agentrl play ./{names.module}.py:{names.class_name}")
+    say(f"  pip install -e . && agentrl train {names.env_id}")
 
 
 def scaffold(names: Names, folder: Path) -> list[Path]:

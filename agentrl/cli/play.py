@@ -10,11 +10,12 @@ from typing import Any
 
 import click
 
-from agentrl.cli.boundary import debug_option
+from agentrl.cli.boundary import debug_option, say
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.rollout.episode import ending_of
+from agentrl.safe_json import for_terminal
 from agentrl.trajectory import Ending
 
 HELP = """\
@@ -52,7 +53,7 @@ def _lines() -> Iterator[str]:
             click.echo()
             return
         if not sys.stdin.isatty():
-            click.echo(line.rstrip("\n"))
+            say(line.rstrip("\n"))
         yield line.strip()
 
 
@@ -62,7 +63,7 @@ def play_episode(env: Env, lines: Iterable[str], *, seed: int, options: Mapping[
     Returns: its reward, or None if the lines ended or `/quit` was typed before the episode ended.
     """
     observation, info = env.reset(seed=seed, options=dict(options))
-    click.echo(f"Task {info.get('task_id', env.task.id)}. /help shows how to play.")
+    say(f"Task {info.get('task_id', env.task.id)}. /help shows how to play.")
     show_tools(env.tool_schemas)
     show(observation)
     total, turn = 0.0, 0
@@ -79,7 +80,7 @@ def play_episode(env: Env, lines: Iterable[str], *, seed: int, options: Mapping[
         if terminated or truncated:
             _show_end(total, info, ending_of(env, truncated=truncated))
             return total
-    click.echo("The episode was left unfinished; no reward.")
+    say("The episode was left unfinished; no reward.")
     return None
 
 
@@ -92,13 +93,13 @@ def _show_end(total: float, info: Mapping[str, Any], ending: Ending) -> None:
     parts = info.get("reward_components") or {}
     named = "".join(f", {name} {value:g}" for name, value in parts.items() if name != "reward")
     ended = f"cut off ({ending.detail})" if ending.kind == "limit" else "over"
-    click.echo(f"The episode is {ended}. Reward {total:g}{named}")
+    say(f"The episode is {ended}. Reward {total:g}{named}")
 
 
 def read_line(line: str, tools: Sequence[Mapping[str, Any]]) -> Action | None:
     """The action of a typed line; None for a command or an empty line, and, with a message, for an unreadable one."""
     if line == "/help":
-        click.echo(HELP)
+        say(HELP)
         return None
     if line == "/tools":
         show_tools(tools)
@@ -106,7 +107,7 @@ def read_line(line: str, tools: Sequence[Mapping[str, Any]]) -> Action | None:
     if line.startswith("/say "):
         return Action(line.removeprefix("/say ").strip())
     if line.startswith("/"):
-        click.echo(f"There is no {line.split()[0]}. /help lists the commands.")
+        say(f"There is no {line.split()[0]}. /help lists the commands.")
         return None
     name, _, rest = line.partition(" ")
     schema = next((tool["function"] for tool in tools if tool["function"]["name"] == name), None)
@@ -115,7 +116,7 @@ def read_line(line: str, tools: Sequence[Mapping[str, Any]]) -> Action | None:
     try:
         return Action(tool_calls=(ToolCall(name, read_arguments(rest.strip(), schema.get("parameters") or {})),))
     except ValueError as error:
-        click.echo(f"{error}. Write {usage(schema)}, or /say {line}")
+        say(f"{error}. Write {usage(schema)}, or /say {line}")
         return None
 
 
@@ -161,7 +162,7 @@ def show_tools(tools: Sequence[Mapping[str, Any]]) -> None:
     for tool in tools:
         function = tool["function"]
         about = (function.get("description") or "").split("\n")[0]
-        click.echo(f"  {usage(function)}    {about}".rstrip())
+        say(f"  {usage(function)}    {about}".rstrip())
 
 
 def show(messages: Sequence[Message]) -> None:
@@ -169,4 +170,4 @@ def show(messages: Sequence[Message]) -> None:
     for message in messages:
         who = message.name or message.role
         text = message.content.replace("\n", "\n" + " " * (len(who) + 2))
-        click.echo(f"{click.style(who, bold=True)}: {text}")
+        click.echo(f"{click.style(for_terminal(who), bold=True)}: {for_terminal(text)}")

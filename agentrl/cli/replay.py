@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agentrl.cli.boundary import EXIT_FAILED, json_option, print_json
+from agentrl.cli.boundary import EXIT_FAILED, json_option, print_json, say
 from agentrl.cli.progress import Counter
 from agentrl.errors import StoreError
 from agentrl.rollout.replay import ReplayReport, StoreReplay, replay_store
@@ -48,7 +48,7 @@ def command(
     if as_json:
         print_json(_to_json(result))
     else:
-        click.echo(str(result).encode("utf-8", "backslashreplace").decode())  # a model may have said half a character
+        say(str(result))
     if not result.ok:
         ctx.exit(EXIT_FAILED)
 

@@ -16,7 +16,7 @@ import click
 from agentrl.bench.measures.endings import by_cause
 from agentrl.bench.verdicts import choices
 from agentrl.bench.views.run_report import write_report
-from agentrl.cli.boundary import json_option, note, print_json
+from agentrl.cli.boundary import json_option, note, print_json, say
 from agentrl.cli.policy_options import CHAT_FORMAT, CHAT_TEMPLATE
 from agentrl.cli.progress import TrainProgress
 from agentrl.cli.train_grid import train_arms, train_grid
@@ -104,7 +104,7 @@ def command(
     if as_json:
         print_json(summary)
     else:
-        click.echo(summary_text(summary, out))
+        say(summary_text(summary, out))
 
 
 def _chat_overrides(chat_format: str | None, chat_template: str | None) -> list[str]:

@@ -10,7 +10,7 @@ import click
 
 from agentrl.bench.arms import ArmRuns, compare_arms
 from agentrl.bench.views.arms import render_arms, write_arms
-from agentrl.cli.boundary import note, print_json, print_tables
+from agentrl.cli.boundary import note, print_json, print_tables, say
 
 if TYPE_CHECKING:
     from agentrl.training.plan import TrainConfig
@@ -39,7 +39,7 @@ def train_grid(
     if as_json:
         print_json({"cells": table})
     else:
-        click.echo(_text(table))
+        say(_text(table))
     return all(result.summary for result in results)
 
 
@@ -61,7 +61,7 @@ def train_arms(arms: Sequence[Arm], out: Path, seeds: str, jobs: int | None, *, 
         print_json(found.to_json())
     else:
         print_tables(render_arms(found), _PIPE_WIDTH)
-        click.echo(f"Report: {out / 'arms.html'}")
+        say(f"Report: {out / 'arms.html'}")
     return len(finished) == len(runs)
 
 

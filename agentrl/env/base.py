@@ -23,8 +23,10 @@ from gymnasium.utils import seeding
 from agentrl.env.author_code import forget_episode, held_elsewhere
 from agentrl.env.spaces import ActionSpace, MessagesSpace
 from agentrl.env.tasks import Tasks
+from agentrl.env.wrapped import awaited_for_a_wrapper
 from agentrl.errors import ForkRefused, TaskError
 from agentrl.messages import Action, Message
+from agentrl.registry import load_reference, reference_to
 from agentrl.trajectory import Ending, EnvRef, Task
 
 T = TypeVar("T")
@@ -46,6 +48,17 @@ class Limits:
     max_tokens: int | None = None
     max_wall_s: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("max_turns", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name} must be a whole number from 1 on, or None for no limit, got {value!r}")
+        seconds = self.max_wall_s
+        if seconds is None:
+            return
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+            raise ValueError(f"max_wall_s must be a number of seconds from 0 on, or None for no limit, got {seconds!r}")
+
 
 class Env(gymnasium.Env[Observation, Any]):
     """A multi-turn environment: observations are the NEW messages only, actions are assistant turns.
@@ -66,9 +79,6 @@ class Env(gymnasium.Env[Observation, Any]):
     can_fork: bool = True
     # Attributes that are not part of an episode's state: never copied by get_state.
     not_state: ClassVar[tuple[str, ...]] = ()
-    _not_state: ClassVar[frozenset[str]] = frozenset(
-        {"_init_arguments", "_runner", "spec", "render_mode", "observation_space", "action_space", "limits", "ref"}
-    )
 
     task: Task
     render_mode: str | None = None
@@ -79,14 +89,14 @@ class Env(gymnasium.Env[Observation, Any]):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        self._init_arguments = (args, kwargs)
-        self._runner = None
+        self.__init_arguments = (args, kwargs)
+        self.__runner = None
         self.observation_space = cls.observation_space.for_instance()
         self.action_space = cls.action_space.for_instance()
         return self
 
-    _init_arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    _runner: asyncio.Runner | None
+    __init_arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    __runner: asyncio.Runner | None
 
     def __init__(self, *, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
@@ -127,7 +137,7 @@ class Env(gymnasium.Env[Observation, Any]):
     def _begin(self, seed: int | None, options: Mapping[str, Any] | None) -> Task:
         """Seed the generator and choose the task; the first thing that `areset` does."""
         if type(seed) is int and seed >= 0:
-            self._seeded_generator, self._np_random_seed, self._unused_seed = None, seed, seed
+            self.__seeded_generator, self._np_random_seed, self.__unused_seed = None, seed, seed
         else:
             super().reset(seed=seed)
         options = options or {}
@@ -147,45 +157,50 @@ class Env(gymnasium.Env[Observation, Any]):
     # Making a generator costs as much as several steps, and most episodes are given their task and draw
     # nothing. So the generator of a seed is made on first use.
 
-    _seeded_generator: np.random.Generator | None = None
-    _unused_seed: int | None = None
+    __seeded_generator: np.random.Generator | None = None
+    __unused_seed: int | None = None
 
     @property
     def _np_random(self) -> np.random.Generator | None:
-        if self._unused_seed is not None:
-            self._seeded_generator, _ = seeding.np_random(self._unused_seed)
-            self._unused_seed = None
-        return self._seeded_generator
+        if self.__unused_seed is not None:
+            self.__seeded_generator, _ = seeding.np_random(self.__unused_seed)
+            self.__unused_seed = None
+        return self.__seeded_generator
 
     @_np_random.setter
     def _np_random(self, generator: np.random.Generator | None) -> None:
-        self._seeded_generator, self._unused_seed = generator, None
+        self.__seeded_generator, self.__unused_seed = generator, None
 
     # The synchronous methods.
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        return self._drive(self.areset(seed=seed, options=options))
+        return self.__drive(self.areset(seed=seed, options=options))
 
     def step(self, action: Any) -> StepResult:
-        return self._drive(self.astep(action))
+        return self.__drive(self.astep(action))
 
     def close(self) -> None:
+        if self.__dict__.get("_agentrl_in_aclose"):  # by an author's own `close`, which `aclose` has called
+            return
         try:
-            self._drive(self.aclose())
+            self.__drive(self.aclose())
         finally:
-            if self._runner is not None and not loop_is_running():
-                self._runner.close()
-                self._runner = None
+            if self.__runner is not None and not loop_is_running():
+                self.__runner.close()
+                self.__runner = None
 
-    def _waits(self) -> bool:
+    def _agentrl_waits(self) -> bool:
         """Whether `areset`, `astep` or `aclose` may wait, so that they need an event loop."""
         return any(contains_await(getattr(type(self), name)) for name in ("areset", "astep", "aclose"))
 
-    def _drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if not self._waits():
+    def __drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if not self._agentrl_waits():
             return run_without_loop(coroutine)
+        wait = awaited_for_a_wrapper()
+        if wait is not None:
+            return wait(coroutine)
         if loop_is_running():
             coroutine.close()
             raise RuntimeError(
@@ -193,11 +208,11 @@ class Env(gymnasium.Env[Observation, Any]):
                 "use `await env.areset()`, `await env.astep(action)` and `await env.aclose()` instead, "
                 "for state `await env.aget_state()`, `await env.aset_state(state)` and `await env.afork()`"
             )
-        if self._runner is None:
-            self._runner = asyncio.Runner()
+        if self.__runner is None:
+            self.__runner = asyncio.Runner()
             # Not the runner's own `close`: it runs the loop, and another loop may be running when this is dropped.
-            weakref.finalize(self, self._runner.get_loop().close)
-        return self._runner.run(coroutine)
+            weakref.finalize(self, self.__runner.get_loop().close)
+        return self.__runner.run(coroutine)
 
     # State.
 
@@ -209,15 +224,15 @@ class Env(gymnasium.Env[Observation, Any]):
 
         Raises: TypeError that names an attribute which cannot be copied.
         """
-        skip = self._skipped()
+        skip = self.__skipped()
         # In the copy, a reference to this instance becomes one to the instance that continues.
         memo: dict[int, Any] = {id(self): _SELF}
-        state = {name: self._copied(name, value, memo) for name, value in self.__dict__.items() if name not in skip}
+        state = {name: self.__copied(name, value, memo) for name, value in self.__dict__.items() if name not in skip}
         return {"attributes": state, "extra": self.save_extra()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what `get_state` returned; the state may be used again."""
-        skip = self._skipped()
+        skip = self.__skipped()
         for name in [name for name in self.__dict__ if name not in skip]:
             del self.__dict__[name]
         memo: dict[int, Any] = {id(_SELF): self}
@@ -226,10 +241,10 @@ class Env(gymnasium.Env[Observation, Any]):
 
     @classmethod
     @cache
-    def _skipped(cls) -> frozenset[str]:
-        return cls._not_state.union(*(c.__dict__.get("not_state", ()) for c in cls.__mro__))
+    def __skipped(cls) -> frozenset[str]:
+        return _NOT_STATE.union(*(c.__dict__.get("not_state", ()) for c in cls.__mro__))
 
-    def _copied(self, name: str, value: Any, memo: dict[int, Any]) -> Any:
+    def __copied(self, name: str, value: Any, memo: dict[int, Any]) -> Any:
         try:
             return copy.deepcopy(value, memo)
         except Exception as error:
@@ -251,16 +266,24 @@ class Env(gymnasium.Env[Observation, Any]):
         Raises: ForkRefused if `can_fork` is False, or if a server holds a session of this episode.
         """
         _check_fork(self)
-        twin = self._twin()
+        twin = self.__twin()
         twin.set_state(self.get_state())
         return twin
 
-    def _twin(self) -> Self:
+    def __twin(self) -> Self:
         """A new instance made as this one was."""
-        args, kwargs = self._init_arguments
+        args, kwargs = self.__init_arguments
         twin = type(self)(*args, **kwargs)
         twin.limits, twin.spec, twin.ref = self.limits, self.spec, self.ref
         return twin
+
+    def __reduce__(self) -> Any:
+        """Pickled as what it was made of and the state of its episode; also where the class came from a file."""
+        made_of = self.limits, self.spec, self.ref, self.render_mode
+        return _made_again, (reference_to(type(self)), *self.__init_arguments, made_of), self.get_state()
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.set_state(state)
 
     # State, asynchronous: an environment whose state is elsewhere (a sandbox, a server) overrides these methods.
 
@@ -275,7 +298,7 @@ class Env(gymnasium.Env[Observation, Any]):
     async def afork(self) -> Self:
         """`fork`, for callers that may wait."""
         _check_fork(self)
-        twin = self._twin()
+        twin = self.__twin()
         await twin.aset_state(await self.aget_state())
         return twin
 
@@ -298,6 +321,15 @@ def _check_fork(env: Env) -> None:
     )
 
 
+# Attributes of every environment that say how it was made, not how far its episode is.
+_NOT_STATE = frozenset(
+    (
+        *("_Env__init_arguments", "_Env__runner", "spec", "render_mode", "observation_space", "action_space"),
+        *("limits", "ref"),
+    )
+)
+
+
 class _SelfReference:
     """Stands for the environment itself in a saved state; unpickling gives the same object."""
 
@@ -306,6 +338,31 @@ class _SelfReference:
 
 
 _SELF = _SelfReference()
+
+
+def _made_again(
+    env_class: type[Env] | str, args: tuple[Any, ...], kwargs: dict[str, Any], made_of: tuple[Any, ...]
+) -> Env:
+    """An instance made as a pickled one was."""
+    found: type[Env] = load_reference(env_class) if isinstance(env_class, str) else env_class
+    env = found(*args, **kwargs)
+    env.limits, env.spec, env.ref, env.render_mode = made_of
+    return env
+
+
+def made_with(env: Env) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that an environment was constructed with."""
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] = env._Env__init_arguments  # type: ignore[attr-defined]
+    return arguments
+
+
+def drive(env: Env, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine over an environment in a program without an event loop, as `reset` and `step` do.
+
+    Raises: RuntimeError where the environment waits and an event loop is running.
+    """
+    result: T = env._Env__drive(coroutine)  # type: ignore[attr-defined]
+    return result
 
 
 def loop_is_running() -> bool:

@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 SLOW_INLINE_S = 1.0
 _MOST_COMPARED = 100  # characters of a name
 MAX_CALLS = 128
-"""Calls of one turn that are run; the others are answered with an error."""
+"""Calls of one turn that are run by default; the others are answered with an error."""
+MAX_CHARS = 100_000
+"""Characters of one tool's result by default."""
+_RESULTS_OF_A_TURN = 4  # times as many characters as one result may have
 _ERROR = "Error: "
 AS_ABOVE = f"{_ERROR}the same as above"
 
@@ -44,7 +47,7 @@ async def answer_all(
     stats: ToolStats,
     timeout_s: float,
     limit_s: float = HOOK_TIMEOUT_S,
-) -> tuple[Message, ...]:
+) -> list[Message]:
     """The answers to the calls of one turn, in the order of the calls; see `answer`.
 
     The calls run one after the other. Neighbouring calls of tools that wait and are `parallel` run at the same time;
@@ -55,14 +58,14 @@ async def answer_all(
         limit_s: seconds after which the watchdog names a plain `def` tool that has not returned.
     """
     answers: list[Message] = []
-    for together, group in groupby(calls[:MAX_CALLS], lambda call: _waits_beside_others(tools, call)):
+    for together, group in groupby(calls, lambda call: _waits_beside_others(tools, call)):
         neighbours = list(group)
         if together and len(neighbours) > 1:
             answers += await _answer_together(tools, neighbours, stats, timeout_s, limit_s)
             continue
         for call in neighbours:
             answers.append(await _answer_one(tools, call, stats, timeout_s, limit_s))
-    return tuple(without_repeats([*answers, *too_many(calls)]))
+    return answers
 
 
 def without_repeats(answers: Sequence[Message]) -> Sequence[Message]:
@@ -82,10 +85,28 @@ def without_repeats(answers: Sequence[Message]) -> Sequence[Message]:
     return found
 
 
-def too_many(calls: Sequence[ToolCall]) -> list[Message]:
-    """The answers to the calls of a turn that are beyond `MAX_CALLS`."""
-    text = f"{_ERROR}this call was not run: one turn may make at most {MAX_CALLS} calls; make the others in later turns"
-    return [Message("tool", text, (), call.id, call.name) for call in calls[MAX_CALLS:]]
+def too_many(calls: Sequence[ToolCall], most: int) -> list[Message]:
+    """The answers to the calls of a turn that are beyond the number that is run."""
+    text = f"{_ERROR}this call was not run: one turn may make at most {most} calls; make the others in later turns"
+    return [Message("tool", text, (), call.id, call.name) for call in calls[most:]]
+
+
+def within(answers: Sequence[Message], most: int) -> Sequence[Message]:
+    """The answers of one turn, each cut to a number of characters, and all of them to four times that number."""
+    left = _RESULTS_OF_A_TURN * most
+    if sum(len(message.content) for message in answers) <= most:
+        return answers
+    found = []
+    for message in answers:
+        kept = min(len(message.content), most, left)
+        left -= kept
+        found.append(message if kept == len(message.content) else _cut(message, kept))
+    return found
+
+
+def _cut(message: Message, kept: int) -> Message:
+    text = message.content
+    return structs.replace(message, content=f"{text[:kept]} [cut off: {kept} of {len(text)} characters]")
 
 
 async def _answer_together(

@@ -26,12 +26,13 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from agentrl.env.base import Env, Limits
+from agentrl.env.wrapped import as_env
 from agentrl.errors import ConfigError, EnvNotFound, did_you_mean
 from agentrl.registry import check_reference, load_file, load_module
 from agentrl.trajectory import EnvRef
 
 logger = logging.getLogger(__name__)
-E = TypeVar("E", bound=type[Env])
+E = TypeVar("E", bound=Callable[..., Any])
 GROUP = "agentrl.environments"
 _REGISTERED: dict[str, EnvSpec] = {}
 _LIMITS = frozenset(limit.name for limit in fields(Limits))
@@ -43,21 +44,28 @@ _BUILT_IN = ("abc", "builtins", "typing")
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What is registered under an id: the class, its keyword arguments, and a limit on turns."""
+    """What is registered under an id: the class, its keyword arguments, and a limit on turns.
+
+    `maker` is the function that makes the environment, where one was registered: it may put wrappers around it.
+    """
 
     id: str
     env_class: type[Env]
     max_turns: int | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    maker: Callable[..., Any] | None = None
 
     @property
     def description(self) -> str:
         """First line of the class's docstring."""
-        return (self.env_class.__doc__ or "").strip().split("\n")[0]
+        own = self.maker.__doc__ if self.maker is not None else None
+        return (own or self.env_class.__doc__ or "").strip().split("\n")[0]
 
 
 def register(id: str, *, max_turns: int | None = None, **kwargs: Any) -> Callable[[E], E]:
-    """Class decorator that registers an environment here and with Gymnasium.
+    """Decorator that registers an environment here and with Gymnasium: its class, or a function that makes it.
+
+    Such a function may return Gymnasium's wrappers around an environment.
 
     Registering an id again replaces its environment, so that a notebook cell may run twice.
 
@@ -65,15 +73,21 @@ def register(id: str, *, max_turns: int | None = None, **kwargs: Any) -> Callabl
         id: `namespace/Name-v0`.
         max_turns: turns after which an episode is truncated; the class's `limits` by default.
         kwargs: given to the constructor.
-    Raises: ValueError if Gymnasium would not accept the id.
+    Raises: ValueError if Gymnasium would not accept the id, or if `max_turns` is no whole number from 1 on.
     """
+    Limits(max_turns=max_turns)  # refuses what is no limit
     _announce(id)
 
-    def add(env_class: E) -> E:
-        if not (isinstance(env_class, type) and issubclass(env_class, Env)):
-            raise TypeError(f"@register({id!r}) must decorate a subclass of agentrl.Env, got {env_class!r}")
-        _REGISTERED[id] = EnvSpec(id, env_class, max_turns, kwargs)
-        return env_class
+    def add(made_by: E) -> E:
+        if isinstance(made_by, type) and issubclass(made_by, Env):
+            _REGISTERED[id] = EnvSpec(id, made_by, max_turns, kwargs)
+        elif inspect.isfunction(made_by):
+            _REGISTERED[id] = EnvSpec(id, Env, max_turns, kwargs, made_by)
+        else:
+            raise TypeError(
+                f"@register({id!r}) must decorate a subclass of agentrl.Env, or a function; got {made_by!r}"
+            )
+        return made_by
 
     return add
 
@@ -88,7 +102,7 @@ def make(env: str | EnvRef, **kwargs: Any) -> Env:
     """
     ref = reference(env, **kwargs)
     made = _create(ref)
-    made.spec = _gymnasium_spec(ref.id, {**ref.kwargs, **ref.limits})
+    made.unwrapped.spec = _gymnasium_spec(ref.id, {**ref.kwargs, **ref.limits})
     return made
 
 
@@ -103,11 +117,15 @@ def reference(env: str | EnvRef, **kwargs: Any) -> EnvRef:
 def _create(ref: EnvRef) -> Env:
     found = spec(ref.id)
     made = _construct(found, {**found.kwargs, **ref.kwargs})
+    inner: Any = made.unwrapped
     own = {} if found.max_turns is None else {"max_turns": found.max_turns}
     limits: dict[str, Any] = {**own, **ref.limits}
     if limits:
-        made.limits = replace(made.limits, **limits)
-    made.ref = replace(ref, version=version_of(found))
+        try:
+            inner.limits = replace(inner.limits, **limits)
+        except ValueError as error:
+            raise ConfigError(f"{ref.id!r} cannot be made: {error}") from error
+    inner.ref = replace(ref, version=version_of(found))
     return made
 
 
@@ -122,7 +140,8 @@ def version_of(found: EnvSpec, *, on_disk: bool = False) -> str:
         middle of a run does not change the version of the code that runs.
     """
     read: Callable[[Any], str] = _hash_of_files if on_disk else _hash_when_loaded
-    return f"{_package_of(found.id)} {read(found.env_class)}".strip()
+    made_by = "" if found.maker is None else f" by {_hash_of_function(found.maker)}"
+    return f"{_package_of(found.id)} {read(found.env_class)}{made_by}".strip()
 
 
 @lru_cache(maxsize=256)
@@ -144,6 +163,14 @@ def _hash_of_files(env_class: type[Env]) -> str:
     return f"sha256:{digest.hexdigest()[:12]}"
 
 
+def _hash_of_function(function: Callable[..., Any]) -> str:
+    """Of the file that holds a function that makes an environment."""
+    try:
+        return hashlib.sha256(_text_of_module(Path(inspect.getfile(function)))).hexdigest()[:12]
+    except (TypeError, OSError):
+        return ""
+
+
 def _text_of_module(path: Path) -> bytes:
     """A Python file without what it does only when it is run as a program."""
     text = path.read_bytes()
@@ -160,7 +187,8 @@ _hash_when_loaded = lru_cache(maxsize=256)(_hash_of_files)
 
 def _construct(found: EnvSpec, kwargs: Mapping[str, Any]) -> Env:
     try:
-        return found.env_class(**kwargs)
+        made: Env = found.env_class(**kwargs) if found.maker is None else as_env(found.maker(**kwargs))
+        return made
     except TypeError as error:
         if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the arguments do not fit
             raise ConfigError(f"{found.id!r} cannot be made with {sorted(kwargs)}: {error}") from error
@@ -186,7 +214,7 @@ def spec(id: str) -> EnvSpec:
     Raises: EnvNotFound if there is none, or if its module does not register it.
     """
     if id in _REGISTERED:
-        return _REGISTERED[id]
+        return _with_class(_REGISTERED[id])
     if ":" in id or id.endswith(".py"):
         check_reference(id, EnvNotFound)
     if ":" in id:
@@ -197,10 +225,22 @@ def spec(id: str) -> EnvSpec:
     entry = _entries().get(id)
     if entry is None:
         raise EnvNotFound(f"{id!r}.{did_you_mean(id, env_ids())}")
-    env_class = _load_entry(entry)
+    made_by = _load_entry(entry)
     if id not in _REGISTERED:
-        register(id)(env_class)
-    return _REGISTERED[id]
+        register(id)(made_by)
+    return _with_class(_REGISTERED[id])
+
+
+def _with_class(found: EnvSpec) -> EnvSpec:
+    """The registration of a function, with the class of the environment that it makes: one is made to see it."""
+    if found.maker is None or found.env_class is not Env:
+        return found
+    env = _construct(found, found.kwargs)
+    env.close()
+    known = replace(found, env_class=type(env.unwrapped))  # type: ignore[arg-type]
+    if _REGISTERED.get(found.id) is found:
+        _REGISTERED[found.id] = known
+    return known
 
 
 def env_ids() -> list[str]:
@@ -213,14 +253,15 @@ def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
-def _load_entry(entry: EntryPoint) -> type[Env]:
+def _load_entry(entry: EntryPoint) -> Callable[..., Any]:
     try:
-        env_class = entry.load()
+        made_by = entry.load()
     except (ImportError, AttributeError) as error:
         raise EnvNotFound(
             f"{entry.name!r} is declared by an installed package, but {entry.value!r} cannot be loaded: {error}"
         ) from error
-    return _checked_class(env_class, entry.value)
+    made: Callable[..., Any] = _checked(made_by, entry.value)
+    return made
 
 
 def _spec_of_reference(reference: str) -> EnvSpec:
@@ -230,9 +271,12 @@ def _spec_of_reference(reference: str) -> EnvSpec:
     if not hasattr(module, name):
         classes = [key for key, value in vars(module).items() if _is_env_class(value)]
         raise EnvNotFound(f"{reference!r}: {place} has no {name!r}.{did_you_mean(name, classes)}")
-    env_class = _checked_class(getattr(module, name), reference)
-    registered = next((found for found in _REGISTERED.values() if found.env_class is env_class), None)
-    return replace(registered, id=reference) if registered else EnvSpec(reference, env_class)
+    made_by = _checked(getattr(module, name), reference)
+    registered = next((found for found in _REGISTERED.values() if made_by in (found.maker or found.env_class,)), None)
+    if registered is None:
+        is_class = isinstance(made_by, type)
+        registered = EnvSpec(reference, made_by) if is_class else EnvSpec(reference, Env, maker=made_by)
+    return _with_class(replace(registered, id=reference))
 
 
 def _is_env_class(value: Any) -> bool:
@@ -240,10 +284,11 @@ def _is_env_class(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, Env) and not value.__module__.startswith(_BASES)
 
 
-def _checked_class(value: Any, where: str) -> type[Env]:
-    if isinstance(value, type) and issubclass(value, Env):
+def _checked(value: Any, where: str) -> Any:
+    """A class of environments, or a function that may make them."""
+    if inspect.isfunction(value) or (isinstance(value, type) and issubclass(value, Env)):
         return value
-    raise EnvNotFound(f"{where!r} is {value!r}, not a subclass of agentrl.Env")
+    raise EnvNotFound(f"{where!r} is {value!r}, not a subclass of agentrl.Env, nor a function that makes one")
 
 
 def _load_module(name: str, reference: str) -> ModuleType:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from enum import Enum
+from itertools import islice
 from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from agentrl.safe_json import number_text, safe_text
+from agentrl.tool_hints import MAX_ITEMS
 
 MAX_DEPTH = 100
 """Levels of lists and objects in what an author returns."""
@@ -82,9 +84,18 @@ def _plain(value: Any, outer: tuple[int, ...]) -> Any:
         return float(value) if math.isfinite(value) else number_text(value)
     if isinstance(value, _BYTES):
         return bytes(value).decode("utf-8", "backslashreplace")
+    if isinstance(value, Iterator):
+        value = _all_of(value)
     if isinstance(value, (Mapping, list, tuple, Set, range)):
         return _plain_container(value, outer)
     return _plain_object(value, outer)
+
+
+def _all_of(values: Iterator[Any]) -> list[Any]:
+    found = list(islice(values, MAX_ITEMS + 1))
+    if len(found) > MAX_ITEMS:
+        raise ValueError(f"it yields more than {MAX_ITEMS} values")
+    return found
 
 
 def _plain_container(value: Any, outer: tuple[int, ...]) -> Any:

@@ -6,11 +6,14 @@ Owns splits and their order; what a task's data means belongs to the environment
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agentrl.env.task_files import TaskFile
 from agentrl.errors import TaskError, did_you_mean
 from agentrl.trajectory import Task
 
@@ -45,6 +48,28 @@ class Tasks:
         """
         wanted = sizes or {"train": 1000, "eval": 200}
         return cls(lambda: _generate(make, seed, wanted))
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, id: str = "id", split: str = "split", eval_share: float = 0.2) -> Tasks:
+        """Tasks of a file: `.jsonl` (an object a line), `.json` (a list), `.csv` or `.tsv` (cells are text).
+
+        A task's id and split are fields of it, its other fields are its data. Without ids, a hash of the data is the
+        id; without splits, a hash of the id puts a share of the tasks into `eval`, the same ones when tasks are added.
+
+        Args:
+            path: a relative one starts from the folder of the Python file that calls this, else from the current one.
+            id, split: names of these fields.
+            eval_share: of the tasks, where no task names its split.
+        Raises: TaskError, at first use, that names the line of a mistake; now, if there is no such file.
+        """
+        place = Path(path)
+        if not place.is_absolute():
+            beside = Path(sys._getframe(1).f_globals.get("__file__") or "").parent / place
+            place = beside if beside.is_file() else place
+        if not place.is_file():
+            raise TaskError(f"there is no file {str(place)!r}, in {Path.cwd()} or next to the environment's file")
+        file = TaskFile(place.resolve(), id, split, eval_share)
+        return cls(file.splits)
 
     @property
     def splits(self) -> tuple[str, ...]:

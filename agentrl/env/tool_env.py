@@ -8,28 +8,47 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Awaitable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import AsyncExitStack
-from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from msgspec import structs
 
 from agentrl.env import watchdog
 from agentrl.env.author_code import ask
 from agentrl.env.base import Env, Observation, StepResult, as_action, contains_await
-from agentrl.env.execution import MAX_CALLS, ToolStats, answer, answer_all, in_thread, too_many, without_repeats
+from agentrl.env.execution import (
+    MAX_CALLS,
+    MAX_CHARS,
+    ToolStats,
+    answer,
+    answer_all,
+    in_thread,
+    too_many,
+    within,
+    without_repeats,
+)
 from agentrl.env.results import plain_number, to_text
 from agentrl.env.rubric import Rubric
-from agentrl.errors import ToolSchemaError
+from agentrl.env.toolbox import (
+    Offered,
+    Toolbox,
+    check_attributes,
+    check_hidden,
+    chosen_from,
+    extra_of_class,
+    tools_of_class,
+    with_extra,
+)
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.safe_json import safe_text
-from agentrl.tool_schema import Tool, is_tool
+from agentrl.seeds import GlobalGenerators
+from agentrl.tool_schema import Tool
 from agentrl.trajectory import Ending, Task
 
-__all__ = ["ToolEnv", "call", "in_thread", "to_text"]
+__all__ = ["ToolEnv", "call", "in_thread", "to_text", "tools_of"]
 
-First = str | Message | Sequence[Message]
+First = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 Score = float | Mapping[str, float]
 
 
@@ -39,7 +58,10 @@ class ToolEnv(Env):
     `start`, `respond`, `score` and the tools may each be `def` or `async def`. The model reads the
     `ToolError` of a tool; any other exception of a tool becomes an `EnvFault`. An `Exception` of `start`,
     `respond` or `score` is passed on unchanged: a rollout records it as a fault. `SystemExit` becomes an
-    `EnvFault` everywhere. The calls of one turn run in order, at most 128 of them.
+    `EnvFault` everywhere. The calls of one turn run in order.
+
+    Private attributes and methods of an author's collide with none of this class. Names of the methods here belong to
+    them: a tool or an attribute of such a name is refused.
 
     Class attributes:
         system_prompt: a first system message, if any.
@@ -49,7 +71,13 @@ class ToolEnv(Env):
             interrupt a plain `def`: after this time the log names a hook or tool that has not returned, and a
             command ends with exit code 4.
         score_truncated: also score an episode that a limit cut off (its answer is None).
-        extra_tools: tools that are not methods, shared by all instances.
+        extra_tools: tools that are not methods: `Tool` objects, or functions with type hints. A function whose first
+            parameter is `self` gets the instance. An instance may set its own, also in `start`.
+        max_calls_per_turn: calls of one turn that are run; the others are answered with an error.
+        max_result_chars: characters of one tool's result; all results of a turn may have four times as many. What is
+            beyond is cut off, and the model reads so.
+        own_random: for libraries that draw from the global `random` or `numpy.random`: while `start`, `respond`,
+            `score` and the tools run, these are generators of the episode, seeded from its seed. Not in blocking tools.
     """
 
     system_prompt: ClassVar[str | None] = None
@@ -57,25 +85,44 @@ class ToolEnv(Env):
     tool_timeout_s: ClassVar[float] = 30.0
     hook_timeout_s: ClassVar[float] = watchdog.HOOK_TIMEOUT_S
     score_truncated: ClassVar[bool] = False
-    extra_tools: ClassVar[Sequence[Tool]] = ()
-    not_state: ClassVar[tuple[str, ...]] = ("_tools", "_started_s")
-    _class_tools: ClassVar[dict[str, Tool]] = {}
-    _class_schemas: ClassVar[tuple[Mapping[str, Any], ...]] = ()
-    _class_inline: ClassVar[bool] = True
-    _class_waits: ClassVar[bool] = False
-    _over = True
+    extra_tools: Sequence[Offered] = ()
+    max_calls_per_turn: ClassVar[int] = MAX_CALLS
+    max_result_chars: ClassVar[int] = MAX_CHARS
+    own_random: ClassVar[bool] = False
+    not_state: ClassVar[tuple[str, ...]] = (
+        *("_ToolEnv__box", "_ToolEnv__extra", "_ToolEnv__readable", "_ToolEnv__closing", "_ToolEnv__started_s"),
+        "_ToolEnv__box_of",
+    )
+    __method_tools: ClassVar[Mapping[str, Tool]] = {}
+    __class_extra: ClassVar[tuple[Offered, ...]] = ()
+    __class_box: ClassVar[Toolbox] = Toolbox({}, (), True)
+    __hooks_wait: ClassVar[bool] = False
+    __over: bool | None = None  # before the first episode
+    __choosing = False
+    __readable: Set[str]
+    __closing: dict[Callable[[], Awaitable[None]], None]
+    __extra: tuple[Offered, ...]
+    __chosen: tuple[Offered | str, ...] | None = None
     success: bool | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._class_tools = _collect_tools(cls)
-        cls._class_schemas = tuple(t.schema for t in cls._class_tools.values())
-        cls._class_inline = all(t.is_inline for t in cls._class_tools.values())
-        cls._class_waits = not cls._class_inline or _hooks_wait(cls)
+        check_attributes(cls)
+        cls.__method_tools = tools_of_class(cls)
+        cls.__class_extra = extra_of_class(cls)
+        cls.__class_box = Toolbox.of(with_extra(cls.__method_tools, cls.__class_extra, cls.__qualname__))
+        cls.__hooks_wait = _hooks_wait(cls)
+        if inspect.isfunction(cls.__dict__.get("close")) and "aclose" not in cls.__dict__:
+            _call_own_close(cls)
+        if cls.own_random:
+            _draw_from_own_generators(cls)
 
-    def __init__(self, *, render_mode: str | None = None) -> None:
-        super().__init__(render_mode=render_mode)
-        self._tools = {n: t.bound_to(self) if t.takes_self else t for n, t in self._class_tools.items()}
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls, *args, **kwargs)
+        self.__readable, self.__closing = frozenset(), {}
+        self.__extra = cls.__class_extra
+        self.__put(cls.__class_box)
+        return self
 
     # What an author writes.
 
@@ -96,159 +143,198 @@ class ToolEnv(Env):
     def add_reward(self, component: str, value: float) -> None:
         """Add to a named component of this turn's reward; the value may be numpy's or torch's."""
         number = value if type(value) is float else plain_number(value, f"the reward component {component!r}")
-        self._components[component] = self._components.get(component, 0.0) + number
+        self.__components[component] = self.__components.get(component, 0.0) + number
 
     def add_info(self, **values: Any) -> None:
         """Add JSON values to the `info` of the episode's end, for measures and feedback."""
-        self._own_info.update(values)
+        self.__own_info.update(values)
+
+    def use_tools(self, *tools: Offered | str) -> None:
+        """Offer these tools alone in this episode; to be called in `start`.
+
+        Args:
+            tools: names of tools of the class or of `extra_tools`, further `Tool` objects, or functions.
+        Raises: ToolSchemaError for an unknown name; RuntimeError outside of `start`: the model was told its tools then.
+        """
+        if not self.__choosing:
+            raise RuntimeError("use_tools is to be called in `start`: the tools of an episode do not change later")
+        self.__chosen = tools
+        self.__gather(forced=True)
 
     def terminate(self) -> None:
         """End the episode after this turn; `score(None)` then gives the final reward."""
-        self._ending = True
+        self.__ending = True
 
     # The contract.
 
     @property
     def tool_schemas(self) -> Sequence[Mapping[str, Any]]:
-        return self._class_schemas
+        self.__gather()
+        return self.__box.schemas
 
     async def areset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        self._over = True
-        task = self._begin(seed, options)
-        self._turn, self._tokens, self._ending = 0, 0, False
-        self._components: dict[str, float] = {}
-        self._own_info: dict[str, Any] = {}
+        if self.__over is not True:  # the first episode: what `__init__` has set
+            check_hidden(self)
+        self.__over, self.__chosen = True, None
+        task = Env._begin(self, seed, options)
+        self.__turn, self.__tokens, self.__ending = 0, 0, False
+        self.__components: dict[str, float] = {}
+        self.__own_info: dict[str, Any] = {}
         self.success = None
         self.tool_stats: ToolStats = {}
-        self._started_s = time.monotonic()
+        self.__started_s = time.monotonic()
         watchdog.start()
-        messages = _as_messages(await ask(self, "start", self.start, task))
+        self.__choosing = True
+        try:
+            messages = _as_messages(await ask(self, "start", self.start, task))
+        finally:
+            self.__choosing = False
+        check_hidden(self)
+        self.__gather()
         if self.system_prompt is not None:
             messages = (Message("system", safe_text(self.system_prompt)), *messages)
-        self._over = False
+        self.__over = False
         return messages, {"task_id": task.id}
 
     async def astep(self, action: Any) -> StepResult:
-        if self._over:
+        if self.__over is not False:
             raise RuntimeError("the episode is over (or never began): call reset before step")
         action = as_action(action)
-        self._turn += 1
-        self._tokens += len(action.token_ids or ()) or (action.usage or {}).get("completion_tokens", 0)
+        self.__turn += 1
+        self.__tokens += len(action.token_ids or ()) or (action.usage or {}).get("completion_tokens", 0)
         calls = action.tool_calls
         if calls:
-            tools, stats = self._tools, self.tool_stats
-            if self._class_inline:
-                limit_s = self.hook_timeout_s
-                answers = [answer(tools, call, stats, limit_s) for call in calls[:MAX_CALLS]]
-                observation = tuple(answers if len(calls) == 1 else without_repeats([*answers, *too_many(calls)]))
+            if len(calls) == 1 and self.__box.inline and self.max_calls_per_turn > 0:
+                message = answer(self.__box.tools, calls[0], self.tool_stats, self.hook_timeout_s)
+                fits = len(message.content) <= self.max_result_chars
+                observation = (message,) if fits else tuple(within((message,), self.max_result_chars))
             else:
-                observation = await answer_all(tools, calls, stats, self.tool_timeout_s, self.hook_timeout_s)
+                observation = await self.__answers(calls)
         elif action.finish_reason == "length":
-            return await self._finish(Ending("limit", "turn_tokens"), ())
+            return await self.__finish(Ending("limit", "turn_tokens"), ())
         else:
             reply = await ask(self, "respond", self.respond, action.text)
             if reply is None:
-                return await self._finish(Ending("answer"), (), action.text)
+                return await self.__finish(Ending("answer"), (), action.text)
             if not isinstance(reply, str):
                 raise TypeError(f"respond must return text or None, got {type(reply).__name__}")
             observation = (Message("user", safe_text(reply)),)
-        if self._ending:
-            return await self._finish(Ending("tool" if calls else "environment"), observation)
-        limit = self._limit_reached()
+        if self.__ending:
+            return await self.__finish(Ending("tool" if calls else "environment"), observation)
+        limit = self.__limit_reached()
         if limit is not None:
-            return await self._finish(Ending("limit", limit), observation)
-        reward, info = self._take_reward()
+            return await self.__finish(Ending("limit", limit), observation)
+        reward, info = self.__take_reward()
         return observation, reward, False, False, info
+
+    async def __answers(self, calls: Sequence[ToolCall]) -> Observation:
+        """The tool messages that answer the calls of one turn."""
+        tools, stats, most = self.__box.tools, self.tool_stats, self.max_calls_per_turn
+        if not self.__box.inline:
+            answers: Sequence[Message] = await answer_all(
+                tools, calls[:most], stats, self.tool_timeout_s, self.hook_timeout_s
+            )
+        else:
+            limit_s = self.hook_timeout_s
+            answers = [answer(tools, call, stats, limit_s) for call in calls[:most]]
+        if len(calls) > 1:
+            answers = without_repeats([*answers, *too_many(calls, most)])
+        return tuple(within(answers, self.max_result_chars))
 
     async def aclose(self) -> None:
         """Free what the tools hold; an override calls `await super().aclose()`."""
         async with AsyncExitStack() as stack:  # closes all, even if one of them raises
-            for close in {tool.aclose for tool in self._class_tools.values() if tool.aclose is not None}:
+            for close in self.__closing:
                 stack.push_async_callback(close)
 
     def make_readable(self, tools: Set[str]) -> None:
-        self._tools = {n: replace(t, faults_are_read=True) if n in tools else t for n, t in self._tools.items()}
+        self.__readable = frozenset(tools)
+        self.__gather(forced=True)
 
-    def _waits(self) -> bool:
-        return self._class_waits
+    def _agentrl_waits(self) -> bool:
+        return self.__hooks_wait or not self.__box.inline or bool(self.__closing)
+
+    # Tools.
+
+    def __gather(self, *, forced: bool = False) -> None:
+        """Offer the tools of the class, of `extra_tools` as it is now, or those that the episode chose."""
+        extra = self.extra_tools
+        extra = tuple(extra) if isinstance(extra, (list, tuple)) else extra
+        if not forced and extra == self.__extra and self.__chosen is self.__box_of:
+            return
+        owner = type(self).__qualname__
+        tools = with_extra(self.__method_tools, extra, owner)
+        if self.__chosen is not None:
+            tools = chosen_from(tools, self.__chosen, owner)
+        self.__extra = tuple(extra)
+        self.__put(Toolbox.of(tools))
+
+    def __put(self, box: Toolbox) -> None:
+        self.__box, self.__box_of = box.bound_to(self, self.__readable), self.__chosen
+        self.__closing.update((tool.aclose, None) for tool in box.tools.values() if tool.aclose is not None)
 
     # Ending an episode.
 
-    async def _finish(self, ending: Ending, observation: Observation, answer: str | None = None) -> StepResult:
+    async def __finish(self, ending: Ending, observation: Observation, answer: str | None = None) -> StepResult:
+        check_hidden(self)
         truncated = ending.kind == "limit"
         if self.score_truncated or not truncated:
-            self._add_score(await ask(self, "score", self.score, answer))
-        self._over, self.ending = True, ending
-        reward, info = self._take_reward()
-        info = {**self._own_info, **info}
+            self.__add_score(await ask(self, "score", self.score, answer))
+        self.__over, self.ending = True, ending
+        reward, info = self.__take_reward()
+        info = {**self.__own_info, **info}
         info["tool_stats"] = {name: dict(stats) for name, stats in self.tool_stats.items()}
         if self.success is not None:
             info["success"] = bool(self.success)
         return observation, reward, not truncated, truncated, info
 
-    def _add_score(self, score: Score) -> None:
+    def _agentrl_failed(self, why: str) -> StepResult:
+        """The end of an episode that cannot be scored for what the model did; for base classes of AgentRL."""
+        self.__over, self.success, self.ending = True, False, Ending("error", why)
+        info = {
+            "task_id": self.task.id,
+            "reward_components": dict.fromkeys(self.rubric.weights, 0.0),
+            "tool_stats": {name: dict(stats) for name, stats in self.tool_stats.items()},
+            "success": False,
+        }
+        return (), 0.0, True, False, info
+
+    def __add_score(self, score: Score) -> None:
         parts = score if isinstance(score, Mapping) else {"reward": score}
         for name, value in parts.items():
             if type(value) is not float:
                 value = plain_number(value, f"score must return a number or a dict of numbers: {name}")
             self.add_reward(str(name), value)
 
-    def _take_reward(self) -> tuple[float, dict[str, Any]]:
-        components = self._components
+    def __take_reward(self) -> tuple[float, dict[str, Any]]:
+        components = self.__components
         if not components:
             return 0.0, {"task_id": self.task.id}
-        self._components = {}
+        self.__components = {}
         return self.rubric.total(components), {"task_id": self.task.id, "reward_components": components}
 
-    def _limit_reached(self) -> str | None:
+    def __limit_reached(self) -> str | None:
         limits = self.limits
-        if limits.max_turns is not None and self._turn >= limits.max_turns:
+        if limits.max_turns is not None and self.__turn >= limits.max_turns:
             return "max_turns"
-        if limits.max_tokens is not None and self._tokens >= limits.max_tokens:
+        if limits.max_tokens is not None and self.__tokens >= limits.max_tokens:
             return "max_tokens"
-        if limits.max_wall_s is not None and time.monotonic() - self._started_s >= limits.max_wall_s:
+        if limits.max_wall_s is not None and time.monotonic() - self.__started_s >= limits.max_wall_s:
             return "max_wall_s"
         return None
 
     # State: a restored episode has used as much wall time as the saved one.
 
     def get_state(self) -> dict[str, Any]:
-        elapsed_s = time.monotonic() - self._started_s if hasattr(self, "_started_s") else 0.0
+        elapsed_s = time.monotonic() - self.__started_s if "_ToolEnv__started_s" in self.__dict__ else 0.0
         return {**super().get_state(), "elapsed_s": elapsed_s}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         super().set_state(state)
-        self._started_s = time.monotonic() - state["elapsed_s"]
-
-
-def _collect_tools(cls: type[ToolEnv]) -> dict[str, Tool]:
-    tools: dict[str, Tool] = {}
-    for extra in cls.extra_tools:
-        _add_tool(cls, tools, extra)
-    for name in dir(cls):
-        function = inspect.getattr_static(cls, name)
-        if not is_tool(function):
-            _check_override(cls, name, function)
-        else:
-            _add_tool(cls, tools, Tool.of(function, owner=cls.__qualname__))
-    return tools
-
-
-def _add_tool(cls: type[ToolEnv], tools: dict[str, Tool], made: Tool) -> None:
-    if made.name in tools:
-        raise ToolSchemaError(f"{cls.__qualname__} has two tools named {made.name!r}; give one @tool(name=...)")
-    tools[made.name] = made
-
-
-def _check_override(cls: type[ToolEnv], name: str, value: Any) -> None:
-    """Refuse a method that hides an inherited tool and is no tool itself; None removes the tool."""
-    if value is not None and any(is_tool(base.__dict__.get(name)) for base in cls.__mro__[1:]):
-        raise ToolSchemaError(
-            f"{cls.__qualname__}.{name} hides an inherited tool: mark it @tool as well, "
-            f"or write `{name} = None` to remove the tool"
-        )
+        self.__started_s = time.monotonic() - state["elapsed_s"]
+        self.__gather()
 
 
 def _hooks_wait(cls: type[ToolEnv]) -> bool:
@@ -259,21 +345,77 @@ def _hooks_wait(cls: type[ToolEnv]) -> bool:
     return any(map(contains_await, hooks))
 
 
-def _as_messages(first: First) -> Observation:
+def _call_own_close(cls: type[ToolEnv]) -> None:
+    """Let `aclose`, which a rollout calls, call the `close` that an author has written as in Gymnasium."""
+    own: Callable[[Any], None] = cls.__dict__["close"]
+
+    def close(self: Any) -> None:
+        self._agentrl_in_close = True
+        try:
+            own(self)
+        finally:
+            self._agentrl_in_close = False
+
+    async def aclose(self: Any) -> None:
+        await super(cls, self).aclose()
+        if self.__dict__.get("_agentrl_in_close") or self.__dict__.get("_agentrl_in_aclose"):
+            return
+        self._agentrl_in_aclose = True
+        try:
+            own(self)
+        finally:
+            self._agentrl_in_aclose = False
+
+    cls.close, cls.aclose = close, aclose  # type: ignore[method-assign]
+
+
+def _draw_from_own_generators(cls: type[ToolEnv]) -> None:
+    """Run the episodes of a class with global generators of their own."""
+    reset, step = cls.areset, cls.astep
+
+    async def areset(
+        self: Any, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        own = self.__dict__.get("_agentrl_random")
+        if own is None or not own.is_in:  # not inside the reset of a subclass
+            self._agentrl_random = GlobalGenerators(seed)
+        return await self._agentrl_random.around(reset(self, seed=seed, options=options))  # type: ignore[no-any-return]
+
+    async def astep(self: Any, action: Any) -> StepResult:
+        return await self._agentrl_random.around(step(self, action))  # type: ignore[no-any-return]
+
+    cls.areset, cls.astep = areset, astep  # type: ignore[method-assign]
+
+
+def _as_messages(first: Any) -> Observation:
+    """What `start` returned, as messages. Raises: TypeError or ValueError that says what it must return."""
     if isinstance(first, str):
         return (Message("user", safe_text(first)),)
-    messages = (first,) if isinstance(first, Message) else tuple(first)
+    one = isinstance(first, (Message, Mapping))
+    if not one and not isinstance(first, Sequence):
+        raise TypeError(
+            f"start must return the first user message (a text, a Message or a list of them), got {first!r}"
+        )
+    messages = [Message.from_openai(m) if isinstance(m, Mapping) else m for m in ([first] if one else first)]
     for message in messages:
         if not isinstance(message, Message):
-            raise TypeError(f"start must return a str, a Message or Messages, got {type(message).__name__} in it")
+            raise TypeError(f"start must return a text, a Message or Messages, got {type(message).__name__} in it")
         if not isinstance(message.content, str):
             raise TypeError(f"start returned a message whose content is {type(message.content).__name__}, not text")
+    if not messages:
+        raise ValueError("start returned no message: the model needs a first one")
     return tuple([_safe(message) for message in messages])
 
 
 def _safe(message: Message) -> Message:
     text = safe_text(message.content)
     return message if text is message.content else structs.replace(message, content=text)
+
+
+def tools_of(env: ToolEnv) -> Mapping[str, Tool]:
+    """The tools that an environment offers now, by name, bound to it."""
+    box: Toolbox = env._ToolEnv__box  # type: ignore[attr-defined]
+    return box.tools
 
 
 def call(name: str, /, **arguments: Any) -> Action:

@@ -211,7 +211,15 @@ def _word(reason: Any) -> str:
 def redacted(action: Action, redactor: Redactor) -> Action:
     """The action without secrets: a server that echoes a key must not put it into a record."""
     calls = tuple(
-        [structs.replace(call, arguments=_without_secrets(call.arguments, redactor)) for call in action.tool_calls]
+        [
+            structs.replace(
+                call,
+                name=redactor.text(call.name),
+                arguments=_without_secrets(call.arguments, redactor),
+                error=_without_secrets(call.error, redactor),
+            )
+            for call in action.tool_calls
+        ]
     )
     text, reasoning = redactor.text(action.text), _without_secrets(action.reasoning, redactor)
     return structs.replace(action, text=text, reasoning=reasoning, tool_calls=calls)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from agentrl.env.base import Env
+from agentrl.env.wrapped import as_env
 
 logger = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S = 10.0
@@ -38,7 +39,7 @@ class EnvPool:
             stale, self._idle = self._idle, []
             for env in stale:
                 await _close(env)
-        env = self._idle.pop() if self._idle else self._make_env()
+        env = self._idle.pop() if self._idle else as_env(self._make_env())
         self._lent[id(env)] = env
         return env
 

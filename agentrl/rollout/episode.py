@@ -19,13 +19,15 @@ from typing import Any
 from agentrl.env.base import Env, Observation, as_action
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.errors import EnvFault, PolicyFault, TaskError
+from agentrl.file_modules import IMPORTER
 from agentrl.messages import Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
 logger = logging.getLogger(__name__)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_OURS = tuple(os.path.join(_HERE, floor, "") for floor in ("env", "policy", "rollout", "sandboxed", "tools"))
+_FLOORS = ("env", "policy", "rollout", "sandboxed", "tools")
+_OURS = (IMPORTER, *(os.path.join(_HERE, floor, "") for floor in _FLOORS))
 _INSTALLED = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
 _numbers = itertools.count()
 # Ways in which a turn ends the episode as a failure, without the environment being asked.
@@ -78,7 +80,6 @@ async def run_episode(
         group_id=group_id,
         episode_id=episode_id,
         labels=labels,
-        tools=env.tool_schemas,
         fork=fork,
     )
     players: list[Policy] = [policy]
@@ -127,13 +128,13 @@ async def _play(
     try:
         started = perf_counter()
         observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
-        place = ""
+        trajectory.tools, place = env.tool_schemas, ""
         policy = players[0].bind(env)
         players.append(policy)
         # A policy that looks into its environment asks a method of it: the author's code again.
         asked_place = "the oracle or demonstrator" if policy is not players[0] else ""
         earlier, tools = None if asked_place and not given else earlier, trajectory.tools
-        state_key = env.state_key if type(env).state_key is not Env.state_key else None
+        state_key = env.state_key if type(env.unwrapped).state_key is not Env.state_key else None  # type: ignore[attr-defined]
         conversation: list[Message] = list(observation)
         env_s = perf_counter() - started
         while True:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from agentrl.env import registry
-from agentrl.env.base import Env
+from agentrl.env.base import Env, drive
 from agentrl.errors import ReplayError
 from agentrl.messages import Message
 from agentrl.registry import names_only
@@ -125,7 +125,7 @@ def replay(trajectory: Trajectory, env: Env) -> ReplayReport:
         env: an instance of its environment; is reset.
     Raises: RuntimeError where the environment waits and an event loop is running; use `areplay` there.
     """
-    return env.unwrapped._drive(areplay(trajectory, env))  # type: ignore[attr-defined,no-any-return]
+    return drive(env.unwrapped, areplay(trajectory, env))  # type: ignore[arg-type]
 
 
 async def areplay(trajectory: Trajectory, env: Env) -> ReplayReport:

@@ -8,14 +8,13 @@ model changed is gone. `agentrl.sandbox` owns the isolation.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from agentrl.env.base import Observation, StepResult
+from agentrl.env.base import Observation, StepResult, drive
 from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import EnvFault
 from agentrl.sandbox.base import (
@@ -29,7 +28,6 @@ from agentrl.sandbox.base import (
     Snapshot,
 )
 from agentrl.sandbox.pool import Pool, pool_of
-from agentrl.trajectory import Ending
 
 logger = logging.getLogger(__name__)
 # The session that all notebook cells of an episode share, and the words in a result's detail if it has been lost.
@@ -59,9 +57,8 @@ class Content:
 class SandboxEnv(ToolEnv):
     """Base class of environments with a sandbox: write `start`, `score` and the tools as for a `ToolEnv`.
 
-    Call `put_files` in `start`. The tools in `extra_tools` whose function takes `self` are bound to the instance, so
-    that those of `agentrl.tools.shell`, `python_session` and `work_files` find the sandbox; the others stay as they
-    are. Other code gets the sandbox by `await self.sandbox()`.
+    Call `put_files` in `start`. The tools of `agentrl.tools.shell`, `python_session` and `work_files` in `extra_tools`
+    find the sandbox. Other code gets it by `await self.sandbox()`.
 
     No doing of the model discards an episode: a tool's SandboxError is an error that the model reads, and an episode
     that cannot be scored for one (a work folder that cannot be listed, a lost sandbox) ends as a failure with reward 0.
@@ -86,10 +83,16 @@ class SandboxEnv(ToolEnv):
     sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits()
     sandbox_network: ClassVar[Network] = Network()
     sandbox_read_only: ClassVar[tuple[str, ...]] = ()
-    not_state: ClassVar[tuple[str, ...]] = ("_pool", "_lent", "_on_drop", "_opening", "_content", "_tools")
-    _content = Content()
-    _lent: Sandbox | None
-    _on_drop: weakref.finalize[..., SandboxEnv] | None = None
+    not_state: ClassVar[tuple[str, ...]] = tuple(
+        f"_SandboxEnv__{name}" for name in ("pool", "lent", "on_drop", "opening", "content")
+    )
+    __content = Content()
+    # What an instance has whose author's `__init__` does not call this one.
+    __pool: Pool | None = None
+    __lent: Sandbox | None = None
+    __backend = "auto"
+    __backend_options: Mapping[str, Any] = {}
+    __on_drop: weakref.finalize[..., SandboxEnv] | None = None
 
     def __init__(
         self,
@@ -99,30 +102,27 @@ class SandboxEnv(ToolEnv):
         render_mode: str | None = None,
     ) -> None:
         super().__init__(render_mode=render_mode)
-        self._tools |= {made.name: made.bound_to(self) for made in self.extra_tools if _takes_self(made.function)}
-        self._backend, self._backend_options = backend, dict(backend_options or {})
-        self._pool: Pool | None = None
-        self._lent = None
-        self._opening = asyncio.Lock()
+        self.__backend, self.__backend_options = backend, dict(backend_options or {})
+        self.__opening = asyncio.Lock()
 
     # What an author calls.
 
     def put_files(self, files: Mapping[str, bytes]) -> None:
         """Set what the work folder holds when the episode begins; to be called in `start`."""
-        self._content = Content(dict(files))
+        self.__content = Content(dict(files))
 
     async def sandbox(self) -> Sandbox:
         """The episode's sandbox, in its present state; a new one with the files of the beginning if it was lost.
 
         Raises: SandboxFault if none can be started.
         """
-        async with self._opening:
-            if self._lent is not None and self._lent.lost:
-                await self._give_back()
-                self._content = self._content.of_the_beginning
-            if self._lent is None:
-                self._lent = await self._opened()
-            return self._lent
+        async with self.__opening:
+            if self.__lent is not None and self.__lent.lost:
+                await self.__give_back()
+                self.__content = self.__content.of_the_beginning
+            if self.__lent is None:
+                self.__lent = await self.__opened()
+            return self.__lent
 
     async def run_cell(self, code: str, limits: SandboxLimits | None = None) -> ExecResult:
         """Run a cell of the episode's notebook, and record it, so that a fork can run it again.
@@ -134,8 +134,8 @@ class SandboxEnv(ToolEnv):
         """
         sandbox = await self.sandbox()
         result = (await sandbox.run_python(code, session=_SESSION, limits=limits)).checked()
-        kept = () if _LOST in result.detail else (*self._content.cells, code)
-        self._content = replace(self._content, cells=kept)
+        kept = () if _LOST in result.detail else (*self.__content.cells, code)
+        self.__content = replace(self.__content, cells=kept)
         return result
 
     async def start_over(self) -> Sandbox:
@@ -151,92 +151,80 @@ class SandboxEnv(ToolEnv):
     async def areset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        await self._give_back()
-        self._opening = asyncio.Lock()
-        self._content = Content()
+        await self.__give_back()
+        self.__opening = asyncio.Lock()
+        self.__content = Content()
         return await super().areset(seed=seed, options=options)
 
     async def astep(self, action: Any) -> StepResult:
         try:
             result = await super().astep(action)
         except SandboxError as error:
-            result = self._failed(error)
+            result = self._agentrl_failed(f"the episode cannot be scored: {error}")
         if result[2] or result[3]:
-            await self._give_back()
+            await self.__give_back()
         return result
 
-    def _failed(self, error: SandboxError) -> StepResult:
-        """The end of an episode that cannot be scored for what the model did in its sandbox."""
-        self._over, self.success = True, False
-        self.ending = Ending("error", f"the episode cannot be scored: {error}")
-        info = {
-            "task_id": self.task.id,
-            "reward_components": dict.fromkeys(self.rubric.weights, 0.0),
-            "tool_stats": {name: dict(stats) for name, stats in self.tool_stats.items()},
-            "success": False,
-        }
-        return (), 0.0, True, False, info
-
     async def aclose(self) -> None:
-        await self._give_back()
+        await self.__give_back()
         await super().aclose()
 
     # State.
 
     async def aget_state(self) -> dict[str, Any]:
-        content = self._content
-        if self._lent is not None:
+        content = self.__content
+        if self.__lent is not None:
             try:
-                content = replace(content, snapshot=await self._lent.snapshot())
+                content = replace(content, snapshot=await self.__lent.snapshot())
             except SandboxLost:
                 content = content.of_the_beginning
         return {**super().get_state(), "extra": content}
 
     async def aset_state(self, state: Mapping[str, Any]) -> None:
-        await self._give_back()
-        self._opening = asyncio.Lock()
+        await self.__give_back()
+        self.__opening = asyncio.Lock()
         super().set_state({**state, "extra": None})
-        self._content = state["extra"]
+        self.__content = state["extra"]
 
     def get_state(self) -> dict[str, Any]:
-        return self._drive(self.aget_state())
+        return drive(self, self.aget_state())
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        self._drive(self.aset_state(state))
+        drive(self, self.aset_state(state))
 
     # Lending.
 
-    async def _opened(self) -> Sandbox:
+    async def __opened(self) -> Sandbox:
         try:
             try:
-                return await self._filled()
+                return await self.__filled()
             except SandboxLost as error:  # by the cells of a fork, which the model is not told
                 logger.warning("a fork begins with the files of the beginning: %s", error)
-                self._content = self._content.of_the_beginning
-                return await self._filled()
+                self.__content = self.__content.of_the_beginning
+                return await self.__filled()
         except SandboxError as error:
             raise EnvFault(f"the sandbox cannot be made: {error}", who="author") from error
 
-    async def _filled(self) -> Sandbox:
+    async def __filled(self) -> Sandbox:
         """A sandbox with the episode's content. Raises: SandboxLost if its cells bring the sandbox down."""
-        if self._pool is None:
+        if self.__pool is None:
             spec = SandboxSpec(
                 limits=self.sandbox_limits, network=self.sandbox_network, read_only=self.sandbox_read_only
             )
-            self._pool = pool_of(self._backend, self._backend_options, spec)
-        sandbox: Sandbox = await self._pool.lend()
+            self.__pool = pool_of(self.__backend, self.__backend_options, spec)
+        sandbox: Sandbox = await self.__pool.lend()
         try:
-            await self._fill(sandbox)
+            await self.__fill(sandbox)
         except BaseException:
-            await self._pool.take_back(sandbox)
+            await self.__pool.take_back(sandbox)
             raise
         # An environment that is garbage-collected without `close` must not keep its sandbox.
-        self._on_drop = weakref.finalize(self, self._pool.on_drop(), sandbox)
-        self._on_drop.atexit = False
+        self.__on_drop = weakref.finalize(self, self.__pool.on_drop(), sandbox)
+        self.__on_drop.atexit = False
         return sandbox
 
-    async def _fill(self, sandbox: Sandbox) -> None:
-        content = self._content
+    async def __fill(self, sandbox: Sandbox) -> None:
+        content = self.__content
         if content.snapshot is not None:
             await sandbox.restore(content.snapshot)
         else:
@@ -246,14 +234,9 @@ class SandboxEnv(ToolEnv):
             if (await sandbox.run_python(cell, session=_SESSION)).checked().status == "lost":
                 raise SandboxLost("a cell of the notebook brought the sandbox down")
 
-    async def _give_back(self) -> None:
-        sandbox, self._lent = self._lent, None
-        if sandbox is not None and self._pool is not None:
-            if self._on_drop is not None:
-                self._on_drop.detach()
-            await self._pool.take_back(sandbox)
-
-
-def _takes_self(function: Callable[..., Any]) -> bool:
-    """Whether a tool's function is written like a method, so that an instance must be bound to it."""
-    return inspect.isfunction(function) and next(iter(inspect.signature(function).parameters), "") == "self"
+    async def __give_back(self) -> None:
+        sandbox, self.__lent = self.__lent, None
+        if sandbox is not None and self.__pool is not None:
+            if self.__on_drop is not None:
+                self.__on_drop.detach()
+            await self.__pool.take_back(sandbox)

@@ -15,7 +15,7 @@ import pytest
 
 from agentrl.env.base import run_without_loop
 from agentrl.env.tasks import Tasks
-from agentrl.env.tool_env import ToolEnv, call, in_thread
+from agentrl.env.tool_env import ToolEnv, call, in_thread, tools_of
 from agentrl.env.watchdog import Watchdog, running, start
 from agentrl.errors import EnvFault
 from agentrl.messages import Action, ToolCall
@@ -205,7 +205,7 @@ class Leaves(Quiet):
 async def test_sys_exit_is_a_fault_of_the_author(place):
     async def episode():
         await env.areset(seed=0)
-        if place in env._class_tools:
+        if place in tools_of(env):
             await env.astep(Action(tool_calls=(ToolCall(place, {}, "a"), ToolCall(place, {}, "b"))))
         await env.astep("x")
 

@@ -100,11 +100,11 @@ def test_the_wall_clock_goes_on_in_a_fork():
     env = Shop()
     env.limits = Limits(max_turns=None, max_wall_s=1000.0)
     env.reset(seed=1)
-    env._started_s -= 999.0
+    env._ToolEnv__started_s -= 999.0
     twin = env.fork()
     assert twin.limits == env.limits
     assert twin.step(call("draw"))[3] is False
-    env._started_s -= 2.0
+    env._ToolEnv__started_s -= 2.0
     twin = env.fork()
     assert twin.step(call("draw"))[3]
     assert twin.ending == Ending("limit", "max_wall_s")

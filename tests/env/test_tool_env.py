@@ -362,7 +362,7 @@ def test_close_frees_everything_though_one_tool_fails_to():
     with pytest.raises(OSError, match="already gone"):
         env.close()
     assert sorted(closed) == ["first", "second", "third"]
-    assert env._runner is None
+    assert env._Env__runner is None
 
 
 def test_a_waiting_hook_is_driven_by_a_loop():
@@ -386,10 +386,10 @@ def test_start_may_return_messages():
 
     class Wrong(Desk):
         def start(self, task):
-            return [{"role": "user"}]
+            return ["a"]
 
     assert [m.content for m in Chatty().reset()[0]] == ["Be brief.", "a", "b"]
-    with pytest.raises(TypeError, match="start must return a str, a Message or Messages, got dict"):
+    with pytest.raises(TypeError, match="start must return a text, a Message or Messages, got str"):
         Wrong().reset()
 
 

@@ -239,10 +239,10 @@ async def test_closing_twice_and_resetting_in_the_middle_leave_nothing_lent(name
         if env.tool_schemas:
             tool = env.tool_schemas[0]["function"]["name"]
             await env.astep(call(tool, **{"python": {"code": "1"}, "shell": {"command": "ls"}}[tool]))
-            assert env._lent is not None
+            assert env._SandboxEnv__lent is not None
     await env.aclose()
     await env.aclose()
-    assert env._lent is None
+    assert env._SandboxEnv__lent is None
 
 
 def double(n: int) -> int:

@@ -46,7 +46,7 @@ def no_pauses(monkeypatch):
 
 
 def send_worker(env, number):
-    signal.pidfd_send_signal(env._lent._process._worker_fd, number)
+    signal.pidfd_send_signal(env._SandboxEnv__lent._process._worker_fd, number)
 
 
 async def say(env, action):
@@ -198,7 +198,7 @@ async def test_an_episode_that_failed_so_is_over():
     env = Author()
     await env.areset(seed=1)
     *_, terminated, truncated, info = await env.astep(Action(text="read nothing"))
-    assert (terminated, truncated, info["success"], env._lent) == (True, False, False, None)
+    assert (terminated, truncated, info["success"], env._SandboxEnv__lent) == (True, False, False, None)
     with pytest.raises(RuntimeError, match="the episode is over"):
         await env.astep(Action(text="done"))
     await env.areset(seed=1)
@@ -226,7 +226,7 @@ async def test_a_worker_that_ends_between_two_tools_is_a_fault():
     env = Author()
     await env.areset(seed=1)
     await say(env, shell("true"))
-    worker = os.dup(env._lent._process._worker_fd)
+    worker = os.dup(env._SandboxEnv__lent._process._worker_fd)
     send_worker(env, signal.SIGKILL)
     await until_readable(worker)
     os.close(worker)

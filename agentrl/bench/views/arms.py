@@ -15,6 +15,7 @@ from rich.text import Text
 from agentrl.bench.arms import ArmRow, ArmsTable
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.training_runs import MODES
+from agentrl.bench.views.page_text import for_page
 from agentrl.bench.views.table import number
 from agentrl.errors import StoreError
 from agentrl.rollout.store import write_summary
@@ -63,7 +64,9 @@ def _costs(rows: list[ArmRow]) -> Table:
 def write_arms(out: Path, found: ArmsTable) -> None:
     """Write arms.json and arms.html, in one step each, into the folder of the arms. Raises: StoreError."""
     write_summary(out / "arms.json", found.to_json())
-    pages = Environment(loader=PackageLoader("agentrl.bench.views", "."), autoescape=True, undefined=StrictUndefined)
+    pages = Environment(
+        loader=PackageLoader("agentrl.bench.views", "."), autoescape=True, finalize=for_page, undefined=StrictUndefined
+    )
     page = pages.get_template("arms.html.jinja").render(
         name=out.name,
         found=found,

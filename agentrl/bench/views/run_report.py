@@ -20,6 +20,7 @@ from agentrl.bench.estimates import Estimate, clustered_proportion
 from agentrl.bench.measures.endings import Counting, Counts, by_cause
 from agentrl.bench.verdicts import CHANGES, choices, said_of
 from agentrl.bench.views.charts import Series, line_chart, short_number
+from agentrl.bench.views.page_text import for_page
 from agentrl.bench.views.table import percent
 from agentrl.errors import StoreError
 from agentrl.messages import Message
@@ -48,7 +49,9 @@ def write_report(run_dir: str | Path) -> Path:
     summary = _read_summary(folder / "summary.json")
     tally = _Tally.of(folder / "trajectories.jsonl")
     config = folder / "config.toml"
-    environment = Environment(loader=PackageLoader("agentrl.bench.views", "."), autoescape=True, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("agentrl.bench.views", "."), autoescape=True, finalize=for_page, trim_blocks=True
+    )
     environment.filters["short"] = short_number
     html = environment.get_template("run_report.html.jinja").render(
         name=folder.resolve().name,
@@ -84,7 +87,7 @@ def read_metrics(path: Path) -> list[Metrics]:
     """The lines of a metrics.jsonl; a torn last line is left out. Raises: StoreError naming a line that is not JSON."""
     if not path.exists():
         raise StoreError(f"there is no {path}: give the folder of a training run")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a name may hold U+2028
     rows: list[Metrics] = []
     for number, line in enumerate(lines, 1):
         try:

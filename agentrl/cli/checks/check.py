@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
-from agentrl.cli.boundary import EXIT_FAILED, json_option, note
+from agentrl.cli.boundary import EXIT_FAILED, json_option, note, print_json, say
 
 
 @click.command("check")
@@ -23,6 +25,9 @@ def command(ctx: click.Context, env: str, as_json: bool) -> None:
     if not as_json:
         note(f"Checking {env}")
     report = check_env(env)
-    click.echo(report.to_json() if as_json else report.to_text())
+    if as_json:
+        print_json(json.loads(report.to_json()))
+    else:
+        say(report.to_text())
     if not report.ok:
         ctx.exit(EXIT_FAILED)

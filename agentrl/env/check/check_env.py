@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from agentrl.env.base import Env
+from agentrl.env.base import Env, made_with
 from agentrl.env.blame import fault_of
 from agentrl.env.check.contract import check_gymnasium, check_render, check_spaces, check_tasks
 from agentrl.env.check.determinism import check_determinism, check_fork
@@ -97,7 +97,7 @@ def _source(
         return env, spec_of(env).env_class, lambda **more: make(env, **{**kwargs, **more}), env
     if isinstance(env, type):
         return env.__qualname__, env, _creator(env, (), kwargs, None), _reference(env)
-    env_class, (arguments, given) = type(env), env._init_arguments
+    env_class, (arguments, given) = type(env), made_with(env)
     create = _creator(env_class, arguments, {**given, **kwargs}, env)
     plain = not arguments and not given and env.limits == env_class.limits
     return env_class.__qualname__, env_class, create, _reference(env_class) if plain else None

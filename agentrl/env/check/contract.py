@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env as check_with_gymnasium
 from agentrl.env.base import Env
 from agentrl.env.check.player import Start, Subject, chance
 from agentrl.env.check.report import Finding
+from agentrl.env.wrapped import WrappedEnv
 from agentrl.messages import Message
 
 _STEPS = 20
@@ -37,7 +38,7 @@ async def _gymnasium_warnings(subject: Subject) -> list[str]:
 
 
 def _warned(subject: Subject) -> list[str]:
-    env = subject.create()
+    env = subject.create().unwrapped  # Gymnasium compares wrappers by identity
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -128,7 +129,9 @@ def check_render(subject: Subject) -> Iterator[Finding]:
 
 
 async def _rendered(subject: Subject, mode: str) -> Any:
-    env = subject.create(render_mode=mode)
+    is_wrapped = isinstance(subject.create(), WrappedEnv)  # a function may take other arguments than its class
+    env: Any = subject.create() if is_wrapped else subject.create(render_mode=mode)
+    env.unwrapped.render_mode = mode
     start = subject.starts[0]
     try:
         await env.areset(seed=start.seed, options={"task": start.task})
@@ -138,12 +141,18 @@ async def _rendered(subject: Subject, mode: str) -> Any:
 
 
 def check_tasks(subject: Subject) -> Iterator[Finding]:
-    """Splits are not empty, and there is one to hold out."""
+    """Splits are not empty, hold no task twice, and there is one to hold out."""
     env = subject.create()
     splits = {name: env.tasks.split(name) for name in env.tasks.splits}
     empty = [name for name, tasks in splits.items() if not tasks]
     if empty:
         yield Finding("tasks", "error", f"split {empty[0]!r} is empty", "give it tasks or leave it out")
+    for name, tasks in splits.items():
+        different = len({task.fingerprint for task in tasks})
+        if different < len(tasks):
+            problem = f"the {len(tasks)} tasks of split {name!r} have {different} different contents"
+            fix = "keep one of each: intervals of a benchmark count every task as a further one"
+            yield Finding("repeated-tasks", "warning", problem, fix)
     if len(splits) < 2:
         problem = f"there is only one split ({', '.join(splits)}), so nothing is held out to evaluate on"
         yield Finding("no-eval-split", "advice", problem, "add an `eval` split: Tasks.of(train=..., eval=...)")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from agentrl.env.check.player import HangError, Start, Subject, is_authors_fault, is_hang
 from agentrl.env.check.report import Finding
-from agentrl.env.tool_env import ToolEnv, call
+from agentrl.env.tool_env import ToolEnv, call, tools_of
 from agentrl.messages import Action
 from agentrl.schema_values import draw_arguments
 
@@ -29,22 +30,41 @@ def check_tools(subject: Subject) -> Iterator[Finding]:
     if not env.tool_schemas and not _answers_turns(subject) and env.limits.max_turns != 1:
         fix = "mark methods with @tool, or register with max_turns=1 if an episode is one answer"
         yield Finding("no-tools", "advice", "there are no tools and no `respond`", fix)
-    for schema in env.tool_schemas:
-        yield from _check_tool(subject, schema["function"])
+    for function, starts in _offered(subject, env).values():
+        yield from _check_tool(subject, function, starts)
+
+
+def _offered(subject: Subject, env: ToolEnv) -> dict[str, tuple[Mapping[str, Any], list[Start]]]:
+    """Every tool that an episode offers, with the beginnings of the episodes that do: a task may choose its tools."""
+    found: dict[str, tuple[Mapping[str, Any], list[Start]]] = {}
+    for start in subject.starts:
+        try:
+            schemas = subject.run(_schemas(subject, start), "reset")
+        except Exception:  # another check says that reset fails
+            schemas = env.tool_schemas
+        for schema in schemas:
+            found.setdefault(schema["function"]["name"], (schema["function"], []))[1].append(start)
+    return found
+
+
+async def _schemas(subject: Subject, start: Start) -> Sequence[Mapping[str, Any]]:
+    async with aclosing(subject.create()) as env:
+        await env.areset(seed=start.seed, options={"task": start.task})
+        return env.tool_schemas
 
 
 def _answers_turns(subject: Subject) -> bool:
     return getattr(subject.env_class, "respond", None) is not ToolEnv.respond
 
 
-def _check_tool(subject: Subject, function: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_tool(subject: Subject, function: Mapping[str, Any], starts: Sequence[Start]) -> Iterator[Finding]:
     name = function["name"]
     if not function.get("description"):
         fix = "write a docstring: the model knows nothing else about the tool"
         yield Finding("tool-undocumented", "warning", f"tool {name!r} has no description", fix)
     slow, answered, began = 0, 0, time.perf_counter()
     failed: tuple[Start, Mapping[str, Any], Exception] | None = None
-    for index, (start, arguments) in enumerate(_draws(subject, function)):
+    for index, (start, arguments) in enumerate(_draws(starts, function)):
         if index >= _DRAWS_AT_LEAST and time.perf_counter() - began > subject.timeout_s / 2:
             break
         try:
@@ -68,11 +88,11 @@ def _check_tool(subject: Subject, function: Mapping[str, Any]) -> Iterator[Findi
         yield Finding("tool-slow", "advice", problem, fix)
 
 
-def _draws(subject: Subject, function: Mapping[str, Any]) -> Iterator[tuple[Start, dict[str, Any]]]:
+def _draws(starts: Sequence[Start], function: Mapping[str, Any]) -> Iterator[tuple[Start, dict[str, Any]]]:
     """Where to begin, and arguments that fit the schema: every other one odd."""
     rng = np.random.default_rng(len(function["name"]))
     for index in range(_DRAWS if function["parameters"].get("properties") else _DRAWS_AT_LEAST):
-        start = subject.starts[index % len(subject.starts)]
+        start = starts[index % len(starts)]
         yield start, draw_arguments(function["parameters"], rng, odd=index % 2 == 1)
 
 
@@ -102,9 +122,10 @@ async def _call(subject: Subject, start: Start, action: Action) -> _Outcome:
     assert isinstance(env, ToolEnv)
     # Shorter than the limit of the thread around it, so that an awaiting tool is cancelled in time.
     env.tool_timeout_s = 0.8 * subject.timeout_s  # type: ignore[misc]
-    inline = env._class_tools[action.tool_calls[0].name].is_inline
+    inline = True
     try:
         await env.areset(seed=start.seed, options={"task": start.task})
+        inline = tools_of(env)[action.tool_calls[0].name].is_inline
         began = time.perf_counter()
         try:
             await env.astep(action)
