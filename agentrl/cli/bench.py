@@ -19,17 +19,20 @@ from agentrl.bench.views.table import render
 from agentrl.cli.boundary import EXIT_INTERRUPTED, EXIT_UNTRUSTED, json_option, note, print_json, print_tables
 from agentrl.cli.policy_options import policy_of, policy_options
 from agentrl.cli.progress import Counter
+from agentrl.config import arguments_of
 from agentrl.env import registry
 from agentrl.policy.by_name import PolicySetup
-from agentrl.trajectory import Trajectory
+from agentrl.trajectory import EnvRef, Trajectory
 
 _PIPE_WIDTH = 120
+_KWARG_HELP = "An argument of the environment, as in env.kwargs of a training file, such as data=diabetes; repeatable."
 _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./file.py:Class; repeatable."
 
 
 @click.command("bench")
 @click.argument("env")
 @policy_options
+@click.option("--kwarg", "kwargs", multiple=True, metavar="KEY=VALUE", help=_KWARG_HELP)
 @click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Episodes per task.")
 @click.option("--tasks", type=click.IntRange(1), help="How many tasks of the split; all by default.")
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
@@ -52,6 +55,7 @@ def command(
     references: bool,
     out: Path | None,
     as_json: bool,
+    kwargs: Sequence[str],
     **options: Any,
 ) -> None:
     """Measure an agent on ENV: success with an interval, pass@k and pass^k, tools; null and oracle for comparison.
@@ -64,9 +68,10 @@ def command(
     """
     policy = policy_of(options, seed=seed)
     registry.spec(env)
+    ref = registry.reference(env, **arguments_of(kwargs, "--kwarg"))
     measures = measures_of(options["measures"])
     config = BenchConfig(split, tasks, trials, seed, policy.setup.sampling, concurrency, references)
-    result = _run(env, policy.name, config, out or default_out(env, policy.name), policy.setup, measures)
+    result = _run(ref, policy.name, config, out or default_out(env, policy.name), policy.setup, measures)
     if as_json:
         print_json(result.to_json())
     else:
@@ -81,9 +86,9 @@ def command(
 
 
 def _run(
-    env: str, policy: str, config: BenchConfig, out: Path, setup: PolicySetup, measures: Sequence[Measure]
+    env: EnvRef, policy: str, config: BenchConfig, out: Path, setup: PolicySetup, measures: Sequence[Measure]
 ) -> BenchResult:
-    note(f"Playing {policy} on {env}, records in {out}")
+    note(f"Playing {policy} on {env.id}, records in {out}")
     with Counter("episodes") as counter:
 
         def count(done: int, total: int, _: Trajectory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -33,6 +34,14 @@ def test_measures_are_in_units_of_the_scale(module) -> None:
     found = module.measured(np.array([0.0, 10.0]), np.array([[0.0, 4.0], [10.0, 10.0]]), 2.0)
     assert found["sample"]["rmse"] == pytest.approx((4.0 / 4) ** 0.5)
     assert found["mean"]["mae"] == pytest.approx(0.5)
+
+
+def test_the_head_learns_a_number_that_depends_on_the_order_of_words(module) -> None:
+    """A bag of words cannot tell these texts from each other."""
+    texts = [" ".join(words) for words in itertools.permutations(("red", "green", "blue"))]
+    numbers = [10.0 * text.split().index("red") for text in texts]
+    found = module.fit_head(texts * 20, numbers * 20, texts, seed=0, steps=60)
+    assert np.abs(found - numbers).max() < 2.0
 
 
 def test_differences_are_relative_and_paired_by_seed(module, tmp_path) -> None:
