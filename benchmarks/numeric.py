@@ -72,7 +72,7 @@ def inputs(found: DataSet) -> tuple[np.ndarray, np.ndarray]:
     parts = [[], []]
     if found.train.features is not None:
         parts = [[found.train.features], [found.held_out.features]]
-    if not found.train.texts[0][0].isdigit():
+    if found.train.features is None or found.train.hidden:
         words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", min_df=2).fit(found.train.texts)
         for own, split in zip(parts, (found.train, found.held_out), strict=True):
             own += [words.transform(split.texts).toarray(), extracted(split)]
