@@ -12,7 +12,7 @@ from agentrl.env.base import Env
 from agentrl.errors import ConfigError
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.expert import EXPERT
-from agentrl.learning.rows import Row
+from agentrl.learning.rows import Array, Row
 from agentrl.policy.scripted import OraclePolicy
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
@@ -83,8 +83,11 @@ async def with_expert(rows: Sequence[Row], demonstrations: Sequence[Row], learne
     known = rows[0].columns
     made = []
     for row in await learner.fill(demonstrations, "old_logprobs"):
-        other = {name: np.zeros(len(row), v.dtype) for name, v in known.items() if name not in row.columns}
-        weights = {"coefficients": np.zeros(len(row), np.float32), EXPERT: row.mask.astype(np.float32) / total}
+        other: dict[str, Array] = {n: np.zeros(len(row), v.dtype) for n, v in known.items() if n not in row.columns}
+        weights: dict[str, Array] = {
+            "coefficients": np.zeros(len(row), np.float32),
+            EXPERT: row.mask.astype(np.float32) / np.float32(total),
+        }
         number = row.trajectory + behind
         made.append(replace(row.with_columns(**{**other, **weights}), trajectory=number, unit=number))
     return [*rows, *made]
