@@ -142,6 +142,28 @@ def _one_of(hint: Any) -> OneOf | None:
 # Reading.
 
 
+def arguments_of(texts: Iterable[str], option: str) -> dict[str, Any]:
+    """The arguments that texts `key=value` give; a value is TOML, or bare words taken as text.
+
+    Args: option: that they came from, for messages.
+    Raises: ConfigError for a text of another form.
+    """
+    found = {}
+    for text in texts:
+        name, equals, raw = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ConfigError(f"{option} {text}: expected KEY=VALUE, such as data=diabetes")
+        found[name.strip()] = _value_of(raw.strip())
+    return found
+
+
+def _value_of(raw: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
 @dataclass(frozen=True)
 class _Override:
     """One `--set section.key=value`."""
@@ -157,10 +179,7 @@ class _Override:
         if not equals or not all(keys):
             raise ConfigError(f"--set {text}: expected KEY=VALUE, such as stages.rl.steps=30")
         raw = raw.strip()
-        try:
-            value = tomllib.loads(f"value = {raw}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = raw
+        value = _value_of(raw)
         wants_text = str in _options(_hint_at(config_class, keys))
         return cls(text, keys, raw if wants_text and isinstance(value, (bool, int, float, date, time)) else value)
 

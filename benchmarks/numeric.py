@@ -2,11 +2,11 @@
 reward, on the same splits of every data set.
 
 A seed is the seed of a run and the number of its split (`env.kwargs.split`). Errors are in standard deviations of the
-training numbers. Trained arms are those of numeric.toml: the main arm and its controls, with the settings of `SETTINGS`
-for small tables. A finished cell is a line of OUT/cells/DATA-SEED.jsonl and is not computed again; an interrupted run
-is resumed.
+training numbers. Trained arms are those of numeric.toml, with the same settings for every data set: `arms` are the main
+arm, cross-entropy alone and continued cross-entropy; the name of another control adds that one. Finished rows are lines
+of OUT/cells/DATA-SEED.jsonl and are not computed again; an interrupted run is resumed.
 
-    python benchmarks/numeric.py [--data reports,diabetes] [--seeds 0,1] [--rows classical,head,arms] [--table]
+    python benchmarks/numeric.py [--data reports,diabetes] [--seeds 0,1] [--rows classical,head,arms,expert] [--table]
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,15 +32,17 @@ from agentrl.environments.numeric import datasets, queries
 from agentrl.environments.numeric.datasets import DataSet, Numbers
 from agentrl.rollout.predictions import IS_NUMBER
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.training.sweeps.arms import plan_arms, read_arms, take_over
+from agentrl.training.sweeps.grid import GridRun, is_done
+from agentrl.training.train import resume, train
 from agentrl.trajectory import Trajectory
 
 ROOT = Path(__file__).parents[1]
 QUERIES = "queries"
-DATA = ("diabetes", "breast_cancer", "wine", "linnerud", "friedman1", "friedman2", "friedman3", "code_cost", "reports")
+DATA = ("reports", "code_cost", QUERIES, "diabetes", "wine", "breast_cancer", "friedman1", "friedman2", "friedman3")
 MEASURES = ("rmse", "mae", "r2", "spearman", "crps", "coverage:0.8")
 _MOST_NUMBERS = 8  # numbers that are extracted from a text, in its order
-_SMALL = {"stages.start.num_episodes": 4000, "stages.continued.num_episodes": 2000}
-SETTINGS: Mapping[str, Mapping[str, Any]] = dict.fromkeys(("diabetes", "breast_cancer", "wine", "linnerud"), _SMALL)
+ARMS = ("cross_entropy", "continued")
 Fit = Callable[[Any, Any, Any, int], Any]
 
 
@@ -71,7 +72,7 @@ def inputs(found: DataSet) -> tuple[np.ndarray, np.ndarray]:
     parts = [[], []]
     if found.train.features is not None:
         parts = [[found.train.features], [found.held_out.features]]
-    if not found.train.texts[0][0].isdigit():
+    if found.train.features is None or found.train.hidden:
         words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", min_df=2).fit(found.train.texts)
         for own, split in zip(parts, (found.train, found.held_out), strict=True):
             own += [words.transform(split.texts).toarray(), extracted(split)]
@@ -150,19 +151,33 @@ def _with_statistics(split: Numbers) -> list[str]:
     return [f"{text} {numbers}" for text, numbers in zip(split.texts, shown, strict=True)]
 
 
-def arms(name: str, seed: int, out: Path) -> dict[str, dict[str, float]]:
-    """Train every arm of numeric.toml with this seed, and measure its held-out episodes."""
-    runs = out / "runs" / f"{name}-{seed}"
+def arms(name: str, seed: int, out: Path, controls: Sequence[str] = ARMS) -> dict[str, dict[str, float]]:
+    """Train the main arm and controls of numeric.toml with this seed, and measure their held-out episodes.
+
+    Everything runs in this process, which saves the start of one for each arm.
+    """
     env = {"env.id": "agentrl/NumericQueries-v0"} if name == QUERIES else {"env.kwargs.data": name}
-    given = {**env, "env.kwargs.split": seed, "run.tensorboard": "false", **SETTINGS.get(name, {})}
-    command = [sys.executable, "-m", "agentrl", "train", str(ROOT / "numeric.toml"), "--controls", "--json"]
-    command += ["--seeds", str(seed), "--jobs", "1", "--out", str(runs)]
-    command += [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    given = {**env, "env.kwargs.split": seed, "run.tensorboard": "false", "run.threads": 1}
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    found = read_arms(ROOT / "numeric.toml", overrides, only=controls)
     rows: dict[str, dict[str, float]] = {}
-    for folder in sorted(runs.glob(f"*/seed-{seed}")):
-        rows |= _rows_of(ArmRuns(folder.parent.name, "", {seed: folder}), seed, loaded(name, seed).scale)
-    return rows
+    for run in plan_arms(found, out / "runs" / f"{name}-{seed}", [seed]):
+        _trained(run)
+        rows |= _rows_of(ArmRuns(run.cell, "", {seed: run.folder}), seed, loaded(name, seed).scale)
+    return rows if set(controls) == set(ARMS) else {row: v for row, v in rows.items() if row.split()[0] in controls}
+
+
+def _trained(run: GridRun) -> None:
+    """Train a run to its end, from where it was interrupted, or from the end of the stages that it shares."""
+    if is_done(run):
+        return
+    begun = (run.folder / "config.toml").exists()
+    if run.after is not None and not begun:
+        begun = take_over(run.config, run.folder, *run.after)
+    if begun:
+        resume(run.folder)
+    else:
+        train(run.config, run.folder)
 
 
 def _rows_of(arm: ArmRuns, seed: int, scale: float) -> dict[str, dict[str, float]]:
@@ -199,7 +214,7 @@ def work(name: str, seed: int, kinds: Sequence[str], out: Path) -> None:
     for kind in kinds:
         if kind in done:
             continue
-        rows = compute[kind](name, seed)
+        rows = compute[kind](name, seed) if kind in compute else arms(name, seed, out, [kind])
         with cells.open("a") as file:
             for row, values in rows.items():
                 plain = {k: round(v, 6) if math.isfinite(v) else None for k, v in values.items()}

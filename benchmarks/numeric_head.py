@@ -10,20 +10,23 @@ from torch import nn
 
 from agentrl.policy.tiny import build_tiny
 
-_STEPS, _BATCH, _LR = 1000, 32, 1e-3
+_STEPS, _BATCH, _LR = 600, 32, 1e-3
+_VOCAB_SIZE = 1024  # as in numeric.toml
 _CHECKS = 20
 
 
-def fit_head(train: Sequence[str], numbers: Sequence[float], held_out: Sequence[str], seed: int) -> np.ndarray:
+def fit_head(
+    train: Sequence[str], numbers: Sequence[float], held_out: Sequence[str], seed: int, *, steps: int = _STEPS
+) -> np.ndarray:
     """Predictions for held-out texts, by the weights that were best on an eighth of the training texts.
 
-    The optimizer is AdamW with a rate that falls to 0 over 1000 updates of 32 texts.
+    The optimizer is AdamW with a rate that falls to 0 over `steps` updates of 32 texts.
 
     Returns: (N,).
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model, tokenizer = build_tiny(train, seed=seed)
+    model, tokenizer = build_tiny(train, seed=seed, vocab_size=_VOCAB_SIZE)
     width = model.config.hidden_size
     readout = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 1))
     texts = [torch.tensor(tokenizer(text + "<|im_end|>").input_ids) for text in train]
@@ -33,10 +36,10 @@ def fit_head(train: Sequence[str], numbers: Sequence[float], held_out: Sequence[
     kept, learnt = order[: len(order) // 8], order[len(order) // 8 :]
     parameters = [*model.parameters(), *readout.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=_LR, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, _STEPS)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     best, state = float("inf"), {}
     rng = np.random.default_rng(seed)
-    for step in range(_STEPS):
+    for step in range(steps):
         batch = rng.choice(learnt, _BATCH)
         loss = ((_read(model, readout, [texts[i] for i in batch]) - wanted[batch]) ** 2).mean()
         optimizer.zero_grad()
@@ -44,7 +47,7 @@ def fit_head(train: Sequence[str], numbers: Sequence[float], held_out: Sequence[
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        if step % (_STEPS // _CHECKS) == _STEPS // _CHECKS - 1:
+        if step % (steps // _CHECKS) == steps // _CHECKS - 1:
             error = float(((_all(model, readout, [texts[i] for i in kept]) - wanted[kept]) ** 2).mean())
             if error < best:
                 best = error

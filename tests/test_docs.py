@@ -38,6 +38,7 @@ from agentrl.training.plan import TrainConfig
 from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig
 from agentrl.training.stages.base import STAGES
 from agentrl.training.stages.canary import Canary
+from agentrl.training.stages.expert import ExpertTerm
 from agentrl.training.stages.playing import GrowingTurns, Playing
 from agentrl.training.stages.reinforce import Reinforce
 
@@ -238,6 +239,7 @@ SECTIONS = {
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
     "playing": Playing,
     "canary": Canary,
+    "expert": ExpertTerm,
     "curriculum": Curriculum,
     "levels": Levels,
     "few_shot": FewShot,

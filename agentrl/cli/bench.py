@@ -31,9 +31,10 @@ from agentrl.cli.boundary import (
 )
 from agentrl.cli.policy_options import GivenPolicy, policy_of, policy_options
 from agentrl.cli.progress import Counter
+from agentrl.config import arguments_of
 from agentrl.env import registry
 from agentrl.policy.by_name import PolicySetup
-from agentrl.trajectory import Trajectory
+from agentrl.trajectory import EnvRef, Trajectory
 
 _PIPE_WIDTH = 120
 _IN_THE_FILE = "stands in the suite's file, or in --set"
@@ -44,18 +45,21 @@ _OF_ONE = {
     "seed": f"--seed {_IN_THE_FILE} seed=1",
     "concurrency": f"--concurrency {_IN_THE_FILE} max_concurrency=16",
     "references": f"--references {_IN_THE_FILE} references=false",
+    "kwargs": f"--kwarg {_IN_THE_FILE} envs.NAME.kwargs.KEY=VALUE",
     "prices": "--prices goes with one environment",
     "budget_usd": "--budget-usd goes with one environment",
     "measures": f"--measure {_IN_THE_FILE} measures=['turns']",
 }
 _OF_SUITES = {"overrides": "--set goes with a suite's file"}
 _PRICES_HELP = "TOML table: [MODEL] with input, cached_input and output, in USD for a million tokens."
+_KWARG_HELP = "An argument of the environment, as in env.kwargs of a training file, such as data=diabetes; repeatable."
 _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./file.py:Class; repeatable."
 
 
 @click.command("bench")
 @click.argument("env", metavar="ENV|SUITE.toml")
 @policy_options
+@click.option("--kwarg", "kwargs", multiple=True, metavar="KEY=VALUE", help=_KWARG_HELP)
 @click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Episodes per task.")
 @click.option("--tasks", type=click.IntRange(1), help="How many tasks of the split; all by default.")
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
@@ -82,6 +86,7 @@ def command(
     overrides: tuple[str, ...],
     out: Path | None,
     as_json: bool,
+    kwargs: Sequence[str],
     **options: Any,
 ) -> None:
     """Measure an agent on ENV: success with an interval, pass@k and pass^k, tools; null and oracle for comparison.
@@ -102,11 +107,12 @@ def command(
         return
     _refuse(ctx, _OF_SUITES)
     registry.spec(env)
+    ref = registry.reference(env, **arguments_of(kwargs, "--kwarg"))
     measures = measures_of(options["measures"])
     price = None if options["prices"] is None else price_of(options["prices"], policy.name)
     budget = options["budget_usd"]
     config = BenchConfig(split, tasks, trials, seed, policy.setup.sampling, concurrency, references, price, budget)
-    result = _run(env, policy.name, config, out or default_out(env, policy.name), policy.setup, measures)
+    result = _run(ref, policy.name, config, out or default_out(env, policy.name), policy.setup, measures)
     if as_json:
         print_json(result.to_json())
     else:
@@ -152,9 +158,9 @@ def _bench_suite(ctx: click.Context, suite: Suite, policy: GivenPolicy, out: Pat
 
 
 def _run(
-    env: str, policy: str, config: BenchConfig, out: Path, setup: PolicySetup, measures: Sequence[Measure]
+    env: EnvRef, policy: str, config: BenchConfig, out: Path, setup: PolicySetup, measures: Sequence[Measure]
 ) -> BenchResult:
-    note(f"Playing {policy} on {env}, records in {out}")
+    note(f"Playing {policy} on {env.id}, records in {out}")
     with Counter("episodes") as counter:
 
         def count(done: int, total: int, _: Trajectory) -> None:

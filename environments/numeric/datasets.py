@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from agentrl.environments.numeric.reports import program, report
-from agentrl.environments.numeric.tables import TABLES, Floats, table, texts_of
+from agentrl.environments.numeric.tables import TABLES, Floats, Style, table, texts_of
 from agentrl.errors import ConfigError, did_you_mean
 
 TEXTS: Mapping[str, Callable[[np.random.Generator], tuple[str, float]]] = {"reports": report, "code_cost": program}
@@ -68,13 +68,13 @@ def names() -> list[str]:
 
 
 @lru_cache(maxsize=16)
-def load(name: str, split: int, *, digits: int = 2, named: bool = False) -> DataSet:
+def load(name: str, split: int, *, style: Style = "words", digits: int = 2) -> DataSet:
     """A data set, a fifth of it held out.
 
     Args:
         name: one of `names()`.
         split: which rows are held out; generated data are drawn anew for each.
-        digits, named: of a table's features, as `texts_of` takes them.
+        style, digits: of a table's features, as `texts_of` takes them.
     Raises: ConfigError if there is no such data set, or scikit-learn is missing.
     """
     if name in TEXTS:
@@ -86,7 +86,7 @@ def load(name: str, split: int, *, digits: int = 2, named: bool = False) -> Data
         )
     found = table(name, split)
     train, _ = _rows(len(found.numbers), split)
-    texts = texts_of(found.features, train, found.names if named else None, digits)
+    texts = texts_of(found, train, style, digits)
     return _data_set(texts, found.numbers, split, found.features, found.bounds)
 
 

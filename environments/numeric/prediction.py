@@ -15,6 +15,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
 from agentrl.environments.numeric.datasets import DataSet, Numbers, load, load_file
 from agentrl.environments.numeric.notation import Normalised, Notation, Plain, Scientific
+from agentrl.environments.numeric.tables import Style
 from agentrl.errors import ConfigError
 from agentrl.messages import Action, Message
 from agentrl.rollout.predictions import IS_NUMBER, PREDICTION, SCALE, TARGET, WORST
@@ -152,8 +153,8 @@ class NumericPrediction(NumberEnv):
         file: a CSV or JSONL file of your own instead.
         text, number: names of its columns.
         split: which fifth of the rows is held out; generated data are drawn anew for each.
-        feature_digits: of each feature of a table.
-        named: write the names of a table's features.
+        features: how those of a table are written: `words` of two letters, `digits`, or `named` digits.
+        feature_digits: of each of these numbers.
         more: of `NumberEnv`: notation, base, digits, reward, tolerance, hint.
     """
 
@@ -165,20 +166,22 @@ class NumericPrediction(NumberEnv):
         text: str = "text",
         number: str = "number",
         split: int = 0,
+        features: Style = "words",
         feature_digits: int = 2,
-        named: bool = False,
         **more: Any,
     ) -> None:
+        if features not in get_args(Style):
+            raise ConfigError(f"features = {features!r}: expected one of {', '.join(get_args(Style))}")
         if feature_digits not in (1, 2, 3, 4):
             raise ConfigError(f"feature_digits must be 1 to 4, got {feature_digits!r}")
-        self._source = (data, file, text, number, split, feature_digits, named)
+        self._source = (data, file, text, number, split, features, feature_digits)
         super().__init__(**more)
 
     def _data(self) -> DataSet:
-        data, file, text, number, split, digits, named = self._source
+        data, file, text, number, split, style, digits = self._source
         if file is not None:
             return load_file(file, text, number, split)
-        return load(data, split, digits=digits, named=named)
+        return load(data, split, style=style, digits=digits)
 
     async def start(self, task: Task) -> str:
         return self.question(task.data["text"])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from string import ascii_letters
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,9 @@ import numpy.typing as npt
 from agentrl.errors import ConfigError
 
 Floats = npt.NDArray[np.float64]
-_SPREAD = 2.5  # standard deviations on either side of the mean that the digits of a feature cover
+Style = Literal["words", "digits", "named"]
+_LEVELS = 10  # words of a feature
+_SPREAD = 2.5  # standard deviations on either side of the mean that the cells of a feature cover
 _GENERATED_ROWS = 1250
 
 
@@ -49,20 +52,26 @@ def table(name: str, seed: int) -> Table:
     return TABLES[name](datasets, seed)
 
 
-def texts_of(features: Floats, train: npt.NDArray[np.int64], names: Sequence[str] | None, digits: int) -> list[str]:
-    """Rows as text: each feature as a whole number of `digits` digits, all of the same scale.
+def texts_of(table: Table, train: npt.NDArray[np.int64], style: Style, digits: int = 2) -> list[str]:
+    """Rows as text: the place of each feature on a scale of equal cells.
+
+    `words` writes a word of two letters, the first of which stands for the feature and the second for one of ten cells.
+    A tiny tokenizer makes each a token, so that a model need not learn which feature a digit belongs to: on tables of a
+    few hundred rows it does not.
 
     Args:
-        features: (N, F).
         train: rows whose mean and standard deviation set the scale.
-        names: of the features, to be written in front of them; None writes the numbers alone.
-        digits: of a feature.
+        style: `words`, `digits` (a whole number) or `named` (its name in front of it).
+        digits: of a feature in the latter two.
     """
-    mean, deviation = features[train].mean(0), features[train].std(0) + 1e-12
-    place = np.clip((features - mean) / deviation / (2 * _SPREAD) + 0.5, 0, 1)
-    cells = np.minimum((place * 10**digits).astype(int), 10**digits - 1)
-    named = [""] * features.shape[1] if names is None else [f"{name} " for name in names]
-    return [" ".join(f"{name}{cell:0{digits}d}" for name, cell in zip(named, row, strict=True)) for row in cells]
+    cells = 10**digits if style != "words" else _LEVELS
+    mean, deviation = table.features[train].mean(0), table.features[train].std(0) + 1e-12
+    place = np.clip((table.features - mean) / deviation / (2 * _SPREAD) + 0.5, 0, 1)
+    cell = np.minimum((place * cells).astype(int), cells - 1)
+    if style == "words":
+        return [" ".join(ascii_letters[i] + ascii_letters[n] for i, n in enumerate(row)) for row in cell]
+    names = [f"{name} " if style == "named" else "" for name in table.names]
+    return [" ".join(f"{name}{n:0{digits}d}" for name, n in zip(names, row, strict=True)) for row in cell]
 
 
 def _diabetes(datasets: Any, seed: int) -> Table:

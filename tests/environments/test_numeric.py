@@ -104,7 +104,9 @@ async def test_every_data_set_has_two_splits_an_oracle_and_a_silence_that_is_wor
     ref = reference(IDS[0], data=name)
     env = make(ref)
     train, held_out = (env.tasks.split(split) for split in ("train", "eval"))
-    assert not {t.data["text"] for t in train} & {t.data["text"] for t in held_out}
+    assert not {(t.data["text"], t.data["target"]) for t in train} & {
+        (t.data["text"], t.data["target"]) for t in held_out
+    }
     assert len(held_out) == len(env.unwrapped.data.held_out.numbers)
     tasks = held_out[:40]
     oracle = await aevaluate(OraclePolicy(), ref, tasks)
@@ -124,12 +126,21 @@ def test_splits_differ_by_their_number_and_are_the_same_each_time():
 
 
 def test_the_scale_of_a_row_is_that_of_the_training_rows():
-    found = datasets.load("friedman1", 0, digits=1)
+    found = datasets.load("friedman1", 0, style="digits", digits=1)
     mean, deviation = found.train.features.mean(0), found.train.features.std(0)
     place = (found.held_out.features[3] - mean) / (5 * deviation) + 0.5
-    assert found.held_out.texts[3] == " ".join(str(int(min(max(p, 0), 0.999) * 10)) for p in place)
-    assert datasets.load("wine", 0, named=True).train.texts[0].startswith("malic_acid ")
+    cells = [int(min(max(p, 0), 0.999) * 10) for p in place]
+    assert found.held_out.texts[3] == " ".join(map(str, cells))
+    words = datasets.load("friedman1", 0).held_out.texts[3]
+    assert words == " ".join("abcdefghij"[i] + "abcdefghij"[cell] for i, cell in enumerate(cells))
+    assert datasets.load("wine", 0, style="named").train.texts[0].startswith("malic_acid ")
     assert found.low == min(found.train.numbers)
+
+
+def test_each_word_of_a_feature_is_a_token_of_its_own():
+    found = datasets.load("breast_cancer", 0).train.texts
+    tokenizer = build_tokenizer(found, vocab_size=1024)
+    assert all(len(tokenizer.tokenize(text)) == 2 * 30 - 1 for text in found[:50])
 
 
 def test_a_probability_is_between_0_and_1():
@@ -229,6 +240,7 @@ def test_what_is_not_there_is_refused(tmp_path, monkeypatch):
         ({"reward": "cubed"}, "expected one of squared, absolute, reciprocal"),
         ({"notation": "roman"}, "expected one of normalised, scientific, plain"),
         ({"tolerance": 0}, "tolerance must be above 0"),
+        ({"features": "letters"}, "expected one of words, digits, named"),
     ]:
         with pytest.raises(ConfigError, match=message):
             NumericPrediction(**options)

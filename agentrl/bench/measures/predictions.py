@@ -66,6 +66,21 @@ class _OfNumbers(Measure):
         return cluster_bootstrap(predictions_by_task(episodes), self.of, resamples=_RESAMPLES)
 
 
+class _OfEachTask(_OfNumbers):
+    """The mean over tasks of a number that each task has."""
+
+    @abstractmethod
+    def of_task(self, task: OfTask) -> float:
+        """The number of one task."""
+
+    def of(self, tasks: Sequence[OfTask]) -> float:
+        return float(np.mean([self.of_task(task) for task in tasks]))
+
+    def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
+        each = [self.of_task(task) for task in predictions_by_task(episodes)]
+        return cluster_bootstrap(each, lambda values: float(np.mean(values)), resamples=_RESAMPLES)
+
+
 @dataclass(frozen=True)
 class _OfPairs(_OfNumbers):
     """A statistic of pairs of a target and a prediction.
@@ -89,11 +104,21 @@ class _OfPairs(_OfNumbers):
         """The statistic. Args: targets, predicted: (N,) each."""
 
     def of(self, tasks: Sequence[OfTask]) -> float:
+        return self._of_answers([self._aggregated(task) for task in tasks])
+
+    def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
+        tasks = [self._aggregated(task) for task in predictions_by_task(episodes)]
+        return cluster_bootstrap(tasks, self._of_answers, resamples=_RESAMPLES)
+
+    def _of_answers(self, tasks: Sequence[OfTask]) -> float:
+        targets = np.repeat([task.target for task in tasks], [len(task.predicted) for task in tasks])
+        return self.of_pairs(targets, np.concatenate([task.predicted for task in tasks]))
+
+    def _aggregated(self, task: OfTask) -> OfTask:
+        """The task with one prediction, or with each answer as one."""
         if self.aggregate == "sample":
-            targets = np.concatenate([np.full(len(task.predicted), task.target) for task in tasks])
-            return self.of_pairs(targets, np.concatenate([task.predicted for task in tasks]))
-        one = AGGREGATES[self.aggregate]
-        return self.of_pairs(np.array([t.target for t in tasks]), np.array([one(t.predicted) for t in tasks]))
+            return task
+        return OfTask(np.array([AGGREGATES[self.aggregate](task.predicted)]), task.target)
 
 
 @dataclass(frozen=True)
@@ -152,7 +177,7 @@ def _ranks(values: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class CRPS(_OfNumbers):
+class CRPS(_OfEachTask):
     """Continuous ranked probability score of the model's distribution, from the answers of each task. Source: `crps`.
 
     One answer a task gives the mean absolute error.
@@ -161,12 +186,12 @@ class CRPS(_OfNumbers):
     name = "crps"
     unit = _TARGET_UNIT
 
-    def of(self, tasks: Sequence[OfTask]) -> float:
-        return float(np.mean([crps(task.predicted, task.target) for task in tasks]))
+    def of_task(self, task: OfTask) -> float:
+        return crps(task.predicted, task.target)
 
 
 @dataclass(frozen=True)
-class Coverage(_OfNumbers):
+class Coverage(_OfEachTask):
     """The share of tasks whose target is in the central interval of the task's answers.
 
     Attributes:
@@ -183,13 +208,13 @@ class Coverage(_OfNumbers):
     def name(self) -> str:
         return _named("coverage", self.level)
 
-    def of(self, tasks: Sequence[OfTask]) -> float:
-        ends = [(interval(task.predicted, self.level), task.target) for task in tasks]
-        return float(np.mean([low <= target <= high for (low, high), target in ends]))
+    def of_task(self, task: OfTask) -> float:
+        low, high = interval(task.predicted, self.level)
+        return float(low <= task.target <= high)
 
 
 @dataclass(frozen=True)
-class IntervalWidth(_OfNumbers):
+class IntervalWidth(_OfEachTask):
     """The mean width of the central interval of a task's answers, as in `Coverage`."""
 
     level: float = _LEVEL
@@ -202,9 +227,9 @@ class IntervalWidth(_OfNumbers):
     def name(self) -> str:
         return _named("interval_width", self.level)
 
-    def of(self, tasks: Sequence[OfTask]) -> float:
-        ends = [interval(task.predicted, self.level) for task in tasks]
-        return float(np.mean([high - low for low, high in ends]))
+    def of_task(self, task: OfTask) -> float:
+        low, high = interval(task.predicted, self.level)
+        return high - low
 
 
 @dataclass(frozen=True)

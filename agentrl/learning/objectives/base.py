@@ -150,6 +150,7 @@ OBJECTIVES = Registry(
         "dpo": "agentrl.learning.objectives.preference:DPO",
         "ipo": "agentrl.learning.objectives.preference:IPO",
         "bradley_terry": "agentrl.learning.objectives.preference:BradleyTerry",
+        "expert": "agentrl.learning.objectives.expert:Expert",
         "supervised": "agentrl.learning.objectives.supervised:Supervised",
         "total": "agentrl.learning.objectives.base:Total",
     },

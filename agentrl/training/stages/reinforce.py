@@ -19,6 +19,7 @@ from agentrl.learning.episode_columns import groups_taught, per_trajectory, with
 from agentrl.learning.importance import IMPORTANCES, Importance, NoCorrection, with_importance
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES, Objective, weighted
+from agentrl.learning.objectives.expert import Expert
 from agentrl.learning.objectives.ppo_clip import PPOClip
 from agentrl.learning.objectives.regularizers import EntropyBonus, ReferenceDistance, ReferenceKL
 from agentrl.learning.objectives.value import Value
@@ -29,6 +30,7 @@ from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
 from agentrl.training.stages.canary import Canary
+from agentrl.training.stages.expert import ExpertTerm, with_expert, without_expert
 from agentrl.training.stages.group_stage import GroupStage
 from agentrl.training.stages.playing import Playing, rollout_metrics
 from agentrl.trajectory import TrajectoryGroup
@@ -58,6 +60,7 @@ class Reinforce(StageSettings):
         entropy_coef: weight of the entropy bonus.
         value_coef: weight of the value loss; used only by credit that reads predicted returns.
         value: the value loss.
+        expert: cross-entropy on demonstrations of the step's tasks, added to the policy loss; None adds none.
         aggregation: what a token's coefficient is: `token`, `sequence` or `constant`.
         weight: what a token's coefficient is divided by: the sampled tokens (or episodes) of `all` groups of the step,
             or of the `differing` ones, which have an advantage other than 0. With `differing` a step in which one
@@ -94,6 +97,7 @@ class Reinforce(StageSettings):
     entropy_coef: NotNegative = 0.0
     value_coef: NotNegative = 0.5
     value: Value = Value()
+    expert: ExpertTerm | None = None
     aggregation: Aggregation = "token"
     weight: Weight = "all"
     dynamic_sampling: bool = False
@@ -130,6 +134,8 @@ class Reinforce(StageSettings):
             add.check(f"{key}.feedback[{number}]")
         if self.canary is not None:
             self.canary.check(f"{key}.canary")
+        if self.expert is not None:
+            self.expert.check(f"{key}.expert", probe, self.learner)
         if self.playing.branches:
             raise ConfigError(
                 f"{key}.playing.branches: episodes that begin with a chosen token and go on greedily are no samples of "
@@ -165,6 +171,7 @@ class Reinforce(StageSettings):
                 (0.0 if in_reward else self.kl_coef, self.kl),
                 (float(in_reward and self.kl_coef > 0), ReferenceDistance()),
                 (value, self.value),
+                (self.expert.weight if self.expert else 0.0, Expert()),
             ]
         )
 
@@ -237,7 +244,8 @@ class _ReinforceStage(GroupStage):
             rows = [row for row in rows if row.trajectory not in cut]
         taught = groups_taught(found)
         metrics = {"rollout/groups_trained": float(sum(taught))}
-        if all(self._objective.ignores(row) for row in rows):
+        shown = await self._demonstrated(context, groups)
+        if not rows or (not shown and all(self._objective.ignores(row) for row in rows)):
             logger.warning(
                 "step %d: every advantage is 0 (under most estimators: within each group every episode earned the "
                 "same), so there is nothing to learn from",
@@ -246,7 +254,13 @@ class _ReinforceStage(GroupStage):
             return metrics
         flags = [[flag] * len(group.trajectories) for flag, group in zip(taught, groups, strict=True)]
         rows = await self._weighed(context, learner, rows, _chosen(flags))
+        rows = await with_expert(rows, shown, learner)
         return {**await learner.update(rows, self._objective), **metrics}
+
+    async def _demonstrated(self, context: Context, groups: Sequence[TrajectoryGroup]) -> list[Row]:
+        """The rows of the expert term."""
+        expert = self._settings.expert
+        return [] if expert is None else context.rows(await expert.played(context, self.name, groups))
 
     async def _with_advantages(
         self, learner: Learner, rows: list[Row], groups: Sequence[TrajectoryGroup]
@@ -270,6 +284,7 @@ class _ReinforceStage(GroupStage):
         max_tokens = context.sampling.max_tokens * context.max_turns
         counted = taught if settings.weight == "differing" else None
         rows = with_coefficients(rows, settings.aggregation, max_tokens=max_tokens, counted=counted)
+        rows = without_expert(rows) if settings.expert else rows
         recompute = settings.recompute_old_logprobs
         if recompute is None:
             recompute = context.sampling.top_p < 1 or settings.importance.corrects

@@ -47,6 +47,8 @@ class Supervise(StageSettings):
     Attributes:
         demonstrators: relative share of each demonstrator method of the environment, by name.
         num_episodes: demonstrations, on the train split; of several environments, those of each, times its weight.
+        episodes_per_task: most demonstrations of a task; where there are fewer tasks than `num_episodes` allows,
+            `epochs` are then passes over the tasks. None sets no limit.
         keep_demonstrations: a folder in which they are kept; a run of the same environment, tasks, demonstrators,
             number and seed takes them from there.
         data: recorded episodes to learn from as well, or instead.
@@ -60,6 +62,7 @@ class Supervise(StageSettings):
 
     demonstrators: Mapping[str, Positive] = field(default_factory=dict)
     num_episodes: Count = 8000
+    episodes_per_task: Count | None = None
     keep_demonstrations: str | None = None
     data: tuple[Recorded, ...] = ()
     epochs: Count = 2
@@ -171,6 +174,8 @@ class _SuperviseStage(Stage):
         """Demonstrations of an environment: a function of the run's seed and the environment's name."""
         settings, labels = self._settings, Labels(self.name)
         count = max(1, round(settings.num_episodes * env.weight))
+        if settings.episodes_per_task is not None:
+            count = min(count, settings.episodes_per_task * len(env.train))
         context.tell("demonstrations" if env.name == OWN else f"demonstrations of {env.name}", 0, count)
         key = () if env.name == OWN else (zlib.crc32(env.name.encode()),)
         source = Demonstrations(

@@ -58,6 +58,7 @@ def with_pair_columns(row):
         "values": np.where(row.mask, rng.normal(size=len(row)), 0.0),
         "returns": np.where(row.mask, rng.normal(size=len(row)), 0.0),
         "reward_gap": row.mask.astype(float),
+        "expert": np.where(row.mask, rng.random(len(row)), 0.0),
     }
     made = row.with_columns(turns=turns, last=last, **{n: v.astype(np.float32) for n, v in columns.items()})
     return type(row)(made.ids, made.mask, made.columns, row.trajectory, row.trajectory // 2)

@@ -365,7 +365,8 @@ def test_every_objective_is_a_frozen_dataclass_with_defaults(name):
     assert dataclasses.fields(objective) is not None
     with pytest.raises(dataclasses.FrozenInstanceError):
         objective.more = 1
-    assert ("coefficients" in objective.columns) == (name != "reference_distance")  # which is no loss
+    # One is no loss, and the tokens of the other have weights of their own.
+    assert ("coefficients" in objective.columns) == (name not in ("reference_distance", "expert"))
 
 
 def test_every_loss_names_its_source():
