@@ -230,3 +230,20 @@ def test_a_file_without_controls_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["train", str(path), "--controls"])
     assert done.exit_code != 0
     assert "has no [controls.NAME]" in done.output
+
+
+def test_an_arm_takes_over_the_reward_model_of_a_stage_that_it_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    playing = {"prompts_per_step": 4, "group_size": 4}
+    judge = {"kind": "prefer", "objective": "bradley_terry", "apart": True, "steps": 1, "playing": playing}
+    rl = {**RL, "steps": 1, "feedback": [{"kind": "reward_model", "stage": "judge", "keep": 0.0}]}
+    slow = {"stages": {"rl": {"learner": {"lr": 1e-4}}}}
+    file = tmp_path / "judged.toml"
+    stages = {"copy": {**COPY, "num_episodes": 32}, "judge": judge, "rl": rl}
+    file.write_text(tomli_w.dumps({**FILE, "stages": stages, "controls": {"slow": slow}}))
+    results = run_arms(plan_arms(read_arms(file), tmp_path / "out", [0]), jobs=1)
+    assert [result.error for result in results] == ["", ""]
+    one, other = (result.run.folder / "reward_models" / "judge" / "value_head.json" for result in results)
+    assert one.read_bytes() == other.read_bytes()
