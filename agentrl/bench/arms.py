@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_
 from agentrl.bench.jackknife import over_seeds
 from agentrl.bench.measures.base import SHARE, Measure, by_task, scored
 from agentrl.bench.measures.by_name import measures_of
+from agentrl.bench.measures.confidence import CalibrationError
 from agentrl.bench.measures.success import Success
 from agentrl.bench.training_runs import MODES
 from agentrl.errors import ConfigError
+from agentrl.learning.confidence.calibration import Bin
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Trajectory
 
@@ -51,6 +53,7 @@ class ArmRow:
         values: of each measure, over tasks and seeds.
         differences: the arm minus the main arm, on the same tasks and seeds; empty for the main arm.
         cpu_s, sampled_tokens: of one run on average, the stages that it took over included.
+        reliability: bars of the reliability diagram over the answers of all seeds; empty where no measure is an `ece`.
     """
 
     arm: str
@@ -61,12 +64,14 @@ class ArmRow:
     differences: Mapping[str, Estimate]
     cpu_s: float
     sampled_tokens: float
+    reliability: Sequence[Bin] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         shown = {name: {k: e.to_json() for k, e in getattr(self, name).items()} for name in ("values", "differences")}
         plain = ("arm", "about", "mode", "cpu_s", "sampled_tokens")
-        return {**{name: getattr(self, name) for name in plain}, "seeds": list(self.seeds), **shown}
+        bars = {"reliability": [asdict(bar) for bar in self.reliability if bar.count]} if self.reliability else {}
+        return {**{name: getattr(self, name) for name in plain}, "seeds": list(self.seeds), **shown, **bars}
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,16 @@ def _row(
         differences,
         cpu_s=sum(run.cpu_s for run in runs) / len(runs),
         sampled_tokens=sum(run.sampled_tokens for run in runs) / len(runs),
+        reliability=_reliability(measures, list(here.values())),
     )
+
+
+def _reliability(measures: Sequence[Measure], seeds: Sequence[Episodes]) -> Sequence[Bin]:
+    """The bars of the first calibration error among the measures."""
+    found = next((measure for measure in measures if type(measure) is CalibrationError), None)
+    if found is None:
+        return ()
+    return found.bars([episode for of_seed in seeds for episodes in of_seed.values() for episode in episodes])
 
 
 def _estimate(measure: Measure, seeds: Sequence[Episodes]) -> Estimate:

@@ -64,6 +64,11 @@ class CalibrationError(OfConfidence):
     def statistic(self, answers: Sequence[Answer]) -> float:
         return calibration.calibration_error(*_columns(answers))
 
+    def bars(self, episodes: Sequence[Trajectory]) -> list[calibration.Bin]:
+        """The bars of the reliability diagram; none without an answer."""
+        answers = [answer for answers in answers_by_task(episodes, self.of) for answer in answers]
+        return calibration.reliability(*_columns(answers)) if answers else []
+
 
 @dataclass(frozen=True)
 class CalibrationErrorEqualMass(OfConfidence):
