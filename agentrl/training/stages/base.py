@@ -32,6 +32,7 @@ STAGES = Registry(
         "supervise": "agentrl.training.stages.supervise:Supervise",
         "reinforce": "agentrl.training.stages.reinforce:Reinforce",
         "prefer": "agentrl.training.stages.prefer:Prefer",
+        "self_distill": "agentrl.training.stages.self_distill:SelfDistill",
         "evaluate": "agentrl.training.stages.evaluate:Evaluate",
     },
 )
