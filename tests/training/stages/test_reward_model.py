@@ -165,6 +165,14 @@ def test_a_run_with_a_reward_model_of_its_own_resumes_exactly(
     assert (whole / head).read_bytes() == (resumed / head).read_bytes()
 
 
+def test_ppo_learns_from_the_reward_model_too(run_of: RunOf) -> None:
+    feedback = [{"kind": "reward_model", "stage": "judge", "keep": 0.0}]
+    playing = {"prompts_per_step": 2, "group_size": 2}
+    ppo = stage_of("ppo", steps=1, kl_coef=0.05, feedback=feedback, playing=playing)
+    run = run_of({"judge": replace(APART, steps=1), "rl": ppo})
+    assert {"loss/value", "loss/reference_kl"} & metrics_of(run, "rl")[0].keys()
+
+
 def test_a_stage_without_a_reward_model_is_refused(run_of: RunOf, tmp_path: Path) -> None:
     for stages in ({"rl": of_judge()}, {"judge": PAIRS, "rl": of_judge()}, {"rl": of_judge(), "judge": APART}):
         with pytest.raises(ConfigError, match="no earlier stage 'judge' trains a reward model"):
