@@ -188,6 +188,18 @@ def test_an_arm_that_cannot_begin_stops_no_other(file: Path, tmp_path: Path, mon
     assert len(seen) == 3
 
 
+def test_a_control_that_shares_nothing_joins_arms_that_did(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main run kept a checkpoint for the first control; the second one needs none."""
+    monkeypatch.chdir(Path(__file__).parents[3])
+    first = run_arms(plan_arms(read_arms(file, only=["copied"]), tmp_path / "out", [0]), jobs=1)
+    written_ns = (tmp_path / "out" / "main" / "seed-0" / "summary.json").stat().st_mtime_ns
+    second = run_arms(plan_arms(read_arms(file, only=["other_start"]), tmp_path / "out", [0]), jobs=1)
+    assert [result.error for result in (*first, *second)] == [""] * 4
+    assert (tmp_path / "out" / "main" / "seed-0" / "summary.json").stat().st_mtime_ns == written_ns
+
+
 def test_a_folder_of_another_configuration_is_refused_before_anything_begins(file: Path, tmp_path: Path) -> None:
     runs = plan_arms(read_arms(file, only=["copied"]), tmp_path / "out", [0])
     copied = replace(runs[1].config, sampling=replace(runs[1].config.sampling, max_tokens=5))
