@@ -87,6 +87,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.learning.models": (2, "learning", 4),
     "agentrl.learning.lines.layouts": (2, "learning", 4),
     "agentrl.learning.learner": (2, "learning", 5),
+    "agentrl.learning.apart": (2, "learning", 6),
     # 3: rollouts, and what environments are made of.
     "agentrl.rollout.predictions": (3, "rollout", 0),
     "agentrl.rollout.plain_json": (3, "rollout", 0),

@@ -8,23 +8,31 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from agentrl.bench.environments import named_tasks
 from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_seeds
 from agentrl.bench.jackknife import over_seeds
 from agentrl.bench.measures.base import SHARE, Measure, by_task, scored
 from agentrl.bench.measures.by_name import measures_of
+from agentrl.bench.measures.confidence import CalibrationError
 from agentrl.bench.measures.success import Success
 from agentrl.bench.training_runs import MODES
 from agentrl.errors import ConfigError
+from agentrl.learning.confidence.calibration import Bin
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Trajectory
 
 Episodes = Mapping[str, Sequence[Trajectory]]
 """Task id -> its scored episodes."""
+Value = Callable[[Sequence[Trajectory]], float]
+Measures = Mapping[str, tuple[Measure, Value]]
+"""Measures by name, each with its number alone."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class ArmRow:
         values: of each measure, over tasks and seeds.
         differences: the arm minus the main arm, on the same tasks and seeds; empty for the main arm.
         cpu_s, sampled_tokens: of one run on average, the stages that it took over included.
+        reliability: bars of the reliability diagram over the answers of all seeds; empty where no measure is an `ece`.
     """
 
     arm: str
@@ -61,12 +70,14 @@ class ArmRow:
     differences: Mapping[str, Estimate]
     cpu_s: float
     sampled_tokens: float
+    reliability: Sequence[Bin] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         shown = {name: {k: e.to_json() for k, e in getattr(self, name).items()} for name in ("values", "differences")}
         plain = ("arm", "about", "mode", "cpu_s", "sampled_tokens")
-        return {**{name: getattr(self, name) for name in plain}, "seeds": list(self.seeds), **shown}
+        bars = {"reliability": [asdict(bar) for bar in self.reliability if bar.count]} if self.reliability else {}
+        return {**{name: getattr(self, name) for name in plain}, "seeds": list(self.seeds), **shown, **bars}
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,8 @@ def compare_arms(arms: Sequence[ArmRuns]) -> ArmsTable:
         raise ConfigError("no run of the main arm is finished, so there is nothing to compare with")
     read = {arm.name: {seed: _read(path) for seed, path in arm.runs.items()} for arm in arms}
     main = next(iter(read[arms[0].name].values()))
-    measures = measures_of(list(dict.fromkeys(("success", *main.measures))))
+    named = measures_of(list(dict.fromkeys(("success", *main.measures))))
+    measures = {measure.name: (measure, _value(measure)) for measure in named}
     rows = [_row(arm, read, arms[0].name, measures, mode) for mode in MODES for arm in arms if arm.runs]
     notes = [f"{arm.name}: no run is finished" for arm in arms if not arm.runs]
     short = [arm.name for arm in arms if len(arm.runs) == 1]
@@ -122,7 +134,7 @@ def compare_arms(arms: Sequence[ArmRuns]) -> ArmsTable:
     others = [f"{name}: {run.stage}" for name, of in read.items() for run in of.values() if run.stage != main.stage]
     notes += [f"the last evaluation of {other}, not {main.stage}" for other in dict.fromkeys(others)]
     notes += [note for name, of in read.items() if (note := _discards(name, list(of.values())))]
-    return ArmsTable(main.stage, {measure.name: measure.unit for measure in measures}, rows, notes)
+    return ArmsTable(main.stage, {measure.name: measure.unit for measure in named}, rows, notes)
 
 
 def _discards(name: str, runs: Sequence[_Run]) -> str:
@@ -156,17 +168,15 @@ def _by_task(episodes: Sequence[Trajectory]) -> Episodes:
     return found
 
 
-def _row(
-    arm: ArmRuns, read: Mapping[str, Mapping[int, _Run]], main: str, measures: Sequence[Measure], mode: str
-) -> ArmRow:
+def _row(arm: ArmRuns, read: Mapping[str, Mapping[int, _Run]], main: str, measures: Measures, mode: str) -> ArmRow:
     own, first = read[arm.name], read[main]
     both = [seed for seed in own if seed in first]
     here = {seed: run.episodes[mode] for seed, run in own.items()}
-    values = {measure.name: _estimate(measure, list(here.values())) for measure in measures}
+    values = {name: _estimate(*measure, list(here.values())) for name, measure in measures.items()}
     differences = {}
     if arm.name != main and both:
         pairs = [here[seed] for seed in both], [first[seed].episodes[mode] for seed in both]
-        differences = {measure.name: _difference(measure, *pairs) for measure in measures}
+        differences = {name: _difference(*measure, *pairs) for name, measure in measures.items()}
     runs = list(own.values())
     return ArmRow(
         arm.name,
@@ -177,21 +187,30 @@ def _row(
         differences,
         cpu_s=sum(run.cpu_s for run in runs) / len(runs),
         sampled_tokens=sum(run.sampled_tokens for run in runs) / len(runs),
+        reliability=_reliability([measure for measure, _ in measures.values()], list(here.values())),
     )
 
 
-def _estimate(measure: Measure, seeds: Sequence[Episodes]) -> Estimate:
+def _reliability(measures: Sequence[Measure], seeds: Sequence[Episodes]) -> Sequence[Bin]:
+    """The bars of the first calibration error among the measures."""
+    found = next((measure for measure in measures if type(measure) is CalibrationError), None)
+    if found is None:
+        return ()
+    return found.bars([episode for of_seed in seeds for episodes in of_seed.values() for episode in episodes])
+
+
+def _estimate(measure: Measure, value: Value, seeds: Sequence[Episodes]) -> Estimate:
     if isinstance(measure, Success):
         outcomes = [_outcomes(of_seed) for of_seed in seeds]
         shared = [task for task in outcomes[0] if all(task in of_seed for of_seed in outcomes)]
         return clustered_proportion([[x for of_seed in outcomes for x in of_seed[task]] for task in shared])
-    return _within(measure, over_seeds(seeds, _value(measure)), 0.0)
+    return _within(measure, over_seeds(seeds, value), 0.0)
 
 
-def _difference(measure: Measure, one: Sequence[Episodes], other: Sequence[Episodes]) -> Estimate:
+def _difference(measure: Measure, value: Value, one: Sequence[Episodes], other: Sequence[Episodes]) -> Estimate:
     if isinstance(measure, Success):
         return paired_over_seeds([_outcomes(s) for s in one], [_outcomes(s) for s in other], same_seeds=True)
-    return _within(measure, over_seeds(one, _value(measure), minus=other), -1.0)
+    return _within(measure, over_seeds(one, value, minus=other), -1.0)
 
 
 def _within(measure: Measure, found: Estimate, least: float) -> Estimate:
@@ -201,10 +220,19 @@ def _within(measure: Measure, found: Estimate, least: float) -> Estimate:
     return replace(found, low=max(found.low, least), high=min(found.high, 1.0))
 
 
-def _value(measure: Measure) -> Callable[[Sequence[Trajectory]], float]:
+def _value(measure: Measure) -> Value:
+    """The measure as a number; computed once for each list of episodes, which must outlive the function.
+
+    The main arm is one side of every difference, so without this its statistics would be computed for each arm.
+    """
+    known: dict[bytes, float] = {}
+
     def value(episodes: Sequence[Trajectory]) -> float:
-        found = measure.value(episodes)
-        return found if math.isfinite(found) else math.nan
+        key = blake2b(np.fromiter(map(id, episodes), np.int64).tobytes(), digest_size=16).digest()
+        if key not in known:
+            found = measure.value(episodes)
+            known[key] = found if math.isfinite(found) else math.nan
+        return known[key]
 
     return value
 

@@ -116,6 +116,11 @@ class Models:
             "the others come from the rows' builder or the credit estimator"
         )
 
+    def value_head_numbers(self) -> dict[str, list[float]]:
+        """The weight and bias of the value head, as a model folder holds them."""
+        assert self.value_head is not None
+        return {name: t.detach().cpu().flatten().tolist() for name, t in self.value_head.state_dict().items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything but the policy's weights."""
         return {

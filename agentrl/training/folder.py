@@ -242,6 +242,28 @@ class RunFolder:
                 f"cannot write {kept}: {error}; free space and continue with `agentrl train --resume {self.path}`"
             ) from error
 
+    def reward_model(self, stage: str) -> Path:
+        """Where the reward model of a stage is kept."""
+        return self.path / "reward_models" / quote(stage, safe="")
+
+    def write_reward_model(self, stage: str, save: Callable[[Path], object]) -> None:
+        """Write the reward model of a stage in one step; that of a run which was cut off after it is replaced.
+
+        Args: save: writes it into a folder.
+        Raises: StoreError if it cannot be written.
+        """
+        kept = self.reward_model(stage)
+        partial = kept.with_name(f".{kept.name}.partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+            save(partial)
+            shutil.rmtree(kept, ignore_errors=True)
+            partial.rename(kept)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {kept}: {error}; free space and continue with `agentrl train --resume {self.path}`"
+            ) from error
+
     def write_model(self, save: Callable[[Path], object]) -> None:
         """Write the trained model in one step. Another model of that name, which a user put there, is moved aside.
 

@@ -148,8 +148,17 @@ class TrainConfig:
         self.model.check(teaches_from_nothing=any(settings.teaches_from_nothing for settings in planned.values()))
 
     def _check_stages(self, planned: Mapping[str, StageSettings], probe: Env, env: EnvConfig) -> None:
+        judges: list[str] = []
         for name, settings in planned.items():
             settings.check(name, probe, {"train": env.train_split, "eval": env.eval_split})
+            for judge in settings.reward_models:
+                if judge not in judges:
+                    raise ConfigError(
+                        f"stages.{name}: no earlier stage {judge!r} trains a reward model."
+                        f"{did_you_mean(judge, judges)} "
+                        "A stage that does has algorithm = 'reward_model' and apart = true"
+                    )
+            judges += [name] if settings.trains_reward_model else []
 
     def _check_environments(self, planned: Mapping[str, StageSettings]) -> None:
         """Refuse environments that are the same, or that a stage cannot teach or evaluate."""

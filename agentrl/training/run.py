@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from agentrl.bench.environments import by_environment, pooled, requests_of_each,
 from agentrl.bench.evaluate import EvalResult
 from agentrl.bench.verdicts import verdicts
 from agentrl.bench.views.run_report import EVALUATION, read_metrics, write_report
+from agentrl.learning.apart import ApartLearner
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import Objective
 from agentrl.learning.rows import Row, build_rows
@@ -177,6 +179,7 @@ class Run:
                 if step is None:
                     break
                 await self._after(stage, step)
+        self._keep_reward_model(stage)
         self.state.summaries[stage.name] = plain({**stage.summary(), **self._settle(stage)})
         self.state.cpu_s_by_stage[stage.name] = self.clock.cpu_s - sum(self.state.cpu_s_by_stage.values())
         self.state.stage, self.state.stage_state = self.state.stage + 1, None
@@ -272,20 +275,36 @@ class Run:
         return self._reported[environment]
 
     async def learner(
-        self, settings: LearnerSettings, objective: Objective, *, temperature: float = 1.0, total_steps: int
+        self,
+        settings: LearnerSettings,
+        objective: Objective,
+        *,
+        temperature: float = 1.0,
+        total_steps: int,
+        apart: bool = False,
     ) -> Learner:
         """A learner with a new optimizer; in a resumed run it has the saved state of the stage in progress."""
-        self._learner = Learner(
-            self.model,
-            settings,
-            objective,
-            temperature=temperature,
-            total_steps=total_steps,
-            publish=self._publish,
-        )
+        make = ApartLearner if apart else partial(Learner, publish=self._publish)
+        self._learner = make(self.model, settings, objective, temperature=temperature, total_steps=total_steps)
         if self._saved is not None and self.state.stage_state is not None:
             self._saved.restore(self._learner)
         return self._learner
+
+    def reward_model(self, stage: str) -> Path:
+        """The model folder of the reward model that an earlier stage trained apart."""
+        return self.folder.reward_model(stage)
+
+    def _keep_reward_model(self, stage: Stage) -> None:
+        """Write the copy that a stage trained apart."""
+        learner = self._learner
+        if not isinstance(learner, ApartLearner):
+            return
+
+        def save(folder: Path) -> None:
+            model_folder.save(folder, learner.model, self.tokenizer)
+            model_folder.write_value_head(folder, learner.models.value_head_numbers())
+
+        self.folder.write_reward_model(stage.name, save)
 
     def _publish(self) -> int:
         """Tell the sampler that the weights changed; it drops its caches. Returns: the version of the weights."""

@@ -5,6 +5,7 @@ All read `Action.signals`; an episode that was sampled without them is left out.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,14 @@ class OfConfidence(Measure):
         """Of at least one answer; nan where it is not known."""
 
     def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
-        return self._interval(answers_by_task(episodes, self.of))
+        return self._interval(self._answers(episodes))
+
+    def value(self, episodes: Sequence[Trajectory]) -> float:
+        by_task = self._answers(episodes)
+        return self._of_tasks(by_task) if by_task else math.nan
+
+    def _answers(self, episodes: Sequence[Trajectory]) -> list[list[Answer]]:
+        return answers_by_task(episodes, self.of)
 
     def _interval(self, by_task: Sequence[Sequence[Answer]]) -> Estimate:
         return cluster_bootstrap(by_task, self._of_tasks, resamples=500)
@@ -63,6 +71,11 @@ class CalibrationError(OfConfidence):
 
     def statistic(self, answers: Sequence[Answer]) -> float:
         return calibration.calibration_error(*_columns(answers))
+
+    def bars(self, episodes: Sequence[Trajectory]) -> list[calibration.Bin]:
+        """The bars of the reliability diagram; none without an answer."""
+        answers = [answer for answers in answers_by_task(episodes, self.of) for answer in answers]
+        return calibration.reliability(*_columns(answers)) if answers else []
 
 
 @dataclass(frozen=True)
@@ -84,8 +97,8 @@ class CalibrationErrorScaled(CalibrationError):
 
     label = "ece_scaled"
 
-    def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
-        return self._interval(scaled_by_task(answers_by_task(episodes, self.of)))
+    def _answers(self, episodes: Sequence[Trajectory]) -> list[list[Answer]]:
+        return scaled_by_task(super()._answers(episodes))
 
 
 @dataclass(frozen=True)
@@ -130,6 +143,9 @@ class MostConfident(OfConfidence):
 
     def statistic(self, answers: Sequence[Answer]) -> float:
         return max(answers, key=lambda answer: answer[0])[1]
+
+    def _of_tasks(self, by_task: Sequence[Sequence[Answer]]) -> float:
+        return float(np.mean([self.statistic(answers) for answers in by_task]))
 
     def _interval(self, by_task: Sequence[Sequence[Answer]]) -> Estimate:
         return clustered_proportion([[self.statistic(answers)] for answers in by_task])

@@ -16,6 +16,7 @@ from agentrl.bench.arms import ArmRow, ArmsTable
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.training_runs import MODES
 from agentrl.bench.views.page_text import for_page
+from agentrl.bench.views.reliability import reliability_diagram
 from agentrl.bench.views.table import number
 from agentrl.errors import StoreError
 from agentrl.rollout.store import write_summary
@@ -49,6 +50,10 @@ def _shown(estimate: Estimate | None) -> str:
     return "-" if estimate is None else number(estimate)
 
 
+def _diagram(row: ArmRow) -> str:
+    return reliability_diagram(row.reliability, title=f"{row.arm}, {row.mode}: accuracy over confidence")
+
+
 def _costs(rows: list[ArmRow]) -> Table:
     table = Table(title="cost of one run", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold", min_width=8)
@@ -73,6 +78,7 @@ def write_arms(out: Path, found: ArmsTable) -> None:
         modes=MODES,
         rows={m: [r for r in found.rows if r.mode == m] for m in MODES},
         shown=_shown,
+        diagram=_diagram,
     )
     path, partial = out / "arms.html", out / ".arms.html.partial"
     try:

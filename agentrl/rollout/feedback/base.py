@@ -6,8 +6,9 @@ A third party adds one as a frozen dataclass by an entry point in `agentrl.feedb
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from agentrl.config import Count, NotNegative
@@ -53,9 +54,26 @@ class Feedback(ABC):
         Raises: ConfigError: what is wrong, and what to do.
         """
 
+    @property
+    def stages(self) -> Sequence[str]:
+        """Names of the earlier stages of the run whose reward models it reads."""
+        return ()
+
+    def in_run(self, reward_model: Callable[[str], Path]) -> Feedback:
+        """The feedback as a stage of a run uses it; by default it is the same in every run.
+
+        Args: reward_model: the model folder of the reward model that a stage of the run trained.
+        """
+        return self
+
     @abstractmethod
     async def __call__(self, groups: Sequence[TrajectoryGroup]) -> list[TrajectoryGroup]:
         """The groups with what it adds."""
+
+
+def stages_of(feedback: Sequence[Feedback]) -> list[str]:
+    """Names of the earlier stages whose reward models some feedback reads."""
+    return [stage for add in feedback for stage in add.stages]
 
 
 @dataclass(frozen=True)

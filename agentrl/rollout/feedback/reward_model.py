@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -36,17 +36,33 @@ class RewardModel(Feedback):
 
     Attributes:
         path: the run that trained it (`algorithm = "reward_model"`), or its `model` folder.
+        stage: the earlier stage of the same run that trained it (`apart = true`); give this or `path`.
         weight: of the score.
         keep: factor of the environment's own rewards; 0 leaves the score alone.
         device: where the model is; `auto` is the first GPU, or the CPU where there is none.
     """
 
-    path: str
+    path: str | None = None
+    stage: str | None = None
     weight: float = 1.0
     keep: float = 1.0
     device: str = "auto"
 
+    @property
+    def stages(self) -> Sequence[str]:
+        return [] if self.stage is None else [self.stage]
+
+    def in_run(self, reward_model: Callable[[str], Path]) -> Feedback:
+        return self if self.stage is None else replace(self, path=str(reward_model(self.stage)), stage=None)
+
     def check(self, key: str) -> None:
+        if (self.path is None) == (self.stage is None):
+            raise ConfigError(
+                f"{key}: reward_model needs path, the folder of a run that trained a reward model, or stage, the name "
+                "of an earlier stage of this run that did: give one of them"
+            )
+        if self.path is None:
+            return
         folder = _folder(self.path)
         if not (folder / VALUE_HEAD).is_file():
             raise ConfigError(
@@ -57,7 +73,10 @@ class RewardModel(Feedback):
     async def __call__(self, groups: Sequence[TrajectoryGroup]) -> list[TrajectoryGroup]:
         self.check("feedback")
         device = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device
-        model = _loaded(str(_folder(self.path).resolve()), "cpu" if device == "auto" else device)
+        assert self.path is not None
+        folder = _folder(self.path).resolve()
+        written_ns = (folder / VALUE_HEAD).stat().st_mtime_ns
+        model = _loaded(str(folder), "cpu" if device == "auto" else device, written_ns)
         scores = iter(model.scores([t for group in groups for t in group.trajectories]))
         return [replace(g, trajectories=[self._scored(t, next(scores)) for t in g.trajectories]) for g in groups]
 
@@ -111,8 +130,10 @@ class _Scorer:
 
 
 @cache
-def _loaded(folder: str, device: str) -> _Scorer:
-    return _Scorer(Path(folder), device)
+def _loaded(folder: str, device: str, written_ns: int) -> _Scorer:
+    """The reward model of a folder. Args: written_ns: when its head was written."""
+    with torch.random.fork_rng(devices=[]):  # a resumed run loads it at another step
+        return _Scorer(Path(folder), device)
 
 
 def _folder(path: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from agentrl.bench.evaluate import EvalResult
@@ -31,6 +32,7 @@ STAGES = Registry(
         "supervise": "agentrl.training.stages.supervise:Supervise",
         "reinforce": "agentrl.training.stages.reinforce:Reinforce",
         "prefer": "agentrl.training.stages.prefer:Prefer",
+        "self_distill": "agentrl.training.stages.self_distill:SelfDistill",
         "evaluate": "agentrl.training.stages.evaluate:Evaluate",
     },
 )
@@ -81,7 +83,13 @@ class Context(Protocol):
         """Held-out tasks of an environment that stages may report; none of them is used to choose weights."""
 
     async def learner(
-        self, settings: LearnerSettings, objective: Objective, *, temperature: float = 1.0, total_steps: int
+        self,
+        settings: LearnerSettings,
+        objective: Objective,
+        *,
+        temperature: float = 1.0,
+        total_steps: int,
+        apart: bool = False,
     ) -> Learner:
         """A learner of the run's model with a new optimizer; in a resumed run it has the saved state of the stage.
 
@@ -91,7 +99,11 @@ class Context(Protocol):
             temperature: the sampling temperature of the rows.
             total_steps: steps of the stage over which the schedule anneals, at least 1. The stage sets
                 `num_steps` of the learner to the steps that are done, so that those without an update count too.
+            apart: train a copy of the model with a value head, which the run keeps as the stage's reward model.
         """
+
+    def reward_model(self, stage: str) -> Path:
+        """The model folder of the reward model that an earlier stage trained apart."""
 
     def rows(self, groups: Sequence[TrajectoryGroup]) -> list[Row]:
         """The rows of groups. Demonstrations get their token ids from the policy's chat format.
@@ -194,6 +206,16 @@ class StageSettings(ABC):
         Args: name: of the stage.
         Raises: ConfigError.
         """
+
+    @property
+    def trains_reward_model(self) -> bool:
+        """Whether the stage leaves a reward model that later stages can name."""
+        return False
+
+    @property
+    def reward_models(self) -> Sequence[str]:
+        """Names of the earlier stages whose reward models the stage reads."""
+        return ()
 
     @property
     def teaches_from_nothing(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import Objective
 from agentrl.learning.rows import Row
+from agentrl.rollout.feedback.base import Feedback
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, Step
 from agentrl.training.stages.canary import Canary, CanaryWatch
@@ -29,6 +30,8 @@ class GroupSettings(Protocol):
     def learner(self) -> LearnerSettings: ...
     @property
     def canary(self) -> Canary | None: ...
+    @property
+    def feedback(self) -> Sequence[Feedback]: ...
 
 
 class GroupStage(Stage):
@@ -38,12 +41,14 @@ class GroupStage(Stage):
         name: from the TOML.
         settings: of the stage.
         objective: the loss of every update.
+        apart: train a copy of the model, as a reward model.
     """
 
     plays = True
 
-    def __init__(self, name: str, settings: GroupSettings, objective: Objective) -> None:
+    def __init__(self, name: str, settings: GroupSettings, objective: Objective, *, apart: bool = False) -> None:
         super().__init__(name, settings.checkpoint_every)
+        self._apart, self._feedback = apart, list(settings.feedback)
         self.total, self._learner_settings, self._objective = settings.steps, settings.learner, objective
         self._max_sampled_tokens, self._sampled_tokens = settings.max_sampled_tokens, 0
         self._canary = None if settings.canary is None else CanaryWatch(settings.canary)
@@ -60,6 +65,7 @@ class GroupStage(Stage):
         """Take groups, learn from them, and publish the weights; the step's number is `self.step + 1`."""
 
     async def steps(self, context: Context) -> AsyncIterator[Step]:
+        self._feedback = [add.in_run(context.reward_model) for add in self._feedback]
         self._source = self.new_source(context)
         if self._place is not None:
             self._source.load_state_dict(self._place)
@@ -68,6 +74,7 @@ class GroupStage(Stage):
             self._objective,
             temperature=context.sampling.temperature,
             total_steps=max(1, self.total),
+            apart=self._apart,
         )
         try:
             await self._watch(context, 0)

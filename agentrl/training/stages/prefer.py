@@ -16,7 +16,7 @@ from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES, Objective
 from agentrl.learning.objectives.preference import DPO
 from agentrl.learning.rows import Row
-from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
+from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, stages_of
 from agentrl.rollout.feedback.rewarded import PreferRewarded
 from agentrl.rollout.sources.base import Source
 from agentrl.rollout.sources.preference_file import check_preferences, preferences
@@ -44,6 +44,8 @@ class Prefer(StageSettings):
         pairs: a file of preferences in TRL's form (chosen and rejected) that are learnt, so that nothing is played.
         feedback: says which episode of a group is preferred; applied in order.
         objective: the loss over pairs.
+        apart: train a copy of the model, so that the policy stays as it is; the run keeps the copy as the reward model
+            of this stage, which the feedback `reward_model` of a later stage names. For a loss of reward models alone.
         canary: labelled questions on which the model's own confidence must choose right answers, or the stage is
             refused or ends; None asks none.
         checkpoint_every: steps between checkpoints.
@@ -57,6 +59,7 @@ class Prefer(StageSettings):
     pairs: str | None = None
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = (PreferRewarded(),)
     objective: Annotated[Objective, OneOf(OBJECTIVES)] = DPO()
+    apart: bool = False
     canary: Canary | None = None
     checkpoint_every: Count = 10
     learner: LearnerSettings = LearnerSettings(lr=1e-4)
@@ -69,6 +72,11 @@ class Prefer(StageSettings):
             raise ConfigError(
                 f"stages.{name}.objective: {OBJECTIVES.name_of(type(self.objective))} is no loss over pairs; use dpo, "
                 "or train with it in a stage of kind reinforce"
+            )
+        if self.apart and "values" not in self.objective.needs:
+            raise ConfigError(
+                f"stages.{name}.apart: {OBJECTIVES.name_of(type(self.objective))} trains a policy, and a copy of it is "
+                'for a reward model alone: set objective = "bradley_terry", or leave out apart'
             )
         if self.data and self.pairs is not None:
             raise ConfigError(f"stages.{name} has data and pairs: give one of them, or a stage for each")
@@ -101,13 +109,21 @@ class Prefer(StageSettings):
         self.playing.check_several(f"stages.{name}.playing")
 
     @property
+    def trains_reward_model(self) -> bool:
+        return self.apart
+
+    @property
+    def reward_models(self) -> Sequence[str]:
+        return stages_of(self.feedback)
+
+    @property
     def environments(self) -> Sequence[str]:
         return self.playing.others if self.plays else ()
 
 
 class _PreferStage(GroupStage):
     def __init__(self, name: str, settings: Prefer) -> None:
-        super().__init__(name, settings, settings.objective)
+        super().__init__(name, settings, settings.objective, apart=settings.apart)
         self._settings = settings
         self.reads_signals = settings.canary is not None or any(add.reads_signals for add in settings.feedback)
         self._is_reward_model = "values" in settings.objective.needs
@@ -126,7 +142,7 @@ class _PreferStage(GroupStage):
         played = groups = await source.take(self._settings.playing.prompts_per_step)
         if self._settings.plays:
             context.rollouts.check_faults(played)
-        for add in self._settings.feedback:
+        for add in self._feedback:
             groups = await add(groups)
         sampled_s = time.perf_counter()
         rows = pairs(context.rows(compared := [_compared(group) for group in groups]), compared)
@@ -142,14 +158,10 @@ class _PreferStage(GroupStage):
         return Step(self.step + 1, self._settings.steps, metrics, played if self._settings.plays else [])
 
     def summary(self) -> dict[str, Any]:
-        """The head of a reward model: the run writes it next to the model's weights."""
-        head = self._learner.models.value_head if self._is_reward_model and self._learner is not None else None
-        if head is None:
+        """The head of a reward model that is the run's model: the run writes it next to the model's weights."""
+        if self._learner is None or not self._is_reward_model or self._apart:
             return super().summary()
-        return {
-            **super().summary(),
-            "value_head": {name: t.detach().cpu().flatten().tolist() for name, t in head.state_dict().items()},
-        }
+        return {**super().summary(), "value_head": self._learner.models.value_head_numbers()}
 
     async def _learn(self, learner: Learner, rows: Sequence[Row]) -> Mapping[str, float]:
         if not rows:

@@ -26,7 +26,7 @@ from agentrl.learning.objectives.value import Value
 from agentrl.learning.optimizers import Schedule
 from agentrl.learning.rows import Aggregation, Array, Row, Weight, with_coefficients
 from agentrl.learning.shaping.base import SHAPINGS, Shaping
-from agentrl.rollout.feedback.base import FEEDBACKS, Feedback
+from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, stages_of
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
 from agentrl.training.stages.canary import Canary
@@ -160,6 +160,10 @@ class Reinforce(StageSettings):
         return self.playing.others
 
     @property
+    def reward_models(self) -> Sequence[str]:
+        return stages_of(self.feedback)
+
+    @property
     def total(self) -> Objective:
         """The policy loss with the terms that have a weight."""
         value = self.value_coef if self.credit.needs_values else 0.0
@@ -211,7 +215,7 @@ class _ReinforceStage(GroupStage):
         while len(kept) < wanted and len(sampled) < most:
             new = await source.take(min(wanted - len(kept), most - len(sampled)))
             sampled.extend(new)
-            for add in settings.feedback:
+            for add in self._feedback:
                 new = await add(new)
             for group in self._shaped(new):
                 teaches = not settings.dynamic_sampling or settings.credit.teaches(group)

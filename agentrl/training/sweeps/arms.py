@@ -5,6 +5,7 @@ Owns how a control is laid over the file, and what an arm takes over from the ma
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -143,6 +144,9 @@ def take_over(config: TrainConfig, out: Path, parent: Path, stage: str) -> bool:
     LogMarks(source.path).check(marks)
     folder = RunFolder.create(out, dump_config(config), identity=identity)
     try:
+        for name in checkpoint.read(kept).extra["state"]["summaries"]:
+            if source.reward_model(name).is_dir():
+                shutil.copytree(source.reward_model(name), folder.reward_model(name))
         for name, mark in marks.items():
             _copy_beginning(source.path / name, folder.path / name, mark["bytes"])
         checkpoint.adopt(kept, folder.checkpoints_path, config_fingerprint=config.fingerprint(), run=identity["run"])

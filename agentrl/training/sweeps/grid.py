@@ -146,11 +146,14 @@ def _next_to(run: GridRun, ending: str) -> Path:
 
 
 def is_done(run: GridRun) -> bool:
-    """Whether the run is finished. Raises: ConfigError if its folder holds a run of another configuration."""
+    """Whether the run is finished. Raises: ConfigError if its folder holds a run of another configuration.
+
+    Which checkpoints are kept makes no other run: a main arm keeps them for the controls that were asked for.
+    """
     if not (run.folder / "config.toml").exists():
         return False
     folder, recorded = open_run(run.folder)
-    if recorded != run.config:
+    if recorded.fingerprint() != run.config.fingerprint():
         raise ConfigError(f"{run.folder} holds a run with another configuration: choose another --out, or move it away")
     return folder.is_finished
 

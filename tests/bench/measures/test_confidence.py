@@ -71,3 +71,9 @@ def test_temperature_scaling_is_fitted_on_the_other_tasks_and_helps_the_overconf
 def test_an_unknown_confidence_is_refused():
     with pytest.raises(Exception, match="disparity"):
         measures_of(["ece:guess"])
+
+
+def test_the_value_alone_is_that_of_the_estimate():
+    for measure in measures_of([*NAMES, "ece:probability", "ece_scaled:probability"]):
+        assert measure.value(GIVEN) == pytest.approx(measure(GIVEN).mean)
+        assert math.isnan(measure.value([]))

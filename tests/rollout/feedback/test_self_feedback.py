@@ -124,6 +124,8 @@ async def test_confidence_and_the_most_confident_episode():
     assert await rewarded(Confidence(), *given) == pytest.approx([0.3, 0.8, 0.8])
     assert await rewarded(MostConfident(), *given) == [0.0, 1.0, 0.0]
     assert await rewarded(MostConfident(), episode(c=-0.5), episode(c=0.0)) == [0.0, 0.0]
+    assert await rewarded(MostConfident(threshold=0.9), *given) == [0.0, 0.0, 0.0]
+    assert await rewarded(MostConfident(threshold=0.8), *given) == [0.0, 1.0, 0.0]
 
 
 async def test_the_environments_reward_can_be_kept_in_part():

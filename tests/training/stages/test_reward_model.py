@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from msgspec import structs
+from safetensors.torch import load_file
 
 from agentrl.errors import ConfigError, ModelError
 from agentrl.learning.learner import LearnerSettings
@@ -122,3 +124,62 @@ def test_a_head_of_another_model_and_another_tokenizer_are_refused(reward_model:
     moved = model.rename(reward_model / "moved")
     with pytest.raises(ModelError, match="hidden size of 3"):
         scored(RewardModel(str(moved)), episodes)
+
+
+def of_judge(keep: float = 0.0, **settings: Any) -> Reinforce:
+    return Reinforce(playing=Playing(6, 8), feedback=(RewardModel(stage="judge", keep=keep),), **settings)
+
+
+APART = replace(PAIRS, apart=True)
+
+
+def test_a_reward_model_of_an_earlier_stage_is_learnt_from_and_the_policy_stays(
+    run_of: RunOf, undecided: ModelConfig
+) -> None:
+    """RL with a rate of 0 leaves the model as it was before the reward model was trained."""
+    stages = {"judge": APART, "rl": of_judge(steps=2, learner=LearnerSettings(lr=0.0))}
+    run = run_of(stages)
+    assert undecided.path is not None
+    before, after = (load_file(Path(path) / "model.safetensors") for path in (undecided.path, run / "model"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    judged, _ = model_folder.load(run / "reward_models" / "judge")
+    assert any(not torch.equal(before[name], p) for name, p in judged.named_parameters() if name in before)
+    assert not (run / "model" / VALUE_HEAD).exists()
+
+    learnt = run_of({"judge": APART, "rl": of_judge(steps=10, learner=LearnerSettings(lr=1e-2))}, "learnt")
+    steps = metrics_of(learnt, "rl")
+    assert np.mean([step["rollout/success"] for step in steps[-2:]]) > steps[0]["rollout/success"] + 0.2
+
+
+@pytest.mark.parametrize("after", [3, 5])
+def test_a_run_with_a_reward_model_of_its_own_resumes_exactly(
+    run_of: RunOf, interrupted_run_of: RunOf, after: int
+) -> None:
+    """Cut off while the reward model is trained, and while the policy learns from it."""
+    stages = {"judge": replace(APART, steps=4), "rl": of_judge(steps=6, learner=FAST, checkpoint_every=2)}
+    whole, resumed = run_of(stages, "whole"), interrupted_run_of(stages, after=after)
+    for name in ("model", "reward_models/judge"):
+        one, other = (load_file(run / name / "model.safetensors") for run in (whole, resumed))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    head = Path("reward_models") / "judge" / VALUE_HEAD
+    assert (whole / head).read_bytes() == (resumed / head).read_bytes()
+
+
+def test_ppo_learns_from_the_reward_model_too(run_of: RunOf) -> None:
+    feedback = [{"kind": "reward_model", "stage": "judge", "keep": 0.0}]
+    playing = {"prompts_per_step": 2, "group_size": 2}
+    ppo = stage_of("ppo", steps=1, kl_coef=0.05, feedback=feedback, playing=playing)
+    run = run_of({"judge": replace(APART, steps=1), "rl": ppo})
+    assert {"loss/value", "loss/reference_kl"} & metrics_of(run, "rl")[0].keys()
+
+
+def test_a_stage_without_a_reward_model_is_refused(run_of: RunOf, tmp_path: Path) -> None:
+    for stages in ({"rl": of_judge()}, {"judge": PAIRS, "rl": of_judge()}, {"rl": of_judge(), "judge": APART}):
+        with pytest.raises(ConfigError, match="no earlier stage 'judge' trains a reward model"):
+            run_of(stages, "refused")
+    both = Reinforce(feedback=(RewardModel("folder", "judge"),))
+    with pytest.raises(ConfigError, match="give one of them"):
+        run_of({"judge": APART, "rl": both}, "refused")
+    with pytest.raises(ConfigError, match="dpo trains a policy"):
+        run_of({"judge": Prefer(apart=True)}, "refused")
+    assert not (tmp_path / "refused").exists()

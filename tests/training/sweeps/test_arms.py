@@ -188,6 +188,18 @@ def test_an_arm_that_cannot_begin_stops_no_other(file: Path, tmp_path: Path, mon
     assert len(seen) == 3
 
 
+def test_a_control_that_shares_nothing_joins_arms_that_did(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main run kept a checkpoint for the first control; the second one needs none."""
+    monkeypatch.chdir(Path(__file__).parents[3])
+    first = run_arms(plan_arms(read_arms(file, only=["copied"]), tmp_path / "out", [0]), jobs=1)
+    written_ns = (tmp_path / "out" / "main" / "seed-0" / "summary.json").stat().st_mtime_ns
+    second = run_arms(plan_arms(read_arms(file, only=["other_start"]), tmp_path / "out", [0]), jobs=1)
+    assert [result.error for result in (*first, *second)] == [""] * 4
+    assert (tmp_path / "out" / "main" / "seed-0" / "summary.json").stat().st_mtime_ns == written_ns
+
+
 def test_a_folder_of_another_configuration_is_refused_before_anything_begins(file: Path, tmp_path: Path) -> None:
     runs = plan_arms(read_arms(file, only=["copied"]), tmp_path / "out", [0])
     copied = replace(runs[1].config, sampling=replace(runs[1].config.sampling, max_tokens=5))
@@ -230,3 +242,20 @@ def test_a_file_without_controls_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["train", str(path), "--controls"])
     assert done.exit_code != 0
     assert "has no [controls.NAME]" in done.output
+
+
+def test_an_arm_takes_over_the_reward_model_of_a_stage_that_it_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    playing = {"prompts_per_step": 4, "group_size": 4}
+    judge = {"kind": "prefer", "objective": "bradley_terry", "apart": True, "steps": 1, "playing": playing}
+    rl = {**RL, "steps": 1, "feedback": [{"kind": "reward_model", "stage": "judge", "keep": 0.0}]}
+    slow = {"stages": {"rl": {"learner": {"lr": 1e-4}}}}
+    file = tmp_path / "judged.toml"
+    stages = {"copy": {**COPY, "num_episodes": 32}, "judge": judge, "rl": rl}
+    file.write_text(tomli_w.dumps({**FILE, "stages": stages, "controls": {"slow": slow}}))
+    results = run_arms(plan_arms(read_arms(file), tmp_path / "out", [0]), jobs=1)
+    assert [result.error for result in results] == ["", ""]
+    one, other = (result.run.folder / "reward_models" / "judge" / "value_head.json" for result in results)
+    assert one.read_bytes() == other.read_bytes()

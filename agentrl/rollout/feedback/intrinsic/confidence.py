@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from agentrl.config import Fraction
 from agentrl.learning.confidence.span import sureness
 from agentrl.rollout.feedback.intrinsic.self_reward import SelfReward
 from agentrl.trajectory import Trajectory
@@ -26,14 +27,18 @@ class MostConfident(SelfReward):
     """1 for the most confident episode of a group (the first of equal ones), 0 for the others and for c = 0.
 
     With `algorithm = "rejection_sampling"` this is supervised training on the most confident sample.
+
+    Attributes:
+        threshold: the least confidence that is rewarded.
     """
 
     reads_signals: ClassVar[bool] = True
+    threshold: Fraction = 0.0
 
     def scores(self, group: Sequence[Trajectory]) -> Sequence[float]:
         found = confidences(group)
         best = found.index(max(found)) if found else -1
-        return [float(i == best and c > 0) for i, c in enumerate(found)]
+        return [float(i == best and c > 0 and c >= self.threshold) for i, c in enumerate(found)]
 
 
 def confidences(group: Sequence[Trajectory]) -> list[float]:
