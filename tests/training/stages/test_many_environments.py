@@ -149,3 +149,23 @@ def test_what_cannot_be_trained_is_refused_before_the_run(
     with pytest.raises(ConfigError, match=message):
         train(changed(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_tokenizer_and_the_demonstrations_of_an_environment_do_not_depend_on_what_else_is_trained(
+    tmp_path: Path,
+) -> None:
+    own = {**TABLE["envs"], "twice": {"id": TWICE, "demonstrators": {"no": 1.0}}}
+    for name, trained, episodes in (("both", ["once", "twice"], 16), ("one", ["twice"], 240)):
+        stages = {"copy": {**TABLE["stages"]["copy"], "num_episodes": episodes}, "after": {"kind": "evaluate"}}
+        train(changed(envs=own, train_on=trained, stages=stages), tmp_path / name)
+    both, one = ((tmp_path / name / "model" / "tokenizer.json").read_text() for name in ("both", "one"))
+    assert both == one
+    assert "Number" in one, "a word that stands only in the environments that are not trained on"
+    answers = TrajectoryStore(tmp_path / "one" / "trajectories.jsonl").read(stage="after")
+    assert {t.turns[0].action.text for t in answers if t.labels.mode == "greedy"} == {"no"}
+
+
+def test_demonstrators_of_an_environment_are_checked(tmp_path: Path) -> None:
+    envs = {**TABLE["envs"], "twice": {"id": TWICE, "demonstrators": {"maybe": 1.0}}}
+    with pytest.raises(ConfigError, match=r"envs.twice: .*has no method 'maybe'"):
+        train(changed(envs=envs), tmp_path / "run")
