@@ -93,4 +93,5 @@ def text_for(constraints: Sequence[Constraint], language: str = "English") -> st
     draft = Draft(language)
     for constraint in constraints:
         constraint.shape(draft)
-    return draft.written()
+    text: str = draft.written()
+    return text

@@ -19,7 +19,7 @@ _FEWEST, _MOST = 2, 5
 
 
 @dataclass(frozen=True)
-class _Pieces(Constraint):
+class _Pieces(Constraint):  # type: ignore[misc]
     """A number of pieces.
 
     Attributes:
@@ -99,7 +99,7 @@ class Sentences(_Pieces):
 
 
 @dataclass(frozen=True)
-class _Plain(Constraint):
+class _Plain(Constraint):  # type: ignore[misc]
     """A constraint without numbers and words."""
 
     @classmethod

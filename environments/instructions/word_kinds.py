@@ -16,7 +16,7 @@ _MOST_WORDS = 7
 
 
 @dataclass(frozen=True)
-class _Count(Constraint):
+class _Count(Constraint):  # type: ignore[misc]
     """A number of words.
 
     Attributes:
@@ -76,7 +76,7 @@ class AtMost(_Count):
 
 
 @dataclass(frozen=True)
-class _Keyword(Constraint):
+class _Keyword(Constraint):  # type: ignore[misc]
     """A constraint on one word.
 
     Attributes:
@@ -129,7 +129,7 @@ class First(_Keyword):
         return f"beginning with {self.word}"
 
     def holds(self, text: str) -> bool:
-        return words_of(text)[:1] == [self.word]
+        return bool(words_of(text)[:1] == [self.word])
 
     def shape(self, draft: Draft) -> None:
         draft.first = self.word
@@ -144,7 +144,7 @@ class Last(_Keyword):
         return f"ending with {self.word}"
 
     def holds(self, text: str) -> bool:
-        return words_of(text)[-1:] == [self.word]
+        return bool(words_of(text)[-1:] == [self.word])
 
     def shape(self, draft: Draft) -> None:
         draft.last = self.word
@@ -152,7 +152,7 @@ class Last(_Keyword):
 
 @kind("times", "keyword")
 @dataclass(frozen=True)
-class Times(Constraint):
+class Times(Constraint):  # type: ignore[misc]
     """A word that is there a number of times.
 
     Attributes:
@@ -168,7 +168,7 @@ class Times(Constraint):
         return f"with {self.word} {self.n} times"
 
     def holds(self, text: str) -> bool:
-        return words_of(text).count(self.word) == self.n
+        return bool(words_of(text).count(self.word) == self.n)
 
     def shape(self, draft: Draft) -> None:
         draft.used.extend([self.word] * self.n)
@@ -180,7 +180,7 @@ class Times(Constraint):
 
 @kind("language", "language")
 @dataclass(frozen=True)
-class InLanguage(Constraint):
+class InLanguage(Constraint):  # type: ignore[misc]
     """A language: at least one word of its lexicon, and none of another's.
 
     Attributes:

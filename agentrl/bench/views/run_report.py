@@ -20,6 +20,7 @@ from agentrl.bench.estimates import Estimate, clustered_proportion
 from agentrl.bench.measures.endings import Counting, Counts, by_cause
 from agentrl.bench.verdicts import CHANGES, choices, said_of
 from agentrl.bench.views.charts import Series, line_chart, short_number
+from agentrl.bench.views.environments import environment_rows, text_of
 from agentrl.bench.views.table import percent
 from agentrl.errors import StoreError
 from agentrl.messages import Message
@@ -55,6 +56,8 @@ def write_report(run_dir: str | Path) -> Path:
         summary=summary,
         facts=_facts(summary, metrics),
         table=_table(summary, tally),
+        environments=environment_rows(summary),
+        cell=text_of,
         verdicts=said_of(metrics, summary),
         choices=choices(summary),
         made_with=_made_with(summary),

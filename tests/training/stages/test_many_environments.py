@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from agentrl.cli.train import summary_text
 from agentrl.config import dump_config, load_config
 from agentrl.errors import ConfigError
 from agentrl.rollout.store import TrajectoryStore
@@ -81,6 +82,23 @@ def test_the_table_shows_each_environment_their_mean_and_the_lowest(run: Path) -
     }
     assert over["all"]["min"]["mean"] == min(means.values())
     assert table["sampled"]["mean"] == pytest.approx(sum(means.values()) / 3)
+
+
+def test_the_terminal_and_the_report_show_each_environment(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    text = summary_text(summary, run)
+    assert "trained on once, twice, seed 0" in text
+    lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    for name, found in summary["after"]["environments"].items():
+        before = summary["before"]["environments"][name]
+        for mode in ("greedy", "sampled"):
+            assert f"{before[mode]['mean']:.3f}  {found[mode]['mean']:.3f} [" in lines[name]
+    assert lines["bare"].endswith("held out")
+    lowest = summary["after"]["over_environments"]["sampled"]["trained"]["min"]
+    assert f"lowest, sampled: {lowest['env']} {lowest['mean']:.3f}" in text
+    page = (run / "report.html").read_text()
+    assert "By environment" in page
+    assert f"lowest, sampled: {lowest['env']}" in page
 
 
 def test_a_resumed_run_learns_the_same(
