@@ -17,6 +17,9 @@ from agentrl.errors import ConfigError
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
+from agentrl.training.stages.reinforce import Reinforce
+from agentrl.training.stages.supervise import Supervise
+from agentrl.training.sweeps.arms import read_arms
 from agentrl.training.train import train
 from tests.training.stages.conftest import metrics_of
 
@@ -142,6 +145,24 @@ def test_the_written_configuration_is_read_back(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         changed(**changes)
+
+
+def test_the_arms_of_the_shipped_file_have_equal_episodes_of_each_environment() -> None:
+    main, *controls = read_arms(Path(__file__).parents[3] / "multitask.toml")
+    assert len(main.config.trained) >= 5
+    assert len(main.config.envs) - len(main.config.trained) >= 2
+
+    def of_each(config: TrainConfig) -> tuple[float, int, int]:
+        stage, warm = config.stages["rl"], config.stages["warm_start"]
+        assert isinstance(stage, Reinforce)
+        assert isinstance(warm, Supervise)
+        return stage.playing.prompts_per_step / len(config.trained), stage.steps, warm.num_episodes * warm.epochs
+
+    for arm in controls:
+        assert arm.config.envs == main.config.envs, "the columns of the matrix, and the texts of the tokenizer"
+        assert of_each(arm.config) == of_each(main.config)
+    alone = {arm.name: arm.config.trained for arm in controls if arm.name.startswith("alone-")}
+    assert alone == {f"alone-{name}": (name,) for name in main.config.trained}
 
 
 def with_stage(name: str, **changes: Any) -> dict[str, Any]:
