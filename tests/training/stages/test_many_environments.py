@@ -156,7 +156,8 @@ def test_the_arms_of_the_shipped_file_have_equal_episodes_of_each_environment() 
         stage, warm = config.stages["rl"], config.stages["warm_start"]
         assert isinstance(stage, Reinforce)
         assert isinstance(warm, Supervise)
-        return stage.playing.prompts_per_step / len(config.trained), stage.steps, warm.num_episodes * warm.epochs
+        weights = sum(config.envs[name].weight for name in config.trained)
+        return stage.playing.prompts_per_step / weights, stage.steps, warm.num_episodes * warm.epochs
 
     for arm in controls:
         assert arm.config.envs == main.config.envs, "the columns of the matrix, and the texts of the tokenizer"
