@@ -376,8 +376,12 @@ def _facts(summary: Metrics, metrics: Sequence[Metrics]) -> list[tuple[str, str]
     tables = [summary.get("after") or {}, summary.get("before") or {}]
     n_tasks = next((table["n_tasks"] for table in tables if "n_tasks" in table), None)
     steps = max((row["version"] for row in metrics), default=0)
+    several = summary.get("environments") or {}
+    held_out = [name for name, found in several.items() if not found["trains"]]
     facts = [
-        ("environment", (summary.get("env") or {}).get("id")),
+        ("environment", None if several else (summary.get("env") or {}).get("id")),
+        ("trained on", ", ".join(name for name in several if name not in held_out) or None),
+        ("held out", ", ".join(held_out) or None),
         ("seed", summary.get("seed")),
         ("updates", steps),
         ("held-out tasks", n_tasks),

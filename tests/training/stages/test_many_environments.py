@@ -101,6 +101,8 @@ def test_the_terminal_and_the_report_show_each_environment(run: Path) -> None:
     assert f"lowest, sampled: {lowest['env']} {lowest['mean']:.3f}" in text
     page = (run / "report.html").read_text()
     assert "By environment" in page
+    assert '<span class="soft">trained on</span> <b>once, twice</b>' in page
+    assert '<span class="soft">held out</span> <b>bare</b>' in page
     assert f"lowest, sampled: {lowest['env']}" in page
 
 
