@@ -21,6 +21,7 @@ from agentrl.bench.views.table import number
 
 MODES = ("greedy", "sampled")
 _KINDS = {"all": "mean of all", "trained": "mean of trained", "held_out": "mean of held out"}
+_NARROWEST = 7  # characters of a column of the matrix: a mean in brackets
 MARKS = "Values in [ ] are of environments that the arm was not trained on; * marks those that the main arm is not."
 
 
@@ -94,7 +95,7 @@ def render_generalisation(found: Generalisation) -> Iterator[RenderableType]:
     """For each mode the matrix and the forgetting, then the main arm against the arms of one environment."""
     for mode in MODES:
         rows = [row for row in found.rows if row.mode == mode]
-        yield _matrix(found, rows, f"generalisation · {mode}: success, trained on rows, tested on columns", "success")
+        yield _matrix(found, rows, f"generalisation · {mode}: trained on rows, tested on columns", "success")
         if any(cell.forgetting for row in rows for cell in row.cells.values()):
             yield _matrix(found, rows, f"forgetting · {mode}: best earlier success minus the last", "forgetting")
         yield _means(rows, mode)
@@ -106,9 +107,10 @@ def render_generalisation(found: Generalisation) -> Iterator[RenderableType]:
 def _matrix(found: Generalisation, rows: Sequence[GeneralisationRow], title: str, what: str) -> Table:
     table = _table(title, "arm")
     for name in found.environments:
-        table.add_column(heading(found, name), justify="right", no_wrap=True)
+        table.add_column(heading(found, name), justify="right", overflow="fold", min_width=_NARROWEST)
     for row in rows:
-        table.add_row(row.arm, *(shown_cell(row.cells.get(name), what) for name in found.environments))
+        cells = [shown_cell(row.cells.get(name), what) for name in found.environments]
+        table.add_row(row.arm, *(cell.replace(" ", "\n") for cell in cells))
     return table
 
 
@@ -122,18 +124,18 @@ def _means(rows: Sequence[GeneralisationRow], mode: str) -> Table:
 
 
 def _alone(alone: Sequence[Against], mode: str) -> Table:
-    table = _table(f"the main arm against training on one environment alone · {mode}", "environment")
-    for name in ("arm", "difference", "share of success", "share of gain"):
-        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    table = _table(f"the main arm against training on one environment alone · {mode}", "against")
+    for name in ("difference", "share of success", "share of gain"):
+        table.add_column(name, justify="right", overflow="fold")
     for one in alone:
         gain = "-" if one.of_gain is None else number(one.of_gain)
-        table.add_row(one.env, one.arm, number(one.difference), number(one.of_success), gain)
+        table.add_row(one.arm, number(one.difference), number(one.of_success), gain)
     return table
 
 
 def _table(title: str, first: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first, overflow="fold", min_width=8)
+    table.add_column(first, no_wrap=True)
     return table
 
 
@@ -143,13 +145,13 @@ def heading(found: Generalisation, name: str) -> str:
 
 
 def shown_cell(cell: Cell | None, what: str) -> str:
-    """A value with half the width of its interval, in brackets where the arm was not trained on the environment."""
+    """A value with half its interval after a space, in brackets where the arm was not trained on the environment."""
     estimate: Estimate | None = None if cell is None else getattr(cell, what)
     if cell is None or estimate is None:
         return "-"
     half = max(estimate.high - estimate.mean, estimate.mean - estimate.low)
-    text = f"{estimate.mean:.2f}" + (f" ±{half:.2f}" if math.isfinite(half) else "")
-    return text if cell.trained else f"[{text}]"
+    mean = f"{estimate.mean:.2f}" if cell.trained else f"[{estimate.mean:.2f}]"
+    return mean + (f" ±{half:.2f}" if math.isfinite(half) else "")
 
 
 def shown_mean(row: GeneralisationRow, kind: str) -> str:
