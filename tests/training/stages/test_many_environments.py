@@ -14,13 +14,18 @@ from safetensors.numpy import load_file
 from agentrl.cli.train import summary_text
 from agentrl.config import dump_config, load_config
 from agentrl.errors import ConfigError
+from agentrl.messages import Action
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
+from agentrl.training.stages.environments import played_env
+from agentrl.training.stages.playing import rollout_metrics
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.sweeps.arms import read_arms
 from agentrl.training.train import train
+from agentrl.trajectory import Task, Trajectory, TrajectoryGroup, Turn
+from tests.endings import ENDINGS
 from tests.training.stages.conftest import metrics_of
 
 AGREE, TWICE = "test/Agree-v0", "test/AgreeTwice-v0"
@@ -63,7 +68,21 @@ def test_demonstrations_and_groups_come_from_the_trained_environments_by_weight(
     assert {t.env.id for t in trained} == {AGREE, TWICE}
     assert all(not t.env.limits for t in trained), "the environment `bare` is not trained on"
     metrics = metrics_of(run, "rl")
-    assert all({"rollout/success@Agree-v0", "rollout/success@AgreeTwice-v0"} <= set(m) for m in metrics)
+    assert all({"rollout/success@once", "rollout/success@twice"} <= set(m) for m in metrics)
+
+
+def test_environments_of_one_id_have_metrics_of_their_own() -> None:
+    envs = {name: played_env(name, env, weight=1.0, trains=True) for name, env in changed().envs.items()}
+    bare = replace(envs["bare"], name="other", ref=replace(envs["bare"].ref, kwargs={"render_mode": None}))
+    played = [
+        TrajectoryGroup(name, [Trajectory(ref, Task("t"), 0, [Turn((), Action(text="x"), reward=reward)])])
+        for name, ref, reward in (("a", envs["once"].ref, 1.0), ("b", bare.ref, 0.0))
+    ]
+    played = [
+        replace(g, trajectories=[replace(t, ending=ENDINGS["terminated"]) for t in g.trajectories]) for g in played
+    ]
+    found = rollout_metrics(played, {"once": envs["once"], "other": bare})
+    assert (found["rollout/success@once"], found["rollout/success@other"]) == (1.0, 0.0)
 
 
 def test_the_table_shows_each_environment_their_mean_and_the_lowest(run: Path) -> None:
