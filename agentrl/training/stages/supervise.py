@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 # 500 updates of 8.
 _UPDATES, _SMALLEST_BATCH, _LARGEST_BATCH = 500, 8, 32
 
-Weighed = Literal["token", "sequence"]
-
 _TEXTS = 500
 """Conversations of all environments together from which the tokenizer of a model built from scratch is made, where
 there are several."""
@@ -60,7 +58,6 @@ class Supervise(StageSettings):
         data: recorded episodes to learn from as well, or instead.
         epochs: passes over all episodes.
         batch_episodes: episodes of one update; None makes about 500 updates, of 8 to 32 episodes.
-        aggregation: what weighs the same in an update: every `token`, or every `sequence`, that is, episode.
         stop_when_flat: end the stage early when the loss of 100 updates is below that of the 100 before by less than
             this share of it (`is_flat`); the rate is then annealed over a few further updates. 0 never ends it early.
         checkpoint_every: updates between checkpoints.
@@ -73,7 +70,6 @@ class Supervise(StageSettings):
     data: tuple[Recorded, ...] = ()
     epochs: Count = 2
     batch_episodes: Count | None = None
-    aggregation: Weighed = "token"
     stop_when_flat: Fraction = 0.1
     checkpoint_every: Count = 50
     learner: LearnerSettings = LearnerSettings(lr=0.02, optimizer="muon", schedule=Schedule("linear", warmup_steps=10))
@@ -129,7 +125,7 @@ class _SuperviseStage(Stage):
         self._planned = max(1, len(order) // size) if rows else 0
         learner = await context.learner(self._annealed(), Supervised(), total_steps=max(1, self._end))
         while self.step < self._end:
-            batch = _batch(rows, order[self.step * size : (self.step + 1) * size], settings.aggregation)
+            batch = _batch(rows, order[self.step * size : (self.step + 1) * size])
             learner.num_steps = self.step
             metrics = await learner.update(batch, Supervised())
             self.step += 1
@@ -277,18 +273,13 @@ def is_flat(losses: Sequence[float], least: float) -> bool:
     return now > (1 - least) * before
 
 
-def _batch(rows: Sequence[Row], numbers: np.ndarray, aggregation: Weighed = "token") -> list[Row]:
-    """The rows of an update: each token, or each episode, weighs the same, or in proportion to the weights of turns."""
+def _batch(rows: Sequence[Row], numbers: np.ndarray) -> list[Row]:
+    """The rows of an update: each token weighs the same, or in proportion to the weight of its turn."""
     batch = [rows[i] for i in numbers]
     if "weights" not in batch[0].columns:
-        return with_coefficients(batch, aggregation)
-    sums: dict[int, float] = {}
-    for row in batch:
-        sums[row.trajectory] = sums.get(row.trajectory, 0.0) + float(row.column("weights").sum())
-    total = sum(sums.values()) or 1.0
-    count = sum(of > 0 for of in sums.values()) or 1
-    of_all = {n: total if aggregation == "token" else count * (of or 1.0) for n, of in sums.items()}
-    return [row.with_columns(coefficients=row.column("weights") / np.float32(of_all[row.trajectory])) for row in batch]
+        return with_coefficients(batch, "token")
+    total = sum(float(row.column("weights").sum()) for row in batch) or 1.0
+    return [row.with_columns(coefficients=row.column("weights") / np.float32(total)) for row in batch]
 
 
 def epoch_order(seed: np.random.SeedSequence, size: int, epochs: int) -> np.ndarray:

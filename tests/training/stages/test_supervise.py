@@ -179,19 +179,3 @@ def test_weights_divide_the_loss_of_an_update_in_their_proportion() -> None:
     np.testing.assert_allclose(found[1].column("coefficients"), np.array([0, 1]) / 5.5, rtol=1e-6)
     plain = _batch(_weighted([row, other], [None, None]), np.array([0, 1]))
     np.testing.assert_allclose(plain[0].column("coefficients"), np.array([0, 1, 1, 1]) / 4, rtol=1e-6)
-
-
-def test_every_episode_of_an_update_can_weigh_the_same() -> None:
-    row = Row.of([5, 6, 7, 8], [False, True, True, True])
-    row = row.with_columns(turns=np.array([-1, 0, 1, 1], np.int32))
-    other = Row.of([5, 6], [False, True], trajectory=1)
-    plain = _batch([row, other], np.array([0, 1]), "sequence")
-    np.testing.assert_allclose(plain[0].column("coefficients"), np.array([0, 1, 1, 1]) / 6, rtol=1e-6)
-    np.testing.assert_allclose(plain[1].column("coefficients"), np.array([0, 1]) / 2, rtol=1e-6)
-    # Weights 0.5, 2 and 2 of a total of 4.5 in an episode of two.
-    weighted = _batch(_weighted([row, other], [(0.5, 2.0), None]), np.array([0, 1]), "sequence")
-    np.testing.assert_allclose(weighted[0].column("coefficients"), np.array([0, 0.5, 2, 2]) / 9, rtol=1e-6)
-    np.testing.assert_allclose(weighted[1].column("coefficients"), np.array([0, 1]) / 2, rtol=1e-6)
-    weightless = _batch(_weighted([row, other], [(0.0, 0.0), None]), np.array([0, 1]), "sequence")
-    assert weightless[0].column("coefficients").sum() == 0.0
-    np.testing.assert_allclose(weightless[1].column("coefficients"), [0, 1], rtol=1e-6)
