@@ -17,6 +17,7 @@ import numpy as np
 
 from agentrl.bench.environments import named_tasks
 from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_seeds
+from agentrl.bench.generalisation import EnvironmentRun, Generalisation, generalisation
 from agentrl.bench.jackknife import over_seeds
 from agentrl.bench.measures.base import SHARE, Measure, by_task, scored
 from agentrl.bench.measures.by_name import measures_of
@@ -89,22 +90,25 @@ class ArmsTable:
         units: of each measure, by name, in the order of the columns.
         rows: by mode and arm, the main arm first.
         notes: what a reader must know.
+        generalisation: each arm on each environment; None for one environment.
     """
 
     stage: str
     units: Mapping[str, str]
     rows: Sequence[ArmRow]
     notes: Sequence[str]
+    generalisation: Generalisation | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
         rows = [row.to_json() for row in self.rows]
-        return {"stage": self.stage, "units": dict(self.units), "rows": rows, "notes": list(self.notes)}
+        found = {"stage": self.stage, "units": dict(self.units), "rows": rows, "notes": list(self.notes)}
+        return found if self.generalisation is None else {**found, "generalisation": self.generalisation.to_json()}
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What is read of one run: its last evaluation and its cost."""
+    """What is read of one run: its last evaluation and cost, and its environments where it has several."""
 
     stage: str
     measures: Sequence[str]
@@ -113,6 +117,7 @@ class _Run:
     num_played: int
     num_discarded: int
     episodes: Mapping[str, Episodes] = field(repr=False)
+    environments: EnvironmentRun | None = field(repr=False)
 
 
 def compare_arms(arms: Sequence[ArmRuns]) -> ArmsTable:
@@ -134,7 +139,9 @@ def compare_arms(arms: Sequence[ArmRuns]) -> ArmsTable:
     others = [f"{name}: {run.stage}" for name, of in read.items() for run in of.values() if run.stage != main.stage]
     notes += [f"the last evaluation of {other}, not {main.stage}" for other in dict.fromkeys(others)]
     notes += [note for name, of in read.items() if (note := _discards(name, list(of.values())))]
-    return ArmsTable(main.stage, {measure.name: measure.unit for measure in named}, rows, notes)
+    units = {measure.name: measure.unit for measure in named}
+    several = {n: {seed: run.environments for seed, run in of.items() if run.environments} for n, of in read.items()}
+    return ArmsTable(main.stage, units, rows, notes, generalisation(several, MODES))
 
 
 def _discards(name: str, runs: Sequence[_Run]) -> str:
@@ -158,7 +165,8 @@ def _read(path: Path) -> _Run:
     episodes = {mode: _by_task([t for t in played if t.labels.mode == mode]) for mode in MODES}
     tokens = cost["tokens"].get("sampled", 0)
     measures, discarded = tables[stage].get("measures", ()), len(played) - len(scored(played))
-    return _Run(stage, measures, cost["cpu_s"], tokens, len(played), discarded, episodes)
+    environments = EnvironmentRun.of(summary)
+    return _Run(stage, measures, cost["cpu_s"], tokens, len(played), discarded, episodes, environments)
 
 
 def _by_task(episodes: Sequence[Trajectory]) -> Episodes:

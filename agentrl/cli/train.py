@@ -15,6 +15,7 @@ import click
 
 from agentrl.bench.measures.endings import by_cause
 from agentrl.bench.verdicts import choices
+from agentrl.bench.views.environments import environment_lines
 from agentrl.bench.views.run_report import write_report
 from agentrl.cli.boundary import json_option, note, print_json, say
 from agentrl.cli.policy_options import CHAT_FORMAT, CHAT_TEMPLATE
@@ -257,7 +258,7 @@ def _train(config: TrainConfig, out: Path) -> dict[str, Any]:
     from agentrl.training.train import train
 
     _say_preset(config)
-    note(f"Training on {config.env.id}, seed {config.seed}, in {out}")
+    note(f"Training on {', '.join(config.trained) or config.env.id}, seed {config.seed}, in {out}")
     with TrainProgress() as progress, _Rescue(out):
         return train(config, out, on_progress=progress)
 
@@ -299,11 +300,14 @@ class _Rescue:
 def summary_text(summary: dict[str, Any], out: Path) -> str:
     """The before/after table, what it says in words, and where the report is."""
     env_id = summary["env"]["id"]
-    lines = ["", f"{env_id}, seed {summary['seed']}: success on held-out tasks, with 95% intervals", ""]
+    names = [name for name, of in ((summary.get("after") or {}).get("environments") or {}).items() if of["trains"]]
+    title = f"trained on {', '.join(names)}" if names else env_id
+    lines = ["", f"{title}, seed {summary['seed']}: success on held-out tasks, with 95% intervals", ""]
     lines.append(f"{'':<10}{'before':<26}after")
     before, after = summary.get("before") or {}, summary.get("after") or {}
     for mode in ("greedy", "sampled"):
         lines.append(f"{mode:<10}{_cell(before.get(mode)):<26}{_cell(after.get(mode)):<26}".rstrip())
+    lines += environment_lines(summary)
     lines += _discarded({"before": before, "after": after})
     said = [*(one["text"] for one in summary.get("verdicts", [])), *choices(summary)]
     lines += ["", *said] if said else []

@@ -168,12 +168,23 @@ class TrainConfig:
         for name, env in self.envs.items():
             if refs.setdefault(env.ref.key, name) != name:
                 raise ConfigError(f"envs.{name} and envs.{refs[env.ref.key]} are the same environment: leave out one")
-            stages = planned if name in self.trained else {n: s for n, s in planned.items() if isinstance(s, Evaluate)}
+            stages = {
+                n: _of_environment(stage, env)
+                for n, stage in planned.items()
+                if name in self.trained or isinstance(stage, Evaluate)
+            }
             with closing(registry.make(env.ref)) as probe:
                 try:
                     self._check_stages(stages, probe, env)
                 except ConfigError as error:
                     raise ConfigError(f"envs.{name}: {error}") from error
+
+
+def _of_environment(stage: StageSettings, env: MixedEnv) -> StageSettings:
+    """The stage with the environment's own demonstrators, if it has some."""
+    if isinstance(stage, Supervise) and stage.demonstrators and env.demonstrators:
+        return replace(stage, demonstrators=env.demonstrators)
+    return stage
 
 
 def _with_env(table: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +199,8 @@ def _with_env(table: dict[str, Any]) -> dict[str, Any]:
     for name in names:
         if name not in envs:
             raise ConfigError(f"train_on: there is no [envs.{name}].{did_you_mean(name, envs)}")
-    first = {key: value for key, value in _table(envs[next(iter(names), next(iter(envs)))]).items() if key != "weight"}
+    own = ("weight", "demonstrators")
+    first = {key: v for key, v in _table(envs[next(iter(names), next(iter(envs)))]).items() if key not in own}
     if table.get("env", first) != first:
         raise ConfigError("a file has [env] or [envs.NAME], not both: write the environment of [env] as one of [envs]")
     return {**table, "env": first}

@@ -450,6 +450,6 @@ def _environments(config: RunSettings) -> dict[str, PlayedEnv]:
     if not config.envs:
         return {OWN: played_env(OWN, config.env, weight=1.0, trains=True)}
     return {
-        name: played_env(name, env, weight=env.weight, trains=name in config.trained)
+        name: played_env(name, env, weight=env.weight, trains=name in config.trained, demonstrators=env.demonstrators)
         for name, env in config.envs.items()
     }

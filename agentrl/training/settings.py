@@ -45,9 +45,11 @@ class MixedEnv(EnvConfig):
 
     Attributes:
         weight: relative share of the training groups; 1.0 also is `num_episodes` demonstrations, 0.5 half of them.
+        demonstrators: relative share of each of its demonstrator methods, in place of those of the stage.
     """
 
     weight: Positive = 1.0
+    demonstrators: Mapping[str, Positive] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,16 @@ from agentrl.rollout.replay import replay_store
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Task
 
-IDS = [f"agentrl/{name}-v0" for name in ("Calculator", "Search", "Guess", "FrozenLake", "LoanDesk")]
+IDS = [f"agentrl/{name}-v0" for name in ("Calculator", "Search", "Guess", "FrozenLake", "LoanDesk", "Instructions")]
 LEVELS = [
     ("agentrl/FrozenLake-v0", 2),
     ("agentrl/FrozenLake-v0", 3),
     ("agentrl/LoanDesk-v0", 2),
     ("agentrl/LoanDesk-v0", 3),
+    ("agentrl/Instructions-v0", 2),
+    ("agentrl/Instructions-v0", 3),
 ]
+MAY_BE_IN_THE_QUESTION = ("agentrl/FrozenLake-v0", "agentrl/Instructions-v0")
 LOGIC = "agentrl/Logic-v0"  # its habits are others: test_logic.py
 BUNDLED = [env_id for env_id in env_ids() if env_id.startswith("agentrl/") and env_id != LOGIC]
 TRAIN_TASKS = {"agentrl/Search-v0": 16_000, "agentrl/LoanDesk-v0": 8000}
@@ -108,7 +111,7 @@ def test_splits_are_disjoint_and_large_enough(env_id):
     assert not marks["train"] & marks["eval"]
 
 
-@pytest.mark.parametrize("env_id", [env_id for env_id in IDS if env_id != "agentrl/FrozenLake-v0"])
+@pytest.mark.parametrize("env_id", [env_id for env_id in IDS if env_id not in MAY_BE_IN_THE_QUESTION])
 def test_the_answer_is_not_in_the_question(env_id):
     env = make(env_id)
     for task in env.tasks.split("eval"):

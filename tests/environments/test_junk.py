@@ -66,7 +66,7 @@ JUNK = [
     *(2**63, -(2**63) - 1, 2**70, -(2**200), 10**4000, 1e308, -0.0, float("nan"), float("inf")),
     *(True, False, None, [], {}, [["\ud800"]], {"\ud800": 1}),
 ]
-NAMES = ("Shop", "Search", "Calculator", "Guess", "FrozenLake", "LoanDesk")
+NAMES = ("Shop", "Search", "Calculator", "Guess", "FrozenLake", "LoanDesk", "Instructions")
 
 
 @pytest.fixture(params=NAMES)

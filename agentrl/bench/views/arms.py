@@ -15,6 +15,7 @@ from rich.text import Text
 from agentrl.bench.arms import ArmRow, ArmsTable
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.training_runs import MODES
+from agentrl.bench.views import environments
 from agentrl.bench.views.page_text import for_page
 from agentrl.bench.views.reliability import reliability_diagram
 from agentrl.bench.views.table import number
@@ -30,6 +31,8 @@ def render_arms(found: ArmsTable) -> RenderableType:
         parts.append(_table(found, rows, f"{found.stage} · {mode}", "values"))
         if any(row.differences for row in rows):
             parts.append(_table(found, rows[1:], f"{found.stage} · {mode} · minus {rows[0].arm}", "differences"))
+    if found.generalisation is not None:
+        parts.extend(environments.render_generalisation(found.generalisation))
     parts.append(_costs([row for row in found.rows if row.mode == MODES[0]]))
     parts.append(Text("95% intervals over tasks and seeds; differences are taken on the same tasks and seeds"))
     parts.extend(Text(note, style="yellow") for note in found.notes)
@@ -79,6 +82,7 @@ def write_arms(out: Path, found: ArmsTable) -> None:
         rows={m: [r for r in found.rows if r.mode == m] for m in MODES},
         shown=_shown,
         diagram=_diagram,
+        views=environments,
     )
     path, partial = out / "arms.html", out / ".arms.html.partial"
     try:

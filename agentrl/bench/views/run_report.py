@@ -20,6 +20,7 @@ from agentrl.bench.estimates import Estimate, clustered_proportion
 from agentrl.bench.measures.endings import Counting, Counts, by_cause
 from agentrl.bench.verdicts import CHANGES, choices, said_of
 from agentrl.bench.views.charts import Series, line_chart, short_number
+from agentrl.bench.views.environments import environment_rows, text_of
 from agentrl.bench.views.page_text import for_page
 from agentrl.bench.views.table import percent
 from agentrl.errors import StoreError
@@ -58,6 +59,8 @@ def write_report(run_dir: str | Path) -> Path:
         summary=summary,
         facts=_facts(summary, metrics),
         table=_table(summary, tally),
+        environments=environment_rows(summary),
+        cell=text_of,
         verdicts=said_of(metrics, summary),
         choices=choices(summary),
         made_with=_made_with(summary),
@@ -376,8 +379,12 @@ def _facts(summary: Metrics, metrics: Sequence[Metrics]) -> list[tuple[str, str]
     tables = [summary.get("after") or {}, summary.get("before") or {}]
     n_tasks = next((table["n_tasks"] for table in tables if "n_tasks" in table), None)
     steps = max((row["version"] for row in metrics), default=0)
+    several = summary.get("environments") or {}
+    held_out = [name for name, found in several.items() if not found["trains"]]
     facts = [
-        ("environment", (summary.get("env") or {}).get("id")),
+        ("environment", None if several else (summary.get("env") or {}).get("id")),
+        ("trained on", ", ".join(name for name in several if name not in held_out) or None),
+        ("held out", ", ".join(held_out) or None),
         ("seed", summary.get("seed")),
         ("updates", steps),
         ("held-out tasks", n_tasks),

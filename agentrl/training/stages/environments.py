@@ -22,6 +22,7 @@ class PlayedEnv:
         name: from the TOML; `own` for the environment of a run that has one.
         ref: its identity, with the version of its package.
         weight: relative share of the training groups.
+        demonstrators: relative share of each demonstrator; empty means those of the stage.
         trains: whether the run learns from it; the others are only evaluated.
         train: tasks to learn from.
         held_out: the whole split to evaluate on.
@@ -31,6 +32,7 @@ class PlayedEnv:
     name: str
     ref: EnvRef
     weight: float
+    demonstrators: Mapping[str, float]
     trains: bool
     train: Sequence[Task]
     held_out: Sequence[Task]
@@ -48,7 +50,9 @@ class OfTable(Protocol):
     def eval_split(self) -> str: ...
 
 
-def played_env(name: str, given: OfTable, *, weight: float, trains: bool) -> PlayedEnv:
+def played_env(
+    name: str, given: OfTable, *, weight: float, trains: bool, demonstrators: Mapping[str, float] | None = None
+) -> PlayedEnv:
     """The environment, made once to read its tasks."""
     probe = registry.make(given.ref)
     try:
@@ -56,6 +60,7 @@ def played_env(name: str, given: OfTable, *, weight: float, trains: bool) -> Pla
             name,
             probe.ref or given.ref,
             weight,
+            demonstrators or {},
             trains,
             _split(probe, given.train_split),
             _split(probe, given.eval_split),

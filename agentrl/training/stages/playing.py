@@ -23,7 +23,7 @@ from agentrl.rollout.sources.mixed.weighting import WEIGHTINGS, Fixed, Weighting
 from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.sources.tasks import TaskGroups
 from agentrl.training.stages.base import Context, check_split
-from agentrl.training.stages.environments import OWN, trained
+from agentrl.training.stages.environments import OWN, PlayedEnv, trained
 from agentrl.training.stages.health import discards, endings, group_kinds, prompt_information
 from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
 
@@ -256,25 +256,30 @@ def _tasks_of(name: str | EnvRef) -> tuple[EnvRef, Sequence[Task]]:
         env.close()
 
 
-def rollout_metrics(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
+def rollout_metrics(
+    groups: Sequence[TrajectoryGroup], environments: Mapping[str, PlayedEnv] | None = None
+) -> dict[str, float]:
     """Means over the sampled episodes of a step, faults counted apart; of several environments also each one's.
+
+    Args: environments: of the run, by the names that their metrics get; others are named by their id.
 
     Greedy episodes, which are baselines, are left out, and so are continuations of other episodes, but for their number
     and their tokens.
     """
     continued = [t for group in groups for t in group.trajectories if t.fork is not None]
     groups = [replace(group, trajectories=[t for t in group.trajectories if t.fork is None]) for group in groups]
-    episodes = [t for group in groups for t in group.trajectories]
     metrics = _means(groups)
     if continued:
         metrics["rollout/continuations"] = float(len(continued))
         metrics["rollout/continuation_faults"] = float(sum(t.status == "fault" for t in continued))
         metrics["rollout/tokens"] += float(sum(t.num_sampled_tokens for t in continued))
-    ids = sorted({t.env.id for t in episodes})
-    for env_id in ids if len(ids) > 1 else []:
-        own = [g for g in groups if any(t.env.id == env_id for t in g.trajectories)]
-        name = env_id.rsplit("/", 1)[-1]
-        metrics |= {f"rollout/{key}@{name}": value for key, value in _scores(own).items()}
+    names = {env.ref.key: name for name, env in (environments or {}).items() if name != OWN}
+    of_each: dict[str, list[TrajectoryGroup]] = {}
+    for group in groups:
+        for ref in [t.env for t in group.trajectories][:1]:
+            of_each.setdefault(names.get(ref.key, ref.id.rsplit("/", 1)[-1]), []).append(group)
+    for name in sorted(of_each) if len(of_each) > 1 else []:
+        metrics |= {f"rollout/{key}@{name}": value for key, value in _scores(of_each[name]).items()}
     return metrics
 
 

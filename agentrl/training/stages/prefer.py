@@ -149,7 +149,7 @@ class _PreferStage(GroupStage):
         metrics = await self._learn(learner, rows)
         await learner.publish()
         metrics = {
-            **rollout_metrics(played),
+            **rollout_metrics(played, context.environments),
             **metrics,
             "preference/pairs": float(len({row.unit for row in rows})),
             "time/sample_s": sampled_s - started,

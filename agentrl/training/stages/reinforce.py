@@ -197,7 +197,7 @@ class _ReinforceStage(GroupStage):
         metrics = await self._learn(context, learner, groups)
         await learner.publish()
         metrics = {
-            **rollout_metrics(sampled),
+            **rollout_metrics(sampled, context.environments),
             **metrics,
             "time/sample_s": sampled_s - started,
             "time/learn_s": time.perf_counter() - sampled_s,

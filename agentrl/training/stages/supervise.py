@@ -6,6 +6,7 @@ import asyncio
 import logging
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from statistics import fmean
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from agentrl.config import Count, Fraction, Positive
+from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.supervised import Supervised
@@ -34,6 +36,10 @@ logger = logging.getLogger(__name__)
 # A tiny model that saw 2,000 demonstrations of the calculator learnt nothing in 125 updates of 32, and solved it after
 # 500 updates of 8.
 _UPDATES, _SMALLEST_BATCH, _LARGEST_BATCH = 500, 8, 32
+
+_TEXTS = 500
+"""Conversations of all environments together from which the tokenizer of a model built from scratch is made, where
+there are several."""
 
 WINDOW = 100
 """Updates whose mean loss is compared with that of as many before."""
@@ -108,7 +114,9 @@ class _SuperviseStage(Stage):
         self._digest = ""
 
     async def conversations(self, context: Context) -> list[list[Message]]:
-        played, recorded = await self._demonstrations(context), self._recorded()
+        several = len(context.environments) > 1
+        played = await (self._texts(context) if several else self._demonstrations(context))
+        recorded = self._recorded()
         alternating = chain.from_iterable(zip_longest(_episodes(recorded), _episodes(played)))
         return [episode.messages() for episode in alternating if episode is not None]
 
@@ -165,31 +173,45 @@ class _SuperviseStage(Stage):
         """The demonstrations, played at the first call; a resumed run plays the same ones again."""
         settings = self._settings
         if self._groups is None and settings.demonstrators:
-            played = [await self._played(context, env) for env in trained(context.environments)]
-            in_turn = chain.from_iterable(zip_longest(*played))
-            self._groups = [group for group in in_turn if group is not None]
+            self._groups = _in_turn([await self._played(context, env) for env in trained(context.environments)])
         return self._groups or []
+
+    async def _texts(self, context: Context) -> list[TrajectoryGroup]:
+        """A few demonstrations of every environment, for the tokenizer: the same whichever ones the run learns from.
+
+        So a run can spell what it only evaluates, and runs that learn from different environments have one tokenizer.
+        """
+        if not self._settings.demonstrators:
+            return []
+        environments = [env for env in context.environments.values() if env.train and self._can_show(env)]
+        each = -(-_TEXTS // max(1, len(environments)))
+        return _in_turn([await self._source(context, env).take(each) for env in environments])
+
+    def _can_show(self, env: PlayedEnv) -> bool:
+        with closing(registry.make(env.ref)) as probe:
+            return all(callable(getattr(probe, name, None)) for name in self._shares(env))
+
+    def _shares(self, env: PlayedEnv) -> Mapping[str, float]:
+        return env.demonstrators or self._settings.demonstrators
 
     async def _played(self, context: Context, env: PlayedEnv) -> list[TrajectoryGroup]:
         """Demonstrations of an environment: a function of the run's seed and the environment's name."""
-        settings, labels = self._settings, Labels(self.name)
+        settings = self._settings
         count = max(1, round(settings.num_episodes * env.weight))
         if settings.episodes_per_task is not None:
             count = min(count, settings.episodes_per_task * len(env.train))
         context.tell("demonstrations" if env.name == OWN else f"demonstrations of {env.name}", 0, count)
-        key = () if env.name == OWN else (zlib.crc32(env.name.encode()),)
-        source = Demonstrations(
-            env.ref,
-            env.train,
-            settings.demonstrators,
-            seed=sequence(context.seed, Purpose.DEMONSTRATIONS, *key),
-            labels=labels,
-        )
+        source = self._source(context, env)
         if settings.keep_demonstrations is None:
             return await source.take(count)
-        identity = demonstrations_identity(env.ref, env.train, settings.demonstrators, count, context.seed)
-        identity |= {"name": env.name} if key else {}
-        return await kept(settings.keep_demonstrations, identity, source, count, labels)
+        identity = demonstrations_identity(env.ref, env.train, self._shares(env), count, context.seed)
+        identity |= {} if env.name == OWN else {"name": env.name}
+        return await kept(settings.keep_demonstrations, identity, source, count, Labels(self.name))
+
+    def _source(self, context: Context, env: PlayedEnv) -> Demonstrations:
+        key = () if env.name == OWN else (zlib.crc32(env.name.encode()),)
+        seed = sequence(context.seed, Purpose.DEMONSTRATIONS, *key)
+        return Demonstrations(env.ref, env.train, self._shares(env), seed=seed, labels=Labels(self.name))
 
     def _recorded(self) -> list[TrajectoryGroup]:
         """The recorded episodes, each a group of its own."""
@@ -216,6 +238,11 @@ class _SuperviseStage(Stage):
         learner = self._settings.learner
         warmup = min(learner.schedule.warmup_steps, max(1, self._planned))
         return replace(learner, schedule=replace(learner.schedule, warmup_steps=warmup))
+
+
+def _in_turn(groups: Sequence[Sequence[TrajectoryGroup]]) -> list[TrajectoryGroup]:
+    """The first of each list, then the second of each, and so on."""
+    return [group for group in chain.from_iterable(zip_longest(*groups)) if group is not None]
 
 
 def _episodes(groups: Sequence[TrajectoryGroup]) -> list[Trajectory]:
