@@ -41,20 +41,20 @@ class TrainConfig:
 
     Attributes:
         env: the run's environment; of several, the first one that it learns from.
-        envs: the environments of a run over several, by name; empty for a run with one.
-        train_on: names of those that the run learns from; the others are only evaluated. Empty: all of them.
         stages: by name, in order. A file without kinds gets the standard plan: `warm_start` (if it has demonstrators or
             data), `before`, `rl`, `after`.
+        envs: the environments of a run over several, by name; empty for a run with one.
+        train_on: names of those that the run learns from; the others are only evaluated. Empty: all of them.
     """
 
     env: EnvConfig
-    envs: Mapping[str, MixedEnv] = field(default_factory=dict)
-    train_on: tuple[str, ...] = ()
     model: ModelConfig = ModelConfig()
     sampling: SamplingConfig = SamplingConfig()
     stages: Mapping[str, Annotated[StageSettings, OneOf(STAGES)]] = field(default_factory=standard_stages)
     run: RunConfig = RunConfig()
     seed: Whole = 0
+    envs: Mapping[str, MixedEnv] = field(default_factory=dict)
+    train_on: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> TrainConfig:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from agentrl.bench.arms import ArmRuns, compare_arms
-from agentrl.bench.estimates import wilson_interval
+from agentrl.bench.estimates import clustered_proportion
 from agentrl.bench.generalisation import (
     EnvironmentRun,
     forgetting,
@@ -69,7 +69,7 @@ def test_the_matrix_by_hand() -> None:
     cells = rows["main"].cells
     assert (cells["a"].gain.mean, cells["a"].forgetting.mean) == (0.5, -0.5)
     assert (cells["c"].gain.mean, cells["c"].forgetting.mean) == (-0.5, 0.5)
-    assert (cells["a"].success.low, cells["a"].success.high) == wilson_interval(3, 4)
+    assert (cells["a"].success.low, cells["a"].success.high) == clustered_proportion([[1.0]] * 3 + [[0.0]]).ci95
     over = rows["main"].over
     assert over["all"].mean.mean == pytest.approx((0.75 + 1 + 0) / 3)
     assert (over["trained"].mean.mean, over["trained"].lowest) == (0.875, "a")
