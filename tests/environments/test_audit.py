@@ -7,7 +7,8 @@ import pytest
 from agentrl.bench.audit import audit
 
 PLAIN = (
-    *("agentrl/Calculator-v0", "agentrl/FrozenLake-v0", "agentrl/Guess-v0", "agentrl/LoanDesk-v0", "agentrl/Logic-v0"),
+    *("agentrl/Calculator-v0", "agentrl/FrozenLake-v0", "agentrl/Guess-v0", "agentrl/Instructions-v0"),
+    *("agentrl/LoanDesk-v0", "agentrl/Logic-v0"),
     *("agentrl/NumericPrediction-v0", "agentrl/NumericQueries-v0", "agentrl/Search-v0", "agentrl/Shop-v0"),
 )
 SANDBOXED = (*("agentrl/BugFix-v0", "agentrl/DataAnalysis-v0", "agentrl/FunctionSynthesis-v0", "agentrl/Terminal-v0"),)
