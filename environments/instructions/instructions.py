@@ -24,7 +24,10 @@ LEVELS = {1: 2, 2: 3, 3: 4}
 
 
 def make_task(rng: np.random.Generator, count: int) -> dict[str, Any]:
-    """Draw `count` constraints of different groups that one text can follow; at least one of them is demanding."""
+    """Draw `count` constraints of different groups that one text can follow, but that of the instructions does not.
+
+    At least one of them is demanding.
+    """
     groups = sorted({kind.group for kind in KINDS.values()})
     while True:
         words = LEXICONS["English"]
@@ -32,10 +35,15 @@ def make_task(rng: np.random.Generator, count: int) -> dict[str, Any]:
         if "language" in chosen:
             words = LEXICONS[str(rng.choice(list(LEXICONS)))]
         drawn = [_drawn(rng, group, words) for group in chosen]
-        if any(one.demanding for one in drawn) and all(followed(text_for(drawn), drawn)):
-            # The order is a function of the constraints, so that no two tasks have the same ones.
-            ordered = sorted(drawn, key=lambda one: zlib.crc32(one.says.encode()))
+        # The order is a function of the constraints, so that no two tasks have the same ones.
+        ordered = sorted(drawn, key=lambda one: zlib.crc32(one.says.encode()))
+        repeated = all(followed(_request(ordered), ordered))
+        if any(one.demanding for one in drawn) and all(followed(text_for(drawn), drawn)) and not repeated:
             return {"constraints": [one.to_data() for one in ordered]}
+
+
+def _request(constraints: Sequence[Constraint]) -> str:
+    return f"Write a list of food, {', '.join(one.says for one in constraints)}."
 
 
 def _drawn(rng: np.random.Generator, group: str, words: Sequence[str]) -> Constraint:
@@ -70,7 +78,7 @@ class Instructions(ToolEnv):
         self.tasks = _tasks(level)
 
     async def start(self, task: Task) -> str:
-        return f"Write a list of food, {', '.join(one.says for one in self._constraints)}."
+        return _request(self._constraints)
 
     async def score(self, answer: str | None) -> dict[str, float]:
         found = followed(answer or "", self._constraints)
