@@ -1,4 +1,4 @@
-"""Forms of tools that users bring from other frameworks: methods of every kind, hints of the standard library, aliases."""
+"""Forms of tools that users bring from other frameworks: methods, hints of the standard library, aliases."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def test_a_value_of_json_becomes_what_the_hint_says(hint, value, seen):
 
 
 @pytest.mark.parametrize(
-    ("hint", "value"), [(int, 2.5), (bool, "perhaps"), (str, 5), (list[int], "[1, 2]"), (Mail, '{"from": "a"}')], ids=str
+    ("hint", "value"),
+    [(int, 2.5), (bool, "perhaps"), (str, 5), (list[int], "[1, 2]"), (Mail, '{"from": "a"}')],
+    ids=str,
 )
 def test_a_value_that_does_not_fit_is_told_to_the_model(hint, value):
     def f(a) -> str:

@@ -174,7 +174,10 @@ async def test_tuples_and_schemas_that_only_the_server_checks():
 
 
 async def test_methods_that_usually_have_no_body():
-    body = {"required": True, "content": {"application/json": {"schema": {"type": "object", "properties": {"a": TEXT}}}}}
+    body = {
+        "required": True,
+        "content": {"application/json": {"schema": {"type": "object", "properties": {"a": TEXT}}}},
+    }
     operations = {
         "delete": {"operationId": "d", "requestBody": body},
         "head": {"operationId": "h"},
