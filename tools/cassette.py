@@ -22,8 +22,8 @@ import httpx
 
 from agentrl.env.author_code import acting_env, episode_state
 from agentrl.errors import ConfigError, EnvFault
-from agentrl.tools.http_api import MOST_BYTES_EXTENSION, SECRETS_EXTENSION
 from agentrl.tools.http_credentials import UNRECORDED_EXTENSION
+from agentrl.tools.http_sender import MOST_BYTES_EXTENSION, SECRETS_EXTENSION
 from agentrl.tools.http_settings import is_retried
 from agentrl.wire.per_loop import PerLoop
 from agentrl.wire.redaction import REDACTED, Redactor

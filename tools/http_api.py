@@ -11,12 +11,11 @@ have caused, a control request asks whether the server still answers others: see
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Literal
@@ -25,15 +24,17 @@ from urllib.parse import unquote
 import httpx
 
 from agentrl.errors import EnvFault, ToolError
-from agentrl.tools.http_credentials import UNRECORDED_EXTENSION, Credentials
-from agentrl.tools.http_session import add_cookie, attach, hidden_forms, in_path, session_of, session_value
+from agentrl.tools.http_calls import IDEMPOTENT, NOT_PROCESSED, Call, Draft, Failure, host_of, origin_of
+from agentrl.tools.http_credentials import Credentials
+from agentrl.tools.http_sender import Sender
+from agentrl.tools.http_session import in_path, session_of
 from agentrl.tools.http_settings import Auth, HttpSettings, Session, api_key, basic, bearer, is_retried, oauth2
 from agentrl.wire.control import Controls, Successes
 from agentrl.wire.per_loop import PerLoop
 from agentrl.wire.redaction import Redactor
-from agentrl.wire.reply import Reply, decode, read_bounded, reply_text
+from agentrl.wire.reply import Reply, reply_text
 from agentrl.wire.request_text import body_bytes, header_text, writing
-from agentrl.wire.retry import Failed, NoMoreAttempts, Retry, retry_after_s, with_retries
+from agentrl.wire.retry import NoMoreAttempts, Retry, retry_after_s, with_retries
 
 __all__ = [
     "Auth",
@@ -50,74 +51,7 @@ __all__ = [
     "reply_text",
 ]
 
-IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
-SAFE = frozenset({"GET", "HEAD"})
-# The server refused the request before it did anything, so that even a POST can be sent again.
-NOT_PROCESSED = frozenset({429, 503})
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
-MAX_REDIRECTS = 5
 ERROR_CHARS = 500
-MOST_KEPT_URL_CHARS = 2_000
-# Read beyond `max_response_bytes`, so that a secret at the limit is hidden as a whole before the cut.
-SECRET_BYTES, LONGEST_CHARACTER = 16_000, 4
-SECRETS_EXTENSION = "agentrl_secrets"
-MOST_BYTES_EXTENSION = "agentrl_most_bytes"
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A request before the address of its server, session and credentials are added.
-
-    Attributes:
-        path: percent-encoded.
-        query: percent-encoded, without `?`.
-        shape: the path without its arguments, such as `/items/{id}`.
-        server: of this request; the base URL where it is None.
-    """
-
-    method: str
-    path: str
-    query: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    cookies: tuple[tuple[str, str], ...] = ()
-    content: bytes | None = None
-    content_type: str = ""
-    shape: str = ""
-    server: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One request of a tool, without credentials, ready to be sent. `shape` is its path without the arguments."""
-
-    method: str
-    url: httpx.URL
-    headers: Mapping[str, str]
-    content: bytes | None = None
-    content_type: str = ""
-    shape: str = ""
-    cookies: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def kind(self) -> tuple[str, str]:
-        return self.method, self.shape
-
-    def is_control(self) -> bool:
-        """Whether it can serve as a control request: it changes nothing, and is small enough to be kept."""
-        return self.method in SAFE and self.content is None and len(str(self.url)) <= MOST_KEPT_URL_CHARS
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.url.copy_with(query=None, userinfo=b'')}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure(Failed):
-    """An attempt that failed. `suspect` says that the request itself may be the cause: a control request then helps."""
-
-    who: Literal["server", "network"] = "server"
-    status: int = 0
-    not_processed: bool = False
-    suspect: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -175,9 +109,8 @@ class HttpApi:
         self.auth = (auth,) if isinstance(auth, Auth) else tuple(auth or ())
         self.session = session_of(session)
         own = [self.base_url, *map(httpx.URL, servers)]
-        self._origins = frozenset(map(_origin, own))
-        given = [_host(self.base_url)] if allow_hosts is None else allow_hosts
-        self._allowed = frozenset([*given, *map(_host, own[1:])])
+        given = [host_of(self.base_url)] if allow_hosts is None else allow_hosts
+        allowed = frozenset([*given, *map(host_of, own[1:])])
         # Called before each request; it begins an episode on the server.
         self.opening: Callable[[], Awaitable[None]] | None = None
         self._transport = transport
@@ -186,7 +119,9 @@ class HttpApi:
         self._credentials = Credentials(
             self.auth, self.base_url.host, offline=self.offline, settings=self.settings, rng=self._rng
         )
-        self._successes: Successes[_Call] = Successes()
+        origins = frozenset(map(origin_of, own))
+        self._sender = Sender(self.settings, self._credentials, self.session, origins, allowed, self.offline)
+        self._successes: Successes[Call] = Successes()
         # Only `aclose` closes a transport that was passed in: others may use it too.
         self._clients = PerLoop(partial(_open, transport), aclose=None if transport else _close)
 
@@ -231,7 +166,7 @@ class HttpApi:
         """`send` without `opening`."""
         with writing():
             url = self._address(draft)
-        call = _Call(
+        call = Call(
             draft.method, url, draft.headers, draft.content, draft.content_type, draft.shape, tuple(draft.cookies)
         )
         async with self._client() as shared:
@@ -269,7 +204,7 @@ class HttpApi:
 
         Raises: ToolError for a segment `.` or `..`; httpx.InvalidURL; EnvFault if the path needs a session.
         """
-        session = self._session_value()
+        session = self._sender.session_value()
         path, _, given = in_path(self.session, draft.path, session).partition("?")
         if any(unquote(segment) in (".", "..") for segment in path.split("/")):
             raise ToolError("the address must not contain '.' or '..' as a part of its path")
@@ -279,14 +214,14 @@ class HttpApi:
 
     # Attempts.
 
-    async def _retried(self, shared: _SharedClient, call: _Call) -> Reply:
+    async def _retried(self, shared: _SharedClient, call: Call) -> Reply:
         await self._credentials.ready(shared.client)
-        redactor = Redactor(self._secrets())
-        failures: list[_Failure] = []
+        redactor = Redactor(self._sender.secrets())
+        failures: list[Failure] = []
 
-        async def attempt() -> Reply | _Failure:
+        async def attempt() -> Reply | Failure:
             outcome = await self._outcome(shared.client, call, redactor)
-            if isinstance(outcome, _Failure):
+            if isinstance(outcome, Failure):
                 failures.append(outcome)
                 if not (outcome.not_processed or self._repeatable(call)):
                     raise NoMoreAttempts(outcome, len(failures), asked_too_long=False)
@@ -300,10 +235,10 @@ class HttpApi:
                 return await self._once_more(shared, call, redactor, len(failures))
             raise self._given_up(call, end, failures[-1], answers) from None
 
-    def _repeatable(self, call: _Call) -> bool:
+    def _repeatable(self, call: Call) -> bool:
         return call.method in IDEMPOTENT or self.settings.retry.unsafe_methods
 
-    async def _once_more(self, shared: _SharedClient, call: _Call, redactor: Redactor, failed: int) -> Reply:
+    async def _once_more(self, shared: _SharedClient, call: Call, redactor: Redactor, failed: int) -> Reply:
         """The last attempt, right after the server answered a control request.
 
         Without it, a server that comes back just before the control request would look as if it refused this request.
@@ -319,34 +254,34 @@ class HttpApi:
         message = f"{call} failed {failed + 1} times, last with {outcome.reason}"
         raise EnvFault(message, who=outcome.who)
 
-    async def _outcome(self, client: httpx.AsyncClient, call: _Call, redactor: Redactor) -> Reply | _Failure:
+    async def _outcome(self, client: httpx.AsyncClient, call: Call, redactor: Redactor) -> Reply | Failure:
         """One attempt: a reply, or a failure.
 
         Raises: ToolError if the request cannot be written, or is redirected where it must not go.
         """
         hops = [call]
         try:
-            response, reply = await self._attempt(client, hops, redactor)
+            response, reply = await self._sender.attempt(client, hops, redactor)
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise ToolError(f"the request cannot be sent: {redactor.text(str(error))}") from None
         except (httpx.RequestError, TimeoutError) as error:
             refused = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
             # A server that refuses a connection has not seen the request. One that a redirect names may be the
             # choice of the model.
-            suspect = not refused or _origin(hops[-1].url) != _origin(call.url)
+            suspect = not refused or origin_of(hops[-1].url) != origin_of(call.url)
             reason = f"{type(error).__name__} {redactor.text(str(error))}".strip()
             who: Literal["server", "network"] = "server" if isinstance(error, httpx.DecodingError) else "network"
-            return _Failure(reason, who=who, not_processed=refused, suspect=suspect)
+            return Failure(reason, who=who, not_processed=refused, suspect=suspect)
         status = reply.status
         if is_retried(status):
             asked_s = retry_after_s(response.headers)
             not_processed = status in NOT_PROCESSED
-            return _Failure(f"status {status}", asked_s, "server", status, not_processed, status >= 500)
+            return Failure(f"status {status}", asked_s, "server", status, not_processed, status >= 500)
         if call.is_control() and status < 400:
             self._successes.add(call.kind, call)
         return reply
 
-    def _given_up(self, call: _Call, end: NoMoreAttempts, last: _Failure, answers: bool | None) -> EnvFault:
+    def _given_up(self, call: Call, end: NoMoreAttempts, last: Failure, answers: bool | None) -> EnvFault:
         if end.asked_too_long:
             most_s = self.settings.retry.longest_asked_s
             message = (
@@ -359,7 +294,7 @@ class HttpApi:
             message = f"{call} failed {end.attempts} times, last with {end.last.reason}"
         return EnvFault(message, who=last.who, answers=answers)
 
-    async def _control(self, shared: _SharedClient, call: _Call, failure: _Failure) -> tuple[bool | None, bool]:
+    async def _control(self, shared: _SharedClient, call: Call, failure: Failure) -> tuple[bool | None, bool]:
         """Ask the server once whether it answers another request.
 
         Returns: whether it answers, None if it was not asked or its answer (4xx) proves nothing: a database behind it
@@ -368,93 +303,13 @@ class HttpApi:
         if not failure.suspect or self.offline:
             return None, False
         found = self._successes.nearest(call.kind)
-        control = found if found is not None else _Call("GET", self.base_url, {})
+        control = found if found is not None else Call("GET", self.base_url, {})
         key = (control.method, str(control.url))
-        status = await shared.controls.ask(key, time.monotonic(), lambda: self._status(shared.client, control))
+        status = await shared.controls.ask(key, time.monotonic(), lambda: self._sender.status(shared.client, control))
         succeeded = 0 < status < 400
         return None if 400 <= status < 500 else succeeded, succeeded
 
-    async def _status(self, client: httpx.AsyncClient, call: _Call) -> int:
-        """The status of the answer to one request; 0 if there is none."""
-        try:
-            async with asyncio.timeout(self.settings.control_timeout_s):
-                response = await client.send(self._authorized(client, call, {UNRECORDED_EXTENSION: True}), stream=True)
-                await response.aclose()
-        except (httpx.RequestError, TimeoutError):
-            return 0
-        return response.status_code
-
-    async def _attempt(
-        self, client: httpx.AsyncClient, hops: list[_Call], redactor: Redactor
-    ) -> tuple[httpx.Response, Reply]:
-        """Send the last of `hops`, and append the calls that redirects lead to."""
-        async with asyncio.timeout(self.settings.timeout_s):
-            while len(hops) <= MAX_REDIRECTS + 1:
-                self._check_host(hops[-1])
-                response, reply = await self._send(client, hops[-1], redactor)
-                if reply.status not in REDIRECTS or "location" not in response.headers:
-                    return response, reply
-                hops.append(self._redirected(hops[-1], response))
-        raise ToolError(f"more than {MAX_REDIRECTS} redirects")
-
-    async def _send(self, client: httpx.AsyncClient, call: _Call, redactor: Redactor) -> tuple[httpx.Response, Reply]:
-        most = self.settings.max_response_bytes
-        request = self._authorized(client, call, {MOST_BYTES_EXTENSION: most + SECRET_BYTES})
-        response = await client.send(request, stream=True)
-        try:
-            content = await read_bounded(response, most + SECRET_BYTES)
-        finally:
-            await response.aclose()
-        content_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
-        text = redactor.text(decode(content, content_type, response.charset_encoding))
-        if len(content) == most + SECRET_BYTES:  # what ends there may be the beginning of a secret
-            text = text[: -SECRET_BYTES // LONGEST_CHARACTER]
-        cut_off = len(content) > most
-        return response, Reply(response.status_code, text[:most] if cut_off else text, content_type, cut_off)
-
-    def _redirected(self, call: _Call, response: httpx.Response) -> _Call:
-        target = call.url.join(response.headers["location"])
-        if not self.settings.follow_redirects:
-            raise ToolError(f"the server answered with a redirect to {target.host}, and redirects are off")
-        if call.url.scheme == "https" and target.scheme == "http":
-            raise ToolError("the server answered with a redirect from https to http, which is not followed")
-        if response.status_code in (307, 308) or call.method in ("GET", "HEAD"):
-            return replace(call, url=target)
-        return _Call("GET", target, call.headers)
-
-    def _check_host(self, call: _Call) -> None:
-        host = _host(call.url)
-        if host in self._allowed or (call.url.port is None and call.url.host in self._allowed):
-            return
-        raise ToolError(f"host {host!r} is not allowed; allowed: {', '.join(sorted(self._allowed))}")
-
-    # Credentials.
-
-    def _authorized(
-        self, client: httpx.AsyncClient, call: _Call, extensions: Mapping[str, Any] | None = None
-    ) -> httpx.Request:
-        url, headers = call.url, {"Accept-Encoding": "identity", **self.settings.headers, **call.headers}
-        for name, value in call.cookies:
-            add_cookie(headers, name, value)
-        secrets: tuple[str, ...] = ()
-        if _origin(url) in self._origins:
-            secrets = self._secrets()
-            url = attach(self.session, self._session_value(), url, headers)
-            url = self._credentials.attach(url, headers)
-        given = {SECRETS_EXTENSION: secrets, **(extensions or {})}
-        request = client.build_request(call.method, url, headers=headers, content=call.content, extensions=given)
-        if call.content_type:
-            request.headers.setdefault("Content-Type", call.content_type)
-        return request
-
-    def _secrets(self) -> tuple[str, ...]:
-        return (*self._credentials.secrets(), *hidden_forms(self._session_value()))
-
-    def _session_value(self) -> str | None:
-        value: str | None = session_value(self.session, offline=self.offline)
-        return value
-
-    async def _judged(self, shared: _SharedClient, call: _Call, reply: Reply) -> Reply:
+    async def _judged(self, shared: _SharedClient, call: Call, reply: Reply) -> Reply:
         if reply.status < 400:
             return reply
         if reply.status == 401 and self.auth and not await self._credentials_work(shared, call):
@@ -463,13 +318,13 @@ class HttpApi:
             )
         raise ToolError(f"status {reply.status}: {reply.text[:ERROR_CHARS] or 'no reason given'}")
 
-    async def _credentials_work(self, shared: _SharedClient, call: _Call) -> bool:
+    async def _credentials_work(self, shared: _SharedClient, call: Call) -> bool:
         """Whether a request that succeeded before succeeds again; the 401 is then about the arguments of this one."""
         if self._successes.nearest(call.kind) is None:
             return False
         if self.offline:
             return True
-        _, succeeded = await self._control(shared, call, _Failure("status 401"))
+        _, succeeded = await self._control(shared, call, Failure("status 401"))
         return succeeded
 
 
@@ -482,12 +337,3 @@ def _open(transport: httpx.AsyncBaseTransport | None) -> _SharedClient:
 
 async def _close(shared: _SharedClient) -> None:
     await shared.client.aclose()
-
-
-def _host(url: httpx.URL) -> str:
-    """`host`, or `host:port` if the port is not the scheme's default."""
-    return url.host if url.port is None else f"{url.host}:{url.port}"
-
-
-def _origin(url: httpx.URL) -> tuple[str, str]:
-    return url.scheme, _host(url)
