@@ -185,12 +185,16 @@ class Cassette(httpx.AsyncBaseTransport):
         return f"{missing}{place}; record this course with Cassette({name}, mode='record')"
 
     async def _record(self, request: httpx.Request, entry: dict[str, Any], redactor: Redactor) -> httpx.Response:
+        most = request.extensions.get(MOST_BYTES_EXTENSION, MOST_BYTES)
         response = await self._inner.get().handle_async_request(request)
         try:
-            content = await read_bounded(response, request.extensions.get(MOST_BYTES_EXTENSION, MOST_BYTES))
+            content = await read_bounded(response, most)
         finally:
             await response.aclose()
-        entry |= {"status": response.status_code, **_content_fields(redactor.content(content))}
+        entry |= {
+            "status": response.status_code,
+            **_content_fields(redactor.content(content, cut_off=len(content) == most)),
+        }
         entry["headers"] = {h: redactor.text(response.headers[h]) for h in _KEPT_HEADERS if h in response.headers}
         if is_retried(response.status_code):
             return httpx.Response(

@@ -215,12 +215,10 @@ class HttpApi:
     # Attempts.
 
     async def _retried(self, shared: _SharedClient, call: Call) -> Reply:
-        await self._credentials.ready(shared.client)
-        redactor = Redactor(self._sender.secrets())
         failures: list[Failure] = []
 
         async def attempt() -> Reply | Failure:
-            outcome = await self._outcome(shared.client, call, redactor)
+            outcome = await self._outcome(shared.client, call)
             if isinstance(outcome, Failure):
                 failures.append(outcome)
                 if not (outcome.not_processed or self._repeatable(call)):
@@ -232,18 +230,18 @@ class HttpApi:
         except NoMoreAttempts as end:
             answers, succeeded = await self._control(shared, call, failures[-1])
             if succeeded and len(failures) > 1 and self._repeatable(call) and all(f.status >= 500 for f in failures):
-                return await self._once_more(shared, call, redactor, len(failures))
+                return await self._once_more(shared, call, len(failures))
             raise self._given_up(call, end, failures[-1], answers) from None
 
     def _repeatable(self, call: Call) -> bool:
         return call.method in IDEMPOTENT or self.settings.retry.unsafe_methods
 
-    async def _once_more(self, shared: _SharedClient, call: Call, redactor: Redactor, failed: int) -> Reply:
+    async def _once_more(self, shared: _SharedClient, call: Call, failed: int) -> Reply:
         """The last attempt, right after the server answered a control request.
 
         Without it, a server that comes back just before the control request would look as if it refused this request.
         """
-        outcome = await self._outcome(shared.client, call, redactor)
+        outcome = await self._outcome(shared.client, call)
         if isinstance(outcome, Reply):
             return outcome
         if outcome.status >= 500:
@@ -254,12 +252,13 @@ class HttpApi:
         message = f"{call} failed {failed + 1} times, last with {outcome.reason}"
         raise EnvFault(message, who=outcome.who)
 
-    async def _outcome(self, client: httpx.AsyncClient, call: Call, redactor: Redactor) -> Reply | Failure:
+    async def _outcome(self, client: httpx.AsyncClient, call: Call) -> Reply | Failure:
         """One attempt: a reply, or a failure.
 
         Raises: ToolError if the request cannot be written, or is redirected where it must not go.
         """
-        hops = [call]
+        await self._credentials.ready(client)  # a token may have expired, or been replaced, since the last attempt
+        redactor, hops = Redactor(self._sender.secrets()), [call]
         try:
             response, reply = await self._sender.attempt(client, hops, redactor)
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:

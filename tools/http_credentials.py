@@ -24,7 +24,7 @@ from agentrl.errors import EnvFault
 from agentrl.tools.http_session import add_cookie
 from agentrl.tools.http_settings import Auth, HttpSettings, is_retried
 from agentrl.wire.per_loop import PerLoop
-from agentrl.wire.redaction import REDACTED
+from agentrl.wire.redaction import REDACTED, Redactor
 from agentrl.wire.reply import read_bounded
 from agentrl.wire.request_text import FORM, is_header_text, is_unicode
 from agentrl.wire.retry import Failed, NoMoreAttempts, retry_after_s, with_retries
@@ -180,13 +180,13 @@ class Credentials:
         given = given if isinstance(given, dict) else {}
         token = given.get("access_token")
         if status >= 400 or not isinstance(token, str) or not is_header_text(token) or not token:
-            reason = str(given.get("error", "no token in its answer"))[:80]
+            reason = Redactor(self.secrets()).text(str(given.get("error", "no token in its answer")))[:80]
             names = " and ".join(auth.variables)
             raise EnvFault(f"{where} refused a token (status {status}: {reason}); check {names}", who="author")
         life_s = given.get("expires_in", _LIFE_S)
         try:
             life_s = max(0.0, float(life_s))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             life_s = _LIFE_S
         return _Token(token, began_s, began_s + max(life_s - _EARLY_S, life_s / 2))
 

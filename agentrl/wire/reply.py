@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import time
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -55,13 +56,40 @@ async def read_bounded(response: httpx.Response, most: int) -> bytes:
     """
     if response.is_stream_consumed:  # a transport that made its answer in memory
         return response.content[:most]
-    unpack = _unpacker(response.headers.get("content-encoding", "").strip().lower())
-    content = bytearray()
+    body = _Body(response, most)
     async for part in response.aiter_raw():
-        content += part if unpack is None else unpack(part, most - len(content))
-        if len(content) >= most:
+        if body.is_full_after(part):
             break
-    return bytes(content[:most])
+    return body.content
+
+
+def read_bounded_blocking(response: httpx.Response, most: int, timeout_s: float) -> bytes:
+    """As `read_bounded`, of a blocking client. Raises: httpx.ReadTimeout if the whole of it takes too long, too."""
+    deadline_s = time.monotonic() + timeout_s
+    body = _Body(response, most)
+    for part in response.iter_raw():
+        if body.is_full_after(part):
+            break
+        if time.monotonic() > deadline_s:
+            raise httpx.ReadTimeout(f"it took longer than {timeout_s:g} s")
+    return body.content
+
+
+class _Body:
+    """Collects the parts of a body, unpacked, up to a bound."""
+
+    def __init__(self, response: httpx.Response, most: int) -> None:
+        self._unpack = _unpacker(response.headers.get("content-encoding", "").strip().lower())
+        self._most, self._content = most, bytearray()
+
+    def is_full_after(self, part: bytes) -> bool:
+        """Add a part, and say whether the bound is reached."""
+        self._content += part if self._unpack is None else self._unpack(part, self._most - len(self._content))
+        return len(self._content) >= self._most
+
+    @property
+    def content(self) -> bytes:
+        return bytes(self._content[: self._most])
 
 
 class _Unpacker:

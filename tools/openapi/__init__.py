@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import httpx
 
-from agentrl.errors import ToolSchemaError, did_you_mean
+from agentrl.errors import EnvFault, ToolSchemaError, did_you_mean
 from agentrl.tools.http_api import Auth, HttpApi, HttpSettings, Session
 from agentrl.tools.openapi.arguments import Choice
 from agentrl.tools.openapi.document import Operation, choose, load_document, operations, paths_by_method
@@ -65,7 +65,8 @@ class ApiTools(list[ApiTool]):
             operation: its id, tool name or `"GET /path"`.
             values: by the names of its arguments; they are not checked before they are sent.
         Returns: what the JSON of the answer says, or its text.
-        Raises: ToolSchemaError if there is no such operation or argument; as `HttpApi.request`.
+        Raises: ToolSchemaError if there is no such operation or argument; EnvFault if the answer is longer than
+            `max_response_bytes`; as `HttpApi.request`.
         """
         if self._find is None:
             raise ToolSchemaError("these tools were not made of a document: use api.request(...)")
@@ -75,9 +76,16 @@ class ApiTools(list[ApiTool]):
             if name not in known:
                 raise ToolSchemaError(f"{operation} has no argument {name!r}.{did_you_mean(name, known)}")
         reply = await endpoint.send(values)
+        if reply.cut_off:
+            most = self.api.settings.max_response_bytes
+            raise EnvFault(
+                f"{operation}: its answer is longer than {most} bytes, so that it has no value: "
+                "raise HttpSettings(max_response_bytes=...)",
+                who="author",
+            )
         try:
             return json.loads(reply.text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return reply.text
 
     async def aclose(self) -> None:

@@ -14,9 +14,12 @@ import httpx
 
 from agentrl.errors import ToolSchemaError, did_you_mean
 from agentrl.tools.openapi.schema import look_up
+from agentrl.wire.redaction import without_credentials
+from agentrl.wire.reply import decode, read_bounded_blocking
 
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
-DOCUMENT_TIMEOUT_S = 20.0
+DOCUMENT_TIMEOUT_S, WHOLE_DOCUMENT_TIMEOUT_S = 20.0, 120.0
+MOST_DOCUMENT_BYTES = 200_000_000
 _TEMPLATE = re.compile(r"\{[^{}]*\}")
 
 
@@ -48,23 +51,45 @@ def load_document(document: Mapping[str, Any] | str | Path) -> tuple[Mapping[str
     """Read an OpenAPI document.
 
     Returns: the document, and the address that it was fetched from; None if it was not fetched.
-    Raises: ToolSchemaError if it is not an OpenAPI 3 document.
+    Raises: ToolSchemaError if it cannot be read, or is not an OpenAPI 3 document.
     """
     address = None
     if isinstance(document, Mapping):
         content: Any = document
     elif isinstance(document, str) and document.startswith(("http://", "https://")):
-        answer = httpx.get(document, timeout=DOCUMENT_TIMEOUT_S, follow_redirects=True)
-        answer.raise_for_status()
-        address = str(answer.url)
-        content = _parse(answer.text, document)
+        text, address = _fetched(document)
+        content = _parse(text, without_credentials(document))
     else:
-        content = _parse(Path(document).read_text(encoding="utf-8-sig"), str(document))
+        content = _parse(_read(Path(document)), str(document))
     version = content.get("openapi") if isinstance(content, Mapping) else None
     if not str(version).startswith("3."):
         given = f"swagger {content['swagger']}" if isinstance(content, Mapping) and "swagger" in content else version
         raise ToolSchemaError(f"expected an OpenAPI 3.0 or 3.1 document, got version {given!r}; convert it first")
     return content, address
+
+
+def _fetched(document: str) -> tuple[str, str]:
+    """The text of a document, and the address that it was found at, without user and password."""
+    name = without_credentials(document)
+    try:
+        with httpx.stream("GET", document, timeout=DOCUMENT_TIMEOUT_S, follow_redirects=True) as answer:
+            content = read_bounded_blocking(answer, MOST_DOCUMENT_BYTES + 1, WHOLE_DOCUMENT_TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = without_credentials(str(error)) or type(error).__name__
+        raise ToolSchemaError(f"{name} cannot be fetched: {reason}") from None
+    if answer.status_code >= 400:
+        raise ToolSchemaError(f"{name} cannot be fetched: status {answer.status_code}")
+    if len(content) > MOST_DOCUMENT_BYTES:
+        raise ToolSchemaError(f"{name} is longer than {MOST_DOCUMENT_BYTES} bytes")
+    text = decode(content, "", answer.charset_encoding).removeprefix("\ufeff")
+    return text, str(answer.url.copy_with(userinfo=b""))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolSchemaError(f"{path} cannot be read: {error}") from error
 
 
 def _parse(text: str, name: str) -> Any:

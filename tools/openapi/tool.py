@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,7 +85,7 @@ class Endpoint:
         for argument in self.arguments.shown:
             if argument.name in values:
                 made.put(argument, values[argument.name])
-        self._check(made.path)
+        self._check(made)
         return Draft(
             self.operation.method.upper(),
             made.path,
@@ -98,13 +97,16 @@ class Endpoint:
             self.server,
         )
 
-    def _check(self, path: str) -> None:
-        """Raises: ToolError if a server that reads `%2F` as `/`, and resolves `..`, would call another operation."""
-        if "%2F" not in path and "%5C" not in path:
+    def _check(self, made: _Written) -> None:
+        """Raises: ToolError if a server that reads `%2F` as `/`, and resolves `..`, would call something else."""
+        if not made.slashed:
             return
-        read = "/" + posixpath.normpath(unquote(path).replace("\\", "/")).lstrip("/")
-        if any(path_pattern(other).fullmatch(read) for other in self.paths if other != self.operation.path):
-            raise ToolError("a '/' in the address would call another tool")
+        own, read = self.operation.path, unquote(made.path).replace("\\", "/")
+        resolved = _resolved(read)
+        if any(_is_at(other, resolved) for other in self.paths if other != own):
+            raise ToolError(f"{made.slashed}: a '/' in it would call another tool")
+        if ".." in read.split("/") and not _is_at(own, resolved):
+            raise ToolError(f"{made.slashed}: '..' leads out of its place in the address")
 
 
 class _Written:
@@ -112,6 +114,8 @@ class _Written:
 
     def __init__(self, path: str, arguments: Arguments) -> None:
         self.path = path
+        self.slashed = ""
+        """The last argument that puts a `/` or `\\` into the path; empty if none does."""
         self.query: list[str] = []
         self.headers: dict[str, str] = {}
         self.cookies: list[tuple[str, str]] = []
@@ -125,7 +129,10 @@ class _Written:
             value = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         match argument.place:
             case "path":
-                self.path = self.path.replace("{" + name + "}", _segment(argument, value))
+                segment = _segment(argument, value)
+                self.path = self.path.replace("{" + name + "}", segment)
+                if "%2F" in segment or "%5C" in segment:
+                    self.slashed = argument.name
             case "query":
                 self.query += query_parts(name, value, style, explode, argument.reserved, argument.name)
             case "header":
@@ -160,6 +167,24 @@ def _segment(argument: Argument, value: Any) -> str:
     if unquote(text) in ("", ".", ".."):
         raise ToolError(f"{argument.name}: {unquote(text)[:80]!r} cannot be part of an address")
     return text
+
+
+def _resolved(path: str) -> str:
+    """The path without empty segments, `.` and `..`; empty if it leads above where it begins."""
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == ".." and not kept:
+            return ""
+        if segment == "..":
+            kept.pop()
+        elif segment not in ("", "."):
+            kept.append(segment)
+    return "/" + "/".join(kept)
+
+
+def _is_at(path: str, address: str) -> bool:
+    """Whether an address is one of those that a path of the document stands for."""
+    return path_pattern(path.rstrip("/") or "/").fullmatch(address) is not None
 
 
 @dataclass(frozen=True)
