@@ -450,7 +450,7 @@ def test_a_server_with_a_variable_and_no_value_is_refused():
 
 def mixed():
     made = document({"operationId": "good"})
-    bodies = {"/b": {"application/octet-stream": {}}, "/c": {"multipart/form-data": {"schema": {}}}}
+    bodies = {"/b": {"application/xml": {}}, "/c": {"multipart/form-data": {"schema": {}}}}
     for path, content in bodies.items():
         made["paths"][path] = {"post": {"operationId": path[1:], "requestBody": {"content": content}}}
     return made
@@ -459,7 +459,7 @@ def mixed():
 def test_one_bad_operation_does_not_spoil_a_document(caplog):
     tools = api_tools(mixed())
     assert [tool.name for tool in tools] == ["good"]
-    reason = "it takes a body of application/octet-stream, which a tool cannot send"
+    reason = "it takes a body of application/xml, which a tool cannot send"
     assert (tools.skipped[0].name, tools.skipped[0].reason) == ("b", reason)
     assert "2 operations are left out" in caplog.text
     with pytest.raises(ToolSchemaError, match=r"b cannot be a tool: .*leave it out with exclude=\['b'\]"):
@@ -483,6 +483,25 @@ def test_one_bad_operation_does_not_spoil_a_document(caplog):
             "content 'application/xml'",
         ),
         ({"requestBody": {"content": {"application/xml": {}}}}, "a body of application/xml"),
+        (
+            {"requestBody": {"content": {"text/xml": {"schema": {"type": "object", "properties": {"a": {}}}}}}},
+            "a body of text/xml",
+        ),
+        ({"requestBody": {"content": {"multipart/mixed": {"schema": COLOURS}}}}, "a body of multipart/mixed"),
+        ({"requestBody": {"content": {"multipart/form-data": {"schema": TEXTS}}}}, "named fields"),
+        (
+            {
+                "requestBody": {
+                    "content": {
+                        "multipart/form-data": {
+                            "schema": COLOURS,
+                            "encoding": {"R": {"headers": {"X-Part": {"required": True}}}},
+                        }
+                    }
+                }
+            },
+            "field 'R' of its form requires the header 'X-Part'",
+        ),
         ({"requestBody": {"content": {}}}, "a body of no type"),
         ({"requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": TEXTS}}}}, "named fields"),
         ({"requestBody": {"content": "x"}}, "cannot be read"),

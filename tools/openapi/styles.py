@@ -30,7 +30,12 @@ def text_of(value: Any) -> str:
     """A value as text outside a JSON body: a string unchanged, null as an empty text, anything else as JSON."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return "" if value is None else json_text(value)
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON without blanks. Raises: ValueError for a number that JSON does not have."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def query_parts(
@@ -47,7 +52,7 @@ def query_parts(
 
     key = quote_plus(name)
     if style == "deepObject" and isinstance(value, Mapping | list):
-        return [f"{quote_plus(name + path)}={encoded(item)}" for path, item in _deep(value)]
+        return [f"{quote_plus(name + path)}={encoded(item)}" for path, item in deep_items(value)]
     if isinstance(value, Mapping):
         if explode:
             return [f"{quote_plus(member)}={encoded(item)}" for member, item in value.items()]
@@ -64,12 +69,12 @@ def query_parts(
     return [f"{key}={written.join(map(encoded, items))}"] if items else []
 
 
-def _deep(value: Any) -> list[tuple[str, Any]]:
+def deep_items(value: Any) -> list[tuple[str, Any]]:
     """The leaves of a value, each with its path: `[a][b]`, `[0]`."""
     members = value.items() if isinstance(value, Mapping) else enumerate(value)
     found = []
     for key, item in members:
-        inner = _deep(item) if isinstance(item, Mapping | list) else [("", item)]
+        inner = deep_items(item) if isinstance(item, Mapping | list) else [("", item)]
         found += [(f"[{key}]{path}", leaf) for path, leaf in inner]
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +14,21 @@ from agentrl.env.author_code import acting_env
 from agentrl.errors import ToolError, ToolSchemaError
 from agentrl.tool_schema import Tool
 from agentrl.tools.http_api import Draft, HttpApi
-from agentrl.tools.openapi.arguments import Argument, Arguments, Choice, arguments_of, is_json
+from agentrl.tools.openapi.argument import Argument, is_json
+from agentrl.tools.openapi.arguments import Arguments, Choice, arguments_of
 from agentrl.tools.openapi.checking import Checked, plain
 from agentrl.tools.openapi.document import Operation, path_pattern
+from agentrl.tools.openapi.files import Part, content_of, file_part, written
 from agentrl.tools.openapi.schema import closed
-from agentrl.tools.openapi.styles import cookie_pairs, header_value, path_part, query_parts, text_of
+from agentrl.tools.openapi.styles import (
+    cookie_pairs,
+    deep_items,
+    header_value,
+    json_text,
+    path_part,
+    query_parts,
+    text_of,
+)
 from agentrl.wire.reply import Reply, reply_text
 from agentrl.wire.request_text import header_text, writing
 
@@ -121,12 +130,13 @@ class _Written:
         self.cookies: list[tuple[str, str]] = []
         self._json: Any = _NOT_GIVEN if arguments.empty is None else dict(arguments.empty)
         self._form: list[str] | None = None
-        self._text: str | None = None
+        self._bytes: bytes | None = None
+        self._parts: list[Part] = []
 
     def put(self, argument: Argument, value: Any) -> None:
         name, style, explode = argument.wire_name, argument.style, argument.explode
-        if argument.as_json:
-            value = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        if argument.as_json and argument.place != "part":
+            value = json_text(value)
         match argument.place:
             case "path":
                 segment = _segment(argument, value)
@@ -143,8 +153,10 @@ class _Written:
                 self._json = {**({} if self._json is _NOT_GIVEN else self._json), name: value}
             case "body":
                 self._json = value
-            case "text":
-                self._text = text_of(value)
+            case "text" | "bytes":
+                self._bytes = content_of(argument.name, value if argument.place == "bytes" else text_of(value))
+            case "part":
+                self._parts += _parts(argument, value)
             case "field":
                 parts = query_parts(name, value, style, explode, argument.reserved, argument.name)
                 self._form = [*(self._form or ()), *parts]
@@ -153,12 +165,26 @@ class _Written:
         """The bytes of the body and their content type; None and an empty text if there is none."""
         if self._form is not None:
             return "&".join(self._form).encode(), kind
-        if self._text is not None:
-            return self._text.encode(), kind if "charset" in kind.lower() else f"{kind}; charset=utf-8"
+        if self._parts:
+            form: tuple[bytes, str] = written(self._parts)
+            return form
+        if self._bytes is not None:
+            return self._bytes, kind
         if self._json is _NOT_GIVEN:
             return None, ""
-        written = json.dumps(self._json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return written.encode(), kind if is_json(kind) else "application/json"
+        return json_text(self._json).encode(), kind if is_json(kind) else "application/json"
+
+
+def _parts(argument: Argument, value: Any) -> list[Part]:
+    """The parts of one field of a form with files: one for each item of a list. Raises: ToolError."""
+    name, media = argument.wire_name, argument.media
+    if argument.style == "deepObject" and isinstance(value, Mapping | list):
+        return [Part(f"{name}{path}", text_of(item).encode(), media) for path, item in deep_items(value)]
+    items = value if isinstance(value, list) else [value]
+    if argument.is_file:
+        return [file_part(argument.name, name, item, media) for item in items]
+    write = json_text if argument.as_json else text_of
+    return [Part(name, write(item).encode(), media) for item in items]
 
 
 def _segment(argument: Argument, value: Any) -> str:
