@@ -20,9 +20,9 @@ from typing import Any, Literal, Self
 
 from agentrl.errors import ToolError
 from agentrl.tool_schema import Tool, tool
-from agentrl.tools.sqlite.engine import Engine, SqlLimits, SqlResult
+from agentrl.tools.sqlite.engine import Engine, Settings, SqlLimits, SqlResult
 from agentrl.tools.sqlite.functions import check_size
-from agentrl.tools.sqlite.process import Settings, Source, run_statement
+from agentrl.tools.sqlite.process import Source, run_statement
 
 __all__ = ["SqlDatabase", "SqlLimits", "SqlResult", "sql_tool"]
 
@@ -52,10 +52,10 @@ class SqlDatabase:
         now: str | None = None,
     ) -> None:
         self._limits = limits or SqlLimits()
-        self._engine = Engine(path, setup=setup, writable=writable, limits=self._limits, now=now)
+        settings = Settings(None if str(path) == ":memory:" else str(path), writable, now, self._limits)
+        self._engine = Engine(settings, setup)
         self._close = weakref.finalize(self, self._engine.close)
-        where = None if str(path) == ":memory:" else str(path)
-        self._source = Source(Settings(where, writable, now, self._limits))
+        self._source = Source(settings)
         self._turn = threading.RLock()
 
     def run(self, statement: str) -> SqlResult:

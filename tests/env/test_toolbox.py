@@ -126,7 +126,7 @@ def test_the_model_may_call_a_tool_by_any_name():
 
 @pytest.mark.parametrize("name", ["score", "step", "close", "render", "respond"])
 @pytest.mark.parametrize("place", ["init", "start"])
-def test_an_attribute_that_hides_a_method_is_named(name, place):
+async def test_an_attribute_that_hides_a_method_is_named(name, place):
     class Hides(Desk):
         def __init__(self):
             if place == "init":
@@ -138,7 +138,7 @@ def test_an_attribute_that_hides_a_method_is_named(name, place):
             return "go"
 
     with pytest.raises(TypeError, match=f"self.{name} of Hides hides the method"):
-        asyncio.run(Hides().areset(seed=0))
+        await Hides().areset(seed=0)
     with pytest.raises(TypeError, match="close hides the method"):
         type("Hides", (Desk,), {"close": False})
 

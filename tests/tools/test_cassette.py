@@ -365,6 +365,7 @@ async def test_the_place_on_a_tape_belongs_to_the_environment(counter, tmp_path)
 
 
 def test_a_place_on_a_tape_without_an_event_loop(counter, tmp_path):
+    # Not an async test: the synchronous face is used where no loop runs.
     tape = tmp_path / "tape.jsonl"
     asyncio.run(Course(counter, tape, "record").play("add", "count"))
     env = Course(counter, tape, "replay").env()

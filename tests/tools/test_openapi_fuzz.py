@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -112,7 +111,7 @@ async def called(tool: Any, arguments: dict[str, Any]) -> None:
 
 @BOUNDED
 @given(DOCUMENTS, st.lists(JSON, min_size=4, max_size=4))
-def test_a_document_is_refused_by_name_or_its_tools_can_be_called(document: Any, values: list[Any]) -> None:
+async def test_a_document_is_refused_by_name_or_its_tools_can_be_called(document: Any, values: list[Any]) -> None:
     try:
         tools = api_tools(document, transport=Echo())
     except ToolSchemaError:
@@ -121,8 +120,8 @@ def test_a_document_is_refused_by_name_or_its_tools_can_be_called(document: Any,
         shown = tool.schema["function"]
         json.dumps(shown)
         names = list(shown["parameters"]["properties"])
-        asyncio.run(called(tool, {name: values[i % 4] for i, name in enumerate(names)}))
-        asyncio.run(called(tool, {"no such": values[0]}))
+        await called(tool, {name: values[i % 4] for i, name in enumerate(names)})
+        await called(tool, {"no such": values[0]})
 
 
 class Answer(httpx.AsyncByteStream):
@@ -149,7 +148,7 @@ VALUES = st.sampled_from(
     st.dictionaries(NAMES, VALUES, max_size=4),
     st.binary(max_size=200) | st.sampled_from([b"\x1f\x8b", b"[" * 5000, b'{"a": NaN}', b'"\\ud800"']),
 )
-def test_an_answer_is_a_text_an_error_that_the_model_reads_or_a_fault(
+async def test_an_answer_is_a_text_an_error_that_the_model_reads_or_a_fault(
     status: int, headers: dict[str, str], body: bytes
 ) -> None:
     class Server(httpx.AsyncBaseTransport):
@@ -166,4 +165,4 @@ def test_an_answer_is_a_text_an_error_that_the_model_reads_or_a_fault(
         except (ToolError, EnvFault) as error:
             return str(error)
 
-    assert is_unicode(asyncio.run(ask()))
+    assert is_unicode(await ask())

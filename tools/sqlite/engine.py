@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,16 @@ class SqlLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Settings:
+    """How a database is opened, as the arguments of `SqlDatabase` say it; `path` is None for one in memory."""
+
+    path: str | None = None
+    writable: bool = False
+    now: str | None = None
+    limits: SqlLimits = field(default_factory=SqlLimits)
+
+
+@dataclass(frozen=True, slots=True)
 class SqlResult:
     """The result of a statement.
 
@@ -83,30 +93,17 @@ class Engine:
     """A connection that restricts what statements may do. It bounds neither memory nor the time of one instruction.
 
     Args:
-        path: a file, or `:memory:`. A file is opened read-only unless `writable` or `setup` is given.
-        setup: trusted SQL for schema and rows; it runs before the restrictions begin.
-        writable: allow INSERT, UPDATE and DELETE.
-        limits: limits of one statement.
-        now: what the clock shows, such as `2026-01-31 12:00:00`. None means that a statement that reads the clock is
-            refused, also through a `DEFAULT CURRENT_TIMESTAMP`, a view or a trigger of the schema.
+        settings: how it is opened.
+        setup: trusted SQL that runs before the restrictions begin.
         wait_s: how long to wait for other connections.
     """
 
-    def __init__(
-        self,
-        path: str | Path = ":memory:",
-        *,
-        setup: str = "",
-        writable: bool = False,
-        limits: SqlLimits | None = None,
-        now: str | None = None,
-        wait_s: float = 5.0,
-    ) -> None:
-        self._limits = limits or SqlLimits()
-        self._writable = writable
-        self._functions = Functions(now)
-        self._authorizer = _Authorizer(writable, _FORBIDDEN_FUNCTIONS | (_CLOCK if now is None else frozenset()))
-        self._db = _connect(path, writable or bool(setup), wait_s)
+    def __init__(self, settings: Settings, setup: str = "", wait_s: float = 5.0) -> None:
+        self._limits, self._writable = settings.limits, settings.writable
+        self._functions = Functions(settings.now)
+        clock = _CLOCK if settings.now is None else frozenset()
+        self._authorizer = _Authorizer(self._writable, _FORBIDDEN_FUNCTIONS | clock)
+        self._db = _connect(settings.path, self._writable or bool(setup), wait_s)
         self._close = weakref.finalize(self, self._db.close)
         self._db.text_factory = _text
         self._db.execute("PRAGMA temp_store = 2")  # in memory, which is bounded; files for what is sorted would not be
@@ -305,9 +302,9 @@ class _Budget:
         return int(bool(self.exceeded))
 
 
-def _connect(path: str | Path, writable: bool, wait_s: float) -> sqlite3.Connection:
+def _connect(path: str | None, writable: bool, wait_s: float) -> sqlite3.Connection:
     where = ":memory:"
-    if str(path) != ":memory:":
+    if path is not None:
         where = f"{Path(path).resolve().as_uri()}?mode={'rwc' if writable else 'ro'}"
     return sqlite3.connect(
         where, timeout=wait_s, uri=True, isolation_level=None, check_same_thread=False, cached_statements=0

@@ -20,27 +20,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any
 
 from agentrl.errors import EnvFault, ToolError
-from agentrl.tools.sqlite.engine import SqlLimits, SqlResult
+from agentrl.tools.sqlite.engine import Settings, SqlResult
 
 LENGTH = struct.Struct("!Q")
 _START_S, _GRACE_S = 30.0, 2.0
 """How long a worker may take to start, and to answer after the time of a statement is over."""
 _MAX_IDLE = 4
 _keys = itertools.count()
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a worker must know of a database, next to its content; `path` is None for one in memory."""
-
-    path: str | None
-    writable: bool
-    now: str | None
-    limits: SqlLimits
 
 
 class Source:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agentrl.errors import EnvFault, ToolError
-from agentrl.tools.sqlite.engine import Engine, SqlLimits
+from agentrl.tools.sqlite.engine import Engine, Settings, SqlLimits
 from agentrl.tools.sqlite.process import LENGTH
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -36,16 +36,17 @@ class Served:
 
     def answer(self, key: int, version: int, image: bytes | None, where: tuple[Any, ...], statement: str) -> Any:
         """Run a statement of a database; `image` is its content if this process may not have that version."""
-        path, writable, now, limits = where[0], where[1], where[2], SqlLimits(*where[3])
+        path, limits = where[0], SqlLimits(*where[3])
+        settings = Settings(path, where[1], where[2], limits)
         if path is not None:
             try:
-                opened = Engine(path, writable=writable, limits=limits, now=now, wait_s=_BUSY_S)
+                opened = Engine(settings, wait_s=_BUSY_S)
             except sqlite3.Error as error:
                 return ("fault", f"the database cannot be opened, or another connection holds it: {error}")
             with contextlib.closing(opened) as engine:
                 return _run(engine, statement, limits, path)
         if image is not None:
-            self._keep(key, version, _copy(image, writable, limits, now), len(image))
+            self._keep(key, version, _copy(image, settings), len(image))
         held = self._kept.get(key)
         if held is None or held[0] != version:
             return ("missing",)
@@ -69,10 +70,10 @@ class Served:
             self._kept.popitem(last=False)[1][1].close()
 
 
-def _copy(image: bytes, writable: bool, limits: SqlLimits, now: str | None) -> Engine:
-    engine = Engine(writable=writable, limits=limits, now=now)
+def _copy(image: bytes, settings: Settings) -> Engine:
+    engine = Engine(settings)
     engine.load(image)
-    engine.bound_pages(limits.max_memory_bytes)
+    engine.bound_pages(settings.limits.max_memory_bytes)
     return engine
 
 
@@ -91,10 +92,12 @@ def _run(engine: Engine, statement: str, limits: SqlLimits, path: str | None = N
 
 @contextlib.contextmanager
 def _bounded(most_bytes: int, path: str | None) -> Iterator[None]:
-    """Let this process and the files of a database grow by at most so many bytes."""
-    bounds = {resource.RLIMIT_AS: _size_bytes() + most_bytes}
-    if path is not None:
-        bounds[resource.RLIMIT_FSIZE] = os.path.getsize(path) + most_bytes
+    """Let this process and the files of a database grow by at most so many bytes.
+
+    What is sorted stays in memory; the bound of files also holds for a SQLite that was built to write it to a file.
+    """
+    grown = 0 if path is None else os.path.getsize(path)
+    bounds = {resource.RLIMIT_AS: _size_bytes() + most_bytes, resource.RLIMIT_FSIZE: grown + most_bytes}
     before = {name: resource.getrlimit(name) for name in bounds}
     for name, most in bounds.items():
         hard = before[name][1]

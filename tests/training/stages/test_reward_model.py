@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,13 +44,13 @@ def played(run: Path) -> list[Trajectory]:
     return [t for t in TrajectoryStore(run / "trajectories.jsonl") if t.labels.stage in ("rm", "rl")]
 
 
-def scored(feedback: RewardModel, episodes: list[Trajectory]) -> list[Trajectory]:
-    return asyncio.run(feedback([TrajectoryGroup("g", episodes)]))[0].trajectories
+async def scored(feedback: RewardModel, episodes: list[Trajectory]) -> list[Trajectory]:
+    return (await feedback([TrajectoryGroup("g", episodes)]))[0].trajectories
 
 
-def test_right_answers_score_higher_and_nothing_else_changes(reward_model: Path) -> None:
+async def test_right_answers_score_higher_and_nothing_else_changes(reward_model: Path) -> None:
     episodes = played(reward_model)
-    found = scored(RewardModel(str(reward_model), weight=2.0, keep=0.5), episodes)
+    found = await scored(RewardModel(str(reward_model), weight=2.0, keep=0.5), episodes)
     scores = np.array([t.turns[-1].reward_components[PART] for t in found])
     right = np.array([t.success for t in episodes])
     assert scores[right].mean() > scores[~right].mean() + 0.5
@@ -61,12 +60,12 @@ def test_right_answers_score_higher_and_nothing_else_changes(reward_model: Path)
         assert PART not in before.reward_components
 
 
-def test_a_score_is_the_head_on_the_state_before_the_last_token(reward_model: Path) -> None:
+async def test_a_score_is_the_head_on_the_state_before_the_last_token(reward_model: Path) -> None:
     """Against a plain forward pass of transformers, one episode at a time."""
     model, _ = model_folder.load(reward_model / "model")
     numbers = json.loads((reward_model / "model" / VALUE_HEAD).read_text())
     episodes = played(reward_model)[:6]
-    for before, after in zip(episodes, scored(RewardModel(str(reward_model / "model")), episodes), strict=True):
+    for before, after in zip(episodes, await scored(RewardModel(str(reward_model / "model")), episodes), strict=True):
         action = before.turns[-1].action
         ids = torch.tensor([[*action.prompt_ids, *action.token_ids]])
         with torch.no_grad():
@@ -112,18 +111,18 @@ def test_a_folder_without_a_head_is_refused_before_the_run(
     assert not (tmp_path / "refused").exists()
 
 
-def test_a_head_of_another_model_and_another_tokenizer_are_refused(reward_model: Path) -> None:
+async def test_a_head_of_another_model_and_another_tokenizer_are_refused(reward_model: Path) -> None:
     model = reward_model / "model"
     episodes = played(reward_model)[:1]
     turn = episodes[0].turns[0]
     shifted = tuple(i + 1 for i in turn.action.prompt_ids or ())
     episodes[0].turns[0] = structs.replace(turn, action=structs.replace(turn.action, prompt_ids=shifted))
     with pytest.raises(ModelError, match="another tokenizer"):
-        scored(RewardModel(str(model)), episodes)
+        await scored(RewardModel(str(model)), episodes)
     (model / VALUE_HEAD).write_text(json.dumps({"weight": [0.0] * 3, "bias": [0.0]}))
     moved = model.rename(reward_model / "moved")
     with pytest.raises(ModelError, match="hidden size of 3"):
-        scored(RewardModel(str(moved)), episodes)
+        await scored(RewardModel(str(moved)), episodes)
 
 
 def of_judge(keep: float = 0.0, **settings: Any) -> Reinforce:
