@@ -31,7 +31,7 @@ from agentrl.tools.http_session import in_path, session_of
 from agentrl.tools.http_settings import Auth, HttpSettings, Session, api_key, basic, bearer, is_retried, oauth2
 from agentrl.wire.control import Controls, Successes
 from agentrl.wire.per_loop import PerLoop
-from agentrl.wire.redaction import Redactor
+from agentrl.wire.redaction import Redactor, without_credentials
 from agentrl.wire.reply import Reply, reply_text
 from agentrl.wire.request_text import body_bytes, header_text, writing
 from agentrl.wire.retry import NoMoreAttempts, Retry, retry_after_s, with_retries
@@ -103,7 +103,7 @@ class HttpApi:
     ) -> None:
         self.base_url = httpx.URL(base_url)
         if self.base_url.scheme not in ("http", "https") or not self.base_url.host:
-            raise ValueError(f"base_url must be a http or https address, got {base_url!r}")
+            raise ValueError(f"base_url must be a http or https address, got {without_credentials(base_url)!r}")
         self._base = base_url
         self.settings = settings or HttpSettings()
         self.auth = (auth,) if isinstance(auth, Auth) else tuple(auth or ())
@@ -249,7 +249,7 @@ class HttpApi:
                 f"the server failed on this request {failed + 1} times (status {outcome.status}), while it answers "
                 "others: change the arguments"
             )
-        message = f"{call} failed {failed + 1} times, last with {outcome.reason}"
+        message = f"{self._named(call)} failed {failed + 1} times, last with {outcome.reason}"
         raise EnvFault(message, who=outcome.who)
 
     async def _outcome(self, client: httpx.AsyncClient, call: Call) -> Reply | Failure:
@@ -280,17 +280,23 @@ class HttpApi:
             self._successes.add(call.kind, call)
         return reply
 
+    def _named(self, call: Call) -> str:
+        """The request for messages; the path may hold a session."""
+        name: str = Redactor(self._sender.secrets()).text(str(call))
+        return name
+
     def _given_up(self, call: Call, end: NoMoreAttempts, last: Failure, answers: bool | None) -> EnvFault:
+        name = self._named(call)
         if end.asked_too_long:
             most_s = self.settings.retry.longest_asked_s
             message = (
-                f"{call}: the server asks to wait {end.last.asked_s:.0f} s, and at most {most_s:g} s are allowed; "
+                f"{name}: the server asks to wait {end.last.asked_s:.0f} s, and at most {most_s:g} s are allowed; "
                 "try again later, or raise Retry(max_asked_s=...)"
             )
         elif not (last.not_processed or self._repeatable(call)):
-            message = f"{call} failed: {last.reason}; it may have been carried out, so it is not sent again"
+            message = f"{name} failed: {last.reason}; it may have been carried out, so it is not sent again"
         else:
-            message = f"{call} failed {end.attempts} times, last with {end.last.reason}"
+            message = f"{name} failed {end.attempts} times, last with {end.last.reason}"
         return EnvFault(message, who=last.who, answers=answers)
 
     async def _control(self, shared: _SharedClient, call: Call, failure: Failure) -> tuple[bool | None, bool]:
@@ -313,7 +319,8 @@ class HttpApi:
             return reply
         if reply.status == 401 and self.auth and not await self._credentials_work(shared, call):
             raise EnvFault(
-                f"{call}: the server refused the credentials (401); check {self._credentials.variables}", who="author"
+                f"{self._named(call)}: the server refused the credentials (401); check {self._credentials.variables}",
+                who="author",
             )
         raise ToolError(f"status {reply.status}: {reply.text[:ERROR_CHARS] or 'no reason given'}")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from agentrl.wire.redaction import without_credentials
 from agentrl.wire.retry import Retry
 
 LONGEST_CONTROL_S = 5.0
@@ -71,7 +72,7 @@ def oauth2(
     Source: RFC 6749, sections 2.3.1 and 4.4.
     """
     if not token_url.startswith(("http://", "https://")):
-        raise ValueError(f"token_url must be a http or https address, got {token_url!r}")
+        raise ValueError(f"token_url must be a http or https address, got {without_credentials(token_url)!r}")
     fields = {"scope": scope, **more} if scope else more
     variables = (id_variable, secret_variable)
     return Auth("oauth2", variables, "Authorization", token_url, tuple(fields.items()), in_body)

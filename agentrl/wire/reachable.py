@@ -7,6 +7,7 @@ import asyncio
 import httpx
 
 from agentrl.errors import ConfigError
+from agentrl.wire.redaction import without_credentials
 
 _TIMEOUT_S = 5.0
 
@@ -32,4 +33,7 @@ async def check_reachable(url: str, *, tries: int = 3, pause_s: float = 1.0) -> 
                 return  # the server was reached; the policy's own requests will report what is wrong with it
             if attempt < tries - 1:
                 await asyncio.sleep(pause_s)
-    raise ConfigError(f"no server answers at {url} ({reason}): start it, or correct the base URL")
+    raise ConfigError(
+        f"no server answers at {without_credentials(url)} ({without_credentials(reason)}): start it, or correct the "
+        "base URL"
+    )

@@ -20,8 +20,8 @@ from urllib.parse import unquote
 REDACTED = "REDACTED"
 _LONG = 6
 """Characters from which on a secret is also looked for inside other base64 and as hexadecimal digits."""
-_LEAST_CUT = 4
-"""Characters of a secret's beginning that count, at the end of a text that was cut off there."""
+_LEAST_CUT, _LEAST_DIGITS_CUT = 4, 8
+"""Characters of a secret's beginning that count, at the end of a text that was cut off there; and of its digits."""
 _MOST_READINGS = 24
 """Readings of one text: as it is, and decoded in turn as JSON, percent signs or HTML."""
 _HALF = re.compile(r"[\\%&][\\\w#;%&]{0,24}\Z")
@@ -62,7 +62,9 @@ class Redactor:
         forms, readings = _forms(self._known), _readings(value)
         spans = [span for reading in readings for span in reading.spans_of(forms)]
         if cut_off:
-            spans += [span for reading in readings for span in reading.beginnings(self._known)]
+            for reading in readings:
+                spans += reading.beginnings(self._known, _LEAST_CUT)
+                spans += reading.beginnings(forms, _LEAST_DIGITS_CUT)
         return _replaced(value, spans) if spans else value
 
     def content(self, value: bytes, *, cut_off: bool = False) -> bytes:
@@ -132,14 +134,14 @@ class _Reading:
                 yield self._origin(place, place + len(form))
                 place = self.text.find(form, place + len(form))
 
-    def beginnings(self, secrets: Iterable[str]) -> Iterator[tuple[int, int]]:
-        """Where the text ends with the beginning of a secret; half an escape may follow it."""
+    def beginnings(self, secrets: Iterable[str], least_chars: int) -> Iterator[tuple[int, int]]:
+        """Where the text ends with at least so much of the beginning of a secret; half an escape may follow it."""
         half = _HALF.search(self.text)
         for end in {len(self.text), half.start() if half is not None else len(self.text)}:
             for secret in secrets:
                 least = max(0, end - len(secret))
                 kept = self.text[least:end]
-                found = next((n for n in range(len(kept), _LEAST_CUT - 1, -1) if kept.endswith(secret[:n])), 0)
+                found = next((n for n in range(len(kept), least_chars - 1, -1) if kept.endswith(secret[:n])), 0)
                 if found:
                     start, _ = self._origin(end - found, end)
                     yield start, self._length()

@@ -9,9 +9,11 @@ import json
 import httpx
 import pytest
 
+from agentrl.env.tasks import Tasks
+from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import EnvFault, ToolError, ToolSchemaError
 from agentrl.tools.cassette import Cassette
-from agentrl.tools.http_api import HttpApi, HttpSettings, Retry, bearer, oauth2
+from agentrl.tools.http_api import HttpApi, HttpSettings, Retry, Session, bearer, oauth2
 from agentrl.tools.openapi import api_tools
 from agentrl.tools.openapi.document import load_document
 
@@ -171,3 +173,36 @@ async def test_a_path_argument_that_stays_is_sent(server, value):
     assert httpx.URL(server.url + server.seen[0].path).path == f"/v1/items/{value}"
     assert server.seen[0].path.count("/") == 3
     await tool.aclose()
+
+
+# Sessions.
+
+
+async def test_a_session_in_the_path_is_in_no_fault(server, canned):
+    """It is drawn anew for each episode: equal faults of two episodes would differ."""
+    server.rest = lambda request: canned(500)
+    settings = HttpSettings(retry=Retry(attempts=1))
+
+    class Desk(ToolEnv):
+        tasks = Tasks.of(train=[{}])
+
+        async def start(self, task):
+            api = HttpApi(server.url, session=Session("desk", where="path"), settings=settings)
+            await api.request("GET", "/desks/{desk}/books")
+
+    said = []
+    for _ in range(2):
+        env = Desk()
+        with pytest.raises(EnvFault) as caught:
+            await env.areset(seed=1)
+        said.append(str(caught.value))
+        await env.aclose()
+    assert said[0] == said[1]
+    assert "/desks/REDACTED/books failed" in said[0]
+
+
+def test_a_wrong_address_is_named_without_its_password():
+    for make in (lambda url: HttpApi(url), lambda url: oauth2(url, "A", "B")):
+        with pytest.raises(ValueError, match=r"must be a http or https address, got 'ftp://x\.test'") as caught:
+            make("ftp://user:hunter2@x.test")
+        assert "hunter2" not in str(caught.value)

@@ -192,3 +192,14 @@ def test_a_thousand_operations_are_a_thousand_small_tools():
     tools = api_tools(many({f"/x{i}": {"get": {"operationId": f"o{i}", "deprecated": True}} for i in range(1000)}))
     assert len(tools) == 1000
     assert max(len(json.dumps(tool.schema)) for tool in tools) < 200
+
+
+def test_names_that_are_numbered_stay_as_short_as_servers_take():
+    parameters = [{"name": "q" * 70 + sign, "in": "query", "schema": {}} for sign in "abc"]
+    (tool,) = api_tools(document({"parameters": parameters}))
+    shown = list(tool.parameters["properties"])
+    assert len(set(shown)) == 3
+    assert max(map(len, shown)) <= 64
+    tools = api_tools(many({f"/x{i}": {"get": {"operationId": "o" * 80}} for i in range(1100)}))
+    assert len({tool.name for tool in tools}) == 1100
+    assert max(len(tool.name) for tool in tools) <= 64

@@ -76,3 +76,29 @@ def test_files_of_the_process_are_bounded_whatever_writes_them(tmp_path):
         with pytest.raises(OSError, match="too large"):
             file.write(b"x")
     path.write_bytes(block + b"x")
+
+
+def test_what_is_known_of_databases_does_not_grow():
+    process._end_all()
+    for number in range(200):
+        with SqlDatabase(setup="CREATE TABLE t (x)", writable=True) as database:
+            database.query(f"INSERT INTO t VALUES ({number})")
+            assert database.query("SELECT x FROM t") == f"x\n{number}"
+    assert len(process._idle) == 1
+    assert len(process._idle[0].held) <= 64
+
+
+def test_a_process_that_is_interrupted_at_its_start_leaves_nothing_open(monkeypatch):
+    """Ctrl-C while the first statement waits for its process."""
+    process._end_all()
+    started = []
+
+    def interrupted(made, wait_s):
+        started.append(made._process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process._Worker, "_read", interrupted)
+    with SqlDatabase(setup=SETUP) as database, pytest.raises(KeyboardInterrupt):
+        database.query("SELECT 1")
+    assert started[0].poll() is not None
+    assert started[0].stdin.closed

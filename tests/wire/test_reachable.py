@@ -33,6 +33,13 @@ class Refusing(BaseHTTPRequestHandler):
         pass
 
 
+async def test_a_password_in_the_address_is_not_shown(free_url: str) -> None:
+    address = free_url.replace("://", "://user:hunter2@") + "?api_key=hunter2"
+    with pytest.raises(ConfigError, match=r"no server answers at http://127\.") as caught:
+        await check_reachable(address, tries=1)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_missing_server_ends_the_benchmark_before_an_episode(free_url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"no server answers at {free_url} \(.+\): start it"):
         run_bench(Adder, "openai:m", setup=PolicySetup(base_url=free_url), out=tmp_path / "out")

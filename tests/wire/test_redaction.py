@@ -86,6 +86,17 @@ def test_a_secret_that_a_cut_runs_through(form):
     assert redactor.text("ends with tok/e") == "ends with tok/e"
 
 
+@pytest.mark.parametrize("before", ["", "u:", "us:", "user:"])
+def test_an_encoded_secret_that_a_cut_runs_through(before):
+    secret = "tok/en+SECRET-0123456789"
+    for written in (base64.b64encode((before + secret).encode()).decode(), (before + secret).encode().hex()):
+        digits = len(written) - len(written) * len(before) // len(before + secret)
+        for kept in range(1, digits):
+            left = Redactor([secret]).text(f"Basic {written[: len(written) - digits + kept]}", cut_off=True)
+            assert kept < 13 or len(left.partition(REDACTED)[2]) <= 1, (kept, left)
+            assert kept < 13 or REDACTED in left
+
+
 def test_bytes_that_are_no_utf8():
     redactor = Redactor([PLAIN])
     for encoding in ("utf-16-le", "utf-16-be", "latin-1"):

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-LONGEST_NAME = 64
+from agentrl.tools.openapi.document import LONGEST_NAME
+
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 Place = Literal["path", "query", "header", "cookie", "member", "body", "field", "text", "part", "bytes"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentrl.errors import ToolSchemaError
-from agentrl.tools.openapi.argument import LONGEST_NAME, Argument, Place, as_schema, is_json, media_type, shown_name
-from agentrl.tools.openapi.document import Operation, unique
+from agentrl.tools.openapi.argument import Argument, Place, as_schema, is_json, media_type, shown_name
+from agentrl.tools.openapi.document import LONGEST_NAME, Operation, unique
 from agentrl.tools.openapi.files import BYTES, MULTIPART, file_schema
 from agentrl.tools.openapi.schema import look_up, resolve
 from agentrl.tools.openapi.styles import STYLES

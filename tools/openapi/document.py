@@ -17,6 +17,7 @@ from agentrl.tools.openapi.schema import look_up
 from agentrl.wire.redaction import without_credentials
 from agentrl.wire.reply import decode, read_bounded_blocking
 
+LONGEST_NAME = 64
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 DOCUMENT_TIMEOUT_S, WHOLE_DOCUMENT_TIMEOUT_S = 20.0, 120.0
 MOST_DOCUMENT_BYTES = 200_000_000
@@ -187,11 +188,12 @@ def _tool_name(text: str) -> str:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """The name, or `name_2`, `name_3` and so on if it is taken. The result is added to `taken`."""
+    """The name, or `name_2`, `name_3` and so on if it is taken, without its end if it is long. Adds it to `taken`."""
     number, free = 1, name
     while free in taken:
         number += 1
-        free = f"{name}_{number}"
+        end = f"_{number}"
+        free = f"{name[: LONGEST_NAME - len(end)]}{end}"
     taken.add(free)
     return free
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from typing import Any
@@ -29,7 +30,8 @@ from agentrl.tools.sqlite.engine import Settings, SqlResult
 LENGTH = struct.Struct("!Q")
 _START_S, _GRACE_S = 30.0, 2.0
 """How long a worker may take to start, and to answer after the time of a statement is over."""
-_MAX_IDLE = 4
+_MAX_IDLE, MAX_KEPT = 4, 64
+"""Workers that wait for a statement, and databases that one keeps."""
 _keys = itertools.count()
 
 
@@ -66,11 +68,22 @@ class _Worker:
             )
         except OSError as error:
             raise EnvFault(f"no process for SQL can be started: {error}", who="host") from error
-        self.held: dict[int, int] = {}
+        self.held: OrderedDict[int, int] = OrderedDict()
+        """The version of each database that it has; for some that it has dropped, too."""
         try:
             self._read(_START_S)
         except _Stopped as error:
             raise EnvFault(f"the process for SQL does not start: {error}", who="host") from None
+        except BaseException:
+            self.end()
+            raise
+
+    def note(self, source: Source) -> None:
+        """Remember that it has the database as it is now."""
+        self.held[source.key] = source.version
+        self.held.move_to_end(source.key)
+        if len(self.held) > MAX_KEPT:
+            self.held.popitem(last=False)
 
     def ask(self, request: tuple[Any, ...], wait_s: float) -> tuple[Any, ...]:
         """Send a request and wait for the answer. Raises: _Stopped."""
@@ -192,7 +205,7 @@ def _asked(
         answer = worker.ask((source.key, source.version, save(), where, statement), wait_s)
     if answer[-1] is not None and answer[0] == "rows":
         source.changed()
-    worker.held[source.key] = source.version
+    worker.note(source)
     return answer
 
 

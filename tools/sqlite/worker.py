@@ -20,10 +20,10 @@ from typing import Any
 
 from agentrl.errors import EnvFault, ToolError
 from agentrl.tools.sqlite.engine import Engine, Settings, SqlLimits
-from agentrl.tools.sqlite.process import LENGTH
+from agentrl.tools.sqlite.process import LENGTH, MAX_KEPT
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_MAX_KEPT, _MAX_KEPT_BYTES = 64, 64 << 20
+_MAX_KEPT_BYTES = 64 << 20
 _BUSY_S = 1.0
 _TOO_MUCH = "the statement needs too much memory: use a simpler one"
 
@@ -65,7 +65,7 @@ class Served:
             old[1].close()
         self._kept[key] = (version, engine, size)
         while len(self._kept) > 1 and (
-            len(self._kept) > _MAX_KEPT or sum(item[2] for item in self._kept.values()) > _MAX_KEPT_BYTES
+            len(self._kept) > MAX_KEPT or sum(item[2] for item in self._kept.values()) > _MAX_KEPT_BYTES
         ):
             self._kept.popitem(last=False)[1][1].close()
 

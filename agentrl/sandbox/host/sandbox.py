@@ -186,14 +186,13 @@ class RemoteSandbox(Sandbox):
             return _ended(ExecResult, end, started_s)
 
     async def _request(self, job: Job, body: bytes, stdin: bytes, limits: SandboxLimits | None) -> Reply:
-        session = job[1] if len(job) == 2 else None
-        if (
-            session is not None
-        ):  # the worker knows sessions by number, so that later requests find no name in its memory
-            session = str(self._numbers.setdefault(session, len(self._numbers)))
-            job = (job[0], session)
-        limits, header = run_header(limits or self.spec.limits, self.spec.limits, *job)
         async with self._turn.get():
+            session = job[1] if len(job) == 2 else None
+            if session is not None:
+                # The worker knows sessions by number, so that later requests find no name in its memory.
+                session = str(self._numbers.setdefault(session, len(self._numbers)))
+                job = (job[0], session)
+            limits, header = run_header(limits or self.spec.limits, self.spec.limits, *job)
             self._ran, self._session = True, self._session or session is not None
             if session is not None and self._channel.carries_fds:
                 return await self._cell(session, header, body, limits)
