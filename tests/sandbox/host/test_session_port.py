@@ -126,6 +126,19 @@ async def test_a_new_beginning_ends_the_sessions(sandbox):
         assert "NameError" in error
 
 
+async def test_sessions_that_wait_for_a_new_beginning_are_told_apart(sandbox):
+    for name in "abc":
+        await sandbox.run_python("x = 0", session=name)
+    begin = asyncio.create_task(sandbox.reset())
+    await asyncio.sleep(0)
+    late = await sandbox.run_python("x = 5", session="late")
+    await begin
+    assert late.ok
+    for name in "wxyz":
+        await sandbox.run_python("x = 0", session=name)
+    assert (await sandbox.run_python("x", session="late")).text == "5\n"
+
+
 async def test_a_new_beginning_waits_for_its_turn(sandbox):
     await cell(sandbox, "x = 1")
     slow = asyncio.create_task(cell(sandbox, "import time; time.sleep(0.1); x"))
