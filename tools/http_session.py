@@ -33,7 +33,7 @@ def session_of(given: Session | str | None) -> Session | None:
 
 
 def session_value(session: Session | None, *, offline: bool = False) -> str | None:
-    """The value for the environment whose code is running; None outside of environments, or while it has none.
+    """The value for the environment whose code is running; None outside environments, or while it has none.
 
     Args: offline: a cassette answers, so that no server holds a session, and a fork is possible.
     Raises: EnvFault if it is no text.

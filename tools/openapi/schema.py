@@ -220,7 +220,7 @@ def _is_condition(branch: Any) -> bool:
 
 
 def _distributed(base: dict[str, Any], unions: Sequence[tuple[str, list[Any]]]) -> dict[str, Any]:
-    """One union, each of whose branches also holds what stands beside it, as closed objects need."""
+    """One union, each of whose branches also holds what stands next to it, as closed objects need."""
     notes: dict[str, Any] = {key: base.pop(key) for key in ("description", "default") if key in base}
     combinations: list[tuple[Any, ...]] = []
     for combination in product(*(branches for _, branches in unions)):

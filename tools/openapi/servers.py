@@ -83,7 +83,7 @@ class Servers:
         )
 
     def further(self, found: Sequence[Operation]) -> list[str]:
-        """The servers besides the base URL that operations are sent to."""
+        """The servers other than the base URL that operations are sent to."""
         urls = set()
         for operation in found:
             try:

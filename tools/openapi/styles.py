@@ -1,8 +1,8 @@
 """Values as text in a request: the styles in which OpenAPI writes parameters and the fields of a form.
 
 Source: OpenAPI 3.1.1, section 4.8.12 (Parameter Object) and appendix C; RFC 6570, section 3.2.
-What the standard leaves undefined is a choice: an array or object inside of any style but `deepObject` is JSON text,
-and the items of an array inside of `deepObject` are numbered (`ids[0]=a`), as Stripe's API and PHP read them.
+What the standard leaves undefined is a choice: an array or object in any style but `deepObject` is JSON text,
+and the items of an array in `deepObject` are numbered (`ids[0]=a`), as Stripe's API and PHP read them.
 """
 
 from __future__ import annotations

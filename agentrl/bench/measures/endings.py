@@ -119,6 +119,11 @@ class Counts:
     @property
     def warning(self) -> str | None:
         """What a reader must know before quoting a score of these episodes; None if they can be trusted."""
+        if self.scored and self.failed.get("author") == self.scored:
+            return (
+                f"all {self.scored} scored episodes ended because the environment's own code raised, which says "
+                "nothing of the model: run `agentrl check` on the environment"
+            )
         if not self.after_actions:
             return None
         return (

@@ -69,6 +69,17 @@ def test_which_discards_follow_the_actions_of_the_model(found: Trajectory, follo
     assert Counts.of([found]).after_actions == follows
 
 
+def test_code_of_the_environment_that_fails_for_everybody_is_warned_of() -> None:
+    """Where no episode shows that a tool works, a broken one counts against the model."""
+    broken = episode("a", ending=Ending("error", "EnvFault: tool 'look' raised KeyError: 'x' (env.py:9)", "author"))
+    warning = Counts.of([broken, broken]).warning
+    assert warning is not None
+    assert warning.startswith("all 2 scored episodes ended because the environment's own code raised")
+    assert "`agentrl check`" in warning
+    assert Counts.of([broken, episode("b")]).warning is None
+    assert Counts.of([episode("b", ending=Ending("error", "refused"))]).warning is None
+
+
 def test_attempted_is_scored_and_discarded_by_cause() -> None:
     again = replace(episode("c", reward=1.0), labels=Labels(attempt=2))
     refused = episode("b", ending=Ending("error", "refused"))
