@@ -87,7 +87,7 @@ class Pool:
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread was quicker
                 sandbox = self._idle.pop()
-                if await sandbox.healthy():
+                if await self._is_healthy(sandbox):
                     return sandbox
                 await self._close(sandbox)
         for _ in range(len(self._unended)):
@@ -97,6 +97,13 @@ class Pool:
                 self._reaped = True
                 await self._backend.reap()
             return await self._backend.start(self._spec)
+
+    async def _is_healthy(self, sandbox: Sandbox) -> bool:
+        try:
+            return await sandbox.healthy()
+        except BaseException:  # cancelled: what it was asked has ended it
+            await self._close(sandbox)
+            raise
 
     async def take_back(self, sandbox: Sandbox) -> None:
         """Empty a sandbox for the next episode, or close it if that fails."""
@@ -127,10 +134,10 @@ class Pool:
             self._unended.append(sandbox)
 
     async def clear(self) -> None:
-        """Close what is idle."""
+        """Close what is idle. What cannot be closed now is closed by the next `lend` or `clear`."""
         for waiting in (self._left, self._idle, self._unended):
-            while waiting:
-                await waiting.popleft().close()
+            for _ in range(len(waiting)):
+                await self._close(waiting.popleft())
 
 
 _pools: dict[Any, Pool] = {}

@@ -70,19 +70,29 @@ def hidden(tops: Sequence[Path], import_path: Sequence[str] | None = None) -> li
         tops: folders that are shown: /usr, or the folders of an interpreter elsewhere.
         import_path: where this process imports from; default: `sys.path`, the current folder, and AgentRL's folder.
     """
-    imports = [*sys.path, os.getcwd(), _AGENTRL] if import_path is None else import_path
+    imports = [*sys.path, ".", _AGENTRL] if import_path is None else import_path
     searched = [folder for top in tops for folder in (top, top / "lib", top / "local", top / "local" / "lib")]
     changes = [folder.stat().st_mtime_ns for folder in searched if folder.is_dir()]
-    return list(_hidden(tuple(tops), tuple(filter(None, imports)), tuple(changes)))
+    places = {place for entry in imports if entry and (place := _real(entry))}
+    return list(_hidden(tuple(tops), tuple(sorted(places)), tuple(changes)))
+
+
+def _real(path: str) -> str:
+    """The path without links; empty if it is relative, and the current folder was removed."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return ""
 
 
 @functools.lru_cache(maxsize=8)
-def _hidden(tops: tuple[Path, ...], imports: tuple[str, ...], changes: tuple[int, ...]) -> tuple[str, ...]:
+def _hidden(tops: tuple[Path, ...], places: tuple[str, ...], changes: tuple[int, ...]) -> tuple[str, ...]:
     """As `hidden`. Looking takes longer than a hundredth of a start, so it is done once until a folder changes.
 
-    Args: changes: when the folders that are searched were changed.
+    Args:
+        places: where this process imports from.
+        changes: when the folders that are searched were changed.
     """
-    places = {os.path.realpath(entry) for entry in imports}
     found: set[str] = set()
     for top in tops:
         found.update(str(path) for pattern in _PACKAGES for path in top.glob(pattern))

@@ -136,3 +136,13 @@ def test_an_answer_key_below_usr_is_out_of_reach(tmp_path):
     seen = [line for line in done.stdout.splitlines() if line.strip()]
     assert seen[:2] == ["[] None", "[] None"], done.stdout + done.stderr
     assert seen[2] == "['agentrl', 'lazy_loader']"  # `read_only` shows what was asked for
+
+
+def test_a_current_folder_that_was_removed_hides_the_rest_all_the_same(tmp_path, monkeypatch):
+    usr = _made(tmp_path / "usr", "lib/python3/dist-packages/numpy/a.py")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.syspath_prepend("relative")
+    gone.rmdir()
+    assert hidden([usr]) == [str(usr / "lib/python3/dist-packages")]
