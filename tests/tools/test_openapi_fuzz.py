@@ -43,6 +43,8 @@ def schemas(inner: Any) -> Any:
         "maxLength": JSON,
         "minItems": st.integers(-5, 5),
         "exclusiveMinimum": JSON,
+        "format": st.sampled_from(["binary", "byte", "date", 5]),
+        "contentMediaType": st.sampled_from(["image/png", "application/json", "", 5]),
         "pattern": st.sampled_from(["^a+$", "(", "(?!x)", "\\", 5]),
         "readOnly": st.booleans(),
         "description": JSON,
@@ -52,10 +54,23 @@ def schemas(inner: Any) -> Any:
 
 
 SCHEMAS = st.recursive(st.fixed_dictionaries({"type": TYPES}), schemas, max_leaves=5)
+ENCODINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "contentType": st.sampled_from(["image/png, image/jpeg", "application/json", "text/plain", "\r\n", 5]),
+        "style": st.sampled_from(["form", "deepObject", "odd"]),
+        "headers": st.dictionaries(WORDS, st.fixed_dictionaries({"required": st.booleans()}), max_size=1) | JSON,
+    },
+)
 CONTENT = st.dictionaries(
-    st.sampled_from(["application/json", "application/x-www-form-urlencoded", "text/plain", "multipart/form-data", ""]),
+    st.sampled_from(
+        [
+            *("application/json", "application/x-www-form-urlencoded", "text/plain", "multipart/form-data", ""),
+            *("application/octet-stream", "image/*", "application/xml", "text/csv", "multipart/mixed"),
+        ]
+    ),
     st.fixed_dictionaries(
-        {}, optional={"schema": SCHEMAS, "encoding": st.dictionaries(WORDS, JSON, max_size=2) | JSON}
+        {}, optional={"schema": SCHEMAS, "encoding": st.dictionaries(WORDS, ENCODINGS | JSON, max_size=2) | JSON}
     ),
     max_size=2,
 )

@@ -52,9 +52,9 @@ class Served:
             return ("missing",)
         self._kept.move_to_end(key)
         engine = held[1]
-        before = engine.changes()
+        before = engine.changes() if settings.writable else None
         kind, *content = _run(engine, statement, limits)
-        if kind == "rows" and engine.changes() != before:
+        if kind == "rows" and settings.writable and engine.changes() != before:
             content[-1] = engine.save()
             self._keep(key, version + 1, engine, len(content[-1]))
         return (kind, *content)
