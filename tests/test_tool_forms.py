@@ -13,28 +13,8 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, Optional, TypeV
 import pytest
 from pydantic import BaseModel, Field
 
-from agentrl.env.tasks import Tasks
-from agentrl.env.tool_env import ToolEnv
-from agentrl.messages import Action, ToolCall
 from agentrl.tool_schema import Tool
-
-
-def told(function: Any, /, **arguments: Any) -> str:
-    """What the model reads."""
-
-    class Desk(ToolEnv):
-        tasks = Tasks.of(train=[{}])
-        extra_tools = (function,)
-
-        def start(self, task):
-            return "go"
-
-    env = Desk()
-    env.reset(seed=0)
-    name = env.tool_schemas[0]["function"]["name"]
-    content: str = env.step(Action(tool_calls=(ToolCall(name, arguments),)))[0][0].content
-    env.close()
-    return content
+from tests.told import told
 
 
 def parameters(function: Any) -> dict[str, Any]:

@@ -18,33 +18,15 @@ import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import Doc
 
-from agentrl.env.tasks import Tasks
-from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import EnvFault, ToolError, ToolSchemaError
-from agentrl.messages import Action, ToolCall
 from agentrl.tool_schema import Tool, tool
+from tests.told import told
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
 def properties(function):
     return Tool.of(function).schema["function"]["parameters"]["properties"]
-
-
-def told(function, /, **arguments):
-    class Desk(ToolEnv):
-        tasks = Tasks.of(train=[{}])
-        extra_tools = (function,)
-
-        def start(self, task):
-            return "go"
-
-    env = Desk()
-    env.reset(seed=0)
-    name = env.tool_schemas[0]["function"]["name"]
-    content = env.step(Action(tool_calls=(ToolCall(name, arguments),)))[0][0].content
-    env.close()
-    return content
 
 
 # Names.

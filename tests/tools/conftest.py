@@ -1,4 +1,4 @@
-"""A real HTTP server on 127.0.0.1: it logs each request, and answers from a script or with an echo."""
+"""A real HTTP server on 127.0.0.1, which logs each request and answers from a script or with an echo; and databases."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+from agentrl.tools.sql import SqlDatabase
+
+SETUP = """
+CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, price REAL);
+INSERT INTO item VALUES (1, 'tea', 2.5), (2, 'mug', 7.0), (3, NULL, 1.0);
+"""
 
 
 @dataclass
@@ -132,3 +139,15 @@ def closings(monkeypatch):
 
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, factory=Connection, **kwargs))
     return closed
+
+
+@pytest.fixture
+def readable():
+    with SqlDatabase(setup=SETUP) as database:
+        yield database
+
+
+@pytest.fixture
+def writable():
+    with SqlDatabase(setup=SETUP, writable=True) as database:
+        yield database

@@ -16,24 +16,9 @@ import pytest
 from agentrl.errors import EnvFault, ToolError
 from agentrl.tools.sql import SqlDatabase, SqlLimits, sql_tool
 from agentrl.tools.sqlite import process
+from tests.tools.conftest import SETUP
 
-SETUP = """
-CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, price REAL);
-INSERT INTO item VALUES (1, 'tea', 2.5), (2, 'mug', 7.0), (3, NULL, 1.0);
-"""
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
-
-
-@pytest.fixture
-def readable():
-    with SqlDatabase(setup=SETUP) as database:
-        yield database
-
-
-@pytest.fixture
-def writable():
-    with SqlDatabase(setup=SETUP, writable=True) as database:
-        yield database
 
 
 def test_a_table_and_json(readable):

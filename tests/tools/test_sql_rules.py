@@ -9,23 +9,7 @@ import pytest
 from agentrl.errors import ToolError
 from agentrl.tools.sql import SqlDatabase, SqlLimits
 from agentrl.tools.sqlite import process, worker
-
-SETUP = """
-CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, price REAL);
-INSERT INTO item VALUES (1, 'tea', 2.5), (2, 'mug', 7.0), (3, NULL, 1.0);
-"""
-
-
-@pytest.fixture
-def readable():
-    with SqlDatabase(setup=SETUP) as database:
-        yield database
-
-
-@pytest.fixture
-def writable():
-    with SqlDatabase(setup=SETUP, writable=True) as database:
-        yield database
+from tests.tools.conftest import SETUP
 
 
 def test_the_schema_can_be_read_and_not_changed(readable, writable):
