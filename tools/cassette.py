@@ -24,7 +24,7 @@ from agentrl.env.author_code import acting_env, episode_state
 from agentrl.errors import ConfigError, EnvFault
 from agentrl.tools.http_credentials import UNRECORDED_EXTENSION
 from agentrl.tools.http_sender import MOST_BYTES_EXTENSION, SECRETS_EXTENSION
-from agentrl.tools.http_settings import is_retried
+from agentrl.tools.http_settings import CONNECTIONS, is_retried
 from agentrl.wire.per_loop import PerLoop
 from agentrl.wire.redaction import REDACTED, Redactor
 from agentrl.wire.reply import read_bounded
@@ -76,7 +76,9 @@ class Cassette(httpx.AsyncBaseTransport):
             raise ConfigError(f"cassette mode must be record, replay or auto, got {mode!r}")
         self.path, self.mode = Path(path), mode
         # Only `aclose` closes a transport that was passed in: others may use it too.
-        self._inner = PerLoop(lambda: inner or httpx.AsyncHTTPTransport(), aclose=None if inner else _close)
+        self._inner = PerLoop(
+            lambda: inner or httpx.AsyncHTTPTransport(limits=CONNECTIONS), aclose=None if inner else _close
+        )
         self._secret_parameters = frozenset(name.lower() for name in secret_parameters)
         self._match_host = match_host
         self._reads = frozenset(method.upper() for method in reads)

@@ -28,7 +28,17 @@ from agentrl.tools.http_calls import IDEMPOTENT, NOT_PROCESSED, Call, Draft, Fai
 from agentrl.tools.http_credentials import Credentials
 from agentrl.tools.http_sender import Sender
 from agentrl.tools.http_session import in_path, session_of
-from agentrl.tools.http_settings import Auth, HttpSettings, Session, api_key, basic, bearer, is_retried, oauth2
+from agentrl.tools.http_settings import (
+    CONNECTIONS,
+    Auth,
+    HttpSettings,
+    Session,
+    api_key,
+    basic,
+    bearer,
+    is_retried,
+    oauth2,
+)
 from agentrl.wire.control import Controls, Successes
 from agentrl.wire.per_loop import PerLoop
 from agentrl.wire.redaction import Redactor, without_credentials
@@ -335,10 +345,10 @@ class HttpApi:
 
 
 def _open(transport: httpx.AsyncBaseTransport | None) -> _SharedClient:
-    # httpx's own timeouts are off: each attempt has one deadline, which includes waiting for a connection.
+    # httpx's own timeouts are off: each attempt has one deadline.
     # Cookies are off: they would carry the session of one episode into another.
     cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    return _SharedClient(httpx.AsyncClient(transport=transport, cookies=cookies, timeout=None))
+    return _SharedClient(httpx.AsyncClient(transport=transport, cookies=cookies, timeout=None, limits=CONNECTIONS))
 
 
 async def _close(shared: _SharedClient) -> None:

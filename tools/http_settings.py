@@ -6,10 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import httpx
+
 from agentrl.wire.redaction import without_credentials
 from agentrl.wire.retry import Retry
 
 LONGEST_CONTROL_S = 5.0
+# No request waits for a connection: the wait for other episodes would count against the time of an attempt.
+CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
 SessionPlace = Literal["header", "query", "cookie", "path"]
 # Server errors that are about the request: the method is not implemented, the HTTP version is not supported.
 NOT_RETRIED = frozenset({501, 505})

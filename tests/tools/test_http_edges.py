@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
+import threading
 
 import httpx
 import pytest
@@ -206,3 +208,41 @@ def test_a_wrong_address_is_named_without_its_password():
         with pytest.raises(ValueError, match=r"must be a http or https address, got 'ftp://x\.test'") as caught:
             make("ftp://user:hunter2@x.test")
         assert "hunter2" not in str(caught.value)
+
+
+# Whose doing it is.
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("header", "a\nb", "printable"),
+        ("query", "\ud800", "lone surrogate"),
+        ("path", "../x", "leads out of its place"),
+        ("path", "", "cannot be part of an address"),
+    ],
+)
+async def test_a_fixed_value_that_cannot_be_sent_is_the_authors(place, value, message):
+    parameter = {"name": "p", "in": place, "required": True, "schema": {"type": "string"}}
+    path = "/a/{p}" if place == "path" else "/a"
+    document = {**DOCUMENT, "paths": {path: {"get": {"operationId": "a", "parameters": [parameter]}}}}
+    (tool,) = api_tools(document, fix={"p": value}, transport=httpx.MockTransport(lambda request: httpx.Response(200)))
+    with pytest.raises(EnvFault, match=rf"fix=\{{'p': \.\.\.\}} cannot be sent: .*{message}") as caught:
+        await tool.function(**tool.validate({}))
+    assert caught.value.at == "author"
+
+
+async def test_no_request_waits_for_those_of_other_episodes(server, canned):
+    """A wait for a free connection would count against the time of an attempt."""
+    many = 130
+    together = threading.Barrier(many, timeout=20)
+
+    def answer(request):
+        together.wait()
+        return canned()
+
+    server.rest, server.lock = answer, contextlib.nullcontext()
+    api = HttpApi(server.url, settings=HttpSettings(timeout_s=30, retry=Retry(attempts=1)))
+    replies = await asyncio.gather(*(api.request("GET", f"/{number}") for number in range(many)))
+    await api.aclose()
+    assert {reply.status for reply in replies} == {200}

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from agentrl.env.author_code import acting_env
-from agentrl.errors import ToolError, ToolSchemaError
+from agentrl.errors import EnvFault, ToolError, ToolSchemaError
 from agentrl.tool_schema import Tool
 from agentrl.tools.http_api import Draft, HttpApi
 from agentrl.tools.openapi.argument import Argument, is_json
@@ -90,7 +90,7 @@ class Endpoint:
         for argument, fixed in self.arguments.fixed:
             value = fixed(acting_env()) if callable(fixed) else fixed
             if value is not None:
-                made.put(argument, value)
+                made.put_fixed(argument, value)
         for argument in self.arguments.shown:
             if argument.name in values:
                 made.put(argument, values[argument.name])
@@ -132,6 +132,17 @@ class _Written:
         self._form: list[str] | None = None
         self._bytes: bytes | None = None
         self._parts: list[Part] = []
+
+    def put_fixed(self, argument: Argument, value: Any) -> None:
+        """`put` for a value of the caller's. Raises: EnvFault if it cannot be sent: it is not the model's to change."""
+        try:
+            with writing():
+                self.put(argument, value)
+            if argument.place == "path" and ".." in unquote(_segment(argument, value)).replace("\\", "/").split("/"):
+                raise ToolError("'..' leads out of its place in the address")
+        except ToolError as error:
+            name = argument.wire_name
+            raise EnvFault(f"fix={{{name!r}: ...}} cannot be sent: {error}", who="author") from error
 
     def put(self, argument: Argument, value: Any) -> None:
         name, style, explode = argument.wire_name, argument.style, argument.explode
