@@ -30,26 +30,29 @@ def names(monkeypatch):
     monkeypatch.setenv("THE_SECRET", SECRET)
 
 
-def oauth_api(server, **more):
-    return HttpApi(server.url, auth=oauth2(f"{server.url}/token", "THE_ID", "THE_SECRET"), settings=QUICK, **more)
+@pytest.fixture
+async def oauth_api(server):
+    api = HttpApi(server.url, auth=oauth2(f"{server.url}/token", "THE_ID", "THE_SECRET"), settings=QUICK)
+    yield api
+    await api.aclose()
 
 
 @pytest.mark.parametrize("said", [SECRET, "s3cr3t%2Fof%2Bthe+client", "x" * 70 + SECRET], ids=["plain", "form", "cut"])
-async def test_a_refusal_of_a_token_that_echoes_the_secret(server, canned, said):
+async def test_a_refusal_of_a_token_that_echoes_the_secret(server, canned, oauth_api, said):
     server.rest = lambda request: canned(400, body=json.dumps({"error": f"bad secret {said}"}).encode())
     with pytest.raises(EnvFault, match="refused a token") as caught:
-        await oauth_api(server).request("GET", "/x")
+        await oauth_api.request("GET", "/x")
     assert "s3cr" not in str(caught.value)
 
 
 @pytest.mark.parametrize("life", ["1" + "0" * 400, "NaN", '"soon"', "null", "true", "1e999", "-5"])
-async def test_any_life_of_a_token_is_taken(server, canned, life):
+async def test_any_life_of_a_token_is_taken(server, canned, oauth_api, life):
     token = f'{{"access_token": "abc", "expires_in": {life}}}'.encode()
     server.rest = lambda request: canned(body=token if request.path == "/token" else b"{}")
-    assert (await oauth_api(server).request("GET", "/x")).status == 200
+    assert (await oauth_api.request("GET", "/x")).status == 200
 
 
-async def test_a_token_that_came_while_a_request_waited_is_used_and_hidden(server, canned):
+async def test_a_token_that_came_while_a_request_waited_is_used_and_hidden(server, canned, oauth_api):
     """A request fails and waits; meanwhile another one gets a new token. The server echoes what it was sent."""
     given = []
 
@@ -58,13 +61,12 @@ async def test_a_token_that_came_while_a_request_waited_is_used_and_hidden(serve
             given.append(f"token-number-{len(given)}")
             return canned(body=json.dumps({"access_token": given[-1]}).encode())
         if len(server.seen) == 2:  # the first request with a token
-            api._credentials.forget_tokens(before_s=float("inf"))
+            oauth_api._credentials.forget_tokens(before_s=float("inf"))
             return canned(503)
         return canned(body=json.dumps({"sent": request.headers["authorization"]}).encode())
 
     server.rest = answer
-    api = oauth_api(server)
-    reply = await api.request("GET", "/x")
+    reply = await oauth_api.request("GET", "/x")
     assert server.seen[-1].headers["authorization"] == f"Bearer {given[-1]}"
     assert reply.text == '{"sent": "Bearer REDACTED"}'
     assert len(given) == 2
@@ -190,7 +192,10 @@ async def test_a_session_in_the_path_is_in_no_fault(server, canned):
 
         async def start(self, task):
             api = HttpApi(server.url, session=Session("desk", where="path"), settings=settings)
-            await api.request("GET", "/desks/{desk}/books")
+            try:
+                await api.request("GET", "/desks/{desk}/books")
+            finally:
+                await api.aclose()
 
     said = []
     for _ in range(2):
