@@ -291,17 +291,29 @@ def _without_encoding(headers: httpx.Headers) -> list[tuple[str, str]]:
 
 
 def _append(path: Path, entry: dict[str, Any]) -> None:
-    """Append one line with a single write, so that processes that share the file do not mix their lines."""
+    """Append one line, mostly with a single write, so that processes that share the file do not mix their lines."""
     line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, line)
+            _write(handle, line)
         finally:
             os.close(handle)
     except OSError as error:
         raise EnvFault(f"cassette {path} cannot be written: {error}", who="host") from error
+
+
+def _write(handle: int, line: bytes) -> None:
+    """Write a line, or nothing of it where the disk is full: the next line would join what is left of it."""
+    before, done = os.fstat(handle).st_size, 0
+    try:
+        while done < len(line):
+            done += os.write(handle, line[done:])
+    except OSError:
+        if os.fstat(handle).st_size == before + done:  # nobody else has written
+            os.ftruncate(handle, before)
+        raise
 
 
 def _load(path: Path, mode: Mode) -> dict[tuple[str, str, str, int], dict[str, Any]]:

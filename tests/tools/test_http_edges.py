@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import json
+import os
 import threading
 
 import httpx
@@ -83,6 +85,29 @@ async def test_a_tape_holds_no_beginning_of_a_secret_that_the_bound_runs_through
     await api.aclose()
     assert reply.cut_off
     assert SECRET[:4] not in tape.read_text()
+
+
+async def test_a_full_disk_leaves_no_half_line(server, tmp_path, monkeypatch):
+    tape = tmp_path / "tape.jsonl"
+    api = HttpApi(server.url, transport=Cassette(tape, "record"))
+    await api.request("GET", "/first")
+    before, write = tape.read_bytes(), os.write
+
+    def full(handle, content):
+        monkeypatch.setattr(os, "write", full_now)
+        return write(handle, content[:20])
+
+    def full_now(handle, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(EnvFault, match=r"cannot be written: .*No space left"):
+        await api.request("GET", "/second")
+    monkeypatch.setattr(os, "write", write)
+    assert tape.read_bytes() == before
+    await api.request("GET", "/third")
+    await api.aclose()
+    assert len(tape.read_bytes().splitlines()) == 2
 
 
 # What the code of an environment reads.
