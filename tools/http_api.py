@@ -129,8 +129,8 @@ class HttpApi:
         self._credentials = Credentials(
             self.auth, self.base_url.host, offline=self.offline, settings=self.settings, rng=self._rng
         )
-        origins = frozenset(map(origin_of, own))
-        self._sender = Sender(self.settings, self._credentials, self.session, origins, allowed, self.offline)
+        origins, passwords = frozenset(map(origin_of, own)), tuple(url.password for url in own if url.password)
+        self._sender = Sender(self.settings, self._credentials, self.session, origins, allowed, self.offline, passwords)
         self._successes: Successes[Call] = Successes()
         # Only `aclose` closes a transport that was passed in: others may use it too.
         self._clients = PerLoop(partial(_open, transport), aclose=None if transport else _close)

@@ -36,6 +36,7 @@ class Sender:
         origins: scheme and host of the servers that get credentials and session.
         allowed: hosts that may be reached.
         offline: a cassette answers, and no server.
+        passwords: those of the servers' addresses.
     """
 
     settings: HttpSettings
@@ -44,6 +45,7 @@ class Sender:
     origins: frozenset[tuple[str, str]]
     allowed: frozenset[str]
     offline: bool
+    passwords: tuple[str, ...] = ()
 
     async def attempt(
         self, client: httpx.AsyncClient, hops: list[Call], redactor: Redactor
@@ -119,7 +121,7 @@ class Sender:
         return request
 
     def secrets(self) -> tuple[str, ...]:
-        return (*self.credentials.secrets(), *hidden_forms(self.session_value()))
+        return (*self.credentials.secrets(), *hidden_forms(self.session_value()), *self.passwords)
 
     def session_value(self) -> str | None:
         value: str | None = session_value(self.session, offline=self.offline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
 import gzip
@@ -108,6 +109,17 @@ async def test_a_full_disk_leaves_no_half_line(server, tmp_path, monkeypatch):
     await api.request("GET", "/third")
     await api.aclose()
     assert len(tape.read_bytes().splitlines()) == 2
+
+
+async def test_a_password_in_the_address_of_an_api_is_hidden_where_the_server_echoes_it(server, canned):
+    server.rest = lambda request: canned(body=json.dumps(request.headers).encode())
+    api = HttpApi(server.url.replace("://", "://user:hunter2hunter2@"))
+    reply = await api.request("GET", "/x")
+    await api.aclose()
+    sent = server.seen[0].headers["authorization"]
+    assert base64.b64decode(sent.removeprefix("Basic ")) == b"user:hunter2hunter2"
+    assert sent not in reply.text
+    assert "REDACTED" in reply.text
 
 
 # What the code of an environment reads.
