@@ -24,7 +24,7 @@ SHAPES = {
     "hard": (1.0, 4.0),
     "easy": (8.0, 1.0),
     "mostly 0": (0.3, 3.0),
-    "all or nothing": (0.2, 0.8),
+    "always or never": (0.2, 0.8),
 }
 Rng = np.random.Generator
 

@@ -22,7 +22,7 @@ from agentrl.cli.boundary import EXIT_FAILED, EXIT_UNTRUSTED, json_option, note,
 
 _PIPE_WIDTH = 120
 _PIPE_WIDTH_OF_RUNS = 160
-_DROP_HELP = "Exit code 1 if one falls short of the first by more than X, in the unit of the measure."
+_DROP_HELP = "Exit code 1 if one is lower than the first by more than X, in the unit of the measure."
 
 
 @click.command("compare")
@@ -52,7 +52,7 @@ def command(
     Folders of `agentrl bench`, or their summary.json: the first minus each of the others, on the tasks that both
     played. They must be of the same environment, arguments, limits, version and tasks; else they are refused. Exit code
     3 if episodes were discarded after the model had acted, so that the difference cannot be trusted; 1 where one of the
-    others falls short of the first by more than --max-drop.
+    others is lower than the first by more than --max-drop.
 
     Folders of suites: each environment that both played, and the weighted mean.
 
@@ -99,19 +99,19 @@ def _compare_suites(
         print_tables(render_suites(found), _PIPE_WIDTH)
     if found.warnings:
         ctx.exit(EXIT_UNTRUSTED)
-    if max_drop is not None and _falls_short(str(places[1]), found.mean, max_drop):
+    if max_drop is not None and _is_lower(str(places[1]), found.mean, max_drop):
         ctx.exit(EXIT_FAILED)
 
 
 def _drops(found: Comparison, most: float) -> bool:
-    return _falls_short(found.second.policy, found.difference, most)
+    return _is_lower(found.second.policy, found.difference, most)
 
 
-def _falls_short(name: str, drop: Estimate, most: float) -> bool:
-    """Whether one falls short of the first by more than `most`, which is then said."""
+def _is_lower(name: str, drop: Estimate, most: float) -> bool:
+    """Whether one is lower than the first by more than `most`, which is then said."""
     if not drop.mean > most:
         return False
-    note(f"{name} falls short by {drop.mean:.3g} [{drop.low:.3g}, {drop.high:.3g}], more than {most:g}")
+    note(f"{name} is lower by {drop.mean:.3g} [{drop.low:.3g}, {drop.high:.3g}], more than {most:g}")
     return True
 
 

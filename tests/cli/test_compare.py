@@ -63,7 +63,7 @@ def test_several_are_compared_with_the_first_and_corrected_for_their_number(fold
 def test_a_drop_beyond_the_bound_fails(folders: tuple[str, str], most: str, code: int) -> None:
     result = compare(*folders, "--max-drop", most)
     assert result.exit_code == code
-    assert ("null falls short by 1 [0.386, 1], more than 0.5" in result.stderr) == (code == 1)
+    assert ("null is lower by 1 [0.386, 1], more than 0.5" in result.stderr) == (code == 1)
     assert compare(folders[1], folders[0], "--max-drop", most).exit_code == 0  # a gain
 
 
