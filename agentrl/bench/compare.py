@@ -260,6 +260,7 @@ def _notes(first: BenchRecord, second: BenchRecord) -> list[str]:
     pairs: dict[str, tuple[Any, Any]] = {
         **{f"version of {name}": _pair(first.versions, second.versions, name) for name in _names(first, second)},
         "seed": (first.seed, second.seed),
+        "scored by": (first.scorer, second.scorer),
     }
     one, other = first.sampling or {}, second.sampling or {}
     if first.sampling is not None and second.sampling is not None:

@@ -157,9 +157,9 @@ def clustered_proportion(values_by_task: ValuesByTask, level: float = 0.95) -> E
     """Mean over tasks of values in [0, 1], with Wilson's interval at the effective sample size.
 
     The effective size n* = p (1 - p) / SE^2 lies between the tasks (trials of a task all alike) and the trials
-    (independent). To the tasks' squared deviations one task is added whose trials all succeed or all fail: few tasks that happen
-    to be alike would otherwise pass for many. n* is then made smaller by (z / t)^2, with Student's t of C - 1 degrees of
-    freedom. So the interval stays inside [0, 1], never has width 0, and one task says nothing.
+    (independent). To the tasks' squared deviations one task is added whose trials all succeed or all fail: few tasks
+    that happen to be alike would otherwise pass for many. n* is then made smaller by (z / t)^2, with Student's t of
+    C - 1 degrees of freedom. So the interval stays inside [0, 1], never has width 0, and one task says nothing.
     Source: Korn and Graubard 1998, Survey Methodology 24(2) (effective sample size and its degrees of freedom);
     compared with others in Dean and Pagano 2015, J. Survey Statistics and Methodology 3(4). The task that is added is
     ours; `benchmarks/intervals.py` simulates the coverage.
@@ -181,7 +181,7 @@ def _proportions(values_by_task: ValuesByTask) -> NDArray[np.float64]:
 
 
 def _effective_size(values_by_task: ValuesByTask, means: NDArray[np.float64], *, added: int = 0) -> float:
-    """p (1 - p) / SE^2 of tasks, with `added` tasks whose trials all succeed or all fail; where p is 0 or 1, the tasks."""
+    """p (1 - p) / SE^2 of tasks, and of `added` ones whose trials all succeed or all fail; the tasks where p is 0 or 1."""
     p, n_tasks = float(means.mean()), len(means)
     of_one = p * (1 - p)
     trials = sum(len(values) for values in values_by_task)

@@ -63,6 +63,7 @@ class BenchRecord:
         status: of the benchmark; only a finished one has every episode.
         tasks: id -> results of the policy.
         versions: of packages.
+        scored_by: what scored the episodes again; None for the environment that they were played in.
     """
 
     env: EnvRef
@@ -73,6 +74,17 @@ class BenchRecord:
     tasks: Mapping[str, TaskResult]
     sampling: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    scored_by: Mapping[str, Any] | None = None
+
+    @property
+    def scorer(self) -> str:
+        """What scored the episodes, in words."""
+        by = self.scored_by
+        if by is None:
+            return "the environment they were played in"
+        code = f" (code {by['code']})" if by.get("code") else ""
+        env = f" in {by['env']['id']} {by['env']['version']}".rstrip() if by.get("env") else ""
+        return f"{by['rubric']}{code}{env}"
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -109,6 +121,7 @@ class BenchRecord:
             tasks=tasks,
             sampling=summary["sampling"],
             versions=summary["versions"],
+            scored_by=summary.get("scored_by"),
         )
 
 

@@ -182,6 +182,7 @@ class BenchResult:
         sampling: what was sent with every turn, seeds aside; None where the policy takes none.
         versions: of AgentRL, Python, the environment, and torch and transformers where they are loaded.
         started_at, ended_at: of the first and of this call; UTC, ISO 8601.
+        scored_by: what scored the episodes again, and which; None for the environment that they were played in.
     """
 
     env: EnvRef
@@ -198,6 +199,7 @@ class BenchResult:
     started_at: str = ""
     ended_at: str = ""
     cost_usd: float | None = None
+    scored_by: Mapping[str, Any] | None = None
 
     @property
     def record(self) -> BenchRecord:
@@ -211,6 +213,7 @@ class BenchResult:
             tasks=task_results(self.trajectories),
             sampling=self.sampling,
             versions=self.versions,
+            scored_by=self.scored_by,
         )
 
     @property
@@ -230,6 +233,7 @@ class BenchResult:
             "versions": dict(self.versions),
             "started_at": self.started_at,
             "ended_at": self.ended_at,
+            **({} if self.scored_by is None else {"scored_by": dict(self.scored_by)}),
             "warnings": self.warnings,
             **self.score.to_json(),
             "references": {name: score.to_json() for name, score in self.references.items()},
