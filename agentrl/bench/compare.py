@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agentrl.bench.comparing.obstacles import obstacles
 from agentrl.bench.estimates import Estimate, clustered_mean, clustered_proportion, paired_difference
-from agentrl.bench.identity import edited_tasks, listed, same_env
 from agentrl.bench.measures.base import PerEpisode
 from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted
 from agentrl.bench.records import BenchRecord, TrialResult
 from agentrl.bench.result import BenchResult
 from agentrl.bench.significance import holm, mcnemar_test, noise_floor, paired_permutation_test, tasks_to_resolve
 from agentrl.errors import ConfigError, did_you_mean
-from agentrl.trajectory import EnvRef
 
 SUCCESS = Success()
 ValuesByTask = Mapping[str, list[float]]
@@ -34,6 +33,7 @@ def compare(
     measure: PerEpisode = SUCCESS,
     *,
     allow_versions: bool = False,
+    force: bool = False,
 ) -> Estimate:
     """The difference `first - second` on the tasks that both played, paired by task.
 
@@ -43,9 +43,11 @@ def compare(
         first, second: results, or records that `read_record` found in a folder.
         measure: what is compared: the success rate, or another mean over episodes. A record holds `RECORDED` alone.
         allow_versions: accept that the environment has another version, if its tasks are the same.
+        force: compare different environments, versions and tasks too, by the ids of tasks; `comparison` names the
+            differences in its result.
     Raises: ConfigError if the two are of different environments, versions or tasks.
     """
-    _check(_record(first), _record(second), allow_versions=allow_versions)
+    _check(_record(first), _record(second), allow_versions=allow_versions, force=force)
     return paired_difference(_values(first, measure), _values(second, measure))
 
 
@@ -53,50 +55,22 @@ def _record(one: BenchResult | BenchRecord) -> BenchRecord:
     return one.record if isinstance(one, BenchResult) else one
 
 
-def _check(first: BenchRecord, second: BenchRecord, *, allow_versions: bool) -> None:
-    """Raises: ConfigError if two benchmarks did not measure the same thing."""
-    check_same_tasks((first.env, second.env), (first.fingerprints, second.fingerprints), allow_versions=allow_versions)
+def _check(first: BenchRecord, second: BenchRecord, *, allow_versions: bool, force: bool = False) -> tuple[str, ...]:
+    """What keeps two benchmarks from being compared; empty where nothing does.
+
+    Raises: ConfigError for the first of these without `force`, and where no task was played by both.
+    """
+    found = list(
+        obstacles((first.env, second.env), (first.fingerprints, second.fingerprints), allow_versions=allow_versions)
+    )
+    if found and not force:
+        raise ConfigError(f"cannot compare: {found[0]}. {found[0].advice}")
     if not first.tasks.keys() & second.tasks.keys():
         raise ConfigError(
             f"cannot compare: no task was played by both (splits {first.split!r} and {second.split!r}). Give both the "
             "same split, seed and number of tasks"
         )
-
-
-def check_same_tasks(
-    envs: tuple[EnvRef, EnvRef],
-    fingerprints: tuple[Mapping[str, str], Mapping[str, str]],
-    names: tuple[str, str] = ("the first", "the second"),
-    *,
-    allow_versions: bool,
-) -> None:
-    """Refuse to compare what was measured on two environments, versions of one, or edited tasks.
-
-    Args: envs, fingerprints (by task id), names: of the two, for the message.
-    Raises: ConfigError.
-    """
-    (one, other), (first, second) = envs, names
-    if not same_env(one, other):
-        raise ConfigError(
-            f"cannot compare: {first} was measured on {_shown(one)}, {second} on {_shown(other)}. "
-            "Play both on one environment, with the same arguments and limits"
-        )
-    if one.version != other.version and not allow_versions:
-        raise ConfigError(
-            f"cannot compare: {one} had version {one.version or 'unknown'!r} in {first} and "
-            f"{other.version or 'unknown'!r} in {second}. Play both on one version; allow_versions=True "
-            "(--allow-versions) accepts it where you know that the change does not matter"
-        )
-    edited = edited_tasks(*fingerprints)
-    if edited:
-        raise ConfigError(
-            f"cannot compare: {listed(edited)} had other content in {first} than in {second}. Play both on the "
-            "same tasks"
-        )
-
-
-def _shown(env: EnvRef) -> str:
-    return f"{env} (version {env.version})" if env.version else str(env)
+    return tuple(map(str, found))
 
 
 def _values(one: BenchResult | BenchRecord, measure: PerEpisode) -> ValuesByTask:
@@ -177,6 +151,7 @@ class Comparison:
         tests: whether the difference is more than chance.
         notes: what differs between the two.
         warnings: why the difference cannot be trusted; empty where it can.
+        forced: why the two are not of the same thing, where they were compared nevertheless.
     """
 
     first: BenchRecord
@@ -188,6 +163,7 @@ class Comparison:
     tests: Tests
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    forced: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
@@ -212,18 +188,24 @@ class Comparison:
             "tests": self.tests.to_json(),
             "notes": list(self.notes),
             "warnings": list(self.warnings),
+            "forced": list(self.forced),
         }
 
 
 def comparison(
-    first: BenchRecord, second: BenchRecord, measure: str = SUCCESS.name, *, allow_versions: bool = False
+    first: BenchRecord,
+    second: BenchRecord,
+    measure: str = SUCCESS.name,
+    *,
+    allow_versions: bool = False,
+    force: bool = False,
 ) -> Comparison:
     """`compare` of two records, with both sides and everything that differs between them.
 
     Args: measure: one of `RECORDED`.
     Raises: ConfigError as `compare`.
     """
-    _check(first, second, allow_versions=allow_versions)
+    forced = _check(first, second, allow_versions=allow_versions, force=force)
     values = recorded_values(first, measure), recorded_values(second, measure)
     every = recorded_values(first, SuccessOfAttempted.name), recorded_values(second, SuccessOfAttempted.name)
     interval = clustered_mean if measure == Reward.name else clustered_proportion
@@ -237,11 +219,16 @@ def comparison(
         tests=Tests.of(*values),
         notes=tuple(_notes(first, second)),
         warnings=tuple(_warnings(first, second)),
+        forced=forced,
     )
 
 
 def comparisons(
-    records: Sequence[BenchRecord], measure: str = SUCCESS.name, *, allow_versions: bool = False
+    records: Sequence[BenchRecord],
+    measure: str = SUCCESS.name,
+    *,
+    allow_versions: bool = False,
+    force: bool = False,
 ) -> list[Comparison]:
     """`comparison` of the first record with each of the others; p-values are adjusted for their number.
 
@@ -250,7 +237,7 @@ def comparisons(
     if len(records) < 2:
         raise ConfigError(f"a comparison needs two benchmarks at least, and {len(records)} was given")
     first, *others = records
-    found = [comparison(first, other, measure, allow_versions=allow_versions) for other in others]
+    found = [comparison(first, other, measure, allow_versions=allow_versions, force=force) for other in others]
     adjusted = holm([one.tests.p_value for one in found])
     return [replace(one, tests=replace(one.tests, adjusted=p)) for one, p in zip(found, adjusted, strict=True)]
 

@@ -181,7 +181,7 @@ def _proportions(values_by_task: ValuesByTask) -> NDArray[np.float64]:
 
 
 def _effective_size(values_by_task: ValuesByTask, means: NDArray[np.float64], *, added: int = 0) -> float:
-    """p (1 - p) / SE^2 of tasks, and of `added` ones whose trials all succeed or all fail; the tasks where p is 0 or 1."""
+    """p (1 - p) / SE^2 of tasks and of `added` ones whose trials all succeed or all fail; the tasks if p is 0 or 1."""
     p, n_tasks = float(means.mean()), len(means)
     of_one = p * (1 - p)
     trials = sum(len(values) for values in values_by_task)

@@ -13,7 +13,7 @@ from agentrl.bench.compare import RECORDED, Comparison, comparisons
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.measures.success import Success
 from agentrl.bench.records import read_record
-from agentrl.bench.suites.comparison import compare_suites, is_suite
+from agentrl.bench.suites.comparison import SuiteComparison, compare_suites, is_suite
 from agentrl.bench.training_runs import compare_runs, run_folders
 from agentrl.bench.views.comparison import render_comparison
 from agentrl.bench.views.suite import render_suites
@@ -29,6 +29,7 @@ _DROP_HELP = "Exit code 1 if one is lower than the first by more than X, in the 
 @click.argument("places", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--measure", type=click.Choice(RECORDED), default="success", show_default=True, help="What is compared.")
 @click.option("--allow-versions", is_flag=True, help="Accept another version of the environment with the same tasks.")
+@click.option("--force", is_flag=True, help="Compare what is refused too; the result names the difference.")
 @click.option("--max-drop", type=float, metavar="X", help=_DROP_HELP)
 @json_option
 @click.pass_context
@@ -37,6 +38,7 @@ def command(
     places: tuple[Path, ...],
     measure: str,
     allow_versions: bool,
+    force: bool,
     max_drop: float | None,
     as_json: bool,
 ) -> None:
@@ -50,9 +52,10 @@ def command(
     agentrl compare runs/rates
 
     Folders of `agentrl bench`, or their summary.json: the first minus each of the others, on the tasks that both
-    played. They must be of the same environment, arguments, limits, version and tasks; else they are refused. Exit code
-    3 if episodes were discarded after the model had acted, so that the difference cannot be trusted; 1 where one of the
-    others is lower than the first by more than --max-drop.
+    played. They must be of the same environment, arguments, limits, version and tasks; else they are refused, unless
+    --force is given, and then the result names what differs. Exit code 3 if episodes were discarded after the model had
+    acted, so that the difference cannot be trusted; 1 where one of the others is lower than the first by more than
+    --max-drop.
 
     Folders of suites: each environment that both played, and the weighted mean.
 
@@ -60,16 +63,20 @@ def command(
     training, and each setting minus the first. Runs that differ in their seeds alone are one setting.
     """
     if any(run_folders(place) for place in places):
-        if max_drop is not None:
-            raise click.UsageError("--max-drop goes with benchmarks")
+        if max_drop is not None or force:
+            raise click.UsageError(f"{'--force' if force else '--max-drop'} goes with benchmarks")
         _compare_runs(places, measure, allow_versions=allow_versions, as_json=as_json)
         return
     if len(places) < 2:
         raise click.UsageError("two benchmarks at least are compared, and one folder was given")
     if all(map(is_suite, places)):
-        _compare_suites(ctx, places, measure, allow_versions=allow_versions, max_drop=max_drop, as_json=as_json)
+        if len(places) != 2:
+            raise click.UsageError(f"two suites are compared, and {len(places)} folders were given")
+        suites = compare_suites(*places, measure, allow_versions=allow_versions, force=force)
+        _show_suites(ctx, suites, str(places[1]), max_drop, as_json=as_json)
         return
-    found = comparisons([read_record(place) for place in places], measure, allow_versions=allow_versions)
+    records = [read_record(place) for place in places]
+    found = comparisons(records, measure, allow_versions=allow_versions, force=force)
     if as_json:
         print_json(found[0].to_json() if len(found) == 1 else {"comparisons": [one.to_json() for one in found]})
     else:
@@ -81,25 +88,16 @@ def command(
         ctx.exit(EXIT_FAILED)
 
 
-def _compare_suites(
-    ctx: click.Context,
-    places: tuple[Path, ...],
-    measure: str,
-    *,
-    allow_versions: bool,
-    max_drop: float | None,
-    as_json: bool,
+def _show_suites(
+    ctx: click.Context, found: SuiteComparison, name: str, max_drop: float | None, *, as_json: bool
 ) -> None:
-    if len(places) != 2:
-        raise click.UsageError(f"two suites are compared, and {len(places)} folders were given")
-    found = compare_suites(*places, measure, allow_versions=allow_versions)
     if as_json:
         print_json(found.to_json())
     else:
         print_tables(render_suites(found), _PIPE_WIDTH)
     if found.warnings:
         ctx.exit(EXIT_UNTRUSTED)
-    if max_drop is not None and _is_lower(str(places[1]), found.mean, max_drop):
+    if max_drop is not None and _is_lower(name, found.mean, max_drop):
         ctx.exit(EXIT_FAILED)
 
 

@@ -111,3 +111,17 @@ def test_training_runs(tmp_path: Path) -> None:
     assert "sampled · 3 tasks of every run" in shown.stdout
     assert compare(str(tmp_path / "cell"), "--measure", "reward").exit_code == 2
     assert compare(str(tmp_path / "absent")).exit_code == 2
+
+
+def test_a_refused_comparison_can_be_forced_and_says_so(folders: tuple[str, str]) -> None:
+    summary = json.loads((Path(folders[1]) / "summary.json").read_text())
+    summary["env"]["limits"] = {"max_turns": 3}
+    (Path(folders[1]) / "summary.json").write_text(json.dumps(summary))
+    refused = compare(*folders)
+    assert refused.exit_code == 1
+    assert "cannot compare" in refused.stderr
+    forced = compare(*folders, "--force")
+    assert forced.exit_code == 0, forced.output
+    assert "forced: the first was measured on" in " ".join(forced.stdout.split())
+    (why,) = json.loads(compare(*folders, "--force", "--json").stdout)["forced"]
+    assert "max_turns=3" in why

@@ -57,9 +57,7 @@ def read_recorded(folder: Path, stage: str | None, mode: str | None) -> Recorded
     summary = read_summary(folder)
     finals = _finals(folder)
     if "tasks" not in summary or MAIN not in {episode.labels.stage for episode in finals.values()}:
-        raise ConfigError(
-            f"{folder} holds no benchmark with results: play it first, with `agentrl bench --out {folder}`"
-        )
+        raise ConfigError(f"{folder} holds no benchmark with results: play it with `agentrl bench --out {folder}`")
     try:
         return Recorded(
             tuple(finals.values()),

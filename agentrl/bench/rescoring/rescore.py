@@ -87,7 +87,7 @@ async def arescore(
     Raises: ConfigError if there is nothing to score or `out` holds something; ReplayError if the record names code.
     """
     source = read_recorded(Path(run), stage, mode)
-    place = Path(out) if out is not None else Path(run).resolve().with_name(f"{Path(run).resolve().name}-rescored")
+    place = Path(out) if out is not None else _next_to(run)
     if not is_empty(place):
         raise ConfigError(f"{place} is not empty: choose another folder (--out), so that nothing is lost")
     scorer = Scorer.of(rubric)
@@ -112,6 +112,11 @@ async def arescore(
     )
     lost = sum(new.status == "fault" != old.status for old, new in pairs)
     return Rescored(result, tuple(changed), lost, tuple(replayed.other_tasks) if replayed is not None else ())
+
+
+def _next_to(run: str | Path) -> Path:
+    place = Path(run).resolve()
+    return place.with_name(f"{place.name}-rescored")
 
 
 def rescore(run: str | Path, out: str | Path | None = None, **options: Any) -> Rescored:

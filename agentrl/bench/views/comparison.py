@@ -31,6 +31,9 @@ def render_comparison(found: Comparison) -> RenderableType:
         counted = percent(found.of_attempted)
         parts.append(Text(f"difference in success with discarded episodes as failures: {counted}"))
     parts.append(Text(_tests(found)))
+    parts.extend(
+        Text(f"forced: {why}, so this is no comparison of two agents", style="bold red") for why in found.forced
+    )
     parts.extend(Text(f"warning: {warning}", style="bold red") for warning in found.warnings)
     parts.extend(Text(note, style="yellow") for note in found.notes)
     return Group(*parts)
