@@ -6,17 +6,18 @@ The formulas are in `agentrl.bench.estimates`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agentrl.bench.comparing.obstacles import obstacles
-from agentrl.bench.estimates import Estimate, clustered_mean, clustered_proportion, paired_difference
+from agentrl.bench.estimates import Estimate, paired_difference
 from agentrl.bench.measures.base import PerEpisode
-from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted
+from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted, mean_of_rewards
 from agentrl.bench.records import BenchRecord, TrialResult
 from agentrl.bench.result import BenchResult
 from agentrl.bench.significance import holm, mcnemar_test, noise_floor, paired_permutation_test, tasks_to_resolve
+from agentrl.bench.statistics.families import Families, families_of
 from agentrl.errors import ConfigError, did_you_mean
 
 SUCCESS = Success()
@@ -48,7 +49,12 @@ def compare(
     Raises: ConfigError if the two are of different environments, versions or tasks.
     """
     _check(_record(first), _record(second), allow_versions=allow_versions, force=force)
-    return paired_difference(_values(first, measure), _values(second, measure))
+    families = _families(_record(first), _record(second))
+    return paired_difference(_values(first, measure), _values(second, measure), families=families)
+
+
+def _families(first: BenchRecord, second: BenchRecord) -> dict[str, str]:
+    return {**second.families, **first.families}
 
 
 def _record(one: BenchResult | BenchRecord) -> BenchRecord:
@@ -101,8 +107,9 @@ class Tests:
     """Whether a difference is more than chance, and what it would take to tell.
 
     Attributes:
-        p_value: of the paired permutation test.
-        adjusted: the same, corrected by Holm's method where several are compared with the first.
+        p_value: of the paired permutation test, with results as large as the observed one counted half (mid-p).
+        exact: the same test, counting them whole: too cautious where tasks are few.
+        adjusted: `p_value`, corrected by Holm's method where several are compared with the first.
         mcnemar: exact p-value, for outcomes with one trial of each task; None elsewhere.
         noise_floor: within what distance two runs of the first, and of the second, lie in 95 of 100 cases; nan where no
             task has two trials.
@@ -110,28 +117,33 @@ class Tests:
     """
 
     p_value: float
+    exact: float
     adjusted: float
     mcnemar: float | None
     noise_floor: tuple[float, float]
     tasks_needed: Mapping[float, int | None]
 
     @classmethod
-    def of(cls, first: ValuesByTask, second: ValuesByTask) -> Tests:
+    def of(cls, first: ValuesByTask, second: ValuesByTask, by_task: Mapping[str, str] | None = None) -> Tests:
+        """Args: first, second: values by task. by_task: families of tasks, by id."""
         shared = [task for task in first if first[task] and second.get(task)]
         one, other = [first[task] for task in shared], [second[task] for task in shared]
-        p_value = paired_permutation_test(one, other)
+        families = families_of(shared, by_task or {})
+        p_value = paired_permutation_test(one, other, families=families)
         return cls(
-            p_value,
-            p_value,
+            p_value.mid,
+            p_value.exact,
+            p_value.mid,
             mcnemar_test(one, other),
             (noise_floor(one), noise_floor(other)),
-            {difference: tasks_to_resolve(one, other, difference) for difference in RESOLVED},
+            {difference: tasks_to_resolve(one, other, difference, families=families) for difference in RESOLVED},
         )
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
         return {
             "p_value": self.p_value,
+            "p_value_exact": self.exact,
             "p_value_adjusted": self.adjusted,
             "p_value_mcnemar": self.mcnemar,
             "noise_floor": [floor if math.isfinite(floor) else None for floor in self.noise_floor],
@@ -208,19 +220,26 @@ def comparison(
     forced = _check(first, second, allow_versions=allow_versions, force=force)
     values = recorded_values(first, measure), recorded_values(second, measure)
     every = recorded_values(first, SuccessOfAttempted.name), recorded_values(second, SuccessOfAttempted.name)
-    interval = clustered_mean if measure == Reward.name else clustered_proportion
+    interval = mean_of_rewards if measure == Reward.name else Success().estimate
+    families = _families(first, second)
     return Comparison(
         first=first,
         second=second,
         measure=measure,
-        values=(interval(list(values[0].values())), interval(list(values[1].values()))),
-        difference=paired_difference(*values),
-        of_attempted=paired_difference(*every),
-        tests=Tests.of(*values),
+        values=(_interval(interval, values[0], families), _interval(interval, values[1], families)),
+        difference=paired_difference(*values, families=families),
+        of_attempted=paired_difference(*every, families=families),
+        tests=Tests.of(*values, families),
         notes=tuple(_notes(first, second)),
         warnings=tuple(_warnings(first, second)),
         forced=forced,
     )
+
+
+def _interval(
+    of: Callable[[Sequence[Sequence[float]], Families], Estimate], values: ValuesByTask, families: Mapping[str, str]
+) -> Estimate:
+    return of(list(values.values()), families_of(list(values), families))
 
 
 def comparisons(

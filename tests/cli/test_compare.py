@@ -45,15 +45,16 @@ def test_the_json_form(folders: tuple[str, str]) -> None:
 
 def test_the_json_form_holds_the_tests(folders: tuple[str, str]) -> None:
     tests = json.loads(compare(*folders, "--json").stdout)["tests"]
-    assert tests["p_value"] == tests["p_value_adjusted"] == tests["p_value_mcnemar"] == pytest.approx(2 / 2**5)
+    assert tests["p_value_exact"] == tests["p_value_mcnemar"] == pytest.approx(2 / 2**5)
+    assert tests["p_value"] == tests["p_value_adjusted"] == pytest.approx(1 / 2**5)
     assert tests["noise_floor"] == [None, None]
     assert set(tests["tasks_needed"]) == {"0.01", "0.02", "0.05", "0.1"}
 
 
 def test_several_are_compared_with_the_first_and_corrected_for_their_number(folders: tuple[str, str]) -> None:
     found = json.loads(compare(folders[0], folders[1], folders[1], "--json").stdout)["comparisons"]
-    assert [one["tests"]["p_value"] for one in found] == [pytest.approx(2 / 2**5)] * 2
-    assert [one["tests"]["p_value_adjusted"] for one in found] == [pytest.approx(4 / 2**5)] * 2
+    assert [one["tests"]["p_value"] for one in found] == [pytest.approx(1 / 2**5)] * 2
+    assert [one["tests"]["p_value_adjusted"] for one in found] == [pytest.approx(2 / 2**5)] * 2
     shown = compare(folders[0], folders[1], folders[1]).stdout
     assert shown.count("corrected for several comparisons (Holm)") == 2
     assert compare(folders[0]).exit_code == 2

@@ -42,7 +42,7 @@ def render_comparison(found: Comparison) -> RenderableType:
 def _tests(found: Comparison) -> str:
     """The tests in words: p-values, what two runs of the same agent may differ by, and how many tasks would tell."""
     tests = found.tests
-    said = [f"p = {_p(tests.p_value)} (paired permutation test)"]
+    said = [f"p = {_p(tests.p_value)} (paired permutation test, mid-p; exact {_p(tests.exact)})"]
     if tests.adjusted != tests.p_value:
         said.append(f"{_p(tests.adjusted)} corrected for several comparisons (Holm)")
     if tests.mcnemar is not None:
