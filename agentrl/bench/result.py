@@ -299,9 +299,7 @@ def score_of(
         headline=measured(HEADLINE, trajectories),
         pass_at={k: PassAt(k)(whole) for k in ks},
         pass_hat={k: PassHat(k)(whole) for k in ks},
-        pass_hat_attempted={
-            k: pass_hat_k([[v > 0 for v in of] for of in attempted.values()], k) for k in ks if attempted
-        },
+        pass_hat_attempted={k: pass_hat_k(attempted, k) for k in ks if attempted},
         components={name: Component(name)(trajectories) for name in components},
         n_tasks=len(outcomes(trajectories)),
         counts=Counts.of(trajectories),

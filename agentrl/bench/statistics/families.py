@@ -48,7 +48,7 @@ class Clusters:
 
     def sums(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """(F,) sums of the tasks' numbers, by family."""
-        return np.bincount(self.labels, weights=numbers, minlength=self.count)
+        return np.bincount(self.labels, weights=numbers, minlength=self.count).astype(np.float64)
 
     def squares(self, deviations: NDArray[np.float64]) -> float:
         """The sum of the families' squared sums; that of single tasks if it is more.
