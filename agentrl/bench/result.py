@@ -36,6 +36,7 @@ from agentrl.bench.measures.success import (
     outcomes,
 )
 from agentrl.bench.measures.tools import ToolStatistics, num_malformed_calls, tool_statistics
+from agentrl.bench.provenance import Provenance
 from agentrl.bench.records import BenchRecord, task_results, tasks_to_json
 from agentrl.bench.statistics.pass_rates import pass_hat_k
 from agentrl.policy.base import SamplingParams
@@ -217,6 +218,7 @@ class BenchResult:
         sampling: what was sent with every turn, seeds aside; None where the policy takes none.
         versions: of AgentRL, Python, the environment, and torch and transformers where they are loaded.
         started_at, ended_at: of the first and of this call; UTC, ISO 8601.
+        provenance: machine, command line and git revision; None where it was not asked for.
         scored_by: what scored the episodes again, and which; None for the environment that they were played in.
     """
 
@@ -235,6 +237,7 @@ class BenchResult:
     ended_at: str = ""
     cost_usd: float | None = None
     scored_by: Mapping[str, Any] | None = None
+    provenance: Provenance | None = None
 
     @property
     def record(self) -> BenchRecord:
@@ -268,6 +271,7 @@ class BenchResult:
             "versions": dict(self.versions),
             "started_at": self.started_at,
             "ended_at": self.ended_at,
+            "provenance": None if self.provenance is None else asdict(self.provenance),
             **({} if self.scored_by is None else {"scored_by": dict(self.scored_by)}),
             "warnings": self.warnings,
             **self.score.to_json(),

@@ -17,6 +17,7 @@ from typing import Any
 from agentrl.bench.folder import SUMMARY, TRAJECTORIES
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
+from agentrl.bench.provenance import Provenance
 from agentrl.bench.records import utc_now, versions_of
 from agentrl.bench.rescoring.recorded import Recorded, read_recorded
 from agentrl.bench.rescoring.replayed import Replayed
@@ -167,6 +168,7 @@ def _result(
         sampling=source.sampling,
         versions=versions_of(source.env),
         scored_by=scored_by,
+        provenance=Provenance.here(),
     )
 
 
