@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from agentrl.bench.estimates import clustered_proportion, paired_outcomes
-from agentrl.bench.significance import PValue, paired_permutation_test
+from agentrl.bench.statistics.significance import PValue, paired_permutation_test
 
 LEVEL, SWAPS = 0.05, 999
 TASKS, TRIALS = (5, 10, 50, 200), (1, 4, 10)

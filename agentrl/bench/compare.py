@@ -16,8 +16,14 @@ from agentrl.bench.measures.base import PerEpisode
 from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted, mean_of_rewards
 from agentrl.bench.records import BenchRecord, TrialResult
 from agentrl.bench.result import BenchResult
-from agentrl.bench.significance import holm, mcnemar_test, noise_floor, paired_permutation_test, tasks_to_resolve
 from agentrl.bench.statistics.families import Families, families_of
+from agentrl.bench.statistics.significance import (
+    holm,
+    mcnemar_test,
+    noise_floor,
+    paired_permutation_test,
+    tasks_to_resolve,
+)
 from agentrl.errors import ConfigError, did_you_mean
 
 SUCCESS = Success()

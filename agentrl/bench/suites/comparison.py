@@ -12,7 +12,7 @@ from agentrl.bench.compare import Comparison, comparison
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.measures.success import Success, SuccessOfAttempted
 from agentrl.bench.records import read_record
-from agentrl.bench.significance import holm
+from agentrl.bench.statistics.significance import holm
 from agentrl.bench.suites.suite import SUITE, weighted_mean
 from agentrl.errors import ConfigError
 

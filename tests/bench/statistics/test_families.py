@@ -19,8 +19,8 @@ from agentrl.bench.estimates import (
 )
 from agentrl.bench.measures.success import Reward, Success
 from agentrl.bench.runner import run_bench
-from agentrl.bench.significance import tasks_to_resolve
 from agentrl.bench.statistics.families import Clusters, families_of
+from agentrl.bench.statistics.significance import tasks_to_resolve
 from agentrl.env.tasks import Tasks
 from tests.bench.toys import Adder, Some
 

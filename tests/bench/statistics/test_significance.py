@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agentrl.bench.significance import holm, mcnemar_test, noise_floor, paired_permutation_test, tasks_to_resolve
+from agentrl.bench.statistics.significance import (
+    holm,
+    mcnemar_test,
+    noise_floor,
+    paired_permutation_test,
+    tasks_to_resolve,
+)
 
 
 def once(values):
