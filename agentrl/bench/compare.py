@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agentrl.bench.comparing.obstacles import obstacles
@@ -170,6 +170,7 @@ class Comparison:
         notes: what differs between the two.
         warnings: why the difference cannot be trusted; empty where it can.
         forced: why the two are not of the same thing, where they were compared nevertheless.
+        values_by_task: what is compared, of the first and the second.
     """
 
     first: BenchRecord
@@ -182,6 +183,7 @@ class Comparison:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     forced: tuple[str, ...] = ()
+    values_by_task: tuple[ValuesByTask, ValuesByTask] = field(default=({}, {}), repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
@@ -239,6 +241,7 @@ def comparison(
         notes=tuple(_notes(first, second)),
         warnings=tuple(_warnings(first, second)),
         forced=forced,
+        values_by_task=values,
     )
 
 

@@ -16,12 +16,14 @@ from agentrl.bench.records import read_record
 from agentrl.bench.suites.comparison import SuiteComparison, compare_suites, is_suite
 from agentrl.bench.training_runs import compare_runs, run_folders
 from agentrl.bench.views.comparison import render_comparison
+from agentrl.bench.views.report.page import write_bench_report, write_picture
 from agentrl.bench.views.suite import render_suites
 from agentrl.bench.views.training_runs import render_runs
 from agentrl.cli.boundary import EXIT_FAILED, EXIT_UNTRUSTED, json_option, note, print_json, print_tables
 
 _PIPE_WIDTH = 120
 _PIPE_WIDTH_OF_RUNS = 160
+_REPORT_HELP = "Also write the page of the benchmarks (.html), or the plot of the differences alone (.svg)."
 _DROP_HELP = "Exit code 1 if one is lower than the first by more than X, in the unit of the measure."
 
 
@@ -30,6 +32,7 @@ _DROP_HELP = "Exit code 1 if one is lower than the first by more than X, in the 
 @click.option("--measure", type=click.Choice(RECORDED), default="success", show_default=True, help="What is compared.")
 @click.option("--allow-versions", is_flag=True, help="Accept another version of the environment with the same tasks.")
 @click.option("--force", is_flag=True, help="Compare what is refused too; the result names the difference.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help=_REPORT_HELP)
 @click.option("--max-drop", type=float, metavar="X", help=_DROP_HELP)
 @json_option
 @click.pass_context
@@ -39,6 +42,7 @@ def command(
     measure: str,
     allow_versions: bool,
     force: bool,
+    report: Path | None,
     max_drop: float | None,
     as_json: bool,
 ) -> None:
@@ -63,13 +67,16 @@ def command(
     training, and each setting minus the first. Runs that differ in their seeds alone are one setting.
     """
     if any(run_folders(place) for place in places):
-        if max_drop is not None or force:
-            raise click.UsageError(f"{'--force' if force else '--max-drop'} goes with benchmarks")
+        for name, given in (("--max-drop", max_drop), ("--force", force or None), ("--report", report)):
+            if given is not None:
+                raise click.UsageError(f"{name} goes with benchmarks")
         _compare_runs(places, measure, allow_versions=allow_versions, as_json=as_json)
         return
     if len(places) < 2:
         raise click.UsageError("two benchmarks at least are compared, and one folder was given")
     if all(map(is_suite, places)):
+        if report is not None:
+            raise click.UsageError("--report goes with benchmarks of one environment: give the folders in the suites")
         if len(places) != 2:
             raise click.UsageError(f"two suites are compared, and {len(places)} folders were given")
         suites = compare_suites(*places, measure, allow_versions=allow_versions, force=force)
@@ -77,6 +84,9 @@ def command(
         return
     records = [read_record(place) for place in places]
     found = comparisons(records, measure, allow_versions=allow_versions, force=force)
+    if report is not None:
+        written = write_picture(report, found) if report.suffix == ".svg" else write_bench_report(places, report, found)
+        note(f"Report: {written}")
     if as_json:
         print_json(found[0].to_json() if len(found) == 1 else {"comparisons": [one.to_json() for one in found]})
     else:
