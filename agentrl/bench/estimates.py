@@ -182,8 +182,13 @@ def clustered_proportion(values_by_task: ValuesByTask, level: float = 0.95, *, f
         return Estimate(float(means.mean()) if len(means) else math.nan, 0.0, 1.0, len(means))
     p = float(means.mean())
     effective = _effective_size(values_by_task, means, clusters, added=1)
-    effective *= (NormalDist().inv_cdf(0.5 + level / 2) / t_quantile(clusters.count - 1, level)) ** 2
+    effective *= _students_share(clusters.count, level)
     return Estimate(p, *wilson_interval(p * effective, effective, level), len(means))
+
+
+def _students_share(count: int, level: float) -> float:
+    """(z / t)^2: how much smaller an effective size is, as the spread of `count` units is not known but estimated."""
+    return (NormalDist().inv_cdf(0.5 + level / 2) / t_quantile(count - 1, level)) ** 2
 
 
 def _proportions(values_by_task: ValuesByTask) -> NDArray[np.float64]:
@@ -265,7 +270,8 @@ def paired_outcomes(
     Wilson's intervals of the two rates at their effective sample sizes (as in `clustered_proportion`, without what
     makes those wider: a difference of pairs needs neither) are combined by squaring and adding, with the correlation
     of the tasks' means. With one trial per task this is Newcombe's interval, his correction of the correlation
-    included.
+    included. Over families the interval is that, with Student's t, or that of the mean difference of families where it
+    is wider: neither is wide enough everywhere.
 
     Args: first, second: (C,) outcomes of each task's trials, each 0 or 1; at least one trial per task.
     Source: Newcombe 1998, Statistics in Medicine 17, 2635, method 10; for intervals of other kinds Zou and Donner 2008,
@@ -282,12 +288,19 @@ def paired_outcomes(
     mean = one.mean - other.mean
     below = _combined(one.mean - one.low, other.high - other.mean, correlation)
     above = _combined(one.high - one.mean, other.mean - other.low, correlation)
+    if clusters.count < len(x):
+        half = (
+            (clustered_mean((x - y)[:, None].tolist(), level, families=families).high - mean) if np.ptp(x - y) else 0.0
+        )
+        below, above = max(below, half), max(above, half)
     return Estimate(mean, max(mean - below, -1.0), min(mean + above, 1.0), len(x))
 
 
 def _rate(values_by_task: ValuesByTask, means: NDArray[np.float64], clusters: Clusters, level: float) -> Estimate:
     """The rate with Wilson's interval at the effective sample size."""
     p, effective = float(means.mean()), _effective_size(values_by_task, means, clusters)
+    if clusters.count < len(means):
+        effective *= _students_share(clusters.count, level)
     return Estimate(p, *wilson_interval(p * effective, effective, level), len(means))
 
 

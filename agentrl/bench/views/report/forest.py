@@ -52,7 +52,8 @@ def forest_plot(rows: Sequence[ForestRow], *, title: str, percent: bool = True, 
         percent: the axis is in hundredths.
         standalone: with colours of its own, for a file; a page's style colours it otherwise.
     """
-    bounds = [x for row in rows for x in (row.estimate.mean, *row.estimate.ci95) if math.isfinite(x)]
+    known = [row.estimate for row in rows if math.isfinite(row.estimate.mean)]
+    bounds = [x for one in known for x in (one.mean, *one.ci95) if math.isfinite(x)]
     if not bounds:
         return ""
     low, high = min(*bounds, 0.0), max(*bounds, 0.0)

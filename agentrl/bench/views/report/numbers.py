@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from agentrl.bench.compare import Comparison
@@ -191,22 +192,27 @@ def difference_plot(found: Comparison) -> str:
             estimate = paired_difference(one, other)
             rows.append(ForestRow(name or "no family", estimate, shown(estimate)))
         return forest_plot(rows, title=_title(found), percent=is_share)
-    one, other = found.values_by_task
-    by_task = {
-        task: paired_difference({task: one[task]}, {task: other.get(task, [])}).mean for task in groups.get("", [])
-    }
-    most = sorted(
-        (task for task, value in by_task.items() if value and math.isfinite(value)),
-        key=lambda task: (-abs(by_task[task]), task),
-    )
-    for task in most[:_MOST_TASKS]:
-        value = by_task[task]
-        rows.append(
-            ForestRow(
-                task, Estimate(value, math.nan, math.nan, 1), f"{100 * value:+.0f}%" if is_share else f"{value:+.3g}"
-            )
-        )
+    by_task = task_differences(found)
+    if len({abs(value) for value in by_task.values() if value}) > 1:  # else they say no more than who won
+        for task in sorted(by_task, key=lambda task: (-abs(by_task[task]), task))[:_MOST_TASKS]:
+            value = by_task[task]
+            text = f"{100 * value:+.0f}%" if is_share else f"{value:+.3g}"
+            rows.append(ForestRow(task, Estimate(value, math.nan, math.nan, 1), text))
     return forest_plot(rows, title=_title(found), percent=is_share)
+
+
+def task_differences(found: Comparison) -> dict[str, float]:
+    """The difference on each task that both played."""
+    first, second = ({task: fmean(values) for task, values in side.items() if values} for side in found.values_by_task)
+    return {task: value - second[task] for task, value in first.items() if task in second}
+
+
+def win_rows(found: Comparison) -> list[Row]:
+    """On how many tasks the first is better, worse, or as good."""
+    values = task_differences(found).values()
+    named = {"better": sum(v > 0 for v in values), "worse": sum(v < 0 for v in values)}
+    named["as good"] = len(values) - sum(named.values())
+    return [(f"tasks on which {found.first.policy} is {name}", [str(count)]) for name, count in named.items()]
 
 
 def _title(found: Comparison) -> str:

@@ -57,7 +57,9 @@ def write_bench_report(
         warnings=[f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or ()],
         metrics=numbers.metric_rows(runs),
         success=numbers.success_plot(runs),
-        comparisons=[(one, numbers.difference_plot(one), tests_in_words(one)) for one in comparisons],
+        comparisons=[
+            (one, numbers.difference_plot(one), numbers.win_rows(one), tests_in_words(one)) for one in comparisons
+        ],
         curves=numbers.pass_curves(runs),
         passes=[numbers.pass_table(run.score) for run in runs],
         cost=cost,
