@@ -11,12 +11,12 @@ from agentrl.bench.estimates import Estimate
 from agentrl.bench.views.charts import nice_ticks, short_number
 from agentrl.safe_json import for_terminal
 
-_LABEL, _TEXT, _WIDTH = 230.0, 170.0, 760.0
-_ROW, _TOP, _BOTTOM = 28.0, 10.0, 30.0
-_MOST_LABEL = 36
+_WIDTH, _EDGE = 640.0, 12.0
+_ROW, _TOP, _BOTTOM = 44.0, 4.0, 26.0
+_MOST_LABEL = 44
 STANDALONE = """<style>
-svg { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; background: #ffffff; }
-text { fill: #17202c; } .tick { fill: #5d6b7c; font-size: 11px; } .grid { stroke: #e2e7ed; } .zero { stroke: #5d6b7c; }
+svg { font: 14px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; background: #ffffff; }
+text { fill: #17202c; } .tick { fill: #5d6b7c; font-size: 12px; } .grid { stroke: #e2e7ed; } .zero { stroke: #5d6b7c; }
 .row line { stroke: #5d6b7c; stroke-width: 2.5; stroke-linecap: round; } .row circle { fill: #5d6b7c; }
 .row.main line { stroke: #d9622b; } .row.main circle { fill: #d9622b; } .row.main text { font-weight: 650; }
 @media (prefers-color-scheme: dark) {
@@ -64,7 +64,7 @@ def forest_plot(rows: Sequence[ForestRow], *, title: str, percent: bool = True, 
     head = f'<svg class="forest" viewBox="0 0 {_WIDTH:g} {height:g}" role="img" aria-label="{name}"'
     head += ' xmlns="http://www.w3.org/2000/svg">' if standalone else ">"
     parts = [head, STANDALONE if standalone else "", f"<title>{name}</title>", *_ticks(axis, height, percent=percent)]
-    parts += [_row(row, axis, _TOP + _ROW * (index + 0.5)) for index, row in enumerate(rows)]
+    parts += [_row(row, axis, _TOP + _ROW * index) for index, row in enumerate(rows)]
     return "".join([*parts, "</svg>"])
 
 
@@ -74,8 +74,8 @@ class _Axis:
     high: float
 
     def x(self, value: float) -> float:
-        inside = _WIDTH - _LABEL - _TEXT
-        return _LABEL + (min(max(value, self.low), self.high) - self.low) / (self.high - self.low) * inside
+        inside = _WIDTH - 2 * _EDGE
+        return _EDGE + (min(max(value, self.low), self.high) - self.low) / (self.high - self.low) * inside
 
 
 def _ticks(axis: _Axis, height: float, *, percent: bool) -> Iterator[str]:
@@ -92,12 +92,12 @@ def _row(row: ForestRow, axis: _Axis, y: float) -> str:
     label, text = for_terminal(row.label), escape(for_terminal(row.text))
     short = escape(label if len(label) <= _MOST_LABEL else label[: _MOST_LABEL - 1] + "…")
     parts = [f'<g class="row {escape(row.tone)}"><title>{escape(label)}: {text}</title>']
-    parts.append(f'<text x="0" y="{y + 4.5:.1f}">{short}</text>')
-    estimate = row.estimate
+    parts.append(f'<text x="0" y="{y + 15:.1f}">{short}</text>')
+    estimate, bar = row.estimate, y + 30
     if math.isfinite(estimate.mean):
         if math.isfinite(estimate.low) and math.isfinite(estimate.high):
             ends = f'x1="{axis.x(estimate.low):.1f}" x2="{axis.x(estimate.high):.1f}"'
-            parts.append(f'<line {ends} y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<circle cx="{axis.x(estimate.mean):.1f}" cy="{y:.1f}" r="5"/>')
-    parts.append(f'<text x="{_WIDTH:g}" y="{y + 4.5:.1f}" text-anchor="end">{text}</text></g>')
+            parts.append(f'<line {ends} y1="{bar:.1f}" y2="{bar:.1f}"/>')
+        parts.append(f'<circle cx="{axis.x(estimate.mean):.1f}" cy="{bar:.1f}" r="5"/>')
+    parts.append(f'<text x="{_WIDTH:g}" y="{y + 15:.1f}" text-anchor="end">{text}</text></g>')
     return "".join(parts)

@@ -18,7 +18,8 @@ from agentrl.bench.views.report.forest import ForestRow, forest_plot
 from agentrl.bench.views.report.runs import ReportRun
 from agentrl.bench.views.table import number, percent
 
-_MOST_TASKS = 24
+_MOST_TASKS = 16
+MOST_FLAKY = 12
 TONES = 6
 """Colours of runs; further ones begin again."""
 Row = tuple[str, list[str]]
@@ -121,7 +122,9 @@ def cost_plot(runs: Sequence[ReportRun]) -> tuple[str, str]:
         for i, (run, cost) in enumerate(zip(runs, costs, strict=True))
         if math.isfinite(cost)
     ]
-    return line_chart(series, title=f"Success over {unit}", y_range=(0.0, 1.0), wide=True), unit
+    most = max((one.xs[0] for one in series), default=1.0)
+    area = {"y_range": (0.0, 1.0), "x_range": (0.0, 1.1 * most or 1.0)}
+    return line_chart(series, title=f"Success over {unit}", wide=True, **area), unit
 
 
 def failure_rows(runs: Sequence[ReportRun]) -> list[Row]:
@@ -164,7 +167,7 @@ def _tool(score: Score, name: str) -> tuple[str, str]:
 
 
 def flaky_rows(runs: Sequence[ReportRun]) -> list[Row]:
-    """Tasks whose trials differ within a run, those nearest to a coin first; successes of trials for each run."""
+    """All tasks whose trials differ within a run, nearest to a coin first; successes of trials for each run."""
     found: dict[str, list[tuple[int, int]]] = {}
     for index, run in enumerate(runs):
         for episode in run.episodes:
@@ -174,7 +177,7 @@ def flaky_rows(runs: Sequence[ReportRun]) -> list[Row]:
                 cells[index] = (won + episode.success, played + 1)
     flaky = {task: cells for task, cells in found.items() if any(0 < won < played for won, played in cells)}
     nearest = sorted(flaky, key=lambda task: min(abs(won / played - 0.5) for won, played in flaky[task] if played))
-    return [(task, [f"{won} of {played}" for won, played in flaky[task]]) for task in nearest[:_MOST_TASKS]]
+    return [(task, [f"{won} of {played}" for won, played in flaky[task]]) for task in nearest]
 
 
 def difference_plot(found: Comparison) -> str:

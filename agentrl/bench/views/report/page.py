@@ -50,7 +50,7 @@ def write_bench_report(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    cost, unit = numbers.cost_plot(runs)
+    (cost, unit), flaky = numbers.cost_plot(runs), numbers.flaky_rows(runs)
     page = pages.get_template("report/report.html.jinja").render(
         runs=runs,
         audits=[audit_verdict(run) for run in runs],
@@ -66,7 +66,8 @@ def write_bench_report(
         cost_unit=unit,
         failures=numbers.failure_rows(runs),
         tools=numbers.tool_rows(runs),
-        flaky=numbers.flaky_rows(runs),
+        flaky=flaky[: numbers.MOST_FLAKY],
+        num_flaky=len(flaky),
         made_with=[(run.name, made_with(run.summary)) for run in runs],
         data=data,
         cut_at=cut_at,
@@ -106,7 +107,7 @@ def audit_verdict(run: ReportRun) -> tuple[str, str]:
     if audit is None:
         return "unknown", (
             f"No audit was run, so nothing shows that a score on {env.id} means something: "
-            f"agentrl audit {env.id} --json > {run.name}/{AUDIT}"
+            f"agentrl audit {env.id} --json > RUN/{AUDIT}, where RUN is the folder of the run"
         )
     of, checks = audit["env"], f"{len(audit['checks'])} checks on {audit.get('num_tasks', '?')} tasks"
     if of.get("id") != env.id or (of.get("version") or env.version) != env.version:
