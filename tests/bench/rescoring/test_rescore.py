@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.errors import ConfigError, ReplayError
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Trajectory
+from agentrl.trajectory import Labels, Trajectory
 from tests.bench.toys import Adder, Some
 
 HERE = "tests.bench.rescoring.test_rescore"
@@ -190,3 +191,40 @@ def test_nothing_to_score(tmp_path: Path) -> None:
     (tmp_path / "half" / "trajectories.jsonl").write_text('{"torn')
     with pytest.raises(ConfigError, match="holds no benchmark with results"):
         rescore(tmp_path / "half", rubric="recorded")
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """The folder of a training run that evaluated before and after."""
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("")
+    with TrajectoryStore(folder / "trajectories.jsonl") as store:
+        for stage, right in (("before", 2), ("after", 7)):
+            for episode in run_bench(Adder, Some(right=right), references=False).trajectories:
+                name = episode.group_id.removeprefix("bench/")
+                store.append(replace(episode, group_id=name, labels=Labels(stage, mode="sampled")))
+    return folder
+
+
+def test_the_gain_of_a_training_run_is_a_comparison_of_its_evaluations(trained: Path, tmp_path: Path) -> None:
+    for stage in ("before", "after"):
+        rescore(trained, tmp_path / stage, rubric="recorded", stage=stage)
+    before, after = read_record(tmp_path / "before"), read_record(tmp_path / "after")
+    assert rescore(trained, rubric="recorded").result.score.success.mean == 7 / 8  # the last one is the default
+    gain = comparison(after, before)
+    assert (gain.difference.mean, gain.difference.n) == (5 / 8, 8)
+    assert gain.difference.low > 0
+    own = comparison(after, after)
+    assert own.difference.mean == 0
+    assert own.difference.low < 0 < own.difference.high
+    assert own.tests.p_value == 1.0
+
+
+def test_an_evaluation_that_a_run_does_not_have_is_refused(trained: Path, played: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no evaluation of stage 'rl'.*it has: before \(sampled\), after \(sampled\)"
+    ):
+        rescore(trained, rubric="recorded", stage="rl")
+    with pytest.raises(ConfigError, match="choose an evaluation of a training run"):
+        rescore(played, rubric="recorded", stage="after")

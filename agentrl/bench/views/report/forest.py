@@ -14,14 +14,17 @@ from agentrl.safe_json import for_terminal
 _WIDTH, _EDGE = 640.0, 12.0
 _ROW, _TOP, _BOTTOM = 44.0, 4.0, 26.0
 _MOST_LABEL = 44
+_MARGIN = 16.0  # of a file of its own
 STANDALONE = """<style>
 svg { font: 14px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; background: #ffffff; }
-text { fill: #17202c; } .tick { fill: #5d6b7c; font-size: 12px; } .grid { stroke: #e2e7ed; } .zero { stroke: #5d6b7c; }
+text { fill: #17202c; paint-order: stroke; stroke: #ffffff; stroke-width: 5px; }
+.tick { fill: #5d6b7c; font-size: 12px; } .grid { stroke: #e2e7ed; } .zero { stroke: #5d6b7c; }
 .row line { stroke: #5d6b7c; stroke-width: 2.5; stroke-linecap: round; } .row circle { fill: #5d6b7c; }
 .row.main line { stroke: #d9622b; } .row.main circle { fill: #d9622b; } .row.main text { font-weight: 650; }
 @media (prefers-color-scheme: dark) {
-  svg { background: #10151c; } text { fill: #e7edf4; } .tick { fill: #97a5b6; } .grid { stroke: #2a3542; }
-  .row line { stroke: #97a5b6; } .row circle { fill: #97a5b6; } .zero { stroke: #97a5b6; }
+  svg { background: #10151c; } text { fill: #e7edf4; stroke: #10151c; }
+  .tick { fill: #97a5b6; } .grid { stroke: #2a3542; } .zero { stroke: #97a5b6; }
+  .row line { stroke: #97a5b6; } .row circle { fill: #97a5b6; }
   .row.main line { stroke: #ff9a62; } .row.main circle { fill: #ff9a62; }
 }
 </style>"""
@@ -57,11 +60,13 @@ def forest_plot(rows: Sequence[ForestRow], *, title: str, percent: bool = True, 
     if not bounds:
         return ""
     low, high = min(*bounds, 0.0), max(*bounds, 0.0)
-    pad = 0.05 * (high - low or 1.0)
-    axis = _Axis(low - pad if low < 0 else low, high + pad)
+    beyond = 0.05 * (high - low or 1.0)
+    axis = _Axis(low - beyond if low < 0 else low, high + beyond)
     height = _TOP + _ROW * len(rows) + _BOTTOM
     name = escape(for_terminal(title))
-    head = f'<svg class="forest" viewBox="0 0 {_WIDTH:g} {height:g}" role="img" aria-label="{name}"'
+    pad = _MARGIN if standalone else 0.0
+    box = f"{-pad:g} {-pad:g} {_WIDTH + 2 * pad:g} {height + 2 * pad:g}"
+    head = f'<svg class="forest" viewBox="{box}" role="img" aria-label="{name}"'
     head += ' xmlns="http://www.w3.org/2000/svg">' if standalone else ">"
     parts = [head, STANDALONE if standalone else "", f"<title>{name}</title>", *_ticks(axis, height, percent=percent)]
     parts += [_row(row, axis, _TOP + _ROW * index) for index, row in enumerate(rows)]

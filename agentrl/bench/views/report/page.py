@@ -83,7 +83,7 @@ def write_picture(out: str | Path, comparisons: Sequence[Comparison]) -> Path:
         for record, value in zip((found.second, found.first), reversed(found.values), strict=True):
             rows.append(ForestRow(record.policy, value, percent(value)))
         shown = f"{'+' if found.difference.mean > 0 else ''}{percent(found.difference)}"
-        rows.append(ForestRow(f"difference on {found.difference.n} tasks", found.difference, shown, "main"))
+        rows.append(ForestRow(f"difference on {found.difference.n} tasks, in points", found.difference, shown, "main"))
     title = f"{comparisons[0].measure.replace('_', ' ')} with 95% intervals; the difference is paired by task"
     return write_page(Path(out), forest_plot(rows, title=title, standalone=True) + "\n")
 
