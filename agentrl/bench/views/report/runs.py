@@ -59,8 +59,9 @@ class ReportRun:
         return Price(**found) if found else None
 
 
-def read_run(folder: Path) -> ReportRun:
-    """A benchmark's folder. Raises: ConfigError if it holds none, or an audit.json that is none."""
+def read_run(place: Path) -> ReportRun:
+    """A benchmark's folder, or its summary.json. Raises: ConfigError if there is none, or for a wrong audit.json."""
+    folder = place.parent if place.name == SUMMARY else place
     recorded = read_recorded(folder, None, None)
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     own = [episode for episode in recorded.episodes if episode.labels.stage == MAIN]
