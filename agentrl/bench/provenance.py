@@ -59,7 +59,8 @@ def command_line(arguments: Sequence[str]) -> str:
 
     Args: arguments: with the program first.
     """
-    if not arguments or Path(arguments[0]).name not in ("agentrl", "agentrl.exe"):
+    program = Path(arguments[0] if arguments else "")
+    if program.name not in ("agentrl", "agentrl.exe") and program.parts[-2:] != ("agentrl", "__main__.py"):
         return ""
     safe = [_SECRET.sub(rf"\1={REDACTED}", without_credentials(argument)) for argument in arguments[1:]]
     return shlex.join(["agentrl", *safe])

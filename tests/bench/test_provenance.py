@@ -51,6 +51,7 @@ def test_the_revision_of_a_repository(tmp_path: Path) -> None:
         ),
         (["agentrl", "--chat", "extra_body.header=sk-1"], "agentrl --chat extra_body=REDACTED"),
         (["agentrl", "--kwarg", "api_key=sk-1"], "agentrl --kwarg api_key=REDACTED"),
+        (["/x/agentrl/__main__.py", "envs"], "agentrl envs"),
         (["pytest", "-q"], ""),
         ([], ""),
     ],

@@ -53,7 +53,7 @@ def write_bench_report(
     (cost, unit), flaky = numbers.cost_plot(runs), numbers.flaky_rows(runs)
     page = pages.get_template("report/report.html.jinja").render(
         runs=runs,
-        audits=[audit_verdict(run) for run in runs],
+        audits=[audit_verdict(run, audit_of(run, runs)) for run in runs],
         warnings=[f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or ()],
         metrics=numbers.metric_rows(runs),
         success=numbers.success_plot(runs),
@@ -101,9 +101,15 @@ def write_page(path: Path, text: str) -> Path:
     return path
 
 
-def audit_verdict(run: ReportRun) -> tuple[str, str]:
+def audit_of(run: ReportRun, runs: Sequence[ReportRun]) -> Mapping[str, Any] | None:
+    """The audit next to a run, or next to another one of the same environment."""
+    others = (one.audit for one in runs if one.recorded.env == run.recorded.env)
+    return run.audit or next((audit for audit in others if audit is not None), None)
+
+
+def audit_verdict(run: ReportRun, audit: Mapping[str, Any] | None) -> tuple[str, str]:
     """`good`, `bad` or `unknown`, and what the audit of a run's environment says."""
-    env, audit = run.recorded.env, run.audit
+    env = run.recorded.env
     if audit is None:
         return "unknown", (
             f"No audit was run, so nothing shows that a score on {env.id} means something: "

@@ -151,6 +151,12 @@ def test_the_verdict_of_an_audit_is_shown(tmp_path: Path) -> None:
         page = Page(write_bench_report([tmp_path], tmp_path / "report.html"))
         assert ("p", {"class": f"banner {tone}", "role": "status"}) in page.tags
         assert said in page.words
+    (tmp_path / "audit.json").write_text(json.dumps(found))
+    run_bench("agentrl/Guess-v0", "oracle", out=tmp_path / "other", num_tasks=3, references=False)
+    both = Page(
+        write_bench_report([tmp_path / "other", tmp_path], tmp_path / "both.html")
+    )  # one audit is enough for both
+    assert sum("banner" in (attrs.get("class") or "") and attrs.get("role") == "status" for _, attrs in both.tags) == 1
     (tmp_path / "audit.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"audit\.json is no result of `agentrl audit --json`"):
         write_bench_report([tmp_path], tmp_path / "report.html")
