@@ -1,5 +1,6 @@
 # `make quickstart` and `make test` set up everything they need in .venv, then run.
 #   make quickstart [SEED=7] [FRESH=1]   train the example; a second call resumes an interrupted run
+#   make quickstart-picture              its gain, before and after, drawn into docs/quickstart.svg
 #   make quickstart-real [SEED=7]        the same plan for a pretrained model of 135M: an hour or more on 2 cores
 #   make test                            lint, types, tests
 #   make help                            the other targets
@@ -27,10 +28,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 ARGUMENTS := $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh,--continue)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart quickstart-real test lint format types tests sandbox-tests docker-tests fuzz bubblewrap clean
+.PHONY: help quickstart quickstart-picture quickstart-real test lint format types tests sandbox-tests docker-tests fuzz bubblewrap clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
 	@echo "  make lint | types | tests            the parts of make test"
 	@echo "  make sandbox-tests                   of those, the sandbox and the environments that run code in it"
 	@echo "  make docker-tests                    the docker sandbox, where a daemon runs or can be started"
@@ -40,6 +41,12 @@ help:
 
 quickstart: $(TRAIN)
 	$(BIN)/agentrl train quickstart.toml --out $(OUT) $(ARGUMENTS)
+
+quickstart-picture: $(TRAIN)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	  $(BIN)/agentrl rescore $(OUT) --rubric recorded --stage before --out "$$folder/before" && \
+	  $(BIN)/agentrl rescore $(OUT) --rubric recorded --stage after --out "$$folder/after" && \
+	  $(BIN)/agentrl compare "$$folder/after" "$$folder/before" --report docs/quickstart.svg
 
 quickstart-real: $(GGUF)
 	$(BIN)/python benchmarks/quickstart_real.py --out $(REAL_OUT) $(if $(SEED),--seed $(SEED)) \

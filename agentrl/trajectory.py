@@ -53,12 +53,19 @@ class EnvRef:
 class Task:
     """One problem of an environment.
 
-    `data` is JSON-serialisable and is all that `start` needs; `id` is unique within the environment.
+    `data` is JSON-serialisable and is all that `start` needs; `id` is unique within the environment. Tasks that
+    resemble each other, such as variants of one template, name their family in it: `data["family"]`.
     """
 
     id: str
     split: str = "train"
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """The family that the data name; empty where they name none."""
+        named = self.data.get("family")
+        return named if isinstance(named, str) else ""
 
     @property
     def fingerprint(self) -> str:

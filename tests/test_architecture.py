@@ -109,9 +109,11 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.distributed": (4, "distributed", 0),
     # 5: measuring.
     "agentrl.bench.estimates": (5, "bench", 0),
+    "agentrl.bench.statistics": (5, "bench", 0),
     "agentrl.bench.measures": (5, "bench", 1),
     "agentrl.bench": (5, "bench", 2),
     "agentrl.bench.suites": (5, "bench", 3),
+    "agentrl.bench.rescoring": (5, "bench", 3),
     "agentrl.bench.views": (5, "bench", 4),
     "agentrl.bench.audit": (5, "bench", 3),
     # 6: training.

@@ -18,11 +18,11 @@ import numpy as np
 from agentrl.bench.environments import named_tasks
 from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_seeds
 from agentrl.bench.generalisation import EnvironmentRun, Generalisation, generalisation
-from agentrl.bench.jackknife import over_seeds
 from agentrl.bench.measures.base import SHARE, Measure, by_task, scored
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.confidence import CalibrationError
 from agentrl.bench.measures.success import Success
+from agentrl.bench.statistics.jackknife import over_seeds
 from agentrl.bench.training_runs import MODES
 from agentrl.errors import ConfigError
 from agentrl.learning.confidence.calibration import Bin

@@ -6,19 +6,25 @@ The formulas are in `agentrl.bench.estimates`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agentrl.bench.estimates import Estimate, clustered_mean, clustered_proportion, paired_difference
-from agentrl.bench.identity import edited_tasks, listed, same_env
+from agentrl.bench.comparing.obstacles import obstacles
+from agentrl.bench.estimates import Estimate, paired_difference
 from agentrl.bench.measures.base import PerEpisode
-from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted
+from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted, mean_of_rewards
 from agentrl.bench.records import BenchRecord, TrialResult
 from agentrl.bench.result import BenchResult
-from agentrl.bench.significance import holm, mcnemar_test, noise_floor, paired_permutation_test, tasks_to_resolve
+from agentrl.bench.statistics.families import Families, families_of
+from agentrl.bench.statistics.significance import (
+    holm,
+    mcnemar_test,
+    noise_floor,
+    paired_permutation_test,
+    tasks_to_resolve,
+)
 from agentrl.errors import ConfigError, did_you_mean
-from agentrl.trajectory import EnvRef
 
 SUCCESS = Success()
 ValuesByTask = Mapping[str, list[float]]
@@ -34,6 +40,7 @@ def compare(
     measure: PerEpisode = SUCCESS,
     *,
     allow_versions: bool = False,
+    force: bool = False,
 ) -> Estimate:
     """The difference `first - second` on the tasks that both played, paired by task.
 
@@ -43,60 +50,39 @@ def compare(
         first, second: results, or records that `read_record` found in a folder.
         measure: what is compared: the success rate, or another mean over episodes. A record holds `RECORDED` alone.
         allow_versions: accept that the environment has another version, if its tasks are the same.
+        force: compare different environments, versions and tasks too, by the ids of tasks; `comparison` names the
+            differences in its result.
     Raises: ConfigError if the two are of different environments, versions or tasks.
     """
-    _check(_record(first), _record(second), allow_versions=allow_versions)
-    return paired_difference(_values(first, measure), _values(second, measure))
+    _check(_record(first), _record(second), allow_versions=allow_versions, force=force)
+    families = _families(_record(first), _record(second))
+    return paired_difference(_values(first, measure), _values(second, measure), families=families)
+
+
+def _families(first: BenchRecord, second: BenchRecord) -> dict[str, str]:
+    return {**second.families, **first.families}
 
 
 def _record(one: BenchResult | BenchRecord) -> BenchRecord:
     return one.record if isinstance(one, BenchResult) else one
 
 
-def _check(first: BenchRecord, second: BenchRecord, *, allow_versions: bool) -> None:
-    """Raises: ConfigError if two benchmarks did not measure the same thing."""
-    check_same_tasks((first.env, second.env), (first.fingerprints, second.fingerprints), allow_versions=allow_versions)
+def _check(first: BenchRecord, second: BenchRecord, *, allow_versions: bool, force: bool = False) -> tuple[str, ...]:
+    """What keeps two benchmarks from being compared; empty where nothing does.
+
+    Raises: ConfigError for the first of these without `force`, and where no task was played by both.
+    """
+    found = list(
+        obstacles((first.env, second.env), (first.fingerprints, second.fingerprints), allow_versions=allow_versions)
+    )
+    if found and not force:
+        raise ConfigError(f"cannot compare: {found[0]}. {found[0].advice}")
     if not first.tasks.keys() & second.tasks.keys():
         raise ConfigError(
             f"cannot compare: no task was played by both (splits {first.split!r} and {second.split!r}). Give both the "
             "same split, seed and number of tasks"
         )
-
-
-def check_same_tasks(
-    envs: tuple[EnvRef, EnvRef],
-    fingerprints: tuple[Mapping[str, str], Mapping[str, str]],
-    names: tuple[str, str] = ("the first", "the second"),
-    *,
-    allow_versions: bool,
-) -> None:
-    """Refuse to compare what was measured on two environments, versions of one, or edited tasks.
-
-    Args: envs, fingerprints (by task id), names: of the two, for the message.
-    Raises: ConfigError.
-    """
-    (one, other), (first, second) = envs, names
-    if not same_env(one, other):
-        raise ConfigError(
-            f"cannot compare: {first} was measured on {_shown(one)}, {second} on {_shown(other)}. "
-            "Play both on one environment, with the same arguments and limits"
-        )
-    if one.version != other.version and not allow_versions:
-        raise ConfigError(
-            f"cannot compare: {one} had version {one.version or 'unknown'!r} in {first} and "
-            f"{other.version or 'unknown'!r} in {second}. Play both on one version; allow_versions=True "
-            "(--allow-versions) accepts it where you know that the change does not matter"
-        )
-    edited = edited_tasks(*fingerprints)
-    if edited:
-        raise ConfigError(
-            f"cannot compare: {listed(edited)} had other content in {first} than in {second}. Play both on the "
-            "same tasks"
-        )
-
-
-def _shown(env: EnvRef) -> str:
-    return f"{env} (version {env.version})" if env.version else str(env)
+    return tuple(map(str, found))
 
 
 def _values(one: BenchResult | BenchRecord, measure: PerEpisode) -> ValuesByTask:
@@ -127,8 +113,9 @@ class Tests:
     """Whether a difference is more than chance, and what it would take to tell.
 
     Attributes:
-        p_value: of the paired permutation test.
-        adjusted: the same, corrected by Holm's method where several are compared with the first.
+        p_value: of the paired permutation test, with results as large as the observed one counted half (mid-p).
+        exact: the same test, counting them whole: too cautious where tasks are few.
+        adjusted: `p_value`, corrected by Holm's method where several are compared with the first.
         mcnemar: exact p-value, for outcomes with one trial of each task; None elsewhere.
         noise_floor: within what distance two runs of the first, and of the second, lie in 95 of 100 cases; nan where no
             task has two trials.
@@ -136,28 +123,33 @@ class Tests:
     """
 
     p_value: float
+    exact: float
     adjusted: float
     mcnemar: float | None
     noise_floor: tuple[float, float]
     tasks_needed: Mapping[float, int | None]
 
     @classmethod
-    def of(cls, first: ValuesByTask, second: ValuesByTask) -> Tests:
+    def of(cls, first: ValuesByTask, second: ValuesByTask, by_task: Mapping[str, str] | None = None) -> Tests:
+        """Args: first, second: values by task. by_task: families of tasks, by id."""
         shared = [task for task in first if first[task] and second.get(task)]
         one, other = [first[task] for task in shared], [second[task] for task in shared]
-        p_value = paired_permutation_test(one, other)
+        families = families_of(shared, by_task or {})
+        p_value = paired_permutation_test(one, other, families=families)
         return cls(
-            p_value,
-            p_value,
+            p_value.mid,
+            p_value.exact,
+            p_value.mid,
             mcnemar_test(one, other),
             (noise_floor(one), noise_floor(other)),
-            {difference: tasks_to_resolve(one, other, difference) for difference in RESOLVED},
+            {difference: tasks_to_resolve(one, other, difference, families=families) for difference in RESOLVED},
         )
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
         return {
             "p_value": self.p_value,
+            "p_value_exact": self.exact,
             "p_value_adjusted": self.adjusted,
             "p_value_mcnemar": self.mcnemar,
             "noise_floor": [floor if math.isfinite(floor) else None for floor in self.noise_floor],
@@ -177,6 +169,8 @@ class Comparison:
         tests: whether the difference is more than chance.
         notes: what differs between the two.
         warnings: why the difference cannot be trusted; empty where it can.
+        forced: why the two are not of the same thing, where they were compared nevertheless.
+        values_by_task: what is compared, of the first and the second.
     """
 
     first: BenchRecord
@@ -188,6 +182,8 @@ class Comparison:
     tests: Tests
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    forced: tuple[str, ...] = ()
+    values_by_task: tuple[ValuesByTask, ValuesByTask] = field(default=({}, {}), repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
@@ -212,36 +208,55 @@ class Comparison:
             "tests": self.tests.to_json(),
             "notes": list(self.notes),
             "warnings": list(self.warnings),
+            "forced": list(self.forced),
         }
 
 
 def comparison(
-    first: BenchRecord, second: BenchRecord, measure: str = SUCCESS.name, *, allow_versions: bool = False
+    first: BenchRecord,
+    second: BenchRecord,
+    measure: str = SUCCESS.name,
+    *,
+    allow_versions: bool = False,
+    force: bool = False,
 ) -> Comparison:
     """`compare` of two records, with both sides and everything that differs between them.
 
     Args: measure: one of `RECORDED`.
     Raises: ConfigError as `compare`.
     """
-    _check(first, second, allow_versions=allow_versions)
+    forced = _check(first, second, allow_versions=allow_versions, force=force)
     values = recorded_values(first, measure), recorded_values(second, measure)
     every = recorded_values(first, SuccessOfAttempted.name), recorded_values(second, SuccessOfAttempted.name)
-    interval = clustered_mean if measure == Reward.name else clustered_proportion
+    interval = mean_of_rewards if measure == Reward.name else Success().estimate
+    families = _families(first, second)
     return Comparison(
         first=first,
         second=second,
         measure=measure,
-        values=(interval(list(values[0].values())), interval(list(values[1].values()))),
-        difference=paired_difference(*values),
-        of_attempted=paired_difference(*every),
-        tests=Tests.of(*values),
+        values=(_interval(interval, values[0], families), _interval(interval, values[1], families)),
+        difference=paired_difference(*values, families=families),
+        of_attempted=paired_difference(*every, families=families),
+        tests=Tests.of(*values, families),
         notes=tuple(_notes(first, second)),
         warnings=tuple(_warnings(first, second)),
+        forced=forced,
+        values_by_task=values,
     )
 
 
+def _interval(
+    of: Callable[[Sequence[Sequence[float]], Families], Estimate], values: ValuesByTask, families: Mapping[str, str]
+) -> Estimate:
+    return of(list(values.values()), families_of(list(values), families))
+
+
 def comparisons(
-    records: Sequence[BenchRecord], measure: str = SUCCESS.name, *, allow_versions: bool = False
+    records: Sequence[BenchRecord],
+    measure: str = SUCCESS.name,
+    *,
+    allow_versions: bool = False,
+    force: bool = False,
 ) -> list[Comparison]:
     """`comparison` of the first record with each of the others; p-values are adjusted for their number.
 
@@ -250,7 +265,7 @@ def comparisons(
     if len(records) < 2:
         raise ConfigError(f"a comparison needs two benchmarks at least, and {len(records)} was given")
     first, *others = records
-    found = [comparison(first, other, measure, allow_versions=allow_versions) for other in others]
+    found = [comparison(first, other, measure, allow_versions=allow_versions, force=force) for other in others]
     adjusted = holm([one.tests.p_value for one in found])
     return [replace(one, tests=replace(one.tests, adjusted=p)) for one, p in zip(found, adjusted, strict=True)]
 
@@ -260,6 +275,7 @@ def _notes(first: BenchRecord, second: BenchRecord) -> list[str]:
     pairs: dict[str, tuple[Any, Any]] = {
         **{f"version of {name}": _pair(first.versions, second.versions, name) for name in _names(first, second)},
         "seed": (first.seed, second.seed),
+        "scored by": (first.scorer, second.scorer),
     }
     one, other = first.sampling or {}, second.sampling or {}
     if first.sampling is not None and second.sampling is not None:

@@ -2,7 +2,7 @@
 
 Trials of one task are correlated, so tasks are the unit: every function takes `values_by_task`, a sequence
 with the values of each task's trials. Every task has the same weight, except in `mean_over_trials`, where every trial
-has.
+has. Where tasks resemble each other their families are the unit: `families` names that of each task.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from agentrl.bench.statistics.families import Clusters, Families, families_of
 
 ValuesByTask = Sequence[Sequence[float]]
 _LARGE_DF = 2000
@@ -118,59 +120,75 @@ def task_means(values_by_task: ValuesByTask) -> NDArray[np.float64]:
     return np.array([float(np.mean(values)) for values in values_by_task if len(values)], dtype=np.float64)
 
 
-def clustered_standard_error(values_by_task: ValuesByTask) -> float:
-    """Standard error of the mean over tasks; trials of a task may be correlated in any way.
+def clustered_standard_error(values_by_task: ValuesByTask, families: Families = ()) -> float:
+    """Standard error of the mean over tasks; trials of a task, and tasks of a family, may be correlated in any way.
 
     With equally many trials everywhere this is the clustered standard error of the mean over trials
-    times sqrt(C / (C - 1)), its small-sample correction for C tasks. One task gives nan.
+    times sqrt(C / (C - 1)), its small-sample correction for C tasks. One task, or family, gives nan.
     Source: Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640, section 2.2.
     """
     means = task_means(values_by_task)
-    return float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    deviations = means - (means.mean() if len(means) else 0.0)
+    return math.sqrt(Clusters.of(values_by_task, families).variance_of_mean(deviations))
 
 
-def clustered_mean(values_by_task: ValuesByTask, level: float = 0.95) -> Estimate:
-    """Mean over tasks with a t-interval from the clustered standard error (C - 1 degrees of freedom)."""
-    return mean_interval(task_means(values_by_task).tolist(), level)
+def clustered_mean(values_by_task: ValuesByTask, level: float = 0.95, *, families: Families = ()) -> Estimate:
+    """Mean over tasks with a t-interval from the clustered standard error (F - 1 degrees of freedom, F families)."""
+    means = task_means(values_by_task)
+    if not families:
+        return mean_interval(means.tolist(), level)
+    clusters = Clusters.of(values_by_task, families)
+    if clusters.count < 2 or _all_equal(means.tolist()):
+        return mean_interval(means[:1].tolist(), level) if len(means) else mean_interval([], level)
+    half = t_quantile(clusters.count - 1, level) * clustered_standard_error(values_by_task, families)
+    mean = float(means.mean())
+    return Estimate(mean, mean - half, mean + half, len(means))
 
 
-def mean_over_trials(values_by_task: ValuesByTask, level: float = 0.95) -> Estimate:
-    """Mean over trials, with a t-interval from the clustered standard error (C - 1 degrees of freedom for C tasks).
+def mean_over_trials(values_by_task: ValuesByTask, level: float = 0.95, *, families: Families = ()) -> Estimate:
+    """Mean over trials, with a t-interval from the clustered standard error (F - 1 degrees of freedom, F families).
 
     Tasks with more trials weigh more than in `clustered_mean`; with equally many trials the two agree. Values that
     are all equal have an infinite interval.
-    Source: Miller 2024, arXiv:2411.00640, section 2.2, times sqrt(C / (C - 1)).
+    Source: Miller 2024, arXiv:2411.00640, section 2.2, times F / (F - 1).
     """
     tasks = [values for values in values_by_task if len(values)]
     n_tasks, n_trials = len(tasks), sum(map(len, tasks))
     if n_tasks == 0:
         return Estimate(math.nan, -math.inf, math.inf, 0)
+    clusters = Clusters.of(values_by_task, families)
     mean = sum(map(sum, tasks)) / n_trials
-    if n_tasks == 1 or _all_equal([value for values in tasks for value in values]):
+    if clusters.count == 1 or _all_equal([value for values in tasks for value in values]):
         return Estimate(mean, -math.inf, math.inf, n_tasks)
-    squares = sum((sum(values) - len(values) * mean) ** 2 for values in tasks)
-    half = t_quantile(n_tasks - 1, level) * math.sqrt(n_tasks / (n_tasks - 1) * squares) / n_trials
+    deviations = np.array([sum(values) - len(values) * mean for values in tasks])
+    error = math.sqrt(clusters.variance_of_mean(deviations)) * n_tasks / n_trials
+    half = t_quantile(clusters.count - 1, level) * error
     return Estimate(mean, mean - half, mean + half, n_tasks)
 
 
-def clustered_proportion(values_by_task: ValuesByTask, level: float = 0.95) -> Estimate:
+def clustered_proportion(values_by_task: ValuesByTask, level: float = 0.95, *, families: Families = ()) -> Estimate:
     """Mean over tasks of values in [0, 1], with Wilson's interval at the effective sample size.
 
-    The effective size n* = p (1 - p) / SE^2 lies between the tasks (trials of a task all alike) and the trials
-    (independent). To the tasks' squared deviations one task is added that is all or nothing: few tasks that happen to
-    be alike would otherwise pass for many. n* is then made smaller by (z / t)^2, with Student's t of C - 1 degrees of
-    freedom. So the interval stays inside [0, 1], never has width 0, and one task says nothing.
+    The effective size n* = p (1 - p) / SE^2 lies between the families (tasks where there are none) and the trials
+    (independent). To the squared deviations one family is added whose trials all succeed or all fail: few that happen
+    to be alike would otherwise pass for many. n* is then made smaller by (z / t)^2, with Student's t of F - 1 degrees
+    of freedom. So the interval stays inside [0, 1], never has width 0, and one family says nothing.
     Source: Korn and Graubard 1998, Survey Methodology 24(2) (effective sample size and its degrees of freedom);
-    compared with others in Dean and Pagano 2015, J. Survey Statistics and Methodology 3(4). The task that is added is
+    compared with others in Dean and Pagano 2015, J. Survey Statistics and Methodology 3(4). What is added is
     ours; `benchmarks/intervals.py` simulates the coverage.
     """
-    means = _proportions(values_by_task)
-    if len(means) < 2:
-        return Estimate(float(means[0]) if len(means) else math.nan, 0.0, 1.0, len(means))
+    means, clusters = _proportions(values_by_task), Clusters.of(values_by_task, families)
+    if clusters.count < 2:
+        return Estimate(float(means.mean()) if len(means) else math.nan, 0.0, 1.0, len(means))
     p = float(means.mean())
-    effective = _effective_size(values_by_task, means, added=1)
-    effective *= (NormalDist().inv_cdf(0.5 + level / 2) / t_quantile(len(means) - 1, level)) ** 2
+    effective = _effective_size(values_by_task, means, clusters, added=1)
+    effective *= _students_share(clusters.count, level)
     return Estimate(p, *wilson_interval(p * effective, effective, level), len(means))
+
+
+def _students_share(count: int, level: float) -> float:
+    """(z / t)^2: how much smaller an effective size is, as the spread of `count` units is not known but estimated."""
+    return (NormalDist().inv_cdf(0.5 + level / 2) / t_quantile(count - 1, level)) ** 2
 
 
 def _proportions(values_by_task: ValuesByTask) -> NDArray[np.float64]:
@@ -180,14 +198,16 @@ def _proportions(values_by_task: ValuesByTask) -> NDArray[np.float64]:
     return means
 
 
-def _effective_size(values_by_task: ValuesByTask, means: NDArray[np.float64], *, added: int = 0) -> float:
-    """p (1 - p) / SE^2 of tasks, with so many tasks added that are all or nothing; where p is 0 or 1, the tasks."""
+def _effective_size(
+    values_by_task: ValuesByTask, means: NDArray[np.float64], clusters: Clusters, *, added: int = 0
+) -> float:
+    """p (1 - p) / SE^2 of families and of `added` ones whose trials all succeed or all fail; F if p is 0 or 1."""
     p, n_tasks = float(means.mean()), len(means)
     of_one = p * (1 - p)
     trials = sum(len(values) for values in values_by_task)
-    squares = float(((means - p) ** 2).sum()) + added * of_one
-    effective = n_tasks**2 * of_one / squares if squares > 0 else (trials if of_one else n_tasks)
-    return min(max(effective, n_tasks), trials)
+    squares = clusters.squares(means - p) + added * of_one * (n_tasks / clusters.count) ** 2
+    effective = n_tasks**2 * of_one / squares if squares > 0 else (trials if of_one else clusters.count)
+    return min(max(effective, clusters.count), trials)
 
 
 def cluster_bootstrap(
@@ -219,96 +239,68 @@ def cluster_bootstrap(
     return Estimate(mean, float(low), float(high), n)
 
 
-def pass_at_k_of_task(n: int, c: int, k: int) -> float:
-    """Chance that at least one of k trials succeeds, unbiased, from c successes in n trials: 1 - C(n-c, k)/C(n, k).
-
-    Source: Chen et al. 2021, arXiv:2107.03374, eq. 1.
-    """
-    _check_counts(n, c, k)
-    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
-
-
-def pass_hat_k_of_task(n: int, c: int, k: int) -> float:
-    """Chance that all of k trials succeed, unbiased, from c successes in n trials: C(c, k)/C(n, k).
-
-    Source: Yao et al. 2024 (tau-bench), arXiv:2406.12045, section 4.
-    """
-    _check_counts(n, c, k)
-    return math.comb(c, k) / math.comb(n, k)
-
-
-def _check_counts(n: int, c: int, k: int) -> None:
-    if not (1 <= k <= n and 0 <= c <= n):
-        raise ValueError(f"needs 1 <= k <= n and 0 <= c <= n, got n={n} trials, c={c} successes, k={k}")
-
-
-def pass_at_k(successes_by_task: Sequence[Sequence[bool]], k: int, level: float = 0.95) -> Estimate:
-    """pass@k over tasks; tasks with fewer than k trials are left out (`n` says how many counted)."""
-    return _over_tasks(successes_by_task, k, pass_at_k_of_task, level)
-
-
-def pass_hat_k(successes_by_task: Sequence[Sequence[bool]], k: int, level: float = 0.95) -> Estimate:
-    """pass^k over tasks (`n` says how many counted).
-
-    A task with fewer than k trials is left out if all of them succeeded. It counts as 0 if one failed, because not all
-    of its k trials succeed then: so pass^k never rises with k, and a lost trial hides no failed one.
-    """
-    known = [s for s in map(list, successes_by_task) if s]
-    return _over_tasks([s if len(s) >= k or all(s) else [False] * k for s in known], k, pass_hat_k_of_task, level)
-
-
-def _over_tasks(
-    successes_by_task: Sequence[Sequence[bool]], k: int, of_task: Callable[[int, int, int], float], level: float
-) -> Estimate:
-    # The trials of a task became one number, so the effective size is capped by trials // k as independent looks.
-    entries = [(of_task(len(s), sum(s), k), len(s) // k) for s in map(list, successes_by_task) if len(s) >= k]
-    return clustered_proportion([[value] * looks for value, looks in entries], level)
-
-
 def paired_difference(
-    first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]], level: float = 0.95
+    first: Mapping[str, Sequence[float]],
+    second: Mapping[str, Sequence[float]],
+    level: float = 0.95,
+    *,
+    families: Mapping[str, str] | None = None,
 ) -> Estimate:
     """Mean of `first - second` over the tasks that both have.
 
     Pairing removes the variance that tasks share: hard tasks are hard for both agents. The interval is Student's t over
     tasks. Outcomes, which are all 0 or 1, have that of `paired_outcomes` instead, which never has width 0.
+
+    Args: families: of tasks, by id; they are then the unit.
     Source: Miller 2024, arXiv:2411.00640, section 4.2.
     """
     shared = [task for task in first if task in second and len(first[task]) and len(second[task])]
     one, other = [first[task] for task in shared], [second[task] for task in shared]
+    of_tasks = families_of(shared, families or {})
     if shared and all(value in (0, 1) for values in (*one, *other) for value in values):
-        return paired_outcomes(one, other, level)
-    return mean_interval((task_means(one) - task_means(other)).tolist(), level)
+        return paired_outcomes(one, other, level, families=of_tasks)
+    return clustered_mean((task_means(one) - task_means(other))[:, None].tolist(), level, families=of_tasks)
 
 
-def paired_outcomes(first: ValuesByTask, second: ValuesByTask, level: float = 0.95) -> Estimate:
+def paired_outcomes(
+    first: ValuesByTask, second: ValuesByTask, level: float = 0.95, *, families: Families = ()
+) -> Estimate:
     """Difference of two success rates on the same tasks; its interval is never empty, never outside [-1, 1].
 
     Wilson's intervals of the two rates at their effective sample sizes (as in `clustered_proportion`, without what
     makes those wider: a difference of pairs needs neither) are combined by squaring and adding, with the correlation
     of the tasks' means. With one trial per task this is Newcombe's interval, his correction of the correlation
-    included.
+    included. Over families the interval is that, with Student's t, or that of the mean difference of families where it
+    is wider: neither is wide enough everywhere.
 
     Args: first, second: (C,) outcomes of each task's trials, each 0 or 1; at least one trial per task.
     Source: Newcombe 1998, Statistics in Medicine 17, 2635, method 10; for intervals of other kinds Zou and Donner 2008,
         Statistics in Medicine 27, 1693.
     """
-    x, y = _proportions(first), _proportions(second)
-    one, other = _rate(first, x, level), _rate(second, y, level)
-    covariance = float(np.mean(x * y)) - one.mean * other.mean
+    x, y, clusters = _proportions(first), _proportions(second), Clusters.of(first, families)
+    one, other = _rate(first, x, clusters, level), _rate(second, y, clusters, level)
+    of_x, of_y = clusters.sums(x - one.mean), clusters.sums(y - other.mean)
+    covariance = float(np.sum(of_x * of_y)) / len(x)
     if covariance > 0:
         covariance = max(covariance - 1 / (2 * len(x)), 0.0)
-    spread = float(np.std(x) * np.std(y))
+    spread = math.sqrt(float(np.sum(of_x**2)) * float(np.sum(of_y**2))) / len(x)
     correlation = covariance / spread if spread > 0 else 0.0
     mean = one.mean - other.mean
     below = _combined(one.mean - one.low, other.high - other.mean, correlation)
     above = _combined(one.high - one.mean, other.mean - other.low, correlation)
+    if clusters.count < len(x):
+        half = (
+            (clustered_mean((x - y)[:, None].tolist(), level, families=families).high - mean) if np.ptp(x - y) else 0.0
+        )
+        below, above = max(below, half), max(above, half)
     return Estimate(mean, max(mean - below, -1.0), min(mean + above, 1.0), len(x))
 
 
-def _rate(values_by_task: ValuesByTask, means: NDArray[np.float64], level: float) -> Estimate:
+def _rate(values_by_task: ValuesByTask, means: NDArray[np.float64], clusters: Clusters, level: float) -> Estimate:
     """The rate with Wilson's interval at the effective sample size."""
-    p, effective = float(means.mean()), _effective_size(values_by_task, means)
+    p, effective = float(means.mean()), _effective_size(values_by_task, means, clusters)
+    if clusters.count < len(means):
+        effective *= _students_share(clusters.count, level)
     return Estimate(p, *wilson_interval(p * effective, effective, level), len(means))
 
 

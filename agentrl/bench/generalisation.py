@@ -14,7 +14,7 @@ from typing import Any
 
 from agentrl.bench.environments import mean_over
 from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_seeds
-from agentrl.bench.jackknife import over_seeds
+from agentrl.bench.statistics.jackknife import over_seeds
 
 ByTask = Mapping[str, Sequence[float]]
 """Task id -> success of its episodes."""

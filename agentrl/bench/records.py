@@ -47,10 +47,11 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The episodes of one task, and the fingerprint of its content."""
+    """The episodes of one task, with the fingerprint of its content and its family, if it has one."""
 
     fingerprint: str
     trials: Sequence[TrialResult]
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class BenchRecord:
         status: of the benchmark; only a finished one has every episode.
         tasks: id -> results of the policy.
         versions: of packages.
+        scored_by: what scored the episodes again; None for the environment that they were played in.
     """
 
     env: EnvRef
@@ -73,11 +75,27 @@ class BenchRecord:
     tasks: Mapping[str, TaskResult]
     sampling: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    scored_by: Mapping[str, Any] | None = None
+
+    @property
+    def scorer(self) -> str:
+        """What scored the episodes, in words."""
+        by = self.scored_by
+        if by is None:
+            return "the environment they were played in"
+        code = f" (code {by['code']})" if by.get("code") else ""
+        env = f" in {by['env']['id']} {by['env']['version']}".rstrip() if by.get("env") else ""
+        return f"{by['rubric']}{code}{env}"
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """Task id -> fingerprint of its content."""
         return {task: result.fingerprint for task, result in self.tasks.items()}
+
+    @property
+    def families(self) -> dict[str, str]:
+        """Task id -> its family, of the tasks that have one."""
+        return {task: result.family for task, result in self.tasks.items() if result.family}
 
     @property
     def num_attempted(self) -> int:
@@ -96,7 +114,9 @@ class BenchRecord:
     def from_json(cls, summary: Mapping[str, Any]) -> BenchRecord:
         """Read what `BenchResult.to_json` wrote. Raises: KeyError, TypeError or AttributeError for something else."""
         tasks = {
-            task: TaskResult(result["fingerprint"], tuple(_trial(trial) for trial in result["trials"]))
+            task: TaskResult(
+                result["fingerprint"], tuple(_trial(trial) for trial in result["trials"]), result.get("family", "")
+            )
             for task, result in summary["tasks"].items()
         }
         config = summary["config"]
@@ -109,6 +129,7 @@ class BenchRecord:
             tasks=tasks,
             sampling=summary["sampling"],
             versions=summary["versions"],
+            scored_by=summary.get("scored_by"),
         )
 
 
@@ -139,7 +160,10 @@ def task_results(episodes: Sequence[Trajectory]) -> dict[str, TaskResult]:
     by_task: dict[str, list[Trajectory]] = {}
     for episode in episodes:
         by_task.setdefault(episode.task.id, []).append(episode)
-    return {task: TaskResult(of[0].task.fingerprint, [_result(one) for one in of]) for task, of in by_task.items()}
+    return {
+        task: TaskResult(of[0].task.fingerprint, [_result(one) for one in of], of[0].task.family)
+        for task, of in by_task.items()
+    }
 
 
 def _result(episode: Trajectory) -> TrialResult:
@@ -156,7 +180,11 @@ def _result(episode: Trajectory) -> TrialResult:
 def tasks_to_json(tasks: Mapping[str, TaskResult]) -> dict[str, Any]:
     """`{id: {fingerprint, trials: [{trial, seed, reward, success, ending, ...}]}}`; empty fields are left out."""
     return {
-        task: {"fingerprint": result.fingerprint, "trials": [_trial_to_json(trial) for trial in result.trials]}
+        task: {
+            "fingerprint": result.fingerprint,
+            **({"family": result.family} if result.family else {}),
+            "trials": [_trial_to_json(trial) for trial in result.trials],
+        }
         for task, result in tasks.items()
     }
 

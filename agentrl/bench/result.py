@@ -24,9 +24,21 @@ from agentrl.bench.measures.effort import (
     Turns,
 )
 from agentrl.bench.measures.endings import Counts, fault_causes, truncations
-from agentrl.bench.measures.success import Component, PassAt, PassHat, Reward, Success, SuccessOfAttempted, outcomes
+from agentrl.bench.measures.success import (
+    Component,
+    PassAt,
+    PassHat,
+    Reward,
+    Success,
+    SuccessOfAttempted,
+    attempted_outcomes,
+    complete_episodes,
+    outcomes,
+)
 from agentrl.bench.measures.tools import ToolStatistics, num_malformed_calls, tool_statistics
+from agentrl.bench.provenance import Provenance
 from agentrl.bench.records import BenchRecord, task_results, tasks_to_json
+from agentrl.bench.statistics.pass_rates import pass_hat_k
 from agentrl.policy.base import SamplingParams
 from agentrl.trajectory import EnvRef, Trajectory
 
@@ -100,7 +112,9 @@ class Score:
 
     Attributes:
         headline: the answers of `HEADLINE`, by name.
-        pass_at, pass_hat: pass@k and pass^k for k = 1, 2, 4, … and the number of trials.
+        pass_at, pass_hat: pass@k and pass^k for k = 1, 2, 4, … and the number of trials, all over the same tasks: those
+            that have as many scored trials as the largest k.
+        pass_hat_attempted: pass^k of all tasks, with discarded episodes as failures; empty where none was discarded.
         components: the reward's named parts, mean per episode.
         counts: how the episodes ended: attempted = scored + discarded.
         n_planned: episodes asked for; more than `n_episodes + n_faults` where the run was interrupted.
@@ -123,6 +137,7 @@ class Score:
     malformed_calls: int
     effort: Effort
     measures: Mapping[str, Measured] = field(default_factory=dict)
+    pass_hat_attempted: Mapping[int, Estimate] = field(default_factory=dict)
 
     @property
     def success(self) -> Estimate:
@@ -145,6 +160,23 @@ class Score:
     def n_faults(self) -> int:
         return self.counts.num_discarded
 
+    @property
+    def denominators(self) -> dict[str, dict[str, Any]]:
+        """Of which episodes, and how many, each share is: discarded ones count in one of them."""
+        whole = next(iter(self.pass_at.values()), None)
+        return {
+            "success": {"of": "scored episodes", "episodes": self.n_episodes, "tasks": self.success.n},
+            "success_of_attempted": {
+                "of": "attempted episodes, discarded ones as failures",
+                "episodes": self.counts.attempted,
+                "tasks": self.of_attempted.n,
+            },
+            "pass": {
+                "of": f"tasks with {max(self.pass_at, default=0)} scored trials",
+                "tasks": whole.n if whole is not None else 0,
+            },
+        }
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold; `measures` is a key of it only if further measures were asked for."""
         record = {
@@ -156,6 +188,7 @@ class Score:
             "n_episodes": self.n_episodes,
             "n_planned": self.n_planned,
             "n_faults": self.n_faults,
+            "denominators": self.denominators,
             **self.counts.to_json(),
             "faults": dict(self.faults),
             "truncated": dict(self.truncated),
@@ -163,6 +196,9 @@ class Score:
             "tools": {name: asdict(statistics) for name, statistics in self.tools.items()},
             "effort": _effort_to_json(self.effort),
         }
+        if self.pass_hat_attempted:
+            hats = self.pass_hat_attempted.items()
+            record["pass_hat_k_of_attempted"] = {str(k): estimate.to_json() for k, estimate in hats}
         if self.measures:
             record["measures"] = {name: answer.to_json() for name, answer in self.measures.items()}
         return record
@@ -182,6 +218,8 @@ class BenchResult:
         sampling: what was sent with every turn, seeds aside; None where the policy takes none.
         versions: of AgentRL, Python, the environment, and torch and transformers where they are loaded.
         started_at, ended_at: of the first and of this call; UTC, ISO 8601.
+        provenance: machine, command line and git revision; None where it was not asked for.
+        scored_by: what scored the episodes again, and which; None for the environment that they were played in.
     """
 
     env: EnvRef
@@ -198,6 +236,8 @@ class BenchResult:
     started_at: str = ""
     ended_at: str = ""
     cost_usd: float | None = None
+    scored_by: Mapping[str, Any] | None = None
+    provenance: Provenance | None = None
 
     @property
     def record(self) -> BenchRecord:
@@ -211,6 +251,7 @@ class BenchResult:
             tasks=task_results(self.trajectories),
             sampling=self.sampling,
             versions=self.versions,
+            scored_by=self.scored_by,
         )
 
     @property
@@ -230,6 +271,8 @@ class BenchResult:
             "versions": dict(self.versions),
             "started_at": self.started_at,
             "ended_at": self.ended_at,
+            "provenance": None if self.provenance is None else asdict(self.provenance),
+            **({} if self.scored_by is None else {"scored_by": dict(self.scored_by)}),
             "warnings": self.warnings,
             **self.score.to_json(),
             "references": {name: score.to_json() for name, score in self.references.items()},
@@ -251,12 +294,16 @@ def score_of(
         measures: further ones to compute.
     """
     counting = scored(trajectories)
-    ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, trials) if k <= trials})
+    largest, whole = complete_episodes(counting, trials)
+    largest = max(largest, 1)
+    ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, largest) if k <= largest})
+    attempted = attempted_outcomes(trajectories) if len(counting) < len(trajectories) else []
     components = dict.fromkeys(name for t in counting for name in t.reward_components)
     return Score(
         headline=measured(HEADLINE, trajectories),
-        pass_at={k: PassAt(k)(trajectories) for k in ks},
-        pass_hat={k: PassHat(k)(trajectories) for k in ks},
+        pass_at={k: PassAt(k)(whole) for k in ks},
+        pass_hat={k: PassHat(k)(whole) for k in ks},
+        pass_hat_attempted={k: pass_hat_k(attempted, k) for k in ks if attempted},
         components={name: Component(name)(trajectories) for name in components},
         n_tasks=len(outcomes(trajectories)),
         counts=Counts.of(trajectories),

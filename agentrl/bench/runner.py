@@ -24,6 +24,7 @@ from agentrl.bench.identity import Identity, identify, same_env, server_address
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.cost import CostUSD
+from agentrl.bench.provenance import Provenance
 from agentrl.bench.records import utc_now, versions_of
 from agentrl.bench.result import BenchConfig, BenchResult, Outcome, score_of
 from agentrl.env.base import Env
@@ -373,6 +374,7 @@ class _Bench:
             started_at=self.started_at,
             ended_at=utc_now(),
             cost_usd=self.cost_usd,
+            provenance=Provenance.here(),
         )
         self.folder.write(result.to_json())
         return result

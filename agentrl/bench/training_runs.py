@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentrl.bench.compare import check_same_tasks
+from agentrl.bench.comparing.obstacles import check_same_tasks
 from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_seeds
 from agentrl.errors import ConfigError
 from agentrl.trajectory import EnvRef

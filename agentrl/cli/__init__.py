@@ -25,6 +25,8 @@ COMMANDS = {
     "audit": "Find what makes scores on an environment worthless.",
     "play": "Be the agent, in this terminal.",
     "new-env": "Start a package with an environment of your own.",
+    "report": "Write the page of benchmarks, or of a training run.",
+    "rescore": "Score recorded episodes again, without a model.",
     "replay": "Execute recorded episodes again and compare.",
     "doctor": "Show what works on this machine, and how to fix what does not.",
 }

@@ -13,22 +13,26 @@ from agentrl.bench.compare import RECORDED, Comparison, comparisons
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.measures.success import Success
 from agentrl.bench.records import read_record
-from agentrl.bench.suites.comparison import compare_suites, is_suite
+from agentrl.bench.suites.comparison import SuiteComparison, compare_suites, is_suite
 from agentrl.bench.training_runs import compare_runs, run_folders
 from agentrl.bench.views.comparison import render_comparison
+from agentrl.bench.views.report.page import write_bench_report, write_picture
 from agentrl.bench.views.suite import render_suites
 from agentrl.bench.views.training_runs import render_runs
 from agentrl.cli.boundary import EXIT_FAILED, EXIT_UNTRUSTED, json_option, note, print_json, print_tables
 
 _PIPE_WIDTH = 120
 _PIPE_WIDTH_OF_RUNS = 160
-_DROP_HELP = "Exit code 1 if one falls short of the first by more than X, in the unit of the measure."
+_REPORT_HELP = "Also write the page of the benchmarks (.html), or the plot of the differences alone (.svg)."
+_DROP_HELP = "Exit code 1 if one is lower than the first by more than X, in the unit of the measure."
 
 
 @click.command("compare")
 @click.argument("places", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--measure", type=click.Choice(RECORDED), default="success", show_default=True, help="What is compared.")
 @click.option("--allow-versions", is_flag=True, help="Accept another version of the environment with the same tasks.")
+@click.option("--force", is_flag=True, help="Compare what is refused too; the result names the difference.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help=_REPORT_HELP)
 @click.option("--max-drop", type=float, metavar="X", help=_DROP_HELP)
 @json_option
 @click.pass_context
@@ -37,6 +41,8 @@ def command(
     places: tuple[Path, ...],
     measure: str,
     allow_versions: bool,
+    force: bool,
+    report: Path | None,
     max_drop: float | None,
     as_json: bool,
 ) -> None:
@@ -50,9 +56,10 @@ def command(
     agentrl compare runs/rates
 
     Folders of `agentrl bench`, or their summary.json: the first minus each of the others, on the tasks that both
-    played. They must be of the same environment, arguments, limits, version and tasks; else they are refused. Exit code
-    3 if episodes were discarded after the model had acted, so that the difference cannot be trusted; 1 where one of the
-    others falls short of the first by more than --max-drop.
+    played. They must be of the same environment, arguments, limits, version and tasks; else they are refused, unless
+    --force is given, and then the result names what differs. Exit code 3 if episodes were discarded after the model had
+    acted, so that the difference cannot be trusted; 1 where one of the others is lower than the first by more than
+    --max-drop.
 
     Folders of suites: each environment that both played, and the weighted mean.
 
@@ -60,16 +67,26 @@ def command(
     training, and each setting minus the first. Runs that differ in their seeds alone are one setting.
     """
     if any(run_folders(place) for place in places):
-        if max_drop is not None:
-            raise click.UsageError("--max-drop goes with benchmarks")
+        for name, given in (("--max-drop", max_drop), ("--force", force or None), ("--report", report)):
+            if given is not None:
+                raise click.UsageError(f"{name} goes with benchmarks")
         _compare_runs(places, measure, allow_versions=allow_versions, as_json=as_json)
         return
     if len(places) < 2:
         raise click.UsageError("two benchmarks at least are compared, and one folder was given")
     if all(map(is_suite, places)):
-        _compare_suites(ctx, places, measure, allow_versions=allow_versions, max_drop=max_drop, as_json=as_json)
+        if report is not None:
+            raise click.UsageError("--report goes with benchmarks of one environment: give the folders in the suites")
+        if len(places) != 2:
+            raise click.UsageError(f"two suites are compared, and {len(places)} folders were given")
+        suites = compare_suites(*places, measure, allow_versions=allow_versions, force=force)
+        _show_suites(ctx, suites, str(places[1]), max_drop, as_json=as_json)
         return
-    found = comparisons([read_record(place) for place in places], measure, allow_versions=allow_versions)
+    records = [read_record(place) for place in places]
+    found = comparisons(records, measure, allow_versions=allow_versions, force=force)
+    if report is not None:
+        written = write_picture(report, found) if report.suffix == ".svg" else write_bench_report(places, report, found)
+        note(f"Report: {written}")
     if as_json:
         print_json(found[0].to_json() if len(found) == 1 else {"comparisons": [one.to_json() for one in found]})
     else:
@@ -81,37 +98,28 @@ def command(
         ctx.exit(EXIT_FAILED)
 
 
-def _compare_suites(
-    ctx: click.Context,
-    places: tuple[Path, ...],
-    measure: str,
-    *,
-    allow_versions: bool,
-    max_drop: float | None,
-    as_json: bool,
+def _show_suites(
+    ctx: click.Context, found: SuiteComparison, name: str, max_drop: float | None, *, as_json: bool
 ) -> None:
-    if len(places) != 2:
-        raise click.UsageError(f"two suites are compared, and {len(places)} folders were given")
-    found = compare_suites(*places, measure, allow_versions=allow_versions)
     if as_json:
         print_json(found.to_json())
     else:
         print_tables(render_suites(found), _PIPE_WIDTH)
     if found.warnings:
         ctx.exit(EXIT_UNTRUSTED)
-    if max_drop is not None and _falls_short(str(places[1]), found.mean, max_drop):
+    if max_drop is not None and _is_lower(name, found.mean, max_drop):
         ctx.exit(EXIT_FAILED)
 
 
 def _drops(found: Comparison, most: float) -> bool:
-    return _falls_short(found.second.policy, found.difference, most)
+    return _is_lower(found.second.policy, found.difference, most)
 
 
-def _falls_short(name: str, drop: Estimate, most: float) -> bool:
-    """Whether one falls short of the first by more than `most`, which is then said."""
+def _is_lower(name: str, drop: Estimate, most: float) -> bool:
+    """Whether one is lower than the first by more than `most`, which is then said."""
     if not drop.mean > most:
         return False
-    note(f"{name} falls short by {drop.mean:.3g} [{drop.low:.3g}, {drop.high:.3g}], more than {most:g}")
+    note(f"{name} is lower by {drop.mean:.3g} [{drop.low:.3g}, {drop.high:.3g}], more than {most:g}")
     return True
 
 

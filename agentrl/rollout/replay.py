@@ -254,7 +254,7 @@ class _Player:
 
     def play(self, trajectory: Trajectory, result: StoreReplay) -> ReplayReport:
         ref = trajectory.env if self._env_id is None else replace(trajectory.env, id=self._env_id)
-        with self._rule(ref):
+        with naming_rule(ref, given=self._env_id is not None, trusts=self._trusts):
             if ref.key not in self._envs:
                 self._envs[ref.key] = (self._make_env or registry.make)(ref)
             env = self._envs[ref.key]
@@ -277,18 +277,27 @@ class _Player:
                 env.close()
         return again if again.outcome == "same" else report
 
-    def _rule(self, ref: EnvRef) -> AbstractContextManager[None]:
-        if self._trusts:
-            return nullcontext()
-        if self._env_id is None:
-            check_registered(ref)
-        found = registry.spec(ref.id)
-        check_arguments(ref, found)
-        return names_only({ref.id, *_texts(found.kwargs)}, advice=_ADVICE)
-
     def close(self) -> None:
         for env in self._envs.values():
             env.close()
+
+
+def naming_rule(ref: EnvRef, *, given: bool, trusts: bool) -> AbstractContextManager[None]:
+    """Under what rule an environment that a record names may be made and played: it brings no code of its own.
+
+    Args:
+        ref: with the recorded arguments.
+        given: the caller, not the record, named the environment.
+        trusts: the caller trusts the record: there is no rule.
+    Raises: ReplayError if the record names code that is not registered.
+    """
+    if trusts:
+        return nullcontext()
+    if not given:
+        check_registered(ref)
+    found = registry.spec(ref.id)
+    check_arguments(ref, found)
+    return names_only({ref.id, *_texts(found.kwargs)}, advice=_ADVICE)
 
 
 def _note_what_changed(trajectory: Trajectory, env: Env, result: StoreReplay) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 from agentrl.bench.environments import by_environment, pooled, requests_of_each, success_metrics
 from agentrl.bench.evaluate import EvalResult
 from agentrl.bench.verdicts import verdicts
-from agentrl.bench.views.run_report import EVALUATION, read_metrics, write_report
+from agentrl.bench.views.run_report import read_metrics, write_report
+from agentrl.bench.views.run_tally import EVALUATION
 from agentrl.learning.apart import ApartLearner
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import Objective

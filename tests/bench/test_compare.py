@@ -174,3 +174,25 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
         (tmp_path / "a" / "summary.json").write_text(json.dumps(cut))
         with pytest.raises(ConfigError, match=words):
             read_record(tmp_path / "a")
+
+
+def test_what_is_refused_can_be_forced_and_is_named() -> None:
+    first, second = run_bench(Adder, "oracle").record, run_bench(edited(3, 4), "null").record
+    second = replace(second, env=replace(first.env, limits={"max_turns": 9}))
+    with pytest.raises(ConfigError, match="cannot compare"):
+        comparison(first, second)
+    found = comparison(first, second, force=True)
+    assert found.difference.mean == compare(first, second, force=True).mean == 1.0
+    assert found.forced == tuple(found.to_json()["forced"])
+    assert [why.split(" on ")[0] for why in found.forced] == [
+        "the first was measured",
+        "tasks 'eval-3', 'eval-4' had other content in the first than in the second",
+    ]
+    assert "max_turns=9" in found.forced[0]
+    assert comparison(first, first, force=True).forced == ()
+
+
+def test_no_shared_task_cannot_be_forced() -> None:
+    first = run_bench(Adder, "oracle").record
+    with pytest.raises(ConfigError, match="no task was played by both"):
+        comparison(first, replace(first, tasks={"other": first.tasks["eval-0"]}), force=True)

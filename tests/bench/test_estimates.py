@@ -20,14 +20,11 @@ from agentrl.bench.estimates import (
     paired_difference,
     paired_outcomes,
     paired_over_seeds,
-    pass_at_k,
-    pass_at_k_of_task,
-    pass_hat_k,
-    pass_hat_k_of_task,
     t_cdf_two_sided,
     t_quantile,
     wilson_interval,
 )
+from agentrl.bench.statistics.pass_rates import pass_at_k, pass_at_k_of_task, pass_hat_k, pass_hat_k_of_task
 
 
 def test_wilson_against_published_values() -> None:

@@ -70,7 +70,7 @@ def test_an_oracle_is_not_played_beside_itself() -> None:
 def test_the_json_form_is_json() -> None:
     record = json.loads(json.dumps(run_bench(Adder, "null", num_tasks=1).to_json(), allow_nan=False))
     assert record["success"] == {"mean": 0.0, "ci95": [0.0, 1.0], "n": 1}
-    assert record["reward"]["ci95"] == [None, None]
+    assert record["reward"]["ci95"] == [0.0, 1.0]
     assert record["effort"]["completion_tokens"] is None
     assert record["references"]["oracle"]["success"]["mean"] == 1.0
 

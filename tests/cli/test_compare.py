@@ -45,15 +45,16 @@ def test_the_json_form(folders: tuple[str, str]) -> None:
 
 def test_the_json_form_holds_the_tests(folders: tuple[str, str]) -> None:
     tests = json.loads(compare(*folders, "--json").stdout)["tests"]
-    assert tests["p_value"] == tests["p_value_adjusted"] == tests["p_value_mcnemar"] == pytest.approx(2 / 2**5)
+    assert tests["p_value_exact"] == tests["p_value_mcnemar"] == pytest.approx(2 / 2**5)
+    assert tests["p_value"] == tests["p_value_adjusted"] == pytest.approx(1 / 2**5)
     assert tests["noise_floor"] == [None, None]
     assert set(tests["tasks_needed"]) == {"0.01", "0.02", "0.05", "0.1"}
 
 
 def test_several_are_compared_with_the_first_and_corrected_for_their_number(folders: tuple[str, str]) -> None:
     found = json.loads(compare(folders[0], folders[1], folders[1], "--json").stdout)["comparisons"]
-    assert [one["tests"]["p_value"] for one in found] == [pytest.approx(2 / 2**5)] * 2
-    assert [one["tests"]["p_value_adjusted"] for one in found] == [pytest.approx(4 / 2**5)] * 2
+    assert [one["tests"]["p_value"] for one in found] == [pytest.approx(1 / 2**5)] * 2
+    assert [one["tests"]["p_value_adjusted"] for one in found] == [pytest.approx(2 / 2**5)] * 2
     shown = compare(folders[0], folders[1], folders[1]).stdout
     assert shown.count("corrected for several comparisons (Holm)") == 2
     assert compare(folders[0]).exit_code == 2
@@ -63,7 +64,7 @@ def test_several_are_compared_with_the_first_and_corrected_for_their_number(fold
 def test_a_drop_beyond_the_bound_fails(folders: tuple[str, str], most: str, code: int) -> None:
     result = compare(*folders, "--max-drop", most)
     assert result.exit_code == code
-    assert ("null falls short by 1 [0.386, 1], more than 0.5" in result.stderr) == (code == 1)
+    assert ("null is lower by 1 [0.386, 1], more than 0.5" in result.stderr) == (code == 1)
     assert compare(folders[1], folders[0], "--max-drop", most).exit_code == 0  # a gain
 
 
@@ -111,3 +112,17 @@ def test_training_runs(tmp_path: Path) -> None:
     assert "sampled · 3 tasks of every run" in shown.stdout
     assert compare(str(tmp_path / "cell"), "--measure", "reward").exit_code == 2
     assert compare(str(tmp_path / "absent")).exit_code == 2
+
+
+def test_a_refused_comparison_can_be_forced_and_says_so(folders: tuple[str, str]) -> None:
+    summary = json.loads((Path(folders[1]) / "summary.json").read_text())
+    summary["env"]["limits"] = {"max_turns": 3}
+    (Path(folders[1]) / "summary.json").write_text(json.dumps(summary))
+    refused = compare(*folders)
+    assert refused.exit_code == 1
+    assert "cannot compare" in refused.stderr
+    forced = compare(*folders, "--force")
+    assert forced.exit_code == 0, forced.output
+    assert "forced: the first was measured on" in " ".join(forced.stdout.split())
+    (why,) = json.loads(compare(*folders, "--force", "--json").stdout)["forced"]
+    assert "max_turns=3" in why

@@ -49,14 +49,20 @@ async def _copiers(subject: Subject) -> list[Probe]:
 
 @contextmanager
 def _exits_caught() -> Iterator[list[int]]:
-    """Collects calls of `os._exit` in this process: only an answer that is run here makes one."""
+    """Collects calls of `os._exit` in this process: only an answer that is run here makes one.
+
+    A process that is forked meanwhile, such as one of `multiprocessing`, ends by `os._exit` and must do so.
+    """
     exits: list[int] = []
+    real, owner = os._exit, os.getpid()
 
     def caught(status: int) -> NoReturn:
+        if os.getpid() != owner:
+            real(status)
         exits.append(status)
         raise RuntimeError("an answer called os._exit in the process of the environment")
 
-    real, os._exit = os._exit, caught
+    os._exit = caught
     try:
         yield exits
     finally:

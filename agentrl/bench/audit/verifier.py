@@ -12,8 +12,10 @@ from agentrl.bench.audit.probes import answers, random_tools
 from agentrl.bench.audit.report import Evidence, Flaw
 from agentrl.bench.evaluate import episode_seed
 from agentrl.env.author_code import ask
+from agentrl.env.blame import fault_of
 from agentrl.env.results import plain_number
 from agentrl.env.tool_env import ToolEnv
+from agentrl.errors import EnvFault
 from agentrl.trajectory import Trajectory
 
 _SMALL = 0.1
@@ -55,26 +57,45 @@ async def check_unsolved(subject: Subject) -> list[Flaw]:
 async def check_untouched(subject: Subject) -> list[Flaw]:
     """The world as it begins scores nothing."""
     paid: list[tuple[str, float]] = []
+    failed: list[tuple[str, EnvFault]] = []
     async with aclosing(subject.make()) as env:
         if not isinstance(env, ToolEnv):
             return []
         for task in subject.tasks:
             await env.areset(seed=episode_seed(subject.seed, task.id, 0), options={"task": task})
             try:
-                reward = _total(env, await ask(env, "score", env.score, None))
-            except Exception:
-                continue  # an author need not score a world without an answer
+                score = await ask(env, "score", env.score, None)
+            except Exception as error:
+                fault = fault_of("score(None)", error)
+                # An author need not score a world without an answer; what hangs or is out of reach is another matter.
+                if fault is error or fault.at != "author":
+                    failed.append((task.id, fault))
+                continue
+            reward = _total(env, score)
             if reward > 1e-9 or env.success:
                 paid.append((task.id, reward))
+    return [*_not_scored(failed, len(subject.tasks)), *_paid_untouched(paid, len(subject.tasks))]
+
+
+def _not_scored(failed: Sequence[tuple[str, EnvFault]], tried: int) -> Iterator[Flaw]:
+    """A flaw if the score of an untouched world could not be had."""
+    if failed:
+        problem = f"the score of an untouched world could not be had on {len(failed)} of {tried} tasks: {failed[0][1]}"
+        fix = "let score return in time also without an answer; start the servers that it needs, then audit again"
+        seen = tuple(Evidence(task, f"{fault.at}: {fault}") for task, fault in failed[:_MOST_EVIDENCE])
+        yield Flaw("untouched-world-not-scored", "warning", problem, fix, tuple(t for t, _ in failed), tried, seen)
+
+
+def _paid_untouched(paid: Sequence[tuple[str, float]], tried: int) -> list[Flaw]:
     if not paid:
         return []
-    mean = sum(reward for _, reward in paid) / len(subject.tasks)
+    mean = sum(reward for _, reward in paid) / tried
     problem = f"a world that nobody touched earns {mean:.3g} on average"
     fix = "score the difference that the agent made, and give every task a state that is not yet as asked for"
     seen = tuple(Evidence(task, f"`score(None)` right after the start is {r:.3g}") for task, r in paid[:3])
     severity = "error" if mean >= _SMALL or any(r >= 1 - 1e-9 for _, r in paid) else "warning"
     tasks = tuple(task for task, _ in paid)
-    return [Flaw("untouched-world-scores", severity, problem, fix, tasks, len(subject.tasks), seen)]  # type: ignore[arg-type]
+    return [Flaw("untouched-world-scores", severity, problem, fix, tasks, tried, seen)]  # type: ignore[arg-type]
 
 
 def _total(env: ToolEnv, score: Any) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agentrl.bench.estimates import Estimate, ValuesByTask, mean_over_trials
+from agentrl.bench.statistics.families import Families, families_of
 from agentrl.registry import Registry
 from agentrl.trajectory import Trajectory
 
@@ -99,9 +100,9 @@ class PerEpisode(Measure):
     def of(self, episode: Trajectory) -> float:
         """The number of one scored episode; nan where it is not known: the episode is then left out."""
 
-    def estimate(self, values_by_task: ValuesByTask) -> Estimate:
+    def estimate(self, values_by_task: ValuesByTask, families: Families = ()) -> Estimate:
         """The mean of the values and its interval; overridden where another interval suits the values better."""
-        return mean_over_trials(values_by_task)
+        return mean_over_trials(values_by_task, families=families)
 
     def values_by_task(self, episodes: Sequence[Trajectory]) -> dict[str, list[float]]:
         """Task id -> the known numbers of its scored episodes."""
@@ -109,7 +110,8 @@ class PerEpisode(Measure):
         return {task: [value for value in of_task if not math.isnan(value)] for task, of_task in values.items()}
 
     def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
-        return self.estimate(list(self.values_by_task(episodes).values()))
+        values = self.values_by_task(episodes)
+        return self.estimate(list(values.values()), families_of(list(values), task_families(episodes)))
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,11 @@ def measured(measures: Sequence[Measure], episodes: Sequence[Trajectory]) -> dic
             raise TypeError(f"measure {measure.name!r} must return an Estimate, got {estimate!r}")
         answers[measure.name] = Measured(measure.name, measure.unit, estimate)
     return answers
+
+
+def task_families(episodes: Sequence[Trajectory]) -> dict[str, str]:
+    """Task id -> family, of the tasks that name one."""
+    return {episode.task.id: episode.task.family for episode in episodes if episode.task.family}
 
 
 def scored(episodes: Sequence[Trajectory]) -> list[Trajectory]:

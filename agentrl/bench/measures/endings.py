@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from agentrl.bench.estimates import Estimate, ValuesByTask, clustered_proportion
 from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, by_task
+from agentrl.bench.statistics.families import Families
 from agentrl.errors import PolicyFault, Who
 from agentrl.trajectory import Trajectory
 
@@ -33,8 +34,8 @@ class Truncated(PerEpisode):
     def of(self, episode: Trajectory) -> float:
         return float(episode.ending.kind == "limit" and self.limit in ("", episode.ending.detail))
 
-    def estimate(self, values_by_task: ValuesByTask) -> Estimate:
-        return clustered_proportion(values_by_task)
+    def estimate(self, values_by_task: ValuesByTask, families: Families = ()) -> Estimate:
+        return clustered_proportion(values_by_task, families=families)
 
 
 @dataclass(frozen=True)

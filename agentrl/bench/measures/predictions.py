@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from agentrl.bench.estimates import Estimate, ValuesByTask, cluster_bootstrap, clustered_proportion
 from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, scored
+from agentrl.bench.statistics.families import Families
 from agentrl.rollout.predictions import IS_NUMBER, PREDICTION, crps, prediction_of
 from agentrl.trajectory import Trajectory
 
@@ -244,8 +245,8 @@ class NoNumber(PerEpisode):
             return math.nan
         return float(not episode.info.get(IS_NUMBER, True) or PREDICTION not in episode.info)
 
-    def estimate(self, values_by_task: ValuesByTask) -> Estimate:
-        return clustered_proportion(values_by_task)
+    def estimate(self, values_by_task: ValuesByTask, families: Families = ()) -> Estimate:
+        return clustered_proportion(values_by_task, families=families)
 
 
 def interval(predicted: Floats, level: float) -> tuple[float, float]:

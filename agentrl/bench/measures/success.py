@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentrl.bench.estimates import Estimate, ValuesByTask, clustered_mean, clustered_proportion, pass_at_k, pass_hat_k
-from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, by_task, scored
+from agentrl.bench.estimates import Estimate, ValuesByTask, clustered_mean, clustered_proportion
+from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, by_task, scored, task_families
+from agentrl.bench.statistics.families import Families, families_of
+from agentrl.bench.statistics.pass_rates import complete, pass_at_k, pass_hat_k
 from agentrl.trajectory import Trajectory
+
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class Success(PerEpisode):
     def of(self, episode: Trajectory) -> float:
         return float(episode.success)
 
-    def estimate(self, values_by_task: ValuesByTask) -> Estimate:
-        return clustered_proportion(values_by_task)
+    def estimate(self, values_by_task: ValuesByTask, families: Families = ()) -> Estimate:
+        return clustered_proportion(values_by_task, families=families)
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Reward(PerEpisode):
     def of(self, episode: Trajectory) -> float:
         return episode.reward
 
-    def estimate(self, values_by_task: ValuesByTask) -> Estimate:
-        return clustered_mean(values_by_task)
+    def estimate(self, values_by_task: ValuesByTask, families: Families = ()) -> Estimate:
+        return mean_of_rewards(values_by_task, families)
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,24 @@ class Component(PerEpisode):
     def of(self, episode: Trajectory) -> float:
         return episode.reward_components.get(self.component, 0.0)
 
-    def estimate(self, values_by_task: ValuesByTask) -> Estimate:
+    def estimate(self, values_by_task: ValuesByTask, families: Families = ()) -> Estimate:
+        return mean_of_rewards(values_by_task, families)
+
+
+def mean_of_rewards(values_by_task: ValuesByTask, families: Families = ()) -> Estimate:
+    """The mean over tasks, with the interval that suits the values.
+
+    Rewards of 0 and 1 are outcomes and have the interval of a success rate; so have equal ones within [0, 1], whose
+    spread says nothing. Partial credit and unbounded rewards have Student's t over tasks.
+    """
+    values = [value for of_task in values_by_task for value in of_task]
+    if not values:
         return clustered_mean(values_by_task)
+    outcomes = all(value in (0, 1) for value in values)
+    is_constant = max(values) - min(values) <= _ROUNDING and min(values) >= 0 and max(values) <= 1
+    if outcomes or is_constant:
+        return clustered_proportion(values_by_task, families=families)
+    return clustered_mean(values_by_task, families=families)
 
 
 @dataclass(frozen=True)
@@ -84,7 +104,7 @@ class PassAt(Measure):
         return f"pass_at:{self.k}"
 
     def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
-        return pass_at_k(outcomes(episodes), self.k)
+        return pass_at_k(outcomes(episodes), self.k, families=outcome_families(episodes))
 
 
 @dataclass(frozen=True)
@@ -105,7 +125,7 @@ class PassHat(Measure):
         return f"pass_hat:{self.k}"
 
     def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
-        return pass_hat_k(outcomes(episodes), self.k)
+        return pass_hat_k(outcomes(episodes), self.k, families=outcome_families(episodes))
 
 
 def check_k(k: int) -> None:
@@ -116,3 +136,22 @@ def check_k(k: int) -> None:
 def outcomes(episodes: Sequence[Trajectory]) -> list[list[bool]]:
     """Whether each scored episode succeeded, task by task."""
     return [[bool(value) for value in values] for values in by_task(scored(episodes), Success().of).values()]
+
+
+def attempted_outcomes(episodes: Sequence[Trajectory]) -> list[list[bool]]:
+    """`outcomes` with discarded episodes as failures."""
+    return [[value > 0 for value in of] for of in SuccessOfAttempted().values_by_task(episodes).values()]
+
+
+def outcome_families(episodes: Sequence[Trajectory]) -> Families:
+    """The families of the tasks of `outcomes`, in their order."""
+    tasks = dict.fromkeys(episode.task.id for episode in scored(episodes))
+    return families_of(list(tasks), task_families(episodes))
+
+
+def complete_episodes(episodes: Sequence[Trajectory], trials: int) -> tuple[int, list[Trajectory]]:
+    """The episodes of one set of tasks for pass@k and pass^k of every k, and the largest k. Args: as `complete`."""
+    largest, kept = complete(outcomes(episodes), trials)
+    tasks = list(dict.fromkeys(episode.task.id for episode in scored(episodes)))
+    chosen = {tasks[index] for index in kept}
+    return largest, [episode for episode in episodes if episode.task.id in chosen]

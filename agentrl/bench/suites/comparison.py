@@ -12,7 +12,7 @@ from agentrl.bench.compare import Comparison, comparison
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.measures.success import Success, SuccessOfAttempted
 from agentrl.bench.records import read_record
-from agentrl.bench.significance import holm
+from agentrl.bench.statistics.significance import holm
 from agentrl.bench.suites.suite import SUITE, weighted_mean
 from agentrl.errors import ConfigError
 
@@ -44,11 +44,17 @@ class SuiteComparison:
     def warnings(self) -> list[str]:
         return [f"{name}: {warning}" for name, one in self.envs.items() for warning in one.warnings]
 
+    @property
+    def forced(self) -> list[str]:
+        """Why environments are not of the same thing, where they were compared nevertheless."""
+        return [f"{name}: {why}" for name, one in self.envs.items() for why in one.forced]
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
         return {
             "mean": self.mean.to_json(),
             "alone": list(self.alone),
+            "forced": self.forced,
             "warnings": self.warnings,
             "envs": {
                 name: {**one.to_json(), "p_value_adjusted": self.adjusted[name]} for name, one in self.envs.items()
@@ -57,7 +63,12 @@ class SuiteComparison:
 
 
 def compare_suites(
-    first: str | Path, second: str | Path, measure: str = Success.name, *, allow_versions: bool = False
+    first: str | Path,
+    second: str | Path,
+    measure: str = Success.name,
+    *,
+    allow_versions: bool = False,
+    force: bool = False,
 ) -> SuiteComparison:
     """The first suite minus the second, on the tasks of each environment that both played.
 
@@ -76,7 +87,11 @@ def compare_suites(
         raise ConfigError(f"cannot compare: {first} and {second} have no environment of the same name")
     found = {
         name: comparison(
-            read_record(Path(first) / name), read_record(Path(second) / name), measure, allow_versions=allow_versions
+            read_record(Path(first) / name),
+            read_record(Path(second) / name),
+            measure,
+            allow_versions=allow_versions,
+            force=force,
         )
         for name in shared
     }

@@ -63,14 +63,20 @@ class Frame:
 
 
 def line_chart(
-    series: Sequence[Series], *, title: str, y_range: tuple[float, float] | None = None, wide: bool = False
+    series: Sequence[Series],
+    *,
+    title: str,
+    y_range: tuple[float, float] | None = None,
+    x_range: tuple[float, float] | None = None,
+    wide: bool = False,
 ) -> str:
     """An SVG chart with axes and intervals.
 
     Args:
         series: drawn in order, later ones on top.
         title: read out by screen readers.
-        y_range: limits of the vertical axis; the data's own by default.
+        y_range, x_range: limits of the axes; the data's own by default. Ticks of the horizontal one are whole numbers
+            unless its limits are given.
         wide: 660 x 280 pixels instead of 310 x 170.
     Returns: the `<svg>` element; empty where no series has a finite point.
     """
@@ -80,7 +86,7 @@ def line_chart(
     width, height = (660.0, 280.0) if wide else (310.0, 170.0)
     xs = [p[0] for p in points]
     ys = [value for p in points for value in p[1:]]
-    frame = Frame(_padded(min(xs), max(xs), 0.0), y_range or _padded(min(ys), max(ys), 0.08), width, height)
+    frame = Frame(x_range or _padded(min(xs), max(xs), 0.0), y_range or _padded(min(ys), max(ys), 0.08), width, height)
     hover = [
         {"name": one.name, "points": [[x, y, lo, hi, round(frame.x(x), 1)] for x, y, lo, hi in one.points()]}
         for one in series
@@ -89,7 +95,7 @@ def line_chart(
         [
             f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}"',
             f' data-hover="{escape(json.dumps(hover))}">',
-            *_axes(frame, ticks_x=8 if wide else 4, ticks_y=5 if wide else 3),
+            *_axes(frame, 8 if wide else 4, 5 if wide else 3, whole=x_range is None),
             *(part for one in series for part in _draw(one, frame)),
             f'<line class="cursor" y1="{_TOP}" y2="{height - _BOTTOM:g}" visibility="hidden"/></svg>',
         ]
@@ -121,17 +127,21 @@ def short_number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1e-3 or abs(value) >= 1e5 else f"{value:.4g}"
 
 
-def _axes(frame: Frame, ticks_x: int, ticks_y: int) -> Iterable[str]:
+def _axes(frame: Frame, ticks_x: int, ticks_y: int, *, whole: bool) -> Iterable[str]:
     right, bottom = frame.width - _RIGHT, frame.height - _BOTTOM
     for tick in nice_ticks(*frame.y_range, ticks_y):
         y = frame.y(tick)
         yield f'<line class="grid" x1="{_LEFT}" x2="{right:g}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short_number(tick)}</text>'
     for tick in nice_ticks(*frame.x_range, ticks_x):
-        if tick == int(tick):
+        if tick == int(tick) or not whole:
             x, y = frame.x(tick), bottom + 17
-            yield f'<text class="tick" x="{x:.1f}" y="{y:g}" text-anchor="middle">{int(tick)}</text>'
+            yield f'<text class="tick" x="{x:.1f}" y="{y:g}" text-anchor="middle">{_tick(tick)}</text>'
     yield f'<line class="axis" x1="{_LEFT}" x2="{right:g}" y1="{bottom:g}" y2="{bottom:g}"/>'
+
+
+def _tick(value: float) -> str:
+    return str(int(value)) if value == int(value) else short_number(value)
 
 
 def _draw(series: Series, frame: Frame) -> Iterable[str]:

@@ -30,16 +30,19 @@ def render_comparison(found: Comparison) -> RenderableType:
     if found.first.num_discarded or found.second.num_discarded:
         counted = percent(found.of_attempted)
         parts.append(Text(f"difference in success with discarded episodes as failures: {counted}"))
-    parts.append(Text(_tests(found)))
+    parts.append(Text(tests_in_words(found)))
+    parts.extend(
+        Text(f"forced: {why}, so this is no comparison of two agents", style="bold red") for why in found.forced
+    )
     parts.extend(Text(f"warning: {warning}", style="bold red") for warning in found.warnings)
     parts.extend(Text(note, style="yellow") for note in found.notes)
     return Group(*parts)
 
 
-def _tests(found: Comparison) -> str:
+def tests_in_words(found: Comparison) -> str:
     """The tests in words: p-values, what two runs of the same agent may differ by, and how many tasks would tell."""
     tests = found.tests
-    said = [f"p = {_p(tests.p_value)} (paired permutation test)"]
+    said = [f"p = {_p(tests.p_value)} (paired permutation test, mid-p; exact {_p(tests.exact)})"]
     if tests.adjusted != tests.p_value:
         said.append(f"{_p(tests.adjusted)} corrected for several comparisons (Holm)")
     if tests.mcnemar is not None:

@@ -9,32 +9,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from agentrl.bench.estimates import Estimate, clustered_proportion
-from agentrl.bench.measures.endings import Counting, Counts, by_cause
 from agentrl.bench.verdicts import CHANGES, choices, said_of
 from agentrl.bench.views.charts import Series, line_chart, short_number
 from agentrl.bench.views.environments import environment_rows, text_of
 from agentrl.bench.views.page_text import for_page
+from agentrl.bench.views.run_tally import EVALUATION, Tally
 from agentrl.bench.views.table import percent
 from agentrl.errors import StoreError
-from agentrl.messages import Message
-from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Trajectory
 
 Metrics = Mapping[str, Any]
 _WINDOW_STEPS = 5
 # Two-sided 95% quantiles of Student's t for 2 to 4 degrees of freedom: a window has 3 to 5 steps.
 _T95 = (4.303, 3.182, 2.776)
-_MAX_TRANSCRIPTS = 6
-# The name under which a run records its evaluations between two steps.
-EVALUATION = "eval"
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -48,7 +40,7 @@ def write_report(run_dir: str | Path) -> Path:
     folder = Path(run_dir)
     metrics = read_metrics(folder / "metrics.jsonl")
     summary = _read_summary(folder / "summary.json")
-    tally = _Tally.of(folder / "trajectories.jsonl")
+    tally = Tally.of(folder / "trajectories.jsonl")
     config = folder / "config.toml"
     environment = Environment(
         loader=PackageLoader("agentrl.bench.views", "."), autoescape=True, finalize=for_page, trim_blocks=True
@@ -109,162 +101,6 @@ def _read_summary(path: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise StoreError(f"{path}: not JSON: {error}") from None
     return summary
-
-
-class _Played:
-    """The final episodes of one stage and mode: their counts, and success by task."""
-
-    def __init__(self, stage: str, mode: str) -> None:
-        self.name = f"{stage.replace('_', ' ')}, {mode}" if stage else mode
-        self._counting = Counting()
-        self._scored: dict[str, list[float]] = {}
-        self._attempted: dict[str, list[float]] = {}
-        self._cut_off = 0
-
-    def add(self, episode: Trajectory) -> None:
-        self._counting.add(episode)
-        self._attempted.setdefault(episode.task.id, []).append(float(episode.success))
-        if episode.ending.kind != "fault":
-            self._scored.setdefault(episode.task.id, []).append(float(episode.success))
-        self._cut_off += episode.ending.kind == "limit"
-
-    @property
-    def counts(self) -> Counts:
-        return self._counting.counts
-
-    @property
-    def of_attempted(self) -> Estimate:
-        """The success rate, with discarded episodes as failures."""
-        return clustered_proportion(list(self._attempted.values()))
-
-    def row(self) -> dict[str, Any]:
-        """The cells of the table of episodes."""
-        counts = self.counts
-        return {
-            "name": self.name,
-            "attempted": counts.attempted,
-            "scored": counts.scored,
-            "cut_off": self._cut_off,
-            "errors": counts.errors_shown,
-            "discarded": by_cause(counts.discarded),
-            "success": percent(clustered_proportion(list(self._scored.values()))),
-            "of_attempted": percent(self.of_attempted),
-        }
-
-
-@dataclass
-class _Tally:
-    """What the report needs of the trajectories, gathered in one pass."""
-
-    tools: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    played: dict[tuple[str, str], _Played] = field(default_factory=dict)
-    causes: dict[str, int] = field(default_factory=dict)
-    evaluations: dict[tuple[str, str], dict[str, Trajectory]] = field(default_factory=dict)
-    tables: dict[str, None] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, path: Path) -> _Tally:
-        tally = cls()
-        if path.exists():
-            for trajectory in TrajectoryStore(path):
-                if not trajectory.labels.superseded:
-                    tally.add(trajectory)
-        return tally
-
-    def add(self, trajectory: Trajectory) -> None:
-        stage, mode = trajectory.labels.stage, trajectory.labels.mode
-        # An evaluation begins greedily; a greedy episode later in a stage is a baseline of training.
-        if mode == "greedy" and stage not in {of for of, _ in self.played}:
-            self.tables.setdefault(stage)
-        if (stage, mode) not in self.played:
-            self.played[stage, mode] = _Played(stage, mode)
-        if trajectory.fork is None:
-            self.played[stage, mode].add(trajectory)
-        if trajectory.error is not None:
-            cause = (trajectory.error or "unknown").splitlines()[0]
-            self.causes[cause] = self.causes.get(cause, 0) + 1
-            return
-        if trajectory.fork is not None:  # its beginning is another episode's, and it counts in no measure
-            return
-        for name, stats in (trajectory.info.get("tool_stats") or {}).items():
-            total = self.tools.setdefault(name, {}).setdefault(stage, [0, 0])
-            total[0] += stats.get("calls", 0)
-            total[1] += stats.get("errors", 0)
-        if stage in self.tables:
-            key = (mode, trajectory.task.id)
-            self.evaluations.setdefault(key, {}).setdefault(stage, trajectory)
-
-    @property
-    def ends(self) -> tuple[str, str]:
-        """The first and the last stage that evaluated; empty where there is none."""
-        names = list(self.tables)
-        return (names[0] if len(names) > 1 else "", names[-1] if names else "")
-
-    def transcripts(self) -> list[dict[str, Any]]:
-        """Before and after on the same held-out tasks: first those that were learnt, then the others."""
-        first, last = self.ends
-        pairs = [
-            (mode, task, played[first], played[last])
-            for (mode, task), played in self.evaluations.items()
-            if first in played and last in played
-        ]
-        modes = {pair[0] for pair in pairs}
-        mode = "greedy" if "greedy" in modes else next(iter(sorted(modes)), "")
-        chosen = _varied([pair for pair in pairs if pair[0] == mode])
-        return [
-            {"task": task, "mode": mode, "sides": [_side("before", before), _side("after", after)]}
-            for mode, task, before, after in chosen
-        ]
-
-    def tool_rows(self) -> list[dict[str, Any]]:
-        """One row per tool: calls and errors before, in training, and after."""
-        first, last = self.ends
-        return [
-            {"name": name, "cells": [by_stage.get(first), self._in_training(by_stage), by_stage.get(last)]}
-            for name, by_stage in sorted(self.tools.items())
-        ]
-
-    def _in_training(self, by_stage: Mapping[str, list[int]]) -> list[int] | None:
-        """Calls and errors in all stages that are no evaluation."""
-        numbers = [counts for stage, counts in by_stage.items() if stage not in self.tables and stage != EVALUATION]
-        return [sum(column) for column in zip(*numbers, strict=True)] if numbers else None
-
-
-_Pair = tuple[str, str, Trajectory, Trajectory]
-
-
-def _varied(pairs: Sequence[_Pair]) -> list[_Pair]:
-    """Mostly tasks that were learnt, but a failure that stayed and a success that was there too."""
-    kinds: dict[tuple[bool, bool], list[_Pair]] = {}
-    for pair in pairs:
-        kinds.setdefault((pair[2].success, pair[3].success), []).append(pair)
-    learnt, stayed, had, lost = (kinds.get(k, []) for k in ((False, True), (False, False), (True, True), (True, False)))
-    return [*learnt[:3], *stayed[:1], *lost[:1], *had[:1], *learnt[3:]][:_MAX_TRANSCRIPTS]
-
-
-def _side(label: str, trajectory: Trajectory) -> dict[str, Any]:
-    return {
-        "label": label,
-        "success": trajectory.success,
-        "reward": trajectory.reward,
-        "status": trajectory.status,
-        "error": trajectory.ending.detail if trajectory.ending.kind == "error" else "",
-        "messages": [_shown(message) for message in trajectory.messages()],
-    }
-
-
-def _shown(message: Message) -> dict[str, Any]:
-    calls = []
-    for call in message.tool_calls:
-        arguments = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call.arguments.items())
-        calls.append({"text": f"{call.name}({arguments})", "error": call.error})
-    return {
-        "role": message.role,
-        "content": message.content,
-        "reasoning": message.reasoning,
-        "name": message.name,
-        "calls": calls,
-    }
 
 
 # Numbers.
@@ -359,7 +195,7 @@ def _time_shares(metrics: Sequence[Metrics], summary: Metrics) -> list[dict[str,
     return [{"name": n, "seconds": s, "share": s / total} for n, s in seconds.items() if s / total >= 0.001]
 
 
-def _table(summary: Metrics, tally: _Tally | None = None) -> list[dict[str, Any]]:
+def _table(summary: Metrics, tally: Tally | None = None) -> list[dict[str, Any]]:
     """Success before and after, by mode, each with the rate that counts discarded episodes as failures if known."""
     before, after = summary.get("before") or {}, summary.get("after") or {}
     rows = []
@@ -423,7 +259,7 @@ def _duration(seconds: float | None) -> str | None:
 # What a reader should not overlook.
 
 
-def _warnings(metrics: Sequence[Metrics], summary: Metrics, tally: _Tally) -> list[str]:
+def _warnings(metrics: Sequence[Metrics], summary: Metrics, tally: Tally) -> list[str]:
     warnings = []
     if not summary:
         warnings.append("The run is not finished: there is no summary yet. Go on with `agentrl train --resume`.")
@@ -456,7 +292,7 @@ def _is_bad(value: Any) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
-def _fault_warnings(tally: _Tally) -> list[str]:
+def _fault_warnings(tally: Tally) -> list[str]:
     every = [(played.name, played.counts) for played in tally.played.values()]
     warnings = [f"{name}: {counts.warning}." for name, counts in every if counts.warning]
     faults = sum(counts.num_discarded for _, counts in every)

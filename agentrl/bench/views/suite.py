@@ -61,6 +61,7 @@ def render_suites(found: SuiteComparison) -> RenderableType:
     parts: list[RenderableType] = [table]
     if found.alone:
         parts.append(Text(f"only one of them has: {', '.join(found.alone)}", style="yellow"))
+    parts.extend(Text(f"forced: {why}", style="bold red") for why in found.forced)
     parts.extend(Text(f"warning: {warning}", style="bold red") for warning in found.warnings)
     return Group(*parts)
 

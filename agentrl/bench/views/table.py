@@ -54,6 +54,9 @@ def notes(result: BenchResult) -> Iterator[str]:
         yield f"{total} episodes ended because of what the model sent, and count as failures; {number}x: {detail}"
     if score.counts.retried:
         yield f"{score.counts.retried} episodes were played again after a fault, and their last attempt counts"
+    left_out = score.n_tasks - next(iter(score.pass_at.values())).n if len(score.pass_at) > 1 else 0
+    if left_out:
+        yield f"pass@k and pass^k leave out {left_out} tasks that have fewer than {max(score.pass_at)} scored trials"
     if score.malformed_calls:
         yield f"{score.malformed_calls} tool calls could not be read"
     null, oracle = references.get("null"), references.get("oracle")
@@ -72,8 +75,14 @@ def _scores(result: BenchResult) -> Table:
     title = f"{result.env} · {config.split} · {result.score.n_tasks} tasks x {config.trials}"
     table = _table(title)
     table.add_column("policy", overflow="fold", min_width=8)
+    counts = result.score.counts
+    denominators = {"success": counts.scored, "success_of_attempted": counts.attempted} if counts.num_discarded else {}
     for name in result.score.headline:
-        table.add_column(_COLUMNS.get(name, name), justify="right", no_wrap=True)
+        shown = _COLUMNS.get(name, name)
+        of = denominators.get(name)
+        if of is not None:
+            shown = f"success of {of} {'attempted' if 'attempted' in name else 'scored'}"
+        table.add_column(shown, justify="right", no_wrap=True)
     table.add_row(*_score_row(result.policy, result.score), style="bold")
     for name, score in result.references.items():
         table.add_row(*_score_row(name, score), style="dim")
@@ -119,11 +128,15 @@ def _pass_rates(score: Score) -> Table:
     table = _table("of k trials", "k")
     table.add_column("pass@k (one succeeds)", justify="right")
     table.add_column("pass^k (all succeed)", justify="right")
+    if score.pass_hat_attempted:
+        table.add_column("pass^k of attempted", justify="right")
     table.add_column("tasks", justify="right")
     for k, estimate in score.pass_at.items():
-        hat = score.pass_hat[k]
-        counted = str(estimate.n) if estimate.n == hat.n else f"{estimate.n} and {hat.n}"
-        table.add_row(str(k), percent(estimate), percent(hat), counted)
+        of_attempted = score.pass_hat_attempted.get(k)
+        counted = (
+            [str(estimate.n)] if of_attempted is None else [percent(of_attempted), f"{estimate.n}, {of_attempted.n}"]
+        )
+        table.add_row(str(k), percent(estimate), percent(score.pass_hat[k]), *counted)
     return table
 
 

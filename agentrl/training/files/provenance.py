@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from agentrl.bench.identity import package_version
+from agentrl.bench.provenance import machine_facts
 
 _PACKAGES = (
     "agentrl",
@@ -44,11 +43,7 @@ def provenance(config: Path, device: str) -> dict[str, Any]:
 def machine(device: str) -> dict[str, Any]:
     """Where this process runs. Names neither the host nor its user."""
     return {
-        "system": f"{platform.system()} {platform.release()}",
-        "architecture": platform.machine(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": _memory_gib(),
+        **machine_facts(),
         "torch_threads": torch.get_num_threads(),
         "device": device,
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
@@ -69,17 +64,3 @@ def cost(wall_s: float, cpu_s: float, by_stage: Mapping[str, float], tokens: Map
         "cpu_s_by_stage": {name: round(seconds, 1) for name, seconds in by_stage.items()},
         "tokens": dict(tokens),
     }
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
-
-
-def _memory_gib() -> float | None:
-    with suppress(OSError, ValueError, AttributeError):
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import multiprocessing
 
 import pytest
 
@@ -10,7 +12,7 @@ from agentrl.bench.audit import audit
 from agentrl.bench.audit.audit import CHECKS
 from agentrl.bench.audit.reach import is_answerlike, shows
 from agentrl.env import registry
-from agentrl.errors import TaskError
+from agentrl.errors import EnvFault, TaskError
 from tests.bench.audit.planted import PLANTED, PaysNaN, PaysSilenceOnSomeTasks, Sound
 
 
@@ -85,3 +87,68 @@ def test_what_names_an_answer_as_such(text, gold, found):
 )
 def test_fields_that_are_named_as_answers(name, found):
     assert is_answerlike(name) is found
+
+
+class Forks(Sound):
+    """Its verifier works in a process of its own, which `fork` makes and `os._exit` ends."""
+
+    def score(self, answer):
+        child = multiprocessing.get_context("fork").Process(target=int)
+        child.start()
+        child.join()
+        return super().score(answer) if child.exitcode == 0 else 0.0
+
+
+def test_a_process_that_the_verifier_forks_ends_as_it_should():
+    report = audit(Forks, num_tasks=2)
+    assert report.panel["oracle"].success == 1
+    assert "runs-answers-here" not in report.kinds
+
+
+class NeedsAServer(Sound):
+    """Its verifier asks a server that is not there, unless there is an answer."""
+
+    def score(self, answer):
+        if answer is None:
+            raise ConnectionRefusedError("no server on port 9")
+        return super().score(answer)
+
+
+class Hangs(Sound):
+    """Its verifier waits for ever where there is no answer."""
+
+    hook_timeout_s = 0.01
+
+    async def score(self, answer):
+        if answer is None:
+            await asyncio.sleep(60)
+        return super().score(answer)
+
+
+class Refuses(Sound):
+    """Its verifier takes answers alone, which is its author's right."""
+
+    def score(self, answer):
+        return super().score(answer.strip())
+
+
+@pytest.mark.parametrize(("env", "cause"), [(NeedsAServer, "network: "), (Hangs, "author: score did not return")])
+def test_an_untouched_world_that_cannot_be_scored_is_reported(env, cause):
+    flaws = {flaw.kind: flaw for flaw in audit(env, num_tasks=2).flaws}
+    assert flaws["untouched-world-not-scored"].evidence[0].seen.startswith(cause)
+
+
+def test_a_verifier_may_refuse_to_score_a_world_without_an_answer():
+    assert "untouched-world-not-scored" not in audit(Refuses, num_tasks=2).kinds
+
+
+class Misnames(Sound):
+    """Its verifier names a part of the reward that has no weight."""
+
+    def score(self, answer):
+        return {"rewrad": 0.0}
+
+
+def test_a_bug_of_the_verifier_is_raised():
+    with pytest.raises((KeyError, EnvFault), match="rewrad"):
+        audit(Misnames, num_tasks=2)

@@ -112,7 +112,7 @@ def test_two_suites_are_compared_environment_by_environment(suite_file: Path, tm
     found = compare_suites(tmp_path / "oracle", tmp_path / "null")
     assert list(found.envs) == ["guess", "sums"]
     assert found.mean.mean == 1.0
-    assert found.adjusted == {"guess": 2 * 2 / 2**4, "sums": 2 / 2**3}
+    assert found.adjusted == {"guess": 2 / 2**4, "sums": 1 / 2**3}
     with pytest.raises(ConfigError, match="no common unit"):
         compare_suites(tmp_path / "oracle", tmp_path / "null", "reward")
 

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agentrl.bench.significance import holm, mcnemar_test, noise_floor, paired_permutation_test, tasks_to_resolve
+from agentrl.bench.statistics.significance import (
+    holm,
+    mcnemar_test,
+    noise_floor,
+    paired_permutation_test,
+    tasks_to_resolve,
+)
 
 
 def once(values):
@@ -22,29 +28,51 @@ def test_the_permutation_test_counts_every_swap_as_scipy_does():
         wanted = stats.permutation_test(
             (first - second,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
         )
-        assert paired_permutation_test(once(first), once(second)) == pytest.approx(wanted.pvalue, abs=1e-9)
+        found = paired_permutation_test(once(first), once(second))
+        assert found.exact == pytest.approx(wanted.pvalue, abs=1e-9)
+        # No two of these sums are equal, but each has one of the other sign.
+        assert found.mid == pytest.approx(wanted.pvalue - 1 / 2**size, abs=1e-9)
 
 
 def test_tasks_on_which_both_are_equal_change_nothing():
     first, second = once([1, 1, 1, 1, 0, 0]), once([0, 0, 0, 0, 0, 0])
-    assert paired_permutation_test(first, second) == pytest.approx(2 / 2**4, abs=1e-12)
+    assert paired_permutation_test(first, second).exact == pytest.approx(2 / 2**4, abs=1e-12)
     more = [[1.0]] * 3000
-    assert paired_permutation_test([*first, *more], [*second, *more]) == pytest.approx(2 / 2**4, abs=1e-12)
-    assert paired_permutation_test(more, more) == 1.0
+    assert paired_permutation_test([*first, *more], [*second, *more]).exact == pytest.approx(2 / 2**4, abs=1e-12)
+    assert paired_permutation_test(more, more) == (1.0, 1.0)
 
 
 def test_drawn_swaps_agree_with_all_of_them_and_are_repeatable():
     rng = np.random.default_rng(2)
     first, second = once(rng.normal(size=13)), once(rng.normal(0.5, 1, size=13))
-    exact = paired_permutation_test(first, second, resamples=2**13)
-    drawn = paired_permutation_test(first, second, resamples=8000)
+    exact = paired_permutation_test(first, second, resamples=2**13).exact
+    drawn = paired_permutation_test(first, second, resamples=8000).exact
     assert exact != drawn
     assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 8000) + 2e-4)
-    assert drawn == paired_permutation_test(first, second, resamples=8000)
+    assert drawn == paired_permutation_test(first, second, resamples=8000).exact
 
 
 def test_trials_of_a_task_are_one_unit():
-    assert paired_permutation_test([[1.0] * 50, [1.0] * 50], [[0.0] * 50, [0.0] * 50]) == 0.5
+    assert paired_permutation_test([[1.0] * 50, [1.0] * 50], [[0.0] * 50, [0.0] * 50]) == (0.5, 0.25)
+
+
+def test_the_mid_p_value_of_outcomes_is_that_of_mcnemar():
+    rng = np.random.default_rng(5)
+    for size in (6, 11, 13):
+        first, second = rng.integers(2, size=size), rng.integers(2, size=size)
+        won, differ = int((first > second).sum()), int((first != second).sum())
+        # Fagerland, Lydersen and Laake 2013, BMC Med. Res. Methodol. 13:91: the exact p minus the chance of this table.
+        wanted = stats.binomtest(won, differ).pvalue - (
+            stats.binom.pmf(won, differ, 0.5) if 2 * won != differ else stats.binom.pmf(won, differ, 0.5) / 2
+        )
+        assert paired_permutation_test(once(first), once(second)).mid == pytest.approx(wanted, abs=1e-9)
+
+
+def test_tasks_of_a_family_are_swapped_together():
+    first, second = once([1, 1, 1, 1, 1, 1]), once([0, 0, 0, 0, 0, 0])
+    families = ["a", "a", "a", "b", "b", ""]
+    by_hand = paired_permutation_test([[3.0], [2.0], [1.0]], [[0.0]] * 3)
+    assert paired_permutation_test(first, second, families=families) == by_hand == (0.25, 0.125)
 
 
 def test_mcnemar_is_scipys_binomial_test_of_the_tasks_that_differ():

@@ -10,11 +10,13 @@ import math
 from collections.abc import Sequence
 from itertools import product
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentrl.bench.estimates import ValuesByTask, task_means
+from agentrl.bench.statistics.families import Clusters, Families
 
 RESAMPLES = 9_999
 _TIES = 1e-12
@@ -22,31 +24,52 @@ _AT_ONCE = 2_000_000
 
 
 def paired_permutation_test(
-    first: ValuesByTask, second: ValuesByTask, *, resamples: int = RESAMPLES, seed: int = 0
-) -> float:
-    """Two-sided p-value of no difference: the agents of each task may be swapped.
+    first: ValuesByTask, second: ValuesByTask, *, families: Families = (), resamples: int = RESAMPLES, seed: int = 0
+) -> PValue:
+    """Two-sided p-values of no difference: the agents of each task, or of each family, may be swapped.
 
     The statistic is the mean over tasks of the difference of their means. All swaps are counted where there are no more
     of them than `resamples`; else that many are drawn, and the observed one counts as one more.
 
-    Returns: in (0, 1]; 1 for no tasks.
+    Returns: 1 for no tasks.
     Source: Fisher 1935, The Design of Experiments, section 21; with draws Phipson and Smyth 2010, Stat. Appl. Genet.
-        Mol. Biol. 9(1), eq. 2.
+        Mol. Biol. 9(1), eq. 2; mid-p Lancaster 1961, JASA 56(294).
     """
-    differences = _differences(first, second)
-    differences = differences[differences != 0]  # a swap of two equal results changes nothing
+    differences = Clusters.of(first, families).sums(_differences(first, second))
+    size = float(np.max(np.abs(differences), initial=0.0))
+    differences = differences[abs(differences) > _TIES * size]  # a swap of two equal results changes nothing
     if len(differences) == 0:
-        return 1.0
-    least = abs(differences.sum()) * (1 - _TIES)
+        return PValue(1.0, 1.0)
+    observed, slack = abs(differences.sum()), _TIES * float(np.abs(differences).sum())
     if 2 ** len(differences) <= resamples:
         signs = np.array(list(product((1.0, -1.0), repeat=len(differences))))
-        return float(np.mean(abs(signs @ differences) >= least))
+        return _p_value(abs(signs @ differences), observed, slack)
     rng = np.random.default_rng(seed)
-    as_large, rows = 0, max(1, _AT_ONCE // len(differences))
+    drawn, rows = [np.array([observed])], max(1, _AT_ONCE // len(differences))
     for start in range(0, resamples, rows):
         signs = rng.integers(2, size=(min(rows, resamples - start), len(differences))) * 2.0 - 1.0
-        as_large += int(np.sum(abs(signs @ differences) >= least))
-    return (as_large + 1) / (resamples + 1)
+        drawn.append(abs(signs @ differences))
+    return _p_value(np.concatenate(drawn), observed, slack)
+
+
+class PValue(NamedTuple):
+    """Two p-values of one test.
+
+    Attributes:
+        exact: the chance of a result as large as the observed one, or larger: never calls equal agents different in
+            more cases than the level says, and in fewer where tasks are few.
+        mid: the same, with results as large as the observed one counted half: as often as the level says, or less
+            where tasks are few.
+    """
+
+    exact: float
+    mid: float
+
+
+def _p_value(statistics: NDArray[np.float64], observed: float, slack: float) -> PValue:
+    larger = float(np.mean(statistics > observed + slack))
+    equal = float(np.mean(abs(statistics - observed) <= slack))
+    return PValue(larger + equal, larger + equal / 2)
 
 
 def mcnemar_test(first: ValuesByTask, second: ValuesByTask) -> float | None:
@@ -97,6 +120,7 @@ def tasks_to_resolve(
     second: ValuesByTask,
     difference: float,
     *,
+    families: Families = (),
     trials: int | None = None,
     power: float = 0.8,
     level: float = 0.95,
@@ -105,19 +129,20 @@ def tasks_to_resolve(
 
     Args:
         difference: to be found, above 0.
+        families: of the tasks; as many tasks of a family are assumed.
         trials: of each task; None is as many as there were.
         power: chance to find it.
         level: of the interval that must exclude 0.
-    Returns: the number, or None where it cannot be known: fewer than two tasks, no spread, or another number of
-        trials while no task has two.
+    Returns: the number, or None where it cannot be known: fewer than two tasks or families, no spread, or another
+        number of trials while no task has two.
     Source: Miller 2024, arXiv:2411.00640, section 5 (sample size for paired questions).
     """
     if difference <= 0:
         raise ValueError(f"difference must be above 0, got {difference}")
-    differences = _differences(first, second)
-    if len(differences) < 2:
+    differences, clusters = _differences(first, second), Clusters.of(first, families)
+    if clusters.count < 2:
         return None
-    variance = float(np.var(differences, ddof=1))
+    variance = len(differences) * clusters.variance_of_mean(differences - differences.mean())
     if trials is not None:
         for values in (first, second):
             within, now = _within(values), float(np.mean([1 / len(v) for v in values]))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agentrl.bench.estimates import mean_interval
-from agentrl.bench.jackknife import over_seeds
+from agentrl.bench.statistics.jackknife import over_seeds
 
 
 def seeds_of(values_ST: np.ndarray) -> list[dict[str, list[float]]]:

@@ -1,0 +1,1 @@
+"""What may be compared. `agentrl.bench.compare` compares."""

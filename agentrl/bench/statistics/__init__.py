@@ -1,0 +1,1 @@
+"""Pieces of `agentrl.bench.estimates`: pure numpy, without records."""

@@ -1,0 +1,1 @@
+"""The report of benchmarks: one page, without network, with every transcript inside."""

@@ -1,0 +1,152 @@
+"""The runs of a report, read from their folders. Owns which episodes the page holds, and how much of their texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentrl.bench.folder import SUMMARY
+from agentrl.bench.measures.cost import Price
+from agentrl.bench.measures.effort import num_tokens
+from agentrl.bench.measures.tools import tool_counts
+from agentrl.bench.rescoring.recorded import MAIN, Recorded, read_recorded
+from agentrl.bench.result import Score, score_of
+from agentrl.bench.views.report.packed import packed, shortened
+from agentrl.bench.views.report.state_diff import state_diffs
+from agentrl.bench.views.transcripts import shown_message
+from agentrl.errors import ConfigError
+from agentrl.messages import Message
+from agentrl.trajectory import Trajectory
+
+AUDIT = "audit.json"
+MOST_BYTES = 14_000_000
+"""Of the packed transcripts: with the rest of the page they stay below 15 MB."""
+_LENGTHS = (20_000, 4_000, 1_000, 200, 40)
+_MOST_MESSAGES = 400
+_SAMPLED = 10
+
+
+@dataclass(frozen=True)
+class ReportRun:
+    """One benchmark of a report.
+
+    Attributes:
+        name: of its folder.
+        recorded: its episodes.
+        score: of its policy.
+        summary: what its folder's summary.json says.
+        audit: the JSON of `agentrl audit`, if it stands next to the episodes.
+    """
+
+    name: str
+    recorded: Recorded
+    score: Score
+    summary: Mapping[str, Any]
+    audit: Mapping[str, Any] | None
+
+    @property
+    def episodes(self) -> list[Trajectory]:
+        """Those of the policy, references left out."""
+        return [episode for episode in self.recorded.episodes if episode.labels.stage == MAIN]
+
+    @property
+    def price(self) -> Price | None:
+        """Of the policy's tokens, if the benchmark knew it."""
+        found = (self.summary.get("config") or {}).get("price")
+        return Price(**found) if found else None
+
+
+def read_run(place: Path) -> ReportRun:
+    """A benchmark's folder, or its summary.json. Raises: ConfigError if there is none, or for a wrong audit.json."""
+    folder = place.parent if place.name == SUMMARY else place
+    recorded = read_recorded(folder, None, None)
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    own = [episode for episode in recorded.episodes if episode.labels.stage == MAIN]
+    score = score_of(own, trials=recorded.config.trials, n_planned=recorded.planned(MAIN))
+    return ReportRun(folder.resolve().name, recorded, score, summary, _audit(folder / AUDIT))
+
+
+def _audit(path: Path) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not {"ok", "flaws", "checks", "env"} <= found.keys():
+            raise ValueError("it has no verdict")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is no result of `agentrl audit --json` ({error}): write it again") from None
+    return dict(found)
+
+
+def packed_runs(runs: Sequence[ReportRun], most_bytes: int = MOST_BYTES) -> tuple[str, int]:
+    """What the page's script shows, and to how many characters long texts were cut for it; 0 for none.
+
+    Texts are cut shorter until all episodes fit. One in ten is packed first, to find out whether it is worth while.
+    """
+    for length in _LENGTHS:
+        is_last = length == _LENGTHS[-1]
+        if not is_last and _SAMPLED * len(_packed(runs, length, _SAMPLED)[0]) > 1.5 * most_bytes:
+            continue
+        text, longest = _packed(runs, length)
+        if is_last or len(text) <= most_bytes:
+            break
+    return text, length if longest > length else 0
+
+
+def _packed(runs: Sequence[ReportRun], most: int, every: int = 1) -> tuple[str, int]:
+    """The packed form of each `every`th episode, and the length of the longest text of one."""
+    rows = [row for number, run in enumerate(runs) for row in _rows(run, number, most, every)]
+    longest = max((row.pop("longest") for row in rows), default=0)
+    names = [{"name": run.name, "policy": run.recorded.policy} for run in runs]
+    return packed({"runs": names, "episodes": rows}), longest
+
+
+def _rows(run: ReportRun, number: int, most: int, every: int) -> Iterator[dict[str, Any]]:
+    price = run.price
+    for episode in run.episodes[::every]:
+        shown = list(_messages(episode))
+        ending = episode.ending
+        yield {
+            "run": number,
+            "task": episode.task.id,
+            "family": episode.task.family,
+            "trial": int(episode.group_id.rpartition("#")[2]),
+            "seed": episode.seed,
+            "ok": episode.success,
+            "reward": episode.reward if ending.kind != "fault" else None,
+            "parts": dict(episode.reward_components),
+            "kind": ending.kind,
+            "detail": shortened(ending.detail, most),
+            "who": ending.who,
+            "tokens": num_tokens(episode, "completion_tokens"),
+            "seconds": sum(turn.policy_s + turn.env_s for turn in episode.turns),
+            "usd": price.of(episode) if price is not None else None,
+            "tools": {name: [counts["calls"], counts["errors"]] for name, counts in tool_counts(episode).items()},
+            "info": shortened(json.dumps(dict(episode.info), default=repr, ensure_ascii=False), most),
+            "messages": [_cut(message, most) for message in shown[:_MOST_MESSAGES]],
+            "further": max(0, len(shown) - _MOST_MESSAGES),
+            "longest": max((_longest(message) for message in shown), default=0),
+        }
+
+
+def _messages(episode: Trajectory) -> Iterator[dict[str, Any]]:
+    """The conversation; a message of the model has the reward of its turn, and what it changed in the state."""
+    for turn, diff in zip(episode.turns, state_diffs(episode.turns), strict=True):
+        yield from map(shown_message, turn.observation)
+        own: Message = turn.action.to_message()
+        yield {**shown_message(own), "reward": turn.reward, "state": diff}
+    if episode.turns:
+        yield from map(shown_message, episode.turns[-1].next_observation)
+
+
+def _longest(message: Mapping[str, Any]) -> int:
+    return max(len(message["content"] or ""), *(len(call["text"]) for call in message["calls"]), 0)
+
+
+def _cut(message: Mapping[str, Any], most: int) -> dict[str, Any]:
+    cut = {name: shortened(value, most) if isinstance(value, str) else value for name, value in message.items()}
+    cut["calls"] = [{**call, "text": shortened(call["text"], most)} for call in message["calls"]]
+    return {name: value for name, value in cut.items() if value not in (None, "", [], 0.0)}

@@ -1,0 +1,90 @@
+"""`agentrl rescore`: recorded episodes with another score, without a model. Owns the options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agentrl.bench.rescoring.rescore import Rescored, rescore
+from agentrl.bench.views.table import render
+from agentrl.cli.boundary import EXIT_UNTRUSTED, json_option, note, print_json, print_tables
+from agentrl.cli.progress import Counter
+
+_PIPE_WIDTH = 120
+_RUBRIC_HELP = (
+    "What scores: module:function or ./file.py:function of the episode, or of the episode and its environment; a "
+    "Rubric with new weights; or `recorded`. By default the environment, as it is now."
+)
+
+
+@click.command("rescore")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--rubric", metavar="REF", help=_RUBRIC_HELP)
+@click.option("--env", help="Take the recorded actions in this environment instead of the recorded one.")
+@click.option("--own-tasks", is_flag=True, help="Take the content of tasks from the environment, where it has them.")
+@click.option("--out", type=click.Path(path_type=Path), help="The new folder; by default RUN-rescored.")
+@click.option("--measure", "measures", multiple=True, metavar="NAME", help="A further measure; repeatable.")
+@click.option("--stage", help="Of a training run: which evaluation, by default the last one.")
+@click.option("--mode", type=click.Choice(["greedy", "sampled"]), help="Of a training run.")
+@click.option(
+    "--trust-record", is_flag=True, help="Import code and use sandboxes that the record names: for your own records."
+)
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: Path,
+    rubric: str | None,
+    env: str | None,
+    own_tasks: bool,
+    out: Path | None,
+    measures: tuple[str, ...],
+    stage: str | None,
+    mode: str | None,
+    trust_record: bool,
+    as_json: bool,
+) -> None:
+    """Score the episodes of RUN again into a new folder, without a model. RUN is only read.
+
+    \b
+    agentrl rescore runs/bench-mine --rubric ./strict.py:strict
+    agentrl rescore runs/bench-mine --env ./shop.py:Shop --out runs/bench-mine-fixed
+    agentrl compare runs/bench-mine runs/bench-mine-rescored
+
+    RUN is a folder of `agentrl bench`, or of `agentrl train`, whose last evaluation is scored. Exit code 3 if episodes
+    could not be scored, because the recorded actions are answered differently here.
+    """
+    with Counter("scored") as counter:
+        found = rescore(
+            run,
+            out,
+            rubric=rubric,
+            env=env,
+            own_tasks=own_tasks,
+            trust_record=trust_record,
+            stage=stage,
+            mode=mode,
+            measures=measures,
+            on_progress=counter.show,
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_tables(render(found.result), _PIPE_WIDTH)
+        _note(found)
+    if found.lost or found.result.warnings:
+        ctx.exit(EXIT_UNTRUSTED)
+
+
+def _note(found: Rescored) -> None:
+    """What changed, for the person watching."""
+    number = len(found.changed)
+    shown = ", ".join(found.changed[:5]) + (", ..." if number > 5 else "")
+    note(f"The score changed on {number} of {found.result.score.n_tasks} tasks" + (f": {shown}" if number else ""))
+    if found.lost:
+        note(
+            f"{found.lost} episodes that were scored before are discarded: their actions are answered differently here"
+        )
+    if found.other_tasks:
+        note(f"{len(found.other_tasks)} tasks have other content in the environment; --own-tasks takes that one")
