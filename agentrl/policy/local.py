@@ -64,6 +64,8 @@ class LocalPolicy(Policy):
         seed: mixed with the episode's id where `sampling.seed` is None. A `sampling.seed` names the stream
             alone: episodes sampled with the same one draw the same random numbers.
         version: number of the first weights; a resumed run continues its count.
+        exact: sample each turn with the same bits, whatever else is sampled at the same time. None does so where the
+            machine and the model allow it without being slow: on a CPU, for the Llama family.
     Raises: ModelError if the chat format or the engine cannot be proved right for the model; it says what to set.
     """
 
@@ -81,11 +83,12 @@ class LocalPolicy(Policy):
         max_context: int | None = None,
         seed: int = 0,
         version: int = 0,
+        exact: bool | None = None,
     ) -> None:
         self.model, self.tokenizer, self.sampling, self.seed = model, tokenizer, sampling, seed
         self.format = _format_of(chat_format, model, tokenizer, chat_template)
         format_proof.prove(self.format)
-        options = EngineOptions(slots=slots, context=_context(model, max_context))
+        options = EngineOptions(slots=slots, context=_context(model, max_context), exact=exact)
         self.engine = Engine(model, stop_ids=self.format.stop_ids, decode=self.format.decode, options=options)
         engine_proof.prove(self.engine)
         self.engine.version = version
@@ -105,6 +108,11 @@ class LocalPolicy(Policy):
     def version(self) -> int:
         """Number of the current weights."""
         return self.engine.version
+
+    @property
+    def exact(self) -> bool:
+        """Whether a turn's bits do not depend on what else is sampled at the same time."""
+        return self.engine.exact
 
     def weights_changed(self, *, drop_cache: bool = True) -> None:
         """Call after an update of `model`: counts a version and drops what the old weights computed."""

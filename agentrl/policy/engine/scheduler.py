@@ -21,8 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agentrl.errors import ModelError
 from agentrl.messages import FinishReason
 from agentrl.policy.base import SamplingParams
+from agentrl.policy.engine import exact
 from agentrl.policy.engine.forward_lean import LeanForward, supports
 from agentrl.policy.engine.slots import Ids, KvSlots, SlotOwners
 from agentrl.policy.engine.token_sampling import DrawTable, draw
@@ -41,12 +43,15 @@ class EngineOptions:
         context: most tokens of one episode. Memory grows up to slots x context, as it is needed.
         prefill_tokens: most tokens, padding included, that are prefilled in one round.
         lean: use the lean forward where the model's class is known; the model's own otherwise.
+        exact: sample each turn with the same bits, whatever else is sampled at the same time. None does so where it is
+            known to be possible: on a CPU, with the lean forward.
     """
 
     slots: int = 64
     context: int = 2048
     prefill_tokens: int = 16384
     lean: bool = True
+    exact: bool | None = None
 
     def __post_init__(self) -> None:
         if min(self.slots, self.context, self.prefill_tokens) < 1:
@@ -125,8 +130,8 @@ class Engine:
     ) -> None:
         self.model, self.stop_ids, self.decode, self.options = model, stop_ids, decode, options
         self.version = 0
-        self.kv = KvSlots(options.slots, options.context)
-        self.forward = _forward(model, self.kv, lean=options.lean and supports(model))
+        self.kv = KvSlots(options.slots, -(-options.context // exact.CONTEXTS) * exact.CONTEXTS)
+        self.forward, self.exact = _forward(model, self.kv, options)
         self.owners = SlotOwners(options.slots)
         self._draws = DrawTable(options.slots, options.context)
         self._queue: deque[_Request] = deque()
@@ -150,8 +155,8 @@ class Engine:
             owner: the episode; its slot is kept for its next turn.
             prompt: (P,) ids of the whole context.
             sampling: temperature, limits, stop strings.
-            seed: of this turn's random numbers; the result does not depend on what else is running,
-                up to the rounding of float32.
+            seed: of this turn's random numbers; the result does not depend on what else is running, up to the
+                rounding of float32 where the engine is not `exact`.
             on_token: called with each id and its logprob as soon as it is sampled; it must not raise.
         Returns: the turn; empty with `finish="length"` if the prompt leaves no room.
         Raises: ValueError if the prompt is empty.
@@ -351,12 +356,30 @@ def _note(requests: Sequence[_Request], logits_BV: Tensor, tokens: Sequence[int]
         requests[row].sure.append(sure)
 
 
-def _forward(model: Any, kv: KvSlots, *, lean: bool) -> LeanForward | HfForward:
-    if lean:
-        return LeanForward(model, kv)
-    from agentrl.policy.engine.forward_hf import HfForward  # loads transformers
+def _forward(model: Any, kv: KvSlots, options: EngineOptions) -> tuple[LeanForward | HfForward, bool]:
+    """The forward pass, and whether it is exact. Raises: ModelError if exactness is asked for and there is none."""
+    if not (options.lean and supports(model)):
+        from agentrl.policy.engine.forward_hf import HfForward  # loads transformers
 
-    return HfForward(model, kv)
+        if options.exact:
+            raise _not_exact(f"{type(model).__name__} is run by its own forward pass, which is not made for it")
+        return HfForward(model, kv), False
+    if options.exact or (options.exact is None and model.device.type == "cpu"):
+        try:
+            forward = LeanForward(model, kv, exact=True)
+            exact.prove(forward, kv, model.config.vocab_size)
+            return forward, True
+        except exact.NotExact as error:
+            if options.exact:
+                raise _not_exact(str(error)) from error
+    return LeanForward(model, kv), False
+
+
+def _not_exact(why: str) -> ModelError:
+    return ModelError(
+        f"no exact sampling on this machine: {why}. Leave out sampling.exact (exact= of LocalPolicy, --exact): the "
+        "last bits of log-probabilities then depend on what else is sampled"
+    )
 
 
 def _common(a: Ids, b: Ids) -> int:
