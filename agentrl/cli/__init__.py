@@ -26,6 +26,7 @@ COMMANDS = {
     "play": "Be the agent, in this terminal.",
     "new-env": "Start a package with an environment of your own.",
     "replay": "Execute recorded episodes again and compare.",
+    "reproduce": "Sample recorded episodes again and compare bit by bit.",
     "doctor": "Show what works on this machine, and how to fix what does not.",
 }
 

@@ -6,7 +6,6 @@ encoded. A conversation that does not continue what was seen is rendered again a
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from agentrl.policy.format import proof as format_proof
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.format.choice import chat_format
 from agentrl.policy.model_folder import load
+from agentrl.sampling import turn_seed
 
 logger = logging.getLogger(__name__)
 _MAX_CONTEXT = 4096
@@ -144,7 +144,7 @@ class LocalPolicy(Policy):
             return Action(finish_reason="refused")
         turn = episode.turns if episode else 0
         stream = f"{self.seed}/{episode_id}" if sampling.seed is None else str(sampling.seed)
-        seed = _turn_seed(stream, turn)
+        seed = turn_seed(stream, turn)
         done = await self.engine.sample(episode_id, prompt, sampling, seed)
         if not done.ids:
             self._warn_of_no_room(len(prompt))
@@ -242,9 +242,3 @@ def _format_of(given: ChatFormat | str, model: Any, tokenizer: Any, template: st
     eos = getattr(model.generation_config, "eos_token_id", None)
     stops = eos if isinstance(eos, list) else [eos] if isinstance(eos, int) else []
     return chat_format(tokenizer, given, chat_template=template, stop_ids=stops)
-
-
-def _turn_seed(stream: str, turn: int) -> int:
-    """A seed for one turn of an episode's sampling stream; `sampling.seed` alone names the stream where given."""
-    text = f"{stream}/{turn}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest())

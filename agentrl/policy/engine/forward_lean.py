@@ -129,7 +129,9 @@ class LeanForward:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps = config.rms_norm_eps
-        self.shapes: Shapes = exact_shapes(self._attention_shape()) if exact else AnyShapes()
+        self.shapes: Shapes = AnyShapes()
+        if exact:
+            self.shapes = exact_shapes(self._attention_shape())
         self.cos_TD, self.sin_TD = self._rope_tables()
 
     def _rope_tables(self) -> tuple[Tensor, Tensor]:
