@@ -138,6 +138,7 @@ class ExactShapes:
     def __init__(self, attention: AttentionShape) -> None:
         self._attention = attention
         self._sizes: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self.most_queries: int | None
         self._fewest, self.most_queries = _query_rows(attention)
         self._upto: list[int] = []
         self._fixed: list[bool] = []

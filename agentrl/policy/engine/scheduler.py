@@ -26,6 +26,7 @@ from agentrl.messages import FinishReason
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.engine import exact
 from agentrl.policy.engine.forward_lean import LeanForward, supports
+from agentrl.policy.engine.prefixes import Donors, Prefixes
 from agentrl.policy.engine.slots import Ids, KvSlots, SlotOwners
 from agentrl.policy.engine.token_sampling import DrawTable, draw
 from agentrl.policy.engine.token_signals import Sure, ranked, signals_of
@@ -104,8 +105,10 @@ class _Request:
         return np.concatenate([self.prompt, np.asarray(self.ids, np.int32)]) if self.ids else self.prompt
 
 
-# Waiting one round for another request's prefill pays off only if it saves more than this many tokens.
+# Waiting one round for another request's prefill pays off only if it saves at least this many tokens.
 _WORTH_SHARING = 8
+# In one round, as many waiting requests for each slot are looked at.
+_LOOKS = 4
 
 
 class Engine:
@@ -254,40 +257,41 @@ class Engine:
         """Give slots to waiting requests, in order; one that can share a prefill of this round waits for it."""
         admitted: list[_Request] = []
         waiting: list[_Request] = []
-        contexts: list[Ids] = []
+        begun = Prefixes()
         widest = 0
+        looks = min(len(self._queue), _LOOKS * self.options.slots)
+        donors = Donors(self.kv, looks) if looks else None
         try:
-            while self._queue and len(self._active) < self.options.slots:
-                request = self._queue.popleft()
+            while donors is not None and looks and len(self._active) < self.options.slots:
+                request, looks = self._queue.popleft(), looks - 1
                 context = request.context
-                shared = self.kv.shared_prefix(context[:-1])
-                new = len(context) - int(shared.max())
+                donor, shared = donors.best(context[:-1])
+                new = len(context) - shared
                 too_much = max(widest, new) * (len(admitted) + 1) > self.options.prefill_tokens
-                worth = len(context) - new + _WORTH_SHARING
-                if admitted and (too_much or any(_common(context, other) > worth for other in contexts)):
+                if admitted and (too_much or begun.longest(context)[0] >= shared + _WORTH_SHARING):
                     waiting.append(request)
                     continue
-                self._place(request, shared)
+                self._place(request, context, donor, shared)
                 widest = max(widest, new)
                 admitted.append(request)
-                contexts.append(context)
+                begun.add(len(admitted), context)
         finally:
             self._queue.extendleft(reversed(waiting))
         return admitted
 
-    def _place(self, request: _Request, shared: NDArray[np.int64]) -> None:
-        """Give the request a slot, and that slot the longest prefix that any slot holds."""
+    def _place(self, request: _Request, context: Ids, donor: int, shared: int) -> None:
+        """Give the request a slot, and that slot the longest prefix that any slot holds: `shared` tokens of `donor`."""
         slot = self.owners.slot_of(request.owner)
         if slot < 0 or slot in self._active:
             slot = self.owners.take(request.owner, self._active)
         request.slot, self._active[slot] = slot, request  # before memory is asked for, which may fail
-        donor = int(shared.argmax())
-        if shared[slot] < shared[donor]:
-            self.kv.copy(donor, slot, int(shared[donor]))
+        own = self.kv.shared_by(slot, context[:-1])
+        if own < shared:
+            self.kv.copy(donor, slot, shared)
         else:
-            self.kv.length[slot] = shared[slot]
+            self.kv.length[slot] = own
         if not request.ids:
-            request.cached = int(shared[donor])
+            request.cached = max(own, shared)
         self._draws.set(slot, request.sampling, request.uniform)
 
     def _feed(self, decoding: list[_Request], admitted: list[_Request]) -> Tensor:
@@ -380,10 +384,3 @@ def _not_exact(why: str) -> ModelError:
         f"no exact sampling on this machine: {why}. Leave out sampling.exact (exact= of LocalPolicy, --exact): the "
         "last bits of log-probabilities then depend on what else is sampled"
     )
-
-
-def _common(a: Ids, b: Ids) -> int:
-    """Length of the common prefix."""
-    n = min(len(a), len(b))
-    same = a[:n] == b[:n]
-    return n if same.all() else int(same.argmin())
