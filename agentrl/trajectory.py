@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from agentrl.errors import Who
 from agentrl.messages import Action, Message
+from agentrl.sampling import SamplingParams
 
 Status = Literal["terminated", "truncated", "fault"]
 Mode = Literal["sampled", "greedy", "demonstration", "captured"]
@@ -164,6 +165,7 @@ class Trajectory:
         info: what the environment said at the end.
         tools: definitions that the model was shown.
         fork: (episode_id, turn) that it continues; turns before that one are context and do not train.
+        sampling: what each turn was asked of the policy with; None where the policy samples nothing.
     """
 
     env: EnvRef
@@ -177,6 +179,7 @@ class Trajectory:
     info: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] = ()
     fork: tuple[str, int] | None = None
+    sampling: SamplingParams | None = None
 
     @property
     def status(self) -> Status:

@@ -28,6 +28,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.safe_json": (1, "vocabulary", 0),
     "agentrl.messages": (1, "vocabulary", 0),
     "agentrl.seeds": (1, "vocabulary", 0),
+    "agentrl.sampling": (1, "vocabulary", 0),
     "agentrl.wire": (1, "vocabulary", 1),
     "agentrl.file_modules": (1, "vocabulary", 0),
     "agentrl.registry": (1, "vocabulary", 1),
@@ -127,6 +128,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.training.train": (6, "training", 4),
     "agentrl.training.sweeps": (6, "training", 5),
     "agentrl.training.export": (6, "training", 5),
+    "agentrl.training.reproduce": (6, "training", 5),
     # 7: what people touch.
     "agentrl.cli": (7, "cli", 0),
     "agentrl.viewer": (7, "viewer", 0),

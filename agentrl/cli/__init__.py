@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "Write the page of benchmarks, or of a training run.",
     "rescore": "Score recorded episodes again, without a model.",
     "replay": "Execute recorded episodes again and compare.",
+    "reproduce": "Sample recorded episodes again and compare bit by bit.",
     "doctor": "Show what works on this machine, and how to fix what does not.",
 }
 

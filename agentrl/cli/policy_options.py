@@ -22,6 +22,7 @@ CHAT_TEMPLATE = click.option(
     "--chat-template", metavar="FILE", help="Jinja file that replaces a local model's chat template."
 )
 _CHAT = "A setting of requests to the server, such as timeout_s=60 or max_retries=2; repeatable."
+_EXACT = "Sample a local model's turns with the same bits whatever runs at the same time; where possible by default."
 _OPTIONS = (
     click.option("--policy", default="oracle", show_default=True, help=GRAMMAR),
     click.option("--base-url", help="Address of the server for openai:NAME, such as http://localhost:8000/v1."),
@@ -31,6 +32,7 @@ _OPTIONS = (
     CHAT_TEMPLATE,
     click.option("--max-context", type=click.IntRange(1), help="Most tokens of an episode of a local model."),
     click.option("--device", help="Where a local model runs: cpu (the default), cuda, cuda:1."),
+    click.option("--exact/--no-exact", default=None, help=_EXACT),
     click.option("--temperature", type=click.FloatRange(0), help="0 is greedy; the policy's own by default."),
     click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Nucleus mass; 1 keeps all tokens."),
     click.option("--top-k", type=click.IntRange(0), help="Keep the most likely tokens alone; 0 keeps all."),
@@ -73,6 +75,7 @@ def policy_of(options: Mapping[str, Any], *, seed: int = 0) -> GivenPolicy:
         "chat_template": read_template(options["chat_template"]),
         "max_context": options["max_context"],
         "device": options["device"],
+        "exact": options["exact"],
     }
     local = {key: value for key, value in local.items() if value is not None}
     chat = chat_options(options["chat"])

@@ -6,7 +6,6 @@ encoded. A conversation that does not continue what was seen is rendered again a
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from agentrl.policy.format import proof as format_proof
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.format.choice import chat_format
 from agentrl.policy.model_folder import load
+from agentrl.sampling import turn_seed
 
 logger = logging.getLogger(__name__)
 _MAX_CONTEXT = 4096
@@ -64,6 +64,8 @@ class LocalPolicy(Policy):
         seed: mixed with the episode's id where `sampling.seed` is None. A `sampling.seed` names the stream
             alone: episodes sampled with the same one draw the same random numbers.
         version: number of the first weights; a resumed run continues its count.
+        exact: sample each turn with the same bits, whatever else is sampled at the same time. None does so where the
+            machine and the model allow it without being slow: on a CPU, for the Llama family.
     Raises: ModelError if the chat format or the engine cannot be proved right for the model; it says what to set.
     """
 
@@ -81,11 +83,12 @@ class LocalPolicy(Policy):
         max_context: int | None = None,
         seed: int = 0,
         version: int = 0,
+        exact: bool | None = None,
     ) -> None:
         self.model, self.tokenizer, self.sampling, self.seed = model, tokenizer, sampling, seed
         self.format = _format_of(chat_format, model, tokenizer, chat_template)
         format_proof.prove(self.format)
-        options = EngineOptions(slots=slots, context=_context(model, max_context))
+        options = EngineOptions(slots=slots, context=_context(model, max_context), exact=exact)
         self.engine = Engine(model, stop_ids=self.format.stop_ids, decode=self.format.decode, options=options)
         engine_proof.prove(self.engine)
         self.engine.version = version
@@ -105,6 +108,11 @@ class LocalPolicy(Policy):
     def version(self) -> int:
         """Number of the current weights."""
         return self.engine.version
+
+    @property
+    def exact(self) -> bool:
+        """Whether a turn's bits do not depend on what else is sampled at the same time."""
+        return self.engine.exact
 
     def weights_changed(self, *, drop_cache: bool = True) -> None:
         """Call after an update of `model`: counts a version and drops what the old weights computed."""
@@ -136,7 +144,7 @@ class LocalPolicy(Policy):
             return Action(finish_reason="refused")
         turn = episode.turns if episode else 0
         stream = f"{self.seed}/{episode_id}" if sampling.seed is None else str(sampling.seed)
-        seed = _turn_seed(stream, turn)
+        seed = turn_seed(stream, turn)
         done = await self.engine.sample(episode_id, prompt, sampling, seed)
         if not done.ids:
             self._warn_of_no_room(len(prompt))
@@ -234,9 +242,3 @@ def _format_of(given: ChatFormat | str, model: Any, tokenizer: Any, template: st
     eos = getattr(model.generation_config, "eos_token_id", None)
     stops = eos if isinstance(eos, list) else [eos] if isinstance(eos, int) else []
     return chat_format(tokenizer, given, chat_template=template, stop_ids=stops)
-
-
-def _turn_seed(stream: str, turn: int) -> int:
-    """A seed for one turn of an episode's sampling stream; `sampling.seed` alone names the stream where given."""
-    text = f"{stream}/{turn}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest())

@@ -81,6 +81,7 @@ async def run_episode(
         episode_id=episode_id,
         labels=labels,
         fork=fork,
+        sampling=sampling,
     )
     players: list[Policy] = [policy]
     try:

@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 
 from agentrl.messages import Action, Message, TokenSignals, ToolCall
 from agentrl.rollout.plain_json import as_json, is_finite
+from agentrl.sampling import SamplingParams
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn, context_after
 
 FORMAT = 2
@@ -76,6 +77,7 @@ class TrajectoryRecord(Struct):
     turns: list[_TurnRecord]
     final_observation: tuple[Message, ...]
     fork: tuple[str, int] | None
+    sampling: Mapping[str, Any]
 
 
 def _shared_prefix(before: Action | None, prompt: Sequence[int]) -> int:
@@ -110,6 +112,12 @@ def _action_from_json(record: Mapping[str, Any], context: Sequence[int]) -> Acti
         fields["signals"] = TokenSignals(**{name: tuple(values) for name, values in fields["signals"].items()})
     fields["tool_calls"] = _calls_from_json(fields.get("tool_calls", ()))
     return Action(**fields)
+
+
+def _sampling_from_json(record: Mapping[str, Any] | None) -> SamplingParams | None:
+    if not record:
+        return None
+    return SamplingParams(**{**record, "stop": tuple(record.get("stop", ()))})
 
 
 def _microseconds(seconds: float) -> float:
@@ -153,6 +161,7 @@ def trajectory_record(trajectory: Trajectory) -> TrajectoryRecord:
         turns=turns,
         final_observation=trajectory.turns[-1].next_observation if trajectory.turns else (),
         fork=trajectory.fork,
+        sampling={} if trajectory.sampling is None else trajectory.sampling.given(),
     )
 
 
@@ -208,4 +217,5 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
         info=record["info"],
         tools=record["tools"],
         fork=None if record["fork"] is None else tuple(record["fork"]),
+        sampling=_sampling_from_json(record.get("sampling")),
     )

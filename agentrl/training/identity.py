@@ -72,7 +72,7 @@ def identity_of(config: Settings, probe: Env, others: Iterable[EnvRef] = ()) -> 
         "run": uuid.uuid4().hex,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "environments": environments,
-        "sampling": asdict(config.sampling),
+        "sampling": {name: value for name, value in asdict(config.sampling).items() if name != "exact"},
         "packages": {**{name: package_version(name) for name in _PACKAGES}, "python": platform.python_version()},
     }
     plain: dict[str, Any] = decode_line(encode_line(identity))

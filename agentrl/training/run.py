@@ -101,7 +101,7 @@ class Run:
         self.store = TrajectoryStore(folder.trajectories_path)
         self.seed = config.seed
         signals = any(stage.reads_signals for stage in stages)
-        self.sampling = SamplingParams(**asdict(config.sampling), signals=signals)
+        self.sampling = config.sampling.params(signals=signals)
         self.environments: Mapping[str, PlayedEnv] = _environments(config)
         self.env = trained(self.environments)[0].ref
         self._split_held_out()
@@ -144,6 +144,7 @@ class Run:
             slots=self.config.model.slots or self.config.run.max_concurrency,
             max_context=self.config.model.max_context,
             version=self.state.weights,
+            exact=self.config.sampling.exact,
         )
         if self._saved is not None:
             self._saved.restore()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from agentrl.config import Count, NotNegative, Positive, Share, Whole
 from agentrl.env import registry
+from agentrl.sampling import SamplingParams
 from agentrl.training.model_setup import ModelConfig
 from agentrl.trajectory import EnvRef
 
@@ -59,15 +60,22 @@ class SamplingConfig:
     Attributes:
         temperature, top_p: of training episodes.
         max_tokens: most tokens of one turn.
+        exact: sample each turn with the same bits, whatever else is sampled at the same time, so that `agentrl
+            reproduce` finds the same tokens. None does so where the machine and the model allow it.
     """
 
     temperature: float = 1.0
     top_p: Share = 1.0
     max_tokens: Count = 64
+    exact: bool | None = None
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0 to train, got {self.temperature}")
+
+    def params(self, *, signals: bool = False) -> SamplingParams:
+        """What a policy is asked for. Args: signals: as in `SamplingParams`."""
+        return SamplingParams(self.temperature, self.top_p, max_tokens=self.max_tokens, signals=signals)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agentrl.policy.engine.exact import AnyShapes, AttentionShape, Shapes, exact_shapes
 from agentrl.policy.engine.slots import Ids, KvSlots
 
 _FAMILY = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
@@ -65,19 +66,34 @@ class _Layout:
     Attributes:
         rows, positions: (N,) slot and position of each token.
         decode: number of decoding rows.
-        dense: slots [0, dense) are attended in place; 0 where rows are gathered.
-        seen: mask of the decoding rows, additive, (rows, 1, 1, span).
-        prefills: the other rows, in groups that are attended at once.
+        decodes: those rows, in groups that are attended at once.
+        prefills: the other rows, likewise.
         ends: (B + P,) flat index of each row's last token.
     """
 
     rows: Tensor
     positions: Tensor
     decode: int
-    dense: int
-    seen: Tensor | None
+    decodes: tuple[_Decode, ...]
     prefills: tuple[_Prefill, ...]
     ends: Tensor
+
+
+@dataclass(frozen=True)
+class _Decode:
+    """Decoding rows attended at once.
+
+    Attributes:
+        at: (B,) which of the decoding rows they are; None where they are all of them.
+        rows: (B,) their slots.
+        dense: slots [0, dense) are attended in place; 0 where rows are gathered.
+        seen: which positions each row sees, additive, (rows, 1, 1, span).
+    """
+
+    at: Tensor | None
+    rows: Tensor
+    dense: int
+    seen: Tensor
 
 
 @dataclass(frozen=True)
@@ -88,24 +104,34 @@ class _Prefill:
         tokens: of the N flat tokens, theirs.
         slots: (P,) slot of each; a range where there is one alone, so that its keys are read in place.
         real: index of their tokens among the P * M padded ones; None where nothing is padded.
-        seen: (P, 1, G * M, span) which positions each query sees; G query heads share a key head.
+        width: M.
+        seen: (P, 1, G * M, span) which positions each query sees; G query heads share a key head. Further rows fill
+            the queries up.
     """
 
     tokens: slice
     slots: Tensor | slice
     real: Tensor | None
+    width: int
     seen: Tensor
 
 
 class LeanForward:
-    """The forward pass of a supported model over slots."""
+    """The forward pass of a supported model over slots.
 
-    def __init__(self, model: Any, kv: KvSlots) -> None:
+    Args: exact: use shapes alone at which a row's result does not depend on the others.
+    Raises: NotExact if there are no such shapes.
+    """
+
+    def __init__(self, model: Any, kv: KvSlots, *, exact: bool = False) -> None:
         self.model, self.kv = model, kv
         config = model.config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps = config.rms_norm_eps
+        self.shapes: Shapes = AnyShapes()
+        if exact:
+            self.shapes = exact_shapes(self._attention_shape())
         self.cos_TD, self.sin_TD = self._rope_tables()
 
     def _rope_tables(self) -> tuple[Tensor, Tensor]:
@@ -117,6 +143,18 @@ class LeanForward:
         half = self.head_dim // 2
         sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
         return cos[0][:, None], sin[:, None]
+
+    def _attention_shape(self) -> AttentionShape:
+        weight = self.model.model.embed_tokens.weight
+        return AttentionShape(
+            group=self.heads // self.kv_heads,
+            kv_heads=self.kv_heads,
+            width=self.head_dim,
+            context=self.kv.context,
+            dtype=weight.dtype,
+            device=weight.device,
+            threads=torch.get_num_threads(),
+        )
 
     @torch.inference_mode()
     def __call__(self, rows: NDArray[np.int64], last: NDArray[np.int64], prefills: Sequence[tuple[int, Ids]]) -> Tensor:
@@ -132,68 +170,87 @@ class LeanForward:
         at = self._layout(rows, prefills, groups)
         tokens = np.concatenate([last, *(prefills[number][1] for group in groups for number in group)])
         model = self.model.model
-        x_ND = F.embedding(torch.from_numpy(tokens).to(at.rows.device), model.embed_tokens.weight)
-        cos, sin = self.cos_TD[at.positions], self.sin_TD[at.positions]
+        x_ND = self._filled(F.embedding(torch.from_numpy(tokens).to(at.rows.device), model.embed_tokens.weight))
+        cos, sin = self._filled(self.cos_TD[at.positions]), self._filled(self.sin_TD[at.positions])
         for index, layer in enumerate(model.layers):
             x_ND = self._layer(index, layer, x_ND, cos, sin, at)
         if len(at.ends) < len(x_ND):
-            x_ND = x_ND[at.ends]
-        logits: Tensor = F.linear(self._norm(x_ND, model.norm), self.model.lm_head.weight)
-        return logits.float()
+            x_ND = self._filled(x_ND[at.ends])
+        logits: Tensor = self.shapes.linear(self.model.lm_head, self._norm(x_ND, model.norm))
+        return logits[: len(at.ends)].float()
+
+    def _filled(self, x: Tensor) -> Tensor:
+        """The rows, with zeros after them up to a number that the products take."""
+        missing = self.shapes.rows(len(x)) - len(x)
+        return torch.cat((x, x.new_zeros((missing, *x.shape[1:])))) if missing else x
 
     def _layer(self, index: int, layer: Any, x_ND: Tensor, cos: Tensor, sin: Tensor, at: _Layout) -> Tensor:
-        attention, mlp = layer.self_attn, layer.mlp
+        attention, mlp, linear = layer.self_attn, layer.mlp, self.shapes.linear
         h_ND = self._norm(x_ND, layer.input_layernorm)
         mixed = self._attend(index, attention, h_ND, cos, sin, at)
-        x_ND = x_ND + _linear(attention.o_proj, mixed)
+        x_ND = x_ND + linear(attention.o_proj, mixed)
         h_ND = self._norm(x_ND, layer.post_attention_layernorm)
-        return x_ND + _linear(mlp.down_proj, F.silu(_linear(mlp.gate_proj, h_ND)) * _linear(mlp.up_proj, h_ND))
+        return x_ND + linear(mlp.down_proj, F.silu(linear(mlp.gate_proj, h_ND)) * linear(mlp.up_proj, h_ND))
 
     def _attend(self, index: int, attention: Any, h_ND: Tensor, cos: Tensor, sin: Tensor, at: _Layout) -> Tensor:
         """(N, H * D) what each token's heads read."""
-        n = len(h_ND)
-        query = _linear(attention.q_proj, h_ND).view(n, self.heads, self.head_dim)
-        key = _linear(attention.k_proj, h_ND).view(n, self.kv_heads, self.head_dim)
-        value = _linear(attention.v_proj, h_ND).view(n, self.kv_heads, self.head_dim)
+        n, linear, new = len(h_ND), self.shapes.linear, len(at.rows)
+        query = linear(attention.q_proj, h_ND).view(n, self.heads, self.head_dim)
+        key = linear(attention.k_proj, h_ND).view(n, self.kv_heads, self.head_dim)
+        value = linear(attention.v_proj, h_ND).view(n, self.kv_heads, self.head_dim)
         if hasattr(attention, "q_norm"):
             query, key = self._norm(query, attention.q_norm), self._norm(key, attention.k_norm)
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
         keys, values = self.kv.layer(index, key[:, :, None])
-        keys[at.rows, :, at.positions] = key
-        values[at.rows, :, at.positions] = value
+        keys[at.rows, :, at.positions] = key[:new]
+        values[at.rows, :, at.positions] = value[:new]
         parts = [self._decode_attention(query[: at.decode], keys, values, at)] if at.decode else []
         parts += [self._prefill_attention(query[group.tokens], keys, values, group) for group in at.prefills]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self._filled(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def _decode_attention(self, query: Tensor, keys: Tensor, values: Tensor, at: _Layout) -> Tensor:
+        """(B, H * D) of all decoding rows."""
+        if at.decodes[0].at is None:
+            return self._decode_group(query, keys, values, at.decodes[0])
+        mixed = query.new_empty((at.decode, self.heads * self.head_dim))
+        for group in at.decodes:
+            mixed[group.at] = self._decode_group(query[group.at], keys, values, group)
+        return mixed
+
+    def _decode_group(self, query: Tensor, keys: Tensor, values: Tensor, at: _Decode) -> Tensor:
         """(B, H * D). The query heads that share a key head attend as if they were further positions."""
-        assert at.seen is not None
-        rows, span = at.rows[: at.decode], at.seen.shape[-1]
+        rows, span, count = at.rows, at.seen.shape[-1], len(query)
         group = self.heads // self.kv_heads
-        query = query.view(at.decode, self.kv_heads, group, self.head_dim)
+        query = query.view(count, self.kv_heads, group, self.head_dim)
+        filled = self.shapes.queries(group)
+        if filled > group:
+            query = F.pad(query, (0, 0, 0, filled - group))
         if at.dense:
-            if at.decode < at.dense:
+            if count < at.dense:
                 query = query.new_zeros((at.dense, *query.shape[1:])).index_copy_(0, rows, query)
             keys, values = keys[: at.dense, :, :span], values[: at.dense, :, :span]
         else:
             keys, values = keys[rows, :, :span], values[rows, :, :span]
-        mask = at.seen.expand(-1, 1, group, -1)
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        if at.dense and at.decode < at.dense:
+        mask = at.seen.expand(-1, 1, filled, -1)
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)[:, :, :group]
+        if at.dense and count < at.dense:
             mixed = mixed[rows]
-        return mixed.reshape(at.decode, -1)
+        return mixed.reshape(count, -1)
 
     def _prefill_attention(self, query: Tensor, keys: Tensor, values: Tensor, at: _Prefill) -> Tensor:
         """(M, H * D) of the new tokens of some rows."""
-        p, group, span = len(at.seen), self.heads // self.kv_heads, at.seen.shape[-1]
-        m = at.seen.shape[2] // group
+        p, m, span = len(at.seen), at.width, at.seen.shape[-1]
+        group = self.heads // self.kv_heads
         if at.real is not None:
             query = query.new_zeros((p * m, *query.shape[1:])).index_copy_(0, at.real, query)
         grouped = query.view(p, m, self.kv_heads, group, self.head_dim).permute(0, 2, 3, 1, 4)
         flat = grouped.reshape(p, self.kv_heads, group * m, self.head_dim)
+        filled = at.seen.shape[2] - group * m
+        if filled:
+            flat = F.pad(flat, (0, 0, 0, filled))
         keys, values = keys[at.slots, :, :span], values[at.slots, :, :span]
-        mixed = F.scaled_dot_product_attention(flat, keys, values, attn_mask=at.seen)
-        mixed = mixed.view(p, self.kv_heads, group, m, self.head_dim).permute(0, 3, 1, 2, 4).reshape(p * m, -1)
+        mixed = F.scaled_dot_product_attention(flat, keys, values, attn_mask=at.seen)[:, :, : group * m]
+        mixed = mixed.reshape(p, self.kv_heads, group, m, self.head_dim).permute(0, 3, 1, 2, 4).reshape(p * m, -1)
         return mixed if at.real is None else mixed[at.real]
 
     def _norm(self, x: Tensor, norm: Any) -> Tensor:
@@ -204,7 +261,7 @@ class LeanForward:
 
         Elsewhere a call costs more than its padding, so those of similar length (within a factor of two) go together.
         """
-        if self.cos_TD.device.type == "cpu":
+        if self.cos_TD.device.type == "cpu" or self.shapes.alone:
             return [[number] for number in range(len(counts))]
         groups: dict[int, list[int]] = {}
         for number, count in enumerate(counts):
@@ -222,54 +279,81 @@ class LeanForward:
         offsets = np.arange(counts.sum()) - (after - counts).repeat(counts)
         all_rows = np.concatenate([rows, slots.repeat(counts)])
         positions = np.concatenate([length[rows], length[slots].repeat(counts) + offsets])
-        self.kv.reserve(int(all_rows.max()) + 1, int(positions.max()) + 1)
+        longest = int(positions.max()) + 1
+        self.kv.reserve(
+            int(all_rows.max()) + 1, self.shapes.span(int(self.shapes.classes(np.array([longest]))[0]), longest)
+        )
         ends = np.arange(len(rows) + len(prefills))
         ends[len(rows) + order] = len(rows) + after - 1
         made: list[_Prefill] = []
         first, start = 0, len(rows)
         for group in groups:
             part = slice(first, first + len(group))
-            made.append(self._prefill(slots[part], counts[part], start))
+            made += self._prefills(slots[part], counts[part], start)
             first, start = part.stop, made[-1].tokens.stop
-        dense, seen = self._decode_mask(rows)
         put = self._put
-        return _Layout(put(all_rows), put(positions), len(rows), dense, seen, tuple(made), put(ends))
+        return _Layout(put(all_rows), put(positions), len(rows), self._decodes(rows), tuple(made), put(ends))
 
-    def _decode_mask(self, rows: NDArray[np.int64]) -> tuple[int, Tensor | None]:
-        """How many slots are attended in place (0 where rows are gathered), and the mask of the decoding rows."""
+    def _span(self, longest: int) -> int:
+        """How many keys are read where a query sees so many."""
+        return self.shapes.span(int(self.shapes.classes(np.array([longest]))[0]), longest)
+
+    def _decodes(self, rows: NDArray[np.int64]) -> tuple[_Decode, ...]:
+        """The decoding rows, in groups that may be attended together."""
         if not len(rows):
-            return 0, None
+            return ()
+        kinds = self.shapes.classes(self.kv.length[rows] + 1)
+        found = np.unique(kinds)
+        if len(found) == 1:
+            return (self._decode(None, rows, int(found[0])),)
+        return tuple(self._decode(np.flatnonzero(kinds == kind), rows, int(kind)) for kind in found)
+
+    def _decode(self, at: NDArray[np.int64] | None, all_rows: NDArray[np.int64], kind: int) -> _Decode:
+        """A group: the decoding rows `at`, or all of them."""
+        rows = all_rows if at is None else all_rows[at]
         length = self.kv.length
         reach = int(rows.max()) + 1
         dense = reach if reach <= _DENSE_UP_TO * len(rows) else 0
         last_seen = length[:dense] if dense else length[rows]
-        hidden = np.arange(int(length[rows].max()) + 1)[None] > last_seen[:, None]
+        span = self.shapes.span(kind, int(length[rows].max()) + 1)
+        hidden = np.arange(span)[None] > last_seen[:, None]
         mask = self._put(np.where(hidden, -np.inf, 0.0)).to(self.cos_TD.dtype)
-        return dense, mask[:, None, None]
+        return _Decode(None if at is None else self._put(at), self._put(rows), dense, mask[:, None, None])
 
-    def _prefill(self, slots: NDArray[np.int64], counts: NDArray[np.int64], start: int) -> _Prefill:
+    def _prefills(self, slots: NDArray[np.int64], counts: NDArray[np.int64], start: int) -> list[_Prefill]:
         """A group whose tokens begin at flat index `start`."""
+        if len(slots) == 1:
+            return self._segments(int(slots[0]), int(counts[0]), start)
         held, device, group = self.kv.length[slots], self.cos_TD.device, self.heads // self.kv_heads
         width, span = int(counts.max()), int((held + counts).max())
-        tokens = slice(start, start + int(counts.sum()))
-        if len(slots) == 1:
-            slot = int(slots[0])
-            seen = torch.ones((width, span), dtype=torch.bool, device=device).tril_(int(held[0])).repeat(group, 1)
-            return _Prefill(tokens, slice(slot, slot + 1), None, seen[None, None])
         last_seen = self._put(held)[:, None, None] + torch.arange(width, device=device)[:, None]
         seen = (torch.arange(span, device=device) <= last_seen).repeat(1, group, 1)[:, None]
         real = np.flatnonzero(np.arange(width) < counts[:, None])
-        return _Prefill(tokens, self._put(slots), self._put(real), seen)
+        tokens = slice(start, start + int(counts.sum()))
+        return [_Prefill(tokens, self._put(slots), self._put(real), width, seen)]
+
+    def _segments(self, slot: int, count: int, start: int) -> list[_Prefill]:
+        """The new tokens of one slot, in parts that may each be attended at once."""
+        group, device = self.heads // self.kv_heads, self.cos_TD.device
+        held = int(self.kv.length[slot])
+        kinds = self.shapes.classes(held + 1 + np.arange(count))
+        most = (self.shapes.most_queries or group * count) // group
+        made, first = [], 0
+        while first < count:
+            last = min(int(np.searchsorted(kinds, kinds[first], side="right")), first + most)
+            width, before = last - first, held + first
+            span = self.shapes.span(int(kinds[first]), held + last)
+            seen = torch.ones((width, span), dtype=torch.bool, device=device).tril_(before).repeat(group, 1)
+            filled = self.shapes.queries(len(seen)) - len(seen)
+            if filled:
+                seen = torch.cat((seen, seen.new_ones((filled, span))))
+            tokens = slice(start + first, start + last)
+            made.append(_Prefill(tokens, slice(slot, slot + 1), None, width, seen[None, None]))
+            first = last
+        return made
 
     def _put(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.cos_TD.device)
-
-
-def _linear(layer: Any, x: Tensor) -> Tensor:
-    if type(layer) is nn.Linear:
-        return F.linear(x, layer.weight, layer.bias)
-    adapted: Tensor = layer(x)
-    return adapted
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -21,9 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agentrl.errors import ModelError
 from agentrl.messages import FinishReason
 from agentrl.policy.base import SamplingParams
+from agentrl.policy.engine import exact
 from agentrl.policy.engine.forward_lean import LeanForward, supports
+from agentrl.policy.engine.prefixes import Donors, Prefixes
 from agentrl.policy.engine.slots import Ids, KvSlots, SlotOwners
 from agentrl.policy.engine.token_sampling import DrawTable, draw
 from agentrl.policy.engine.token_signals import Sure, ranked, signals_of
@@ -41,12 +44,15 @@ class EngineOptions:
         context: most tokens of one episode. Memory grows up to slots x context, as it is needed.
         prefill_tokens: most tokens, padding included, that are prefilled in one round.
         lean: use the lean forward where the model's class is known; the model's own otherwise.
+        exact: sample each turn with the same bits, whatever else is sampled at the same time. None does so where it is
+            known to be possible: on a CPU, with the lean forward.
     """
 
     slots: int = 64
     context: int = 2048
     prefill_tokens: int = 16384
     lean: bool = True
+    exact: bool | None = None
 
     def __post_init__(self) -> None:
         if min(self.slots, self.context, self.prefill_tokens) < 1:
@@ -99,8 +105,10 @@ class _Request:
         return np.concatenate([self.prompt, np.asarray(self.ids, np.int32)]) if self.ids else self.prompt
 
 
-# Waiting one round for another request's prefill pays off only if it saves more than this many tokens.
+# Waiting one round for another request's prefill pays off only if it saves at least this many tokens.
 _WORTH_SHARING = 8
+# In one round, as many waiting requests for each slot are looked at.
+_LOOKS = 4
 
 
 class Engine:
@@ -125,8 +133,8 @@ class Engine:
     ) -> None:
         self.model, self.stop_ids, self.decode, self.options = model, stop_ids, decode, options
         self.version = 0
-        self.kv = KvSlots(options.slots, options.context)
-        self.forward = _forward(model, self.kv, lean=options.lean and supports(model))
+        self.kv = KvSlots(options.slots, -(-options.context // exact.CONTEXTS) * exact.CONTEXTS)
+        self.forward, self.exact = _forward(model, self.kv, options)
         self.owners = SlotOwners(options.slots)
         self._draws = DrawTable(options.slots, options.context)
         self._queue: deque[_Request] = deque()
@@ -150,8 +158,8 @@ class Engine:
             owner: the episode; its slot is kept for its next turn.
             prompt: (P,) ids of the whole context.
             sampling: temperature, limits, stop strings.
-            seed: of this turn's random numbers; the result does not depend on what else is running,
-                up to the rounding of float32.
+            seed: of this turn's random numbers; the result does not depend on what else is running, up to the
+                rounding of float32 where the engine is not `exact`.
             on_token: called with each id and its logprob as soon as it is sampled; it must not raise.
         Returns: the turn; empty with `finish="length"` if the prompt leaves no room.
         Raises: ValueError if the prompt is empty.
@@ -249,40 +257,41 @@ class Engine:
         """Give slots to waiting requests, in order; one that can share a prefill of this round waits for it."""
         admitted: list[_Request] = []
         waiting: list[_Request] = []
-        contexts: list[Ids] = []
+        begun = Prefixes()
         widest = 0
+        looks = min(len(self._queue), _LOOKS * self.options.slots)
+        donors = Donors(self.kv, looks) if looks else None
         try:
-            while self._queue and len(self._active) < self.options.slots:
-                request = self._queue.popleft()
+            while donors is not None and looks and len(self._active) < self.options.slots:
+                request, looks = self._queue.popleft(), looks - 1
                 context = request.context
-                shared = self.kv.shared_prefix(context[:-1])
-                new = len(context) - int(shared.max())
+                donor, shared = donors.best(context[:-1])
+                new = len(context) - shared
                 too_much = max(widest, new) * (len(admitted) + 1) > self.options.prefill_tokens
-                worth = len(context) - new + _WORTH_SHARING
-                if admitted and (too_much or any(_common(context, other) > worth for other in contexts)):
+                if admitted and (too_much or begun.longest(context)[0] >= shared + _WORTH_SHARING):
                     waiting.append(request)
                     continue
-                self._place(request, shared)
+                self._place(request, context, donor, shared)
                 widest = max(widest, new)
                 admitted.append(request)
-                contexts.append(context)
+                begun.add(len(admitted), context)
         finally:
             self._queue.extendleft(reversed(waiting))
         return admitted
 
-    def _place(self, request: _Request, shared: NDArray[np.int64]) -> None:
-        """Give the request a slot, and that slot the longest prefix that any slot holds."""
+    def _place(self, request: _Request, context: Ids, donor: int, shared: int) -> None:
+        """Give the request a slot, and that slot the longest prefix that any slot holds: `shared` tokens of `donor`."""
         slot = self.owners.slot_of(request.owner)
         if slot < 0 or slot in self._active:
             slot = self.owners.take(request.owner, self._active)
         request.slot, self._active[slot] = slot, request  # before memory is asked for, which may fail
-        donor = int(shared.argmax())
-        if shared[slot] < shared[donor]:
-            self.kv.copy(donor, slot, int(shared[donor]))
+        own = self.kv.shared_by(slot, context[:-1])
+        if own < shared:
+            self.kv.copy(donor, slot, shared)
         else:
-            self.kv.length[slot] = shared[slot]
+            self.kv.length[slot] = own
         if not request.ids:
-            request.cached = int(shared[donor])
+            request.cached = max(own, shared)
         self._draws.set(slot, request.sampling, request.uniform)
 
     def _feed(self, decoding: list[_Request], admitted: list[_Request]) -> Tensor:
@@ -351,16 +360,27 @@ def _note(requests: Sequence[_Request], logits_BV: Tensor, tokens: Sequence[int]
         requests[row].sure.append(sure)
 
 
-def _forward(model: Any, kv: KvSlots, *, lean: bool) -> LeanForward | HfForward:
-    if lean:
-        return LeanForward(model, kv)
-    from agentrl.policy.engine.forward_hf import HfForward  # loads transformers
+def _forward(model: Any, kv: KvSlots, options: EngineOptions) -> tuple[LeanForward | HfForward, bool]:
+    """The forward pass, and whether it is exact. Raises: ModelError if exactness is asked for and there is none."""
+    if not (options.lean and supports(model)):
+        from agentrl.policy.engine.forward_hf import HfForward  # loads transformers
 
-    return HfForward(model, kv)
+        if options.exact:
+            raise _not_exact(f"{type(model).__name__} is run by its own forward pass, which is not made for it")
+        return HfForward(model, kv), False
+    if options.exact or (options.exact is None and model.device.type == "cpu"):
+        try:
+            forward = LeanForward(model, kv, exact=True)
+            exact.prove(forward, kv, model.config.vocab_size)
+            return forward, True
+        except exact.NotExact as error:
+            if options.exact:
+                raise _not_exact(str(error)) from error
+    return LeanForward(model, kv), False
 
 
-def _common(a: Ids, b: Ids) -> int:
-    """Length of the common prefix."""
-    n = min(len(a), len(b))
-    same = a[:n] == b[:n]
-    return n if same.all() else int(same.argmin())
+def _not_exact(why: str) -> ModelError:
+    return ModelError(
+        f"no exact sampling on this machine: {why}. Leave out sampling.exact (exact= of LocalPolicy, --exact): the "
+        "last bits of log-probabilities then depend on what else is sampled"
+    )

@@ -107,6 +107,12 @@ class KvSlots:
         first_other = np.where(same.all(axis=1), n, same.argmin(axis=1)) if n else np.zeros(self.slots, np.int64)
         return np.minimum(first_other, self.length)
 
+    def shared_by(self, slot: int, ids: Ids) -> int:
+        """How many leading tokens of `ids` one slot holds."""
+        n = min(len(ids), int(self.length[slot]))
+        same = self.ids[slot, :n] == ids[:n]
+        return n if same.all() else int(same.argmin())
+
     @torch.inference_mode()
     def copy(self, source: int, target: int, count: int) -> None:
         """Give `target` the first `count` tokens of `source`."""

@@ -34,10 +34,15 @@ def provenance(config: Path, device: str) -> dict[str, Any]:
         device: that the model is on.
     """
     return {
-        "packages": {**{name: package_version(name) for name in _PACKAGES}, "python": platform.python_version()},
+        "packages": packages(),
         "machine": machine(device),
         "settings": tomllib.loads(config.read_text(encoding="utf-8")),
     }
+
+
+def packages() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run computes."""
+    return {**{name: package_version(name) for name in _PACKAGES}, "python": platform.python_version()}
 
 
 def machine(device: str) -> dict[str, Any]:

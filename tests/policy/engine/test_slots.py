@@ -10,6 +10,7 @@ import torch
 
 from agentrl.errors import ModelError
 from agentrl.policy.engine import memory
+from agentrl.policy.engine.prefixes import BLOCK, Donors, Prefixes
 from agentrl.policy.engine.slots import KvSlots, SlotOwners
 
 
@@ -142,3 +143,30 @@ def test_an_owner_that_takes_again_leaves_its_old_slot() -> None:
     assert len(owners) == 1
     assert owners.take("b", {new}) == old
     assert owners.slot_of("a") == new
+
+
+def test_the_donor_of_many_contexts_is_the_one_of_few() -> None:
+    rng = np.random.default_rng(0)
+    kv = KvSlots(slots=40, context=64)
+    begin = rng.integers(0, 9, 24)
+    for slot in range(30):
+        kv.write_ids(slot, np.concatenate([begin[: slot % 24], rng.integers(9, 99, 20)]).astype(np.int32))
+    few, many = Donors(kv, 1), Donors(kv, 10_000)
+    kv.length[23] = 3  # its content has changed since
+    for length in range(1, 25):
+        ids = np.concatenate([begin[:length], rng.integers(100, 199, 30)]).astype(np.int32)
+        slot, shared = many.best(ids)
+        assert kv.shared_by(slot, ids) == shared
+        assert few.best(ids)[1] - shared < BLOCK
+    ids = kv.ids[17, : kv.length[17]]
+    assert many.best(ids) == few.best(ids) == (17, len(ids))
+
+
+def test_beginnings_are_found_in_whole_blocks() -> None:
+    begun = Prefixes()
+    assert begun.longest(np.arange(50, dtype=np.int32)) == (0, ())
+    begun.add(1, np.arange(50, dtype=np.int32))
+    begun.add(2, np.arange(20, dtype=np.int32))
+    assert begun.longest(np.arange(30, dtype=np.int32)) == (3 * BLOCK, [1])
+    assert begun.longest(np.arange(17, dtype=np.int32)) == (2 * BLOCK, [1, 2])
+    assert begun.longest(np.arange(1, 40, dtype=np.int32)) == (0, ())

@@ -1,0 +1,313 @@
+"""Shapes of products for which a row's result is the same bits, whatever else is in the batch.
+
+A matrix product adds its terms in an order that depends on the sizes of the matrices, so the last bits of a token's
+log-probability change with the number of its neighbours. Some sizes share one order. Which ones is found by trial on
+this machine, for the model's own layers; nothing is assumed. `AnyShapes` takes shapes as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from agentrl.policy.engine.slots import KvSlots
+
+Counts = NDArray[np.int64]
+
+# Rows of a batch are filled up to a multiple of this, so that no elementwise kernel has a rest that it computes
+# otherwise than the whole.
+TILE = 16
+_SIZES = (*range(TILE, 129, TILE), 192, 256, 384, 512)
+KEYS = 64
+"""Keys are attended in multiples of this."""
+CONTEXTS = 2 * KEYS
+"""A context is a multiple of this."""
+_QUERIES = (*range(1, 65), 96, 128, 192, 256, 320, 768, 832, 1024)
+_FEWEST_QUERIES = (1, 2, 4, 8, 16, 32)
+_SPANS = (64, 320, 512, 1088)
+_TRIED = 2
+_CONTEXT, _FIRST, _DECODED = 40, 17, 3
+
+
+class NotExact(Exception):
+    """No shapes were found for which results are the same bits."""
+
+
+class Shapes(Protocol):
+    """The shapes that a forward pass gives its products.
+
+    Attributes:
+        alone: every prefill is attended alone.
+        most_queries: most query rows of one attention; None is any number.
+    """
+
+    alone: bool
+    most_queries: int | None
+
+    def rows(self, count: int) -> int:
+        """To how many rows a batch of so many tokens is filled up."""
+        ...
+
+    def linear(self, layer: Any, x: Tensor) -> Tensor:
+        """The layer's output for (N, D) rows, N as `rows` gave it."""
+        ...
+
+    def classes(self, lengths: Counts) -> Counts:
+        """(N,) for queries that see so many keys: those of one number may be attended together."""
+        ...
+
+    def span(self, kind: int, longest: int) -> int:
+        """How many keys queries of a class read, the longest of which sees `longest`."""
+        ...
+
+    def queries(self, count: int) -> int:
+        """To how many query rows an attention is filled up."""
+        ...
+
+
+class AnyShapes:
+    """Shapes as they come: nothing is filled up."""
+
+    alone: bool = False
+    most_queries: int | None = None
+
+    def rows(self, count: int) -> int:
+        return count
+
+    def linear(self, layer: Any, x: Tensor) -> Tensor:
+        return apply_linear(layer, x)
+
+    def classes(self, lengths: Counts) -> Counts:
+        return np.zeros(len(lengths), np.int64)
+
+    def span(self, kind: int, longest: int) -> int:
+        return longest
+
+    def queries(self, count: int) -> int:
+        return count
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What decides in which order an attention adds its terms.
+
+    Attributes:
+        group: query heads that share a key head.
+        kv_heads, width: key heads, and numbers of each.
+        context: most keys, a multiple of `KEYS`.
+        dtype, device: of the numbers.
+        threads: of torch.
+    """
+
+    group: int
+    kv_heads: int
+    width: int
+    context: int
+    dtype: torch.dtype
+    device: torch.device
+    threads: int
+
+    def drawn(self, *shape: int) -> Tensor:
+        """Normal numbers, the same for the same shape."""
+        return _drawn(shape, self.dtype, self.device)
+
+
+@cache
+def exact_shapes(attention: AttentionShape) -> ExactShapes:
+    """The shapes for a model, found once in a process. Raises: NotExact."""
+    return ExactShapes(attention)
+
+
+class ExactShapes:
+    """Shapes that were found to share the order of every sum.
+
+    Args: attention: of the model's layers, which are all alike.
+    Raises: NotExact if there are none for attention; `linear` raises it for a layer.
+    """
+
+    alone: bool = True
+
+    def __init__(self, attention: AttentionShape) -> None:
+        self._attention = attention
+        self._sizes: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self.most_queries: int | None
+        self._fewest, self.most_queries = _query_rows(attention)
+        self._upto: list[int] = []
+        self._fixed: list[bool] = []
+
+    def rows(self, count: int) -> int:
+        return -(-count // TILE) * TILE
+
+    def linear(self, layer: Any, x: Tensor) -> Tensor:
+        key = _signature(layer)
+        sizes = self._sizes.get(key)
+        if sizes is None:
+            sizes = self._sizes[key] = row_sizes(lambda rows: apply_linear(layer, rows), x)
+        if len(x) in sizes:
+            return apply_linear(layer, x)
+        return torch.cat([apply_linear(layer, part) for part in torch.split(x, parts_of(len(x), sizes))])
+
+    def classes(self, lengths: Counts) -> Counts:
+        self._reach(int(lengths.max()))
+        return np.searchsorted(self._upto, lengths)
+
+    def span(self, kind: int, longest: int) -> int:
+        return self._upto[kind] if self._fixed[kind] else _ceil(longest, KEYS)
+
+    def queries(self, count: int) -> int:
+        return _ceil(count, self._fewest)
+
+    def _reach(self, length: int) -> None:
+        """Find the classes up to a number of keys."""
+        while not self._upto or self._upto[-1] < length:
+            first = (self._upto[-1] if self._upto else 0) + KEYS
+            last = self._last_alike(first)
+            # One multiple alone would be a class of few lengths: two of them read the larger span instead.
+            alone = last == first and first + KEYS <= self._attention.context
+            self._upto.append(first + KEYS if alone else last)
+            self._fixed.append(alone)
+
+    def _last_alike(self, first: int) -> int:
+        """The largest span such that spans from `first` to it give all their queries the same bits."""
+        shape, last = self._attention, first
+        rows = self.queries(shape.group)
+        tried = {first: _Attention(shape, shape.context, first - KEYS // 2, rows)}
+        while last + KEYS <= shape.context:
+            wider = last + KEYS
+            if any(not torch.equal(one(wider), one(span)) for span, one in tried.items()):
+                break
+            last = wider
+            tried[last] = _Attention(shape, shape.context, last - KEYS // 2, rows)
+        return last
+
+
+def apply_linear(layer: Any, x: Tensor) -> Tensor:
+    """A linear map, with adapters where the layer has them."""
+    if type(layer) is nn.Linear:
+        return F.linear(x, layer.weight, layer.bias)
+    adapted: Tensor = layer(x)
+    return adapted
+
+
+def row_sizes(product: Callable[[Tensor], Tensor], like: Tensor) -> tuple[int, ...]:
+    """Numbers of rows at which a product gives each row the bits that it gives it at `TILE` rows, ascending.
+
+    Args:
+        product: (N, D) -> (N, E), row by row.
+        like: (…, D) its kind of input.
+    Raises: NotExact if already `TILE` rows depend on each other.
+    """
+    x = _drawn((max(_SIZES), like.shape[-1]), like.dtype, like.device)
+    tiles = torch.cat([product(part) for part in torch.split(x, TILE)])
+    moved = torch.arange(TILE - 1, -1, -1, device=x.device)
+    if not torch.equal(product(x[:TILE][moved]), tiles[:TILE][moved]):
+        raise NotExact(f"a product of {TILE} rows depends on the order of the rows")
+    found = []
+    for size in _SIZES:
+        if not torch.equal(product(x[:size]), tiles[:size]) or not torch.equal(product(x[-size:]), tiles[-size:]):
+            continue
+        found.append(size)
+    return tuple(found)
+
+
+def parts_of(count: int, sizes: Sequence[int]) -> list[int]:
+    """A multiple of `TILE` as a sum of sizes, the largest first."""
+    parts = []
+    for size in reversed(sizes):
+        while count >= size:
+            parts.append(size)
+            count -= size
+    return parts
+
+
+class _Attention:
+    """Attention of drawn queries that see `length` of at most `span` keys, over as many keys as asked for."""
+
+    def __init__(self, shape: AttentionShape, span: int, length: int, rows: int | None = None) -> None:
+        rows = rows or shape.group
+        self.query = shape.drawn(_TRIED, shape.kv_heads, rows, shape.width)
+        keys = shape.drawn(2, _TRIED, shape.kv_heads, span, shape.width)
+        self.keys, self.values = keys[0], keys[1]
+        hidden = torch.arange(span, device=shape.device) >= length
+        self.mask = torch.zeros(span, dtype=shape.dtype, device=shape.device).masked_fill_(hidden, -torch.inf)
+
+    def __call__(self, span: int, query: Tensor | None = None) -> Tensor:
+        query = self.query if query is None else query
+        mask = self.mask[:span].expand(len(query), 1, query.shape[2], -1)
+        return F.scaled_dot_product_attention(query, self.keys[:, :, :span], self.values[:, :, :span], attn_mask=mask)
+
+
+def _query_rows(shape: AttentionShape) -> tuple[int, int]:
+    """The smallest number such that attentions of its multiples give a query the same bits, and the most rows tried."""
+    spans = [span for span in _SPANS if span <= shape.context] or [shape.context]
+    for fewest in _FEWEST_QUERIES:
+        if all(_rows_alike(shape, span, fewest) for span in spans):
+            return fewest, max(_QUERIES)
+    raise NotExact("attention depends on the number of queries")
+
+
+def _rows_alike(shape: AttentionShape, span: int, fewest: int) -> bool:
+    attention = _Attention(shape, span, span - KEYS // 2, max(_QUERIES))
+    all_rows = attention.query
+    whole = attention(span)
+    for rows in _QUERIES:
+        if rows % fewest:
+            continue
+        first, last = all_rows[:, :, :rows], all_rows[:, :, -rows:]
+        if not torch.equal(attention(span, first), whole[:, :, :rows]):
+            return False
+        if not torch.equal(attention(span, last), whole[:, :, -rows:]):
+            return False
+    return True
+
+
+def _signature(layer: Any) -> tuple[Any, ...]:
+    """What decides in which order a layer's sums are added."""
+    return tuple((tuple(p.shape), p.dtype, p.device) for p in layer.parameters())
+
+
+def _drawn(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator).to(device, dtype)
+
+
+def _ceil(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def prove(forward: Callable[..., Tensor], kv: KvSlots, size: int) -> None:
+    """Compare a context that is computed at once with one that is computed in parts, among others.
+
+    Args:
+        forward: an exact forward pass over `kv`, which is empty afterwards.
+        size: of the vocabulary.
+    Raises: NotExact if their logits differ in one bit.
+    """
+    ids = np.random.Generator(np.random.Philox(0)).integers(0, size, _CONTEXT).astype(np.int32)
+    none = np.zeros(0, np.int64)
+    others = [(slot, ids[slot : slot + 5]) for slot in range(1, min(kv.slots, 4))]
+    whole = forward(none, none, [(0, ids)])[0]
+    kv.drop()
+    try:
+        first = [(0, ids[:_FIRST]), *others]
+        forward(none, none, first)
+        for slot, fed in first:
+            kv.write_ids(slot, fed)
+        rows = np.arange(len(first))
+        for at in range(_FIRST, _FIRST + _DECODED):
+            last = forward(rows, np.full(len(rows), ids[at], np.int64), [])
+            for slot, _ in first:
+                kv.write_ids(slot, ids[at : at + 1])
+        last = forward(none, none, [(0, ids[_FIRST + _DECODED :])])
+    finally:
+        kv.drop()
+    if not torch.equal(last[0], whole):
+        raise NotExact("a context that is computed in parts has other logits than one that is computed at once")
