@@ -20,7 +20,7 @@ import numpy as np
 
 from agentrl.bench.evaluate import EnvMaker, Which, env_maker, episode_seed, trial_key
 from agentrl.bench.folder import BenchFolder
-from agentrl.bench.identity import Identity, identify, same_env, server_address
+from agentrl.bench.identity import Identity, identify, same_env
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.cost import CostUSD
@@ -30,6 +30,7 @@ from agentrl.env.base import Env
 from agentrl.errors import ConfigError, RolloutError, StoreError, TaskError
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
+from agentrl.policy.remote.apis import APIS
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
@@ -195,8 +196,9 @@ def _with_ref(make_env: EnvMaker, ref: EnvRef) -> EnvMaker:
 
 
 def server_of(policy: str, setup: PolicySetup) -> str | None:
-    """The address that an `openai:` policy talks to; None for the others."""
-    return server_address(setup) if parse_spec(policy).kind == "openai" else None
+    """The address that a policy behind a server talks to; None for the others."""
+    api = APIS.get(parse_spec(policy).kind)
+    return None if api is None else api.address(setup.base_url)
 
 
 def choose_tasks(env: Env, config: BenchConfig) -> list[Task]:

@@ -17,7 +17,7 @@ import agentrl
 from agentrl.cli import COMMANDS, main
 from agentrl.cli.policy_options import chat_options, policy_of, policy_options
 from agentrl.errors import ConfigError
-from agentrl.policy.chat_options import ChatOptions
+from agentrl.policy.remote.options import ChatOptions
 from agentrl.training.plan import TrainConfig
 
 
@@ -65,7 +65,7 @@ def test_every_setting_of_requests_can_be_given() -> None:
         (["--policy", "openai:m", "--chat", "timeout=3"], "timeout"),
         (["--policy", "openai:m", "--chat", "max_retries=-1"], "max_retries 0 or more"),
         (["--policy", "openai:m", "--chat-format", "hermes"], "--chat-format goes with local:..., not with 'openai:m'"),
-        (["--policy", "local:x", "--chat", "max_retries=1"], "--chat goes with openai:..., not with 'local:x'"),
+        (["--policy", "local:x", "--chat", "max_retries=1"], "responses:NAME or anthropic:NAME, not with 'local:x'"),
         (["--policy", "local:x", "--chat-template", "nowhere.jinja"], "'nowhere.jinja' cannot be read"),
     ],
 )
