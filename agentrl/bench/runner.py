@@ -245,6 +245,7 @@ class _Bench:
         self.ended: set[str] = set()
         self.started_s, self.started_at = time.monotonic(), utc_now()
         self._costs: dict[str, float] = {}
+        self._uncounted = False
 
     def recall(self) -> None:
         """Remember what earlier calls played of this benchmark, and nothing else."""
@@ -284,6 +285,9 @@ class _Bench:
             if self.config.price is not None and trajectory.group_id.startswith(f"{MAIN}/"):
                 cost = self.config.price.of(trajectory)
                 self._costs[trajectory.group_id] = 0.0 if math.isnan(cost) else cost
+                if math.isnan(cost) and trajectory.turns and not self._uncounted:
+                    self._uncounted = True
+                    logger.warning("the policy counts no tokens: costs are not known, and no budget stops this run")
 
     @property
     def cost_usd(self) -> float | None:

@@ -51,7 +51,7 @@ _OF_ONE = {
     "measures": f"--measure {_IN_THE_FILE} measures=['turns']",
 }
 _OF_SUITES = {"overrides": "--set goes with a suite's file"}
-_PRICES_HELP = "TOML table: [MODEL] with input, cached_input and output, in USD for a million tokens."
+_PRICES_HELP = "TOML table: [MODEL] with input, output, cached_input, cache_write in USD for a million tokens."
 _KWARG_HELP = "An argument of the environment, as in env.kwargs of a training file, such as data=diabetes; repeatable."
 _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./file.py:Class; repeatable."
 
@@ -111,6 +111,8 @@ def command(
     measures = measures_of(options["measures"])
     price = None if options["prices"] is None else price_of(options["prices"], policy.name)
     budget = options["budget_usd"]
+    if budget is not None and price is None:
+        raise click.UsageError("--budget-usd needs --prices FILE, a TOML table with the price of the model's tokens")
     config = BenchConfig(split, tasks, trials, seed, policy.setup.sampling, concurrency, references, price, budget)
     result = _run(ref, policy.name, config, out or default_out(env, policy.name), policy.setup, measures)
     if as_json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from agentrl.config import Count, Positive, Whole, load_config
 from agentrl.env import registry
 from agentrl.errors import AgentRLError, ConfigError
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.by_name import PolicySetup
+from agentrl.policy.by_name import PolicySetup, parse_spec
+from agentrl.policy.remote.apis import APIS
+from agentrl.policy.remote.options import ChatOptions
 from agentrl.rollout.lock import is_empty
 from agentrl.rollout.store import write_summary
 from agentrl.trajectory import EnvRef, Trajectory
@@ -67,6 +69,8 @@ class Suite:
         max_concurrency: episodes alive at the same time.
         references: also play the null policy and, where there is one, the oracle.
         measures: further measures, by name.
+        chat: settings of requests, for a policy behind a server; what the caller sets counts before them.
+        base_url, api_key_env: address and key of the server, likewise.
     """
 
     envs: Mapping[str, SuiteEnv]
@@ -75,6 +79,9 @@ class Suite:
     max_concurrency: Count = 64
     references: bool = True
     measures: tuple[str, ...] = ()
+    chat: ChatOptions = ChatOptions()
+    base_url: str | None = None
+    api_key_env: str | None = None
 
     def __post_init__(self) -> None:
         if not self.envs:
@@ -82,6 +89,17 @@ class Suite:
         unfit = [name for name in self.envs if not name.replace("-", "").replace("_", "").isalnum()]
         if unfit:
             raise ValueError(f"an environment's name is made of letters, digits, - and _, got {unfit[0]!r}")
+
+    def setup_of(self, policy: str, given: PolicySetup) -> PolicySetup:
+        """The set-up of a policy: what the caller gave, and what it left open as the file says."""
+        if parse_spec(policy).kind not in APIS:
+            return given
+        return replace(
+            given,
+            chat={**self.chat.given, **given.chat},
+            base_url=given.base_url or self.base_url,
+            api_key_env=given.api_key_env or self.api_key_env,
+        )
 
     def config_of(self, name: str, sampling: SamplingParams | None) -> BenchConfig:
         """What is measured on one of the environments."""
@@ -190,7 +208,7 @@ def run_suite(
         on_progress: called as each episode ends, with the environment's name.
     Raises: ConfigError if `out` holds something else.
     """
-    setup, root = setup or PolicySetup(), Path(out)
+    setup, root = suite.setup_of(policy, setup or PolicySetup()), Path(out)
     if not is_empty(root) and not (root / SUITE).exists():
         raise ConfigError(f"{root} holds files, but no suite: choose another folder")
     weights = {name: env.weight for name, env in suite.envs.items()}

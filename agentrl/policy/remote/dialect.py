@@ -75,10 +75,9 @@ class Dialect(ABC):
 
     def check(self, options: ChatOptions) -> None:
         """Raises: ConfigError for an option that this API has no field for."""
-        plain = ChatOptions()
-        given = [name for name in self.unsupported if getattr(options, name) != getattr(plain, name)]
-        if given:
-            raise ConfigError(f"{self.kind}:NAME has no option {given[0]}; it goes with openai:NAME")
+        wrong = [name for name in self.unsupported if name in options.given]
+        if wrong:
+            raise ConfigError(f"{self.kind}:NAME has no option {wrong[0]}; it goes with openai:NAME")
 
     @abstractmethod
     def body(self, model: str, asked: Asked, options: ChatOptions) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from agentrl.errors import ConfigError
@@ -59,6 +59,14 @@ class ChatOptions:
             raise ConfigError(f"max_reply_bytes must be 1 or more, got {self.max_reply_bytes}")
         if self.requests_per_minute is not None and self.requests_per_minute <= 0:
             raise ConfigError(f"requests_per_minute must be above 0, got {self.requests_per_minute}")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        plain = ChatOptions()
+        return {
+            one.name: value for one in fields(self) if (value := getattr(self, one.name)) != getattr(plain, one.name)
+        }
 
     @property
     def retry(self) -> Retry:

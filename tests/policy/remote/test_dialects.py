@@ -208,3 +208,12 @@ def test_each_maker_has_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://gateway:9")
     assert "https://api.openai.com/v1/responses" in repr(resolve("responses:m"))
     assert "http://gateway:9/v1/messages" in repr(resolve("anthropic:m"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_further_fields_are_sent_and_others_left_out(kind: str) -> None:
+    server = Server(kind)
+    await turn(server.policy(extra_body={"metadata": {"run": "7"}}, omit=("top_p", "tools")), top_p=0.5)
+    body = server.bodies[0]
+    assert body["metadata"] == {"run": "7"}
+    assert not body.keys() & {"top_p", "tools"}

@@ -18,7 +18,7 @@ from tests.policy.conftest import TOOL
 from tests.policy.remote.test_dialects import QUESTION, Server, no_wait, turn  # noqa: F401 (a fixture)
 from tests.policy.remote.wire_bots import reply
 
-SCHEMA = TOOL["function"]["parameters"]
+SCHEMA = TOOL["function"]["parameters"]  # type: ignore[index]
 DONE = (
     *QUESTION,
     Message("assistant", "Let me.", (ToolCall("add", {"a": 1, "b": 2}, "c1x"),)),
