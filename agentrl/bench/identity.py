@@ -32,7 +32,7 @@ _WHOLE_BYTES, _PAGES, _PAGE_BYTES = 1 << 24, 256, 1 << 12
 # Classes that AgentRL's version describes, and those of its foundations.
 _FOUNDATIONS = ("builtins.", "abc.", "typing.", "gymnasium.", "agentrl.env.", "agentrl.sandboxed.", "agentrl.policy.")
 # Options of a chat policy that change what a model is asked; the others are about speed and retries.
-_ASKED = ("tool_choice", "parallel_tool_calls", "max_tokens_field", "send_reasoning", "return_token_ids")
+_ASKED = ("tool_choice", "parallel_tool_calls", "max_tokens_field", "send_reasoning", "return_token_ids", "omit")
 _EXPLAINED = {
     "env.version": " (the environment was edited, or its package is another one)",
     "code": " (the environment's code was edited)",

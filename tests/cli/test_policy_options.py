@@ -51,7 +51,7 @@ EVERY_OPTION = {
     "timeout_s": "7.5", "max_retries": "1", "max_backoff_s": "2.0", "max_wait_s": "3.0", "max_concurrency": "4",
     "requests_per_minute": "60.0", "tool_choice": '"required"', "parallel_tool_calls": "false",
     "max_tokens_field": '"max_completion_tokens"', "send_reasoning": "false", "max_reply_bytes": "1000",
-    "return_token_ids": "true", "extra_body": "{ top_k = 5 }", "headers": '{ x-team = "a" }',
+    "return_token_ids": "true", "extra_body": "{ top_k = 5 }", "omit": '["seed"]', "headers": '{ x-team = "a" }',
 }  # fmt: skip
 
 

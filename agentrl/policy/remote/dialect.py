@@ -93,6 +93,6 @@ class Dialect(ABC):
 
 
 def with_extra(body: dict[str, Any], options: ChatOptions) -> dict[str, Any]:
-    """A body with the fields of `extra_body`, which come last; one whose value is None is left out."""
+    """A body with the fields of `extra_body`, which come last, and without those that are None or to be omitted."""
     merged = {**body, **options.extra_body}
-    return {name: value for name, value in merged.items() if value is not None}
+    return {name: value for name, value in merged.items() if value is not None and name not in options.omit}
