@@ -282,8 +282,8 @@ class ServerPolicy(Policy):
         if self._answered:
             return PolicyFault(f"{said}The server accepted other conversations, so the cause is in this one.")
         return ConfigError(
-            f"{said}Check the model name {self.model!r}. If this server does not support a field, leave it out with the "
-            "option omit=['FIELD']; the options max_tokens_field, tool_choice and send_reasoning may help too."
+            f"{said}Check the model name {self.model!r}. If this server does not support a field, leave it out with "
+            "the option omit=['FIELD']; the options max_tokens_field, tool_choice and send_reasoning may help too."
         )
 
     def _shown(self, text: str) -> str:
