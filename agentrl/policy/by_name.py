@@ -192,8 +192,8 @@ def _code(reference: str, setup: PolicySetup) -> Policy:
     found = load_reference(reference)
     if inspect.iscoroutinefunction(found):
         return FunctionPolicy(found, reference)
-    if not isinstance(found, Policy) and callable(found):
-        found = found(setup) if _takes_one(found) else found()
+    if not isinstance(found, Policy) and callable(found) and (needed := _num_needed(found)) < 2:
+        found = found(setup) if needed else found()
     if not isinstance(found, Policy):
         raise ConfigError(
             f"policy {reference!r} is {type(found).__name__}: name a Policy, a class or function that makes one of no "
@@ -205,10 +205,9 @@ def _code(reference: str, setup: PolicySetup) -> Policy:
     return found
 
 
-def _takes_one(made: Any) -> bool:
-    """Whether something cannot be called without its first argument."""
-    needed = [p for p in inspect.signature(made).parameters.values() if p.default is p.empty and p.kind <= 1]
-    return len(needed) == 1
+def _num_needed(made: Any) -> int:
+    """How many arguments something cannot be called without."""
+    return sum(p.default is p.empty and p.kind <= 1 for p in inspect.signature(made).parameters.values())
 
 
 def _local(folder: str, setup: PolicySetup) -> Policy:

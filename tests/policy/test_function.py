@@ -62,6 +62,12 @@ async def test_something_else_is_refused() -> None:
         await FunctionPolicy(agent).act((), (), episode_id="e")
 
 
+def test_a_function_that_is_not_async_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("def agent(messages, tools):\n    return ''\n")
+    with pytest.raises(ConfigError, match=r"is function: name a Policy.*or `async def agent\(messages, tools\)`"):
+        resolve(f"{tmp_path}/agent.py:agent")
+
+
 def test_a_function_of_other_arguments_is_refused(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("async def agent(messages):\n    return ''\n")
     with pytest.raises(ConfigError, match=r"is called as agent\(messages, tools\): too many positional arguments"):
