@@ -7,12 +7,13 @@ and `suite.json`. Comparing two of them belongs to `agentrl.bench.suites.compari
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agentrl.bench.estimates import Estimate
+from agentrl.bench.measures.cost import Price
 from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import run_bench
 from agentrl.config import Count, Positive, Whole, load_config
@@ -59,6 +60,20 @@ class SuiteEnv:
 
 
 @dataclass(frozen=True)
+class Spending:
+    """What a suite may cost: the price of the policy's tokens, and the most USD for all environments together."""
+
+    price: Price | None = None
+    budget_usd: float | None = None
+
+    def after(self, results: Iterable[BenchResult]) -> Spending:
+        """What is left after some environments; not above 0 where all is spent."""
+        if self.budget_usd is None:
+            return self
+        return replace(self, budget_usd=self.budget_usd - sum(result.cost_usd or 0.0 for result in results))
+
+
+@dataclass(frozen=True)
 class Suite:
     """What a suite's file says.
 
@@ -101,8 +116,8 @@ class Suite:
             api_key_env=given.api_key_env or self.api_key_env,
         )
 
-    def config_of(self, name: str, sampling: SamplingParams | None) -> BenchConfig:
-        """What is measured on one of the environments."""
+    def config_of(self, name: str, sampling: SamplingParams | None, spending: Spending) -> BenchConfig:
+        """What is measured on one of the environments, and what it may cost."""
         env = self.envs[name]
         return BenchConfig(
             env.split,
@@ -112,6 +127,8 @@ class Suite:
             sampling,
             self.max_concurrency,
             self.references,
+            spending.price,
+            spending.budget_usd,
         )
 
 
@@ -143,7 +160,14 @@ class SuiteResult:
         if self.errors:
             return "failed"
         unfinished = [r.status for r in self.results.values() if r.status != "finished"]
-        return unfinished[0] if unfinished else "finished"
+        missing = self.weights.keys() - self.results.keys()
+        return unfinished[0] if unfinished else "interrupted" if missing else "finished"
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What the episodes on record cost; None where no price is known."""
+        costs = [result.cost_usd for result in self.results.values() if result.cost_usd is not None]
+        return math.fsum(costs) if costs else None
 
     @property
     def mean(self) -> Estimate | None:
@@ -174,6 +198,7 @@ class SuiteResult:
             "lowest": None if lowest is None else {"env": lowest[0], **lowest[1].to_json()},
             "weights": dict(self.weights),
             "errors": dict(self.errors),
+            "cost_usd": self.cost_usd,
             "warnings": self.warnings,
             "envs": {name: {k: v for k, v in r.to_json().items() if k != "tasks"} for name, r in self.results.items()},
         }
@@ -196,6 +221,7 @@ def run_suite(
     *,
     setup: PolicySetup | None = None,
     on_progress: OnProgress | None = None,
+    spending: Spending | None = None,
 ) -> SuiteResult:
     """Measure a policy on each environment of a suite, one after another.
 
@@ -206,6 +232,7 @@ def run_suite(
         policy: its name, such as `local:DIR` or `openai:NAME`.
         out: folder of the suite; each environment's records stand in `out/NAME`.
         on_progress: called as each episode ends, with the environment's name.
+        spending: prices, and a budget that ends the suite once it is spent.
     Raises: ConfigError if `out` holds something else.
     """
     setup, root = suite.setup_of(policy, setup or PolicySetup()), Path(out)
@@ -217,11 +244,14 @@ def run_suite(
     errors: dict[str, str] = {}
     for name, env in suite.envs.items():
         told = None if on_progress is None else _named(on_progress, name)
+        left = (spending or Spending()).after(results.values())
+        if left.budget_usd is not None and left.budget_usd <= 0:
+            break
         try:
             results[name] = run_bench(
                 env.ref,
                 policy,
-                config=suite.config_of(name, setup.sampling),
+                config=suite.config_of(name, setup.sampling, left),
                 out=root / name,
                 setup=setup,
                 on_progress=told,

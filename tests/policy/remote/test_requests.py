@@ -15,7 +15,7 @@ from agentrl.policy.base import SamplingParams
 from agentrl.rollout.records import trajectory_from_json, trajectory_record
 from agentrl.trajectory import EnvRef, Task, Trajectory, Turn
 from tests.policy.conftest import TOOL
-from tests.policy.remote.test_dialects import QUESTION, Server, no_wait, turn  # noqa: F401 (a fixture)
+from tests.policy.remote.test_dialects import KEY, QUESTION, Server, no_wait, turn  # noqa: F401 (a fixture)
 from tests.policy.remote.wire_bots import reply
 
 SCHEMA = TOOL["function"]["parameters"]  # type: ignore[index]
@@ -266,3 +266,14 @@ async def test_a_paused_turn_is_no_turn() -> None:
     paused = reply("anthropic", "Wait.", finish="pause_turn")
     with pytest.raises(PolicyFault, match="pause_turn"):
         await turn(Server("anthropic", paused, paused).policy())
+
+
+@THINKERS
+async def test_a_key_that_a_server_echoes_stands_in_no_block(kind: str) -> None:
+    told = f"the key is {KEY}"
+    made = thinking(kind, ("c1x", "add", {"a": 1, "b": 2}), text=told)
+    thoughts = made["output"] if kind == "responses" else made["content"]
+    thoughts[0] = {**thoughts[0], **({"summary": [{"text": told}]} if kind == "responses" else {"thinking": told})}
+    action = await turn(Server(kind, {**made, "model": KEY}).policy())
+    assert action.reasoning == "the key is REDACTED"
+    assert KEY not in repr(action)
