@@ -102,10 +102,8 @@ def command(
     spending = _spending(options, policy.name)
     if env.endswith(".toml"):
         _refuse(ctx, _OF_ONE)
-        result = _play_suite(
-            load_suite(env, overrides), policy, out or default_out(Path(env).stem, policy.name), spending
-        )
-        _show_suite(ctx, result, as_json)
+        suite = load_suite(env, overrides)
+        _show_suite(ctx, _play_suite(suite, policy, out or default_out(Path(env).stem, policy.name), spending), as_json)
         return
     _refuse(ctx, _OF_SUITES)
     registry.spec(env)
