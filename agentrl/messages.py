@@ -131,7 +131,7 @@ class Message(Struct, frozen=True, omit_defaults=True):
     """One message of a conversation, in OpenAI chat terms.
 
     Only `tool` messages have `tool_call_id` and `name`. `reasoning` is the assistant's thinking, which
-    is not part of `content`.
+    is not part of `content`. `blocks` is an assistant's turn as its server wrote it (`Served.blocks`).
     """
 
     role: Role
@@ -140,6 +140,7 @@ class Message(Struct, frozen=True, omit_defaults=True):
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str | None = None
+    blocks: tuple[Mapping[str, Any], ...] = ()
 
     def to_openai(self) -> dict[str, Any]:
         """The message as an OpenAI chat dictionary, without empty fields."""
@@ -216,6 +217,22 @@ class TokenSignals(Struct, frozen=True, omit_defaults=True):
     uniform_kls: tuple[float, ...] | None = None
 
 
+class Served(Struct, frozen=True, omit_defaults=True):
+    """What a server's reply says about a turn, in addition to the turn.
+
+    Attributes:
+        model: the model's own name in the reply; empty where the reply names none.
+        latency_s: seconds from sending the request that was answered to the last byte of the answer. Waiting for a
+            place, and tries that failed, are not in it.
+        blocks: the turn in the form of the server's own API, where it holds what only that server can read (encrypted
+            thoughts, signatures). It goes back to the server untouched.
+    """
+
+    model: str = ""
+    latency_s: float | None = None
+    blocks: tuple[Mapping[str, Any], ...] = ()
+
+
 class Action(Struct, frozen=True, omit_defaults=True):
     """One assistant turn, as a policy returns it and an environment receives it.
 
@@ -230,8 +247,10 @@ class Action(Struct, frozen=True, omit_defaults=True):
         finish_reason: `length` where the token limit cut the turn off; `content_filter` where a filter withheld it;
             `refused` where the server refuses the conversation for what the model said in it. The last two end the
             episode as a failure. `abort` is the server's doing, and discards it.
-        usage: tokens as the policy counts them: `prompt_tokens`, `completion_tokens`, `cached_tokens`.
+        usage: tokens as the policy counts them: `prompt_tokens` (of which `cached_tokens` were read before and
+            `cache_write_tokens` are kept for later) and `completion_tokens` (of which `reasoning_tokens` are thinking).
         signals: how sure the model was of each sampled id; None where that was not asked for.
+        served: what a server's reply says about the turn; None where there is no server.
     """
 
     text: str = ""
@@ -244,6 +263,7 @@ class Action(Struct, frozen=True, omit_defaults=True):
     finish_reason: FinishReason = "stop"
     usage: Mapping[str, int] | None = None
     signals: TokenSignals | None = None
+    served: Served | None = None
 
     @classmethod
     def of(cls, action: Action | str | Mapping[str, Any]) -> Action:
@@ -284,7 +304,8 @@ class Action(Struct, frozen=True, omit_defaults=True):
 
     def to_message(self) -> Message:
         """This action as an assistant message of the conversation."""
-        return Message("assistant", self.text, self.tool_calls, None, None, self.reasoning)
+        blocks = () if self.served is None else self.served.blocks
+        return Message("assistant", self.text, self.tool_calls, None, None, self.reasoning, blocks)
 
 
 def _tell_apart(calls: list[ToolCall]) -> None:

@@ -52,6 +52,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.policy": (2, "policy", 0),
     "agentrl.policy.format": (2, "policy", 1),
     "agentrl.policy.engine": (2, "policy", 1),
+    "agentrl.policy.remote": (2, "policy", 1),
     "agentrl.policy.local": (2, "policy", 2),
     "agentrl.policy.chat": (2, "policy", 2),
     "agentrl.policy.scripted": (2, "policy", 2),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
@@ -24,7 +23,8 @@ from agentrl.env import registry
 from agentrl.env.base import Env, made_with
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec
-from agentrl.policy.chat import OPENAI_URL
+from agentrl.policy.function import FunctionPolicy
+from agentrl.policy.remote.apis import APIS
 from agentrl.trajectory import EnvRef, Task
 
 # Files up to this size are hashed whole; of larger ones, this many pages that are evenly spread.
@@ -32,7 +32,7 @@ _WHOLE_BYTES, _PAGES, _PAGE_BYTES = 1 << 24, 256, 1 << 12
 # Classes that AgentRL's version describes, and those of its foundations.
 _FOUNDATIONS = ("builtins.", "abc.", "typing.", "gymnasium.", "agentrl.env.", "agentrl.sandboxed.", "agentrl.policy.")
 # Options of a chat policy that change what a model is asked; the others are about speed and retries.
-_ASKED = ("tool_choice", "parallel_tool_calls", "max_tokens_field", "send_reasoning", "return_token_ids")
+_ASKED = ("tool_choice", "parallel_tool_calls", "max_tokens_field", "send_reasoning", "return_token_ids", "omit")
 _EXPLAINED = {
     "env.version": " (the environment was edited, or its package is another one)",
     "code": " (the environment's code was edited)",
@@ -232,13 +232,13 @@ def _code_of(env: Any, version: str) -> str:
     return _hash_of_sources(classes)
 
 
-def _hash_of_sources(classes: Iterable[type]) -> str:
-    """A fingerprint of the classes' source, foundations left out; empty if nothing is left."""
+def _hash_of_sources(classes: Iterable[Any]) -> str:
+    """A fingerprint of the source of classes and functions, foundations left out; empty if nothing is left."""
     sources = [_source_of(one) for one in classes if not (one.__module__ + ".").startswith(_FOUNDATIONS)]
     return _hash(sources) if sources else ""
 
 
-def _file_of(one: type) -> Path | None:
+def _file_of(one: Any) -> Path | None:
     try:
         path = Path(inspect.getfile(one))
     except (TypeError, OSError):
@@ -246,7 +246,7 @@ def _file_of(one: type) -> Path | None:
     return path if path.is_file() else None
 
 
-def _source_of(one: type) -> str:
+def _source_of(one: Any) -> str:
     """The text of the file that defines a class; of the class alone in a script.
 
     Where there is no file, the code of its functions stands for it.
@@ -275,14 +275,14 @@ def _behaviour_of(given: Policy | str, policy: Policy, setup: PolicySetup) -> di
     """What decides the policy's actions in addition to its name and sampling."""
     found: dict[str, Any] = {
         "class": f"{type(policy).__module__}.{type(policy).__qualname__}",
-        "code": _hash_of_sources(type(policy).__mro__),
+        "code": _hash_of_sources([*type(policy).__mro__, *_functions_of(policy)]),
     }
     if not isinstance(given, str):
         return found
     spec = parse_spec(given)
     found["seed"] = setup.seed
-    if spec.kind == "openai":
-        found["server"] = _shown(server_address(setup))
+    if spec.kind in APIS:
+        found["server"] = _shown(APIS[spec.kind].address(setup.base_url))
         found |= {name: _plain(setup.chat[name]) for name in _ASKED if name in setup.chat}
         # The fields may hold a key.
         found["extra_body"] = _hash(setup.chat["extra_body"]) if setup.chat.get("extra_body") else ""
@@ -295,9 +295,8 @@ def _behaviour_of(given: Policy | str, policy: Policy, setup: PolicySetup) -> di
     return found
 
 
-def server_address(setup: PolicySetup) -> str:
-    """The address that an `openai:` policy talks to, as it is given."""
-    return setup.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+def _functions_of(policy: Policy) -> list[Any]:
+    return [policy.function] if isinstance(policy, FunctionPolicy) else []
 
 
 def _shown(url: str) -> str:

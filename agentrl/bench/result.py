@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from agentrl.bench.estimates import Estimate
@@ -18,10 +18,13 @@ from agentrl.bench.measures.effort import (
     CachedTokens,
     CompletionTokens,
     EnvSeconds,
+    LatencySeconds,
     PolicySeconds,
     PromptTokens,
+    ReasoningTokens,
     TokensPerSuccess,
     Turns,
+    served_models,
 )
 from agentrl.bench.measures.endings import Counts, fault_causes, truncations
 from agentrl.bench.measures.success import (
@@ -75,7 +78,9 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         if self.budget_usd is not None and (self.price is None or self.budget_usd <= 0):
-            raise ValueError(f"a budget must be above 0 and needs prices, got {self.budget_usd} and {self.price}")
+            raise ValueError(
+                f"budget_usd must be above 0 and needs a price, got {self.budget_usd} and the price {self.price}"
+            )
         if self.trials < 1 or self.max_concurrency < 1 or (self.num_tasks is not None and self.num_tasks < 1):
             raise ValueError(
                 "trials, max_concurrency and num_tasks must be at least 1, "
@@ -95,6 +100,8 @@ class Effort:
         completion_tokens, prompt_tokens, cached_tokens: prompt tokens count again at every turn.
         tokens_per_success: sampled tokens over all episodes, failed ones included, for each success.
         policy_s, env_s: wall seconds spent waiting for the policy and for the environment.
+        reasoning_tokens: those of the completion tokens that are thinking.
+        latency_s: seconds for one answer of a server, without waits and failed tries.
     """
 
     turns: float
@@ -104,6 +111,8 @@ class Effort:
     tokens_per_success: Estimate
     policy_s: float
     env_s: float
+    reasoning_tokens: float = math.nan
+    latency_s: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -255,6 +264,11 @@ class BenchResult:
         )
 
     @property
+    def served_models(self) -> dict[str, int]:
+        """How many turns came from which model, as the server names it in its replies; the most frequent first."""
+        return served_models(self.trajectories)
+
+    @property
     def warnings(self) -> list[str]:
         """Why the score cannot be trusted; empty where it can."""
         warning = self.score.counts.warning
@@ -269,6 +283,7 @@ class BenchResult:
             "config": asdict(self.config),
             "sampling": self.sampling,
             "versions": dict(self.versions),
+            "served_models": self.served_models,
             "started_at": self.started_at,
             "ended_at": self.ended_at,
             "provenance": None if self.provenance is None else asdict(self.provenance),
@@ -326,12 +341,14 @@ def _effort(trajectories: Sequence[Trajectory]) -> Effort:
         tokens_per_success=TokensPerSuccess()(trajectories),
         policy_s=PolicySeconds()(trajectories).mean,
         env_s=EnvSeconds()(trajectories).mean,
+        reasoning_tokens=ReasoningTokens()(trajectories).mean,
+        latency_s=LatencySeconds()(trajectories).mean,
     )
 
 
 def _effort_to_json(effort: Effort) -> dict[str, Any]:
     record: dict[str, Any] = {"tokens_per_success": effort.tokens_per_success.to_json()}
-    for name in ("turns", "completion_tokens", "prompt_tokens", "cached_tokens", "policy_s", "env_s"):
+    for name in (one.name for one in fields(effort) if one.name != "tokens_per_success"):
         value = getattr(effort, name)
         record[name] = round(value, 6) if math.isfinite(value) else None
     return record

@@ -20,7 +20,7 @@ import numpy as np
 
 from agentrl.bench.evaluate import EnvMaker, Which, env_maker, episode_seed, trial_key
 from agentrl.bench.folder import BenchFolder
-from agentrl.bench.identity import Identity, identify, same_env, server_address
+from agentrl.bench.identity import Identity, identify, same_env
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.cost import CostUSD
@@ -31,6 +31,7 @@ from agentrl.env.base import Env
 from agentrl.errors import ConfigError, RolloutError, StoreError, TaskError
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
+from agentrl.policy.remote.apis import APIS
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
@@ -196,8 +197,9 @@ def _with_ref(make_env: EnvMaker, ref: EnvRef) -> EnvMaker:
 
 
 def server_of(policy: str, setup: PolicySetup) -> str | None:
-    """The address that an `openai:` policy talks to; None for the others."""
-    return server_address(setup) if parse_spec(policy).kind == "openai" else None
+    """The address that a policy behind a server talks to; None for the others."""
+    api = APIS.get(parse_spec(policy).kind)
+    return None if api is None else api.address(setup.base_url)
 
 
 def choose_tasks(env: Env, config: BenchConfig) -> list[Task]:
@@ -244,6 +246,7 @@ class _Bench:
         self.ended: set[str] = set()
         self.started_s, self.started_at = time.monotonic(), utc_now()
         self._costs: dict[str, float] = {}
+        self._uncounted = False
 
     def recall(self) -> None:
         """Remember what earlier calls played of this benchmark, and nothing else."""
@@ -283,6 +286,9 @@ class _Bench:
             if self.config.price is not None and trajectory.group_id.startswith(f"{MAIN}/"):
                 cost = self.config.price.of(trajectory)
                 self._costs[trajectory.group_id] = 0.0 if math.isnan(cost) else cost
+                if math.isnan(cost) and trajectory.turns and not self._uncounted:
+                    self._uncounted = True
+                    logger.warning("the policy counts no tokens: costs are not known, and no budget stops this run")
 
     @property
     def cost_usd(self) -> float | None:

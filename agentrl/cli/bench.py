@@ -17,7 +17,7 @@ from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.cost import price_of
 from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import default_out, run_bench
-from agentrl.bench.suites.suite import Suite, load_suite, run_suite
+from agentrl.bench.suites.suite import Spending, Suite, SuiteResult, load_suite, run_suite
 from agentrl.bench.views.suite import render_suite
 from agentrl.bench.views.table import render
 from agentrl.cli.boundary import (
@@ -46,12 +46,10 @@ _OF_ONE = {
     "concurrency": f"--concurrency {_IN_THE_FILE} max_concurrency=16",
     "references": f"--references {_IN_THE_FILE} references=false",
     "kwargs": f"--kwarg {_IN_THE_FILE} envs.NAME.kwargs.KEY=VALUE",
-    "prices": "--prices goes with one environment",
-    "budget_usd": "--budget-usd goes with one environment",
     "measures": f"--measure {_IN_THE_FILE} measures=['turns']",
 }
 _OF_SUITES = {"overrides": "--set goes with a suite's file"}
-_PRICES_HELP = "TOML table: [MODEL] with input, cached_input and output, in USD for a million tokens."
+_PRICES_HELP = "TOML table: [MODEL] with input, output, cached_input, cache_write in USD for a million tokens."
 _KWARG_HELP = "An argument of the environment, as in env.kwargs of a training file, such as data=diabetes; repeatable."
 _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./file.py:Class; repeatable."
 
@@ -101,16 +99,17 @@ def command(
     Exit code 3 if episodes were discarded after the model had acted, so that the success rate cannot be trusted.
     """
     policy = policy_of(options, seed=seed)
+    spending = _spending(options, policy.name)
     if env.endswith(".toml"):
         _refuse(ctx, _OF_ONE)
-        _bench_suite(ctx, load_suite(env, overrides), policy, out or default_out(Path(env).stem, policy.name), as_json)
+        suite = load_suite(env, overrides)
+        _show_suite(ctx, _play_suite(suite, policy, out or default_out(Path(env).stem, policy.name), spending), as_json)
         return
     _refuse(ctx, _OF_SUITES)
     registry.spec(env)
     ref = registry.reference(env, **arguments_of(kwargs, "--kwarg"))
     measures = measures_of(options["measures"])
-    price = None if options["prices"] is None else price_of(options["prices"], policy.name)
-    budget = options["budget_usd"]
+    price, budget = spending.price, spending.budget_usd
     config = BenchConfig(split, tasks, trials, seed, policy.setup.sampling, concurrency, references, price, budget)
     result = _run(ref, policy.name, config, out or default_out(env, policy.name), policy.setup, measures)
     if as_json:
@@ -136,20 +135,33 @@ def _refuse(ctx: click.Context, names: Mapping[str, str]) -> None:
             raise click.UsageError(why)
 
 
-def _bench_suite(ctx: click.Context, suite: Suite, policy: GivenPolicy, out: Path, as_json: bool) -> None:
+def _spending(options: Mapping[str, Any], policy: str) -> Spending:
+    """Price and budget. Raises: UsageError for a budget without prices; ConfigError for a table without this model."""
+    budget = options["budget_usd"]
+    if options["prices"] is not None:
+        return Spending(price_of(options["prices"], policy), budget)
+    if budget is not None:
+        raise click.UsageError("--budget-usd needs --prices FILE, a TOML table with the price of the model's tokens")
+    return Spending()
+
+
+def _play_suite(suite: Suite, policy: GivenPolicy, out: Path, spending: Spending) -> SuiteResult:
     note(f"Playing {policy.name} on {len(suite.envs)} environments, records in {out}")
     with Counter("episodes") as counter:
 
         def count(_: str, done: int, total: int, __: Trajectory) -> None:
             counter.show(done, total)
 
-        result = run_suite(suite, policy.name, out, setup=policy.setup, on_progress=count)
+        return run_suite(suite, policy.name, out, setup=policy.setup, on_progress=count, spending=spending)
+
+
+def _show_suite(ctx: click.Context, result: SuiteResult, as_json: bool) -> None:
     if as_json:
         print_json(result.to_json())
     else:
         print_tables(render_suite(result), _PIPE_WIDTH)
     if result.status == "interrupted":
-        note(f"Interrupted. The same command with --out {out} plays what is missing.")
+        note("Interrupted, or the budget is spent. The same command with the same --out plays what is missing.")
         ctx.exit(EXIT_INTERRUPTED)
     if result.errors:
         ctx.exit(EXIT_FAILED)

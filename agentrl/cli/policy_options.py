@@ -13,7 +13,8 @@ from agentrl.config import load_config
 from agentrl.errors import ConfigError
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.by_name import GRAMMAR, PolicySetup, default_sampling, parse_spec
-from agentrl.policy.chat_options import ChatOptions
+from agentrl.policy.remote.apis import APIS, NAMES
+from agentrl.policy.remote.options import ChatOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FORMATS = "How a local model's calls are written and read: auto, template, generic, hermes, llama3_json, harmony."
@@ -23,10 +24,11 @@ CHAT_TEMPLATE = click.option(
 )
 _CHAT = "A setting of requests to the server, such as timeout_s=60 or max_retries=2; repeatable."
 _EXACT = "Sample a local model's turns with the same bits whatever runs at the same time; where possible by default."
+_KEYS = " or ".join(dict.fromkeys(api.key_env for api in APIS.values()))
 _OPTIONS = (
     click.option("--policy", default="oracle", show_default=True, help=GRAMMAR),
-    click.option("--base-url", help="Address of the server for openai:NAME, such as http://localhost:8000/v1."),
-    click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable that holds its key."),
+    click.option("--base-url", help="Address of the server, such as http://localhost:8000/v1."),
+    click.option("--api-key-env", help=f"Variable that holds its key: {_KEYS} by default."),
     click.option("--chat", "chat", multiple=True, metavar="KEY=VALUE", help=_CHAT),
     CHAT_FORMAT,
     CHAT_TEMPLATE,
@@ -79,10 +81,11 @@ def policy_of(options: Mapping[str, Any], *, seed: int = 0) -> GivenPolicy:
     }
     local = {key: value for key, value in local.items() if value is not None}
     chat = chat_options(options["chat"])
-    for given, needed in ((local, "local"), (chat, "openai")):
-        if given and kind != needed and kind in ("oracle", "null", "random", "scripted", "human", "local", "openai"):
-            shown = "--chat" if needed == "openai" else f"--{next(iter(given)).replace('_', '-')}"
-            raise ConfigError(f"{shown} goes with {needed}:..., not with {name!r}")
+    own = ("oracle", "null", "random", "scripted", "human", "local", *APIS)  # others may read what they like
+    if local and kind != "local" and kind in own:
+        raise ConfigError(f"--{next(iter(local)).replace('_', '-')} goes with local:..., not with {name!r}")
+    if chat and kind not in APIS and kind in own:
+        raise ConfigError(f"--chat goes with {NAMES}, not with {name!r}")
     setup = PolicySetup(
         options["base_url"], options["api_key_env"], _sampling(name, options), seed, chat=chat, local=local
     )

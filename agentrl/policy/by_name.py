@@ -16,18 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 from agentrl.errors import ConfigError, ModelError, did_you_mean
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.function import FunctionPolicy
+from agentrl.policy.remote.apis import APIS, NAMES
 from agentrl.registry import Registry, load_reference
 
 if TYPE_CHECKING:
     from agentrl.policy.scripted import Prompt
 
-GRAMMAR = "oracle | null | random | human | scripted:NAME | local:DIR | openai:NAME | ./file.py:NAME | module:NAME"
+GRAMMAR = (
+    "oracle | null | random | human | scripted:NAME | local:DIR | openai:NAME | responses:NAME | anthropic:NAME | "
+    "./file.py:NAME | module:NAME"
+)
 _PLAIN = ("oracle", "null", "random", "human")
 # What the part after the colon is, for the kinds that have one.
 _ARGUMENTS: Mapping[str, str] = {
     "scripted": "the name of a demonstrator method of the environment",
     "local": "a folder with a transformers model",
-    "openai": "the model's name as the server knows it",
+    **dict.fromkeys(APIS, "the model's name as the server knows it"),
 }
 _SEARCH_DEPTH = 3
 # The kind of a policy that is named by a reference to code.
@@ -62,18 +67,18 @@ class PolicySetup:
     """What a policy may need in addition to its name; each kind reads only the fields that it needs.
 
     Attributes:
-        base_url: address of the server, for `openai:`.
-        api_key_env: environment variable with its key.
+        base_url: address of the server, for `openai:`, `responses:` and `anthropic:`.
+        api_key_env: environment variable with its key; None is the API's own.
         sampling: default sampling of a model.
         seed: of the policy's own random choices (`random`, `local`).
         prompt: how `human` is asked.
         demonstrators: names that `scripted:` may take; None lets the environment decide at its start.
-        chat: further arguments of `ChatPolicy` (`timeout_s`, `max_retries`, `extra_body`, …).
+        chat: further arguments of a policy behind a server (`timeout_s`, `max_retries`, `extra_body`, …).
         local: further arguments of `LocalPolicy.from_folder` (`device`, …).
     """
 
     base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str | None = None
     sampling: SamplingParams | None = None
     seed: int = 0
     prompt: Prompt | None = None
@@ -122,7 +127,7 @@ def _nearest(text: str, kind: str, argument: str) -> str:
 
 def default_sampling(spec: str | PolicySpec) -> SamplingParams:
     """The default sampling of a policy, for callers that change single values of it."""
-    if (parse_spec(spec) if isinstance(spec, str) else spec).kind == "openai":
+    if (parse_spec(spec) if isinstance(spec, str) else spec).kind in APIS:
         from agentrl.policy.chat import DEFAULT_SAMPLING
 
         return DEFAULT_SAMPLING
@@ -141,8 +146,8 @@ def resolve(spec: str | PolicySpec, setup: PolicySetup | None = None, **more: An
     """
     setup = setup or PolicySetup(**more)
     spec = parse_spec(spec) if isinstance(spec, str) else spec
-    if setup.base_url is not None and spec.kind != "openai":
-        raise ConfigError(f"a base URL goes with openai:NAME, not with {str(spec)!r}")
+    if setup.base_url is not None and spec.kind not in APIS:
+        raise ConfigError(f"a base URL goes with {NAMES}, not with {str(spec)!r}")
     make = _code if spec.kind == CODE else POLICIES.find(spec.kind)
     policy: Policy = make(spec.argument, setup)
     return policy
@@ -183,24 +188,26 @@ def _human(_: str, setup: PolicySetup) -> Policy:
 
 
 def _code(reference: str, setup: PolicySetup) -> Policy:
-    """A policy that is named by a reference: an object, or what makes one, of nothing or of the set-up."""
+    """A policy that is named by a reference: an object, what makes one of nothing or of the set-up, or a function."""
     found = load_reference(reference)
-    if not isinstance(found, Policy) and callable(found):
-        found = found(setup) if _takes_one(found) else found()
+    if inspect.iscoroutinefunction(found):
+        return FunctionPolicy(found, reference)
+    if not isinstance(found, Policy) and callable(found) and (needed := _num_needed(found)) < 2:
+        found = found(setup) if needed else found()
     if not isinstance(found, Policy):
         raise ConfigError(
-            f"policy {reference!r} is {type(found).__name__}: name a Policy, or a class or function that makes one of "
-            "no arguments or of a PolicySetup (from agentrl.policy.base import Policy)"
+            f"policy {reference!r} is {type(found).__name__}: name a Policy, a class or function that makes one of no "
+            "arguments or of a PolicySetup (from agentrl.policy.base import Policy), or `async def agent(messages, "
+            "tools)`"
         )
     if found.name == Policy.name:
         found.name = reference
     return found
 
 
-def _takes_one(made: Any) -> bool:
-    """Whether something cannot be called without its first argument."""
-    needed = [p for p in inspect.signature(made).parameters.values() if p.default is p.empty and p.kind <= 1]
-    return len(needed) == 1
+def _num_needed(made: Any) -> int:
+    """How many arguments something cannot be called without."""
+    return sum(p.default is p.empty and p.kind <= 1 for p in inspect.signature(made).parameters.values())
 
 
 def _local(folder: str, setup: PolicySetup) -> Policy:
@@ -231,6 +238,21 @@ def _no_model(path: Path) -> str:
 def _openai(model: str, setup: PolicySetup) -> Policy:
     from agentrl.policy.chat import ChatPolicy
 
-    return ChatPolicy(
-        model, base_url=setup.base_url, api_key_env=setup.api_key_env, sampling=setup.sampling, **setup.chat
-    )
+    return ChatPolicy(model, **_of_server(setup))
+
+
+def _responses(model: str, setup: PolicySetup) -> Policy:
+    from agentrl.policy.chat import ResponsesPolicy
+
+    return ResponsesPolicy(model, **_of_server(setup))
+
+
+def _anthropic(model: str, setup: PolicySetup) -> Policy:
+    from agentrl.policy.chat import AnthropicPolicy
+
+    return AnthropicPolicy(model, **_of_server(setup))
+
+
+def _of_server(setup: PolicySetup) -> dict[str, Any]:
+    own = {"base_url": setup.base_url, "api_key_env": setup.api_key_env, "sampling": setup.sampling}
+    return {**own, **setup.chat}

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from agentrl.messages import Action, Message, TokenSignals, ToolCall
+from agentrl.messages import Action, Message, Served, TokenSignals, ToolCall
 from agentrl.rollout.plain_json import as_json, is_finite
 from agentrl.sampling import SamplingParams
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn, context_after
@@ -38,7 +38,8 @@ def _calls_from_json(records: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ..
 
 
 def _message_from_json(record: Mapping[str, Any]) -> Message:
-    return Message(**{**record, "tool_calls": _calls_from_json(record.get("tool_calls", ()))})
+    calls, blocks = _calls_from_json(record.get("tool_calls", ())), tuple(record.get("blocks", ()))
+    return Message(**{**record, "tool_calls": calls, "blocks": blocks})
 
 
 class _TokenAction(Action, frozen=True, kw_only=True):
@@ -110,6 +111,8 @@ def _action_from_json(record: Mapping[str, Any], context: Sequence[int]) -> Acti
             fields[name] = tuple(fields[name])
     if "signals" in fields:
         fields["signals"] = TokenSignals(**{name: tuple(values) for name, values in fields["signals"].items()})
+    if "served" in fields:
+        fields["served"] = Served(**{**fields["served"], "blocks": tuple(fields["served"].get("blocks", ()))})
     fields["tool_calls"] = _calls_from_json(fields.get("tool_calls", ()))
     return Action(**fields)
 

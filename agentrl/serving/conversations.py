@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentrl.messages import Message
-from agentrl.policy.chat_history import NO_TEXT
 from agentrl.policy.format.base import ChatFormat
+from agentrl.policy.remote.history import NO_TEXT
 from agentrl.rollout.json_lines import canonical
 
 

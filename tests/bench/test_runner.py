@@ -433,7 +433,7 @@ async def test_inside_a_loop_the_sync_face_says_what_to_do() -> None:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("agentrl.policy.chat_options._FIRST_BACKOFF_S", 0.02)
+    monkeypatch.setattr("agentrl.policy.remote.options._FIRST_BACKOFF_S", 0.02)
     server = ChatServer()
     server.start()
     yield server

@@ -14,10 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 import agentrl
+from agentrl.bench.suites.suite import load_suite
 from agentrl.cli import COMMANDS, main
 from agentrl.cli.policy_options import chat_options, policy_of, policy_options
 from agentrl.errors import ConfigError
-from agentrl.policy.chat_options import ChatOptions
+from agentrl.policy.by_name import PolicySetup
+from agentrl.policy.remote.options import ChatOptions
 from agentrl.training.plan import TrainConfig
 
 
@@ -44,19 +46,53 @@ def test_a_local_model_gets_its_format_template_and_sampling(tmp_path: Path) -> 
     assert (policy.setup.sampling.top_p, policy.setup.seed, policy.setup.chat) == (0.9, 5, {})
 
 
-def test_every_setting_of_requests_can_be_given() -> None:
-    texts = {
-        "timeout_s": "7.5", "max_retries": "1", "max_backoff_s": "2.0", "max_wait_s": "3.0", "max_concurrency": "4",
-        "requests_per_minute": "60.0", "tool_choice": "required", "parallel_tool_calls": "false",
-        "max_tokens_field": "max_completion_tokens", "send_reasoning": "false", "max_reply_bytes": "1000",
-        "return_token_ids": "true", "extra_body": "{ top_k = 5 }", "headers": '{ x-team = "a" }',
-    }  # fmt: skip
-    assert set(texts) == {field.name for field in fields(ChatOptions)}
-    arguments = [part for key, text in texts.items() for part in ("--chat", f"{key}={text}")]
+# A value of each option of a policy behind a server, as TOML; none of them is the default.
+EVERY_OPTION = {
+    "timeout_s": "7.5", "max_retries": "1", "max_backoff_s": "2.0", "max_wait_s": "3.0", "max_concurrency": "4",
+    "requests_per_minute": "60.0", "tool_choice": '"required"', "parallel_tool_calls": "false",
+    "max_tokens_field": '"max_completion_tokens"', "send_reasoning": "false", "max_reply_bytes": "1000",
+    "return_token_ids": "true", "extra_body": "{ top_k = 5 }", "omit": '["seed"]', "headers": '{ x-team = "a" }',
+}  # fmt: skip
+
+
+def test_every_option_of_requests_is_on_the_command_line_and_in_a_suite(tmp_path: Path) -> None:
+    names = {field.name for field in fields(ChatOptions)}
+    assert set(EVERY_OPTION) == names
+    arguments = [part for key, text in EVERY_OPTION.items() for part in ("--chat", f"{key}={text}")]
     chat = given("--policy", "openai:m", *arguments).setup.chat
     assert (chat["timeout_s"], chat["tool_choice"], chat["parallel_tool_calls"]) == (7.5, "required", False)
     assert (chat["extra_body"], chat["headers"], chat["max_reply_bytes"]) == ({"top_k": 5}, {"x-team": "a"}, 1000)
     assert chat_options(["extra_body.top_k=5"]) == {"extra_body": {"top_k": 5}}
+    table = "\n".join(f"{key} = {text}" for key, text in EVERY_OPTION.items())
+    suite = tmp_path / "suite.toml"
+    suite.write_text(f'[chat]\n{table}\n[envs.shop]\nid = "agentrl/Shop-v0"\n')
+    found = load_suite(suite).setup_of("openai:m", PolicySetup()).chat
+    assert found == chat
+    assert found.keys() == names
+    assert all(value != getattr(ChatOptions(), name) for name, value in found.items())
+
+
+def test_the_command_line_counts_before_a_suite(tmp_path: Path) -> None:
+    path = tmp_path / "suite.toml"
+    path.write_text(
+        'base_url = "http://suite/v1"\napi_key_env = "SUITE_KEY"\n'
+        '[chat]\ntimeout_s = 9.0\nmax_retries = 2\nrequests_per_minute = "none"\n'
+        '[envs.shop]\nid = "agentrl/Shop-v0"\n'
+    )
+    suite = load_suite(path)
+    asked = given("--policy", "anthropic:m", "--chat", "timeout_s=5.0", "--base-url", "http://here")
+    setup = suite.setup_of("anthropic:m", asked.setup)
+    assert setup.chat == {"timeout_s": 5.0, "max_retries": 2}
+    assert (setup.base_url, setup.api_key_env) == ("http://here", "SUITE_KEY")
+    # A policy that asks no server is not concerned.
+    assert suite.setup_of("local:x", PolicySetup()) == PolicySetup()
+
+
+def test_a_wrong_option_in_a_suite_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "suite.toml"
+    path.write_text('[chat]\ntimeout = 9.0\n[envs.shop]\nid = "agentrl/Shop-v0"\n')
+    with pytest.raises(ConfigError, match=r"unknown key 'chat.timeout'.* Did you mean"):
+        load_suite(path)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +101,7 @@ def test_every_setting_of_requests_can_be_given() -> None:
         (["--policy", "openai:m", "--chat", "timeout=3"], "timeout"),
         (["--policy", "openai:m", "--chat", "max_retries=-1"], "max_retries 0 or more"),
         (["--policy", "openai:m", "--chat-format", "hermes"], "--chat-format goes with local:..., not with 'openai:m'"),
-        (["--policy", "local:x", "--chat", "max_retries=1"], "--chat goes with openai:..., not with 'local:x'"),
+        (["--policy", "local:x", "--chat", "max_retries=1"], "responses:NAME or anthropic:NAME, not with 'local:x'"),
         (["--policy", "local:x", "--chat-template", "nowhere.jinja"], "'nowhere.jinja' cannot be read"),
     ],
 )

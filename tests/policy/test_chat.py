@@ -35,7 +35,7 @@ def running() -> Iterator[ChatServer]:
 def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("agentrl.policy.chat_options._FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("agentrl.policy.remote.options._FIRST_BACKOFF_S", 0.01)
     running.script()
     return running
 
@@ -299,7 +299,7 @@ async def test_no_server_at_all_is_a_fault(server: ChatServer) -> None:
 
 async def test_a_server_killed_and_started_again_costs_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("agentrl.policy.chat_options._FIRST_BACKOFF_S", 0.1)
+    monkeypatch.setattr("agentrl.policy.remote.options._FIRST_BACKOFF_S", 0.1)
     server = ChatServer()
     server.start()
 
@@ -332,7 +332,7 @@ async def test_a_server_killed_and_started_again_costs_no_turn(monkeypatch: pyte
         ),
         ({"status": 404, "json": {"detail": "Not Found"}}, "Check the model name 'bot', and base_url"),
         ({"status": 302, "text": "", "headers": {"Location": "http://elsewhere.invalid/"}}, "base_url"),
-        ({"status": 400, "json": error("unknown field top_k")}, r"unknown field top_k.*extra_body=\{'FIELD': None\}"),
+        ({"status": 400, "json": error("unknown field top_k")}, r"unknown field top_k.*omit=\['FIELD'\]"),
         ({"status": 429, "json": error("pay first", "insufficient_quota")}, "no quota left"),
         ({"status": 422, "json": {"object": "error", "message": "bad tools", "code": 422}}, "bad tools"),
     ],

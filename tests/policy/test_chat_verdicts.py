@@ -62,7 +62,7 @@ def poisoned(reply: Callable[[], Reply]) -> Handler:
 
 @pytest.fixture(autouse=True)
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentrl.policy.chat_options._FIRST_BACKOFF_S", 0.0)
+    monkeypatch.setattr("agentrl.policy.remote.options._FIRST_BACKOFF_S", 0.0)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-of-these-tests")
 
 

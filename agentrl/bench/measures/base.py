@@ -33,6 +33,8 @@ MEASURES = Registry(
         "completion_tokens": "agentrl.bench.measures.effort:CompletionTokens",
         "prompt_tokens": "agentrl.bench.measures.effort:PromptTokens",
         "cached_tokens": "agentrl.bench.measures.effort:CachedTokens",
+        "reasoning_tokens": "agentrl.bench.measures.effort:ReasoningTokens",
+        "latency_s": "agentrl.bench.measures.effort:LatencySeconds",
         "tokens_per_success": "agentrl.bench.measures.effort:TokensPerSuccess",
         "policy_s": "agentrl.bench.measures.effort:PolicySeconds",
         "env_s": "agentrl.bench.measures.effort:EnvSeconds",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,7 @@ from agentrl.bench.measures.success import Success
 from agentrl.bench.measures.tools import ratio
 from agentrl.trajectory import Trajectory, Turn
 
-Counted = Literal["completion_tokens", "prompt_tokens", "cached_tokens"]
+Counted = Literal["completion_tokens", "prompt_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,17 @@ class CachedTokens(PerEpisode):
 
 
 @dataclass(frozen=True)
+class ReasoningTokens(PerEpisode):
+    """Sampled tokens per episode that are thinking, where a server counts them."""
+
+    name = "reasoning_tokens"
+    unit = "tokens"
+
+    def of(self, episode: Trajectory) -> float:
+        return num_tokens(episode, "reasoning_tokens")
+
+
+@dataclass(frozen=True)
 class TokensPerSuccess(Measure):
     """Sampled tokens of all scored episodes, failed ones included, divided by the number of successes."""
 
@@ -87,6 +99,19 @@ class PolicySeconds(PerEpisode):
 
 
 @dataclass(frozen=True)
+class LatencySeconds(PerEpisode):
+    """Seconds for one answer of the server, averaged over the episode's turns; waits and failed tries are not in it."""
+
+    name = "latency_s"
+    unit = "s"
+
+    def of(self, episode: Trajectory) -> float:
+        served = [turn.action.served for turn in episode.turns]
+        seconds = [one.latency_s for one in served if one is not None and one.latency_s is not None]
+        return sum(seconds) / len(seconds) if seconds else math.nan
+
+
+@dataclass(frozen=True)
 class EnvSeconds(PerEpisode):
     """Wall seconds per episode spent waiting for the environment."""
 
@@ -95,6 +120,12 @@ class EnvSeconds(PerEpisode):
 
     def of(self, episode: Trajectory) -> float:
         return sum(turn.env_s for turn in episode.turns)
+
+
+def served_models(episodes: Sequence[Trajectory]) -> dict[str, int]:
+    """How many turns came from which model, by the model's own name in the server's reply."""
+    named = [turn.action.served.model for episode in episodes for turn in episode.turns if turn.action.served]
+    return dict(Counter(name for name in named if name).most_common())
 
 
 def num_tokens(episode: Trajectory, kind: Counted) -> float:

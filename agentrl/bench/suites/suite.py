@@ -7,19 +7,22 @@ and `suite.json`. Comparing two of them belongs to `agentrl.bench.suites.compari
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agentrl.bench.estimates import Estimate
+from agentrl.bench.measures.cost import Price
 from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import run_bench
 from agentrl.config import Count, Positive, Whole, load_config
 from agentrl.env import registry
 from agentrl.errors import AgentRLError, ConfigError
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.by_name import PolicySetup
+from agentrl.policy.by_name import PolicySetup, parse_spec
+from agentrl.policy.remote.apis import APIS
+from agentrl.policy.remote.options import ChatOptions
 from agentrl.rollout.lock import is_empty
 from agentrl.rollout.store import write_summary
 from agentrl.trajectory import EnvRef, Trajectory
@@ -57,6 +60,20 @@ class SuiteEnv:
 
 
 @dataclass(frozen=True)
+class Spending:
+    """What a suite may cost: the price of the policy's tokens, and the most USD for all environments together."""
+
+    price: Price | None = None
+    budget_usd: float | None = None
+
+    def after(self, results: Iterable[BenchResult]) -> Spending:
+        """What is left after some environments; not above 0 where all is spent."""
+        if self.budget_usd is None:
+            return self
+        return replace(self, budget_usd=self.budget_usd - sum(result.cost_usd or 0.0 for result in results))
+
+
+@dataclass(frozen=True)
 class Suite:
     """What a suite's file says.
 
@@ -67,6 +84,8 @@ class Suite:
         max_concurrency: episodes alive at the same time.
         references: also play the null policy and, where there is one, the oracle.
         measures: further measures, by name.
+        chat: settings of requests, for a policy behind a server; what the caller sets counts before them.
+        base_url, api_key_env: address and key of the server, likewise.
     """
 
     envs: Mapping[str, SuiteEnv]
@@ -75,6 +94,9 @@ class Suite:
     max_concurrency: Count = 64
     references: bool = True
     measures: tuple[str, ...] = ()
+    chat: ChatOptions = ChatOptions()
+    base_url: str | None = None
+    api_key_env: str | None = None
 
     def __post_init__(self) -> None:
         if not self.envs:
@@ -83,8 +105,19 @@ class Suite:
         if unfit:
             raise ValueError(f"an environment's name is made of letters, digits, - and _, got {unfit[0]!r}")
 
-    def config_of(self, name: str, sampling: SamplingParams | None) -> BenchConfig:
-        """What is measured on one of the environments."""
+    def setup_of(self, policy: str, given: PolicySetup) -> PolicySetup:
+        """The set-up of a policy: what the caller gave, and what it left open as the file says."""
+        if parse_spec(policy).kind not in APIS:
+            return given
+        return replace(
+            given,
+            chat={**self.chat.given, **given.chat},
+            base_url=given.base_url or self.base_url,
+            api_key_env=given.api_key_env or self.api_key_env,
+        )
+
+    def config_of(self, name: str, sampling: SamplingParams | None, spending: Spending) -> BenchConfig:
+        """What is measured on one of the environments, and what it may cost."""
         env = self.envs[name]
         return BenchConfig(
             env.split,
@@ -94,6 +127,8 @@ class Suite:
             sampling,
             self.max_concurrency,
             self.references,
+            spending.price,
+            spending.budget_usd,
         )
 
 
@@ -125,7 +160,14 @@ class SuiteResult:
         if self.errors:
             return "failed"
         unfinished = [r.status for r in self.results.values() if r.status != "finished"]
-        return unfinished[0] if unfinished else "finished"
+        missing = self.weights.keys() - self.results.keys()
+        return unfinished[0] if unfinished else "interrupted" if missing else "finished"
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What the episodes on record cost; None where no price is known."""
+        costs = [result.cost_usd for result in self.results.values() if result.cost_usd is not None]
+        return math.fsum(costs) if costs else None
 
     @property
     def mean(self) -> Estimate | None:
@@ -156,6 +198,7 @@ class SuiteResult:
             "lowest": None if lowest is None else {"env": lowest[0], **lowest[1].to_json()},
             "weights": dict(self.weights),
             "errors": dict(self.errors),
+            "cost_usd": self.cost_usd,
             "warnings": self.warnings,
             "envs": {name: {k: v for k, v in r.to_json().items() if k != "tasks"} for name, r in self.results.items()},
         }
@@ -178,6 +221,7 @@ def run_suite(
     *,
     setup: PolicySetup | None = None,
     on_progress: OnProgress | None = None,
+    spending: Spending | None = None,
 ) -> SuiteResult:
     """Measure a policy on each environment of a suite, one after another.
 
@@ -188,9 +232,10 @@ def run_suite(
         policy: its name, such as `local:DIR` or `openai:NAME`.
         out: folder of the suite; each environment's records stand in `out/NAME`.
         on_progress: called as each episode ends, with the environment's name.
+        spending: prices, and a budget that ends the suite once it is spent.
     Raises: ConfigError if `out` holds something else.
     """
-    setup, root = setup or PolicySetup(), Path(out)
+    setup, root = suite.setup_of(policy, setup or PolicySetup()), Path(out)
     if not is_empty(root) and not (root / SUITE).exists():
         raise ConfigError(f"{root} holds files, but no suite: choose another folder")
     weights = {name: env.weight for name, env in suite.envs.items()}
@@ -199,11 +244,14 @@ def run_suite(
     errors: dict[str, str] = {}
     for name, env in suite.envs.items():
         told = None if on_progress is None else _named(on_progress, name)
+        left = (spending or Spending()).after(results.values())
+        if left.budget_usd is not None and left.budget_usd <= 0:
+            break
         try:
             results[name] = run_bench(
                 env.ref,
                 policy,
-                config=suite.config_of(name, setup.sampling),
+                config=suite.config_of(name, setup.sampling, left),
                 out=root / name,
                 setup=setup,
                 on_progress=told,

@@ -25,6 +25,8 @@ def render_suite(result: SuiteResult) -> RenderableType:
     lowest = result.lowest
     if lowest is not None and len(result.results) > 1:
         parts.append(Text(f"lowest: {lowest[0]}, {percent(lowest[1])}"))
+    if result.cost_usd is not None:
+        parts.append(Text(f"cost: {result.cost_usd:.4g} USD"))
     parts.extend(
         Text(f"{name} could not be played: {error}", style="bold red") for name, error in result.errors.items()
     )

@@ -34,6 +34,8 @@ def render(result: BenchResult) -> RenderableType:
         parts.append(Text(f"cost: {result.cost_usd:.4g} USD for {result.score.n_episodes} episodes"))
     parts.extend(Text(f"warning: {warning}", style="bold red") for warning in result.warnings)
     parts.extend(Text(note, style="yellow") for note in notes(result))
+    if len(result.served_models) == 1:
+        parts.append(Text(f"served model: {next(iter(result.served_models))}", style="dim"))
     if result.out is not None:
         parts.append(Text(f"records: {result.out}", style="dim"))
     return Group(*parts)
@@ -57,6 +59,9 @@ def notes(result: BenchResult) -> Iterator[str]:
     left_out = score.n_tasks - next(iter(score.pass_at.values())).n if len(score.pass_at) > 1 else 0
     if left_out:
         yield f"pass@k and pass^k leave out {left_out} tasks that have fewer than {max(score.pass_at)} scored trials"
+    if len(result.served_models) > 1:
+        turns = ", ".join(f"{name} ({number} turns)" for name, number in result.served_models.items())
+        yield f"the server answered with several models, so this is the score of a mixture: {turns}"
     if score.malformed_calls:
         yield f"{score.malformed_calls} tool calls could not be read"
     null, oracle = references.get("null"), references.get("oracle")
@@ -169,7 +174,9 @@ def _effort(effort: Effort) -> Text:
         (effort.completion_tokens, "{:,.0f} tokens sampled"),
         (effort.prompt_tokens, "{:,.0f} tokens read"),
         (effort.cached_tokens, "{:,.0f} of them cached"),
+        (effort.reasoning_tokens, "{:,.0f} tokens of thinking"),
         (effort.policy_s, "{:.2f} s policy"),
+        (effort.latency_s, "{:.3f} s for an answer of the server"),
         (effort.env_s, "{:.3f} s environment"),
     ]
     per_episode = ", ".join(form.format(value) for value, form in parts if not math.isnan(value))

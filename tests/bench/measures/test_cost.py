@@ -77,7 +77,7 @@ def test_a_budget_stops_the_benchmark_and_a_larger_one_goes_on(tmp_path: Path) -
 
 
 def test_a_budget_needs_prices() -> None:
-    with pytest.raises(ValueError, match="needs prices"):
+    with pytest.raises(ValueError, match="needs a price"):
         run_bench(Adder, Some(), budget_usd=1.0)
 
 
@@ -97,3 +97,16 @@ def test_the_command_shows_the_cost_and_refuses_an_unknown_model(tmp_path: Path)
     refused = CliRunner().invoke(main, [*common, "--policy", "null", "--out", str(tmp_path / "n")])
     assert refused.exit_code == 1
     assert "no price of 'null'" in refused.stderr
+
+
+def test_tokens_that_are_kept_for_later_have_a_price_of_their_own() -> None:
+    played = episode({"prompt_tokens": 1000, "cached_tokens": 600, "cache_write_tokens": 300, "completion_tokens": 10})
+    # 100 read, 600 read again, 300 kept, 10 sampled.
+    assert Price(2.0, 8.0, 0.5, 2.5).of(played) == pytest.approx((100 * 2 + 600 * 0.5 + 300 * 2.5 + 10 * 8) / 1e6)
+    assert Price(2.0, 8.0).of(played) == pytest.approx((1000 * 2 + 10 * 8) / 1e6)
+
+
+def test_a_budget_without_prices_is_wrong_usage() -> None:
+    result = CliRunner().invoke(main, ["bench", "agentrl/Shop-v0", "--budget-usd", "1"])
+    assert result.exit_code == 2
+    assert "--budget-usd needs --prices FILE" in result.output

@@ -10,11 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from agentrl.bench.estimates import Estimate
+from agentrl.bench.measures.cost import Price
 from agentrl.bench.runner import run_bench
 from agentrl.bench.suites.comparison import compare_suites
-from agentrl.bench.suites.suite import load_suite, run_suite, weighted_mean
+from agentrl.bench.suites.suite import Spending, load_suite, run_suite, weighted_mean
 from agentrl.cli import main
 from agentrl.errors import ConfigError, EnvNotFound
+from agentrl.policy.by_name import PolicySetup
+from tests.policy.remote.fault_server import FaultServer
 
 SUITE = """
 trials = 2
@@ -134,3 +137,22 @@ def test_the_commands(suite_file: Path, tmp_path: Path) -> None:
     assert "more than 0.5" in compared.stderr
     assert "--set trials=4" in run("bench", str(suite_file), "--trials", "4").stderr
     assert "--set goes with a suite" in run("bench", "agentrl/Guess-v0", "--set", "a=1").stderr
+
+
+def test_a_budget_of_a_suite_is_that_of_all_its_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    path = tmp_path / "suite.toml"
+    envs = "".join(f'[envs.{name}]\nid = "tests/bench/toys.py:Adder"\nnum_tasks = 4\n' for name in ("a", "b", "c"))
+    path.write_text("references = false\nmax_concurrency = 1\n" + envs)
+    suite, out = load_suite(path), tmp_path / "out"
+    # An episode reads 22 tokens and samples 6: 28 USD at this price, 112 an environment.
+    price = Price(1e6, 1e6)
+    with FaultServer("anthropic", {}) as server:
+        setup = PolicySetup(server.url)
+        first = run_suite(suite, "anthropic:bot", out, setup=setup, spending=Spending(price, 150.0))
+        assert (first.status, set(first.results)) == ("interrupted", {"a", "b"})
+        assert first.cost_usd == 112 + 2 * 28  # the episode that goes over the budget ends
+        assert first.mean is None
+        again = run_suite(suite, "anthropic:bot", out, setup=setup, spending=Spending(price, 1000.0))
+        assert (again.status, again.cost_usd, len(server.arrivals)) == ("finished", 3 * 112, 24)
+        assert json.loads((out / "suite.json").read_text())["cost_usd"] == 336

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentrl.messages import Message, ToolCall
-from agentrl.policy.chat_history import NO_TEXT, encoded, sent_messages
 from agentrl.policy.control import control_messages
+from agentrl.policy.remote.chat_completions import sent_messages
+from agentrl.policy.remote.history import NO_TEXT, encoded
 from tests.policy.conftest import TOOL
 
 DOTTED = {"type": "function", "function": {"name": "math.add", "parameters": {"type": "object", "properties": {}}}}

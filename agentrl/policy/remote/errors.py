@@ -39,6 +39,7 @@ _TOO_LONG_CODES = frozenset(
         "string_above_max_length",  # OpenAI
         "model_max_prompt_tokens_exceeded",  # GitHub
         "model_context_window_exceeded",  # Z.ai
+        "request_too_large",  # Anthropic
     }
 )
 _CALL_CODES = frozenset({"tool_use_failed"})  # Groq
@@ -47,6 +48,9 @@ _FILTER_CODES = frozenset(
         "content_filter",  # Azure, Moonshot
         "responsibleaipolicyviolation",  # Azure, and gateways in front of it
         "content_policy_violation",  # OpenAI
+        "bio_policy",  # OpenAI's Responses, as the next two
+        "misalignment_policy_violation",
+        "image_content_policy_violation",
         "data_inspection_failed",  # DashScope
         "datainspectionfailed",
         "invalid_prompt",  # OpenAI, about the prompt
@@ -191,22 +195,16 @@ def error_of(status: int, content: bytes, headers: Mapping[str, str] | None = No
     return _read_error(status, error if isinstance(error, str) else text, error, wait_s)
 
 
-def error_inside(response: Any) -> ServerError | None:
-    """The error object in an answer with status 200, as gateways send it; None if there is none.
+def error_of_object(error: Any, status: int | None = None) -> ServerError:
+    """The error in an object that stands in a reply with status 200. Args: status: that it stands for, if known."""
+    return _read_error(status or _status_in(error), str(error), error, None)
 
-    It stands in place of the choices, or in the first choice where the server failed while the model was writing.
-    """
-    if not isinstance(response, Mapping):
-        return None
-    if not response.get("choices"):
-        error = response.get("error") or (response if response.get("object") == "error" else None)
-        return None if not error else _read_error(_status_in(error), str(error), error, None)
-    choice = response["choices"][0] if isinstance(response["choices"], list) else None
-    if not isinstance(choice, Mapping) or not choice.get("error"):
-        return None
-    found = _read_error(_status_in(choice["error"]), str(choice["error"]), choice["error"], None)
+
+def within_answer(error: Any, status: int | None = None) -> ServerError:
+    """An error that came while the model was writing; arguments as `error_of_object`."""
+    found = error_of_object(error, status)
     # The server had accepted the request: whatever is no doing of the model is its own.
-    return _read_error(502, found.message, choice["error"], None) if found.meaning(0) == "refused" else found
+    return error_of_object(error, 502) if found.meaning(0) == "refused" else found
 
 
 def unreadable(error: ServerError, shown: str, generation: str) -> Action:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from agentrl.errors import ConfigError
@@ -31,6 +31,7 @@ class ChatOptions:
         max_reply_bytes: largest answer that is read, in bytes after decompression; a larger one counts as a failed try.
         return_token_ids: ask for token ids and logprobs (vLLM), which training on this policy's samples needs.
         extra_body: further fields of every request; a value of None removes a field.
+        omit: fields that are left out of every request, such as `seed`.
         headers: further HTTP headers; their values are treated as secrets.
     """
 
@@ -47,6 +48,7 @@ class ChatOptions:
     max_reply_bytes: int = 16 << 20
     return_token_ids: bool = False
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    omit: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +61,13 @@ class ChatOptions:
             raise ConfigError(f"max_reply_bytes must be 1 or more, got {self.max_reply_bytes}")
         if self.requests_per_minute is not None and self.requests_per_minute <= 0:
             raise ConfigError(f"requests_per_minute must be above 0, got {self.requests_per_minute}")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        plain = ChatOptions()
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(plain, name)}
 
     @property
     def retry(self) -> Retry:

@@ -1,0 +1,74 @@
+"""An async function as an agent: what it gets, what it may return, and its name and code in records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentrl.bench.runner import run_bench
+from agentrl.errors import ConfigError
+from agentrl.messages import Action
+from agentrl.policy.by_name import resolve
+from agentrl.policy.function import FunctionPolicy
+from tests.bench.toys import Adder
+
+AGENT = """
+async def adds(messages, tools):
+    last = messages[-1]
+    if last["role"] == "tool":
+        return last["content"]
+    a, b = last["content"].split("+")
+    function = {"name": tools[0]["function"]["name"], "arguments": f'{{"a": {a}, "b": {b}}}'}
+    return {"content": None, "tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+"""
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Path:
+    path = tmp_path / "agent.py"
+    path.write_text(AGENT)
+    return path
+
+
+def test_an_async_function_plays_a_benchmark(agent: Path) -> None:
+    result = run_bench(Adder, f"{agent}:adds", references=False)
+    assert (result.policy, result.score.success.mean) == (f"{agent}:adds", 1.0)
+    assert result.score.tools["add"].calls == 8
+
+
+def test_a_function_that_was_edited_needs_a_new_folder(agent: Path, tmp_path: Path) -> None:
+    run_bench(Adder, f"{agent}:adds", out=tmp_path / "run", num_tasks=1, references=False)
+    agent.write_text(AGENT + "\n# another answer\n")
+    with pytest.raises(ConfigError, match="the policy's code was edited"):
+        run_bench(Adder, f"{agent}:adds", out=tmp_path / "run", num_tasks=1, references=False)
+
+
+async def test_it_may_return_a_text_a_message_or_an_action() -> None:
+    for turn in ("hi", {"content": "hi"}, Action("hi")):
+
+        async def agent(messages: list[dict[str, Any]], tools: list[dict[str, Any]], turn: Any = turn) -> Any:
+            return turn
+
+        assert (await FunctionPolicy(agent).act((), (), episode_id="e")).text == "hi"
+
+
+async def test_something_else_is_refused() -> None:
+    async def agent(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
+        return 7
+
+    with pytest.raises(TypeError, match="an action is an Action, a str or an OpenAI assistant message, got int"):
+        await FunctionPolicy(agent).act((), (), episode_id="e")
+
+
+def test_a_function_that_is_not_async_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("def agent(messages, tools):\n    return ''\n")
+    with pytest.raises(ConfigError, match=r"is function: name a Policy.*or `async def agent\(messages, tools\)`"):
+        resolve(f"{tmp_path}/agent.py:agent")
+
+
+def test_a_function_of_other_arguments_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("async def agent(messages):\n    return ''\n")
+    with pytest.raises(ConfigError, match=r"is called as agent\(messages, tools\): too many positional arguments"):
+        resolve(f"{tmp_path}/agent.py:agent")
