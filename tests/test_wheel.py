@@ -15,6 +15,7 @@ DATA = (
     "agentrl/__init__.pyi",
     "agentrl/py.typed",
     "agentrl/bench/views/arms.html.jinja",
+    "agentrl/bench/views/look.css",
     "agentrl/bench/views/run_report.html.jinja",
     "agentrl/cli/scaffold/README.md.jinja",
     "agentrl/cli/scaffold/environment.py.jinja",
@@ -23,6 +24,7 @@ DATA = (
     "agentrl/policy/convert/hermes.jinja",
     "agentrl/sandbox/docker/image/Dockerfile",
     "agentrl/sandbox/docker/image/build.sh",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "agentrl/viewer/static").iterdir()),
 )
 IMPORT_ALL = """
 import importlib, pkgutil, sys

@@ -160,9 +160,9 @@ def _reason(error: BaseException) -> str:
     return f"key {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def print_json(document: Any) -> None:
-    """The one JSON document of a command, on stdout."""
-    text = for_terminal(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+def print_json(document: Any, *, indent: int | None = 2) -> None:
+    """The one JSON document of a command, on stdout. Args: indent: None writes it in one line."""
+    text = for_terminal(json.dumps(document, indent=indent, ensure_ascii=False, default=str))
     click.echo(text, file=_document.stream)
 
 

@@ -280,11 +280,7 @@ class _Player:
     def _rule(self, ref: EnvRef) -> AbstractContextManager[None]:
         if self._trusts:
             return nullcontext()
-        if self._env_id is None:
-            check_registered(ref)
-        found = registry.spec(ref.id)
-        check_arguments(ref, found)
-        return names_only({ref.id, *_texts(found.kwargs)}, advice=_ADVICE)
+        return rule_for_records(ref, named=self._env_id is not None)
 
     def close(self) -> None:
         for env in self._envs.values():
@@ -302,6 +298,19 @@ def _note_what_changed(trajectory: Trajectory, env: Env, result: StoreReplay) ->
         return
     if canonical(known) != canonical(task.data):
         result.tasks.setdefault(task.id)
+
+
+def rule_for_records(ref: EnvRef, *, named: bool = False) -> AbstractContextManager[None]:
+    """A context in which the environment of somebody's record can be made, and no other code is imported.
+
+    Args: named: the user named the environment, so that it need not be registered.
+    Raises: ReplayError if the record chooses code, or where a sandbox runs; EnvNotFound.
+    """
+    if not named:
+        check_registered(ref)
+    found = registry.spec(ref.id)
+    check_arguments(ref, found)
+    return names_only({ref.id, *_texts(found.kwargs)}, advice=_ADVICE)
 
 
 def check_registered(ref: EnvRef) -> None:

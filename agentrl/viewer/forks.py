@@ -1,0 +1,321 @@
+"""Forks: a recorded episode is taken up again at one of its turns, and a person or a policy plays on.
+
+Environments may be anybody's code, which may block: forks live in a thread with an event loop of its own, so that the
+page stays alive. A fork is kept in memory until it is saved, to a store of its own, never into a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from agentrl.env import registry
+from agentrl.env.base import Env
+from agentrl.errors import AgentRLError, ConfigError
+from agentrl.messages import Action, Message
+from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.by_name import PolicySetup, resolve
+from agentrl.rollout.episode import run_episode
+from agentrl.rollout.lock import FolderLock, entries_of
+from agentrl.rollout.replay import rule_for_records
+from agentrl.rollout.store import TrajectoryStore
+from agentrl.trajectory import EnvRef, Labels, Mode, Trajectory
+
+T = TypeVar("T")
+State = Literal["restoring", "waiting", "playing", "ended", "failed"]
+STAGE = "fork"
+_PLAIN = ("oracle", "null", "random")
+_MOST_FORKS = 16
+_ASK_S = 30.0
+
+
+@dataclass(frozen=True)
+class ForkOptions:
+    """What forks may use, as the user said when the page was started.
+
+    Attributes:
+        out: folder of the store in which forks are saved.
+        policies: name -> set-up of those that may play on, besides the plain ones; a request chooses among these alone.
+        trust_record: the record may name code to import and a place to run it.
+    """
+
+    out: Path = Path("forks")
+    policies: Mapping[str, PolicySetup] = field(default_factory=dict)
+    trust_record: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Policies that may play on."""
+        return list(dict.fromkeys((*self.policies, *_PLAIN)))
+
+
+@dataclass
+class Fork:
+    """One continued episode.
+
+    Attributes:
+        id: in the page.
+        origin: id of the source and line of the episode that it continues, and the turn.
+        recorded: that episode.
+        state: `waiting` for a person, or `playing`.
+        messages: the conversation so far.
+        problem: what failed last; empty if nothing did.
+        note: what is not as it was when the episode was recorded.
+        by_person: whether a person chose one of its actions.
+        result: the episode, when it has ended.
+        saved: the store in which it was saved.
+    """
+
+    id: str
+    origin: tuple[str, int, int]
+    recorded: Trajectory
+    state: State = "restoring"
+    messages: Sequence[Message] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
+    problem: str = ""
+    note: str = ""
+    by_person: bool = False
+    result: Trajectory | None = None
+    saved: str = ""
+    player: _Player | None = None
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def turn(self) -> int:
+        return self.origin[2]
+
+
+class _Player(Policy):
+    """Asks whoever is chosen for each turn: the page, for one action, or a policy, until the end."""
+
+    name = "fork"
+
+    def __init__(self, fork: Fork) -> None:
+        self._fork, self._env = fork, None
+        self._wanted: asyncio.Queue[Action | Policy] = asyncio.Queue()
+        self._policy: Policy | None = None
+        self._bound: Policy | None = None
+
+    def bind(self, env: Any) -> Policy:
+        self._env = env
+        return self
+
+    def send(self, wanted: Action | Policy) -> None:
+        """Play one action, or let a policy play on."""
+        self._wanted.put_nowait(wanted)
+
+    async def act(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        episode_id: str,
+        sampling: SamplingParams | None = None,
+    ) -> Action:
+        fork = self._fork
+        fork.messages, fork.tools = tuple(messages), tools
+        while True:
+            if self._bound is None:
+                fork.state = "waiting"
+                wanted = await self._wanted.get()
+                fork.problem = ""
+                if isinstance(wanted, Action):
+                    fork.state, fork.by_person = "playing", True
+                    return wanted
+                self._policy = wanted
+            fork.state = "playing"
+            try:
+                self._bound = self._bound or self._policy.bind(self._env)  # type: ignore[union-attr]
+                return await self._bound.act(messages, tools, episode_id=episode_id, sampling=sampling)
+            except Exception as error:  # somebody else's policy: the person is told, and may go on
+                self._bound = None
+                fork.problem = f"{type(error).__name__}: {error}"
+
+    async def release(self, episode_id: str) -> None:
+        if self._bound is not None:
+            await self._bound.release(episode_id)
+
+
+class Forks:
+    """The forks of one page; a context manager that owns their thread.
+
+    Args: options: what they may use.
+    Raises: ConfigError if the folder of `options.out` holds something else.
+    """
+
+    def __init__(self, options: ForkOptions) -> None:
+        self.options = options
+        self.all: dict[str, Fork] = {}
+        self._numbers = itertools.count(1)
+        self._policies: dict[str, Policy] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="agentrl-view-forks", daemon=True)
+        self._store: TrajectoryStore | None = None
+        self._lock = FolderLock(options.out)
+
+    def __enter__(self) -> Forks:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ended = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        try:
+            ended.result(_ASK_S)
+        except TimeoutError:  # author code holds the loop: the thread is a daemon, and ends with the process
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = [fork.task for fork in self.all.values() if fork.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for policy in self._policies.values():
+            await policy.aclose()
+        if self._store is not None:
+            self._store.close()
+        self._lock.release()
+
+    async def _ask(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something in the thread of the forks. Raises: AgentRLError if it does not answer in time."""
+        asked: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(asked), _ASK_S)
+        except TimeoutError:
+            raise AgentRLError(
+                f"no answer within {_ASK_S:g} seconds: an environment or a policy of a fork holds the thread"
+            ) from None
+
+    async def begin(self, source: str, line: int, recorded: Trajectory, turn: int) -> Fork:
+        """Take up an episode before its action of a turn. Raises: AgentRLError if that cannot be."""
+        if not 0 <= turn < len(recorded.turns):
+            raise AgentRLError(f"the episode has turns 0 to {len(recorded.turns) - 1}, not {turn}")
+        check_out(self.options.out)  # before anybody plays for nothing
+        if sum(fork.result is None for fork in self.all.values()) >= _MOST_FORKS:
+            raise AgentRLError(f"{_MOST_FORKS} forks are open: end one first")
+        fork = Fork(f"fork-{next(self._numbers)}", (source, line, turn), recorded)
+        self.all[fork.id] = fork
+        await self._ask(self._started(fork))
+        return fork
+
+    async def _started(self, fork: Fork) -> None:
+        fork.player = _Player(fork)
+        fork.task = asyncio.create_task(self._play(fork, fork.player))
+
+    async def _play(self, fork: Fork, player: _Player) -> None:
+        recorded = fork.recorded
+        env: Env | None = None
+        try:
+            with nullcontext() if self.options.trust_record else rule_for_records(recorded.env):
+                env = registry.make(replace(recorded.env, version=""))
+                fork.note = _other_version(recorded.env, env)
+                fork.result = await run_episode(
+                    env,
+                    player,
+                    recorded.task,
+                    recorded.seed,
+                    group_id=recorded.group_id,
+                    episode_id=f"fork-{secrets.token_hex(6)}",
+                    labels=Labels(stage=STAGE),
+                    earlier=_beginning(recorded, fork.turn),
+                    fork=(recorded.episode_id, fork.turn) if fork.turn else None,
+                )
+            fork.state = "failed" if fork.result.ending.kind == "fault" else "ended"
+            fork.problem = fork.result.error or ""
+            fork.messages = tuple(fork.result.messages())
+        except Exception as error:
+            fork.state, fork.problem = "failed", f"{type(error).__name__}: {error}"
+        finally:
+            if env is not None:
+                await env.aclose()
+
+    async def act(self, fork: Fork, action: Action) -> None:
+        """Play one action of a person. Raises: AgentRLError if nobody waits for one."""
+        await self._ask(self._sent(fork, lambda: action))
+
+    async def play_on(self, fork: Fork, name: str) -> None:
+        """Let a policy play to the end. Raises: AgentRLError if there is no such policy, or it cannot be made."""
+        if name not in self.options.names:
+            raise ConfigError(f"no policy {name!r}: choose one of {', '.join(self.options.names)}")
+        await self._ask(self._sent(fork, lambda: self._policy(name)))
+
+    async def _sent(self, fork: Fork, wanted: Callable[[], Action | Policy]) -> None:
+        if fork.state != "waiting" or fork.player is None:
+            raise AgentRLError(f"the fork is {fork.state}: it takes no action now")
+        sent = wanted()
+        fork.state = "playing"
+        fork.player.send(sent)
+
+    def _policy(self, name: str) -> Policy:
+        if name not in self._policies:
+            self._policies[name] = resolve(name, self.options.policies.get(name) or PolicySetup())
+        return self._policies[name]
+
+    async def save(self, fork: Fork) -> str:
+        """Append an ended fork to the store of forks. Returns: its path. Raises: AgentRLError."""
+        if fork.result is None or fork.state != "ended":
+            raise AgentRLError(f"the fork is {fork.state}: only an episode that ended is saved")
+        if not fork.saved:
+            await self._ask(self._save(fork, fork.result))
+        return fork.saved
+
+    async def _save(self, fork: Fork, result: Trajectory) -> None:
+        if self._store is None:
+            self._lock.acquire()
+            check_out(self.options.out)
+            self._store = TrajectoryStore(self.options.out / "trajectories.jsonl")
+        mode: Mode = "demonstration" if fork.by_person else "sampled"
+        self._store.append(replace(result, labels=replace(result.labels, mode=mode)))
+        self._store.sync()
+        fork.saved = str(self._store.path)
+
+    async def end(self, fork: Fork) -> None:
+        """Stop a fork and forget it."""
+        self.all.pop(fork.id, None)
+        await self._ask(self._cancelled(fork))
+
+    async def _cancelled(self, fork: Fork) -> None:
+        if fork.task is not None:
+            fork.task.cancel()
+            await asyncio.gather(fork.task, return_exceptions=True)
+
+
+def _other_version(recorded: EnvRef, env: Env) -> str:
+    here: EnvRef | None = env.unwrapped.ref  # type: ignore[attr-defined]
+    if here is None or not recorded.version or not here.version or here.version == recorded.version:
+        return ""
+    return f"{recorded.id} was recorded with version {recorded.version!r}, here it is {here.version!r}"
+
+
+def _beginning(recorded: Trajectory, turn: int) -> Trajectory | None:
+    """What an episode did before a turn."""
+    return replace(recorded, turns=recorded.turns[:turn]) if turn else None
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder for forks that is of a run, or holds something else. Raises: ConfigError."""
+    for folder in (out.resolve(), *out.resolve().parents):
+        if (folder / "config.toml").exists() and (folder / "metrics.jsonl").exists():
+            raise ConfigError(f"{out} lies in the run {folder}, and forks are never saved into a run: choose --forks")
+    others = [name for name in entries_of(out) if name != "trajectories.jsonl"]
+    if others:
+        raise ConfigError(f"{out} holds something else ({', '.join(others[:3])}): choose another --forks")
+    if (out / "trajectories.jsonl").exists() and any(
+        record.get("labels", {}).get("stage") != STAGE
+        for _, record in _first(TrajectoryStore(out / "trajectories.jsonl"))
+    ):
+        raise ConfigError(f"{out} holds a store of something else than forks: choose another --forks")
+
+
+def _first(store: TrajectoryStore) -> Any:
+    return itertools.islice(store.records(), 1)
