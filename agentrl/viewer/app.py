@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from importlib.resources import files
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -27,10 +28,12 @@ from agentrl.viewer.curves import Curves
 from agentrl.viewer.episodes import Gone, episode_json, messages_json, read_episode, read_line, safe, tools_json
 from agentrl.viewer.forks import Fork, Forks
 from agentrl.viewer.guard import Guard
+from agentrl.viewer.query import MOST_LINE
 from agentrl.viewer.sources import Source
 from agentrl.viewer.tokens import tokens_json
 from agentrl.viewer.watch import Watcher
 
+logger = logging.getLogger(__name__)
 _LOOK_S = 0.05
 _PING_S = 15.0
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -45,14 +48,14 @@ class _TaskQuery(BaseModel):
 
 class _TokenQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    row: int = Field(0, ge=0)
-    start: int = Field(0, ge=0)
+    row: int = Field(0, ge=0, le=MOST_LINE)
+    start: int = Field(0, ge=0, le=MOST_LINE)
 
 
 class _ForkForm(BaseModel):
     model_config = ConfigDict(extra="forbid")
     run: str = Field(max_length=40)
-    line: int = Field(ge=1)
+    line: int = Field(ge=1, le=MOST_LINE)
     turn: int = Field(ge=0)
 
 
@@ -105,6 +108,8 @@ def make_app(watcher: Watcher, forks: Forks, *, token: str, port: int) -> ASGIAp
             KeyError: _not_found,
             ValidationError: _wrong_form,
             AgentRLError: _failed,
+            ClientDisconnect: _too_large,
+            Exception: _broken,
         },
     )
     return Guard(app, token, port)
@@ -199,11 +204,11 @@ class _Viewer:
         return _json({"rows": rows, "next": found.next, "scanned": found.scanned})
 
     async def episode(self, request: Request) -> Response:
-        source, line = self._source(request), request.path_params["line"]
+        source, line = self._source(request), _line(request)
         return _json(await asyncio.to_thread(lambda: episode_json(read_episode(self._index, source, line))))
 
     async def raw(self, request: Request) -> Response:
-        source, line = self._source(request), request.path_params["line"]
+        source, line = self._source(request), _line(request)
         text = await asyncio.to_thread(read_line, self._index, source, line)
         headers = {"content-disposition": f'attachment; filename="episode-{line}.json"'}
         return Response(text, media_type="application/json", headers=headers)
@@ -211,7 +216,7 @@ class _Viewer:
     async def tokens(self, request: Request) -> Response:
         source, line, asked = (
             self._source(request),
-            request.path_params["line"],
+            _line(request),
             _TokenQuery.model_validate(dict(request.query_params)),
         )
         return _json(await asyncio.to_thread(tokens_json, self._index, source, line, row=asked.row, start=asked.start))
@@ -251,6 +256,13 @@ class _Viewer:
     async def end_fork(self, request: Request) -> Response:
         await self._forks.end(self._fork(request))
         return _json({})
+
+
+def _line(request: Request) -> int:
+    line: int = request.path_params["line"]
+    if line > MOST_LINE:
+        raise KeyError(line)
+    return line
 
 
 def _fork_json(fork: Fork) -> dict[str, Any]:
@@ -317,6 +329,15 @@ async def _wrong_form(request: Request, error: Exception) -> Response:
     assert isinstance(error, ValidationError)
     told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
     return _error(400, told)
+
+
+async def _too_large(request: Request, error: Exception) -> Response:
+    return _error(413, "the body is too large")
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    logger.error("a request failed", exc_info=error)
+    return _error(500, f"the page failed: {type(error).__name__}")
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -7,11 +7,12 @@ does not encrypt, and it does not keep out other programs of the same user.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -52,12 +53,12 @@ class Guard:
             return
         headers = Headers(scope=scope)
         refused = self._refusal(scope, headers)
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if refused is None and self._is_token(given) and scope["method"] in _SAFE:
-            refused = self._welcome(scope)
+        more = dict(_HEADERS)
+        if refused is None and self._visited(scope):
+            more["set-cookie"] = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"
         elif refused is None and not self._has_token(headers):
             refused = _error(401, "the address needs its token: open the one that `agentrl view` printed")
-        await (refused or self._bounded)(scope, receive, _with_headers(send))
+        await (refused or self._bounded)(scope, receive, _with_headers(send, more))
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """What is refused whoever asks: other names for this machine, and other origins."""
@@ -67,7 +68,7 @@ class Guard:
         if origin is not None and origin.lower() not in {f"http://{name}" for name in self._hosts}:
             return _error(403, "a page of another origin may not ask")
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and scope["path"] != "/":
-            return _error(403, "a page of another site may not ask")
+            return _error(403, "a page of another site may not ask")  # but a link there may lead to the page
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if scope["method"] not in _SAFE and kind != "application/json":  # other types need no permission of a browser
             return _error(415, "the body must be of type application/json")
@@ -89,13 +90,14 @@ class Guard:
             return False
         return cookie is not None and self._is_token(cookie.value)
 
-    def _welcome(self, scope: Scope) -> Response | None:
-        """After a first visit the token is a cookie, and no longer in the address; `curl` gets its answer at once."""
-        if scope["path"] != "/":
-            return None
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict", path="/")
-        return answer
+    def _visited(self, scope: Scope) -> bool:
+        """Whether the address holds the token, which the application does not get to see."""
+        asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        given = [value for name, value in asked if name == "token"]
+        if not given or not self._is_token(given[0]):
+            return False
+        scope["query_string"] = urlencode([(n, v) for n, v in asked if n != "token"]).encode()
+        return True
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         read = 0
@@ -109,10 +111,10 @@ class Guard:
         await self.app(scope, bounded, send)
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, more: Mapping[str, str]) -> Send:
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(_HEADERS)
+            MutableHeaders(scope=message).update(more)
         await send(message)
 
     return sent

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,11 +16,13 @@ from agentrl.viewer.index import COLUMNS, FACETS, Index
 from agentrl.viewer.sources import Source
 
 MOST_ROWS = 200
+MOST_LINE = 1 << 40
 _MOST_VALUES = 200
 _SCAN_BYTES = 64 << 20
 _SCAN_S = 0.5
 _BATCH = 256
 _SHOWN = ", ".join(c for c in COLUMNS if c not in ("source", "offset"))
+_Whole = Annotated[int | None, Field(ge=-MOST_LINE, le=MOST_LINE)]
 
 
 class EpisodeQuery(BaseModel):
@@ -32,9 +34,9 @@ class EpisodeQuery(BaseModel):
         text: occurs in the record, as it is written; small and capital letters differ.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    before: int | None = Field(None, ge=1)
-    after: int | None = Field(None, ge=0)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    before: int | None = Field(None, ge=1, le=MOST_LINE)
+    after: int | None = Field(None, ge=0, le=MOST_LINE)
     limit: int = Field(50, ge=1, le=MOST_ROWS)
     task: str = Field("", max_length=300)
     env: str = Field("", max_length=300)
@@ -47,10 +49,10 @@ class EpisodeQuery(BaseModel):
     superseded: bool | None = None
     reward_min: float | None = None
     reward_max: float | None = None
-    step_min: int | None = None
-    step_max: int | None = None
-    version_min: int | None = None
-    version_max: int | None = None
+    step_min: _Whole = None
+    step_max: _Whole = None
+    version_min: _Whole = None
+    version_max: _Whole = None
     text: str = Field("", max_length=300)
 
 

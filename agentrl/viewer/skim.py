@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from agentrl.rollout.json_lines import decode_line
+from agentrl.rollout.json_lines import decode_line, encode_line
 from agentrl.rollout.records import FORMAT
 from agentrl.trajectory import Ending, Labels
 
@@ -82,14 +82,15 @@ class Row(NamedTuple):
 
 _decoder = msgspec.json.Decoder(_Line)
 _MOST_TEXT = 300
-_MOST_SEED = (1 << 63) - 1  # SQLite has no larger integers
+_MOST_WHOLE = (1 << 63) - 1  # SQLite has no larger integers
+_MOST_DIGITS = 20
 
 
 def skim(line: bytes) -> Row:
     """The row of a whole line."""
     try:
         found = _decoder.decode(line) if line[:1] != b" " else _slowly(line)
-    except (ValueError, msgspec.ValidationError, RecursionError, TypeError) as error:
+    except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
         return Row(problem=f"is no trajectory: {error}"[:_MOST_TEXT])
     if found.format != FORMAT:
         return Row(problem=f"was written in format {found.format}; this version reads format {FORMAT}")
@@ -100,16 +101,16 @@ def skim(line: bytes) -> Row:
         _short(found.task.id),
         _short(found.task.split),
         hashlib.blake2b(found.task.data, digest_size=8).hexdigest(),
-        min(found.seed, _MOST_SEED),
+        _whole(found.seed),
         {"limit": "truncated", "fault": "fault"}.get(kind, "terminated"),
         kind,
         _short(found.ending.detail),
         found.reward,
         found.success,
         _short(found.labels.stage),
-        found.labels.step,
+        _whole(found.labels.step),
         found.labels.mode,
-        found.labels.attempt,
+        _whole(found.labels.attempt),
         found.labels.superseded,
         _short(found.group_id),
         len(found.turns),
@@ -119,19 +120,26 @@ def skim(line: bytes) -> Row:
 
 
 def _slowly(line: bytes) -> _Line:
-    """A line with numbers or characters that msgspec does not read."""
+    """A line with numbers or characters that msgspec does not read: it is read whole, and written without them."""
     record: dict[str, Any] = decode_line(line)
-    turns: list[dict[str, Any]] = [{"action": {}} for _ in record["turns"]]
-    task = {**record["task"], "data": {}}
-    return msgspec.convert({**record, "turns": turns, "task": task}, _Line)
+    for text in ("info", "tools", "final_observation"):
+        record.pop(text, None)
+    for turn in record["turns"]:
+        turn["action"] = {"versions": turn["action"].get("versions", [])}
+        turn.pop("observation", None)
+    return _decoder.decode(encode_line(record))
 
 
 def _last_version(turns: list[_Turn]) -> int | None:
     for turn in reversed(turns):
         last = bytes(turn.action.versions).rstrip(b"] \n").rpartition(b"[")[2].rpartition(b",")[2].strip()
         if last.isdigit():
-            return int(last)
+            return _whole(int(last[:_MOST_DIGITS]))
     return None
+
+
+def _whole(number: int) -> int:
+    return max(-_MOST_WHOLE, min(number, _MOST_WHOLE))
 
 
 def _short(text: str) -> str:

@@ -77,5 +77,7 @@ function move(event) {
   event.preventDefault();
 }
 
+// The cookie has the token now: the address that is kept and shown need not.
+if (location.search) history.replaceState(null, "", location.pathname + location.hash);
 listen();
 go();

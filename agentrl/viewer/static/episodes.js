@@ -52,7 +52,8 @@ export function table(id, run, params) {
     ...["min", "max"].map(end => input(`${name}_${end}`, { type: "number", step, placeholder: end, "aria-label": `${name} ${end}` }))));
   const bar = h("form", { className: "filters", onsubmit: event => event.preventDefault() },
     h("label", {}, "text in the record", input("text", { type: "search", placeholder: "/" })),
-    h("label", {}, "task begins with", input("task", { type: "text" })), solved, ...lists, ...ranges);
+    h("label", {}, "task begins with", input("task", { type: "text" })), solved,
+    h("details", { open: innerWidth > 640 }, h("summary", {}, "More filters"), h("div", { className: "filters" }, ...lists, ...ranges)));
 
   async function page(extra) {
     const asked = new URLSearchParams(filters);

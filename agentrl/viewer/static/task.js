@@ -31,12 +31,12 @@ export async function show(root, _, params) {
     body.append(line);
   }
   const contents = new Set(rows.map(row => row.content));
-  root.append(h("h1", {}, task), h("div", { className: "soft" }, h("code", {}, env), ` · ${short(rows.length)} episodes in ${short(groups.size)} stores; choose up to ${MOST}`),
+  root.append(h("h1", {}, task), h("div", { className: "soft" }, h("code", {}, env), ` · ${short(rows.length)} episodes in ${short(groups.size)} ${groups.size === 1 ? "store" : "stores"}; choose up to ${MOST}`),
     contents.size > 1 ? problem(`This id names ${contents.size} different contents: episodes of different contents are not comparable.`) : "",
     h("section", { className: "card scroll short" }, h("table", { className: "list" }, heads([".run", ".policy", ".stage", "step", "version", ".result", "reward", "turns", "line"]), body)), sides);
-  // The newest episode of each run to begin with; of a single run its newest and its oldest.
+  // To begin with the newest episode of each run; of a single run also the newest that ended otherwise, or the oldest.
   const first = [...groups.values()].map(own => own[0]);
-  if (first.length === 1 && rows.length > 1) first.unshift(rows[rows.length - 1]);
+  if (first.length === 1 && rows.length > 1) first.unshift(rows.find(one => one.success !== rows[0].success) || rows[rows.length - 1]);
   for (const found of first.slice(0, 2)) await choose(found, body.children[rows.indexOf(found)]);
   body.firstChild?.classList.add("selected");
   return { up: "#/", trail: [[`task ${task}`, ""]] };
