@@ -21,7 +21,8 @@ function routed() {
 async function go() {
   const number = ++visit, [module, parts, params] = routed();
   view.leave?.();
-  view = {};
+  // Escape works while the view is still loading.
+  view = { up: parts[0] === "run" && parts.length > 2 ? `#/run/${parts[1]}?tab=episodes` : "#/" };
   const place = h("div");
   try {
     const shown = await module.show(place, parts, params);

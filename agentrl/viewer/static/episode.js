@@ -1,7 +1,7 @@
 // One episode: its turns as a transcript, its tokens, and the places from which it can be played on.
 
 import { api, badge, h, problem, send, short, words } from "./dom.js";
-import { filtersOf, query } from "./episodes.js";
+import { address, filtersOf, query } from "./episodes.js";
 import { tokens } from "./tokens.js";
 
 export function message(one) {
@@ -69,7 +69,7 @@ export async function show(root, [, id, , line], params) {
       details("Task data", episode.task_data), details("Final info", episode.info)));
   return {
     key: event => { if (event.key === "ArrowLeft") step(true); if (event.key === "ArrowRight") step(false); },
-    up: `#/run/${id}?tab=episodes&${filters}`,
+    up: address(id, filters),
     trail: [[run.name, `#/run/${id}`], [`episode ${line}`, ""]],
   };
 }

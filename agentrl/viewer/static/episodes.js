@@ -11,6 +11,8 @@ export const query = (id, line, filters) => {
   return `#/run/${id}/episode/${line}${text ? `?${text}` : ""}`;
 };
 
+export const address = (id, filters) => `#/run/${id}?${new URLSearchParams([["tab", "episodes"], ...filters])}`;
+
 export function filtersOf(params) {
   const kept = new URLSearchParams();
   for (const [name, value] of params) if (name !== "tab" && value !== "") kept.set(name, value);
@@ -34,12 +36,12 @@ function row(id, found, filters, fresh) {
 export function table(id, run, params) {
   const filters = filtersOf(params), body = h("tbody"), note = h("p", { className: "soft" }), failed = h("div");
   const more = h("button", { className: "plain", onclick: () => older() }, "Older");
-  let next = null, newest = 0, loading = false, again = false;
+  let next = null, newest = 0, queue = Promise.resolve(), growing = false;
 
   function set(name, value) {
     if (value === "") filters.delete(name); else filters.set(name, value);
     // The address holds the filters, so that a view can be kept and sent.
-    history.replaceState(null, "", `#/run/${id}?tab=episodes&${filters}`);
+    history.replaceState(null, "", address(id, filters));
     load();
   }
   const input = (name, attributes) => h("input", { value: filters.get(name) || "", ...attributes, onchange: event => set(name, event.target.value.trim()) });
@@ -60,13 +62,10 @@ export function table(id, run, params) {
     for (const [name, value] of Object.entries(extra)) asked.set(name, value);
     return api(`/api/runs/${id}/episodes?${asked}`);
   }
-  async function guarded(work) {
-    if (loading) { again = true; return; }
-    loading = true;
+  // One after the other: a page that comes late must not join the rows of other filters.
+  const guarded = work => (queue = queue.then(async () => {
     try { await work(); failed.replaceChildren(); } catch (error) { failed.replaceChildren(problem(error)); }
-    loading = false;
-    if (again) { again = false; grow(); }
-  }
+  }));
   function finish(found) {
     next = found.next;
     more.hidden = next === null;
@@ -87,7 +86,8 @@ export function table(id, run, params) {
     body.append(...found.rows.map(one => row(id, one, filters)));
     finish(found);
   });
-  const grow = () => guarded(async () => {
+  const grow = () => growing || (growing = guarded(async () => {
+    growing = false;
     const found = await page({ after: newest });
     for (const one of found.rows) {
       newest = Math.max(newest, one.line);
@@ -95,8 +95,8 @@ export function table(id, run, params) {
     }
     while (body.children.length > MOST) { body.lastChild.remove(); more.hidden = false; next = lineOf(body.lastChild); }
     if (found.rows.length) note.textContent = "";
-    if (found.next !== null) { newest = Math.max(newest, found.next); again = true; }
-  });
+    if (found.next !== null) { newest = Math.max(newest, found.next); grow(); }
+  }));
   const lineOf = item => Number(item.querySelector("a").textContent.replaceAll(",", ""));
   const element = h("div", {}, h("section", { className: "card" }, bar), failed, h("section", { className: "card scroll" },
     h("table", { className: "list" }, heads([".line", ".task", ".result", "reward", "turns", ".stage", "step", "version", ".ended by"]), body), note, more));

@@ -39,10 +39,12 @@ export async function show(root, [, id], params) {
   async function refresh() {
     waiting = null;
     const generation = run.progress.generation;
-    run = await api(`/api/runs/${id}`);
+    const [found] = await Promise.all([api(`/api/runs/${id}`), tab === "episodes" ? episodes.grow() : null]);
+    run = found;
     top.replaceChildren(...head(run));
     sums.replaceChildren(totals(run.totals));
-    await (tab === "curves" ? draw() : run.progress.generation === generation ? episodes.grow() : episodes.load());
+    if (tab === "curves") await draw();
+    else if (run.progress.generation !== generation) await episodes.load();
   }
   return {
     update: event => {
