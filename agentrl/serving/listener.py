@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -24,15 +27,21 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def answer_requests(app: ASGIApp, listener: socket.socket, *, on_ready: Callable[[], None], grace_s: int) -> None:
-    """Answer requests until Ctrl-C or SIGTERM.
+    """Answer requests until Ctrl-C or SIGTERM, either of which raises KeyboardInterrupt at the end. Main thread only.
 
     Args:
         listener: of `listening`.
         on_ready: called when requests are accepted.
         grace_s: seconds that answers in progress then have.
     """
+    # At the end the server raises the signal again; the default answer to SIGTERM would skip every `finally`.
+    signal.signal(signal.SIGTERM, _interrupt)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=grace_s)
     asyncio.run(_Server(config, on_ready).serve(sockets=[listener]))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 class _Server(uvicorn.Server):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,10 +18,13 @@ from agentrl.viewer.sources import Source
 MOST_ROWS = 200
 MOST_LINE = 1 << 40
 _MOST_VALUES = 200
-_SCAN_BYTES = 64 << 20
+_SCAN_BYTES = 256 << 20
 _SCAN_S = 0.5
-_BATCH = 256
+_BATCH = 2048
+_PIECE_BYTES = 1 << 20
 _SHOWN = ", ".join(c for c in COLUMNS if c not in ("source", "offset"))
+_Place = Mapping[str, int]
+"""Line, offset and size of a row."""
 _Whole = Annotated[int | None, Field(ge=-MOST_LINE, le=MOST_LINE)]
 
 
@@ -73,7 +76,7 @@ def episodes(index: Index, source: Source, asked: EpisodeQuery) -> Page:
     """One page of the episodes of a source."""
     if asked.text:
         return _searched(index, source, asked)
-    rows = _page(index, source, asked, asked.limit)
+    rows = _page(index, source, asked, asked.limit, _SHOWN)
     return Page(rows=[_shown(row) for row in rows], next=_next(rows, asked.limit))
 
 
@@ -81,11 +84,11 @@ def _next(rows: Sequence[Mapping[str, Any]], limit: int) -> int | None:
     return rows[-1]["line"] if len(rows) == limit else None
 
 
-def _page(index: Index, source: Source, asked: EpisodeQuery, limit: int) -> list[dict[str, Any]]:
+def _page(index: Index, source: Source, asked: EpisodeQuery, limit: int, columns: str) -> list[dict[str, Any]]:
     wheres, values = _where(asked)
     order = "ASC" if asked.after is not None else "DESC"
     query = (
-        f"SELECT {_SHOWN}, offset FROM episodes WHERE source = :source {''.join(f'AND {w} ' for w in wheres)}"
+        f"SELECT {columns} FROM episodes WHERE source = :source {''.join(f'AND {w} ' for w in wheres)}"
         f"ORDER BY line {order} LIMIT :limit"
     )
     return index.rows(query, {**values, "source": source.id, "limit": limit})
@@ -117,22 +120,60 @@ def _where(asked: EpisodeQuery) -> tuple[list[str], dict[str, Any]]:
 
 def _searched(index: Index, source: Source, asked: EpisodeQuery) -> Page:
     """A page of the episodes whose record holds a text; a part of the store is read at a time."""
-    needles, found, read = _written(asked.text), [], 0
+    needles, lines, read = _written(asked.text), list[int](), 0
     until = time.monotonic() + _SCAN_S
     with source.store.open("rb") as file:
         while True:
-            batch = _page(index, source, asked, _BATCH)
-            for row in batch:
-                file.seek(row["offset"])
-                line = file.read(row["size"])
-                read += len(line)
-                if any(needle in line for needle in needles):
-                    found.append(_shown(row))
-                if len(found) == asked.limit or read > _SCAN_BYTES or time.monotonic() > until:
-                    return Page(rows=found, next=row["line"], scanned=len(found) < asked.limit)
+            batch = _page(index, source, asked, _BATCH, "line, offset, size")
+            for piece in _pieces(batch):
+                text = _read(file, piece)
+                lines += _found(text, piece, needles)
+                read += len(text)
+                if len(lines) >= asked.limit:
+                    return Page(rows=_rows_of(index, source, lines[: asked.limit]), next=lines[asked.limit - 1])
+                if read > _SCAN_BYTES or time.monotonic() > until:
+                    return Page(rows=_rows_of(index, source, lines), next=piece[-1]["line"], scanned=True)
             if len(batch) < _BATCH:
-                return Page(rows=found, next=None)
+                return Page(rows=_rows_of(index, source, lines), next=None)
             asked = asked.model_copy(update={"after" if asked.after is not None else "before": batch[-1]["line"]})
+
+
+def _pieces(batch: Sequence[_Place]) -> Iterator[list[_Place]]:
+    """Rows whose lines stand close together, so that one reading takes them all."""
+    piece: list[_Place] = []
+    for row in batch:
+        both = (piece[0], row) if piece else (row,)
+        span = max(r["offset"] + r["size"] for r in both) - min(r["offset"] for r in both)
+        if piece and span > max(_PIECE_BYTES, row["size"]):
+            yield piece
+            piece = []
+        piece.append(row)
+    if piece:
+        yield piece
+
+
+def _read(file: BinaryIO, piece: Sequence[_Place]) -> bytes:
+    first, last = sorted((piece[0], piece[-1]), key=lambda row: row["offset"])
+    file.seek(first["offset"])
+    return file.read(last["offset"] + last["size"] - first["offset"])
+
+
+def _found(text: bytes, piece: Sequence[_Place], needles: Iterable[bytes]) -> list[int]:
+    """The lines of a piece that hold one of the needles, in the order of the piece."""
+    start = min(piece[0]["offset"], piece[-1]["offset"])
+    return [
+        row["line"]
+        for row in piece
+        if any(text.find(needle, row["offset"] - start, row["offset"] - start + row["size"]) >= 0 for needle in needles)
+    ]
+
+
+def _rows_of(index: Index, source: Source, lines: Sequence[int]) -> list[dict[str, Any]]:
+    """The rows of some lines, in their order."""
+    marks = ", ".join("?" * len(lines))
+    query = f"SELECT {_SHOWN} FROM episodes WHERE source = ? AND line IN ({marks})"
+    rows = {row["line"]: _shown(row) for row in index.rows(query, (source.id, *lines))}
+    return [rows[line] for line in lines if line in rows]
 
 
 def _written(text: str) -> set[bytes]:
@@ -141,8 +182,7 @@ def _written(text: str) -> set[bytes]:
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {name: value for name, value in row.items() if name != "offset"}
-    return {**shown, **{name: bool(shown[name]) for name in ("success", "superseded", "forked")}}
+    return {**row, **{name: bool(row[name]) for name in ("success", "superseded", "forked")}}
 
 
 def facets(index: Index, source: Source) -> dict[str, list[tuple[str, int]]]:

@@ -17,7 +17,12 @@ from agentrl.cli import main
 from tests.viewer.conftest import episode, write
 
 
-def test_the_page_answers_at_the_printed_address_and_ends_cleanly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_the_page_answers_at_the_printed_address_and_ends_cleanly(
+    end: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     write(tmp_path / "runs" / "a" / "trajectories.jsonl", episode(0))
     command = [sys.executable, "-m", "agentrl", "view", "runs", "--no-browser", "--json"]
     page = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -36,12 +41,13 @@ def test_the_page_answers_at_the_printed_address_and_ends_cleanly(tmp_path: Path
             for file in ("app.js", "look.css", "page.css", "icon.svg"):
                 assert client.get(f"{address}static/{file}").status_code == 200
     finally:
-        page.send_signal(signal.SIGINT)
+        page.send_signal(end)
         rest, errors = page.communicate(timeout=30)
     assert (page.returncode, rest) == (0, "")
     assert errors.splitlines()[-1] == "Stopped"
     assert "Traceback" not in errors
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"], "no folder of forks was made"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "temporary"], "no folder of forks was made"
+    assert list((tmp_path / "temporary").iterdir()) == [], "the index is removed"
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_filters(asked: dict[str, Any], lines: list[int], watcher: Watcher) -> N
 
 def test_a_search_that_stops_early_goes_on_where_it_was(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query, "_SCAN_BYTES", 1)
+    monkeypatch.setattr(query, "_PIECE_BYTES", 1)
     source = watcher.sources[only_source(watcher)]
     pages, before = [], None
     for _ in range(4):
