@@ -100,6 +100,12 @@ def median_ms(work: Callable[[int], Any]) -> float:
     return round(statistics.median(took), 2)
 
 
+def cpu_s(pid: int) -> float:
+    """The processor time that a process has had, its start included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return round((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), 2)
+
+
 def memory_mb(pid: int) -> float:
     """The most memory that a process has had."""
     text = Path(f"/proc/{pid}/status").read_text()
@@ -132,6 +138,7 @@ def measure(folder: Path, episodes: int, browser: str | None) -> dict[str, Any]:
             if progress["whole"] and progress["episodes"] == episodes:
                 break
             time.sleep(0.02)
+        found["index_cpu_s"] = cpu_s(pid)
         found["index_s"] = round(time.perf_counter() - ready, 2)
         found["slowest_answer_meanwhile_ms"] = round(1000 * slowest, 1)
         middle = episodes // 2

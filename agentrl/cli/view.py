@@ -44,7 +44,7 @@ def command(
     agentrl view runs
     agentrl view runs/shop --policy local:runs/shop/model
     """
-    from agentrl.viewer.forks import ForkOptions
+    from agentrl.viewer.forks.playing import ForkOptions
     from agentrl.viewer.server import view
 
     given = policy_of(options)
@@ -53,8 +53,6 @@ def command(
         if as_json:
             print_json({"url": url, "pid": os.getpid()}, indent=None)
         note(f"Look at {url} (Ctrl-C ends)")
-        if not (no_browser or as_json):
-            webbrowser.open(url)
 
     with suppress(KeyboardInterrupt):
         view(
@@ -62,5 +60,6 @@ def command(
             port=port,
             forks=ForkOptions(forks, {given.name: given.setup}, trust_record),
             on_ready=ready,
+            browser=None if no_browser or as_json else webbrowser.open,
         )
     note("Stopped")

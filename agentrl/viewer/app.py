@@ -7,80 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from importlib.resources import files
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from agentrl.errors import AgentRLError
 from agentrl.messages import Action, ToolCall
-from agentrl.safe_json import for_terminal
 from agentrl.viewer import query
+from agentrl.viewer.answers import FAILURES, as_file, as_json, safe_row
 from agentrl.viewer.curves import Curves
-from agentrl.viewer.episodes import Gone, episode_json, messages_json, read_episode, read_line, safe, tools_json
-from agentrl.viewer.forks import Fork, Forks
+from agentrl.viewer.episodes import episode_json, messages_json, read_episode, read_line, safe, tools_json
+from agentrl.viewer.forks.player import Fork
+from agentrl.viewer.forks.playing import Forks
+from agentrl.viewer.forms import ActForm, ForkForm, TaskQuery, TokenQuery, form_of, line_of
 from agentrl.viewer.guard import Guard
-from agentrl.viewer.query import MOST_LINE
 from agentrl.viewer.sources import Source
 from agentrl.viewer.tokens import tokens_json
 from agentrl.viewer.watch import Watcher
 
-logger = logging.getLogger(__name__)
 _LOOK_S = 0.05
 _PING_S = 15.0
-_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
-class _TaskQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    env: str = Field(max_length=300)
-    task: str = Field(max_length=300)
-    limit: int = Field(50, ge=1, le=query.MOST_ROWS)
-
-
-class _TokenQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    row: int = Field(0, ge=0, le=MOST_LINE)
-    start: int = Field(0, ge=0, le=MOST_LINE)
-
-
-class _ForkForm(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    run: str = Field(max_length=40)
-    line: int = Field(ge=1, le=MOST_LINE)
-    turn: int = Field(ge=0)
-
-
-class _CallForm(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(max_length=300)
-    arguments: dict[str, Any] = {}
-
-
-class _ActForm(BaseModel):
-    """What a person does: a text, calls, or both; or the policy that plays on."""
-
-    model_config = ConfigDict(extra="forbid")
-    text: str = Field("", max_length=100_000)
-    calls: list[_CallForm] = Field([], max_length=16)
-    policy: str = Field("", max_length=300)
-
-
-def make_app(watcher: Watcher, forks: Forks, *, token: str, port: int) -> ASGIApp:
+def make_app(watcher: Watcher, forks: Forks, *, token: str, port: int, once: str = "") -> ASGIApp:
     """The application.
 
     Args:
         watcher: follows the stores.
         forks: plays on.
-        token, port: of the guard.
+        token, port, once: of the guard.
     """
     viewer = _Viewer(watcher, forks)
     run, fork = "/api/runs/{run}", "/api/forks/{fork}"
@@ -103,16 +63,9 @@ def make_app(watcher: Watcher, forks: Forks, *, token: str, port: int) -> ASGIAp
             Route(f"{fork}/act", viewer.act, methods=["POST"]),
             Route(f"{fork}/save", viewer.save_fork, methods=["POST"]),
         ],
-        exception_handlers={
-            HTTPException: _refused,
-            KeyError: _not_found,
-            ValidationError: _wrong_form,
-            AgentRLError: _failed,
-            ClientDisconnect: _too_large,
-            Exception: _broken,
-        },
+        exception_handlers=FAILURES,
     )
-    return Guard(app, token, port)
+    return Guard(app, token, port, once)
 
 
 class _Viewer:
@@ -124,14 +77,14 @@ class _Viewer:
         self._static["look.css"] = _look()
 
     async def page(self, request: Request) -> Response:
-        return _file("index.html", self._static["index.html"])
+        return as_file("index.html", self._static["index.html"])
 
     async def static(self, request: Request) -> Response:
         name = request.path_params["name"]
-        return _file(name, self._static[name])
+        return as_file(name, self._static[name])
 
     async def runs(self, request: Request) -> Response:
-        return _json({"runs": await asyncio.to_thread(self._runs), "policies": self._forks.options.names})
+        return as_json({"runs": await asyncio.to_thread(self._runs), "policies": self._forks.options.names})
 
     def _runs(self) -> list[dict[str, Any]]:
         return [self._about(source) for source in list(self._watcher.sources.values())]
@@ -147,7 +100,7 @@ class _Viewer:
             "status": safe(str(status)) if source.kind != "store" else "",
             "policy": safe(policy) if isinstance(policy, str) else "",
             "problems": query.num_problems(self._index, source),
-            "totals": [_safe_row(row) for row in query.totals(self._index, source)],
+            "totals": [safe_row(row) for row in query.totals(self._index, source)],
             "progress": self._progress(source.id),
         }
 
@@ -190,79 +143,70 @@ class _Viewer:
         source = self._source(request)
         about = await asyncio.to_thread(self._about, source)
         lists = await asyncio.to_thread(query.facets, self._index, source)
-        return _json({**about, "facets": {name: [(safe(v), n) for v, n in found] for name, found in lists.items()}})
+        return as_json({**about, "facets": {name: [(safe(v), n) for v, n in found] for name, found in lists.items()}})
 
     async def curves(self, request: Request) -> Response:
         source = self._source(request)
         async with self._drawing:
-            return _json(await asyncio.to_thread(self._curves.of, source))
+            return as_json(await asyncio.to_thread(self._curves.of, source))
 
     async def episodes(self, request: Request) -> Response:
         source, asked = self._source(request), query.EpisodeQuery.model_validate(dict(request.query_params))
         found = await asyncio.to_thread(query.episodes, self._index, source, asked)
-        rows = [_safe_row(row) for row in found.rows]
-        return _json({"rows": rows, "next": found.next, "scanned": found.scanned})
+        rows = [safe_row(row) for row in found.rows]
+        return as_json({"rows": rows, "next": found.next, "scanned": found.scanned})
 
     async def episode(self, request: Request) -> Response:
-        source, line = self._source(request), _line(request)
-        return _json(await asyncio.to_thread(lambda: episode_json(read_episode(self._index, source, line))))
+        source, line = self._source(request), line_of(request)
+        return as_json(await asyncio.to_thread(lambda: episode_json(read_episode(self._index, source, line))))
 
     async def raw(self, request: Request) -> Response:
-        source, line = self._source(request), _line(request)
+        source, line = self._source(request), line_of(request)
         text = await asyncio.to_thread(read_line, self._index, source, line)
         headers = {"content-disposition": f'attachment; filename="episode-{line}.json"'}
         return Response(text, media_type="application/json", headers=headers)
 
     async def tokens(self, request: Request) -> Response:
-        source, line, asked = (
-            self._source(request),
-            _line(request),
-            _TokenQuery.model_validate(dict(request.query_params)),
-        )
-        return _json(await asyncio.to_thread(tokens_json, self._index, source, line, row=asked.row, start=asked.start))
+        source, line = self._source(request), line_of(request)
+        piece = TokenQuery.model_validate(dict(request.query_params))
+        found = await asyncio.to_thread(tokens_json, self._index, source, line, row=piece.row, start=piece.start)
+        return as_json(found)
 
     async def task(self, request: Request) -> Response:
-        asked, sources = _TaskQuery.model_validate(dict(request.query_params)), list(self._watcher.sources.values())
+        asked, sources = TaskQuery.model_validate(dict(request.query_params)), list(self._watcher.sources.values())
         rows = await asyncio.to_thread(query.of_task, self._index, sources, asked.env, asked.task, asked.limit)
-        return _json({"rows": [_safe_row(row) for row in rows]})
+        return as_json({"rows": [safe_row(row) for row in rows]})
 
     async def begin_fork(self, request: Request) -> Response:
-        form = _ForkForm.model_validate(await _form(request))
+        form = ForkForm.model_validate(await form_of(request))
         source = self._watcher.sources[form.run]
         recorded = await asyncio.to_thread(read_episode, self._index, source, form.line)
-        return _json(_fork_json(await self._forks.begin(source.id, form.line, recorded, form.turn)))
+        return as_json(_fork_json(await self._forks.begin(source.id, form.line, recorded, form.turn)))
 
     def _fork(self, request: Request) -> Fork:
         return self._forks.all[request.path_params["fork"]]
 
     async def show_fork(self, request: Request) -> Response:
-        return _json(_fork_json(self._fork(request)))
+        return as_json(_fork_json(self._fork(request)))
 
     async def act(self, request: Request) -> Response:
-        fork, form = self._fork(request), _ActForm.model_validate(await _form(request))
+        fork, form = self._fork(request), ActForm.model_validate(await form_of(request))
         if form.policy:
             await self._forks.play_on(fork, form.policy)
         else:
             turn = sum(message.role == "assistant" for message in fork.messages)
             calls = [ToolCall(c.name, c.arguments, f"call_{turn}_{n}") for n, c in enumerate(form.calls)]
             await self._forks.act(fork, Action(form.text, tuple(calls)).safe())
-        return _json(_fork_json(fork))
+        return as_json(_fork_json(fork))
 
     async def save_fork(self, request: Request) -> Response:
         fork = self._fork(request)
         await self._forks.save(fork)
-        return _json(_fork_json(fork))
+        return as_json(_fork_json(fork))
 
     async def end_fork(self, request: Request) -> Response:
         await self._forks.end(self._fork(request))
-        return _json({})
-
-
-def _line(request: Request) -> int:
-    line: int = request.path_params["line"]
-    if line > MOST_LINE:
-        raise KeyError(line)
-    return line
+        return as_json({})
 
 
 def _fork_json(fork: Fork) -> dict[str, Any]:
@@ -287,58 +231,3 @@ def _fork_json(fork: Fork) -> dict[str, Any]:
 def _look() -> bytes:
     """The style of the report, so that the page looks the same."""
     return (files("agentrl.bench.views") / "look.css").read_bytes()
-
-
-async def _form(request: Request) -> dict[str, Any]:
-    try:
-        found = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"the body is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise HTTPException(400, "the body must be a JSON object")
-    return found
-
-
-def _safe_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: safe(value) if isinstance(value, str) else value for name, value in row.items()}
-
-
-def _json(value: Any) -> Response:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
-    return Response(text.encode(errors="replace"), media_type="application/json")
-
-
-def _file(name: str, content: bytes) -> Response:
-    return Response(content, media_type=f"{_TYPES.get(name.rpartition('.')[2], 'text/plain')}; charset=utf-8")
-
-
-def _error(status: int, message: str) -> Response:
-    return JSONResponse({"error": for_terminal(message)}, status)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _error(error.status_code, error.detail)
-
-
-async def _not_found(request: Request, error: Exception) -> Response:
-    return _error(404, "there is no such run, episode, fork or file")
-
-
-async def _wrong_form(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ValidationError)
-    told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-    return _error(400, told)
-
-
-async def _too_large(request: Request, error: Exception) -> Response:
-    return _error(413, "the body is too large")
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    logger.error("a request failed", exc_info=error)
-    return _error(500, f"the page failed: {type(error).__name__}")
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    return _error(410 if isinstance(error, Gone) else 409, str(error))

@@ -38,10 +38,11 @@ class Guard:
         app: what is guarded.
         token: that a request must carry: in the address of its first visit, which sets a cookie, or as a bearer token.
         port: at which the page is served; cookies do not tell ports apart, so it is part of the cookie's name.
+        once: stands for the token at one first visit: other users can read the arguments of a browser's process.
     """
 
-    def __init__(self, app: ASGIApp, token: str, port: int) -> None:
-        self.app, self._token = app, token
+    def __init__(self, app: ASGIApp, token: str, port: int, once: str = "") -> None:
+        self.app, self._token, self._once = app, token, once
         self._cookie = f"agentrl_view_{port}"
         self._hosts = frozenset(f"{name}:{port}" for name in _LOOPBACK)
 
@@ -77,6 +78,12 @@ class Guard:
             return _error(413, f"the body is larger than {_MOST_BYTES >> 20} MiB")
         return None
 
+    def _is_first(self, given: str) -> bool:
+        if not self._once or not secrets.compare_digest(given.encode(), self._once.encode()):
+            return False
+        self._once = ""
+        return True
+
     def _is_token(self, given: str) -> bool:
         return secrets.compare_digest(given.encode(), self._token.encode())
 
@@ -94,7 +101,7 @@ class Guard:
         """Whether the address holds the token, which the application does not get to see."""
         asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for name, value in asked if name == "token"]
-        if not given or not self._is_token(given[0]):
+        if not given or not (self._is_token(given[0]) or self._is_first(given[0])):
             return False
         scope["query_string"] = urlencode([(n, v) for n, v in asked if n != "token"]).encode()
         return True

@@ -14,7 +14,7 @@ from agentrl.messages import Action, Message, ToolCall
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 from agentrl.viewer.app import make_app
-from agentrl.viewer.forks import ForkOptions, Forks
+from agentrl.viewer.forks.playing import ForkOptions, Forks
 from agentrl.viewer.index import Index
 from agentrl.viewer.watch import Watcher
 

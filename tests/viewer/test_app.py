@@ -14,7 +14,7 @@ import pytest
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.trajectory import Task, Turn
 from agentrl.viewer.app import make_app
-from agentrl.viewer.forks import ForkOptions, Forks
+from agentrl.viewer.forks.playing import ForkOptions, Forks
 from agentrl.viewer.watch import Watcher
 from tests.viewer.conftest import PORT, TOKEN, client_of, episode, got, look, only_source, write
 
@@ -64,6 +64,18 @@ async def test_the_first_visit_leaves_a_cookie_that_scripts_cannot_read(watcher:
         run = only_source(watcher)
         asked = await client.get(f"/api/runs/{run}/episodes?limit=1&token={TOKEN}", headers={"authorization": ""})
         assert len(asked.json()["rows"]) == 1
+
+
+async def test_the_address_of_the_browser_works_once(watcher: Watcher) -> None:
+    """Its token stands among the arguments of the browser's process."""
+    with Forks(ForkOptions()) as forks:
+        app = make_app(watcher, forks, token=TOKEN, port=PORT, once="first-visit")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://127.0.0.1:{PORT}") as client:
+            first = await client.get("/?token=first-visit")
+            assert TOKEN in first.headers["set-cookie"]
+            client.cookies.clear()
+            assert (await client.get("/?token=first-visit")).status_code == 401
+            assert (await client.get("/?token=")).status_code == 401
 
 
 @pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", f"127.0.0.1:{PORT + 1}", ""])

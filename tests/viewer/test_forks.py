@@ -21,7 +21,8 @@ from agentrl.rollout.episode import run_episode
 from agentrl.rollout.replay import replay_store
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import EnvRef, Trajectory
-from agentrl.viewer.forks import ForkOptions, check_out
+from agentrl.viewer.forks.playing import ForkOptions
+from agentrl.viewer.forks.store import check_out
 from agentrl.viewer.watch import Watcher
 from tests.viewer.conftest import client_of, episode, only_source, write
 

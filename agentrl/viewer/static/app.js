@@ -44,11 +44,14 @@ function trail(steps) {
   document.getElementById("trail").replaceChildren(...links.flatMap((link, n) => (n ? [h("span", { className: "soft" }, "/"), link] : [link])));
 }
 
+// A hidden page listens no longer: a browser keeps few connections to one address, and each tab takes one.
 function listen() {
+  if (document.hidden) { document.addEventListener("visibilitychange", listen, { once: true }); return; }
   const events = new EventSource("/api/events");
   events.onopen = () => { live.textContent = "live"; live.className = "on"; };
   events.onerror = () => { live.textContent = "not connected"; live.className = "off"; };
   events.onmessage = event => view.update?.(JSON.parse(event.data));
+  document.addEventListener("visibilitychange", () => { events.close(); listen(); }, { once: true });
 }
 
 addEventListener("hashchange", go);

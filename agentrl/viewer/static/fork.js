@@ -15,7 +15,7 @@ function argumentsOf(tool) {
 export async function show(root, [, id]) {
   const base = `/api/forks/${id}`, { policies } = await api("/api/runs");
   let fork = await api(base), seen = "", timer = null, left = false;
-  const talk = h("section", { className: "card side" }), state = h("ul", { className: "facts" }), failed = h("div"), panel = h("section", { className: "card act" });
+  const talk = h("section", { className: "card side" }), state = h("ul", { className: "facts" }), failed = h("div"), note = h("div"), panel = h("section", { className: "card act" });
   const text = h("textarea", { rows: 2, placeholder: "A message or the answer", "aria-label": "Message" });
   const tool = h("select", { "aria-label": "Tool" }), given = h("textarea", { rows: 2, className: "code", "aria-label": "Arguments as JSON" });
   const policy = h("select", { "aria-label": "Policy" }, ...policies.map(name => h("option", {}, name)));
@@ -49,6 +49,7 @@ export async function show(root, [, id]) {
     const words = { restoring: "replaying the recorded turns", waiting: "waiting for you", playing: "playing", ended: "ended", failed: "failed" }[fork.state];
     state.replaceChildren(...[done && fork.state === "ended" ? h("li", {}, badge(done)) : null, h("li", {}, h("b", {}, words)), done && fork.state === "ended" ? h("li", {}, h("span", { className: "soft" }, "reward "), h("b", {}, short(done.reward))) : null,
       fork.saved ? h("li", {}, h("span", { className: "soft" }, "saved in "), h("code", {}, fork.saved)) : null].filter(Boolean));
+    note.replaceChildren(...(fork.note ? [problem(fork.note)] : []));
     if (fork.problem) failed.replaceChildren(problem(fork.problem));
     panel.hidden = fork.state !== "waiting";
     after.hidden = fork.state !== "ended" && fork.state !== "failed";
@@ -61,7 +62,7 @@ export async function show(root, [, id]) {
   const drop = h("button", { onclick: async () => { await send(base, {}, "DELETE").catch(() => {}); location.hash = origin; } }, "Throw away");
   const after = h("div", { className: "tabs" }, keep, again, drop);
   root.append(h("h1", {}, fork.task), h("div", { className: "soft" }, h("code", {}, fork.env), ` · forked from turn ${fork.turn} of line ${fork.line}`), state,
-    fork.note ? problem(fork.note) : "", talk, failed, panel, after);
+    note, talk, failed, panel, after);
   draw();
   async function look() {
     if (left) return;

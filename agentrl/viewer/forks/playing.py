@@ -10,28 +10,26 @@ import asyncio
 import itertools
 import secrets
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import AgentRLError, ConfigError
-from agentrl.messages import Action, Message
-from agentrl.policy.base import Policy, SamplingParams
+from agentrl.messages import Action
+from agentrl.policy.base import Policy
 from agentrl.policy.by_name import PolicySetup, resolve
 from agentrl.rollout.episode import run_episode
-from agentrl.rollout.lock import FolderLock, entries_of
 from agentrl.rollout.replay import rule_for_records
-from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import EnvRef, Labels, Mode, Trajectory
+from agentrl.viewer.forks.player import Fork, Player
+from agentrl.viewer.forks.store import STAGE, ForkStore, check_out
 
 T = TypeVar("T")
-State = Literal["restoring", "waiting", "playing", "ended", "failed"]
-STAGE = "fork"
 _PLAIN = ("oracle", "null", "random")
 _MOST_FORKS = 16
 _ASK_S = 30.0
@@ -57,98 +55,10 @@ class ForkOptions:
         return list(dict.fromkeys((*self.policies, *_PLAIN)))
 
 
-@dataclass
-class Fork:
-    """One continued episode.
-
-    Attributes:
-        id: in the page.
-        origin: id of the source and line of the episode that it continues, and the turn.
-        recorded: that episode.
-        state: `waiting` for a person, or `playing`.
-        messages: the conversation so far.
-        problem: what failed last; empty if nothing did.
-        note: what is not as it was when the episode was recorded.
-        by_person: whether a person chose one of its actions.
-        result: the episode, when it has ended.
-        saved: the store in which it was saved.
-    """
-
-    id: str
-    origin: tuple[str, int, int]
-    recorded: Trajectory
-    state: State = "restoring"
-    messages: Sequence[Message] = ()
-    tools: Sequence[Mapping[str, Any]] = ()
-    problem: str = ""
-    note: str = ""
-    by_person: bool = False
-    result: Trajectory | None = None
-    saved: str = ""
-    player: _Player | None = None
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def turn(self) -> int:
-        return self.origin[2]
-
-
-class _Player(Policy):
-    """Asks whoever is chosen for each turn: the page, for one action, or a policy, until the end."""
-
-    name = "fork"
-
-    def __init__(self, fork: Fork) -> None:
-        self._fork, self._env = fork, None
-        self._wanted: asyncio.Queue[Action | Policy] = asyncio.Queue()
-        self._policy: Policy | None = None
-        self._bound: Policy | None = None
-
-    def bind(self, env: Any) -> Policy:
-        self._env = env
-        return self
-
-    def send(self, wanted: Action | Policy) -> None:
-        """Play one action, or let a policy play on."""
-        self._wanted.put_nowait(wanted)
-
-    async def act(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        *,
-        episode_id: str,
-        sampling: SamplingParams | None = None,
-    ) -> Action:
-        fork = self._fork
-        fork.messages, fork.tools = tuple(messages), tools
-        while True:
-            if self._bound is None:
-                fork.state = "waiting"
-                wanted = await self._wanted.get()
-                fork.problem = ""
-                if isinstance(wanted, Action):
-                    fork.state, fork.by_person = "playing", True
-                    return wanted
-                self._policy = wanted
-            fork.state = "playing"
-            try:
-                self._bound = self._bound or self._policy.bind(self._env)  # type: ignore[union-attr]
-                return await self._bound.act(messages, tools, episode_id=episode_id, sampling=sampling)
-            except Exception as error:  # somebody else's policy: the person is told, and may go on
-                self._bound = None
-                fork.problem = f"{type(error).__name__}: {error}"
-
-    async def release(self, episode_id: str) -> None:
-        if self._bound is not None:
-            await self._bound.release(episode_id)
-
-
 class Forks:
     """The forks of one page; a context manager that owns their thread.
 
     Args: options: what they may use.
-    Raises: ConfigError if the folder of `options.out` holds something else.
     """
 
     def __init__(self, options: ForkOptions) -> None:
@@ -158,8 +68,7 @@ class Forks:
         self._policies: dict[str, Policy] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="agentrl-view-forks", daemon=True)
-        self._store: TrajectoryStore | None = None
-        self._lock = FolderLock(options.out)
+        self._store = ForkStore(options.out)
 
     def __enter__(self) -> Forks:
         self._thread.start()
@@ -182,9 +91,7 @@ class Forks:
         await asyncio.gather(*tasks, return_exceptions=True)
         for policy in self._policies.values():
             await policy.aclose()
-        if self._store is not None:
-            self._store.close()
-        self._lock.release()
+        self._store.close()
 
     async def _ask(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something in the thread of the forks. Raises: AgentRLError if it does not answer in time."""
@@ -209,10 +116,10 @@ class Forks:
         return fork
 
     async def _started(self, fork: Fork) -> None:
-        fork.player = _Player(fork)
+        fork.player = Player(fork)
         fork.task = asyncio.create_task(self._play(fork, fork.player))
 
-    async def _play(self, fork: Fork, player: _Player) -> None:
+    async def _play(self, fork: Fork, player: Player) -> None:
         recorded = fork.recorded
         env: Env | None = None
         try:
@@ -270,14 +177,8 @@ class Forks:
         return fork.saved
 
     async def _save(self, fork: Fork, result: Trajectory) -> None:
-        if self._store is None:
-            self._lock.acquire()
-            check_out(self.options.out)
-            self._store = TrajectoryStore(self.options.out / "trajectories.jsonl")
         mode: Mode = "demonstration" if fork.by_person else "sampled"
-        self._store.append(replace(result, labels=replace(result.labels, mode=mode)))
-        self._store.sync()
-        fork.saved = str(self._store.path)
+        fork.saved = str(self._store.append(replace(result, labels=replace(result.labels, mode=mode))))
 
     async def end(self, fork: Fork) -> None:
         """Stop a fork and forget it."""
@@ -300,22 +201,3 @@ def _other_version(recorded: EnvRef, env: Env) -> str:
 def _beginning(recorded: Trajectory, turn: int) -> Trajectory | None:
     """What an episode did before a turn."""
     return replace(recorded, turns=recorded.turns[:turn]) if turn else None
-
-
-def check_out(out: Path) -> None:
-    """Refuse a folder for forks that is of a run, or holds something else. Raises: ConfigError."""
-    for folder in (out.resolve(), *out.resolve().parents):
-        if (folder / "config.toml").exists() and (folder / "metrics.jsonl").exists():
-            raise ConfigError(f"{out} lies in the run {folder}, and forks are never saved into a run: choose --forks")
-    others = [name for name in entries_of(out) if name != "trajectories.jsonl"]
-    if others:
-        raise ConfigError(f"{out} holds something else ({', '.join(others[:3])}): choose another --forks")
-    if (out / "trajectories.jsonl").exists() and any(
-        record.get("labels", {}).get("stage") != STAGE
-        for _, record in _first(TrajectoryStore(out / "trajectories.jsonl"))
-    ):
-        raise ConfigError(f"{out} holds a store of something else than forks: choose another --forks")
-
-
-def _first(store: TrajectoryStore) -> Any:
-    return itertools.islice(store.records(), 1)
