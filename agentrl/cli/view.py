@@ -58,7 +58,7 @@ def command(
         view(
             dirs or (Path(),),
             port=port,
-            forks=ForkOptions(forks, {given.name: given.setup}, trust_record),
+            forks=ForkOptions(forks, {} if given.name == "human" else {given.name: given.setup}, trust_record),
             on_ready=ready,
             browser=None if no_browser or as_json else webbrowser.open,
         )

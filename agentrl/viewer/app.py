@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -28,7 +29,7 @@ from agentrl.viewer.forms import ActForm, ForkForm, TaskQuery, TokenQuery, form_
 from agentrl.viewer.guard import Guard
 from agentrl.viewer.sources import Source
 from agentrl.viewer.tokens import tokens_json
-from agentrl.viewer.watch import Watcher
+from agentrl.viewer.watch import Progress, Watcher
 
 _LOOK_S = 0.05
 _PING_S = 15.0
@@ -105,15 +106,7 @@ class _Viewer:
         }
 
     def _progress(self, run: str) -> dict[str, Any]:
-        found = self._watcher.progress.get(run)
-        if found is None:
-            return {"episodes": 0, "metrics": 0, "generation": 0, "whole": False}
-        return {
-            "episodes": found.episodes,
-            "metrics": found.metrics,
-            "generation": found.generation,
-            "whole": found.whole,
-        }
+        return asdict(self._watcher.progress.get(run) or Progress())
 
     async def events(self, request: Request) -> Response:
         return StreamingResponse(self._events(), media_type="text/event-stream")

@@ -33,12 +33,14 @@ class Progress:
     Attributes:
         episodes: lines in the index.
         metrics: bytes of metrics.jsonl.
+        summary: when summary.json was written, in nanoseconds; 0 where there is none.
         generation: grows when the store is read anew.
         whole: whether every whole line that was there at the last look is in the index.
     """
 
     episodes: int = 0
     metrics: int = 0
+    summary: int = 0
     generation: int = 0
     whole: bool = False
 
@@ -123,8 +125,9 @@ class Watcher:
     def _look_at(self, source: Source) -> bool:
         place = self._places.setdefault(source.id, _Place())
         whole = self._take(source, place)
-        metrics = _size(source.metrics) if source.metrics is not None else 0
-        now = Progress(place.lines, metrics, place.generation, whole)
+        metrics, _ = _size_and_time(source.metrics)
+        _, summary = _size_and_time(source.folder / "summary.json" if source.kind != "store" else None)
+        now = Progress(place.lines, metrics, summary, place.generation, whole)
         if self.progress.get(source.id) != now:
             self.progress[source.id] = now
             self.changes += 1
@@ -197,8 +200,10 @@ def _mark(found: os.stat_result) -> tuple[int, int, int]:
     return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def _size(path: Path) -> int:
+def _size_and_time(path: Path | None) -> tuple[int, int]:
+    """Bytes of a file, and when it was changed; zeros where it does not exist."""
     try:
-        return path.stat().st_size
+        found = None if path is None else path.stat()
     except OSError:
-        return 0
+        found = None
+    return (0, 0) if found is None else (found.st_size, found.st_mtime_ns)

@@ -221,7 +221,7 @@ async def test_runs_episodes_and_one_task(watcher: Watcher, tmp_path: Path) -> N
         runs = {run["name"]: run for run in (await got(client, "/api/runs"))["runs"]}
         assert set(runs) == {"run", "other"}
         run = runs["run"]
-        assert run["progress"] == {"episodes": 6, "metrics": 0, "generation": 0, "whole": True}
+        assert run["progress"] == {"episodes": 6, "metrics": 0, "summary": 0, "generation": 0, "whole": True}
         found = await got(client, f"/api/runs/{run['id']}/episodes", success=True, limit=2)
         assert [row["line"] for row in found["rows"]] == [6, 4]
         older = await got(client, f"/api/runs/{run['id']}/episodes", success=True, limit=2, before=found["next"])

@@ -167,6 +167,18 @@ def test_the_thread_follows_new_runs_and_ends(tmp_path: Path, watch: Watch) -> N
     assert threading.active_count() == before
 
 
+def test_the_end_of_a_run_is_a_change(tmp_path: Path, watch: Watch) -> None:
+    """The page shows then that it is finished."""
+    for name in ("config.toml", "metrics.jsonl"):
+        (tmp_path / name).write_text("")
+    watcher = watch(tmp_path)
+    changes = watcher.changes
+    (tmp_path / "summary.json").write_text("{}")
+    assert look(watcher).changes > changes
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "rl"}')
+    assert look(watcher).progress[only_source(watcher)].metrics == 15
+
+
 def test_totals_leave_out_forks_and_attempts_that_do_not_count(tmp_path: Path, watch: Watch) -> None:
     store = tmp_path / "trajectories.jsonl"
     write(

@@ -20,7 +20,7 @@ function head(run) {
 
 export async function show(root, [, id], params) {
   let run = await api(`/api/runs/${id}`), drawn = -1, waiting = null;
-  const base = `#/run/${id}`, tab = params.get("tab") || (run.kind === "training" && run.progress.metrics ? "curves" : "episodes");
+  const base = `#/run/${id}`, tab = params.get("tab") || (run.kind === "training" ? "curves" : "episodes");
   const top = h("div", {}, ...head(run)), sums = h("section", { className: "card scroll" }, totals(run.totals)), below = h("div");
   const episodes = table(id, run, params);
   const tabs = [["curves", "Curves"], ["episodes", "Episodes"]].filter(([name]) => name !== "curves" || run.kind === "training");
@@ -28,7 +28,7 @@ export async function show(root, [, id], params) {
     h("a", { href: `${base}?tab=${name}`, "aria-current": name === tab ? "page" : null }, text))), below);
   below.replaceChildren(...(tab === "curves" ? [h("p", { className: "soft" }, "Reading the metrics")] : [episodes.element, sums]));
   async function draw() {
-    if (tab !== "curves" || drawn === run.progress.metrics) return;
+    if (drawn === run.progress.metrics) return;
     drawn = run.progress.metrics;
     const curves = await api(`/api/runs/${id}/curves`);
     const note = `${short(curves.rows)} lines of metrics.` + (curves.every > 1 ? ` One step of ${curves.every} is drawn.` : "") + " Bands and bars are 95% intervals.";
