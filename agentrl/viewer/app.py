@@ -27,7 +27,7 @@ from agentrl.viewer.forks.player import Fork
 from agentrl.viewer.forks.playing import Forks
 from agentrl.viewer.forms import ActForm, ForkForm, TaskQuery, TokenQuery, form_of, line_of
 from agentrl.viewer.guard import Guard
-from agentrl.viewer.sources import Source
+from agentrl.viewer.sources import MOST_SOURCES, Source, said_by
 from agentrl.viewer.tokens import tokens_json
 from agentrl.viewer.watch import Progress, Watcher
 
@@ -85,24 +85,24 @@ class _Viewer:
         return as_file(name, self._static[name])
 
     async def runs(self, request: Request) -> Response:
-        return as_json({"runs": await asyncio.to_thread(self._runs), "policies": self._forks.options.names})
+        runs = await asyncio.to_thread(self._runs)
+        return as_json({"runs": runs, "most": MOST_SOURCES, "policies": self._forks.options.names})
 
     def _runs(self) -> list[dict[str, Any]]:
         return [self._about(source) for source in list(self._watcher.sources.values())]
 
     def _about(self, source: Source) -> dict[str, Any]:
-        summary = source.summary()
-        policy = summary.get("policy")
-        status = summary.get("status") or ("finished" if summary else "unfinished")
+        progress = self._progress(source.id)
+        state, policy = said_by(source.summary, progress["summary"])
         return {
             "id": source.id,
             "name": safe(source.name),
             "kind": source.kind,
-            "status": safe(str(status)) if source.kind != "store" else "",
-            "policy": safe(policy) if isinstance(policy, str) else "",
+            "status": safe(state) if source.kind != "store" else "",
+            "policy": safe(policy),
             "problems": query.num_problems(self._index, source),
             "totals": [safe_row(row) for row in query.totals(self._index, source)],
-            "progress": self._progress(source.id),
+            "progress": progress,
         }
 
     def _progress(self, run: str) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class _Viewer:
         form = ForkForm.model_validate(await form_of(request))
         source = self._watcher.sources[form.run]
         recorded = await asyncio.to_thread(read_episode, self._index, source, form.line)
-        return as_json(_fork_json(await self._forks.begin(source.id, form.line, recorded, form.turn)))
+        return as_json(_fork_json(self._forks.begin(source.id, form.line, recorded, form.turn)))
 
     def _fork(self, request: Request) -> Fork:
         return self._forks.all[request.path_params["fork"]]

@@ -11,8 +11,9 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from agentrl.errors import ConfigError
 
@@ -47,13 +48,26 @@ class Source:
         """Where its other files are."""
         return self.store.parent
 
-    def summary(self) -> dict[str, Any]:
-        """Its summary.json; empty while there is none that can be read."""
-        try:
-            found = json.loads((self.folder / "summary.json").read_bytes()) if self.kind != "store" else {}
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+    @property
+    def summary(self) -> Path:
+        """Its summary; a store alone has none."""
+        return self.folder / "summary.json"
+
+
+@lru_cache(maxsize=2 * MOST_SOURCES)
+def said_by(summary: Path, changed: int) -> tuple[str, str]:
+    """The state and the policy that a summary.json names; empty where it does not.
+
+    Args: changed: when it was written; 0 where there is none.
+    """
+    try:
+        found = json.loads(summary.read_bytes()) if changed else {}
+    except (OSError, ValueError, RecursionError):
+        found = {}
+    if not isinstance(found, dict) or not found:
+        return "unfinished", ""
+    state, policy = found.get("status", "finished"), found.get("policy")
+    return str(state), policy if isinstance(policy, str) else ""
 
 
 def check_places(places: Sequence[Path]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -107,7 +108,10 @@ class Watcher:
         for source in list(self.sources.values()):
             if self._ends.is_set():
                 return False
-            busy |= self._look_at(source)
+            try:
+                busy |= self._look_at(source)
+            except (OSError, sqlite3.Error):  # the others go on
+                logger.exception("%s cannot be read", source.store)
         return busy
 
     def find(self) -> None:
@@ -126,7 +130,7 @@ class Watcher:
         place = self._places.setdefault(source.id, _Place())
         whole = self._take(source, place)
         metrics, _ = _size_and_time(source.metrics)
-        _, summary = _size_and_time(source.folder / "summary.json" if source.kind != "store" else None)
+        _, summary = _size_and_time(source.summary if source.kind != "store" else None)
         now = Progress(place.lines, metrics, summary, place.generation, whole)
         if self.progress.get(source.id) != now:
             self.progress[source.id] = now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ import httpx
 import pytest
 
 from agentrl.env import registry
+from agentrl.env.tasks import Tasks
+from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import ConfigError
 from agentrl.policy.base import Policy
 from agentrl.policy.by_name import PolicySetup
@@ -20,7 +23,7 @@ from agentrl.policy.scripted import OraclePolicy
 from agentrl.rollout.episode import run_episode
 from agentrl.rollout.replay import replay_store
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import EnvRef, Trajectory
+from agentrl.trajectory import Ending, EnvRef, Task, Trajectory
 from agentrl.viewer.forks.playing import ForkOptions
 from agentrl.viewer.forks.store import check_out
 from agentrl.viewer.watch import Watcher
@@ -195,6 +198,34 @@ async def test_another_version_of_the_environment_is_noted(options: ForkOptions,
         fork = await Fork.begin(client, only_source(watcher), turn=1)
         assert fork.now["state"] == "waiting"
         assert "agentrl 0.0.1" in fork.now["note"]
+
+
+class Blocking(ToolEnv):
+    """Blocks its thread until it is let go, as careless code does."""
+
+    tasks = Tasks.of(eval=[{"n": 0}])
+    began, may_go = threading.Event(), threading.Event()
+
+    def start(self, task: Task) -> str:
+        self.began.set()
+        self.may_go.wait(20)
+        return "Say something."
+
+
+async def test_the_page_answers_while_an_environment_blocks(options: ForkOptions, tmp_path: Path, watch: Watch) -> None:
+    one = episode(0, ending=Ending("answer"))
+    ref = EnvRef(f"{__name__}:Blocking")
+    write(tmp_path / "run" / "trajectories.jsonl", replace(one, env=ref, task=Task("eval-0", "eval", {"n": 0})))
+    watcher = watch(tmp_path / "run")
+    async with client_of(watcher, replace(options, trust_record=True)) as client:
+        form = {"run": only_source(watcher), "line": 1, "turn": 0}
+        found = (await client.post("/api/forks", json=form)).json()
+        assert await asyncio.to_thread(Blocking.began.wait, 20)
+        assert (await client.get("/api/runs")).status_code == 200
+        assert (await client.get(f"/api/forks/{found['id']}")).json()["state"] == "restoring"
+        Blocking.may_go.set()
+        fork = await Fork(client, found).settled()
+        assert fork.now["messages"][-1]["content"] == "Say something."
 
 
 async def test_a_wrong_turn_an_action_out_of_turn_and_too_many_forks_are_refused(

@@ -15,7 +15,7 @@ from agentrl.trajectory import Ending, Labels
 from agentrl.viewer import query
 from agentrl.viewer.episodes import Gone, read_episode
 from agentrl.viewer.query import EpisodeQuery
-from agentrl.viewer.sources import check_places, find_sources
+from agentrl.viewer.sources import check_places, find_sources, said_by
 from agentrl.viewer.watch import Watcher
 from tests.viewer.conftest import episode, look, only_source, write
 
@@ -155,7 +155,8 @@ def test_nothing_is_written_beside_a_store(tmp_path: Path, watch: Watch) -> None
     assert {path: path.stat().st_mtime_ns for path in (run, *run.iterdir())} == before
 
 
-def test_the_thread_follows_new_runs_and_ends(tmp_path: Path, watch: Watch) -> None:
+def test_the_thread_follows_new_runs_and_ends(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentrl.viewer.watch._FIND_S", 0.05)
     watcher = watch(tmp_path)
     before = threading.active_count()
     with watcher:
@@ -177,6 +178,33 @@ def test_the_end_of_a_run_is_a_change(tmp_path: Path, watch: Watch) -> None:
     assert look(watcher).changes > changes
     (tmp_path / "metrics.jsonl").write_text('{"stage": "rl"}')
     assert look(watcher).progress[only_source(watcher)].metrics == 15
+
+
+def test_a_store_that_cannot_be_read_stops_no_other(tmp_path: Path, watch: Watch) -> None:
+    stores = [write(tmp_path / name / "trajectories.jsonl", episode(0)) for name in "ab"]
+    watcher = watch(tmp_path)
+    stores[0].unlink()
+    stores[0].mkdir()
+    write(stores[1], episode(1))
+    watcher.look()
+    assert sorted(progress.episodes for progress in watcher.progress.values()) == [1, 2]
+
+
+def test_a_summary_says_the_state_and_the_policy(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    assert said_by(path, 0) == ("unfinished", "")
+    for changed, (text, told) in enumerate(
+        [
+            ('{"status": "running", "policy": "oracle"}', ("running", "oracle")),
+            ('{"wall_s": 1}', ("finished", "")),
+            ('{"policy": {"name": 1}}', ("finished", "")),
+            ("[1]", ("unfinished", "")),
+            ('{"half', ("unfinished", "")),
+        ],
+        1,
+    ):
+        path.write_text(text)
+        assert said_by(path, changed) == told
 
 
 def test_totals_leave_out_forks_and_attempts_that_do_not_count(tmp_path: Path, watch: Watch) -> None:

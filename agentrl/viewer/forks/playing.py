@@ -33,6 +33,7 @@ T = TypeVar("T")
 _PLAIN = ("oracle", "null", "random")
 _MOST_FORKS = 16
 _ASK_S = 30.0
+_LATER_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Forks:
                 f"no answer within {_ASK_S:g} seconds: an environment or a policy of a fork holds the thread"
             ) from None
 
-    async def begin(self, source: str, line: int, recorded: Trajectory, turn: int) -> Fork:
+    def begin(self, source: str, line: int, recorded: Trajectory, turn: int) -> Fork:
         """Take up an episode before its action of a turn. Raises: AgentRLError if that cannot be."""
         if not 0 <= turn < len(recorded.turns):
             raise AgentRLError(f"the episode has turns 0 to {len(recorded.turns) - 1}, not {turn}")
@@ -112,12 +113,12 @@ class Forks:
             raise AgentRLError(f"{_MOST_FORKS} forks are open: end one first")
         fork = Fork(f"fork-{next(self._numbers)}", (source, line, turn), recorded)
         self.all[fork.id] = fork
-        await self._ask(self._started(fork))
+        self._loop.call_soon_threadsafe(self._start, fork)  # it is not waited for: author code may block
         return fork
 
-    async def _started(self, fork: Fork) -> None:
+    def _start(self, fork: Fork) -> None:
         fork.player = Player(fork)
-        fork.task = asyncio.create_task(self._play(fork, fork.player))
+        fork.task = self._loop.create_task(self._play(fork, fork.player))
 
     async def _play(self, fork: Fork, player: Player) -> None:
         recorded = fork.recorded
@@ -161,7 +162,8 @@ class Forks:
             raise AgentRLError(f"the fork is {fork.state}: it takes no action now")
         sent = wanted()
         fork.state = "playing"
-        fork.player.send(sent)
+        # Later, so that the answer is out before the environment's code runs, which may block.
+        self._loop.call_later(_LATER_S, fork.player.send, sent)
 
     def _policy(self, name: str) -> Policy:
         if name not in self._policies:

@@ -19,16 +19,19 @@ function row(run) {
 export async function show(root) {
   const body = h("tbody"), empty = h("p", { className: "soft", hidden: true },
     "No run and no store yet: a folder with metrics.jsonl or trajectories.jsonl appears here by itself.");
+  const full = h("p", { className: "problem", hidden: true });
   let waiting = null;
   async function load() {
-    const { runs } = await api("/api/runs");
+    const { runs, most } = await api("/api/runs");
     const selected = [...body.children].findIndex(item => item.classList.contains("selected"));
     body.replaceChildren(...runs.map(row));
     body.children[Math.max(0, selected)]?.classList.add("selected");
     empty.hidden = runs.length > 0;
+    full.hidden = runs.length < most;
+    full.textContent = `Only the first ${short(most)} are shown: name a folder with fewer.`;
   }
   await load();
-  root.append(h("h1", {}, "Runs"), empty,
+  root.append(h("h1", {}, "Runs"), empty, full,
     h("section", { className: "card scroll" }, h("table", { className: "list" },
       heads([".run", ".kind", ".policy", ".state", "episodes", "success", ".of the last"]), body)));
   const update = () => { waiting ??= setTimeout(() => { waiting = null; load(); }, 300); };
