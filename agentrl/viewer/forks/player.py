@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.trajectory import Trajectory
 
+Make = Callable[[], Awaitable[Policy]]
 State = Literal["restoring", "waiting", "playing", "ended", "failed"]
 
 
@@ -57,16 +58,15 @@ class Player(Policy):
 
     def __init__(self, fork: Fork) -> None:
         self._fork, self._env = fork, None
-        self._wanted: asyncio.Queue[Action | Policy] = asyncio.Queue()
-        self._policy: Policy | None = None
+        self._wanted: asyncio.Queue[Action | Make] = asyncio.Queue()
         self._bound: Policy | None = None
 
     def bind(self, env: Any) -> Policy:
         self._env = env
         return self
 
-    def send(self, wanted: Action | Policy) -> None:
-        """Play one action, or let a policy play on."""
+    def send(self, wanted: Action | Make) -> None:
+        """Play one action, or let the policy that this makes play on."""
         self._wanted.put_nowait(wanted)
 
     async def act(
@@ -80,22 +80,26 @@ class Player(Policy):
         fork = self._fork
         fork.messages, fork.tools = tuple(messages), tools
         while True:
-            if self._bound is None:
-                fork.state = "waiting"
-                wanted = await self._wanted.get()
-                fork.problem = ""
-                if isinstance(wanted, Action):
-                    fork.state, fork.by_person = "playing", True
-                    return wanted
-                self._policy = wanted
-            fork.state = "playing"
             try:
-                self._bound = self._bound or self._policy.bind(self._env)  # type: ignore[union-attr]
+                if self._bound is None:
+                    wanted = await self._next()
+                    if isinstance(wanted, Action):
+                        fork.by_person = True
+                        return wanted
+                    self._bound = (await wanted()).bind(self._env)
                 return await self._bound.act(messages, tools, episode_id=episode_id, sampling=sampling)
             except Exception as error:  # somebody else's policy: the person is told, and may go on
-                self._bound = None
                 fork.problem = f"{type(error).__name__}: {error}"
+                await self.release(episode_id)
+
+    async def _next(self) -> Action | Make:
+        """What comes next, which is waited for."""
+        self._fork.state = "waiting"
+        wanted = await self._wanted.get()
+        self._fork.state, self._fork.problem = "playing", ""
+        return wanted
 
     async def release(self, episode_id: str) -> None:
-        if self._bound is not None:
-            await self._bound.release(episode_id)
+        bound, self._bound = self._bound, None
+        if bound is not None:
+            await bound.release(episode_id)

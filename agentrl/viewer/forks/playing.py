@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import secrets
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -26,12 +26,12 @@ from agentrl.policy.by_name import PolicySetup, resolve
 from agentrl.rollout.episode import run_episode
 from agentrl.rollout.replay import rule_for_records
 from agentrl.trajectory import EnvRef, Labels, Mode, Trajectory
-from agentrl.viewer.forks.player import Fork, Player
+from agentrl.viewer.forks.player import Fork, Make, Player
 from agentrl.viewer.forks.store import STAGE, ForkStore, check_out
 
 T = TypeVar("T")
 _PLAIN = ("oracle", "null", "random")
-_MOST_FORKS = 16
+_MOST_FORKS, _MOST_KEPT = 16, 64
 _ASK_S = 30.0
 _LATER_S = 0.01
 
@@ -66,7 +66,7 @@ class Forks:
         self.options = options
         self.all: dict[str, Fork] = {}
         self._numbers = itertools.count(1)
-        self._policies: dict[str, Policy] = {}
+        self._policies: dict[str, asyncio.Future[Policy]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="agentrl-view-forks", daemon=True)
         self._store = ForkStore(options.out)
@@ -90,8 +90,9 @@ class Forks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for policy in self._policies.values():
-            await policy.aclose()
+        for made in await asyncio.gather(*self._policies.values(), return_exceptions=True):
+            if isinstance(made, Policy):
+                await made.aclose()
         self._store.close()
 
     async def _ask(self, work: Coroutine[Any, Any, T]) -> T:
@@ -109,8 +110,11 @@ class Forks:
         if not 0 <= turn < len(recorded.turns):
             raise AgentRLError(f"the episode has turns 0 to {len(recorded.turns) - 1}, not {turn}")
         check_out(self.options.out)  # before anybody plays for nothing
-        if sum(fork.result is None for fork in self.all.values()) >= _MOST_FORKS:
+        over = [fork.id for fork in self.all.values() if fork.state in ("ended", "failed")]
+        if len(self.all) - len(over) >= _MOST_FORKS:
             raise AgentRLError(f"{_MOST_FORKS} forks are open: end one first")
+        for name in over[:-_MOST_KEPT]:
+            del self.all[name]
         fork = Fork(f"fork-{next(self._numbers)}", (source, line, turn), recorded)
         self.all[fork.id] = fork
         self._loop.call_soon_threadsafe(self._start, fork)  # it is not waited for: author code may block
@@ -149,26 +153,29 @@ class Forks:
 
     async def act(self, fork: Fork, action: Action) -> None:
         """Play one action of a person. Raises: AgentRLError if nobody waits for one."""
-        await self._ask(self._sent(fork, lambda: action))
+        await self._ask(self._sent(fork, action))
 
     async def play_on(self, fork: Fork, name: str) -> None:
-        """Let a policy play to the end. Raises: AgentRLError if there is no such policy, or it cannot be made."""
+        """Let a policy play to the end. Raises: AgentRLError if there is no such policy, or nobody waits for one."""
         if name not in self.options.names:
             raise ConfigError(f"no policy {name!r}: choose one of {', '.join(self.options.names)}")
         await self._ask(self._sent(fork, lambda: self._policy(name)))
 
-    async def _sent(self, fork: Fork, wanted: Callable[[], Action | Policy]) -> None:
+    async def _sent(self, fork: Fork, wanted: Action | Make) -> None:
         if fork.state != "waiting" or fork.player is None:
             raise AgentRLError(f"the fork is {fork.state}: it takes no action now")
-        sent = wanted()
         fork.state = "playing"
         # Later, so that the answer is out before the environment's code runs, which may block.
-        self._loop.call_later(_LATER_S, fork.player.send, sent)
+        self._loop.call_later(_LATER_S, fork.player.send, wanted)
 
-    def _policy(self, name: str) -> Policy:
-        if name not in self._policies:
-            self._policies[name] = resolve(name, self.options.policies.get(name) or PolicySetup())
-        return self._policies[name]
+    async def _policy(self, name: str) -> Policy:
+        """The policy of a name that the user gave: it is made once, in a thread, as loading a model takes a while."""
+        found = self._policies.get(name)
+        if found is None or (found.done() and found.exception() is not None):
+            setup = self.options.policies.get(name) or PolicySetup()
+            # Unlike `asyncio.to_thread`, this does not take along the rule for what a record may name.
+            found = self._policies[name] = self._loop.run_in_executor(None, lambda: resolve(name, setup))
+        return await asyncio.shield(found)
 
     async def save(self, fork: Fork) -> str:
         """Append an ended fork to the store of forks. Returns: its path. Raises: AgentRLError."""
