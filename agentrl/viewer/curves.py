@@ -33,18 +33,20 @@ class Curves:
     def of(self, source: Source) -> dict[str, Any]:
         """The charts of a run as the report draws them: SVG texts, with their titles.
 
-        A run of very many steps is thinned out; `every` says to one step of how many.
+        A stage of very many steps is thinned out; `every` says to one step of how many, at most.
         """
         rows = self._rows(source)
-        every = max((-(-n // _MOST_POINTS) for n in Counter(map(_stage, rows)).values()), default=1)
+        every = {stage: -(-count // _MOST_POINTS) for stage, count in Counter(map(_stage, rows)).items()}
         numbers: Counter[str] = Counter()
         shown = []
         for row in rows:
-            numbers[_stage(row)] += 1
+            stage = _stage(row)
+            numbers[stage] += 1
             # Evaluations are few: all of them stay.
-            if "eval/success" in row or numbers[_stage(row)] % every == 0 or row is rows[-1]:
+            if "eval/success" in row or numbers[stage] % every[stage] == 0 or row is rows[-1]:
                 shown.append(row)
-        return {"rows": len(rows), "every": every, "main": main_charts(shown), "small": small_charts(shown)}
+        most = max(every.values(), default=1)
+        return {"rows": len(rows), "every": most, "main": main_charts(shown), "small": small_charts(shown)}
 
     def _rows(self, source: Source) -> list[Mapping[str, Any]]:
         if source.metrics is None:

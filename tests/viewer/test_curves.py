@@ -45,6 +45,16 @@ def test_a_long_run_is_thinned_out_but_keeps_its_evaluations_and_its_last_step(t
     assert len(chart["svg"]) < 100_000
 
 
+def test_only_the_long_stage_is_thinned_out(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("")
+    before = line(1, **{"loss/supervised": 1.0}).replace('"rl"', '"warm_start"') * 500
+    (tmp_path / "metrics.jsonl").write_text(before + "".join(line(n, **{"loss/policy": n}) for n in range(1, 8)))
+    (source,) = find_sources([tmp_path])
+    chart = Curves().of(source)["small"][-1]
+    assert chart["title"] == "rl: loss/policy"
+    assert [f"[{n}.0," in chart["svg"] for n in range(1, 8)] == [True] * 7
+
+
 def test_a_name_of_a_metric_is_no_markup(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("")
     (tmp_path / "metrics.jsonl").write_text("".join(line(n, **{'a/<script>"x': n}) for n in (1, 2)))

@@ -31,7 +31,7 @@ export async function show(root, [, id], params) {
     if (drawn === run.progress.metrics) return;
     drawn = run.progress.metrics;
     const curves = await api(`/api/runs/${id}/curves`);
-    const note = `${short(curves.rows)} lines of metrics.` + (curves.every > 1 ? ` One step of ${curves.every} is drawn.` : "") + " Bands and bars are 95% intervals.";
+    const note = `${short(curves.rows)} lines of metrics.` + (curves.every > 1 ? ` Of long stages one step of ${curves.every} is drawn.` : "") + " Bands and bars are 95% intervals.";
     below.replaceChildren(h("div", { className: "charts" }, ...curves.main.map(one => { const made = chart(one); made.firstChild.after(legend()); return made; })),
       h("p", { className: "soft" }, note), sums, h("h2", {}, "Every metric"), h("div", { className: "small" }, ...curves.small.map(chart)));
   }
