@@ -99,7 +99,7 @@ class Commands(click.Group):
             place = author_place(error)
             if ctx.meta.get(_DEBUG) or (package not in _EXTRAS and place is None):
                 raise
-            wanted = f"'agentrl[{_EXTRAS[package]}]'" if package in _EXTRAS else package
+            wanted = f"'agentrl[{_extra_of(package, ctx.invoked_subcommand)}]'" if package in _EXTRAS else package
             where = f" ({place})" if place is not None else ""
             fail(ctx, "Missing", f"{error.name} is not installed{where}: pip install {wanted}")
         except AgentRLError as error:
@@ -117,6 +117,11 @@ class Commands(click.Group):
         finally:
             end_when_hung(None)
         return None
+
+
+def _extra_of(package: str, command: str | None) -> str:
+    """The extra that brings a package, without what the command does not need."""
+    return "viewer" if command == "view" and _EXTRAS[package] == "serve" else _EXTRAS[package]
 
 
 def fail(ctx: click.Context, kind: str, message: str, code: int = EXIT_FAILED) -> None:

@@ -62,6 +62,22 @@ def test_a_wrong_place_or_policy_is_told(
     assert told in answer.stderr
 
 
+@pytest.mark.parametrize(("words", "extra"), [(["view", "."], "viewer"), (["serve-model", "."], "serve")])
+def test_a_missing_server_names_the_smallest_extra(
+    words: list[str], extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [
+        n
+        for n in sys.modules
+        if n.partition(".")[0] == "uvicorn" or n.startswith(("agentrl.viewer", "agentrl.serving"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    answer = CliRunner().invoke(main, words)
+    assert answer.exit_code == 1
+    assert f"pip install 'agentrl[{extra}]'" in answer.stderr
+
+
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
