@@ -144,4 +144,6 @@ def _whole(number: int) -> int:
 
 def _short(text: str) -> str:
     """A text as the index holds it: SQLite takes no half characters."""
+    if len(text) <= _MOST_TEXT and text.isascii():
+        return text
     return text[:_MOST_TEXT].encode(errors="replace").decode()
