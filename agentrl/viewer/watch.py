@@ -21,7 +21,7 @@ from agentrl.viewer.sources import Source, find_sources
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 0.1
-_FIND_S = 2.0
+_FIND_S, _FIND_REST = 2.0, 20
 _CHUNK_BYTES = 4 << 20
 _MARK_BYTES = 256
 _MOST_LINE_BYTES = 256 << 20
@@ -77,7 +77,7 @@ class Watcher:
         self.progress: dict[str, Progress] = {}
         self.changes = 0
         self._places: dict[str, _Place] = {}
-        self._found_s = -_FIND_S
+        self._find_at_s = 0.0
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agentrl-view-index", daemon=True)
 
@@ -102,7 +102,7 @@ class Watcher:
 
     def look(self) -> bool:
         """Read at most one piece of each source. Returns: whether there is more."""
-        if time.monotonic() - self._found_s >= _FIND_S:
+        if time.monotonic() >= self._find_at_s:
             self.find()
         busy = False
         for source in list(self.sources.values()):
@@ -116,8 +116,10 @@ class Watcher:
 
     def find(self) -> None:
         """Look for new sources."""
-        self._found_s = time.monotonic()
+        began = time.monotonic()
         found = {source.id: source for source in find_sources(self.places)}
+        now = time.monotonic()
+        self._find_at_s = now + max(_FIND_S, _FIND_REST * (now - began))  # large trees are walked less often
         if found != self.sources:
             for gone in self.sources.keys() - found.keys():
                 self.index.forget(gone)
