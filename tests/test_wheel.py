@@ -15,7 +15,7 @@ DATA = (
     "agentrl/__init__.pyi",
     "agentrl/py.typed",
     "agentrl/bench/views/arms.html.jinja",
-    "agentrl/bench/views/look.css",
+    "agentrl/bench/views/page.css.jinja",
     "agentrl/bench/views/run_report.html.jinja",
     "agentrl/cli/scaffold/README.md.jinja",
     "agentrl/cli/scaffold/environment.py.jinja",

@@ -254,7 +254,7 @@ class _Player:
 
     def play(self, trajectory: Trajectory, result: StoreReplay) -> ReplayReport:
         ref = trajectory.env if self._env_id is None else replace(trajectory.env, id=self._env_id)
-        with self._rule(ref):
+        with naming_rule(ref, given=self._env_id is not None, trusts=self._trusts):
             if ref.key not in self._envs:
                 self._envs[ref.key] = (self._make_env or registry.make)(ref)
             env = self._envs[ref.key]
@@ -277,14 +277,27 @@ class _Player:
                 env.close()
         return again if again.outcome == "same" else report
 
-    def _rule(self, ref: EnvRef) -> AbstractContextManager[None]:
-        if self._trusts:
-            return nullcontext()
-        return rule_for_records(ref, named=self._env_id is not None)
-
     def close(self) -> None:
         for env in self._envs.values():
             env.close()
+
+
+def naming_rule(ref: EnvRef, *, given: bool, trusts: bool) -> AbstractContextManager[None]:
+    """Under what rule an environment that a record names may be made and played: it brings no code of its own.
+
+    Args:
+        ref: with the recorded arguments.
+        given: the caller, not the record, named the environment.
+        trusts: the caller trusts the record: there is no rule.
+    Raises: ReplayError if the record names code that is not registered.
+    """
+    if trusts:
+        return nullcontext()
+    if not given:
+        check_registered(ref)
+    found = registry.spec(ref.id)
+    check_arguments(ref, found)
+    return names_only({ref.id, *_texts(found.kwargs)}, advice=_ADVICE)
 
 
 def _note_what_changed(trajectory: Trajectory, env: Env, result: StoreReplay) -> None:
@@ -298,19 +311,6 @@ def _note_what_changed(trajectory: Trajectory, env: Env, result: StoreReplay) ->
         return
     if canonical(known) != canonical(task.data):
         result.tasks.setdefault(task.id)
-
-
-def rule_for_records(ref: EnvRef, *, named: bool = False) -> AbstractContextManager[None]:
-    """A context in which the environment of somebody's record can be made, and no other code is imported.
-
-    Args: named: the user named the environment, so that it need not be registered.
-    Raises: ReplayError if the record chooses code, or where a sandbox runs; EnvNotFound.
-    """
-    if not named:
-        check_registered(ref)
-    found = registry.spec(ref.id)
-    check_arguments(ref, found)
-    return names_only({ref.id, *_texts(found.kwargs)}, advice=_ADVICE)
 
 
 def check_registered(ref: EnvRef) -> None:

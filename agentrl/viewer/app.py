@@ -223,4 +223,4 @@ def _fork_json(fork: Fork) -> dict[str, Any]:
 
 def _look() -> bytes:
     """The style of the report, so that the page looks the same."""
-    return (files("agentrl.bench.views") / "look.css").read_bytes()
+    return (files("agentrl.bench.views") / "page.css.jinja").read_bytes()

@@ -161,8 +161,8 @@ def test_the_thread_follows_new_runs_and_ends(tmp_path: Path, watch: Watch, monk
     before = threading.active_count()
     with watcher:
         write(tmp_path / "later" / "trajectories.jsonl", episode(0))
-        until = time.monotonic() + 10
-        while not any(progress.episodes for progress in watcher.progress.values()) and time.monotonic() < until:
+        until = time.monotonic() + 30
+        while not any(p.episodes for p in list(watcher.progress.values())) and time.monotonic() < until:
             time.sleep(0.02)
         assert ids(watcher) == ["e0"]
     assert threading.active_count() == before

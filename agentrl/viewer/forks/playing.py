@@ -12,7 +12,6 @@ import secrets
 import threading
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from agentrl.messages import Action
 from agentrl.policy.base import Policy
 from agentrl.policy.by_name import PolicySetup, resolve
 from agentrl.rollout.episode import run_episode
-from agentrl.rollout.replay import rule_for_records
+from agentrl.rollout.replay import naming_rule
 from agentrl.trajectory import EnvRef, Labels, Mode, Trajectory
 from agentrl.viewer.forks.player import Fork, Make, Player
 from agentrl.viewer.forks.store import STAGE, ForkStore, check_out
@@ -128,7 +127,7 @@ class Forks:
         recorded = fork.recorded
         env: Env | None = None
         try:
-            with nullcontext() if self.options.trust_record else rule_for_records(recorded.env):
+            with naming_rule(recorded.env, given=False, trusts=self.options.trust_record):
                 env = registry.make(replace(recorded.env, version=""))
                 fork.note = _other_version(recorded.env, env)
                 fork.result = await run_episode(
