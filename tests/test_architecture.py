@@ -131,8 +131,8 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.training.export": (6, "training", 5),
     "agentrl.training.reproduce": (6, "training", 5),
     # 7: what people touch.
-    "agentrl.cli": (7, "cli", 0),
-    "agentrl.viewer": (7, "viewer", 0),
+    "agentrl.viewer": (7, "cli", 0),
+    "agentrl.cli": (7, "cli", 1),
     # The package itself only looks names up, lazily.
     "agentrl": (8, "package", 0),
     # Places of before, struck out as their modules move.
@@ -153,6 +153,7 @@ LATE_IMPORTS = {
     ("agentrl.sandbox.worker.preload", "random"): "it is loaded in a way of our own, whoever imports first",
     ("", "tensorboard"): "an optional extra",
     ("", "yaml"): "an optional extra",
+    ("agentrl.viewer.tokens", "tokenizers"): "an optional extra",
     ("agentrl.environments.numeric", "sklearn"): "an optional extra",
 }
 

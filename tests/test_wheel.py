@@ -28,6 +28,7 @@ DATA = (
     "agentrl/policy/convert/hermes.jinja",
     "agentrl/sandbox/docker/image/Dockerfile",
     "agentrl/sandbox/docker/image/build.sh",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "agentrl/viewer/static").iterdir()),
 )
 IMPORT_ALL = """
 import importlib, pkgutil, sys

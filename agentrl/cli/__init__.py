@@ -18,6 +18,7 @@ COMMANDS = {
     "import-gguf": "Make a model folder of a GGUF file.",
     "credit": "Measure how well estimators tell which turns were good.",
     "compare": "Compare benchmarks or training runs task by task.",
+    "view": "Look at runs and episodes in a page, while they grow.",
     "export": "Write the model of a run as a folder of its own.",
     "serve-model": "Answer OpenAI's chat API with a model folder.",
     "envs": "List the environments.",

@@ -100,7 +100,7 @@ class Commands(click.Group):
             place = author_place(error)
             if ctx.meta.get(_DEBUG) or (package not in _EXTRAS and place is None):
                 raise
-            wanted = f"'agentrl[{_EXTRAS[package]}]'" if package in _EXTRAS else package
+            wanted = f"'agentrl[{_extra_of(package, ctx.invoked_subcommand)}]'" if package in _EXTRAS else package
             where = f" ({place})" if place is not None else ""
             fail(ctx, "Missing", f"{error.name} is not installed{where}: pip install {wanted}")
         except AgentRLError as error:
@@ -118,6 +118,11 @@ class Commands(click.Group):
         finally:
             end_when_hung(None)
         return None
+
+
+def _extra_of(package: str, command: str | None) -> str:
+    """The extra that brings a package, without what the command does not need."""
+    return "viewer" if command == "view" and _EXTRAS[package] == "serve" else _EXTRAS[package]
 
 
 def fail(ctx: click.Context, kind: str, message: str, code: int = EXIT_FAILED) -> None:
@@ -161,9 +166,9 @@ def _reason(error: BaseException) -> str:
     return f"key {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def print_json(document: Any) -> None:
-    """The one JSON document of a command, on stdout."""
-    text = for_terminal(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+def print_json(document: Any, *, indent: int | None = 2) -> None:
+    """The one JSON document of a command, on stdout. Args: indent: None writes it in one line."""
+    text = for_terminal(json.dumps(document, indent=indent, ensure_ascii=False, default=str))
     click.echo(text, file=_document.stream)
 
 

@@ -56,8 +56,8 @@ def write_report(run_dir: str | Path) -> Path:
         verdicts=said_of(metrics, summary),
         choices=choices(summary),
         made_with=_made_with(summary),
-        charts=_main_charts(metrics),
-        small=_small_charts(metrics),
+        charts=main_charts(metrics),
+        small=small_charts(metrics),
         transcripts=tally.transcripts(),
         tools=tally.tool_rows(),
         episodes=[played.row() for played in tally.played.values()],
@@ -130,7 +130,8 @@ def smoothed(values: Sequence[float], window: int = _WINDOW_STEPS) -> tuple[list
     return means, lows, highs
 
 
-def _main_charts(metrics: Sequence[Metrics]) -> list[dict[str, str]]:
+def main_charts(metrics: Sequence[Metrics]) -> list[dict[str, str]]:
+    """Success and reward over the updates, in training and on held-out tasks."""
     success = _curve(metrics, "rollout/success", "eval/success", (0.0, 1.0), "Success rate")
     reward = _curve(metrics, "rollout/reward_mean", "eval/reward_mean", None, "Mean reward")
     return [chart for chart in (success, reward) if chart["svg"]]
@@ -161,7 +162,7 @@ def _bounds(metrics: Sequence[Metrics], name: str, steps: Sequence[float]) -> li
 _SHOWN_ABOVE = {"rollout/success", "rollout/reward_mean", "eval/success", "eval/reward_mean"}
 
 
-def _small_charts(metrics: Sequence[Metrics]) -> list[dict[str, str]]:
+def small_charts(metrics: Sequence[Metrics]) -> list[dict[str, str]]:
     """One small chart per remaining metric of each stage, in the order of the stages."""
     names = dict.fromkeys((str(row.get("stage")), name) for row in metrics for name in row if "/" in name)
     charts = []

@@ -1,0 +1,1 @@
+"""Episodes that are played on from a recorded turn."""
