@@ -1,0 +1,194 @@
+"""A judge: any policy that scores conversations by a rubric. Owns asking, asking again, and the count of failures."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from agentrl.errors import JudgeFault, PolicyFault
+from agentrl.messages import Action, Message
+from agentrl.policy.base import Policy, SamplingParams
+from agentrl.policy.by_name import PolicySetup, resolve
+from agentrl.rollout.judging.cache import VerdictCache
+from agentrl.rollout.judging.prompt import NoVerdict, Question, comparison, question, read_verdict, transcript
+from agentrl.rollout.judging.rubric import JudgeRubric, rubric_of
+from agentrl.safe_json import shown
+
+SAMPLING = SamplingParams(temperature=0.0, max_tokens=1024, seed=0)
+"""How a judge is sampled unless it is said otherwise: greedily, so that the same words get the same score."""
+_numbers = itertools.count()
+UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of one conversation.
+
+    Attributes:
+        score: from 0 (worst) to 1 (best).
+        passed: the score is at least the rubric's `pass_at`.
+        reason: the judge's own words.
+        cached: it was given before, for the same words.
+    """
+
+    score: float
+    passed: bool
+    reason: str = ""
+    cached: bool = False
+
+
+@dataclass
+class JudgeCounts:
+    """What a judge was asked so far.
+
+    Attributes:
+        asked: verdicts that were asked of the policy.
+        cached: verdicts that were known.
+        reasked: requests after an answer that could not be read.
+        failed: verdicts that were not given, by cause: `unreadable`, or what failed.
+    """
+
+    asked: int = 0
+    cached: int = 0
+    reasked: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+
+
+class Judge:
+    """Scores conversations by a rubric.
+
+    One judge serves any number of episodes at once, and keeps nothing of them but verdicts: copies of an environment
+    share it. Use it under `async with`, or call `aclose`.
+
+    Args:
+        policy: any policy, or its name, such as `openai:NAME`; one made of a name is closed with the judge.
+        rubric: an object, a text, or a file.
+        setup: what the policy of a name needs.
+        cache: of verdicts, or its file; None remembers them while the judge lives.
+        attempts: requests for a verdict that can be read.
+        sampling: of the policy.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | str,
+        rubric: str | Path | JudgeRubric,
+        *,
+        setup: PolicySetup | None = None,
+        cache: VerdictCache | str | Path | None = None,
+        attempts: int = 3,
+        sampling: SamplingParams = SAMPLING,
+    ) -> None:
+        if attempts < 1:
+            raise ValueError(f"attempts must be at least 1, got {attempts}")
+        self.rubric = rubric_of(rubric)
+        self._owned = isinstance(policy, str)
+        self.policy = resolve(policy, setup) if isinstance(policy, str) else policy
+        self.cache = cache if isinstance(cache, VerdictCache) else VerdictCache(cache)
+        self.attempts, self.sampling = attempts, sampling
+        self.counts = JudgeCounts()
+
+    @property
+    def name(self) -> str:
+        return self.policy.name
+
+    def __deepcopy__(self, memo: Mapping[int, Any]) -> Self:
+        return self
+
+    async def __call__(self, conversation: Sequence[Message], *, reference: str = "") -> Verdict:
+        """Judge a conversation.
+
+        Args: reference: a right answer that the judge may compare with.
+        Raises: JudgeFault if the judge's server fails, or gives no verdict that can be read. It is never a score of 0.
+        """
+        score, reason, cached = await self._answer(question(self.rubric, conversation, reference))
+        share = self.rubric.share(score)
+        return Verdict(share, share >= self.rubric.passing, reason, cached)
+
+    async def answer(self, asked: str, answered: str | None, *, reference: str = "") -> Verdict:
+        """Judge one answer to one question, as an environment's `score` has them. Raises: as a call."""
+        return await self([Message("user", asked), Message("assistant", answered or "")], reference=reference)
+
+    async def prefer(self, first: Sequence[Message], second: Sequence[Message], *, reference: str = "") -> int:
+        """Which of two conversations is better: 1, 2, or 0 for neither. Raises: as a call."""
+        score, _, _ = await self._answer(comparison(self.rubric, first, second, reference))
+        return round(score)
+
+    async def _answer(self, asked: Question) -> tuple[float, str, bool]:
+        key = f"{self.name}/{self.sampling}/{asked.key}"
+        known = self.cache.get(key)
+        if known is not None:
+            self.counts.cached += 1
+            return *known, True
+        self.counts.asked += 1
+        try:
+            score, reason = await self._ask(asked)
+        except JudgeFault as fault:
+            self.counts.failed[fault.at if isinstance(fault.__cause__, PolicyFault) else UNREADABLE] += 1
+            raise
+        self.cache.put(key, score, reason)
+        return score, reason, False
+
+    async def _ask(self, asked: Question) -> tuple[float, str]:
+        """Ask, and ask again while the answer cannot be read. Raises: JudgeFault."""
+        messages, problem, text = asked.messages, "", ""
+        for attempt in range(self.attempts):
+            self.counts.reasked += attempt > 0
+            text = (await self._act(messages)).text
+            try:
+                return read_verdict(text, asked)
+            except NoVerdict as error:
+                problem = str(error)
+                messages = asked.again(text, problem)
+        raise JudgeFault(
+            f"the judge {self.name} gave no verdict in {self.attempts} answers: {problem}, in {shown(text)}"
+        )
+
+    async def _act(self, messages: Sequence[Message]) -> Action:
+        key = f"judge#{next(_numbers)}"
+        try:
+            action = await self.policy.act(list(messages), (), episode_id=key, sampling=self.sampling)
+            if action.finish_reason == "abort":
+                raise PolicyFault("it stopped in the middle of an answer")
+        except PolicyFault as fault:
+            raise JudgeFault(f"the judge {self.name} failed: {fault}", who=fault.at, answers=fault.answers) from fault
+        finally:
+            await self.policy.release(key)
+        return action
+
+    async def aclose(self) -> None:
+        """Close the cache and, if it was made of a name, the policy."""
+        self.cache.close()
+        if self._owned:
+            await self.policy.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+
+async def judged(
+    judge: Judge, conversations: Sequence[Sequence[Message]], *, max_concurrency: int = 8
+) -> list[Verdict | JudgeFault]:
+    """A verdict for each conversation, or the fault that there is none. Equal conversations are asked about once."""
+    slots = asyncio.Semaphore(max_concurrency)
+    names = [transcript(conversation) for conversation in conversations]
+
+    async def one(conversation: Sequence[Message]) -> Verdict | JudgeFault:
+        async with slots:
+            try:
+                return await judge(conversation)
+            except JudgeFault as fault:
+                return fault
+
+    async with asyncio.TaskGroup() as group:
+        distinct = dict(zip(names, conversations, strict=True))
+        tasks = {name: group.create_task(one(conversation)) for name, conversation in distinct.items()}
+    return [tasks[name].result() for name in names]
