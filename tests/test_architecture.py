@@ -46,6 +46,8 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.env.wrapped": (2, "env", 1),
     "agentrl.env.base": (2, "env", 1),
     "agentrl.env.tool_env": (2, "env", 2),
+    "agentrl.env.users.user": (2, "env", 0),
+    "agentrl.env.users.user_env": (2, "env", 3),
     "agentrl.env.registry": (2, "env", 3),
     "agentrl.env.check": (2, "env", 4),
     "agentrl.policy": (2, "policy", 0),
