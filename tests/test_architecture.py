@@ -103,6 +103,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.rollout": (3, "rollout", 3),
     "agentrl.rollout.feedback": (3, "rollout", 4),
     "agentrl.rollout.sources": (3, "rollout", 4),
+    "agentrl.rollout.interchange": (3, "rollout", 5),
     "agentrl.sandboxed": (3, "sandboxed", 0),
     "agentrl.tools": (3, "tools", 0),
     # 4: what is bundled, and what serves or spreads.

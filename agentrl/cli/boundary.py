@@ -37,6 +37,7 @@ _MODULES = {
     "audit": "checks.audit",
     "check": "checks.check",
     "doctor": "checks.doctor",
+    "export-episodes": "models.export_episodes",
     "import": "import_chats",
     "import-gguf": "models.import_gguf",
     "export": "models.export",
