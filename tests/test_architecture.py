@@ -113,6 +113,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     # 5: measuring.
     "agentrl.bench.estimates": (5, "bench", 0),
     "agentrl.bench.measures": (5, "bench", 1),
+    "agentrl.bench.judges": (5, "bench", 1),
     "agentrl.bench": (5, "bench", 2),
     "agentrl.bench.suites": (5, "bench", 3),
     "agentrl.bench.views": (5, "bench", 4),

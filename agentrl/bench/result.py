@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from agentrl.bench.estimates import Estimate
+from agentrl.bench.judges.judged import Judged
 from agentrl.bench.measures.base import Measure, Measured, measured, scored
 from agentrl.bench.measures.cost import Price
 from agentrl.bench.measures.effort import (
@@ -177,6 +178,7 @@ class BenchResult:
         references: scores of `null` and `oracle` on the same tasks, where they were played.
         wall_s: seconds of this call; episodes from an earlier call are not in it.
         cost_usd: of the final episodes on record, by the price of the configuration; None without one.
+        judged: what a judge says of the scored episodes; None where none was asked.
         out: the folder of the records, if there is one.
         trajectories: the policy's final episodes, faults included.
         sampling: what was sent with every turn, seeds aside; None where the policy takes none.
@@ -198,6 +200,7 @@ class BenchResult:
     started_at: str = ""
     ended_at: str = ""
     cost_usd: float | None = None
+    judged: Judged | None = None
 
     @property
     def record(self) -> BenchRecord:
@@ -216,8 +219,8 @@ class BenchResult:
     @property
     def warnings(self) -> list[str]:
         """Why the score cannot be trusted; empty where it can."""
-        warning = self.score.counts.warning
-        return [warning] if warning else []
+        found = [self.score.counts.warning, None if self.judged is None else self.judged.warning]
+        return [warning for warning in found if warning]
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold: `tasks` has every episode's result, without its messages."""
@@ -235,6 +238,7 @@ class BenchResult:
             "references": {name: score.to_json() for name, score in self.references.items()},
             "wall_s": round(self.wall_s, 3),
             "cost_usd": self.cost_usd,
+            **({} if self.judged is None else {"judge": self.judged.to_json()}),
             "out": self.out,
             "tasks": tasks_to_json(self.record.tasks),
         }

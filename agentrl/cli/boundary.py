@@ -39,6 +39,7 @@ _MODULES = {
     "doctor": "checks.doctor",
     "export-episodes": "models.export_episodes",
     "import": "import_chats",
+    "judge": "checks.judge",
     "import-gguf": "models.import_gguf",
     "export": "models.export",
     "serve-model": "models.serve_model",

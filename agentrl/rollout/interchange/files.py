@@ -71,20 +71,36 @@ def export_episodes(
         model: name of what played; by default what the run's summary says.
     Raises: ConfigError if the file exists or has another format's name; StoreError if there are no episodes.
     """
-    out, store = Path(out), _store_of(Path(run))
+    out = Path(out)
     _check_out(out, form)
-    summary = _summary_of(store.path.parent)
-    if stage is None and "identity" in summary:
-        stage = _OF_BENCHMARKS
-    episodes = _final(store, stage, limit)
-    if not episodes:
-        of_stage = f" of the stage {stage!r}" if stage else ""
-        raise StoreError(f"{store.path} holds no episodes{of_stage}: give another run, or another --stage")
-    _write(out, _lines(episodes, form, out, model or str(summary.get("policy", "agentrl"))))
+    episodes = final_episodes(run, stage=stage, limit=limit)
+    played_by = model or str(_summary_of(_store_of(Path(run)).path.parent).get("policy", "agentrl"))
+    _write(out, _lines(episodes, form, out, played_by))
     turns = [turn for episode in episodes for turn in episode.turns]
     discarded = sum(episode.status == "fault" for episode in episodes)
     with_ids = sum(turn.action.token_ids is not None for turn in turns)
     return Exported(str(out), form, len(episodes), len(turns), discarded, with_ids)
+
+
+def final_episodes(run: str | Path, *, stage: str | None = None, limit: int | None = None) -> list[Trajectory]:
+    """The last attempt of each episode of a run, in the order in which they ended.
+
+    Args: as `export_episodes`.
+    Raises: ConfigError if there is no store; StoreError if it holds no such episodes.
+    """
+    store = _store_of(Path(run))
+    if stage is None and "identity" in _summary_of(store.path.parent):
+        stage = _OF_BENCHMARKS
+    found: list[Trajectory] = []
+    for episode in store.read(stage=stage):
+        if limit is not None and len(found) >= limit:
+            break
+        if not episode.labels.superseded:
+            found.append(episode)
+    if not found:
+        of_stage = f" of the stage {stage!r}" if stage else ""
+        raise StoreError(f"{store.path} holds no episodes{of_stage}: give another run, or another --stage")
+    return found
 
 
 def _store_of(run: Path) -> TrajectoryStore:
@@ -110,17 +126,6 @@ def _summary_of(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _final(store: TrajectoryStore, stage: str | None, limit: int | None) -> list[Trajectory]:
-    """The last attempt of each episode, in the order in which they ended."""
-    found: list[Trajectory] = []
-    for episode in store.read(stage=stage):
-        if limit is not None and len(found) >= limit:
-            break
-        if not episode.labels.superseded:
-            found.append(episode)
-    return found
 
 
 def _lines(episodes: Sequence[Trajectory], form: Format, out: Path, model: str) -> Iterable[Any]:

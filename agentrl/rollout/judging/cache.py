@@ -22,39 +22,22 @@ class VerdictCache:
     Args:
         path: of the file; None keeps the verdicts in memory.
         max_verdicts: of more, those that were used longest ago are dropped.
-    Raises: ConfigError if the file is something else.
+    Every use raises ConfigError if the file is something else.
     """
 
     def __init__(self, path: str | Path | None = None, max_verdicts: int = MAX_VERDICTS) -> None:
         if max_verdicts < 1:
             raise ValueError(f"max_verdicts must be at least 1, got {max_verdicts}")
-        self.path, self.max_verdicts = path, max_verdicts
-        if path is not None:
-            Path(path).expanduser().parent.mkdir(parents=True, exist_ok=True)
-        place = ":memory:" if path is None else str(Path(path).expanduser())
-        try:
-            self._file = sqlite3.connect(place, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            raise ConfigError(f"{place} cannot hold verdicts ({error}): name another file") from error
+        self.path = None if path is None else Path(path).expanduser()
+        self.max_verdicts = max_verdicts
+        self._opened: sqlite3.Connection | None = None
 
-    def _prepare(self) -> None:
-        (application,) = self._file.execute("PRAGMA application_id").fetchone()
-        tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if tables and application != _APPLICATION:
-            self._file.close()
-            raise ConfigError(f"{self.path} is a database of something else: name another file for the verdicts")
-        (version,) = self._file.execute("PRAGMA user_version").fetchone()
-        if version != CACHE_VERSION:
-            self._file.execute("DROP TABLE IF EXISTS verdicts")
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = NORMAL")
-        self._file.execute(f"PRAGMA application_id = {_APPLICATION}")
-        self._file.execute(f"PRAGMA user_version = {CACHE_VERSION}")
-        self._file.execute(
-            "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, score REAL, reason TEXT, used INTEGER)"
-        )
-        self._file.execute("CREATE INDEX IF NOT EXISTS by_use ON verdicts (used)")
+    @property
+    def _file(self) -> sqlite3.Connection:
+        """The database. It is opened when it is first used: before that, its folder may not be there."""
+        if self._opened is None:
+            self._opened = _open(self.path)
+        return self._opened
 
     def get(self, key: str) -> tuple[float, str] | None:
         """The score and the reason under a key."""
@@ -78,7 +61,10 @@ class VerdictCache:
         return count
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file; a later use opens it again, and a cache in memory is then empty."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +73,35 @@ class VerdictCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _open(path: Path | None) -> sqlite3.Connection:
+    """Raises: ConfigError if the file is something else, or cannot be written."""
+    place = ":memory:" if path is None else str(path)
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        file = sqlite3.connect(place, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        _prepare(file, place)
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise ConfigError(f"{place} cannot hold verdicts ({error}): name another file") from error
+    return file
+
+
+def _prepare(file: sqlite3.Connection, place: str) -> None:
+    (application,) = file.execute("PRAGMA application_id").fetchone()
+    if application != _APPLICATION and file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        file.close()
+        raise ConfigError(f"{place} is a database of something else: name another file for the verdicts")
+    (version,) = file.execute("PRAGMA user_version").fetchone()
+    if version != CACHE_VERSION:
+        file.execute("DROP TABLE IF EXISTS verdicts")
+    file.execute("PRAGMA journal_mode = WAL")
+    file.execute("PRAGMA synchronous = NORMAL")
+    file.execute(f"PRAGMA application_id = {_APPLICATION}")
+    file.execute(f"PRAGMA user_version = {CACHE_VERSION}")
+    file.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, score REAL, reason TEXT, used INTEGER)")
+    file.execute("CREATE INDEX IF NOT EXISTS by_use ON verdicts (used)")
 
 
 _NEXT = "(SELECT coalesce(max(used), 0) + 1 FROM verdicts)"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from agentrl.errors import JudgeFault, PolicyFault
 from agentrl.messages import Action, Message
@@ -21,6 +22,8 @@ from agentrl.safe_json import shown
 
 SAMPLING = SamplingParams(temperature=0.0, max_tokens=1024, seed=0)
 """How a judge is sampled unless it is said otherwise: greedily, so that the same words get the same score."""
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 _numbers = itertools.count()
 UNREADABLE = "unreadable"
 
@@ -129,7 +132,7 @@ class Judge:
         try:
             score, reason = await self._ask(asked)
         except JudgeFault as fault:
-            self.counts.failed[fault.at if isinstance(fault.__cause__, PolicyFault) else UNREADABLE] += 1
+            self.counts.failed[fault.cause] += 1
             raise
         self.cache.put(key, score, reason)
         return score, reason, False
@@ -145,9 +148,9 @@ class Judge:
             except NoVerdict as error:
                 problem = str(error)
                 messages = asked.again(text, problem)
-        raise JudgeFault(
-            f"the judge {self.name} gave no verdict in {self.attempts} answers: {problem}, in {shown(text)}"
-        )
+        answers = f"{self.attempts} answer{'s' if self.attempts > 1 else ''}"
+        why = f"the judge {self.name} gave no verdict in {answers}: {problem}, in {shown(text)}"
+        raise JudgeFault(why, cause=UNREADABLE)
 
     async def _act(self, messages: Sequence[Message]) -> Action:
         key = f"judge#{next(_numbers)}"
@@ -161,11 +164,15 @@ class Judge:
             await self.policy.release(key)
         return action
 
+    async def disconnect(self) -> None:
+        """Close the running event loop's connections, if the policy was made of a name; the judge can be used again."""
+        if self._owned:
+            await self.policy.aclose()
+
     async def aclose(self) -> None:
         """Close the cache and, if it was made of a name, the policy."""
         self.cache.close()
-        if self._owned:
-            await self.policy.aclose()
+        await self.disconnect()
 
     async def __aenter__(self) -> Self:
         return self
@@ -175,20 +182,47 @@ class Judge:
 
 
 async def judged(
-    judge: Judge, conversations: Sequence[Sequence[Message]], *, max_concurrency: int = 8
+    judge: Judge,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    references: Sequence[str] = (),
+    max_concurrency: int = 8,
 ) -> list[Verdict | JudgeFault]:
-    """A verdict for each conversation, or the fault that there is none. Equal conversations are asked about once."""
-    slots = asyncio.Semaphore(max_concurrency)
-    names = [transcript(conversation) for conversation in conversations]
+    """A verdict for each conversation, or the fault that there is none. Equal conversations are asked about once.
 
-    async def one(conversation: Sequence[Message]) -> Verdict | JudgeFault:
+    Args: references: a right answer for each, or none at all.
+    """
+    given = list(zip(conversations, references or [""] * len(conversations), strict=True))
+    asked = {(transcript(one), reference): partial(judge, one, reference=reference) for one, reference in given}
+    found = await _all_of(asked, max_concurrency)
+    return [found[transcript(one), reference] for one, reference in given]
+
+
+async def preferred(
+    judge: Judge, pairs: Sequence[tuple[Sequence[Message], Sequence[Message]]], *, max_concurrency: int = 8
+) -> list[int | JudgeFault]:
+    """Which of each two conversations is better, as `Judge.prefer` says, or the fault that there is no verdict."""
+    asked = {number: partial(judge.prefer, *pair) for number, pair in enumerate(pairs)}
+    found = await _all_of(asked, max_concurrency)
+    return [found[number] for number in asked]
+
+
+async def _all_of(asked: Mapping[K, Callable[[], Awaitable[T]]], max_concurrency: int) -> dict[K, T | JudgeFault]:
+    """The answers, or the faults, of questions that are asked at the same time."""
+    slots = asyncio.Semaphore(max_concurrency)
+
+    async def one(ask: Callable[[], Awaitable[T]]) -> T | JudgeFault:
         async with slots:
             try:
-                return await judge(conversation)
+                return await ask()
             except JudgeFault as fault:
                 return fault
 
-    async with asyncio.TaskGroup() as group:
-        distinct = dict(zip(names, conversations, strict=True))
-        tasks = {name: group.create_task(one(conversation)) for name, conversation in distinct.items()}
-    return [tasks[name].result() for name in names]
+    tasks = [asyncio.create_task(one(ask)) for ask in asked.values()]
+    try:
+        found = await asyncio.gather(*tasks)
+    finally:  # after an error, such as a wrong key, nothing more is asked
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return dict(zip(asked, found, strict=True))

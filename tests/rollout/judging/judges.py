@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ class Flaky(Policy):
     async def act(self, messages, tools, *, episode_id, sampling=None):
         self.asked.append(list(messages))
         self.sampled.append(sampling)
+        await asyncio.sleep(0)
         if self.down:
             raise PolicyFault("503", who="server")
         if self.first:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.bench.audit.probes import JUDGE_TALK
+from agentrl.bench.judges.bias import JUDGE_TALK
 from agentrl.errors import ConfigError, JudgeFault
 from agentrl.messages import Message, ToolCall
 from agentrl.rollout.judging.judge import Judge, judged
@@ -87,6 +87,17 @@ async def test_the_same_words_are_asked_about_once():
     assert again.cached
     assert len(policy.asked) == 2
     assert (judge.counts.asked, judge.counts.cached) == (2, 1)
+
+
+async def test_an_error_that_is_no_fault_of_the_judges_ends_the_asking_as_it_is():
+    def wrong(messages, tools):
+        raise ConfigError("the key is wrong")
+
+    policy = Flaky(then=wrong)
+    async with Judge(policy, RUBRIC) as judge:
+        with pytest.raises(ConfigError, match="the key is wrong"):
+            await judged(judge, [conversation(str(n)) for n in range(50)], max_concurrency=2)
+    assert len(policy.asked) < 50
 
 
 @pytest.mark.parametrize("what", ["rubric", "model", "transcript", "reference", "scale"])

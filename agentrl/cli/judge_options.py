@@ -1,0 +1,54 @@
+"""The options by which a command takes a judge: its name, its rubric, its server and its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from agentrl.errors import ConfigError
+from agentrl.policy.by_name import PolicySetup, parse_spec
+from agentrl.rollout.judging.judge import Judge
+
+F = TypeVar("F", bound=Callable[..., Any])
+_NO_JUDGES = ("oracle", "null", "random", "human", "scripted")
+_JUDGE = "A judge that also scores the episodes, such as openai:NAME, local:DIR or ./file.py:NAME; needs --rubric."
+_RUBRIC = "What the judge judges by: a text, or a .toml, .md or .txt file."
+_OPTIONS = (
+    click.option("--judge", metavar="NAME", help=_JUDGE),
+    click.option("--rubric", metavar="TEXT|FILE", help=_RUBRIC),
+    click.option("--judge-base-url", metavar="URL", help="Address of the judge's server, for openai:NAME."),
+    click.option("--judge-api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="Variable that holds its key."),
+    click.option("--judge-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Of verdicts."),
+)
+CACHE = "verdicts.sqlite"
+
+
+def judge_options(command: F) -> F:
+    """Give a command the options of a judge; `judge_of` reads them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def judge_of(options: Mapping[str, Any], folder: Path | None = None) -> Judge | None:
+    """The judge that the options name; None if they name none.
+
+    Args:
+        options: as click passes them.
+        folder: of the run, where verdicts are kept unless the options name a file.
+    Raises: ConfigError if one of the two options is missing, or the judge reads no rubric.
+    """
+    name, rubric = options["judge"], options["rubric"]
+    if name is None and rubric is None:
+        return None
+    if name is None or rubric is None:
+        given, missing = ("--rubric", "--judge openai:NAME") if name is None else ("--judge", "--rubric TEXT|FILE")
+        raise ConfigError(f"{given} is given without the other: a judge needs both, add {missing}")
+    if parse_spec(name).kind in _NO_JUDGES:
+        raise ConfigError(f"--judge {name} reads no rubric: name a model, such as openai:NAME")
+    cache = options["judge_cache"] or (None if folder is None else folder / CACHE)
+    setup = PolicySetup(options["judge_base_url"], options["judge_api_key_env"])
+    return Judge(name, rubric, setup=setup, cache=cache)
