@@ -69,8 +69,9 @@ class UserEnv(ToolEnv):
         return result
 
     async def aclose(self) -> None:
-        if "user" in self.__dict__ or hasattr(type(self), "user"):
-            await self.user.aclose()
+        user = getattr(self, "user", None)
+        if isinstance(user, User):
+            await user.aclose()
         await super().aclose()
 
     def _agentrl_recall(self, earlier: Trajectory) -> None:
@@ -82,9 +83,18 @@ class UserEnv(ToolEnv):
             said = self.__memory[key]
         else:
             heard = Heard(_audible(self.__messages), self.goal, self.__spoken, _seed_of(self.__seed, self.__spoken))
-            said = await self.user.reply(heard)
+            said = await self.__speaker().reply(heard)
         self.__spoken += 1
         return said
+
+    def __speaker(self) -> User:
+        user = getattr(self, "user", None)
+        if not isinstance(user, User):
+            kind = "nothing" if user is None else type(user).__name__
+            raise TypeError(
+                f"{type(self).__name__}.user is {kind}: write `user = ScriptedUser([...])`, or set `self.user` in start"
+            )
+        return user
 
 
 def words_of(episode: Trajectory) -> dict[str, Reply]:

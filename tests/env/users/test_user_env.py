@@ -134,6 +134,14 @@ async def test_a_user_without_words_at_the_beginning_is_an_error_of_the_author()
     assert "has left before the episode began" in ((await played(env)).error or "")
 
 
+@pytest.mark.parametrize(("user", "told"), [(None, "nothing"), ("hello", "str")])
+async def test_an_environment_without_a_user_is_told(user: object, told: str):
+    env = type("Empty", (Desk,), {"user": user})()
+    trajectory = await played(env)
+    assert f"Empty.user is {told}: write `user = ScriptedUser([...])`" in (trajectory.error or "")
+    await env.aclose()
+
+
 def test_it_works_as_in_gymnasium():
     env = Desk()
     observation, _ = env.reset(seed=1, options={"task": "train-0"})
