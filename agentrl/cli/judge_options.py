@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from agentrl.cli.policy_options import chat_options
 from agentrl.errors import ConfigError
 from agentrl.policy.by_name import PolicySetup, parse_spec
-from agentrl.rollout.judging.judge import Judge
+from agentrl.rollout.judging.judge import SAMPLING, Judge
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NO_JUDGES = ("oracle", "null", "random", "human", "scripted")
@@ -21,6 +23,8 @@ _OPTIONS = (
     click.option("--rubric", metavar="TEXT|FILE", help=_RUBRIC),
     click.option("--judge-base-url", metavar="URL", help="Address of the judge's server, for openai:NAME."),
     click.option("--judge-api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="Variable that holds its key."),
+    click.option("--judge-chat", multiple=True, metavar="KEY=VALUE", help="A setting of requests to it, as --chat."),
+    click.option("--judge-max-tokens", type=click.IntRange(1), help="Most tokens of one of its answers; 1024."),
     click.option("--judge-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Of verdicts."),
 )
 CACHE = "verdicts.sqlite"
@@ -50,5 +54,7 @@ def judge_of(options: Mapping[str, Any], folder: Path | None = None) -> Judge | 
     if parse_spec(name).kind in _NO_JUDGES:
         raise ConfigError(f"--judge {name} reads no rubric: name a model, such as openai:NAME")
     cache = options["judge_cache"] or (None if folder is None else folder / CACHE)
-    setup = PolicySetup(options["judge_base_url"], options["judge_api_key_env"])
-    return Judge(name, rubric, setup=setup, cache=cache)
+    chat = chat_options(options["judge_chat"])
+    setup = PolicySetup(options["judge_base_url"], options["judge_api_key_env"], chat=chat)
+    sampling = replace(SAMPLING, max_tokens=options["judge_max_tokens"] or SAMPLING.max_tokens)
+    return Judge(name, rubric, setup=setup, cache=cache, sampling=sampling)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from agentrl.config import Count
+from agentrl.config import Count, from_table
 from agentrl.errors import ConfigError, JudgeFault
 from agentrl.policy.by_name import PolicySetup, parse_spec
+from agentrl.policy.chat_options import ChatOptions
 from agentrl.rollout.fault_tally import FaultTally
 from agentrl.rollout.feedback.base import Feedback, rewarded
-from agentrl.rollout.judging.judge import Judge, Verdict, judged
+from agentrl.rollout.judging.judge import SAMPLING, Judge, Verdict, judged
 from agentrl.rollout.judging.rubric import rubric_of
 from agentrl.trajectory import Ending, Trajectory, TrajectoryGroup
 
@@ -36,6 +37,8 @@ class ByJudge(Feedback):
         cache: SQLite file of verdicts, which later runs use too; by default the run remembers them while it lives.
         attempts: requests for a verdict that can be read.
         max_concurrency: requests at the same time.
+        max_tokens: of one answer, its thinking included.
+        chat: settings of the requests to an `openai:` judge: fields of `ChatOptions`.
     """
 
     policy: str
@@ -47,11 +50,14 @@ class ByJudge(Feedback):
     cache: str | None = None
     attempts: Count = 3
     max_concurrency: Count = 8
+    max_tokens: Count = SAMPLING.max_tokens
+    chat: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, key: str) -> None:
         if parse_spec(self.policy).kind in _NO_JUDGES:
             raise ConfigError(f"{key}.policy = {self.policy!r} reads no rubric: name a model, such as openai:NAME")
         rubric_of(self.rubric)
+        from_table(ChatOptions, self.chat)
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -78,8 +84,20 @@ class ByJudge(Feedback):
         return rewarded(episode, PART, verdict.score, weight=self.weight, keep=self.keep)
 
 
-@cache
+_judges: dict[str, Judge] = {}
+
+
 def _judge_of(settings: ByJudge) -> Judge:
     """One judge for all uses of the same settings in this process."""
-    setup = PolicySetup(settings.base_url, settings.api_key_env)
-    return Judge(settings.policy, settings.rubric, setup=setup, cache=settings.cache, attempts=settings.attempts)
+    key = repr(settings)
+    if key not in _judges:
+        setup = PolicySetup(settings.base_url, settings.api_key_env, chat=settings.chat)
+        _judges[key] = Judge(
+            settings.policy,
+            settings.rubric,
+            setup=setup,
+            cache=settings.cache,
+            attempts=settings.attempts,
+            sampling=replace(SAMPLING, max_tokens=settings.max_tokens),
+        )
+    return _judges[key]

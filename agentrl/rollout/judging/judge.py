@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from agentrl.errors import JudgeFault, PolicyFault
+from agentrl.errors import ConfigError, JudgeFault, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, resolve
@@ -160,6 +160,8 @@ class Judge:
                 raise PolicyFault("it stopped in the middle of an answer")
         except PolicyFault as fault:
             raise JudgeFault(f"the judge {self.name} failed: {fault}", who=fault.at, answers=fault.answers) from fault
+        except ConfigError as error:
+            raise ConfigError(f"the judge {self.name}: {error}") from error
         finally:
             await self.policy.release(key)
         return action

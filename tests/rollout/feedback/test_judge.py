@@ -62,5 +62,7 @@ def test_a_toml_names_it_and_what_is_no_judge_is_refused():
         ByJudge("oracle", "Is it right?").check("feedback[0]")
     with pytest.raises(ConfigError, match="no policy 'opena'"):
         ByJudge("opena", "Is it right?").check("feedback[0]")
+    with pytest.raises(ConfigError, match="timeout"):
+        ByJudge("openai:x", "Right?", chat={"timeout_z": 1}).check("feedback[0]")
     with pytest.raises(ConfigError, match="cannot be read"):
         ByJudge("openai:x", "missing.md").check("feedback[0]")
