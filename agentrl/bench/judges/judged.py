@@ -12,6 +12,7 @@ from agentrl.bench.judges.agreement import Agreement, Labelled, agreement_of, re
 from agentrl.bench.measures.base import scored
 from agentrl.errors import JudgeFault
 from agentrl.rollout.judging.judge import Judge, Verdict, judged
+from agentrl.rollout.judging.prompt import PROMPT_VERSION
 from agentrl.trajectory import Trajectory
 
 
@@ -62,6 +63,7 @@ class Judged:
         return {
             "judge": self.judge,
             "rubric": self.rubric,
+            "prompt_version": PROMPT_VERSION,
             "score": self.score.to_json(),
             "passed": self.passed.to_json(),
             "passed_of_all": self.passed_of_all.to_json(),

@@ -57,8 +57,11 @@ class User(ABC):
     async def reply(self, heard: Heard) -> Reply:
         """What it says next. Raises: EnvFault if its server fails; the episode is then discarded, not scored."""
 
-    async def aclose(self) -> None:
-        """Free what it holds; it can be used again."""
+    def join(self, env: object) -> None:
+        """An environment is going to ask; called before each reply."""
+
+    async def leave(self, env: object) -> None:
+        """That environment is closed: free what no other one needs. Safe to call twice."""
 
     def __deepcopy__(self, memo: Mapping[int, Any]) -> Self:
         return self

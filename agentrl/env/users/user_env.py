@@ -71,7 +71,7 @@ class UserEnv(ToolEnv):
     async def aclose(self) -> None:
         user = getattr(self, "user", None)
         if isinstance(user, User):
-            await user.aclose()
+            await user.leave(self)
         await super().aclose()
 
     def _agentrl_recall(self, earlier: Trajectory) -> None:
@@ -83,7 +83,9 @@ class UserEnv(ToolEnv):
             said = self.__memory[key]
         else:
             heard = Heard(_audible(self.__messages), self.goal, self.__spoken, _seed_of(self.__seed, self.__spoken))
-            said = await self.__speaker().reply(heard)
+            user = self.__speaker()
+            user.join(self)
+            said = await user.reply(heard)
         self.__spoken += 1
         return said
 

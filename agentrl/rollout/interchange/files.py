@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,15 +71,12 @@ def export_episodes(
         model: name of what played; by default what the run's summary says.
     Raises: ConfigError if the file exists or has another format's name; StoreError if there are no episodes.
     """
-    out = Path(out)
+    out, tally = Path(out), _Tally()
     _check_out(out, form)
-    episodes = final_episodes(run, stage=stage, limit=limit)
+    episodes = tally.counted(_final(run, stage, limit))
     played_by = model or str(_summary_of(_store_of(Path(run)).path.parent).get("policy", "agentrl"))
     _write(out, _lines(episodes, form, out, played_by))
-    turns = [turn for episode in episodes for turn in episode.turns]
-    discarded = sum(episode.status == "fault" for episode in episodes)
-    with_ids = sum(turn.action.token_ids is not None for turn in turns)
-    return Exported(str(out), form, len(episodes), len(turns), discarded, with_ids)
+    return Exported(str(out), form, tally.episodes, tally.turns, tally.discarded, tally.with_ids)
 
 
 def final_episodes(run: str | Path, *, stage: str | None = None, limit: int | None = None) -> list[Trajectory]:
@@ -88,19 +85,40 @@ def final_episodes(run: str | Path, *, stage: str | None = None, limit: int | No
     Args: as `export_episodes`.
     Raises: ConfigError if there is no store; StoreError if it holds no such episodes.
     """
-    store = _store_of(Path(run))
+    return list(_final(run, stage, limit))
+
+
+def _final(run: str | Path, stage: str | None, limit: int | None) -> Iterator[Trajectory]:
+    store, count = _store_of(Path(run)), 0
     if stage is None and "identity" in _summary_of(store.path.parent):
         stage = _OF_BENCHMARKS
-    found: list[Trajectory] = []
     for episode in store.read(stage=stage):
-        if limit is not None and len(found) >= limit:
-            break
+        if count == limit:
+            return
         if not episode.labels.superseded:
-            found.append(episode)
-    if not found:
+            count += 1
+            yield episode
+    if not count:
         of_stage = f" of the stage {stage!r}" if stage else ""
         raise StoreError(f"{store.path} holds no episodes{of_stage}: give another run, or another --stage")
-    return found
+
+
+@dataclass
+class _Tally:
+    """Counts episodes as they pass."""
+
+    episodes: int = 0
+    turns: int = 0
+    discarded: int = 0
+    with_ids: int = 0
+
+    def counted(self, episodes: Iterable[Trajectory]) -> Iterator[Trajectory]:
+        for episode in episodes:
+            self.episodes += 1
+            self.turns += len(episode.turns)
+            self.discarded += episode.status == "fault"
+            self.with_ids += sum(turn.action.token_ids is not None for turn in episode.turns)
+            yield episode
 
 
 def _store_of(run: Path) -> TrajectoryStore:
@@ -128,14 +146,15 @@ def _summary_of(folder: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _lines(episodes: Sequence[Trajectory], form: Format, out: Path, model: str) -> Iterable[Any]:
+def _lines(episodes: Iterable[Trajectory], form: Format, out: Path, model: str) -> Iterator[Any]:
+    """The lines of the file. An episode at a time is in memory, except for Inspect, whose log is one value."""
     if form == "inspect":
-        return [inspect_log.log_of(episodes, model)]
-    if form == "verifiers":
-        return (verifiers_trace.line_of(episode, model) for episode in episodes)
-    if out.suffix == ".json" and len(episodes) > 1:
-        raise ConfigError(f"a .json file holds one ATIF document, and there are {len(episodes)}: name a .jsonl file")
-    return (atif.document_of(episode, model) for episode in episodes)
+        yield inspect_log.log_of(list(episodes), model)
+        return
+    for number, episode in enumerate(episodes):
+        if form == "atif" and out.suffix == ".json" and number:
+            raise ConfigError("a .json file holds one ATIF document, and there are more episodes: name a .jsonl file")
+        yield atif.document_of(episode, model) if form == "atif" else verifiers_trace.line_of(episode, model)
 
 
 def _write(out: Path, lines: Iterable[Any]) -> None:

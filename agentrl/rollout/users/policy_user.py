@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from dataclasses import replace
+from weakref import WeakSet
 
 from agentrl.env.users.user import Heard, LastWords, Reply, User
 from agentrl.errors import EnvFault, PolicyFault
@@ -35,7 +36,7 @@ class PolicyUser(User):
 
     Args:
         policy: any policy, or its name, such as `openai:NAME`; one made of a name is made at the first reply, and
-            closed with the environment.
+            closed with the last environment that asked it.
         instructions: how the user behaves, for all episodes; the goal comes from the episode.
         setup: what the policy of a name needs.
         max_replies: it leaves after as many, the first message included.
@@ -55,7 +56,7 @@ class PolicyUser(User):
             raise ValueError(f"max_replies must be at least 1, got {max_replies}")
         self._named = policy if isinstance(policy, str) else None
         self._policy = policy if isinstance(policy, Policy) else None
-        self._setup = setup
+        self._setup, self._asked_by = setup, WeakSet[object]()
         self.instructions, self.max_replies, self.sampling = instructions, max_replies, sampling
 
     @property
@@ -94,9 +95,14 @@ class PolicyUser(User):
             raise EnvFault(f"the simulated user said nothing (finish_reason {action.finish_reason})", who="server")
         return action.text.strip()
 
-    async def aclose(self) -> None:
-        if self._named is not None and self._policy is not None:
-            await self._policy.aclose()
+    def join(self, env: object) -> None:
+        self._asked_by.add(env)
+
+    async def leave(self, env: object) -> None:
+        self._asked_by.discard(env)
+        if self._named is not None and self._policy is not None and not self._asked_by:
+            policy, self._policy = self._policy, None
+            await policy.aclose()
 
 
 def _stop_of(heard: Heard) -> str:

@@ -310,6 +310,26 @@ async def test_a_policy_plays_the_user_with_roles_exchanged():
     assert policy.closed == 0
 
 
+NAMED = Talker(leaves_at(1, "Bye."))
+
+
+async def test_a_policy_of_a_name_is_closed_with_the_last_environment_that_asked():
+    user = PolicyUser(f"{__file__}:NAMED")
+    envs = [Desk(), Desk(), Desk()]
+    for env in envs:
+        env.user = user
+    for env in envs[:2]:
+        await played(env, ["Hello."])
+    found = user.policy
+    await envs[2].aclose()
+    await envs[0].aclose()
+    assert found.closed == 0
+    await envs[1].aclose()
+    await envs[1].aclose()
+    assert found.closed == 1
+    assert words(await played(envs[0], ["Hello."])) == ["u: user 0", "a: Hello.", "u: Bye."]
+
+
 async def test_a_policy_that_never_leaves_is_stopped():
     env = Desk()
     env.user = PolicyUser(Talker(lambda messages: "and?"), max_replies=2)

@@ -166,7 +166,7 @@ def test_a_file_is_not_written_over_and_bad_names_are_told(run: Path, tmp_path: 
     for out, form, why in [
         ("there.jsonl", "atif", "exists"),
         ("log.eval", "inspect", "ends in .json, got 'log.eval'"),
-        ("one.json", "atif", "holds one ATIF document, and there are 4"),
+        ("one.json", "atif", "holds one ATIF document, and there are more"),
         ("x.jsonl", "atof", "no format is named 'atof'"),
     ]:
         with pytest.raises(ConfigError, match=why):
