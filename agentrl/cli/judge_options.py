@@ -11,11 +11,10 @@ import click
 
 from agentrl.cli.policy_options import chat_options
 from agentrl.errors import ConfigError
-from agentrl.policy.by_name import PolicySetup, parse_spec
-from agentrl.rollout.judging.judge import SAMPLING, Judge
+from agentrl.policy.by_name import PolicySetup
+from agentrl.rollout.judging.judge import SAMPLING, Judge, check_name
 
 F = TypeVar("F", bound=Callable[..., Any])
-_NO_JUDGES = ("oracle", "null", "random", "human", "scripted")
 _JUDGE = "A judge that also scores the episodes, such as openai:NAME, local:DIR or ./file.py:NAME; needs --rubric."
 _RUBRIC = "What the judge judges by: a text, or a .toml, .md or .txt file."
 _OPTIONS = (
@@ -51,8 +50,7 @@ def judge_of(options: Mapping[str, Any], folder: Path | None = None) -> Judge | 
     if name is None or rubric is None:
         given, missing = ("--rubric", "--judge openai:NAME") if name is None else ("--judge", "--rubric TEXT|FILE")
         raise ConfigError(f"{given} is given without the other: a judge needs both, add {missing}")
-    if parse_spec(name).kind in _NO_JUDGES:
-        raise ConfigError(f"--judge {name} reads no rubric: name a model, such as openai:NAME")
+    check_name(name, "--judge ")
     cache = options["judge_cache"] or (None if folder is None else folder / CACHE)
     chat = chat_options(options["judge_chat"])
     setup = PolicySetup(options["judge_base_url"], options["judge_api_key_env"], chat=chat)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agentrl.config import Count, from_table
-from agentrl.errors import ConfigError, JudgeFault
-from agentrl.policy.by_name import PolicySetup, parse_spec
+from agentrl.errors import JudgeFault
+from agentrl.policy.by_name import PolicySetup
 from agentrl.policy.chat_options import ChatOptions
 from agentrl.rollout.fault_tally import FaultTally
 from agentrl.rollout.feedback.base import Feedback, rewarded
-from agentrl.rollout.judging.judge import SAMPLING, Judge, Verdict, judged
+from agentrl.rollout.judging.judge import SAMPLING, Judge, Verdict, check_name, judged
 from agentrl.rollout.judging.rubric import rubric_of
 from agentrl.trajectory import Ending, Trajectory, TrajectoryGroup
 
+logger = logging.getLogger(__name__)
 PART = "judge"
-_NO_JUDGES = ("oracle", "null", "random", "human", "scripted")
 _MOST_FAILED = 0.9
 
 
@@ -54,8 +55,7 @@ class ByJudge(Feedback):
     chat: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, key: str) -> None:
-        if parse_spec(self.policy).kind in _NO_JUDGES:
-            raise ConfigError(f"{key}.policy = {self.policy!r} reads no rubric: name a model, such as openai:NAME")
+        check_name(self.policy, f"{key}.policy = ")
         rubric_of(self.rubric)
         from_table(ChatOptions, self.chat)
 
@@ -76,6 +76,10 @@ class ByJudge(Feedback):
         for trajectory in after.values():
             tally.add(trajectory)
         tally.finish()
+        if tally.causes:
+            logger.warning(
+                "the judge gave no verdict on %d of %d episodes, which do not train", tally.causes.total(), len(known)
+            )
         return [replace(g, trajectories=[after.get(id(t), t) for t in g.trajectories]) for g in groups]
 
     def _with(self, episode: Trajectory, verdict: Verdict | JudgeFault) -> Trajectory:

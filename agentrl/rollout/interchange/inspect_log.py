@@ -12,19 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.rollout.interchange.extras import (
-    Conversing,
-    Tools,
-    call_of,
-    episode_extra,
-    finite_logprobs,
-    foreign_episode,
-    is_own,
-    own_episode,
-    own_version,
-    part,
-    turn_extra,
-)
+from agentrl.rollout.interchange import extras
 from agentrl.rollout.sources.chat_file import ChatError
 from agentrl.trajectory import Ending, Trajectory, Turn
 
@@ -61,7 +49,7 @@ def log_of(episodes: Sequence[Trajectory], model: str, *, created: datetime | No
             "dataset": {"name": name, "samples": len(epochs), "sample_ids": list(epochs)},
             "model": model,
             "config": {"epochs": max(epochs.values(), default=1)},
-            "packages": {"agentrl": own_version()},
+            "packages": {"agentrl": extras.own_version()},
         },
         "plan": {"name": "agentrl", "steps": []},
         "results": {
@@ -92,7 +80,7 @@ def _sample(episode: Trajectory, epoch: int, model: str) -> Json:
         "target": "",
         "messages": messages,
         "output": _output(episode, messages, model),
-        "metadata": {_OWN: {**episode_extra(episode), "tools": [dict(tool) for tool in episode.tools]}},
+        "metadata": {_OWN: {**extras.episode_extra(episode), "tools": [dict(tool) for tool in episode.tools]}},
         "uuid": f"{episode.episode_id}#{episode.labels.attempt}",
         "turn_count": len(episode.turns),
         "model_usage": {model: _usage(episode)},
@@ -113,10 +101,16 @@ def _messages(episode: Trajectory, model: str) -> list[Json]:
     for number, turn in enumerate(episode.turns):
         found += [_message(message) for message in (turn.observation if not number else ())]
         action = turn.action
-        known = {"prompt_ids": action.prompt_ids, "token_ids": action.token_ids, "logprobs": finite_logprobs(action)}
+        known = {
+            "prompt_ids": action.prompt_ids,
+            "token_ids": action.token_ids,
+            "logprobs": extras.finite_logprobs(action),
+        }
         ids = {name: list(values) for name, values in known.items() if values is not None}
         spoken = _message(action.to_message())
-        found.append({**spoken, "source": "generate", "model": model, "metadata": {_OWN: {**turn_extra(turn), **ids}}})
+        found.append(
+            {**spoken, "source": "generate", "model": model, "metadata": {_OWN: {**extras.turn_extra(turn), **ids}}}
+        )
         found += [_message(message) for message in turn.next_observation]
     name = f"{episode.episode_id}#{episode.labels.attempt}"
     return [{"id": f"{name}/{number}", **message} for number, message in enumerate(found)]
@@ -186,14 +180,14 @@ def sample_episode(sample: Any, spec: Mapping[str, Any]) -> Trajectory:
         raise ChatError("is no sample: it must be an object with id, epoch and messages")
     sample = _resolved(sample, sample.get("attachments") or {})
     own = (sample.get("metadata") or {}).get(_OWN)
-    conversation = Conversing()
+    conversation = extras.Conversing()
     for number, message in enumerate(sample["messages"]):
-        with part(f"messages[{number}]"):
-            _hear(conversation, message, played=is_own(own))
+        with extras.part(f"messages[{number}]"):
+            _hear(conversation, message, played=extras.is_own(own))
     turns = conversation.end()
-    if is_own(own):
-        return own_episode(turns, own.get("tools", ()), own)
-    with part("sample"):
+    if extras.is_own(own):
+        return extras.own_episode(turns, own.get("tools", ()), own)
+    with extras.part("sample"):
         return _foreign(sample, spec, turns)
 
 
@@ -209,12 +203,12 @@ def _foreign(sample: Mapping[str, Any], spec: Mapping[str, Any], turns: list[Tur
     if error:
         ending = Ending("fault", str(error.get("message", "")))
     known = {"scores": scores, "task": spec.get("task"), "model": spec.get("model"), "target": sample.get("target")}
-    return foreign_episode(
+    return extras.foreign_episode(
         turns, _tools(sample), name, task=str(sample.get("id")), ending=ending, rewarded=bool(rewards), inspect=known
     )
 
 
-def _tools(sample: Mapping[str, Any]) -> Tools:
+def _tools(sample: Mapping[str, Any]) -> extras.Tools:
     """The tools of the last model event that names them."""
     for event in reversed(sample.get("events") or ()):
         if event.get("event") == "model" and event.get("tools"):
@@ -236,7 +230,7 @@ def _value(score: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def _hear(conversation: Conversing, item: Any, *, played: bool) -> None:
+def _hear(conversation: extras.Conversing, item: Any, *, played: bool) -> None:
     """Args: played: only messages with fields of AgentRL are turns. Raises: ChatError."""
     if not isinstance(item, Mapping) or item.get("role") not in ("system", "user", "assistant", "tool"):
         raise ChatError("must be a message of system, user, assistant or tool")
@@ -262,7 +256,7 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _read_call(call: Mapping[str, Any]) -> ToolCall:
-    found = call_of(call.get("function"), call.get("arguments"), call.get("id"))
+    found = extras.call_of(call.get("function"), call.get("arguments"), call.get("id"))
     error = call.get("parse_error")
     return found if error is None else ToolCall(found.name, found.arguments, found.id, str(error))
 

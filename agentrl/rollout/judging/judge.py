@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from agentrl.errors import ConfigError, JudgeFault, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.policy.by_name import PolicySetup, resolve
+from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
 from agentrl.rollout.judging.cache import VerdictCache
 from agentrl.rollout.judging.prompt import NoVerdict, Question, comparison, question, read_verdict, transcript
 from agentrl.rollout.judging.rubric import JudgeRubric, rubric_of
@@ -26,6 +26,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 _numbers = itertools.count()
 UNREADABLE = "unreadable"
+_NO_JUDGES = ("oracle", "null", "random", "human", "scripted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,16 @@ class Judge:
 
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
+
+
+def check_name(policy: str, given: str) -> None:
+    """Refuse a policy that reads no rubric.
+
+    Args: given: what stands before the name where it is given, for the message.
+    Raises: ConfigError.
+    """
+    if parse_spec(policy).kind in _NO_JUDGES:
+        raise ConfigError(f"{given}{policy} reads no rubric: name a model, such as openai:NAME")
 
 
 async def judged(

@@ -58,7 +58,7 @@ def test_a_toml_names_it_and_what_is_no_judge_is_refused():
     found = from_table(FEEDBACKS.find("judge"), table)
     found.check("stages.rl.feedback[0]")
     assert found == ByJudge(f"{JUDGES}:FAIR", "Is it right?")
-    with pytest.raises(ConfigError, match=r"feedback\[0\].policy = 'oracle' reads no rubric"):
+    with pytest.raises(ConfigError, match=r"feedback\[0\].policy = oracle reads no rubric"):
         ByJudge("oracle", "Is it right?").check("feedback[0]")
     with pytest.raises(ConfigError, match="no policy 'opena'"):
         ByJudge("opena", "Is it right?").check("feedback[0]")
