@@ -200,7 +200,7 @@ def _archive(file: Path) -> Mapping[str, Any]:
             samples = [_json(archive.read(name).decode()) for name in names]
             return {**_json(archive.read("header.json").decode()), "samples": samples}
     except (KeyError, OSError, NotImplementedError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-        advice = "convert it by `inspect log convert --to json --output-dir FOLDER`"
+        advice = "convert it to JSON by `inspect log convert`"
         raise ChatError(f"is an .eval file that cannot be unpacked ({error}): {advice}") from None
 
 

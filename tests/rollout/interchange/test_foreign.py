@@ -141,7 +141,7 @@ def test_an_archive_of_inspect_is_unpacked(tmp_path: Path):
     assert isinstance(found, Trajectory)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x", "")
-    with pytest.raises(StoreError, match=r"cannot be unpacked .*`inspect log convert --to json"):
+    with pytest.raises(StoreError, match=r"cannot be unpacked .*to JSON by `inspect log convert`"):
         list(read_inspect(path))
 
 
