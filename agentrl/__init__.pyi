@@ -14,6 +14,10 @@ from .env.rubric import Rubric as Rubric
 from .env.tasks import Tasks as Tasks
 from .env.tool_env import ToolEnv as ToolEnv
 from .env.tool_env import call as call
+from .env.users.user import LastWords as LastWords
+from .env.users.user import ScriptedUser as ScriptedUser
+from .env.users.user import User as User
+from .env.users.user_env import UserEnv as UserEnv
 from .errors import AgentRLError as AgentRLError
 from .errors import EnvFault as EnvFault
 from .errors import EnvNotFound as EnvNotFound
@@ -32,9 +36,12 @@ from .policy.scripted import OraclePolicy as OraclePolicy
 from .policy.scripted import RandomPolicy as RandomPolicy
 from .policy.scripted import ScriptedPolicy as ScriptedPolicy
 from .rollout.episode import run_episode as run_episode
+from .rollout.judging.judge import Judge as Judge
+from .rollout.judging.rubric import JudgeRubric as JudgeRubric
 from .rollout.requests import GroupRequest as GroupRequest
 from .rollout.runner import Rollouts as Rollouts
 from .rollout.store import TrajectoryStore as TrajectoryStore
+from .rollout.users.policy_user import PolicyUser as PolicyUser
 from .sandboxed.env import SandboxEnv as SandboxEnv
 from .tool_schema import Tool as Tool
 from .tool_schema import tool as tool

@@ -67,6 +67,21 @@ class PolicyFault(_Fault):
     who: ClassVar[Who] = "server"
 
 
+class JudgeFault(EnvFault):
+    """A judge gave no verdict: its server failed, or its answers cannot be read. The episode is discarded.
+
+    It is never ruled to be the model's doing, since a score of 0 would then be what a judge's failure is worth.
+
+    Args:
+        message, who, answers: as `EnvFault`.
+        cause: for counts: `unreadable`, or what failed.
+    """
+
+    def __init__(self, message: str = "", *, who: Who | None = None, answers: bool | None = None, cause: str = ""):
+        super().__init__(message, who=who, answers=answers)
+        self.cause = cause or self.at
+
+
 class TaskError(AgentRLError, ValueError):
     """A task or split does not exist, or the splits are not disjoint."""
 

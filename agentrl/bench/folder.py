@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -103,3 +105,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{path} is no benchmark of this version ({type(error).__name__}: {error}): choose another folder"
         ) from None
     return summary
+
+
+def default_out(env_id: str, policy: str, root: str | Path = "runs") -> Path:
+    """The name of a new folder for a benchmark: `runs/bench-ENV-POLICY-TIME`."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{env_id.rsplit('/', 1)[-1]}-{policy}").strip("-")[:80]
+    return Path(root) / f"bench-{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+import numpy as np
+
 from agentrl.bench.estimates import Estimate
+from agentrl.bench.judges.judged import Judged
 from agentrl.bench.measures.base import Measure, Measured, measured, scored
 from agentrl.bench.measures.cost import Price
 from agentrl.bench.measures.effort import (
@@ -42,8 +45,10 @@ from agentrl.bench.measures.tools import ToolStatistics, num_malformed_calls, to
 from agentrl.bench.provenance import Provenance
 from agentrl.bench.records import BenchRecord, task_results, tasks_to_json
 from agentrl.bench.statistics.pass_rates import pass_hat_k
+from agentrl.env.base import Env
+from agentrl.errors import ConfigError, TaskError
 from agentrl.policy.base import SamplingParams
-from agentrl.trajectory import EnvRef, Trajectory
+from agentrl.trajectory import EnvRef, Task, Trajectory
 
 Outcome = Literal["finished", "interrupted", "failed"]
 
@@ -86,6 +91,24 @@ class BenchConfig:
                 "trials, max_concurrency and num_tasks must be at least 1, "
                 f"got {self.trials}, {self.max_concurrency} and {self.num_tasks}"
             )
+
+
+def choose_tasks(env: Env, config: BenchConfig) -> list[Task]:
+    """The tasks of a benchmark. Raises: ConfigError if there are not enough; TaskError if there is no such split."""
+    try:
+        tasks = env.tasks.split(config.split)
+    except TaskError as error:
+        raise TaskError(f"{error} Choose another split, or give {type(env).__name__} tasks under that name") from error
+    if config.num_tasks is None:
+        chosen = list(tasks)
+    elif config.num_tasks > len(tasks):
+        raise ConfigError(f"split {config.split!r} has {len(tasks)} tasks, {config.num_tasks} wanted: ask for fewer")
+    else:
+        order = np.random.default_rng(config.seed).permutation(len(tasks))
+        chosen = [tasks[i] for i in order[: config.num_tasks]]
+    if not chosen:
+        raise ConfigError(f"split {config.split!r} has no tasks")
+    return chosen
 
 
 HEADLINE: tuple[Measure, ...] = (Success(), SuccessOfAttempted(), Reward())
@@ -222,6 +245,7 @@ class BenchResult:
         references: scores of `null` and `oracle` on the same tasks, where they were played.
         wall_s: seconds of this call; episodes from an earlier call are not in it.
         cost_usd: of the final episodes on record, by the price of the configuration; None without one.
+        judged: what a judge says of the scored episodes; None where none was asked.
         out: the folder of the records, if there is one.
         trajectories: the policy's final episodes, faults included.
         sampling: what was sent with every turn, seeds aside; None where the policy takes none.
@@ -247,6 +271,7 @@ class BenchResult:
     cost_usd: float | None = None
     scored_by: Mapping[str, Any] | None = None
     provenance: Provenance | None = None
+    judged: Judged | None = None
 
     @property
     def record(self) -> BenchRecord:
@@ -271,8 +296,8 @@ class BenchResult:
     @property
     def warnings(self) -> list[str]:
         """Why the score cannot be trusted; empty where it can."""
-        warning = self.score.counts.warning
-        return [warning] if warning else []
+        found = [self.score.counts.warning, None if self.judged is None else self.judged.warning]
+        return [warning for warning in found if warning]
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold: `tasks` has every episode's result, without its messages."""
@@ -293,6 +318,7 @@ class BenchResult:
             "references": {name: score.to_json() for name, score in self.references.items()},
             "wall_s": round(self.wall_s, 3),
             "cost_usd": self.cost_usd,
+            **({} if self.judged is None else {"judge": self.judged.to_json()}),
             "out": self.out,
             "tasks": tasks_to_json(self.record.tasks),
         }

@@ -9,30 +9,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agentrl.bench.evaluate import EnvMaker, Which, env_maker, episode_seed, trial_key
 from agentrl.bench.folder import BenchFolder
 from agentrl.bench.identity import Identity, identify, same_env
+from agentrl.bench.judges.judged import Judged, judge_episodes
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.cost import CostUSD
 from agentrl.bench.provenance import Provenance
 from agentrl.bench.records import utc_now, versions_of
-from agentrl.bench.result import BenchConfig, BenchResult, Outcome, score_of
+from agentrl.bench.result import BenchConfig, BenchResult, Outcome, choose_tasks, score_of
 from agentrl.env.base import Env
-from agentrl.errors import ConfigError, RolloutError, StoreError, TaskError
+from agentrl.errors import RolloutError, StoreError
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
 from agentrl.policy.remote.apis import APIS
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
+from agentrl.rollout.judging.judge import Judge
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory
@@ -53,6 +52,7 @@ def run_bench(
     setup: PolicySetup | None = None,
     on_progress: Progress | None = None,
     measures: Sequence[str | Measure] = (),
+    judge: Judge | None = None,
     **more: Any,
 ) -> BenchResult:
     """Measure a policy on an environment.
@@ -68,6 +68,7 @@ def run_bench(
         out: folder for `trajectories.jsonl` and `summary.json`; None keeps nothing on disk.
         on_progress: called as each episode ends.
         measures: further ones to compute: names such as `pass_at:3` or `./mine.py:Mine`, or objects.
+        judge: also scores the policy's episodes, when they have been played; it stays open.
     Raises:
         ConfigError: a name or value is wrong, or `out` holds another benchmark or is in use by another run.
         RolloutError: all episodes, or almost all, ended in a fault; what was played is recorded.
@@ -82,6 +83,7 @@ def run_bench(
     further = _with_cost(measures_of(measures), config)
     with asyncio.Runner() as runner:
         bench = runner.run(_prepare(env, policy, config, out, setup, on_progress, further))
+        bench.judge = judge
         with bench.folder:
             try:
                 bench.recall()
@@ -103,12 +105,14 @@ async def arun_bench(
     setup: PolicySetup | None = None,
     on_progress: Progress | None = None,
     measures: Sequence[str | Measure] = (),
+    judge: Judge | None = None,
     **more: Any,
 ) -> BenchResult:
     """`run_bench` inside an event loop; a cancellation records what was played and propagates."""
     config = replace(config or BenchConfig(), **more)
     further = _with_cost(measures_of(measures), config)
     bench = await _prepare(env, policy, config, out, setup, on_progress, further)
+    bench.judge = judge
     with bench.folder:
         try:
             bench.recall()
@@ -124,12 +128,6 @@ async def arun_bench(
 
 def _with_cost(measures: Sequence[Measure], config: BenchConfig) -> list[Measure]:
     return [*measures, *([] if config.price is None else [CostUSD(config.price)])]
-
-
-def default_out(env_id: str, policy: str, root: str | Path = "runs") -> Path:
-    """The name of a new folder for a benchmark: `runs/bench-ENV-POLICY-TIME`."""
-    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{env_id.rsplit('/', 1)[-1]}-{policy}").strip("-")[:80]
-    return Path(root) / f"bench-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 async def _prepare(
@@ -202,24 +200,6 @@ def server_of(policy: str, setup: PolicySetup) -> str | None:
     return None if api is None else api.address(setup.base_url)
 
 
-def choose_tasks(env: Env, config: BenchConfig) -> list[Task]:
-    """The tasks of a benchmark. Raises: ConfigError if there are not enough; TaskError if there is no such split."""
-    try:
-        tasks = env.tasks.split(config.split)
-    except TaskError as error:
-        raise TaskError(f"{error} Choose another split, or give {type(env).__name__} tasks under that name") from error
-    if config.num_tasks is None:
-        chosen = list(tasks)
-    elif config.num_tasks > len(tasks):
-        raise ConfigError(f"split {config.split!r} has {len(tasks)} tasks, {config.num_tasks} wanted: ask for fewer")
-    else:
-        order = np.random.default_rng(config.seed).permutation(len(tasks))
-        chosen = [tasks[i] for i in order[: config.num_tasks]]
-    if not chosen:
-        raise ConfigError(f"split {config.split!r} has no tasks")
-    return chosen
-
-
 class _Bench:
     """The episodes of one benchmark: which there are, and which have been played."""
 
@@ -242,6 +222,8 @@ class _Bench:
         self.requests = {phase: self._requests(phase, tasks) for phase in players}
         self.planned = {r.group_id: r for requests in self.requests.values() for r in requests}
         self.server: str | None = None
+        self.judge: Judge | None = None
+        self.judged: Judged | None = None
         self.played: dict[str, Trajectory] = {}
         self.ended: set[str] = set()
         self.started_s, self.started_at = time.monotonic(), utc_now()
@@ -314,9 +296,13 @@ class _Bench:
                 await check_reachable(self.server)
             for phase in self.players:
                 await self._play(phase)
+            if self.judge is not None:
+                self.judged = await judge_episodes(self.judge, self._finals(MAIN))
         finally:
             if self.owned:
                 await self.players[MAIN].aclose()
+            if self.judge is not None:
+                await self.judge.disconnect()
 
     async def _play(self, phase: str) -> None:
         missing = [r for r in self.requests[phase] if not self._is_scored(r.group_id)]
@@ -351,6 +337,10 @@ class _Bench:
                 return
             yield request
 
+    def _finals(self, phase: str) -> list[Trajectory]:
+        """The final episodes of a phase, as far as they have been played."""
+        return [self.played[r.group_id] for r in self.requests[phase] if r.group_id in self.played]
+
     def _is_scored(self, group_id: str) -> bool:
         return group_id in self.played and self.played[group_id].status != "fault"
 
@@ -362,7 +352,7 @@ class _Bench:
         # An error of a further measure must not hide the one that is being recorded.
         measures = () if status == "failed" else self.measures
         for phase, requests in self.requests.items():
-            finals[phase] = [self.played[r.group_id] for r in requests if r.group_id in self.played]
+            finals[phase] = self._finals(phase)
             trials = self.config.trials if phase == MAIN else 1
             scores[phase] = score_of(finals[phase], trials=trials, n_planned=len(requests), measures=measures)
         result = BenchResult(
@@ -381,6 +371,7 @@ class _Bench:
             ended_at=utc_now(),
             cost_usd=self.cost_usd,
             provenance=Provenance.here(),
+            judged=self.judged,
         )
         self.folder.write(result.to_json())
         return result

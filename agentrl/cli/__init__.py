@@ -14,7 +14,8 @@ from agentrl.wire.redaction import without_credentials
 COMMANDS = {
     "train": "Train an agent on an environment.",
     "bench": "Measure agents on an environment.",
-    "import": "Make a store to train on of recorded chats.",
+    "import": "Make a store of recorded chats, ATIF documents or a log of Inspect.",
+    "export-episodes": "Write a run's episodes for Inspect, ATIF or verifiers.",
     "import-gguf": "Make a model folder of a GGUF file.",
     "credit": "Measure how well estimators tell which turns were good.",
     "compare": "Compare benchmarks or training runs task by task.",
@@ -23,6 +24,7 @@ COMMANDS = {
     "serve-model": "Answer OpenAI's chat API with a model folder.",
     "envs": "List the environments.",
     "check": "Find what is wrong with an environment.",
+    "judge": "Score recorded episodes by a rubric, and measure the judge.",
     "audit": "Find what makes scores on an environment worthless.",
     "play": "Be the agent, in this terminal.",
     "new-env": "Start a package with an environment of your own.",

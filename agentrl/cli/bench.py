@@ -12,12 +12,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from agentrl.bench.folder import default_out
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.cost import price_of
 from agentrl.bench.result import BenchConfig, BenchResult
-from agentrl.bench.runner import default_out, run_bench
+from agentrl.bench.runner import run_bench
 from agentrl.bench.suites.suite import Spending, Suite, SuiteResult, load_suite, run_suite
+from agentrl.bench.views.judge import judge_table
 from agentrl.bench.views.suite import render_suite
 from agentrl.bench.views.table import render
 from agentrl.cli.boundary import (
@@ -29,11 +31,12 @@ from agentrl.cli.boundary import (
     print_json,
     print_tables,
 )
+from agentrl.cli.judge_options import judge_of, judge_options
 from agentrl.cli.policy_options import GivenPolicy, policy_of, policy_options
 from agentrl.cli.progress import Counter
 from agentrl.config import arguments_of
 from agentrl.env import registry
-from agentrl.policy.by_name import PolicySetup
+from agentrl.rollout.judging.judge import Judge
 from agentrl.trajectory import EnvRef, Trajectory
 
 _PIPE_WIDTH = 120
@@ -47,6 +50,8 @@ _OF_ONE = {
     "references": f"--references {_IN_THE_FILE} references=false",
     "kwargs": f"--kwarg {_IN_THE_FILE} envs.NAME.kwargs.KEY=VALUE",
     "measures": f"--measure {_IN_THE_FILE} measures=['turns']",
+    "judge": "--judge goes with one environment; `agentrl judge` judges what was played",
+    "rubric": "--rubric goes with one environment",
 }
 _OF_SUITES = {"overrides": "--set goes with a suite's file"}
 _PRICES_HELP = "TOML table: [MODEL] with input, output, cached_input, cache_write in USD for a million tokens."
@@ -68,6 +73,7 @@ _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./f
 @click.option("--measure", "measures", multiple=True, metavar="NAME", help=_MEASURE_HELP)
 @click.option("--prices", type=click.Path(path_type=Path, dir_okay=False, exists=True), help=_PRICES_HELP)
 @click.option("--budget-usd", type=click.FloatRange(0, min_open=True), help="Stop when it is spent; needs --prices.")
+@judge_options
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the records.")
 @json_option
 @click.pass_context
@@ -111,11 +117,15 @@ def command(
     measures = measures_of(options["measures"])
     price, budget = spending.price, spending.budget_usd
     config = BenchConfig(split, tasks, trials, seed, policy.setup.sampling, concurrency, references, price, budget)
-    result = _run(ref, policy.name, config, out or default_out(env, policy.name), policy.setup, measures)
+    out = out or default_out(env, policy.name)
+    judge = judge_of(options, out)
+    result = _run(ref, policy, config, out, measures, judge)
     if as_json:
         print_json(result.to_json())
     else:
         print_tables(render(result), _PIPE_WIDTH)
+        if result.judged is not None:
+            print_tables(judge_table(result.judged), _PIPE_WIDTH)
     if result.status == "interrupted":
         why = "Interrupted"
         if budget is not None and (result.cost_usd or 0.0) >= budget:
@@ -170,12 +180,18 @@ def _show_suite(ctx: click.Context, result: SuiteResult, as_json: bool) -> None:
 
 
 def _run(
-    env: EnvRef, policy: str, config: BenchConfig, out: Path, setup: PolicySetup, measures: Sequence[Measure]
+    env: EnvRef,
+    policy: GivenPolicy,
+    config: BenchConfig,
+    out: Path,
+    measures: Sequence[Measure],
+    judge: Judge | None,
 ) -> BenchResult:
-    note(f"Playing {policy} on {env.id}, records in {out}")
+    note(f"Playing {policy.name} on {env.id}, records in {out}")
     with Counter("episodes") as counter:
 
         def count(done: int, total: int, _: Trajectory) -> None:
             counter.show(done, total)
 
-        return run_bench(env, policy, config=config, out=out, setup=setup, on_progress=count, measures=measures)
+        more: dict[str, Any] = {"setup": policy.setup, "on_progress": count, "measures": measures, "judge": judge}
+        return run_bench(env, policy.name, config=config, out=out, **more)

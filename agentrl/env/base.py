@@ -27,7 +27,7 @@ from agentrl.env.wrapped import awaited_for_a_wrapper
 from agentrl.errors import ForkRefused, TaskError
 from agentrl.messages import Action, Message
 from agentrl.registry import load_reference, reference_to
-from agentrl.trajectory import Ending, EnvRef, Task
+from agentrl.trajectory import Ending, EnvRef, Task, Trajectory
 
 T = TypeVar("T")
 Observation = tuple[Message, ...]
@@ -132,6 +132,12 @@ class Env(gymnasium.Env[Observation, Any]):
 
         A rollout asks for it where a fault has come again on the same actions while the tools serve others. By default
         nothing changes, and the episode then counts as failed.
+        """
+
+    def _agentrl_recall(self, earlier: Trajectory) -> None:
+        """Let the next episode hear what simulated users said in a record of it; by default there are none.
+
+        Args: earlier: of the same task and seed.
         """
 
     def _begin(self, seed: int | None, options: Mapping[str, Any] | None) -> Task:

@@ -40,6 +40,7 @@ from agentrl.env.toolbox import (
     tools_of_class,
     with_extra,
 )
+from agentrl.env.users.user import LastWords
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.safe_json import safe_text
 from agentrl.seeds import GlobalGenerators
@@ -135,7 +136,10 @@ class ToolEnv(Env):
         raise NotImplementedError(f"{type(self).__name__} must implement score(self, answer)")
 
     def respond(self, text: str) -> str | Awaitable[str | None] | None:
-        """The user's reply to a turn without tool calls; None (the default) makes that turn the answer."""
+        """The user's reply to a turn without tool calls; None (the default) makes that turn the answer.
+
+        `LastWords` are a reply after which that turn is the answer too.
+        """
         return None
 
     # What an author calls.
@@ -220,7 +224,9 @@ class ToolEnv(Env):
                 return await self.__finish(Ending("answer"), (), action.text)
             if not isinstance(reply, str):
                 raise TypeError(f"respond must return text or None, got {type(reply).__name__}")
-            observation = (Message("user", safe_text(reply)),)
+            observation = (Message("user", safe_text(str.__str__(reply))),)
+            if isinstance(reply, LastWords):
+                return await self.__finish(Ending("answer"), observation, action.text)
         if self.__ending:
             return await self.__finish(Ending("tool" if calls else "environment"), observation)
         limit = self.__limit_reached()

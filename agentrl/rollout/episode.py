@@ -60,8 +60,7 @@ async def run_episode(
     Args:
         env: is reset here, and stays open; must not serve another episode at the same time.
         policy: asked once per turn with the whole conversation, a list that grows between turns.
-        task: what `areset` starts from.
-        seed: of the environment's randomness; that of the policy is in `sampling`, which is handed to every `act`.
+        task, seed: what `areset` starts from; the policy's own seed is in `sampling`, which is handed to every `act`.
         ref: the environment's identity, recorded; by default what `make` set on it, or the class's name.
         group_id, episode_id, labels, fork: recorded; a unique id is made where `episode_id` is empty.
         on_fault: called with the fault that ended it.
@@ -84,6 +83,8 @@ async def run_episode(
         sampling=sampling,
     )
     players: list[Policy] = [policy]
+    if earlier is not None:
+        env.unwrapped._agentrl_recall(earlier)  # type: ignore[attr-defined]
     try:
         trajectory.info = await _play(trajectory, env, players, own_key, sampling, earlier)
     except (EnvFault, PolicyFault) as fault:

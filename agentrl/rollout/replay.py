@@ -140,6 +140,7 @@ async def areplay(trajectory: Trajectory, env: Env) -> ReplayReport:
 async def _first_difference(trajectory: Trajectory, env: Env) -> Difference | None:
     if not trajectory.turns:
         raise ReplayError(f"episode {trajectory.episode_id!r} has no turns and is no fault: there is nothing to replay")
+    env.unwrapped._agentrl_recall(trajectory)  # type: ignore[attr-defined]
     try:
         observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
     except Exception as error:

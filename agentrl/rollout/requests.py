@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, TrajectoryGroup
+from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, TrajectoryGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Fork:
 
     @property
     def beginning(self) -> Trajectory:
-        """The episode up to the turn."""
-        return replace(self.trajectory, turns=self.trajectory.turns[: self.turn])
+        """The episode up to the turn; it has not ended."""
+        return replace(self.trajectory, turns=self.trajectory.turns[: self.turn], ending=Ending())
 
 
 @dataclass(frozen=True, slots=True)

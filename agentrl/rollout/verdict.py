@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from agentrl.env.base import Env
 from agentrl.env.blame import is_authors
-from agentrl.errors import EnvFault, PolicyFault
+from agentrl.errors import EnvFault, JudgeFault, PolicyFault
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.scripted import OraclePolicy
@@ -142,8 +142,11 @@ class Repeated:
         """Whether the model brought a fault about that came again.
 
         Author code that raises is its doing, unless what is known to work fails as well. Anything else that fails is
-        its doing only if what is known to work works.
+        its doing only if what is known to work works. A judge's failure never is: the verdict on an episode is not the
+        episode, and what a cached verdict proves is nothing.
         """
+        if isinstance(fault, JudgeFault):
+            return False
         if isinstance(fault, PolicyFault):
             if fault.answers is None and fault.at == "server":
                 return await self._serves_others(trajectory)

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from agentrl.bench.estimates import clustered_proportion
-from agentrl.bench.result import score_of
-from agentrl.bench.runner import BenchConfig, arun_bench, choose_tasks, default_out, run_bench
+from agentrl.bench.folder import default_out
+from agentrl.bench.result import BenchConfig, choose_tasks, score_of
+from agentrl.bench.runner import arun_bench, run_bench
 from agentrl.env.base import Limits
 from agentrl.env.tasks import Tasks
 from agentrl.errors import ConfigError, RolloutError, TaskError

@@ -6,12 +6,13 @@ A third party adds one as a frozen dataclass by an entry point in `agentrl.feedb
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from agentrl.config import Count, NotNegative
+from agentrl.learning.shaping.base import with_rewards
 from agentrl.registry import Registry
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
@@ -20,6 +21,7 @@ FEEDBACKS = Registry(
     "agentrl.feedbacks",
     {
         "reward_model": "agentrl.rollout.feedback.reward_model:RewardModel",
+        "judge": "agentrl.rollout.feedback.judge:ByJudge",
         "prefer_rewarded": "agentrl.rollout.feedback.rewarded:PreferRewarded",
         "reward_crps": "agentrl.rollout.feedback.group_numbers:RewardCRPS",
         "reward_leave_one_out": "agentrl.rollout.feedback.group_numbers:RewardLeaveOneOut",
@@ -41,6 +43,8 @@ FEEDBACKS = Registry(
 class Feedback(ABC):
     """A frozen dataclass of its own numbers. It never changes success and never drops an episode.
 
+    An episode that it cannot score, since a server of its own failed, ends in a fault: it does not train.
+
     Attributes:
         reads_signals: whether episodes have to say how sure the model was of each token (`Action.signals`).
     """
@@ -59,6 +63,11 @@ class Feedback(ABC):
         """Names of the earlier stages of the run whose reward models it reads."""
         return ()
 
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What it counted so far, by the names of metrics."""
+        return {}
+
     def in_run(self, reward_model: Callable[[str], Path]) -> Feedback:
         """The feedback as a stage of a run uses it; by default it is the same in every run.
 
@@ -74,6 +83,26 @@ class Feedback(ABC):
 def stages_of(feedback: Sequence[Feedback]) -> list[str]:
     """Names of the earlier stages whose reward models some feedback reads."""
     return [stage for add in feedback for stage in add.stages]
+
+
+def metrics_of(feedback: Sequence[Feedback]) -> dict[str, float]:
+    """What feedback counted so far."""
+    return {name: value for add in feedback for name, value in add.metrics.items()}
+
+
+def rewarded(episode: Trajectory, part: str, score: float, *, weight: float, keep: float) -> Trajectory:
+    """A copy whose last turn earned a score too, as a named part; success stays what it was.
+
+    Args:
+        episode: with at least one turn.
+        weight: of the score.
+        keep: factor of the environment's own rewards.
+    """
+    rewards = [keep * turn.reward for turn in episode.turns]
+    rewards[-1] += weight * score
+    made = with_rewards(episode, rewards)
+    made.turns[-1].reward_components = {**made.turns[-1].reward_components, part: score}
+    return replace(made, info={**episode.info, "success": episode.success})
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from agentrl.learning.shaping.base import with_rewards
-from agentrl.rollout.feedback.base import Feedback
+from agentrl.rollout.feedback.base import Feedback, rewarded
 from agentrl.rollout.predictions import mean_distances, prediction_of
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
@@ -57,11 +56,7 @@ class _GroupNumbers(Feedback):
         return [self._rewarded(t, rewards[i]) if i in rewards else t for i, t in enumerate(episodes)]
 
     def _rewarded(self, episode: Trajectory, added: float) -> Trajectory:
-        rewards = [self.keep * turn.reward for turn in episode.turns]
-        rewards[-1] += self.weight * added
-        made = with_rewards(episode, rewards)
-        made.turns[-1].reward_components = {**made.turns[-1].reward_components, self.part: added}
-        return replace(made, info={**episode.info, "success": episode.success})
+        return rewarded(episode, self.part, added, weight=self.weight, keep=self.keep)
 
 
 @dataclass(frozen=True)

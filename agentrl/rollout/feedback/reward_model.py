@@ -17,10 +17,9 @@ from agentrl.learning.columns import fill
 from agentrl.learning.models import Models
 from agentrl.learning.objectives.preference import BradleyTerry
 from agentrl.learning.rows import Row, rows_of_trajectory
-from agentrl.learning.shaping.base import with_rewards
 from agentrl.policy import model_folder
 from agentrl.policy.model_folder import VALUE_HEAD
-from agentrl.rollout.feedback.base import Feedback
+from agentrl.rollout.feedback.base import Feedback, rewarded
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 PART = "reward_model"
@@ -83,11 +82,7 @@ class RewardModel(Feedback):
     def _scored(self, trajectory: Trajectory, score: float | None) -> Trajectory:
         if score is None:
             return trajectory
-        rewards = [self.keep * turn.reward for turn in trajectory.turns]
-        rewards[-1] += self.weight * score
-        made = with_rewards(trajectory, rewards)
-        made.turns[-1].reward_components = {**made.turns[-1].reward_components, PART: score}
-        return replace(made, info={**trajectory.info, "success": trajectory.success})
+        return rewarded(trajectory, PART, score, weight=self.weight, keep=self.keep)
 
 
 class _Scorer:

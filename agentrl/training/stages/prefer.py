@@ -16,7 +16,7 @@ from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES, Objective
 from agentrl.learning.objectives.preference import DPO
 from agentrl.learning.rows import Row
-from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, stages_of
+from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, metrics_of, stages_of
 from agentrl.rollout.feedback.rewarded import PreferRewarded
 from agentrl.rollout.sources.base import Source
 from agentrl.rollout.sources.preference_file import check_preferences, preferences
@@ -151,6 +151,7 @@ class _PreferStage(GroupStage):
         metrics = {
             **rollout_metrics(played, context.environments),
             **metrics,
+            **metrics_of(self._feedback),
             "preference/pairs": float(len({row.unit for row in rows})),
             "time/sample_s": sampled_s - started,
             "time/learn_s": time.perf_counter() - sampled_s,

@@ -26,7 +26,7 @@ from agentrl.learning.objectives.value import Value
 from agentrl.learning.optimizers import Schedule
 from agentrl.learning.rows import Aggregation, Array, Row, Weight, with_coefficients
 from agentrl.learning.shaping.base import SHAPINGS, Shaping
-from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, stages_of
+from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, metrics_of, stages_of
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
 from agentrl.training.stages.canary import Canary
@@ -199,6 +199,7 @@ class _ReinforceStage(GroupStage):
         metrics = {
             **rollout_metrics(sampled, context.environments),
             **metrics,
+            **metrics_of(self._feedback),
             "time/sample_s": sampled_s - started,
             "time/learn_s": time.perf_counter() - sampled_s,
         }

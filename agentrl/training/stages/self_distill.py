@@ -20,7 +20,7 @@ from agentrl.learning.objectives.policy_gradient import PolicyGradient
 from agentrl.learning.optimizers import Schedule
 from agentrl.learning.rows import Ints, Row, with_coefficients
 from agentrl.messages import Action
-from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, stages_of
+from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, metrics_of, stages_of
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
 from agentrl.training.stages.canary import Canary
@@ -120,6 +120,7 @@ class _SelfDistillStage(GroupStage):
         metrics = {
             **rollout_metrics(played),
             **metrics,
+            **metrics_of(self._feedback),
             "time/sample_s": sampled_s - started,
             "time/learn_s": time.perf_counter() - sampled_s,
         }

@@ -6,9 +6,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agentrl.learning.shaping.base import with_rewards
 from agentrl.messages import TokenSignals
-from agentrl.rollout.feedback.base import Feedback
+from agentrl.rollout.feedback.base import Feedback, rewarded
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 PART = "self_feedback"
@@ -37,15 +36,8 @@ class SelfReward(Feedback):
         found = list(group.trajectories)
         known = [i for i, episode in enumerate(found) if episode.status != "fault" and episode.turns]
         for i, score in zip(known, self.scores([found[i] for i in known]), strict=True):
-            found[i] = self._rewarded(found[i], score)
+            found[i] = rewarded(found[i], PART, score, weight=self.weight, keep=self.keep)
         return replace(group, trajectories=found)
-
-    def _rewarded(self, episode: Trajectory, score: float) -> Trajectory:
-        rewards = [self.keep * turn.reward for turn in episode.turns]
-        rewards[-1] += self.weight * score
-        made = with_rewards(episode, rewards)
-        made.turns[-1].reward_components = {**made.turns[-1].reward_components, PART: score}
-        return replace(made, info={**episode.info, "success": episode.success})
 
 
 def signals_of(episode: Trajectory) -> TokenSignals:

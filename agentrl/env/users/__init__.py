@@ -1,0 +1,1 @@
+"""Simulated users: a second speaker in the episodes of a `UserEnv`."""

@@ -1,0 +1,1 @@
+"""Episodes in the formats of other systems: Inspect's EvalLog, ATIF and verifiers' traces. Each is one file."""

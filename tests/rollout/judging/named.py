@@ -1,0 +1,10 @@
+"""Judges by name, as a configuration writes them."""
+
+from __future__ import annotations
+
+from tests.rollout.judging.judges import Flaky, fair, material
+
+FAIR = Flaky()
+DOWN = Flaky()
+DOWN.down = True
+SPEECHLESS = Flaky(then=lambda m, t: fair(m, t) if material(m)[-1]["content"] == "right" else "Hm.")

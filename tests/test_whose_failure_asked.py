@@ -1,0 +1,106 @@
+"""Whose failure is it, where an environment asks a judge or a simulated user? As tests/test_whose_failure.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentrl.env.base import Limits
+from agentrl.env.tasks import Tasks
+from agentrl.env.users.user import ScriptedUser
+from agentrl.env.users.user_env import UserEnv
+from agentrl.errors import PolicyFault
+from agentrl.messages import Action, Message
+from agentrl.policy.base import Policy
+from agentrl.rollout.judging.judge import Judge
+from agentrl.rollout.users.policy_user import PolicyUser
+from agentrl.trajectory import Task, Trajectory
+from tests.rollout.judging.judges import fair
+from tests.test_whose_failure import FAILED, NETWORK, SERVER, Cause, Steps, lands, second_of
+
+
+class Server(Policy):
+    """A model behind a server that fails on the word `poison`, and, if it is `always` so, on everything after it.
+
+    Args:
+        answers: what it says otherwise.
+        fails: what it raises or says then.
+    """
+
+    name = "server"
+
+    def __init__(self, answers: Callable[..., str], fails: Exception | str, *, always: bool) -> None:
+        self.answers, self.fails, self.always, self.down = answers, fails, always, False
+
+    async def act(self, messages, tools, *, episode_id, sampling=None):
+        poisoned = any("poison" in message.content for message in messages)
+        self.down = self.down or (poisoned and self.always)
+        if not (poisoned or self.down):
+            return Action(self.answers(messages, tools))
+        if isinstance(self.fails, Exception):
+            raise self.fails
+        return Action(self.fails)
+
+
+class Talk(UserEnv):
+    """A user says two things, and then a judge scores the answer, or the fixed score of 0 stands."""
+
+    tasks = Tasks.of(train=[{"n": 0}, {"n": 1}])
+    limits = Limits(max_turns=4)
+    user = ScriptedUser(["Hello.", "And?"])
+    judge: Judge | None = None
+
+    async def start(self, task: Task) -> str:
+        return await self.opening()
+
+    async def score(self, answer: str | None) -> float:
+        return 0.0 if self.judge is None else (await self.judge.answer("?", answer)).score
+
+
+def played(**attributes: Any) -> Callable[[], Any]:
+    async def play() -> Trajectory:
+        made = {name: make() for name, make in attributes.items()}
+        return await second_of(type("Talk", (Talk,), made), Steps(["hm", "wrong"], ["poison", "poison"]))
+
+    return play
+
+
+def judge(fails: Exception | str, lands: str, *, always: bool = False) -> Cause:
+    return Cause(lands, played(judge=lambda: Judge(Server(fair, fails, always=always), "Right?", attempts=2)))
+
+
+def user(fails: Exception | str, lands: str, *, always: bool = False) -> Cause:
+    def says(messages: list[Message], tools: object) -> str:
+        return "And?"
+
+    return Cause(lands, played(user=lambda: PolicyUser(Server(says, fails, always=always), max_replies=2)))
+
+
+DOWN, GONE = PolicyFault("503", who="server"), PolicyFault("refused", who="network")
+CAUSES = {
+    "a judge's server is down": judge(DOWN, SERVER, always=True),
+    "a judge's server cannot be reached": judge(GONE, NETWORK, always=True),
+    "a judge's server fails on what the model said": judge(DOWN, SERVER),
+    "a judge gives no verdict on what the model said": judge("Hm.", SERVER),
+    "a simulated user's server is down": user(DOWN, SERVER, always=True),
+    "a simulated user's server cannot be reached": user(GONE, NETWORK, always=True),
+    "a simulated user's server fails on what the model said": user(DOWN, FAILED),
+    "a simulated user says nothing to what the model said": user(" ", FAILED),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+async def test_a_cause_lands_in_its_column(name: str) -> None:
+    trajectory = await CAUSES[name].play()
+    assert lands(trajectory) == CAUSES[name].lands, trajectory.ending
+    assert not trajectory.success
+
+
+def test_the_page_lists_every_cause_in_its_column() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", page.partition("## Causes")[2], re.M))
+    assert {name: rows.get(name) for name in CAUSES} == {name: cause.lands for name, cause in CAUSES.items()}
