@@ -77,7 +77,7 @@ class BFCLMultiTurn(ToolEnv):
 
     third_party = ("bfcl-eval",)
     known_flaws = (
-        "The package writes calls as Python text and changes what looks like a call of its functions inside texts, too.",
+        "The package writes calls as Python text, and changes what looks like one of its calls inside a text, too.",
         "Turns in which nothing should be called are not checked: a call there that changes nothing is not punished.",
         "In miss_func, functions that come later are described in the user's message, not in the list of tools.",
     )
