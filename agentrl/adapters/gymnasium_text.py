@@ -40,8 +40,8 @@ class GymnasiumText(ToolEnv):
         env_kwargs: for `gymnasium.make`.
         actions: names of the actions of a `Discrete` space, in order; by default they are numbers.
         instruction: what the agent reads first.
-        solver: `module:function` or `./file.py:function`, which takes the environment and returns the right next action;
-            with it there is an oracle.
+        solver: `module:function` or `./file.py:function`, which takes the environment and returns the right next
+            action; with it there is an oracle.
         success_at: the sum of rewards from which an episode is a success.
         train: seeds of the split `train`.
         held_out: seeds of the split `eval`.
@@ -104,7 +104,7 @@ class GymnasiumText(ToolEnv):
         action = self._action(text.strip())
         if action is None:
             return self._wanted or "That is no action here."
-        seen, reward, terminated, truncated, info = self.game.step(action)
+        seen, reward, terminated, truncated, _ = self.game.step(action)
         self.add_reward("reward", reward)
         self.total += float(reward)
         if terminated or truncated:

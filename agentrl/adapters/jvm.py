@@ -1,4 +1,4 @@
-"""Text games that run in a Java machine: machines are lent to episodes and used again, since each costs memory and time.
+"""Text games that run in Java machines, which are lent to episodes and used again: each costs memory and time.
 
 Owns the pool, and an environment over one game at a time. The games belong to the adapters.
 """
@@ -43,7 +43,7 @@ class Machines:
     async def borrow(self) -> Any:
         """A simulator for one episode. Raises: PackageMissing if there is no Java."""
         granted, machine = self._claim()
-        while not granted:  # noqa: ASYNC110 (episodes may run in several event loops: an event belongs to one)
+        while not granted:  # by asking: episodes may run in several event loops, and an event belongs to one
             await asyncio.sleep(_LOOK_AGAIN_S)
             granted, machine = self._claim()
         if machine is not None:

@@ -29,6 +29,7 @@ from agentrl.cli.boundary import (
     print_json,
     print_tables,
 )
+from agentrl.cli.env_options import kwarg_option
 from agentrl.cli.policy_options import GivenPolicy, policy_of, policy_options
 from agentrl.cli.progress import Counter
 from agentrl.config import arguments_of
@@ -52,14 +53,13 @@ _OF_ONE = {
 }
 _OF_SUITES = {"overrides": "--set goes with a suite's file"}
 _PRICES_HELP = "TOML table: [MODEL] with input, cached_input and output, in USD for a million tokens."
-_KWARG_HELP = "An argument of the environment, as in env.kwargs of a training file, such as data=diabetes; repeatable."
 _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./file.py:Class; repeatable."
 
 
 @click.command("bench")
 @click.argument("env", metavar="ENV|SUITE.toml")
 @policy_options
-@click.option("--kwarg", "kwargs", multiple=True, metavar="KEY=VALUE", help=_KWARG_HELP)
+@kwarg_option
 @click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Episodes per task.")
 @click.option("--tasks", type=click.IntRange(1), help="How many tasks of the split; all by default.")
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
@@ -106,7 +106,8 @@ def command(
         _bench_suite(ctx, load_suite(env, overrides), policy, out or default_out(Path(env).stem, policy.name), as_json)
         return
     _refuse(ctx, _OF_SUITES)
-    registry.spec(env)
+    for flaw in registry.spec(env).env_class.known_flaws:
+        note(f"Known flaw: {flaw}")
     ref = registry.reference(env, **arguments_of(kwargs, "--kwarg"))
     measures = measures_of(options["measures"])
     price = None if options["prices"] is None else price_of(options["prices"], policy.name)
