@@ -103,7 +103,7 @@ class AgentDojo(ToolEnv):
         self.before = self.world.model_copy(deep=True)
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.use_tools(
-            *(suite_tool(f.name, f.description, f.parameters.model_json_schema(), self._run) for f in suite.tools)
+            *(suite_tool(f.name, f.description, f.parameters.model_json_schema(), type(self)._run) for f in suite.tools)
         )
         system = from_package("agentdojo.agent_pipeline.agent_pipeline", INSTALL).load_system_message(None)
         return [Message("system", system), Message("user", data["prompt"])]

@@ -104,7 +104,7 @@ class BFCLMultiTurn(ToolEnv):
         return [dict(message) for message in task.data["question"][0]]
 
     def _tool(self, doc: Mapping[str, Any]) -> SuiteTool:
-        return suite_tool(doc["name"], doc["description"] + HINT, schema_of(doc["parameters"]), self._run)
+        return suite_tool(doc["name"], doc["description"] + HINT, schema_of(doc["parameters"]), type(self)._run)
 
     def _run(self, name: str, given: Mapping[str, Any]) -> str:
         return self._executed([written(name, given)])[0]

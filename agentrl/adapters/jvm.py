@@ -59,7 +59,12 @@ class Machines:
         with self._lock:
             machine = self._free.pop() if self._free else None
             self._count += machine is None
-        machine = machine or self._started()
+        if machine is None:
+            try:
+                machine = self._started()
+            except BaseException:
+                self._forget()
+                raise
         try:
             return action(machine)
         finally:

@@ -20,6 +20,7 @@ INSTALL = "pip install reasoning-gym"
 ALL = "all"
 NOT_IN_ALL = {"composite": "it is a mixture of other data sets, and needs to be told which"}
 _TRAIN, _EVAL = 0, 1_000_000_000  # seeds of the splits; a question depends on seed + index
+_SHARE = 5  # one question in so many is held out where a data set has few
 _SIZE = 2_000  # of a data set: some make all their questions at once
 _SOLVED_IN = ("possible_answer", "example_answer", "example_correct_answer", "solution")
 _ASK = "\n\nWrite the final answer between <answer> and </answer>."
@@ -50,13 +51,15 @@ def _tasks(dataset: str, config: str, train: int, held_out: int) -> Tasks:
     chosen = names() if dataset == ALL else [dataset]
 
     def splits() -> dict[str, list[Task]]:
-        seen: set[str] = set()
-        made: dict[str, list[Task]] = {}
-        for split, seed, size in (("eval", _EVAL, held_out), ("train", _TRAIN, train)):
-            made[split] = [
-                task for name in chosen for task in _split(name, split, seed, size, json.loads(config), seen)
-            ]
-        return {"train": made["train"], "eval": made["eval"]}
+        made: dict[str, list[Task]] = {"train": [], "eval": []}
+        for name in chosen:
+            settings = json.loads(config)
+            kept = _split(name, "eval", _EVAL, held_out, settings, set())
+            if train and len(kept) < held_out:  # the data set has no more questions than these
+                kept = kept[: -(-len(kept) // _SHARE)]
+            made["eval"] += kept
+            made["train"] += _split(name, "train", _TRAIN, train, settings, {t.data["question"] for t in kept})
+        return made
 
     return Tasks(splits)
 

@@ -62,16 +62,17 @@ class SuiteTool(Tool):
 
 
 def suite_tool(
-    name: str, description: str, parameters: Mapping[str, Any], run: Callable[[str, dict[str, Any]], Any]
+    name: str, description: str, parameters: Mapping[str, Any], run: Callable[[Any, str, dict[str, Any]], Any]
 ) -> SuiteTool:
-    """A tool that calls `run(name, arguments)`; whatever that raises is an error that the model reads.
+    """A tool that calls `run(env, name, arguments)`; whatever that raises is an error that the model reads.
 
-    An exception of a suite's tool is a part of its simulated world: it follows from the arguments alone.
+    An exception of a suite's tool is a part of its simulated world: it follows from the arguments alone. `run` is a
+    function of the class: a method of an instance would act on that instance in each of its forks, too.
     """
 
-    def function(given: dict[str, Any]) -> str:
+    def function(self: Any, given: dict[str, Any]) -> str:
         try:
-            return to_text(run(name, given))
+            return to_text(run(self, name, given))
         except ToolError:
             raise
         except Exception as error:
