@@ -67,7 +67,9 @@ FILES = {
     "eval_checker/multi_turn_eval/multi_turn_utils.py": """
         import json, re
         from bfcl_eval.counter import Counter
-        def execute_multi_turn_func_call(calls, initial_config, involved_classes, model_name, test_entry_id, long_context):
+        def execute_multi_turn_func_call(
+            calls, initial_config, involved_classes, model_name, test_entry_id, long_context
+        ):
             name = f"{model_name}_{test_entry_id}_Counter_instance"
             if name not in globals():
                 globals()[name] = Counter()
@@ -145,7 +147,7 @@ def test_where_no_function_fits_a_call_of_any_name_is_wrong():
     for action, reward in ((Action("I cannot."), 1.0), (called(("math_area", {})), 0.0), (called(("x", {})), 0.0)):
         env.reset(seed=0)
         assert env.step(action)[1] == reward
-    with pytest.raises(ValueError, match="no category 'irelevance' here. Did you mean 'irrelevance'"):
+    with pytest.raises(ValueError, match=r"no category 'irelevance' here\. Did you mean 'irrelevance'"):
         make(AST, category="irelevance")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from agentrl.adapters import jvm
@@ -20,7 +22,7 @@ class Py4JJavaError(Exception):
 class Machine:
     """Counts to a number; it holds one game at a time, as the real ones do."""
 
-    made: list[Machine] = []
+    made: ClassVar[list[Machine]] = []
 
     def __init__(self):
         self.closed = False
@@ -33,7 +35,7 @@ class Machine:
 class Count(JavaGame):
     """Count up to a number."""
 
-    tasks = Tasks.of(train=[{"to": 3, "level": "train"}], eval=[{"to": n} for n in range(1, 13)])
+    tasks = Tasks.of(train=[{"to": 3, "level": "train"}], eval=[{"to": n} for n in range(1, 10)])
 
     def opened(self, machine, task):
         machine.at, machine.to = 0, task.data["to"]

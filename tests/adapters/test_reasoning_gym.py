@@ -92,7 +92,7 @@ def test_a_generator_that_draws_from_the_process_gives_the_same_questions_again(
 def test_all_data_sets_but_those_that_need_arguments_and_mistakes_are_told():
     tasks = make(ID, dataset="all", train=1, held_out=1).tasks.split("eval")
     assert [task.data["dataset"] for task in tasks] == ["open", "sums", "unseeded"]
-    with pytest.raises(ValueError, match="no data set 'sum'. Did you mean 'sums'"):
+    with pytest.raises(ValueError, match=r"no data set 'sum'\. Did you mean 'sums'"):
         make(ID, dataset="sum")
     with pytest.raises(ValueError, match="config is for one data set"):
         make(ID, dataset="all", config={"most": 3})
