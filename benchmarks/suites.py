@@ -1,6 +1,6 @@
 """Third-party suites: their own solutions, doing nothing, and an audit, each in an environment of its own.
 
-    python benchmarks/suites.py NAME [--under DIR] [--cells DIR] [--audit-tasks N]
+    python benchmarks/suites.py NAME [--under DIR] [--cells DIR]
     python benchmarks/suites.py --table [--cells DIR]
 
 NAME is one of the suites below. Its package is installed into a new virtual environment DIR/NAME, next to AgentRL from
@@ -37,6 +37,7 @@ class Cell:
         kwargs: its arguments, on its evaluation split.
         solved: tasks that the oracle must solve, at least.
         idle: tasks that doing nothing may solve, exactly; None where nobody has counted them before.
+        audited: tasks of the audit, spread over the split; None takes all, 0 leaves the audit out.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Cell:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     solved: int = 0
     idle: int | None = 0
+    audited: int | None = 30
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,25 @@ SUITES: dict[str, Suite] = {
     "bfcl": Suite(
         (("--no-deps", "bfcl-eval"), ("mpmath", "overrides", "rank_bm25")),
         (
-            Cell("bfcl-ast", f"{_ADAPTERS}.bfcl:BFCL", {"category": "ast"}, 2344),
+            Cell("bfcl-ast", f"{_ADAPTERS}.bfcl:BFCL", {"category": "ast"}, 2344, audited=None),
             Cell("bfcl-relevance", f"{_ADAPTERS}.bfcl:BFCL", {"category": "relevance"}, 1140, 1124),
             Cell("bfcl-multi-turn", f"{_ADAPTERS}.bfcl_multi_turn:BFCLMultiTurn", {}, 800),
         ),
     ),
-    "agentdojo": Suite((("agentdojo",),), (Cell("agentdojo", f"{_ADAPTERS}.agentdojo:AgentDojo", {}, 97, 5),)),
+    "agentdojo": Suite(
+        (("agentdojo",),),
+        (
+            Cell("agentdojo-banking", f"{_ADAPTERS}.agentdojo:AgentDojo", {"suite": "banking"}, 16, 5, audited=None),
+            Cell("agentdojo", f"{_ADAPTERS}.agentdojo:AgentDojo", {}, 97, 5),
+        ),
+    ),
     "textworld-express": Suite(
         (("textworld-express", "orjson"),),
         (Cell("textworld-express", f"{_ADAPTERS}.textworld_express:TextWorldExpress", {"train": 10}, 40),),
     ),
     "scienceworld": Suite(
         (("scienceworld",),),
-        (Cell("scienceworld", f"{_ADAPTERS}.scienceworld:ScienceWorld", {"train": 1}, 30),),
+        (Cell("scienceworld", f"{_ADAPTERS}.scienceworld:ScienceWorld", {"train": 1}, 30, audited=0),),
     ),
 }
 
@@ -93,7 +101,6 @@ def main() -> None:
     parser.add_argument("suite", nargs="?", choices=sorted(SUITES))
     parser.add_argument("--under", type=Path, default=UNDER, help="folder of the virtual environments")
     parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the finished cells")
-    parser.add_argument("--audit-tasks", type=int, default=30, help="tasks of each audit; 0 for all")
     parser.add_argument("--table", action="store_true", help="print the finished cells as a table")
     parser.add_argument("--cell", help=argparse.SUPPRESS)  # the name of a cell, to be run in this interpreter
     given = parser.parse_args()
@@ -103,12 +110,12 @@ def main() -> None:
         parser.error("which suite?")
     elif given.cell is not None:
         found = next(cell for cell in SUITES[given.suite].cells if cell.name == given.cell)
-        measure(found, given.cells / f"{found.name}.json", given.audit_tasks or None)
+        measure(found, given.cells / f"{found.name}.json")
     else:
-        sys.exit(run(given.suite, given.under, given.cells, given.audit_tasks))
+        sys.exit(run(given.suite, given.under, given.cells))
 
 
-def run(name: str, under: Path, cells: Path, audit_tasks: int) -> int:
+def run(name: str, under: Path, cells: Path) -> int:
     """Run the cells of a suite that are not finished. Returns: an exit code."""
     suite, missed = SUITES[name], 0
     python = None
@@ -116,8 +123,7 @@ def run(name: str, under: Path, cells: Path, audit_tasks: int) -> int:
         path = cells / f"{cell.name}.json"
         if not path.exists():
             python = python or installed(name, suite, under)
-            command = [str(python), __file__, name, "--cell", cell.name, "--cells", str(cells)]
-            subprocess.run([*command, "--audit-tasks", str(audit_tasks)], check=True)
+            subprocess.run([str(python), __file__, name, "--cell", cell.name, "--cells", str(cells)], check=True)
         found = json.loads(path.read_text())
         print(line(found))
         missed += not as_wanted(cell, found)
@@ -136,7 +142,7 @@ def installed(name: str, suite: Suite, under: Path) -> Path:
     return python
 
 
-def measure(cell: Cell, path: Path, audit_tasks: int | None) -> None:
+def measure(cell: Cell, path: Path) -> None:
     """Play the oracle and doing nothing on every task, audit some, and write the cell's file."""
     from agentrl.bench.audit import audit
     from agentrl.bench.evaluate import evaluate
@@ -157,9 +163,9 @@ def measure(cell: Cell, path: Path, audit_tasks: int | None) -> None:
         others = [t.task.id for t in episodes if not t.success]
         found[key] = {"solved": len(solved), "listed": others if key == "oracle" else solved[:20]}
         found[key]["discarded"] = sum(t.status == "fault" for t in episodes)
-    report = audit(ref, num_tasks=audit_tasks)
-    found["audit"] = [{"kind": f.kind, "severity": f.severity, "tasks": list(f.tasks)[:20]} for f in report.flaws]
-    found["audit_tasks"] = report.num_tasks
+    flaws = () if cell.audited == 0 else audit(ref, num_tasks=cell.audited).flaws
+    found["audit"] = [{"kind": f.kind, "severity": f.severity, "tasks": list(f.tasks)[:20]} for f in flaws]
+    found["audited"] = len(tasks) if cell.audited is None else min(cell.audited, len(tasks))
     found["seconds"] = round(time.monotonic() - started, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")

@@ -6,7 +6,9 @@ The world, the tools and both verdicts (was the user's task done, was the attack
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,9 @@ from agentrl.trajectory import Task
 INSTALL = "pip install agentdojo"
 VERSION = "v1.2.2"
 ALL = "all"
+NOW = datetime.datetime(2024, 5, 15, 12)
+"""The time in every episode: noon of the day that the package's calendar has. The package takes the host's."""
+_TOLD_THE_TIME = ("email_client", "cloud_drive_client")
 _MODEL = "local"  # what attacks that name a model call the agent
 
 
@@ -110,7 +115,8 @@ class AgentDojo(ToolEnv):
 
     def _run(self, name: str, given: dict[str, Any]) -> str:
         package = from_package("agentdojo.agent_pipeline.tool_execution", INSTALL)
-        result, error = self._functions.run_function(self.world, name, _with_lists(given))
+        with _still_clock():
+            result, error = self._functions.run_function(self.world, name, _with_lists(given))
         if error is not None:
             raise ToolError(error)
         return str(package.tool_result_to_str(result))
@@ -160,8 +166,29 @@ class AgentDojo(ToolEnv):
 
     def _resolved(self, call: Any) -> ToolCall:
         """A call with the results of those that stand in its arguments."""
-        given = self._functions._execute_nested_calls(self.world.model_copy(deep=True), call.args)
+        with _still_clock():
+            given = self._functions._execute_nested_calls(self.world.model_copy(deep=True), call.args)
         return ToolCall(call.function, plain_value(given))
+
+
+class _Still(datetime.datetime):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
+        return NOW
+
+
+@contextmanager
+def _still_clock() -> Iterator[None]:
+    """Give the package's tools a clock that stands still: what they write into mails and files is then reproducible."""
+    modules = [from_package(f"agentdojo.default_suites.v1.tools.{name}", INSTALL) for name in _TOLD_THE_TIME]
+    kept = [module.datetime for module in modules]
+    for module in modules:
+        module.datetime = SimpleNamespace(**{**vars(datetime), "datetime": _Still})
+    try:
+        yield
+    finally:
+        for module, was in zip(modules, kept, strict=True):
+            module.datetime = was
 
 
 def _with_lists(given: Mapping[str, Any]) -> dict[str, Any]:
