@@ -1,22 +1,22 @@
 """MiniWoB++: small web pages in a headless Chromium (`pip install miniwob`): click, type and fill in, by element.
 
-Owns how a page reads as text, and the solutions of the tasks whose instruction says what to do. One browser belongs to
-one environment, and is used again for its next episode.
+Owns how a page reads as text, and the solutions of the tasks whose instruction says what to do.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
+from agentrl.adapters.lent import LentEnv, Machines
 from agentrl.adapters.suite import from_package
-from agentrl.env.execution import in_thread
 from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
-from agentrl.env.tool_env import ToolEnv, call
+from agentrl.env.tool_env import call
 from agentrl.errors import ConfigError, EnvFault, PackageMissing, ToolError
 from agentrl.messages import Action, Message
 from agentrl.tool_schema import tool
@@ -27,8 +27,7 @@ SOLVED = ("click-test", "click-test-2", "click-button", "click-link", "enter-tex
 """Tasks with a solution here."""
 ALL = "solved"
 _HELD_OUT = 1_000_000
-_BROWSERS, _DRIVERS = ("chromium", "google-chrome", "chrome"), ("chromedriver",)
-_STARTED_S = 120.0
+_PROGRAMS = {"MINIWOB_CHROME_BINARY": "chromium", "MINIWOB_CHROMEDRIVER": "chromedriver"}
 
 
 @lru_cache(maxsize=32)
@@ -45,7 +44,7 @@ def _tasks(names: tuple[str, ...], train: int, held_out: int) -> Tasks:
 
 
 @register("suites/MiniWoB-v1", max_turns=15)
-class MiniWoB(ToolEnv):
+class MiniWoB(LentEnv):
     """A small web page of MiniWoB++ and an instruction; tools click elements and type into them.
 
     Reward: the page's own before its discount for time (`raw_reward`), 0 where that is negative.
@@ -61,12 +60,7 @@ class MiniWoB(ToolEnv):
         "The package's own reward falls with the wall time that an agent takes; `raw_reward` is taken in its place.",
         "A page gives up after its own time limit of some seconds of wall time, with a reward of -1.",
     )
-    can_fork = False
-    hook_timeout_s = _STARTED_S
-    score_truncated = True
-    not_state = ("tasks", "_browser", "_page")
-    _browser: Any = None
-    _page = ""
+    machines = Machines(lambda: Browser(), most=2)
 
     def __init__(self, *, page: str = ALL, train: int = 100, held_out: int = 5, render_mode: str | None = None) -> None:
         super().__init__(render_mode=render_mode)
@@ -77,25 +71,9 @@ class MiniWoB(ToolEnv):
 
     async def start(self, task: Task) -> str:
         self.raw = 0.0
-        await self._in_browser(partial(self._open, task.data["page"]))
-        seen, _ = await self._in_browser(lambda: self._browser.reset(seed=task.data["seed"]))
-        self.seen = _plain(seen)
+        await self._borrow()
+        self.seen = await self._ask(lambda browser: browser.opened(task.data["page"], task.data["seed"]))
         return f"{self.seen['utterance']}\n\n{self._shown()}"
-
-    def _open(self, page: str) -> None:
-        """Have a browser at this page."""
-        if self._browser is not None and self._page == page:
-            return
-        self._shut()
-        for names in (_BROWSERS, _DRIVERS):
-            if not any(map(shutil.which, names)):
-                raise PackageMissing(f"this environment needs `{names[0]}`, which is not on PATH: {INSTALL}")
-        gymnasium = from_package("gymnasium", INSTALL)
-        gymnasium.register_envs(from_package("miniwob", INSTALL))
-        try:
-            self._browser, self._page = gymnasium.make(f"miniwob/{page}-v1").unwrapped, page
-        except gymnasium.error.Error as error:
-            raise ConfigError(f"MiniWoB++ has no page {page!r}: {error}") from error
 
     @tool
     async def click(self, element: int) -> str:
@@ -119,16 +97,12 @@ class MiniWoB(ToolEnv):
     async def _do(self, kind: str, element: int, **more: str) -> str:
         if element not in {item["ref"] for item in self.seen["dom_elements"]}:
             raise ToolError(f"there is no element {element} on the page")
-        action = from_package("miniwob.action", INSTALL).ActionTypes[kind]
-        browser = self._browser
-        seen, _, over, _, info = await self._in_browser(
-            lambda: browser.step(browser.create_action(action, ref=element, **more))
-        )
+        seen, over, info = await self._ask(lambda browser: browser.did(kind, element, more))
         self.raw = max(self.raw, float(info.get("raw_reward") or 0.0))
         if over:
             self.terminate()
             return "The page is done."
-        self.seen = _plain(seen)
+        self.seen = seen
         return self._shown()
 
     def _shown(self) -> str:
@@ -141,32 +115,48 @@ class MiniWoB(ToolEnv):
         return "\n".join(lines)
 
     async def score(self, answer: str | None) -> float:
+        self._release()
         return max(self.raw, 0.0)
 
     def oracle(self, messages: Sequence[Message]) -> Action:
         """What the instruction says, element by element."""
         return _solution(self.task.data["page"], self.seen)
 
-    async def _in_browser(self, action: Any) -> Any:
-        """Run code of the browser in a thread. A browser that fails is not used again."""
-        try:
-            return await in_thread(action, {})
-        except (PackageMissing, ConfigError):
-            raise
-        except BaseException as error:
-            self._shut()
-            if not isinstance(error, Exception):
-                raise
-            raise EnvFault(f"the browser failed: {type(error).__name__}: {error}", who="host") from error
 
-    def _shut(self) -> None:
-        browser, self._browser = self._browser, None
-        if browser is not None:
-            browser.close()
+class Browser:
+    """A headless browser at one page at a time."""
 
-    async def aclose(self) -> None:
-        await super().aclose()
-        self._shut()
+    def __init__(self) -> None:
+        found = {name: os.environ.get(name) or shutil.which(program) for name, program in _PROGRAMS.items()}
+        if not all(found.values()):
+            raise PackageMissing(f"this environment needs `chromium` and `chromedriver` on PATH: {INSTALL}")
+        # Named for the package: without these, selenium asks the network for a browser.
+        os.environ.update({name: str(path) for name, path in found.items()})
+        self._env: Any = None
+        self._page = ""
+
+    def opened(self, page: str, seed: int) -> dict[str, Any]:
+        """Start an episode of a page."""
+        if page != self._page:
+            self.close()
+            gymnasium = from_package("gymnasium", INSTALL)
+            gymnasium.register_envs(from_package("miniwob", INSTALL))
+            try:
+                self._env, self._page = gymnasium.make(f"miniwob/{page}-v1").unwrapped, page
+            except gymnasium.error.Error as error:
+                raise ConfigError(f"MiniWoB++ has no page {page!r}: {error}") from error
+        return _plain(self._env.reset(seed=seed)[0])
+
+    def did(self, kind: str, element: int, more: Mapping[str, str]) -> tuple[dict[str, Any], bool, dict[str, Any]]:
+        """Act on an element. Returns: what is seen, whether the episode is over, and the package's own info."""
+        action = from_package("miniwob.action", INSTALL).ActionTypes[kind]
+        seen, _, over, _, info = self._env.step(self._env.create_action(action, ref=element, **more))
+        return ({} if over else _plain(seen)), bool(over), dict(info)
+
+    def close(self) -> None:
+        env, self._env, self._page = self._env, None, ""
+        if env is not None:
+            env.close()
 
 
 def _plain(seen: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from agentrl.adapters.jvm import JavaGame, Machines, Played
+from agentrl.adapters.jvm import JavaGame, Played, java_machines
 from agentrl.adapters.suite import from_package
 from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
@@ -71,7 +71,7 @@ class ScienceWorld(JavaGame):
 
     third_party = ("scienceworld",)
     known_flaws = ("A wrong final choice scores -100 in ScienceWorld; here it is a reward of 0.",)
-    machines = Machines(_simulator, most=2)
+    machines = java_machines(_simulator, most=2)
 
     def __init__(
         self,

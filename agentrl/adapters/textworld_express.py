@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from agentrl.adapters.jvm import JavaGame, Machines, Played
+from agentrl.adapters.jvm import JavaGame, Played, java_machines
 from agentrl.adapters.suite import from_package
 from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
@@ -55,7 +55,7 @@ class TextWorldExpress(JavaGame):
     known_flaws = (
         "The game knows which commands are valid; they are not shown here, so scores are lower than with them.",
     )
-    machines = Machines(_simulator, most=4)
+    machines = java_machines(_simulator, most=4)
 
     def __init__(
         self,

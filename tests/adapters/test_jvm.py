@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from agentrl.adapters import jvm
-from agentrl.adapters.jvm import JavaGame, Machines, Played
+from agentrl.adapters.jvm import JavaGame, Played, java_machines
 from agentrl.bench.evaluate import aevaluate
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
@@ -59,7 +59,7 @@ class Count(JavaGame):
 def machines(monkeypatch):
     monkeypatch.setattr(Machine, "made", [])
     monkeypatch.setattr(jvm.shutil, "which", lambda name: "/usr/bin/java")
-    monkeypatch.setattr(Count, "machines", Machines(Machine, most=2), raising=False)
+    monkeypatch.setattr(Count, "machines", java_machines(Machine, most=2), raising=False)
     yield Count.machines
     Count.machines.close()
     assert all(machine.closed for machine in Machine.made)
@@ -85,10 +85,10 @@ async def test_what_the_games_code_raises_is_read_and_a_broken_machine_is_a_faul
     env = Count()
     await env.areset(options={"split": "train"})
     observation, *_ = await env.astep(call("act", command="odd"))
-    assert observation[0].content == "Error: the game cannot do this: scala.MatchError: odd"
+    assert observation[0].content == "Error: this cannot be done here: scala.MatchError: odd"
     observation, *_ = await env.astep(call("act", command=" "))
     assert "1 to 500 characters" in observation[0].content
-    with pytest.raises(EnvFault, match="Java machine failed: ConnectionError") as caught:
+    with pytest.raises(EnvFault, match="machine of this episode failed: ConnectionError") as caught:
         await env.astep(call("act", command="crash"))
     assert caught.value.at == "host"
     assert Machine.made[0].closed
