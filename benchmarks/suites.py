@@ -87,7 +87,10 @@ SUITES: dict[str, Suite] = {
     ),
     "textworld-express": Suite(
         (("textworld-express", "orjson"),),
-        (Cell("textworld-express", f"{_ADAPTERS}.textworld_express:TextWorldExpress", {"train": 10}, 40),),
+        (Cell("textworld-express", f"{_ADAPTERS}.textworld_express:TextWorldExpress", {"train": 10}, 40, audited=4),),
+    ),
+    "miniwob": Suite(
+        (("miniwob",),), (Cell("miniwob", f"{_ADAPTERS}.miniwob:MiniWoB", {"train": 5, "held_out": 2}, 14, audited=0),)
     ),
     "scienceworld": Suite(
         (("scienceworld",),),
