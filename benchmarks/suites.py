@@ -5,7 +5,8 @@
 
 NAME is one of the suites below. Its package is installed into a new virtual environment DIR/NAME, next to AgentRL from
 this checkout. A cell that is finished is a file of the folder of cells, and is not run again; delete it to run it
-again. Exit code 1 if a cell reaches less than what is wanted of it.
+again. tau3 is not in the registry: TAU2_BENCH names a checkout of tau2-bench, TAU2_DATA_DIR its folder `data`.
+Exit code 1 if a cell reaches less than what is wanted of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -82,12 +84,24 @@ SUITES: dict[str, Suite] = {
         (("agentdojo",),),
         (
             Cell("agentdojo-banking", f"{_ADAPTERS}.agentdojo:AgentDojo", {"suite": "banking"}, 16, 5, audited=None),
-            Cell("agentdojo", f"{_ADAPTERS}.agentdojo:AgentDojo", {}, 97, 5),
+            Cell("agentdojo", f"{_ADAPTERS}.agentdojo:AgentDojo", {}, 97, 5, audited=0),
         ),
     ),
     "textworld-express": Suite(
         (("textworld-express", "orjson"),),
         (Cell("textworld-express", f"{_ADAPTERS}.textworld_express:TextWorldExpress", {"train": 10}, 40, audited=4),),
+    ),
+    "textarena": Suite(
+        (("textarena",),),
+        (Cell("textarena", f"{_ADAPTERS}.textarena:TextArena", {"train": 5, "held_out": 4}, 20, audited=5),),
+    ),
+    "tau3": Suite(
+        (("rank_bm25",), ("-e", os.environ.get("TAU2_BENCH", "tau2-bench"))),
+        (
+            Cell("tau3-retail", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "retail"}, 114, 11, audited=0),
+            Cell("tau3-banking", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "banking_knowledge"}, 97, 0, audited=0),
+        ),
+        "python3.12",
     ),
     "miniwob": Suite(
         (("miniwob",),), (Cell("miniwob", f"{_ADAPTERS}.miniwob:MiniWoB", {"train": 5, "held_out": 2}, 14, audited=0),)

@@ -7,6 +7,7 @@ and policies, not a conversation, and its numbers are no tau3 numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -33,6 +34,7 @@ _INTRODUCTION = (
 
 
 def _registry() -> Any:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import fetches a list of prices
     return from_package("tau2.registry", INSTALL).registry
 
 
