@@ -66,7 +66,7 @@ class GymnasiumText(ToolEnv):
     ) -> None:
         super().__init__(render_mode=render_mode)
         try:
-            modes = gymnasium.spec(id).entry_point and _render_modes(id)
+            modes = _render_modes(id)
         except (gymnasium.error.Error, ModuleNotFoundError) as error:
             raise EnvNotFound(f"{id!r}: Gymnasium does not find it: {error}") from error
         self.id, self.env_kwargs = id, {**({"render_mode": "ansi"} if "ansi" in modes else {}), **(env_kwargs or {})}

@@ -128,7 +128,8 @@ class LentEnv(ToolEnv):
         if machine is None:
             raise RuntimeError("the episode is over: call reset")
         try:
-            return await in_thread(partial(action, machine), {})
+            found: T = await in_thread(partial(action, machine), {})
+            return found
         except AgentRLError:
             raise
         except Exception as error:

@@ -177,9 +177,10 @@ def _solution(page: str, seen: Mapping[str, Any]) -> Action:
 
     def found(*tags: str, text: str | None = None) -> int:
         fits = (item for item in items if item["tag"].startswith(tags))
-        return next(
+        ref: int = next(
             item["ref"] for item in fits if text is None or (item["text"] or item["value"]).lower() == text.lower()
         )
+        return ref
 
     def typed(number: int, value: str) -> Action | None:
         box = [item for item in items if item["tag"].startswith("input_") and item["tag"] != "input_button"][number]
