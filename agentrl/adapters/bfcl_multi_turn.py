@@ -29,6 +29,7 @@ CATEGORIES = tuple(f"multi_turn_{name}" for name in ("base", "miss_func", "miss_
 ALL = "multi_turn"
 _PACKAGE = "bfcl_eval.eval_checker.multi_turn_eval"
 _MOST_STEPS = 20  # of one user turn; one more, and BFCL counts the whole task as failed
+_MOST_DIGITS = 1000  # of `precision`, which the package does not bound
 _MODEL = "agentrl"
 _one_at_a_time = RLock()
 Steps = list[list[list[str]]]
@@ -107,6 +108,8 @@ class BFCLMultiTurn(ToolEnv):
         return suite_tool(doc["name"], doc["description"] + HINT, schema_of(doc["parameters"]), type(self)._run)
 
     def _run(self, name: str, given: Mapping[str, Any]) -> str:
+        if _is_endless(given):
+            return f"Error during execution: precision must be at most {_MOST_DIGITS}."
         return self._executed([written(name, given)])[0]
 
     def _executed(self, calls: list[str]) -> list[str]:
@@ -134,7 +137,8 @@ class BFCLMultiTurn(ToolEnv):
     def _as_text(self, call: ToolCall) -> str:
         """The call for the package's checker, which runs it as Python: names that are no tools never reach it."""
         known = call.name in self._documented and isinstance(call.arguments, Mapping)
-        return written(call.name, call.arguments) if known else "no_such_function()"
+        runs = known and not _is_endless(call.arguments)
+        return written(call.name, call.arguments) if runs else "no_such_function()"
 
     def respond(self, text: str) -> str | None:
         questions, turn = self.task.data["question"], len(self.steps)
@@ -181,6 +185,12 @@ class BFCLMultiTurn(ToolEnv):
     @property
     def _documented(self) -> Mapping[str, Mapping[str, Any]]:
         return _functions(tuple(self.task.data["involved_classes"]))
+
+
+def _is_endless(given: Mapping[str, Any]) -> bool:
+    """Whether a call would compute so many digits that it never returns: nothing can interrupt it."""
+    digits = given.get("precision", 0)
+    return isinstance(digits, (int, float)) and digits > _MOST_DIGITS
 
 
 def written(name: str, arguments: Mapping[str, Any]) -> str:
