@@ -94,6 +94,10 @@ class ConfigError(AgentRLError, ValueError):
     """A configuration key or value is not accepted."""
 
 
+class PackageMissing(AgentRLError, ImportError):
+    """A part needs a package that is not installed; the message says how to install it."""
+
+
 class ModelError(AgentRLError):
     """A model folder cannot be used: files or the chat template are missing."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, TypeVar
 
@@ -73,6 +74,15 @@ class GlobalGenerators:
                 given = yield yielded
             except BaseException as error:
                 go, given = coroutine.throw, error
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Run plain code with these generators in the place of the process's."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
 
     def _swap(self) -> None:
         outside = random.getstate(), np.random.get_state()

@@ -110,6 +110,8 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.tools": (3, "tools", 0),
     # 4: what is bundled, and what serves or spreads.
     "agentrl.environments": (4, "environments", 0),
+    "agentrl.adapters": (4, "adapters", 1),
+    "agentrl.adapters.suite": (4, "adapters", 0),
     "agentrl.serving": (4, "serving", 0),
     "agentrl.distributed": (4, "distributed", 0),
     # 5: measuring.

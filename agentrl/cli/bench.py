@@ -32,6 +32,7 @@ from agentrl.cli.boundary import (
     print_tables,
 )
 from agentrl.cli.judge_options import judge_of, judge_options
+from agentrl.cli.env_options import kwarg_option
 from agentrl.cli.policy_options import GivenPolicy, policy_of, policy_options
 from agentrl.cli.progress import Counter
 from agentrl.config import arguments_of
@@ -55,14 +56,13 @@ _OF_ONE = {
 }
 _OF_SUITES = {"overrides": "--set goes with a suite's file"}
 _PRICES_HELP = "TOML table: [MODEL] with input, output, cached_input, cache_write in USD for a million tokens."
-_KWARG_HELP = "An argument of the environment, as in env.kwargs of a training file, such as data=diabetes; repeatable."
 _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./file.py:Class; repeatable."
 
 
 @click.command("bench")
 @click.argument("env", metavar="ENV|SUITE.toml")
 @policy_options
-@click.option("--kwarg", "kwargs", multiple=True, metavar="KEY=VALUE", help=_KWARG_HELP)
+@kwarg_option
 @click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Episodes per task.")
 @click.option("--tasks", type=click.IntRange(1), help="How many tasks of the split; all by default.")
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
@@ -112,7 +112,8 @@ def command(
         _show_suite(ctx, _play_suite(suite, policy, out or default_out(Path(env).stem, policy.name), spending), as_json)
         return
     _refuse(ctx, _OF_SUITES)
-    registry.spec(env)
+    for flaw in registry.spec(env).env_class.known_flaws:
+        note(f"Known flaw: {flaw}")
     ref = registry.reference(env, **arguments_of(kwargs, "--kwarg"))
     measures = measures_of(options["measures"])
     price, budget = spending.price, spending.budget_usd

@@ -34,15 +34,12 @@ _EXTRAS = {
 }
 # Commands whose module stands elsewhere, or has another name: `import` is a word of Python.
 _MODULES = {
-    "audit": "checks.audit",
-    "check": "checks.check",
-    "doctor": "checks.doctor",
-    "reproduce": "checks.reproduce",
-    "export-episodes": "models.export_episodes",
+    **{name: f"checks.{name}" for name in ("audit", "check", "doctor", "judge", "reproduce")},
+    **{name: f"records.{name}" for name in ("replay", "report", "rescore", "view")},
     "import": "import_chats",
-    "judge": "checks.judge",
     "import-gguf": "models.import_gguf",
     "export": "models.export",
+    "export-episodes": "records.export_episodes",
     "serve-model": "models.serve_model",
 }
 EXIT_FAILED, EXIT_UNTRUSTED, EXIT_INTERRUPTED = 1, 3, 130

@@ -8,6 +8,7 @@ import click
 
 from agentrl.cli.boundary import json_option, print_json, say
 from agentrl.env import registry
+from agentrl.errors import PackageMissing
 
 
 @click.command("envs")
@@ -29,13 +30,17 @@ def command(as_json: bool) -> None:
 def describe(env_id: str) -> dict[str, Any]:
     """What is registered under an id; `error` says why it does not load."""
     row: dict[str, Any] = {"id": env_id, "description": "", "max_turns": None, "tools": [], "error": None}
+    row["known_flaws"] = []
     # An entry point of someone else's package may fail in any way; the list still shows the others.
     try:
         found = registry.spec(env_id)
+        row["description"], row["known_flaws"] = found.description, list(found.env_class.known_flaws)
         env = registry.make(env_id)
-        row["description"], row["max_turns"] = found.description, env.limits.max_turns
+        row["max_turns"] = env.limits.max_turns
         row["tools"] = [schema["function"]["name"] for schema in env.tool_schemas]
         env.close()
+    except PackageMissing as error:
+        row["error"] = str(error)
     except Exception as error:
         row["error"] = f"does not load: {type(error).__name__}: {error}"
     return row

@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from agentrl.cli.boundary import debug_option, say
+from agentrl.cli.env_options import kwarg_option
+from agentrl.config import arguments_of
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.messages import Action, Message, ToolCall
@@ -31,10 +33,11 @@ HELP = """\
 @click.option("--task", help="Id of a task.")
 @click.option("--split", help="Draw the task from this split; the first one by default.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@kwarg_option
 @debug_option
-def command(env: str, task: str | None, split: str | None, seed: int) -> None:
+def command(env: str, kwargs: tuple[str, ...], task: str | None, split: str | None, seed: int) -> None:
     """Be the agent of ENV: read what a model would read, call tools, answer."""
-    made = registry.make(env)
+    made = registry.make(env, **arguments_of(kwargs, "--kwarg"))
     options: dict[str, Any] = {} if split is None else {"split": split}
     if task is not None:
         options["task"] = task

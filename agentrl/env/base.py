@@ -77,6 +77,10 @@ class Env(gymnasium.Env[Observation, Any]):
     demonstrators: ClassVar[tuple[str, ...]] = ("oracle",)
     # Whether `get_state` holds all of an episode's state. False where a server holds a part of it: forks are refused.
     can_fork: bool = True
+    # Distributions whose versions belong to the environment's version: those of a third-party suite.
+    third_party: ClassVar[tuple[str, ...]] = ()
+    # What is known to be wrong with the tasks or their scores, a sentence each; shown where results are read.
+    known_flaws: ClassVar[tuple[str, ...]] = ()
     # Attributes that are not part of an episode's state: never copied by get_state.
     not_state: ClassVar[tuple[str, ...]] = ()
 

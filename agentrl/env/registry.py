@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -130,7 +130,8 @@ def _create(ref: EnvRef) -> Env:
 
 
 def version_of(found: EnvSpec, *, on_disk: bool = False) -> str:
-    """What an environment is made of: the version of the package that declares it, and a hash of its classes' files.
+    """What an environment is made of: the version of the package that declares it, those of the third-party packages
+    that it plays, and a hash of its classes' files.
 
     The hash is there because a package under development changes without a new version. What a file does only when it
     is run as a program (`if __name__ == "__main__":`) does not count. Of a notebook's class there is no file: then
@@ -141,7 +142,17 @@ def version_of(found: EnvSpec, *, on_disk: bool = False) -> str:
     """
     read: Callable[[Any], str] = _hash_of_files if on_disk else _hash_when_loaded
     made_by = "" if found.maker is None else f" by {_hash_of_function(found.maker)}"
-    return f"{_package_of(found.id)} {read(found.env_class)}{made_by}".strip()
+    packages = " ".join((_package_of(found.id), *map(_version_of_package, found.env_class.third_party)))
+    return f"{packages} {read(found.env_class)}{made_by}".strip()
+
+
+@lru_cache(maxsize=256)
+def _version_of_package(name: str) -> str:
+    """Name and version of an installed distribution."""
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name} not installed"
 
 
 @lru_cache(maxsize=256)

@@ -6,12 +6,15 @@ import click
 
 from agentrl.bench.audit import audit
 from agentrl.cli.boundary import EXIT_FAILED, json_option, note, print_json
+from agentrl.cli.env_options import kwarg_option
 from agentrl.cli.progress import Counter
+from agentrl.config import arguments_of
 from agentrl.env import registry
 
 
 @click.command("audit")
 @click.argument("env")
+@kwarg_option
 @click.option("--tasks", type=click.IntRange(1), default=30, show_default=True, help="How many tasks of the split.")
 @click.option("--all-tasks", is_flag=True, help="Play every task of the split.")
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
@@ -22,6 +25,7 @@ from agentrl.env import registry
 def command(
     ctx: click.Context,
     env: str,
+    kwargs: tuple[str, ...],
     tasks: int,
     all_tasks: bool,
     split: str,
@@ -38,10 +42,11 @@ def command(
     It needs no model. `agentrl check` asks whether an environment works. Exit code 1 if a flaw is an error.
     """
     registry.spec(env)
+    ref = registry.reference(env, **arguments_of(kwargs, "--kwarg"))
     note(f"Auditing {env}")
     with Counter("episodes") as counter:
         report = audit(
-            env,
+            ref,
             split=split,
             num_tasks=None if all_tasks else tasks,
             seed=seed,

@@ -7,13 +7,16 @@ import json
 import click
 
 from agentrl.cli.boundary import EXIT_FAILED, json_option, note, print_json, say
+from agentrl.cli.env_options import kwarg_option
+from agentrl.config import arguments_of
 
 
 @click.command("check")
 @click.argument("env")
+@kwarg_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, env: str, as_json: bool) -> None:
+def command(ctx: click.Context, env: str, kwargs: tuple[str, ...], as_json: bool) -> None:
     """Find what is wrong with ENV, an id, `module:Class` or `./file.py:Class`.
 
     Exit code 1 if something is.
@@ -24,7 +27,7 @@ def command(ctx: click.Context, env: str, as_json: bool) -> None:
     end_when_hung(None)  # the check itself reports what hangs
     if not as_json:
         note(f"Checking {env}")
-    report = check_env(env)
+    report = check_env(env, **arguments_of(kwargs, "--kwarg"))
     if as_json:
         print_json(json.loads(report.to_json()))
     else:

@@ -1,0 +1,1 @@
+"""Third-party suites as environments: one file each, over the package that the user installed. Copies none of it."""
