@@ -14,7 +14,7 @@ from agentrl.policy.engine.memory import available_bytes
 
 Ids = NDArray[np.int32]
 
-# Positions that each slot has at first; enough for most episodes.
+# Positions that each slot has at first, enough for most episodes of a tiny model; later ones come in multiples of it.
 _FIRST_POSITIONS = 256
 
 
@@ -22,8 +22,8 @@ class KvSlots:
     """Key/value storage of every layer for many sequences, no larger than they need.
 
     Each layer is two tensors (R, H, P + 1, D): R slots and P positions that have memory, H key/value heads, D
-    width of a head. R and P double when one more is needed, up to `slots` and `context`. The last position is
-    scratch space that padding writes to.
+    width of a head. When one more is needed R doubles, up to `slots`, and P grows by half, up to `context`. The last
+    position is scratch space that padding writes to.
 
     Attributes:
         slots, context: most slots, and most tokens of each.
@@ -61,8 +61,10 @@ class KvSlots:
         if rows <= self.rows and positions <= self.positions:
             return
         held = self.rows, self.positions
-        self.rows = _grown(self.rows, rows, self.slots)
-        self.positions = _grown(self.positions, positions, self.context)
+        if rows > self.rows:
+            self.rows = min(self.slots, max(rows, 2 * self.rows))
+        if positions > self.positions:
+            self.positions = min(self.context, _whole_blocks(max(positions, self.positions * 3 // 2)))
         try:
             for index, (keys, values) in enumerate(self.layers):
                 self.layers[index] = self._moved(keys, *held), self._moved(values, *held)
@@ -175,6 +177,5 @@ class SlotOwners:
         self._used_at[slot] = self._clock
 
 
-def _grown(have: int, needed: int, most: int) -> int:
-    """Twice what there is, or what is needed if that is more; `most` at the most."""
-    return have if needed <= have else min(most, max(needed, 2 * have))
+def _whole_blocks(positions: int) -> int:
+    return -(-positions // _FIRST_POSITIONS) * _FIRST_POSITIONS

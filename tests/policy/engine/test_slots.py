@@ -48,7 +48,8 @@ def test_storage_grows_with_what_it_holds_and_no_further() -> None:
     keys.copy_(torch.arange(keys.numel()).view(keys.shape))
     values.copy_(-keys)
     before = keys[0, :, :256].clone()
-    for wanted, rows, positions in [((3, 256), 3, 256), ((4, 257), 6, 512), ((7, 100), 10, 512), ((10, 900), 10, 1000)]:
+    growth = [((3, 256), 3, 256), ((4, 257), 6, 512), ((7, 513), 10, 768), ((10, 300), 10, 768), ((10, 900), 10, 1000)]
+    for wanted, rows, positions in growth:
         kv.reserve(*wanted)
         keys, values = kv.layer(0, like)
         assert keys.shape == values.shape == (rows, 2, positions + 1, 3)
