@@ -34,8 +34,16 @@ def limit_prepared_products() -> None:
             os.environ[name] = str(_MOST_PREPARED)
 
 
+def give_back_freed() -> bool:
+    """Return freed memory to the system. Returns: whether the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+    return trim is not None
+
+
 class FreedMemory:
-    """Returns freed memory to the system, where the C library can (glibc), and not too often.
+    """Returns freed memory to the system, where the C library can, and not too often.
 
     Args:
         clock: seconds that pass.
@@ -43,12 +51,10 @@ class FreedMemory:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._next_s = clock, clock()
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
     def give_back(self) -> bool:
         """Return what is free now. Returns: whether that was done; False where it was done just before."""
-        if self._trim is None or self._clock() < self._next_s:
+        if self._clock() < self._next_s or not give_back_freed():
             return False
-        self._trim(0)
         self._next_s = self._clock() + _EVERY_S
         return True

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from agentrl.errors import ModelError
 from agentrl.policy.engine.memory import available_bytes
+from agentrl.policy.kept_memory import give_back_freed
 
 Ids = NDArray[np.int32]
 
 # Positions that each slot has at first, enough for most episodes of a tiny model; later ones come in multiples of it.
 _FIRST_POSITIONS = 256
+# Old storage of all layers together that is worth the time of returning it: new storage does not fit into its holes.
+_WORTH_BYTES = 2**26
 
 
 class KvSlots:
@@ -66,17 +69,24 @@ class KvSlots:
         if positions > self.positions:
             self.positions = min(self.context, _whole_blocks(max(positions, self.positions * 3 // 2)))
         try:
-            for index, (keys, values) in enumerate(self.layers):
-                self.layers[index] = self._moved(keys, *held), self._moved(values, *held)
+            freed = sum(self._grow(index, *held) for index in range(len(self.layers)))
         except ModelError:
             self.drop()
             raise
+        if freed > _WORTH_BYTES:
+            give_back_freed()
 
     def drop(self) -> None:
         """Free all memory, and forget what was in it."""
         self.rows, self.positions = 0, min(_FIRST_POSITIONS, self.context)
         self.layers = []
         self.clear()
+
+    def _grow(self, index: int, rows: int, positions: int) -> int:
+        """Move a layer, whose old storage has so many rows and positions. Returns: the bytes of that."""
+        keys, values = self.layers[index]
+        self.layers[index] = self._moved(keys, rows, positions), self._moved(values, rows, positions)
+        return keys.nbytes + values.nbytes
 
     def _moved(self, old: Tensor, rows: int, positions: int) -> Tensor:
         new = self._zeros(old)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agentrl.errors import ModelError
-from agentrl.policy.engine import memory
+from agentrl.policy.engine import memory, slots
 from agentrl.policy.engine.slots import KvSlots, SlotOwners
 
 
@@ -143,3 +143,16 @@ def test_an_owner_that_takes_again_leaves_its_old_slot() -> None:
     assert len(owners) == 1
     assert owners.take("b", {new}) == old
     assert owners.slot_of("a") == new
+
+
+def test_large_storage_that_was_moved_goes_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(slots, "give_back_freed", lambda: asked.append(1))
+    monkeypatch.setattr(slots, "_WORTH_BYTES", 2 * 257 * 4)
+    kv = KvSlots(4, 1000)
+    kv.reserve(1, 5)
+    kv.layer(0, torch.zeros(1, 1, 1, 1))
+    kv.reserve(2, 5)  # the old storage has that size, and is not above it
+    assert not asked
+    kv.reserve(2, 600)
+    assert asked == [1]
