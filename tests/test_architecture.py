@@ -72,6 +72,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.learning.rows": (2, "learning", 0),
     "agentrl.learning.terms": (2, "learning", 0),
     "agentrl.learning.masters": (2, "learning", 0),
+    "agentrl.learning.kernels": (2, "learning", 0),
     "agentrl.learning.update_mode": (2, "learning", 0),
     "agentrl.learning.head": (2, "learning", 0),
     "agentrl.learning.optimizers": (2, "learning", 1),

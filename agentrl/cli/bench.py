@@ -31,8 +31,8 @@ from agentrl.cli.boundary import (
     print_json,
     print_tables,
 )
-from agentrl.cli.judge_options import judge_of, judge_options
 from agentrl.cli.env_options import kwarg_option
+from agentrl.cli.judge_options import judge_of, judge_options
 from agentrl.cli.policy_options import GivenPolicy, policy_of, policy_options
 from agentrl.cli.progress import Counter
 from agentrl.config import arguments_of

@@ -21,6 +21,7 @@ from agentrl.learning import drift
 from agentrl.learning.batches import MicroBatch, Unit, shares
 from agentrl.learning.columns import fill
 from agentrl.learning.forward import Batch
+from agentrl.learning.kernels.norms import fast_norms
 from agentrl.learning.lines.layouts import Layout, Layouts
 from agentrl.learning.masters import MasterWeights
 from agentrl.learning.models import Models
@@ -142,6 +143,7 @@ class Learner:
             masters=self.masters,
         )
         self._check_ranks(objective, temperature)
+        self._norms = fast_norms(model)
         self.num_steps = 0
         self._is_first = False
         self._publish = publish
@@ -340,6 +342,7 @@ class Learner:
             matmul_precision=settings.matmul_precision,
             dropout=settings.dropout,
             gradient_checkpointing=settings.gradient_checkpointing,
+            norms=self._norms,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from agentrl.learning.kernels.norms import in_one_function
 
 _FLAG, _FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 
@@ -21,7 +23,13 @@ def is_checkpointing(model: nn.Module) -> bool:
 
 @contextmanager
 def update_mode(
-    model: Any, *, attention: str | None, matmul_precision: str, dropout: bool, gradient_checkpointing: bool
+    model: Any,
+    *,
+    attention: str | None,
+    matmul_precision: str,
+    dropout: bool,
+    gradient_checkpointing: bool,
+    norms: Sequence[nn.Module] = (),
 ) -> Iterator[None]:
     """The model as it is during an update; restored after.
 
@@ -31,6 +39,7 @@ def update_mode(
         matmul_precision: of float32 products.
         dropout: whether the model's dropout is active. Sampling has none, so with it the first ratio is not 1.
         gradient_checkpointing: recompute the activations of each layer in the backward pass.
+        norms: of `fast_norms`, computed by one function each.
     Raises: ValueError if the model has no layers that can be checkpointed.
     """
     with ExitStack() as stack:
@@ -40,6 +49,7 @@ def update_mode(
             stack.callback(model.set_attn_implementation, model.config._attn_implementation)
             model.set_attn_implementation(attention)
         stack.enter_context(_training_flags(model))
+        stack.enter_context(in_one_function(norms))
         model.train(dropout)
         stack.enter_context(_checkpointing(model, dropout=dropout, every_layer=gradient_checkpointing))
         yield

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from agentrl.errors import ModelError
-from agentrl.policy import adapters
+from agentrl.policy import adapters, kept_memory
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -37,6 +37,7 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer  # loads for seconds; settings are checked before
 
+    kept_memory.limit_prepared_products()
     path = Path(folder)
     check_files(path)
     if adapters.is_adapter_folder(path):

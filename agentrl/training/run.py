@@ -359,6 +359,10 @@ class Run:
         self.state.tokens["evaluated"] = self.state.tokens.get("evaluated", 0) + sampled
         return by_environment(played, {name: refs[name] for name in tasks}, wall_s=wall_s)
 
+    def before_update(self) -> None:
+        """Free what the sampler keeps of episodes; an update needs the memory."""
+        self.policy.forget()
+
     def tell(self, name: str, number: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         """Report progress to `on_progress`."""
         self.on_progress(Progress(name, number, total, metrics or {}))

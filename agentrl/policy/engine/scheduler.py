@@ -30,6 +30,7 @@ from agentrl.policy.engine.prefixes import Donors, Prefixes
 from agentrl.policy.engine.slots import Ids, KvSlots, SlotOwners
 from agentrl.policy.engine.token_sampling import DrawTable, draw
 from agentrl.policy.engine.token_signals import Sure, ranked, signals_of
+from agentrl.policy.kept_memory import FreedMemory
 
 if TYPE_CHECKING:
     from agentrl.policy.engine.forward_hf import HfForward
@@ -137,6 +138,7 @@ class Engine:
         self.forward, self.exact = _forward(model, self.kv, options)
         self.owners = SlotOwners(options.slots)
         self._draws = DrawTable(options.slots, options.context)
+        self._freed = FreedMemory()
         self._queue: deque[_Request] = deque()
         self._active: dict[int, _Request] = {}
         self._pump: asyncio.Task[None] | None = None
@@ -199,12 +201,14 @@ class Engine:
     def forget(self) -> None:
         """Free all keys and values, and forget who owned which slot, as a new engine would begin.
 
+        What is free in the process goes back to the system, at most every few seconds.
         Turns being sampled continue after their context is computed again.
         """
         self._queue.extendleft(reversed(self._active.values()))
         self._active.clear()
         self.kv.drop()
         self.owners = SlotOwners(self.options.slots)
+        self._freed.give_back()
 
     @property
     def busy(self) -> int:

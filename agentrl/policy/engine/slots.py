@@ -11,19 +11,22 @@ from torch import Tensor
 
 from agentrl.errors import ModelError
 from agentrl.policy.engine.memory import available_bytes
+from agentrl.policy.kept_memory import give_back_freed
 
 Ids = NDArray[np.int32]
 
-# Positions that each slot has at first; enough for most episodes.
+# Positions that each slot has at first, enough for most episodes of a tiny model; later ones come in multiples of it.
 _FIRST_POSITIONS = 256
+# Old storage of all layers together that is worth the time of returning it: new storage does not fit into its holes.
+_WORTH_BYTES = 2**26
 
 
 class KvSlots:
     """Key/value storage of every layer for many sequences, no larger than they need.
 
     Each layer is two tensors (R, H, P + 1, D): R slots and P positions that have memory, H key/value heads, D
-    width of a head. R and P double when one more is needed, up to `slots` and `context`. The last position is
-    scratch space that padding writes to.
+    width of a head. When one more is needed R doubles, up to `slots`, and P grows by half, up to `context`. The last
+    position is scratch space that padding writes to.
 
     Attributes:
         slots, context: most slots, and most tokens of each.
@@ -61,20 +64,29 @@ class KvSlots:
         if rows <= self.rows and positions <= self.positions:
             return
         held = self.rows, self.positions
-        self.rows = _grown(self.rows, rows, self.slots)
-        self.positions = _grown(self.positions, positions, self.context)
+        if rows > self.rows:
+            self.rows = min(self.slots, max(rows, 2 * self.rows))
+        if positions > self.positions:
+            self.positions = min(self.context, _whole_blocks(max(positions, self.positions * 3 // 2)))
         try:
-            for index, (keys, values) in enumerate(self.layers):
-                self.layers[index] = self._moved(keys, *held), self._moved(values, *held)
+            freed = sum(self._grow(index, *held) for index in range(len(self.layers)))
         except ModelError:
             self.drop()
             raise
+        if freed > _WORTH_BYTES:
+            give_back_freed()
 
     def drop(self) -> None:
         """Free all memory, and forget what was in it."""
         self.rows, self.positions = 0, min(_FIRST_POSITIONS, self.context)
         self.layers = []
         self.clear()
+
+    def _grow(self, index: int, rows: int, positions: int) -> int:
+        """Move a layer, whose old storage has so many rows and positions. Returns: the bytes of that."""
+        keys, values = self.layers[index]
+        self.layers[index] = self._moved(keys, rows, positions), self._moved(values, rows, positions)
+        return keys.nbytes + values.nbytes
 
     def _moved(self, old: Tensor, rows: int, positions: int) -> Tensor:
         new = self._zeros(old)
@@ -181,6 +193,5 @@ class SlotOwners:
         self._used_at[slot] = self._clock
 
 
-def _grown(have: int, needed: int, most: int) -> int:
-    """Twice what there is, or what is needed if that is more; `most` at the most."""
-    return have if needed <= have else min(most, max(needed, 2 * have))
+def _whole_blocks(positions: int) -> int:
+    return -(-positions // _FIRST_POSITIONS) * _FIRST_POSITIONS

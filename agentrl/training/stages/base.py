@@ -126,6 +126,12 @@ class Context(Protocol):
             name: label of the recorded episodes, such as the stage's name.
         """
 
+    def before_update(self) -> None:
+        """Free what the sampler keeps of episodes: the update that follows needs the memory, and makes it stale.
+
+        Turns being sampled continue after their context is computed again, as they do when new weights are published.
+        """
+
     def tell(self, name: str, number: int, total: int) -> None:
         """Report the progress of a part of a stage.
 

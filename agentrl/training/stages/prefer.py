@@ -145,6 +145,7 @@ class _PreferStage(GroupStage):
         for add in self._feedback:
             groups = await add(groups)
         sampled_s = time.perf_counter()
+        context.before_update()
         rows = pairs(context.rows(compared := [_compared(group) for group in groups]), compared)
         metrics = await self._learn(learner, rows)
         await learner.publish()

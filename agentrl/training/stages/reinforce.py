@@ -194,6 +194,7 @@ class _ReinforceStage(GroupStage):
         groups, sampled = await self._sample(source)
         context.rollouts.check_faults(sampled)
         sampled_s = time.perf_counter()
+        context.before_update()
         metrics = await self._learn(context, learner, groups)
         await learner.publish()
         metrics = {

@@ -115,6 +115,7 @@ class _SelfDistillStage(GroupStage):
         for add in self._feedback:
             groups = await add(groups)
         sampled_s = time.perf_counter()
+        context.before_update()
         metrics = await self._learn(context, learner, groups)
         await learner.publish()
         metrics = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agentrl.errors import ModelError
-from agentrl.policy.engine import memory
+from agentrl.policy.engine import memory, slots
 from agentrl.policy.engine.prefixes import BLOCK, Donors, Prefixes
 from agentrl.policy.engine.slots import KvSlots, SlotOwners
 
@@ -49,7 +49,8 @@ def test_storage_grows_with_what_it_holds_and_no_further() -> None:
     keys.copy_(torch.arange(keys.numel()).view(keys.shape))
     values.copy_(-keys)
     before = keys[0, :, :256].clone()
-    for wanted, rows, positions in [((3, 256), 3, 256), ((4, 257), 6, 512), ((7, 100), 10, 512), ((10, 900), 10, 1000)]:
+    growth = [((3, 256), 3, 256), ((4, 257), 6, 512), ((7, 513), 10, 768), ((10, 300), 10, 768), ((10, 900), 10, 1000)]
+    for wanted, rows, positions in growth:
         kv.reserve(*wanted)
         keys, values = kv.layer(0, like)
         assert keys.shape == values.shape == (rows, 2, positions + 1, 3)
@@ -170,3 +171,16 @@ def test_beginnings_are_found_in_whole_blocks() -> None:
     assert begun.longest(np.arange(30, dtype=np.int32)) == (3 * BLOCK, [1])
     assert begun.longest(np.arange(17, dtype=np.int32)) == (2 * BLOCK, [1, 2])
     assert begun.longest(np.arange(1, 40, dtype=np.int32)) == (0, ())
+
+
+def test_large_storage_that_was_moved_goes_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(slots, "give_back_freed", lambda: asked.append(1))
+    monkeypatch.setattr(slots, "_WORTH_BYTES", 2 * 257 * 4)
+    kv = KvSlots(4, 1000)
+    kv.reserve(1, 5)
+    kv.layer(0, torch.zeros(1, 1, 1, 1))
+    kv.reserve(2, 5)  # the old storage has that size, and is not above it
+    assert not asked
+    kv.reserve(2, 600)
+    assert asked == [1]
