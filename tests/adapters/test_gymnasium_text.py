@@ -45,7 +45,7 @@ class Echo(gymnasium.Env):
         return self.word, float(action == self.word), action == self.word, False, {}
 
 
-gymnasium.register(id="test/Echo-v0", entry_point=Echo)
+gymnasium.register(id="test/EchoOfWords-v0", entry_point=Echo)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_episodes_repeat_share_nothing_and_fork():
 
 
 def test_a_space_of_text_takes_the_answer_as_it_is():
-    env = make(ID, id="test/Echo-v0")
+    env = make(ID, id="test/EchoOfWords-v0")
     word = env.reset(seed=1)[0][0].content
     assert env.step("x" * 20)[0][0].content == "That is no action here."
     _, reward, terminated, _, info = env.step(word)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import Objective
 from agentrl.learning.rows import Row
-from agentrl.rollout.feedback.base import Feedback
+from agentrl.rollout.feedback.base import Feedback, metrics_of
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, Step
 from agentrl.training.stages.canary import Canary, CanaryWatch
-from agentrl.training.stages.playing import sampled_tokens
+from agentrl.training.stages.playing import rollout_metrics, sampled_tokens
+from agentrl.trajectory import TrajectoryGroup
 
 
 class GroupSettings(Protocol):
@@ -102,6 +104,34 @@ class GroupStage(Stage):
     def _is_spent(self) -> bool:
         return self._max_sampled_tokens is not None and self._sampled_tokens >= self._max_sampled_tokens
 
+    async def learnt(
+        self,
+        context: Context,
+        learner: Learner,
+        played: Sequence[TrajectoryGroup],
+        learning: Awaitable[Mapping[str, float]],
+        started: float,
+    ) -> dict[str, float]:
+        """Learn from a step's groups and publish the weights.
+
+        Args:
+            played: the groups whose episodes are described.
+            learning: the update; it begins here.
+            started: `time.perf_counter()` at the beginning of the step.
+        Returns: metrics of the episodes and of the update, and the time that each took.
+        """
+        sampled = time.perf_counter()
+        context.before_update()
+        metrics = await learning
+        await learner.publish()
+        return {
+            **rollout_metrics(played, context.environments),
+            **metrics,
+            **metrics_of(self._feedback),
+            "time/sample_s": sampled - started,
+            "time/learn_s": time.perf_counter() - sampled,
+        }
+
     async def filled(self, learner: Learner, rows: Sequence[Row]) -> list[Row]:
         """The rows with every column that the objective reads and that they lack.
 
@@ -115,16 +145,16 @@ class GroupStage(Stage):
 
     def state_dict(self) -> dict[str, Any]:
         place = self._place if self._source is None else self._source.state_dict()
-        canary = None if self._canary is None else self._canary.values
+        canary = None if self._canary is None else self._canary.state_dict()
         return {**super().state_dict(), "source": place, "sampled_tokens": self._sampled_tokens, "canary": canary}
 
     def summary(self) -> dict[str, Any]:
         if self._canary is None:
             return super().summary()
-        return {**super().summary(), "canary": {"accuracy": self._canary.values, "ended": self._canary.ended}}
+        return {**super().summary(), "canary": self._canary.summary()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._place, self._sampled_tokens = state["source"], state["sampled_tokens"]
         if self._canary is not None:
-            self._canary.values = [(int(step), float(value)) for step, value in state["canary"]]
+            self._canary.load_state_dict(state["canary"])

@@ -15,8 +15,7 @@ from agentrl.learning.episode_columns import pairs
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES, Objective
 from agentrl.learning.objectives.preference import DPO
-from agentrl.learning.rows import Row
-from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, metrics_of, stages_of
+from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, stages_of
 from agentrl.rollout.feedback.rewarded import PreferRewarded
 from agentrl.rollout.sources.base import Source
 from agentrl.rollout.sources.preference_file import check_preferences, preferences
@@ -25,7 +24,7 @@ from agentrl.rollout.sources.stored import Stored
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
 from agentrl.training.stages.canary import Canary
 from agentrl.training.stages.group_stage import GroupStage
-from agentrl.training.stages.playing import Playing, rollout_metrics
+from agentrl.training.stages.playing import Playing
 from agentrl.trajectory import TrajectoryGroup
 
 logger = logging.getLogger(__name__)
@@ -144,19 +143,7 @@ class _PreferStage(GroupStage):
             context.rollouts.check_faults(played)
         for add in self._feedback:
             groups = await add(groups)
-        sampled_s = time.perf_counter()
-        context.before_update()
-        rows = pairs(context.rows(compared := [_compared(group) for group in groups]), compared)
-        metrics = await self._learn(learner, rows)
-        await learner.publish()
-        metrics = {
-            **rollout_metrics(played, context.environments),
-            **metrics,
-            **metrics_of(self._feedback),
-            "preference/pairs": float(len({row.unit for row in rows})),
-            "time/sample_s": sampled_s - started,
-            "time/learn_s": time.perf_counter() - sampled_s,
-        }
+        metrics = await self.learnt(context, learner, played, self._learn(context, learner, groups), started)
         return Step(self.step + 1, self._settings.steps, metrics, played if self._settings.plays else [])
 
     def summary(self) -> dict[str, Any]:
@@ -165,11 +152,15 @@ class _PreferStage(GroupStage):
             return super().summary()
         return {**super().summary(), "value_head": self._learner.models.value_head_numbers()}
 
-    async def _learn(self, learner: Learner, rows: Sequence[Row]) -> Mapping[str, float]:
+    async def _learn(
+        self, context: Context, learner: Learner, groups: Sequence[TrajectoryGroup]
+    ) -> Mapping[str, float]:
+        rows = pairs(context.rows(compared := [_compared(group) for group in groups]), compared)
         if not rows:
             logger.warning("step %d: no episode was preferred over another, so nothing was learnt", self.step + 1)
-            return {}
-        return await learner.update(await self.filled(learner, rows), self._objective)
+            return {"preference/pairs": 0.0}
+        metrics = await learner.update(await self.filled(learner, rows), self._objective)
+        return {**metrics, "preference/pairs": float(len({row.unit for row in rows}))}
 
 
 def _compared(group: TrajectoryGroup) -> TrajectoryGroup:

@@ -26,13 +26,13 @@ from agentrl.learning.objectives.value import Value
 from agentrl.learning.optimizers import Schedule
 from agentrl.learning.rows import Aggregation, Array, Row, Weight, with_coefficients
 from agentrl.learning.shaping.base import SHAPINGS, Shaping
-from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, metrics_of, stages_of
+from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, stages_of
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
 from agentrl.training.stages.canary import Canary
 from agentrl.training.stages.expert import ExpertTerm, with_expert, without_expert
 from agentrl.training.stages.group_stage import GroupStage
-from agentrl.training.stages.playing import Playing, rollout_metrics
+from agentrl.training.stages.playing import Playing
 from agentrl.trajectory import TrajectoryGroup
 
 logger = logging.getLogger(__name__)
@@ -193,17 +193,7 @@ class _ReinforceStage(GroupStage):
         started = time.perf_counter()
         groups, sampled = await self._sample(source)
         context.rollouts.check_faults(sampled)
-        sampled_s = time.perf_counter()
-        context.before_update()
-        metrics = await self._learn(context, learner, groups)
-        await learner.publish()
-        metrics = {
-            **rollout_metrics(sampled, context.environments),
-            **metrics,
-            **metrics_of(self._feedback),
-            "time/sample_s": sampled_s - started,
-            "time/learn_s": time.perf_counter() - sampled_s,
-        }
+        metrics = await self.learnt(context, learner, sampled, self._learn(context, learner, groups), started)
         return Step(self.step + 1, self._settings.steps, metrics, sampled)
 
     async def _sample(self, source: Source) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:

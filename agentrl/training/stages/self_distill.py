@@ -20,12 +20,12 @@ from agentrl.learning.objectives.policy_gradient import PolicyGradient
 from agentrl.learning.optimizers import Schedule
 from agentrl.learning.rows import Ints, Row, with_coefficients
 from agentrl.messages import Action
-from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, metrics_of, stages_of
+from agentrl.rollout.feedback.base import FEEDBACKS, Feedback, stages_of
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, StageSettings, Step
 from agentrl.training.stages.canary import Canary
 from agentrl.training.stages.group_stage import GroupStage
-from agentrl.training.stages.playing import Playing, rollout_metrics
+from agentrl.training.stages.playing import Playing
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 logger = logging.getLogger(__name__)
@@ -114,17 +114,7 @@ class _SelfDistillStage(GroupStage):
         context.rollouts.check_faults(played)
         for add in self._feedback:
             groups = await add(groups)
-        sampled_s = time.perf_counter()
-        context.before_update()
-        metrics = await self._learn(context, learner, groups)
-        await learner.publish()
-        metrics = {
-            **rollout_metrics(played),
-            **metrics,
-            **metrics_of(self._feedback),
-            "time/sample_s": sampled_s - started,
-            "time/learn_s": time.perf_counter() - sampled_s,
-        }
+        metrics = await self.learnt(context, learner, played, self._learn(context, learner, groups), started)
         return Step(self.step + 1, self._settings.steps, metrics, played)
 
     async def _learn(

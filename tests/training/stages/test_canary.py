@@ -12,20 +12,22 @@ from agentrl.env.tasks import Tasks
 from agentrl.errors import ConfigError, TrainingRefused
 from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.optimizers import Schedule
+from agentrl.messages import Action
 from agentrl.rollout.feedback.all_pairs import AllPairs
 from agentrl.rollout.feedback.base import FEEDBACKS
 from agentrl.rollout.feedback.rlsf import RLSF
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig
-from agentrl.training.stages.canary import Canary, CanaryWatch
+from agentrl.training.stages.canary import Canary, CanaryWatch, chance_of, gain_over
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.prefer import Prefer
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import resume, train
+from agentrl.trajectory import EnvRef, Task, Trajectory, Turn
 from tests.training.stages.conftest import CONFIG, Agree, metrics_of
 
-LENIENT = Canary(num_tasks=4, trials=4, threshold=0.0, every=2, drop=1.0)
+LENIENT = Canary(num_tasks=4, trials=4, threshold=0.0, answers=2, every=2, drop=1.0)
 STAGE = Prefer(
     steps=4,
     playing=Playing(4, 4),
@@ -93,7 +95,7 @@ def test_a_model_that_is_right_where_it_is_sure_is_admitted(model_of, tmp_path):
 
 def test_a_model_that_is_sure_of_wrong_answers_is_refused(model_of, tmp_path):
     stage = replace(STAGE, canary=replace(LENIENT, threshold=0.6))
-    with pytest.raises(TrainingRefused, match=r"canary refused: its accuracy is 0\.\d\d, below the threshold of 0\.6"):
+    with pytest.raises(TrainingRefused, match=r"canary refused: .* where guessing gives 0\.50.* threshold of 0\.6"):
         run(model_of(yes=0.05, no=0.95), stage, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()  # no step was made
 
@@ -115,7 +117,7 @@ class PreferNo(AllPairs):
 
 def test_training_stops_at_the_turn_of_the_canary(model_of, tmp_path, monkeypatch):
     monkeypatch.setitem(FEEDBACKS._given, "prefer_no", PreferNo)
-    watched = Canary(num_tasks=12, trials=4, threshold=0.5, every=1, drop=0.1)
+    watched = Canary(num_tasks=12, trials=4, threshold=0.5, answers=2, every=1, drop=0.1)
     fast = LearnerSettings(lr=3e-3)
     stage = replace(STAGE, steps=40, feedback=(PreferNo(),), canary=watched, learner=fast)
     found = run(model_of(yes=0.8, no=0.2), stage, tmp_path / "run")
@@ -126,8 +128,64 @@ def test_training_stops_at_the_turn_of_the_canary(model_of, tmp_path, monkeypatc
     assert len(metrics_of(tmp_path / "run", "rlsf")) == len(values) - 1 < 40
 
 
+def watched(settings, *accuracies, chance=0.0):
+    watch = CanaryWatch(settings)
+    watch.load_state_dict({"values": enumerate(accuracies), "chance": chance or watch.chance})
+    return watch
+
+
+def test_the_threshold_is_of_the_gain_over_guessing():
+    # 0.74 of two answers is less than half of the way from guessing to certainty; of ten answers it is most of it.
+    two = watched(Canary(threshold=0.6, answers=2), 0.74)
+    assert two.ended == (
+        "refused: its accuracy is 0.74 where guessing gives 0.50, so its gain over guessing is 0.48, "
+        "below the threshold of 0.6"
+    )
+    assert watched(Canary(threshold=0.6, answers=10), 0.74).ended == ""
+    assert watched(Canary(threshold=0.6, answers=2), 0.81).ended == ""
+
+
+def test_the_gain_over_guessing():
+    assert gain_over(0.25, 0.25) == 0.0
+    assert gain_over(0.25, 0.1) == 0.0
+    assert gain_over(0.5, 0.75) == 0.5
+    assert gain_over(0.0, 0.6) == 0.6
+    assert gain_over(1.0, 1.0) == 0.0
+
+
+def answered(task, answer, success):
+    turn = Turn((), Action(f"Well. So the answer is {answer}."), float(success))
+    return Trajectory(EnvRef("e"), Task(task), 0, [turn])
+
+
+def test_chance_is_the_share_of_the_most_frequent_right_answer():
+    episodes = [
+        answered("a", "true", True),
+        answered("a", "false", False),
+        answered("b", "True", True),
+        answered("b", "true", True),  # a task counts once
+        answered("c", "false", True),
+        answered("d", "true", False),  # its right answer is not known
+    ]
+    assert chance_of(episodes) == pytest.approx(2 / 3)
+    assert chance_of(episodes[-1:]) == 0.0
+
+
+def test_without_a_number_of_answers_chance_is_estimated_and_one_answer_to_all_is_refused(model_of, tmp_path):
+    """Every right answer is yes, so a model that knows no more than that would be right everywhere."""
+    stage = replace(STAGE, canary=replace(LENIENT, threshold=0.6, answers=None, refuse="skip"))
+    found = run(model_of(yes=0.8, no=0.2), stage, tmp_path / "run")
+    assert found["chance"] == 1.0
+    assert found["ended"].startswith("refused")
+
+
+def test_one_possible_answer_is_refused(model_of, tmp_path):
+    with pytest.raises(ConfigError, match=r"stages\.rlsf\.canary\.answers = 1"):
+        run(model_of(yes=0.8, no=0.2), replace(STAGE, canary=replace(LENIENT, answers=1)), tmp_path / "run")
+
+
 def test_a_turn_is_a_fall_from_the_best_by_more_than_the_drop():
-    watch = CanaryWatch(Canary(threshold=0.5, drop=0.2), [(0, 0.8), (1, 0.9), (2, 0.75)])
+    watch = watched(Canary(threshold=0.5, answers=2, drop=0.2), 0.8, 0.9, 0.75)
     assert watch.ended == ""
     watch.values.append((3, 0.65))
     assert watch.ended == "stopped at step 3: its accuracy fell from 0.90 to 0.65"
