@@ -13,6 +13,10 @@ from agentrl.policy.base import SamplingParams
 
 # The largest uniform number: times any float32 total it stays below that total.
 _BELOW_ONE = 1.0 - 2.0**-23
+# A cut of top-p or top-k is looked for among so many tokens, and then among all.
+_FIRST = 256
+# A mass that no sum of probabilities reaches.
+_ALL = 2.0
 
 
 @dataclass(frozen=True)
@@ -92,16 +96,49 @@ def _invert(logprobs_BV: Tensor, uniform: NDArray[np.float64]) -> Tensor:
 
 
 def _truncate(logits_BV: Tensor, how: Draw, rows: NDArray[np.bool_]) -> Tensor:
-    """Set to -inf what top-k, and then top-p among the rest, drop; the most likely token always stays."""
+    """Set to -inf what top-k, and then top-p among the rest, drop; the most likely token always stays.
+
+    Most cuts lie among the first tokens, which are found without sorting the vocabulary.
+    """
+    chosen = np.flatnonzero(rows)
+    at = torch.from_numpy(chosen).to(logits_BV.device)
     size = logits_BV.shape[1]
-    ordered, order = logits_BV.sort(dim=-1, descending=True, stable=True)
-    top_k = np.where(rows & (how.top_k > 0), how.top_k, size)
-    beyond_k = torch.arange(size, device=logits_BV.device)[None, :] >= _column(top_k, logits_BV)
-    probabilities = ordered.masked_fill(beyond_k, -torch.inf).softmax(-1)
+    top_k = np.where(how.top_k[chosen] > 0, how.top_k[chosen], size)
+    top_p = np.where(how.top_p[chosen] < 1, how.top_p[chosen], _ALL)
+    return logits_BV.index_copy(0, at, _cut(logits_BV[at], top_k, top_p, _FIRST))
+
+
+def _cut(part_RV: Tensor, top_k: NDArray[np.int64], top_p: NDArray[np.float64], first: int) -> Tensor:
+    """(R, V) with -inf for what is dropped; rows whose cut is not among the `first` tokens are looked at again."""
+    size = part_RV.shape[1]
+    first = min(first, size)
+    ordered = part_RV.topk(first, dim=-1) if first < size else part_RV.sort(dim=-1, descending=True, stable=True)
+    values, order = ordered
+    dropped = _dropped(part_RV, values, order, top_k, top_p)
+    cut_RV = torch.full_like(part_RV, -torch.inf).scatter_(1, order, values.masked_fill(dropped, -torch.inf))
+    known = torch.from_numpy((top_k <= first) | (top_k == size)).to(dropped.device)  # what the mass is shared among
+    missing = ~(known & dropped.any(-1)) if first < size else torch.zeros_like(known)
+    if missing.any():
+        rows = missing.cpu().numpy()
+        cut_RV[missing] = _cut(part_RV[missing], top_k[rows], top_p[rows], size)
+    return cut_RV
+
+
+def _dropped(
+    part_RV: Tensor, values_RF: Tensor, order_RF: Tensor, top_k: NDArray[np.int64], top_p: NDArray[np.float64]
+) -> Tensor:
+    """(R, F) which of the F most likely tokens are dropped, the most likely one first."""
+    places = torch.arange(values_RF.shape[1], device=values_RF.device)[None, :]
+    beyond_k = places >= torch.from_numpy(top_k).to(values_RF.device)[:, None]
+    # Sums of a row alone, so that no other row changes a bit.
+    among_all = part_RV.softmax(-1).gather(1, order_RF)
+    among_k = values_RF.masked_fill(beyond_k, -torch.inf).softmax(-1)
+    limited = torch.from_numpy(top_k <= values_RF.shape[1]).to(values_RF.device)[:, None]
+    probabilities = torch.where(limited, among_k, among_all)
     mass_before = probabilities.cumsum(-1) - probabilities
-    dropped = beyond_k | (mass_before >= _column(np.where(rows, how.top_p, 2.0), logits_BV))
+    dropped = beyond_k | (mass_before >= _column(top_p, values_RF))
     dropped[:, 0] = False
-    return logits_BV.masked_fill(torch.empty_like(dropped).scatter_(1, order, dropped), -torch.inf)
+    return dropped
 
 
 def _column(values: NDArray[np.float64] | NDArray[np.int64], like: Tensor) -> Tensor:

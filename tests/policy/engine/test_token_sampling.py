@@ -90,3 +90,35 @@ def test_table_gives_each_slot_its_own_numbers() -> None:
     assert rows.top_p.tolist() == [0.9, 1.0]
     assert rows.top_k.tolist() == [4, 0]
     assert rows.uniform.tolist() == [0.2, 0.3]
+
+
+@pytest.mark.parametrize("spread", [0.01, 3.0])
+def test_cuts_beyond_the_first_tokens_are_those_of_a_sorted_vocabulary(spread: float) -> None:
+    """Flat rows need the whole vocabulary sorted, peaked ones the first tokens alone; both at once."""
+    torch.manual_seed(0)
+    logits = torch.randn(9, 9000) * spread
+    logits[4] = torch.randn(9000) * 5
+    top_p = np.array([0.5, 0.9, 1.0, 0.999, 0.3, 1.0, 0.95, 1.0, 0.1])
+    top_k = np.array([0, 700, 5000, 0, 0, 3, 300, 0, 1])
+    kept = []
+    for row, (p, k) in zip(logits.double(), zip(top_p, top_k, strict=True), strict=True):
+        ordered, order = row.sort(descending=True, stable=True)
+        ordered = ordered[: k or None]
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        kept.append(set(order[: len(ordered)][(before < p) | bool(p == 1)].tolist()))
+    tokens, logprobs = [], []
+    for uniform in np.linspace(0, 1, 60, endpoint=False):
+        drawn = draw(logits, Draw(np.ones(9), top_p, top_k, np.full(9, uniform)))
+        tokens.append(drawn[0])
+        logprobs.append(drawn[1])
+    for row, allowed in enumerate(kept):
+        drawn_here = [step[row] for step in tokens]
+        assert set(drawn_here) <= allowed
+        own = torch.full((9000,), -torch.inf, dtype=torch.double)
+        own[sorted(allowed)] = logits[row, sorted(allowed)].double()
+        expected = own.log_softmax(-1)
+        for token, step in zip(drawn_here, logprobs, strict=True):
+            assert step[row] == pytest.approx(expected[token].item(), abs=1e-4)
+        alone = draw(logits[row : row + 1], Draw(np.ones(1), top_p[[row]], top_k[[row]], np.full(1, 0.7)))
+        together = draw(logits, Draw(np.ones(9), top_p, top_k, np.full(9, 0.7)))
+        assert (alone[0][0], alone[1][0]) == (together[0][row], together[1][row])
