@@ -71,13 +71,12 @@ async def run_episode(
     Returns: the trajectory, with its ending.
     """
     own_key = key or new_key(episode_id)
-    episode_id = episode_id or f"episode-{own_key.removeprefix('#')}"
     trajectory = Trajectory(
         ref or getattr(env.unwrapped, "ref", None) or EnvRef(type(env).__name__),
         task,
         seed,
         group_id=group_id,
-        episode_id=episode_id,
+        episode_id=episode_id or f"episode-{own_key.removeprefix('#')}",
         labels=labels,
         fork=fork,
         sampling=sampling,
