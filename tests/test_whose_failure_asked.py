@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +29,12 @@ class Server(Policy):
 
     Args:
         answers: what it says otherwise.
-        fails: what it raises or says then.
+        fails: what it raises or says then; None is no answer at all.
     """
 
     name = "server"
 
-    def __init__(self, answers: Callable[..., str], fails: Exception | str, *, always: bool) -> None:
+    def __init__(self, answers: Callable[..., str], fails: Exception | str | None, *, always: bool) -> None:
         self.answers, self.fails, self.always, self.down = answers, fails, always, False
 
     async def act(self, messages, tools, *, episode_id, sampling=None):
@@ -43,7 +44,9 @@ class Server(Policy):
             return Action(self.answers(messages, tools))
         if isinstance(self.fails, Exception):
             raise self.fails
-        return Action(self.fails)
+        if self.fails is None:
+            await asyncio.Event().wait()
+        return Action(str(self.fails))
 
 
 class Talk(UserEnv):
@@ -51,6 +54,7 @@ class Talk(UserEnv):
 
     tasks = Tasks.of(train=[{"n": 0}, {"n": 1}])
     limits = Limits(max_turns=4)
+    hook_timeout_s = 0.5
     user = ScriptedUser(["Hello.", "And?"])
     judge: Judge | None = None
 
@@ -69,11 +73,11 @@ def played(**attributes: Any) -> Callable[[], Any]:
     return play
 
 
-def judge(fails: Exception | str, lands: str, *, always: bool = False) -> Cause:
+def judge(fails: Exception | str | None, lands: str, *, always: bool = False) -> Cause:
     return Cause(lands, played(judge=lambda: Judge(Server(fair, fails, always=always), "Right?", attempts=2)))
 
 
-def user(fails: Exception | str, lands: str, *, always: bool = False) -> Cause:
+def user(fails: Exception | str | None, lands: str, *, always: bool = False) -> Cause:
     def says(messages: list[Message], tools: object) -> str:
         return "And?"
 
@@ -84,10 +88,13 @@ DOWN, GONE = PolicyFault("503", who="server"), PolicyFault("refused", who="netwo
 CAUSES = {
     "a judge's server is down": judge(DOWN, SERVER, always=True),
     "a judge's server cannot be reached": judge(GONE, NETWORK, always=True),
+    "a judge's server does not answer": judge(None, SERVER, always=True),
+    "a judge's server does not answer what the model said": judge(None, SERVER),
     "a judge's server fails on what the model said": judge(DOWN, SERVER),
     "a judge gives no verdict on what the model said": judge("Hm.", SERVER),
     "a simulated user's server is down": user(DOWN, SERVER, always=True),
     "a simulated user's server cannot be reached": user(GONE, NETWORK, always=True),
+    "a simulated user's server does not answer": user(None, SERVER, always=True),
     "a simulated user's server fails on what the model said": user(DOWN, FAILED),
     "a simulated user says nothing to what the model said": user(" ", FAILED),
 }

@@ -26,7 +26,7 @@ class VerdictCache:
     Args:
         path: of the file; None keeps the verdicts in memory.
         max_verdicts: of more, those that were used longest ago are dropped.
-    Every use raises ConfigError if the file is something else. If it fails later (the disk is full, another process locks
+    Every use raises ConfigError if the file is something else. If it fails later (the disk is full, a process locks
     it), there is a warning, and the judge is asked again: a fault of the file says nothing about what is judged.
     """
 

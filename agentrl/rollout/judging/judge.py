@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from agentrl.env.author_code import waiting_for
 from agentrl.errors import ConfigError, JudgeFault, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
@@ -155,8 +156,13 @@ class Judge:
 
     async def _act(self, messages: Sequence[Message]) -> Action:
         key = f"judge#{next(_numbers)}"
+        late = JudgeFault(
+            f"the judge {self.name} gave no verdict before the time of the hook was over: raise the environment's "
+            "hook_timeout_s, or lower timeout_s and max_retries of the judge"
+        )
         try:
-            action = await self.policy.act(list(messages), (), episode_id=key, sampling=self.sampling)
+            with waiting_for(late):
+                action = await self.policy.act(list(messages), (), episode_id=key, sampling=self.sampling)
             if action.finish_reason == "abort":
                 raise PolicyFault("it stopped in the middle of an answer")
         except PolicyFault as fault:

@@ -10,6 +10,7 @@ import itertools
 from dataclasses import replace
 from weakref import WeakSet
 
+from agentrl.env.author_code import waiting_for
 from agentrl.env.users.user import Heard, LastWords, Reply, User
 from agentrl.errors import EnvFault, PolicyFault
 from agentrl.messages import Message
@@ -85,8 +86,14 @@ class PolicyUser(User):
     async def _ask(self, messages: list[Message], sampling: SamplingParams) -> str:
         """What the policy says. Raises: EnvFault if its server fails or it says nothing."""
         key = f"user#{next(_numbers)}"
+        late = EnvFault(
+            "the simulated user said nothing before the time of the hook was over: raise the environment's "
+            "hook_timeout_s, or lower timeout_s and max_retries of the user",
+            who="server",
+        )
         try:
-            action = await self.policy.act(messages, (), episode_id=key, sampling=sampling)
+            with waiting_for(late):
+                action = await self.policy.act(messages, (), episode_id=key, sampling=sampling)
         except PolicyFault as fault:
             raise EnvFault(f"the simulated user failed: {fault}", who=fault.at, answers=fault.answers) from fault
         finally:
