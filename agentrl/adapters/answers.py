@@ -72,8 +72,8 @@ def _exponent(node: ast.expr) -> float:
 def _size(node: ast.expr) -> float:
     """A bound of the absolute value of an exponent: of numbers, signs and quotients; infinity for anything else."""
     match node:
-        case ast.Constant(value=value) if type(value) in (int, float):
-            return abs(float(value)) if abs(value) <= _MOST_EXPONENT else math.inf
+        case ast.Constant(value=int(value) | float(value)):
+            return float(value) if value <= _MOST_EXPONENT else math.inf
         case ast.UnaryOp(operand=operand):
             return _size(operand)
         case ast.BinOp(left=left, op=ast.Div(), right=ast.Constant(value=int(divisor))) if divisor:

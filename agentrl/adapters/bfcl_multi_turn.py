@@ -192,7 +192,9 @@ class BFCLMultiTurn(ToolEnv):
 def _endless(given: Mapping[str, Any]) -> str | None:
     """The argument for which a call would compute so many digits that it never returns: nothing can interrupt it."""
     numbers = {name: given.get(name) for name in _COUNTS_OF_DIGITS}
-    return next((n for n, count in numbers.items() if type(count) in (int, float) and abs(count) > _MOST_DIGITS), None)
+    return next(
+        (n for n, count in numbers.items() if isinstance(count, (int, float)) and abs(count) > _MOST_DIGITS), None
+    )
 
 
 def written(name: str, arguments: Mapping[str, Any]) -> str:

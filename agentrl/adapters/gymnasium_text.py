@@ -145,8 +145,10 @@ class GymnasiumText(ToolEnv):
             self.game = None
 
     async def aclose(self) -> None:
-        await super().aclose()
-        self.close_game()
+        try:
+            await super().aclose()
+        finally:
+            self.close_game()
 
 
 def _render_modes(id: str) -> Sequence[str]:

@@ -129,8 +129,10 @@ class LentEnv(ToolEnv):
             self.machines.give_back(machine)
 
     async def aclose(self) -> None:
-        await super().aclose()
-        self._release()
+        try:
+            await super().aclose()
+        finally:
+            self._release()
 
     async def _ask(self, action: Callable[[Any], T]) -> T:
         """Run code with the machine, in a thread. A machine that it leaves in the middle of something ends."""
