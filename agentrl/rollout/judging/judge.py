@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from agentrl.env.author_code import waiting_for
+from agentrl.env.author_code import acting_env, waiting_for
 from agentrl.errors import ConfigError, JudgeFault, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
@@ -110,6 +110,7 @@ class Judge:
 
         Args: reference: a right answer that the judge may compare with.
         Raises: JudgeFault if the judge's server fails, or gives no verdict that can be read. It is never a score of 0.
+            ConfigError if the server can never answer, such as for a wrong key; in an environment that is a JudgeFault.
         """
         score, reason, cached = await self._answer(question(self.rubric, conversation, reference))
         share = self.rubric.share(score)
@@ -168,6 +169,8 @@ class Judge:
         except PolicyFault as fault:
             raise JudgeFault(f"the judge {self.name} failed: {fault}", who=fault.at, answers=fault.answers) from fault
         except ConfigError as error:
+            if acting_env() is not None:  # an episode is under way, and a key that is refused is not its failure
+                raise JudgeFault(f"the judge {self.name}: {error}") from error
             raise ConfigError(f"the judge {self.name}: {error}") from error
         finally:
             await self.policy.release(key)
