@@ -14,7 +14,7 @@ from agentrl.env.base import Limits
 from agentrl.env.tasks import Tasks
 from agentrl.env.users.user import ScriptedUser
 from agentrl.env.users.user_env import UserEnv
-from agentrl.errors import ConfigError, PolicyFault
+from agentrl.errors import ConfigError, ModelError, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy
 from agentrl.rollout.judging.judge import Judge
@@ -86,18 +86,21 @@ def user(fails: Exception | str | None, lands: str, *, always: bool = False) -> 
 
 DOWN, GONE = PolicyFault("503", who="server"), PolicyFault("refused", who="network")
 REFUSED = ConfigError("the server refused the request: 401")
+FULL = ModelError("no memory for the keys and values")
 CAUSES = {
     "a judge's server is down": judge(DOWN, SERVER, always=True),
     "a judge's server cannot be reached": judge(GONE, NETWORK, always=True),
     "a judge's server does not answer": judge(None, SERVER, always=True),
     "a judge's server does not answer what the model said": judge(None, SERVER),
     "a judge's server refuses the key": judge(REFUSED, SERVER, always=True),
+    "a judge's model has no memory": judge(FULL, SERVER, always=True),
     "a judge's server fails on what the model said": judge(DOWN, SERVER),
     "a judge gives no verdict on what the model said": judge("Hm.", SERVER),
     "a simulated user's server is down": user(DOWN, SERVER, always=True),
     "a simulated user's server cannot be reached": user(GONE, NETWORK, always=True),
     "a simulated user's server does not answer": user(None, SERVER, always=True),
     "a simulated user's server refuses the key": user(REFUSED, SERVER, always=True),
+    "a simulated user's model has no memory": user(FULL, SERVER, always=True),
     "a simulated user's server fails on what the model said": user(DOWN, FAILED),
     "a simulated user says nothing to what the model said": user(" ", FAILED),
 }

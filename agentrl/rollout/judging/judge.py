@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from agentrl.env.author_code import acting_env, waiting_for
-from agentrl.errors import ConfigError, JudgeFault, PolicyFault
+from agentrl.errors import ConfigError, JudgeFault, ModelError, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
@@ -168,10 +168,10 @@ class Judge:
                 raise PolicyFault("it stopped in the middle of an answer")
         except PolicyFault as fault:
             raise JudgeFault(f"the judge {self.name} failed: {fault}", who=fault.at, answers=fault.answers) from fault
-        except ConfigError as error:
+        except (ConfigError, ModelError) as error:
             if acting_env() is not None:  # an episode is under way, and a key that is refused is not its failure
                 raise JudgeFault(f"the judge {self.name}: {error}") from error
-            raise ConfigError(f"the judge {self.name}: {error}") from error
+            raise type(error)(f"the judge {self.name}: {error}") from error
         finally:
             await self.policy.release(key)
         return action

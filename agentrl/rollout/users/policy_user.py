@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from agentrl.env.author_code import waiting_for
 from agentrl.env.users.user import Heard, LastWords, Reply, User
-from agentrl.errors import ConfigError, EnvFault, PolicyFault
+from agentrl.errors import ConfigError, EnvFault, ModelError, PolicyFault
 from agentrl.messages import Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, resolve
@@ -100,7 +100,7 @@ class PolicyUser(User):
                 await policy.release(key)
         except PolicyFault as fault:
             raise EnvFault(f"the simulated user failed: {fault}", who=fault.at, answers=fault.answers) from fault
-        except ConfigError as error:
+        except (ConfigError, ModelError) as error:
             raise EnvFault(f"the simulated user failed: {error}", who="server") from error
         if action.finish_reason == "abort" or not action.text.strip():
             raise EnvFault(f"the simulated user said nothing (finish_reason {action.finish_reason})", who="server")
