@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from agentrl.env.base import Limits
 from agentrl.env.tasks import Tasks
 from agentrl.env.users.user import ScriptedUser
 from agentrl.env.users.user_env import UserEnv
-from agentrl.errors import PolicyFault
+from agentrl.errors import ConfigError, ModelError, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy
 from agentrl.rollout.judging.judge import Judge
@@ -28,12 +29,12 @@ class Server(Policy):
 
     Args:
         answers: what it says otherwise.
-        fails: what it raises or says then.
+        fails: what it raises or says then; None is no answer at all.
     """
 
     name = "server"
 
-    def __init__(self, answers: Callable[..., str], fails: Exception | str, *, always: bool) -> None:
+    def __init__(self, answers: Callable[..., str], fails: Exception | str | None, *, always: bool) -> None:
         self.answers, self.fails, self.always, self.down = answers, fails, always, False
 
     async def act(self, messages, tools, *, episode_id, sampling=None):
@@ -43,7 +44,9 @@ class Server(Policy):
             return Action(self.answers(messages, tools))
         if isinstance(self.fails, Exception):
             raise self.fails
-        return Action(self.fails)
+        if self.fails is None:
+            await asyncio.Event().wait()
+        return Action(str(self.fails))
 
 
 class Talk(UserEnv):
@@ -51,6 +54,7 @@ class Talk(UserEnv):
 
     tasks = Tasks.of(train=[{"n": 0}, {"n": 1}])
     limits = Limits(max_turns=4)
+    hook_timeout_s = 0.5
     user = ScriptedUser(["Hello.", "And?"])
     judge: Judge | None = None
 
@@ -69,11 +73,11 @@ def played(**attributes: Any) -> Callable[[], Any]:
     return play
 
 
-def judge(fails: Exception | str, lands: str, *, always: bool = False) -> Cause:
+def judge(fails: Exception | str | None, lands: str, *, always: bool = False) -> Cause:
     return Cause(lands, played(judge=lambda: Judge(Server(fair, fails, always=always), "Right?", attempts=2)))
 
 
-def user(fails: Exception | str, lands: str, *, always: bool = False) -> Cause:
+def user(fails: Exception | str | None, lands: str, *, always: bool = False) -> Cause:
     def says(messages: list[Message], tools: object) -> str:
         return "And?"
 
@@ -81,13 +85,22 @@ def user(fails: Exception | str, lands: str, *, always: bool = False) -> Cause:
 
 
 DOWN, GONE = PolicyFault("503", who="server"), PolicyFault("refused", who="network")
+REFUSED = ConfigError("the server refused the request: 401")
+FULL = ModelError("no memory for the keys and values")
 CAUSES = {
     "a judge's server is down": judge(DOWN, SERVER, always=True),
     "a judge's server cannot be reached": judge(GONE, NETWORK, always=True),
+    "a judge's server does not answer": judge(None, SERVER, always=True),
+    "a judge's server does not answer what the model said": judge(None, SERVER),
+    "a judge's server refuses the key": judge(REFUSED, SERVER, always=True),
+    "a judge's model has no memory": judge(FULL, SERVER, always=True),
     "a judge's server fails on what the model said": judge(DOWN, SERVER),
     "a judge gives no verdict on what the model said": judge("Hm.", SERVER),
     "a simulated user's server is down": user(DOWN, SERVER, always=True),
     "a simulated user's server cannot be reached": user(GONE, NETWORK, always=True),
+    "a simulated user's server does not answer": user(None, SERVER, always=True),
+    "a simulated user's server refuses the key": user(REFUSED, SERVER, always=True),
+    "a simulated user's model has no memory": user(FULL, SERVER, always=True),
     "a simulated user's server fails on what the model said": user(DOWN, FAILED),
     "a simulated user says nothing to what the model said": user(" ", FAILED),
 }

@@ -10,6 +10,7 @@ import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import RLock
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +31,7 @@ NOW = datetime.datetime(2024, 5, 15, 12)
 """The time in every episode: noon of the day that the package's calendar has. The package takes the host's."""
 _TOLD_THE_TIME = ("email_client", "cloud_drive_client")
 _MODEL = "local"  # what attacks that name a model call the agent
+_one_at_a_time = RLock()
 
 
 @lru_cache(maxsize=8)
@@ -181,14 +183,15 @@ class _Still(datetime.datetime):
 def _still_clock() -> Iterator[None]:
     """Give the package's tools a clock that stands still: what they write into mails and files is then reproducible."""
     modules = [from_package(f"agentdojo.default_suites.v1.tools.{name}", INSTALL) for name in _TOLD_THE_TIME]
-    kept = [module.datetime for module in modules]
-    for module in modules:
-        module.datetime = SimpleNamespace(**{**vars(datetime), "datetime": _Still})
-    try:
-        yield
-    finally:
-        for module, was in zip(modules, kept, strict=True):
-            module.datetime = was
+    with _one_at_a_time:  # another loop's episode would find this clock, and leave it there
+        kept = [module.datetime for module in modules]
+        for module in modules:
+            module.datetime = SimpleNamespace(**{**vars(datetime), "datetime": _Still})
+        try:
+            yield
+        finally:
+            for module, was in zip(modules, kept, strict=True):
+                module.datetime = was
 
 
 def _with_lists(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,6 +199,9 @@ def _with_lists(given: Mapping[str, Any]) -> dict[str, Any]:
     package = from_package("agentdojo.agent_pipeline.tool_execution", INSTALL)
     found = {}
     for name, value in given.items():
-        is_list = isinstance(value, str) and package.is_string_list(value)
+        try:
+            is_list = isinstance(value, str) and package.is_string_list(value)
+        except (TypeError, MemoryError, RecursionError):  # of `{[]: 1}`, and of deep nesting
+            is_list = False
         found[name] = package.literal_eval(value) if is_list else value
     return found

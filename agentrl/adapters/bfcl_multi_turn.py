@@ -29,7 +29,8 @@ CATEGORIES = tuple(f"multi_turn_{name}" for name in ("base", "miss_func", "miss_
 ALL = "multi_turn"
 _PACKAGE = "bfcl_eval.eval_checker.multi_turn_eval"
 _MOST_STEPS = 20  # of one user turn; one more, and BFCL counts the whole task as failed
-_MOST_DIGITS = 1000  # of `precision`, which the package does not bound
+_MOST_DIGITS = 1000
+_COUNTS_OF_DIGITS = ("precision", "decimal_places", "exponent")  # arguments that the package does not bound
 _MODEL = "agentrl"
 _one_at_a_time = RLock()
 Steps = list[list[list[str]]]
@@ -108,8 +109,9 @@ class BFCLMultiTurn(ToolEnv):
         return suite_tool(doc["name"], doc["description"] + HINT, schema_of(doc["parameters"]), type(self)._run)
 
     def _run(self, name: str, given: Mapping[str, Any]) -> str:
-        if _is_endless(given):
-            return f"Error during execution: precision must be at most {_MOST_DIGITS}."
+        endless = _endless(given)
+        if endless is not None:
+            return f"Error during execution: {endless} must be from -{_MOST_DIGITS} to {_MOST_DIGITS}."
         return self._executed([written(name, given)])[0]
 
     def _executed(self, calls: list[str]) -> list[str]:
@@ -137,7 +139,7 @@ class BFCLMultiTurn(ToolEnv):
     def _as_text(self, call: ToolCall) -> str:
         """The call for the package's checker, which runs it as Python: names that are no tools never reach it."""
         known = call.name in self._documented and isinstance(call.arguments, Mapping)
-        runs = known and not _is_endless(call.arguments)
+        runs = known and _endless(call.arguments) is None
         return written(call.name, call.arguments) if runs else "no_such_function()"
 
     def respond(self, text: str) -> str | None:
@@ -187,10 +189,12 @@ class BFCLMultiTurn(ToolEnv):
         return _functions(tuple(self.task.data["involved_classes"]))
 
 
-def _is_endless(given: Mapping[str, Any]) -> bool:
-    """Whether a call would compute so many digits that it never returns: nothing can interrupt it."""
-    digits = given.get("precision", 0)
-    return isinstance(digits, (int, float)) and digits > _MOST_DIGITS
+def _endless(given: Mapping[str, Any]) -> str | None:
+    """The argument for which a call would compute so many digits that it never returns: nothing can interrupt it."""
+    numbers = {name: given.get(name) for name in _COUNTS_OF_DIGITS}
+    return next(
+        (n for n, count in numbers.items() if isinstance(count, (int, float)) and abs(count) > _MOST_DIGITS), None
+    )
 
 
 def written(name: str, arguments: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import EnvFault, EnvNotFound
 from agentrl.messages import Action, Message
-from agentrl.registry import load_reference
+from agentrl.registry import check_reference, load_reference
 from agentrl.trajectory import Task
 
 _HELD_OUT = 1_000_000  # the first seed of the split `eval`
@@ -65,6 +65,8 @@ class GymnasiumText(ToolEnv):
         render_mode: str | None = None,
     ) -> None:
         super().__init__(render_mode=render_mode)
+        if ":" in id:  # `gymnasium.make` imports what stands before it
+            check_reference(id, EnvNotFound)
         try:
             modes = _render_modes(id)
         except (gymnasium.error.Error, ModuleNotFoundError) as error:
@@ -143,8 +145,10 @@ class GymnasiumText(ToolEnv):
             self.game = None
 
     async def aclose(self) -> None:
-        await super().aclose()
-        self.close_game()
+        try:
+            await super().aclose()
+        finally:
+            self.close_game()
 
 
 def _render_modes(id: str) -> Sequence[str]:

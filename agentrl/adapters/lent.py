@@ -42,11 +42,21 @@ class Machines:
             granted, machine = self._claim()
         if machine is not None:
             return machine
+        starting = in_thread(self._make, {})
         try:
-            return await in_thread(self._make, {})
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:  # the thread goes on: the next episode gets what it starts
+            starting.add_done_callback(self._keep)
+            raise
         except BaseException:
             self._forget()
             raise
+
+    def _keep(self, started: asyncio.Future[Any]) -> None:
+        if started.exception() is None:
+            self.give_back(started.result())
+        else:
+            self._forget()
 
     def use(self, action: Callable[[Any], T]) -> T:
         """Run plain code with a machine, one more than `most` if none is free."""
@@ -119,8 +129,10 @@ class LentEnv(ToolEnv):
             self.machines.give_back(machine)
 
     async def aclose(self) -> None:
-        await super().aclose()
-        self._release()
+        try:
+            await super().aclose()
+        finally:
+            self._release()
 
     async def _ask(self, action: Callable[[Any], T]) -> T:
         """Run code with the machine, in a thread. A machine that it leaves in the middle of something ends."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from agentrl.adapters.answers import is_arithmetic, is_literal
 from agentrl.adapters.suite import from_package
 from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
@@ -23,6 +24,13 @@ _TRAIN, _EVAL = 0, 1_000_000_000  # seeds of the splits; a question depends on s
 _SHARE = 5  # one question in so many is held out where a data set has few
 _SIZE = 2_000  # of a data set: some make all their questions at once
 _SOLVED_IN = ("possible_answer", "example_answer", "example_correct_answer", "solution")
+_RUN: Mapping[str, Callable[[str], bool]] = {
+    **dict.fromkeys(("binary_matrix", "n_queens", "spiral_matrix", "string_insertion"), is_literal),
+    **dict.fromkeys(("countdown", "puzzle24", "polynomial_multiplication"), is_arithmetic),
+    **dict.fromkeys(("simple_integration", "intermediate_integration"), is_arithmetic),
+}
+"""Data sets whose verifiers run an answer as Python -> which answers may reach them."""
+_UNREADABLE = "("
 _ASK = "\n\nWrite the final answer between <answer> and </answer>."
 Config = Mapping[str, Any]
 
@@ -95,6 +103,8 @@ class ReasoningGym(ToolEnv):
     third_party = ("reasoning-gym",)
     known_flaws = (
         "Most verifiers pay a part for a long answer that contains the right one, and some pay 0.01 to 0.05 for any.",
+        "Nine verifiers run an answer as Python (countdown, n_queens and others); what is neither a literal nor "
+        "arithmetic does not reach them here.",
         "For boxnet and rush_hour the package ships no solution, so there is no oracle.",
     )
     own_random = True
@@ -137,6 +147,9 @@ class ReasoningGym(ToolEnv):
     def _paid(self, answer: str) -> float:
         """What the verifier pays. One that raises on an answer has not accepted it."""
         data = self.task.data
+        may_run = _RUN.get(self.entry["metadata"].get("source_dataset", data["dataset"]))
+        if may_run is not None and answer != self.entry["answer"] and not may_run(answer):
+            answer = _UNREADABLE
         dataset = _dataset(data["dataset"], json.dumps(data["config"]), data["seed"])
         try:
             return float(dataset.score_answer(answer, self.entry))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
@@ -21,6 +22,7 @@ from agentrl.errors import EnvFault
 acting: ContextVar[Any] = ContextVar("agentrl_acting_env", default=None)
 _EPISODE = "agentrl: state of clients in this episode"
 _ELSEWHERE = "held elsewhere"
+_UNANSWERED = "unanswered"
 
 
 def acting_env() -> Any:
@@ -46,6 +48,27 @@ def held_elsewhere(env: Any) -> str | None:
     """What `hold_elsewhere` said of this episode."""
     what: str | None = env.__dict__.get(_EPISODE, {}).get(_ELSEWHERE)
     return what
+
+
+@contextmanager
+def waiting_for(fault: EnvFault) -> Iterator[None]:
+    """While author code waits for a server that AgentRL asks for it.
+
+    Args: fault: what has failed if the deadline of the hook or tool ends the wait: that server, and not the author.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        env = acting.get()
+        if env is not None:
+            episode_state(env)[_UNANSWERED] = fault
+        raise
+
+
+def _take_unanswered() -> EnvFault | None:
+    """The fault of the wait that was ended last, which is then forgotten."""
+    fault: EnvFault | None = getattr(acting.get(), "__dict__", {}).get(_EPISODE, {}).pop(_UNANSWERED, None)
+    return fault
 
 
 def forget_episode(env: Any) -> None:
@@ -110,6 +133,7 @@ async def awaited(value: Any, running_as: Running, name: str) -> Any:
 
 async def _in_time(steps: Any, first: Any, running_as: Running, name: str) -> Any:
     """Go on with an awaitable that waits, until its deadline."""
+    _take_unanswered()  # of a wait that was cancelled before
     scope = asyncio.timeout(running_as[2])
     try:
         async with scope:
@@ -117,7 +141,8 @@ async def _in_time(steps: Any, first: Any, running_as: Running, name: str) -> An
     except TimeoutError as error:
         if not scope.expired():
             raise
-        raise EnvFault(f"{name} did not return within {running_as[2]} s", who="author") from error
+        late = f"{name} did not return within {running_as[2]} s"
+        raise _take_unanswered() or EnvFault(late, who="author") from error
 
 
 @types.coroutine

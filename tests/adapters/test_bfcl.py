@@ -196,6 +196,15 @@ def test_names_that_a_model_makes_up_never_reach_the_code_that_runs_text():
     assert env.steps == [[["no_such_function()", "add(**{'x=1, **__builtins__': 1})"]]]
 
 
+@pytest.mark.parametrize("name", ["precision", "decimal_places", "exponent"])
+def test_a_number_of_digits_that_nothing_could_interrupt_is_an_error_and_does_not_reach_the_checker(name):
+    env, _ = opened()
+    for count in (10**9, -1e9):
+        observation, *_ = env.step(called(("add", {name: count})))
+        assert f"{name} must be from -1000 to 1000" in observation[0].content
+    assert env.steps[-1] == [["no_such_function()"]] * 2
+
+
 def test_a_turn_of_more_than_twenty_steps_ends_the_task_as_failed():
     env, _ = opened()
     for _ in range(20):

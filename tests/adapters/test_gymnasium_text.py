@@ -6,10 +6,12 @@ import gymnasium
 import pytest
 from gymnasium.spaces import Text
 
+from agentrl.adapters.gymnasium_text import GymnasiumText
 from agentrl.bench.evaluate import aevaluate
 from agentrl.env.registry import make, reference
 from agentrl.errors import EnvNotFound
 from agentrl.policy.scripted import NullPolicy, OraclePolicy
+from agentrl.registry import names_only
 
 ID = "agentrl.adapters.gymnasium_text:GymnasiumText"
 LAKE = {"env_kwargs": {"is_slippery": False}, "actions": ["left", "down", "right", "up"], "held_out": 5}
@@ -100,3 +102,10 @@ def test_bad_input_is_told():
         make(ID, id="nowhere/None-v0")
     with pytest.raises(ValueError, match="2 names were given"):
         make(ID, actions=["left", "right"]).reset(seed=0)
+
+
+def test_a_record_does_not_choose_a_module_for_gymnasium_to_import(tmp_path, monkeypatch):
+    (tmp_path / "planted_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with names_only(advice="Trust it."), pytest.raises(EnvNotFound, match=r"names code.*Trust it"):
+        GymnasiumText(id="planted_module:Any-v0")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import ClassVar
 
 import pytest
 
 from agentrl.adapters import jvm
 from agentrl.adapters.jvm import JavaGame, Played, java_machines
+from agentrl.adapters.lent import Machines
 from agentrl.bench.evaluate import aevaluate
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
@@ -115,6 +118,34 @@ async def test_a_machine_without_java_is_told_and_not_counted(monkeypatch, machi
             machines.use(lambda machine: None)
     monkeypatch.setattr(jvm.shutil, "which", lambda name: "/usr/bin/java")
     machines.give_back(await machines.borrow())
+
+
+async def test_a_machine_that_starts_for_an_episode_that_was_cancelled_serves_the_next_one():
+    ready, broken = threading.Event(), threading.Event()
+
+    def start() -> Machine:
+        ready.wait(10)
+        if broken.is_set():
+            raise OSError("it does not start")
+        return Machine()
+
+    machines = Machines(start, most=1)
+    for starts in (False, True):
+        ready.clear()
+        waiting = asyncio.create_task(machines.borrow())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        (broken.clear if starts else broken.set)()
+        ready.set()
+        if not starts:
+            await asyncio.sleep(0.05)
+    machine = await machines.borrow()
+    assert Machine.made == [machine]
+    machines.give_back(machine)
+    machines.close()
+    assert machine.closed
 
 
 def test_plain_code_may_use_a_machine_for_a_moment(machines):

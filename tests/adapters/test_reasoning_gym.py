@@ -34,7 +34,16 @@ FILES = {
             def __getitem__(self, index):
                 entry = {"question": str(random.random()), "answer": "1", "metadata": {}}
                 return entry
-        DATASETS = {"sums": Sums, "open": Open, "unseeded": Unseeded, "composite": None}
+        class Run(Sums):
+            def score_answer(self, answer, entry):
+                oracle_answer = entry["answer"]
+                if answer == oracle_answer:
+                    return 1.0
+                try:
+                    return 0.1 * (str(eval(answer)) == oracle_answer)
+                except Exception:
+                    return 0.0
+        DATASETS = {"sums": Sums, "spiral_matrix": Run, "open": Open, "unseeded": Unseeded, "composite": None}
         def create_dataset(name, **settings):
             return DATASETS[name](**settings)
         """,
@@ -65,6 +74,16 @@ def test_the_answer_and_an_example_among_the_metadata_are_oracles(dataset):
     assert (reward, terminated, info["task_id"].startswith(f"{dataset}-eval-")) == (1.0, True, True)
 
 
+def test_an_answer_that_a_verifier_would_run_cannot_read_the_right_one():
+    env = make(ID, dataset="spiral_matrix")
+    paid = {}
+    for text in ("oracle_answer", "entry['answer']", "str(int(oracle_answer))", "{right}", " {right}"):
+        messages, _ = env.reset(seed=0)
+        right = env.oracle(messages).text.removeprefix("<answer>").removesuffix("</answer>")
+        paid[text] = env.step(f"<answer>{text.replace('{right}', right)}</answer>")[1]
+    assert list(paid.values()) == [0.0, 0.0, 0.0, 1.0, 0.1]
+
+
 def test_a_part_is_paid_and_is_no_success_and_a_verifier_that_raises_pays_nothing():
     env = make(ID, dataset="sums")
     env.reset(seed=0)
@@ -91,7 +110,7 @@ def test_a_generator_that_draws_from_the_process_gives_the_same_questions_again(
 
 def test_all_data_sets_but_those_that_need_arguments_and_mistakes_are_told():
     tasks = make(ID, dataset="all", train=1, held_out=1).tasks.split("eval")
-    assert [task.data["dataset"] for task in tasks] == ["open", "sums", "unseeded"]
+    assert [task.data["dataset"] for task in tasks] == ["open", "spiral_matrix", "sums", "unseeded"]
     with pytest.raises(ValueError, match=r"no data set 'sum'\. Did you mean 'sums'"):
         make(ID, dataset="sum")
     with pytest.raises(ValueError, match="config is for one data set"):

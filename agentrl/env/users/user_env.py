@@ -70,9 +70,11 @@ class UserEnv(ToolEnv):
 
     async def aclose(self) -> None:
         user = getattr(self, "user", None)
-        if isinstance(user, User):
-            await user.leave(self)
-        await super().aclose()
+        try:
+            if isinstance(user, User):
+                await user.leave(self)
+        finally:
+            await super().aclose()
 
     def _agentrl_recall(self, earlier: Trajectory) -> None:
         self.__next_memory = words_of(earlier)

@@ -28,6 +28,8 @@ TILE = 16
 _SIZES = (*range(TILE, 129, TILE), 192, 256, 384, 512)
 KEYS = 64
 """Keys are attended in multiples of this."""
+_SERIAL = 1 << 14
+"""Numbers that one thread computes: PyTorch shares out elementwise work only above 32,768."""
 CONTEXTS = 2 * KEYS
 """A context is a multiple of this."""
 _QUERIES = (*range(1, 65), 96, 128, 192, 256, 320, 768, 832, 1024)
@@ -60,6 +62,10 @@ class Shapes(Protocol):
         """The layer's output for (N, D) rows, N as `rows` gave it."""
         ...
 
+    def silu(self, x: Tensor) -> Tensor:
+        """`x * sigmoid(x)` of (N, D), N as `rows` gave it. It may overwrite `x`."""
+        ...
+
     def classes(self, lengths: Counts) -> Counts:
         """(N,) for queries that see so many keys: those of one number may be attended together."""
         ...
@@ -84,6 +90,9 @@ class AnyShapes:
 
     def linear(self, layer: Any, x: Tensor) -> Tensor:
         return apply_linear(layer, x)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return F.silu(x)
 
     def classes(self, lengths: Counts) -> Counts:
         return np.zeros(len(lengths), np.int64)
@@ -154,6 +163,12 @@ class ExactShapes:
         if len(x) in sizes:
             return apply_linear(layer, x)
         return torch.cat([apply_linear(layer, part) for part in torch.split(x, parts_of(len(x), sizes))])
+
+    def silu(self, x: Tensor) -> Tensor:
+        # Where threads share the work, the rest at the end of each one's share is computed with other rounding.
+        for part in torch.split(x.view(-1), _SERIAL):
+            F.silu(part, inplace=True)
+        return x
 
     def classes(self, lengths: Counts) -> Counts:
         self._reach(int(lengths.max()))

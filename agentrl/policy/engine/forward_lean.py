@@ -190,7 +190,8 @@ class LeanForward:
         mixed = self._attend(index, attention, h_ND, cos, sin, at)
         x_ND = x_ND + linear(attention.o_proj, mixed)
         h_ND = self._norm(x_ND, layer.post_attention_layernorm)
-        return x_ND + linear(mlp.down_proj, F.silu(linear(mlp.gate_proj, h_ND)) * linear(mlp.up_proj, h_ND))
+        gate = self.shapes.silu(linear(mlp.gate_proj, h_ND))
+        return x_ND + linear(mlp.down_proj, gate * linear(mlp.up_proj, h_ND))
 
     def _attend(self, index: int, attention: Any, h_ND: Tensor, cos: Tensor, sin: Tensor, at: _Layout) -> Tensor:
         """(N, H * D) what each token's heads read."""
@@ -280,9 +281,7 @@ class LeanForward:
         all_rows = np.concatenate([rows, slots.repeat(counts)])
         positions = np.concatenate([length[rows], length[slots].repeat(counts) + offsets])
         longest = int(positions.max()) + 1
-        self.kv.reserve(
-            int(all_rows.max()) + 1, self.shapes.span(int(self.shapes.classes(np.array([longest]))[0]), longest)
-        )
+        self.kv.reserve(int(all_rows.max()) + 1, self._span(longest))
         ends = np.arange(len(rows) + len(prefills))
         ends[len(rows) + order] = len(rows) + after - 1
         made: list[_Prefill] = []

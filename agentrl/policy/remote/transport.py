@@ -22,6 +22,7 @@ from agentrl.policy.remote.dialect import Dialect
 from agentrl.policy.remote.errors import ServerError, error_of
 from agentrl.policy.remote.options import ChatOptions
 from agentrl.policy.remote.reading import ResponseError
+from agentrl.wire.redaction import without_credentials
 
 _CONNECT_TIMEOUT_S = 10.0
 
@@ -141,9 +142,11 @@ def url_of(base_url: str, api: Api) -> httpx.URL:
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL as error:
-        raise ConfigError(f"base_url is not a URL: {error}") from None
+        what = str(error).partition("'")[0].rstrip(": ")  # what it quotes may be a part of a password
+        raise ConfigError(f"base_url is not a URL: {what}; give one like http://localhost:8000/v1") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(
-            f"base_url must begin with http:// or https:// and a host, like http://localhost:8000/v1, got {base_url!r}"
+            "base_url must begin with http:// or https:// and a host, like http://localhost:8000/v1, got "
+            f"{without_credentials(base_url)!r}"
         )
     return url.copy_with(path=api.endpoint(url.path))

@@ -157,14 +157,17 @@ def episode_of(document: Any, name: str) -> Trajectory:
         raise ChatError(f"has schema_version {version!r}: {_READ[0]} to {_READ[-1]} can be read")
     if document.get("subagent_trajectories"):
         raise ChatError("has subagent_trajectories, and an episode here is of one agent: import them as documents")
-    extra = document.get("extra") or {}
     reading = _Reading()
     for number, step in enumerate(document["steps"], 1):
         with part(f"step {number}"):
             reading.step(step, number)
-    agent = document.get("agent") or {}
+    with part("document"):
+        return _episode(document, reading.conversation.end(), name)
+
+
+def _episode(document: Mapping[str, Any], turns: list[Turn], name: str) -> Trajectory:
+    extra, agent = document.get("extra") or {}, document.get("agent") or {}
     tools = agent.get("tool_definitions") or []
-    turns = reading.conversation.end()
     if is_own(extra):
         return own_episode(turns, tools, extra)
     own = document.get("trajectory_id") or document.get("session_id") or name

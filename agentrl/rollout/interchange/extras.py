@@ -88,7 +88,7 @@ def own_episode(turns: list[Turn], tools: Tools, extra: Mapping[str, Any]) -> Tr
         record = {name: extra[name] for name in _OF_EPISODES}
         shell = {"format": FORMAT, **record, "turns": [], "final_observation": [], "tools": tools}
         return replace(trajectory_from_json(shell), turns=turns)
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ChatError(f"its fields of AgentRL cannot be read ({type(error).__name__}: {error})") from None
 
 
@@ -114,7 +114,7 @@ def own_turn(observation: tuple[Message, ...], action: Action, extra: Mapping[st
             policy_s=float(extra.get("policy_s", 0.0)),
             env_s=float(extra.get("env_s", 0.0)),
         )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ChatError(f"the fields of a turn cannot be read ({type(error).__name__}: {error})") from None
 
 
@@ -161,7 +161,7 @@ def part(name: str) -> Iterator[None]:
         yield
     except ChatError as error:
         raise ChatError(f"{name}: {error}") from None
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ChatError(f"{name}: cannot be read ({type(error).__name__}: {error})") from None
 
 

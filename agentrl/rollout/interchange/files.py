@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ _SUFFIXES: Mapping[str, tuple[str, ...]] = {
 }
 _STORE, _SUMMARY = "trajectories.jsonl", "summary.json"
 _OF_BENCHMARKS = "bench"
+# What an archive raises that is damaged, encrypted, or packed in a way that is not known here.
+_UNPACKING = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -196,10 +200,10 @@ def _archive(file: Path) -> Mapping[str, Any]:
     """The log in an `.eval` file: a zip of its head and of its samples."""
     try:
         with zipfile.ZipFile(file) as archive:
-            names = sorted(name for name in archive.namelist() if name.startswith("samples/"))
+            names = sorted(name for name in archive.namelist() if re.fullmatch(r"samples/.+\.json", name))
             samples = [_json(archive.read(name).decode()) for name in names]
             return {**_json(archive.read("header.json").decode()), "samples": samples}
-    except (KeyError, OSError, NotImplementedError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except (*_UNPACKING, KeyError, TypeError, OSError, UnicodeDecodeError) as error:
         advice = "convert it to JSON by `inspect log convert`"
         raise ChatError(f"is an .eval file that cannot be unpacked ({error}): {advice}") from None
 

@@ -178,8 +178,9 @@ def sample_episode(sample: Any, spec: Mapping[str, Any]) -> Trajectory:
     """The episode of a sample. Args: spec: `eval` of its log. Raises: ChatError."""
     if not isinstance(sample, Mapping) or not isinstance(sample.get("messages"), list):
         raise ChatError("is no sample: it must be an object with id, epoch and messages")
-    sample = _resolved(sample, sample.get("attachments") or {})
-    own = (sample.get("metadata") or {}).get(_OWN)
+    with extras.part("sample"):
+        sample = _resolved(sample, sample.get("attachments") or {})
+        own = (sample.get("metadata") or {}).get(_OWN)
     conversation = extras.Conversing()
     for number, message in enumerate(sample["messages"]):
         with extras.part(f"messages[{number}]"):

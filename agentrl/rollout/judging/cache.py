@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from agentrl.errors import ConfigError
 
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 CACHE_VERSION = 1
 """Number of the table's form; verdicts of another one are dropped."""
 MAX_VERDICTS = 50_000
@@ -22,7 +26,8 @@ class VerdictCache:
     Args:
         path: of the file; None keeps the verdicts in memory.
         max_verdicts: of more, those that were used longest ago are dropped.
-    Every use raises ConfigError if the file is something else.
+    Every use raises ConfigError if the file is something else. If it fails later (the disk is full, a process locks
+    it), there is a warning, and the judge is asked again: a fault of the file says nothing about what is judged.
     """
 
     def __init__(self, path: str | Path | None = None, max_verdicts: int = MAX_VERDICTS) -> None:
@@ -31,6 +36,7 @@ class VerdictCache:
         self.path = None if path is None else Path(path).expanduser()
         self.max_verdicts = max_verdicts
         self._opened: sqlite3.Connection | None = None
+        self._warned = False
 
     @property
     def _file(self) -> sqlite3.Connection:
@@ -41,14 +47,31 @@ class VerdictCache:
 
     def get(self, key: str) -> tuple[float, str] | None:
         """The score and the reason under a key."""
+        return self._tried(lambda: self._get(key))
+
+    def put(self, key: str, score: float, reason: str) -> None:
+        """Remember a verdict, and drop what is too much."""
+        self._tried(lambda: self._put(key, score, reason))
+
+    def _tried(self, use: Callable[[], T]) -> T | None:
+        try:
+            return use()
+        except sqlite3.OperationalError as error:
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "%s: verdicts are not remembered (%s): free the disk, or name another file", self.path, error
+                )
+            return None
+
+    def _get(self, key: str) -> tuple[float, str] | None:
         found = self._file.execute("SELECT score, reason FROM verdicts WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
         self._file.execute(f"UPDATE verdicts SET used = {_NEXT} WHERE key = ?", (key,))
         return found[0], found[1]
 
-    def put(self, key: str, score: float, reason: str) -> None:
-        """Remember a verdict, and drop what is too much."""
+    def _put(self, key: str, score: float, reason: str) -> None:
         self._file.execute(f"INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, {_NEXT})", (key, score, reason))
         if len(self) > self.max_verdicts:
             most = max(1, self.max_verdicts - self.max_verdicts // 10)
@@ -93,15 +116,17 @@ def _prepare(file: sqlite3.Connection, place: str) -> None:
     if application != _APPLICATION and file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         file.close()
         raise ConfigError(f"{place} is a database of something else: name another file for the verdicts")
+    file.execute("PRAGMA journal_mode = WAL")
+    file.execute("PRAGMA synchronous = NORMAL")
+    file.execute("BEGIN IMMEDIATE")  # of two processes that make the file, the second finds the table of the first
     (version,) = file.execute("PRAGMA user_version").fetchone()
     if version != CACHE_VERSION:
         file.execute("DROP TABLE IF EXISTS verdicts")
-    file.execute("PRAGMA journal_mode = WAL")
-    file.execute("PRAGMA synchronous = NORMAL")
     file.execute(f"PRAGMA application_id = {_APPLICATION}")
     file.execute(f"PRAGMA user_version = {CACHE_VERSION}")
     file.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, score REAL, reason TEXT, used INTEGER)")
     file.execute("CREATE INDEX IF NOT EXISTS by_use ON verdicts (used)")
+    file.execute("COMMIT")
 
 
 _NEXT = "(SELECT coalesce(max(used), 0) + 1 FROM verdicts)"

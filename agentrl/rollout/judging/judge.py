@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from agentrl.errors import ConfigError, JudgeFault, PolicyFault
+from agentrl.env.author_code import acting_env, waiting_for
+from agentrl.errors import ConfigError, JudgeFault, ModelError, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
@@ -109,6 +110,7 @@ class Judge:
 
         Args: reference: a right answer that the judge may compare with.
         Raises: JudgeFault if the judge's server fails, or gives no verdict that can be read. It is never a score of 0.
+            ConfigError if the server can never answer, such as for a wrong key; in an environment that is a JudgeFault.
         """
         score, reason, cached = await self._answer(question(self.rubric, conversation, reference))
         share = self.rubric.share(score)
@@ -155,14 +157,21 @@ class Judge:
 
     async def _act(self, messages: Sequence[Message]) -> Action:
         key = f"judge#{next(_numbers)}"
+        late = JudgeFault(
+            f"the judge {self.name} gave no verdict before the time of the hook was over: raise the environment's "
+            "hook_timeout_s, or lower timeout_s and max_retries of the judge"
+        )
         try:
-            action = await self.policy.act(list(messages), (), episode_id=key, sampling=self.sampling)
+            with waiting_for(late):
+                action = await self.policy.act(list(messages), (), episode_id=key, sampling=self.sampling)
             if action.finish_reason == "abort":
                 raise PolicyFault("it stopped in the middle of an answer")
         except PolicyFault as fault:
             raise JudgeFault(f"the judge {self.name} failed: {fault}", who=fault.at, answers=fault.answers) from fault
-        except ConfigError as error:
-            raise ConfigError(f"the judge {self.name}: {error}") from error
+        except (ConfigError, ModelError) as error:
+            if acting_env() is not None:  # an episode is under way, and a key that is refused is not its failure
+                raise JudgeFault(f"the judge {self.name}: {error}") from error
+            raise type(error)(f"the judge {self.name}: {error}") from error
         finally:
             await self.policy.release(key)
         return action

@@ -63,12 +63,14 @@ class Question:
         messages: to send.
         code: that the verdict must hold.
         lowest, highest: between which its score must be.
+        whole: its score must be a whole number.
     """
 
     messages: tuple[Message, ...]
     code: str
     lowest: float
     highest: float
+    whole: bool = False
 
     @property
     def key(self) -> str:
@@ -105,7 +107,7 @@ def comparison(
     code = _hash([PROMPT_VERSION, rubric.text, reference, one, two], _CODE_BYTES)
     system = _PREFER.format(rubric=rubric.text, reference=_shown(reference), code=code)
     body = f"BEGIN 1 {code}\n{one}\nEND 1 {code}\nBEGIN 2 {code}\n{two}\nEND 2 {code}"
-    return Question((Message("system", system), Message("user", body)), code, 0.0, 2.0)
+    return Question((Message("system", system), Message("user", body)), code, 0.0, 2.0, whole=True)
 
 
 def transcript(conversation: Sequence[Message]) -> str:
@@ -116,17 +118,20 @@ def transcript(conversation: Sequence[Message]) -> str:
 def _plain(message: Message) -> dict[str, Any]:
     found = message.to_openai()
     found.pop("reasoning_content", None)  # thinking is no answer
-    found["content"] = _cut(found["content"])
-    for call in found.get("tool_calls", ()):
-        call["function"]["arguments"] = _cut(call["function"]["arguments"])
-    return found
+    cut: dict[str, Any] = _cut(found)
+    return cut
 
 
-def _cut(text: str) -> str:
-    if len(text) <= MAX_MESSAGE_CHARS:
-        return text
+def _cut(value: Any) -> Any:
+    """A JSON value with every text in it cut: a model also chooses the names and ids of its calls."""
+    if isinstance(value, Mapping):
+        return {key: _cut(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_cut(item) for item in value]
+    if not isinstance(value, str) or len(value) <= MAX_MESSAGE_CHARS:
+        return value
     half = MAX_MESSAGE_CHARS // 2
-    return f"{text[:half]}[{len(text) - 2 * half} characters are left out here]{text[-half:]}"
+    return f"{value[:half]}[{len(value) - 2 * half} characters are left out here]{value[-half:]}"
 
 
 def read_verdict(text: str, asked: Question) -> tuple[float, str]:
@@ -142,14 +147,19 @@ def read_verdict(text: str, asked: Question) -> tuple[float, str]:
     if len(scores) > 1:
         raise NoVerdict("it holds several verdicts that differ")
     score = scores.pop()
-    if not asked.lowest <= score <= asked.highest:
-        raise NoVerdict(f"its score is no number from {asked.lowest:g} to {asked.highest:g}")
+    if not asked.lowest <= score <= asked.highest or (asked.whole and not score.is_integer()):
+        number = "whole number" if asked.whole else "number"
+        raise NoVerdict(f"its score is no {number} from {asked.lowest:g} to {asked.highest:g}")
     return score, safe_text(str(own[0].get("reason", "")))[:MAX_REASON_CHARS]
 
 
 def _number(value: Any) -> float:
     """A number of a verdict; nan, which is on no scale, for anything else."""
-    return float(value) if type(value) in (int, float) and math.isfinite(value) else math.nan
+    try:
+        number = float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:  # an integer of more than 308 digits
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _objects(text: str) -> Iterator[Mapping[str, Any]]:

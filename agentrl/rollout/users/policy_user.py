@@ -10,8 +10,9 @@ import itertools
 from dataclasses import replace
 from weakref import WeakSet
 
+from agentrl.env.author_code import waiting_for
 from agentrl.env.users.user import Heard, LastWords, Reply, User
-from agentrl.errors import EnvFault, PolicyFault
+from agentrl.errors import ConfigError, EnvFault, ModelError, PolicyFault
 from agentrl.messages import Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, resolve
@@ -85,12 +86,22 @@ class PolicyUser(User):
     async def _ask(self, messages: list[Message], sampling: SamplingParams) -> str:
         """What the policy says. Raises: EnvFault if its server fails or it says nothing."""
         key = f"user#{next(_numbers)}"
+        late = EnvFault(
+            "the simulated user said nothing before the time of the hook was over: raise the environment's "
+            "hook_timeout_s, or lower timeout_s and max_retries of the user",
+            who="server",
+        )
         try:
-            action = await self.policy.act(messages, (), episode_id=key, sampling=sampling)
+            policy = self.policy
+            try:
+                with waiting_for(late):
+                    action = await policy.act(messages, (), episode_id=key, sampling=sampling)
+            finally:
+                await policy.release(key)
         except PolicyFault as fault:
             raise EnvFault(f"the simulated user failed: {fault}", who=fault.at, answers=fault.answers) from fault
-        finally:
-            await self.policy.release(key)
+        except (ConfigError, ModelError) as error:
+            raise EnvFault(f"the simulated user failed: {error}", who="server") from error
         if action.finish_reason == "abort" or not action.text.strip():
             raise EnvFault(f"the simulated user said nothing (finish_reason {action.finish_reason})", who="server")
         return action.text.strip()

@@ -73,6 +73,17 @@ async def test_turns_are_the_same_bits_whatever_is_sampled_at_the_same_time(name
     assert await sampled(tiny, 5, slots=3) == alone  # prefixes are copied, slots are lost and filled again
 
 
+async def test_a_number_of_threads_that_divides_no_batch_evenly() -> None:
+    """The ends of the threads' shares are in the middle of rows, where elementwise kernels compute otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        wide = model_of(intermediate_size=1376, vocab_size=289)
+        assert await sampled(wide, 12, backwards=True) == await sampled(wide, 1)
+    finally:
+        torch.set_num_threads(threads)
+
+
 async def test_at_high_temperature_and_for_greedy_turns() -> None:
     tiny = model_of()
     for temperature in (2.5, 0.0):

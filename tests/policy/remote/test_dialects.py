@@ -55,6 +55,13 @@ async def turn(policy: ServerPolicy, messages: tuple[Message, ...] = QUESTION, *
     return await policy.act(messages, [TOOL], episode_id="e", sampling=asked)
 
 
+@pytest.mark.parametrize("url", ["htp://user:s3cret@host/v1", "http://user:s3cret/more@host/v1"])
+def test_an_address_that_is_wrong_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="base_url") as caught:
+        resolve("openai:bot", base_url=url)
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_call_and_its_result_go_there_and_back(kind: str) -> None:
     server = Server(kind)

@@ -121,6 +121,9 @@ def test_errors_limits_and_input_of_inspect_keep_their_meaning(tmp_path: Path):
         ({"messages": [{"role": "user", "content": "x"}]}, "holds no turn of an assistant"),
         ({"messages": None}, "is no sample"),
         ({"limit": 3}, "sample: cannot be read"),
+        ({"metadata": 3}, "sample: cannot be read"),
+        ({"attachments": 3}, "sample: cannot be read"),
+        ({"scores": {"s": {"value": 10**400}}}, "sample: cannot be read"),
         ({"metadata": {"agentrl": {"agentrl_format": 1}}}, "fields of AgentRL cannot be read .*format 1"),
         ({"metadata": {"agentrl": {"agentrl_format": 2}}}, "fields of AgentRL cannot be read .*env"),
     ],
@@ -142,6 +145,22 @@ def test_an_archive_of_inspect_is_unpacked(tmp_path: Path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x", "")
     with pytest.raises(StoreError, match=r"cannot be unpacked .*to JSON by `inspect log convert`"):
+        list(read_inspect(path))
+
+
+@pytest.mark.parametrize("header", [b"[]", b"{", b"\xff", None])
+def test_an_archive_that_cannot_be_unpacked_is_refused(header: bytes | None, tmp_path: Path):
+    path = tmp_path / "log.eval"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("samples/a_epoch_1.json", json.dumps({**SAMPLE, "store": [*range(999)]}))
+        if header is not None:
+            archive.writestr("header.json", header)
+    with pytest.raises(StoreError, match=r"not JSON|cannot be unpacked"):
+        list(read_inspect(path))
+    content = bytearray(path.read_bytes())
+    content[60:90] = b"x" * 30
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="cannot be unpacked"):
         list(read_inspect(path))
 
 
@@ -224,6 +243,9 @@ def test_a_document_of_a_harness_becomes_an_episode():
         (step(4, tool_calls=STEPS[1]["tool_calls"]), "step 4: two calls have the id 'c1'"),
         (step(2, tool_calls=[{"tool_call_id": "c1", "function_name": "x", "arguments": "{}"}]), "that are an object"),
         (step(2, tool_calls=[7]), "step 2: cannot be read"),
+        ({**DOCUMENT, "extra": [3]}, "document: cannot be read"),
+        ({**DOCUMENT, "agent": "m"}, "document: cannot be read"),
+        ({**DOCUMENT, "extra": {"reward": 10**400}}, "document: cannot be read"),
         ({**DOCUMENT, "steps": STEPS[:1]}, "holds no turn of an assistant"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,31 @@ def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path):
     assert sqlite3.connect(database).execute("SELECT * FROM verdicts").fetchall() == []
     with pytest.raises(ValueError, match="at least 1"):
         VerdictCache(max_verdicts=0)
+
+
+def test_a_file_that_fails_later_costs_a_verdict_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = tmp_path / "v.sqlite"
+    with VerdictCache(path) as cache:
+        cache.put("a", 1.0, "")
+        file = sqlite3.connect(path)
+        file.execute("DROP TABLE verdicts")
+        file.commit()
+        file.close()
+        assert cache.get("a") is None
+        cache.put("b", 1.0, "")
+    assert [record.message.split(":")[1] for record in caplog.records] == [
+        " verdicts are not remembered (no such table"
+    ]
+
+
+def test_two_that_make_the_file_at_the_same_time_share_it(tmp_path: Path):
+    caches = [VerdictCache(tmp_path / "v.sqlite") for _ in range(8)]
+
+    def use(number: int) -> None:
+        caches[number].put(str(number), number, "")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(use, range(8)))
+    assert [caches[0].get(str(number)) for number in range(8)] == [(number, "") for number in range(8)]
+    for cache in caches:
+        cache.close()

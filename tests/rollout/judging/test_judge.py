@@ -52,13 +52,20 @@ async def test_what_cannot_be_read_is_asked_again_with_the_reason(answer: str):
     assert not judge.counts.failed
 
 
-@pytest.mark.parametrize("score", [-1, 11, "10", True, None, "NaN"])
+@pytest.mark.parametrize("score", [-1, 11, "10", True, None, "NaN", 10**400])
 async def test_a_score_off_the_scale_is_no_verdict(score: object):
     policy = Flaky(then=lambda m, t: says(m, score))
     async with Judge(policy, RUBRIC, attempts=2) as judge:
         with pytest.raises(JudgeFault, match="in 2 answers: its score is no number from 0 to 10"):
             await judge(conversation("right"))
     assert judge.counts.failed == {"unreadable": 1}
+
+
+async def test_a_preference_is_a_whole_number():
+    policy = Flaky(then=lambda m, t: says(m, 1.5))
+    async with Judge(policy, RUBRIC, attempts=1) as judge:
+        with pytest.raises(JudgeFault, match="no whole number from 0 to 2"):
+            await judge.prefer(conversation("right"), conversation("wrong"))
 
 
 async def test_two_verdicts_that_differ_are_none():
