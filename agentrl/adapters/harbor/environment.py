@@ -119,9 +119,10 @@ class Harbor(SandboxEnv):
             command: for example ls -l.
         """
         world = self._harbor.world
-        return await run_command(
+        told: str = await run_command(
             await self._world(), command, wall_s=self.command_s, cwd=inside(world.workdir), env=world.env
         )
+        return told
 
     async def score(self, answer: str | None) -> float:
         verdict = await verify(await self._world(), self._harbor)
