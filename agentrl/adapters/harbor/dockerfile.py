@@ -173,7 +173,7 @@ def _copied(world: World, folder: Path, source: str, target: str, *, several: bo
     place = world.place(target)
     if path.is_dir():
         return {f"{place}/{name}": file for name, file in read_tree(path).items()}
-    if several or target.endswith(("/", ".")) or place in world.folders:
+    if several or target.endswith("/") or place in world.folders:
         place = f"{place}/{path.name}"
     return {place: _content(path)}
 

@@ -14,6 +14,7 @@ import tomli_w
 
 from agentrl.env import registry
 from agentrl.env.base import Env
+from agentrl.env.tasks import Tasks
 from agentrl.errors import ConfigError
 from agentrl.sandboxed.task_folder import WORKDIR, AsTaskFolder, TaskFolder
 from agentrl.trajectory import EnvRef, Task
@@ -52,12 +53,13 @@ def export_tasks(env: str | EnvRef, out: str | Path, *, split: str = "eval", lim
     made = registry.make(env)
     try:
         inner: Any = made.unwrapped
+        known: Tasks = inner.tasks
         if not isinstance(inner, AsTaskFolder):
             raise ConfigError(
                 f"the tasks of {made.ref.id if made.ref else env} cannot be written as folders: its class has no method"
                 " task_folder(task), as agentrl/Terminal-v0 and agentrl/FunctionSynthesis-v0 have"
             )
-        tasks = inner.tasks.split(split)[:limit]
+        tasks = known.split(split)[:limit]
         place = _new_folder(Path(out))
         return ExportedTasks(place, tuple(_write(place, task, inner.task_folder(task), made) for task in tasks))
     finally:
