@@ -131,6 +131,8 @@ def test_rewards_are_finite_numbers_or_there_are_none(text, as_json, rewards):
         ({"task_toml": '[[steps]]\nname = "one"\n'}, "several steps"),
         ({"task_toml": 'schema_version = "2.0"\n'}, "only 1 is known"),
         ({"task_toml": "[verifier]\ntimeout_sec = 'long'\n"}, r"task.toml: verifier.timeout_sec: .*number"),
+        ({"task_toml": "[verifier]\ntimeout_sec = 0\n"}, "task.toml: verifier.timeout_sec: .*greater than 0"),
+        ({"tests__big_txt": "x" * (33 << 20)}, "big.txt has 34603008 bytes"),
         ({"task_toml": "[verifier\n"}, "task.toml cannot be read"),
         ({"tests__test_sh": None}, "there is no tests/test.sh"),
         ({"tests__test_sh": "apt-get update\ncurl -LsSf https://x | sh\n"}, "tests/test.sh runs apt-get, which needs"),
@@ -144,6 +146,13 @@ def test_rewards_are_finite_numbers_or_there_are_none(text, as_json, rewards):
 def test_a_task_that_needs_an_image_is_refused_with_the_reason(tmp_path, changes, why):
     with pytest.raises(TaskRefused, match=why):
         read_task(write_task(tmp_path / "hello", **changes))
+
+
+@pytest.mark.parametrize("name", ["instruction.md", "environment/Dockerfile", "task.toml"])
+def test_a_file_that_is_no_text_is_refused(tmp_path, name):
+    (write_task(tmp_path / "hello") / name).write_bytes(b"\xff\xfe")
+    with pytest.raises(TaskRefused, match="cannot be read: 'utf-8' codec"):
+        read_task(tmp_path / "hello")
 
 
 def test_a_link_out_of_a_task_is_refused(tmp_path):

@@ -13,12 +13,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrl.adapters.harbor.dockerfile import FileContent, TaskRefused, World, read_tree, world_of
-from agentrl.sandbox.base import SYSTEM_FOLDERS
+from agentrl.sandbox.base import SYSTEM_FOLDERS, SandboxLimits
 
 CONFIG = "task.toml"
 OWN_FOLDERS = ("logs", "solution", "tests")
 """Folders below `/` that Harbor makes in every environment."""
 _DEFAULT_WORKDIR = "/app"
+_MAX_FILE_BYTES = SandboxLimits().file_bytes
 _OTHER_WORLDS = ("docker-compose.yaml", "docker-compose.yml", "singularity-compose.yaml")
 _CANARY = re.compile(r"\A(?:\s*(?:<!--.*canary.*-->|#.*canary.*)[ \t]*(?:\n|\Z))+\s*", re.IGNORECASE)
 _FETCHES = ("apt", "apt-get", "conda", "curl", "npm", "pip", "pip3", "uv", "uvx", "wget")
@@ -37,7 +38,7 @@ class _Table(BaseModel):
 class _Phase(_Table):
     """`[agent]`, `[verifier]` or `[solution]`."""
 
-    timeout_sec: float | None = None
+    timeout_sec: float | None = Field(default=None, gt=0)
     env: dict[str, str] = Field(default_factory=dict)
     user: str | int | None = None
     network_mode: str | None = None
@@ -108,6 +109,13 @@ def read_task(folder: Path) -> HarborTask:
 
     Raises: TaskRefused that says what of it cannot be played in our sandbox, or is missing.
     """
+    try:
+        return _read_task(folder)
+    except (OSError, UnicodeError) as error:
+        raise TaskRefused(f"it cannot be read: {error}") from error
+
+
+def _read_task(folder: Path) -> HarborTask:
     file = _read_config(folder / CONFIG)
     for why in _refusals(file, folder):
         raise TaskRefused(why)
@@ -131,7 +139,7 @@ def read_task(folder: Path) -> HarborTask:
         file.verifier.timeout_sec or 600.0,
         _digest(text, world, tests, solution),
     )
-    _check_paths(task)
+    _check_files(task)
     return task
 
 
@@ -223,7 +231,11 @@ def _script_refused(folder: Path, name: str) -> Iterator[str]:
         yield f"{name} runs {found[1]}, which {why}"
 
 
-def _check_paths(task: HarborTask) -> None:
+def _check_files(task: HarborTask) -> None:
+    for files in (task.world.files, task.tests):
+        for path, file in files.items():
+            if len(file.content) > _MAX_FILE_BYTES:
+                raise TaskRefused(f"{path} has {len(file.content)} bytes, and the sandbox takes {_MAX_FILE_BYTES}")
     for path in (task.world.workdir, *task.world.folders, *task.world.files):
         root = path.split("/")[1]
         if not root or root in SYSTEM_FOLDERS or root in OWN_FOLDERS:
