@@ -11,8 +11,11 @@ from agentrl.adapters.harbor.verifier import parsed_rewards
 from agentrl.env.tool_env import call
 from agentrl.errors import ConfigError
 from agentrl.messages import Action
+from agentrl.policy.scripted import ScriptedPolicy
+from agentrl.rollout.episode import run_episode
 from tests.adapters.harbor_tasks import write_task
 from tests.environments.sandboxed import play, shell
+from tests.sandboxed import attacks
 
 
 async def played(env, *commands):
@@ -64,6 +67,28 @@ async def test_the_agent_sees_neither_tests_nor_solution(tmp_path):
 )
 async def test_what_the_agent_leaves_in_the_verifiers_folders_earns_nothing(tmp_path, trick):
     assert (await played(Harbor(folder=str(write_task(tmp_path / "hello"))), trick))[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        attacks.program(attacks.FOLDERS),
+        attacks.program(attacks.LONG_NAMES),
+        attacks.program(attacks.BUFFERS),
+        attacks.program(attacks.PROCESSES),
+        attacks.shell("chmod -R 000 . ; chmod 000 /work /work/*"),
+        attacks.shell("rm -rf /work/* && mkfifo /work/app /work/logs /work/tests"),
+        attacks.shell("head -c 900000000 /dev/zero | split -b 30M - /work/big"),
+    ],
+    ids=["folders", "names", "buffers", "processes", "permissions", "pipes", "full disk"],
+)
+async def test_an_attack_on_the_sandbox_is_scored_and_earns_nothing(tmp_path, actions):
+    env = Harbor(folder=str(write_task(tmp_path / "hello")))
+    (task,) = env.tasks.split("eval")
+    trajectory = await run_episode(env, ScriptedPolicy([*actions, Action(text="I give up")]), task, 1)
+    await env.aclose()
+    assert trajectory.error is None
+    assert (trajectory.status, trajectory.reward, trajectory.success) == ("terminated", 0.0, False)
 
 
 async def test_an_episode_that_a_limit_ends_is_scored(tmp_path):

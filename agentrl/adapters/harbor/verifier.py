@@ -44,7 +44,7 @@ def inside(path: str) -> str:
 async def make_folders(sandbox: Sandbox, task: HarborTask) -> None:
     """Make what files alone do not make: empty folders, and the right to execute."""
     paths = {inside(path) for path in task.world.folders}
-    await sandbox.exec(["mkdir", "-p", "--", *sorted(paths), *_LOGS])
+    (await sandbox.exec(["mkdir", "-p", "--", *sorted(paths), *_LOGS])).checked()
     await _make_executable(sandbox, {inside(path): file for path, file in task.world.files.items()})
 
 
@@ -73,7 +73,7 @@ async def verify(sandbox: Sandbox, task: HarborTask) -> Verdict:
 async def _make_executable(sandbox: Sandbox, files: Mapping[str, FileContent]) -> None:
     paths = [path for path, file in files.items() if file.executable]
     if paths:
-        await sandbox.exec(["chmod", "+x", "--", *paths])
+        (await sandbox.exec(["chmod", "+x", "--", *paths])).checked()
 
 
 async def _rewards(sandbox: Sandbox) -> dict[str, float]:
