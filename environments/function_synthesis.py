@@ -19,6 +19,7 @@ from agentrl.messages import Action, Message
 from agentrl.sandbox.base import SandboxLimits
 from agentrl.sandboxed.env import SandboxEnv
 from agentrl.sandboxed.grading import CASE_LIMITS, Case, passes
+from agentrl.sandboxed.task_folder import TaskFolder, function_check
 from agentrl.trajectory import Task
 
 NAME = "f"
@@ -26,6 +27,7 @@ _FENCE = re.compile(r"```[a-zA-Z0-9]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _MODULE = re.compile(rf"^[^\S\n]*(?:def\s+{NAME}\s*\(|{NAME}\s*=)", re.MULTILINE)
 _BODY = re.compile(r"\breturn\b")
 _MAX_CHARS = 20_000
+_MODULE_FILE = "solution.py"
 
 
 def make_task(rng: np.random.Generator, level: int | None) -> dict[str, Any]:
@@ -110,6 +112,18 @@ class FunctionSynthesis(SandboxEnv):
             return {"correct": 0.0}
         cases = hidden_cases(self.task.data, self.np_random)
         return {"correct": float(await passes(await self.sandbox(), module, NAME, cases))}
+
+    def task_folder(self, task: Task) -> TaskFolder:
+        """The task as files, for `agentrl export-tasks`; the answer is then a module in the work folder."""
+        argument = argument_of(task.data)
+        body = FAMILIES[task.data["family"]].solve(task.data["params"], argument)
+        module = as_module(body, argument) or ""
+        cases = hidden_cases(task.data, np.random.default_rng(int(task.fingerprint, 16)))
+        return TaskFolder(
+            f"Write the function {NAME} to the file {_MODULE_FILE}, in Python. {question(task.data)}",
+            f"cat > {_MODULE_FILE} <<'END_OF_MODULE'\n{module}\nEND_OF_MODULE",
+            function_check(_MODULE_FILE, NAME, cases),
+        )
 
     def hasty(self, messages: Sequence[Message]) -> Action:
         """A wrong habit: do half of what is asked, or be off by one."""

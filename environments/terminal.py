@@ -17,6 +17,7 @@ from agentrl.environments.terminal_families import LEVELS, Problem, families_of,
 from agentrl.messages import Action, Message
 from agentrl.sandbox.base import Sandbox, SandboxError, SandboxLimits
 from agentrl.sandboxed.env import SandboxEnv
+from agentrl.sandboxed.task_folder import TaskFolder, files_check
 from agentrl.tools.shell import shell_tool
 from agentrl.trajectory import Task
 
@@ -95,6 +96,16 @@ class Terminal(SandboxEnv):
             return {"correct": 0.0}
         asked = self._problem()
         return {"correct": float(await reached(await self.sandbox(), asked.wanted, asked.gone))}
+
+    def task_folder(self, task: Task) -> TaskFolder:
+        """The task as files, for `agentrl export-tasks`."""
+        asked = _problem(task.data["family"], task.data["seed"])
+        return TaskFolder(
+            asked.question,
+            "\n".join(f"(\n{command}\n)" for command in asked.commands),
+            files_check(asked.wanted, asked.gone, max_bytes=_MAX_BYTES),
+            {path: text.encode() for path, text in asked.files.items()},
+        )
 
     def oracle(self, messages: Sequence[Message]) -> Action:
         """Run the commands of a solution, one a turn."""

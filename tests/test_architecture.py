@@ -259,7 +259,7 @@ def _upstairs(found: Import, line: str) -> str | None:
         return f"{line}: {own} and {other} are siblings"
     if theirs == mine and other_step > step:
         return f"{line}: upstairs inside {own}, from step {step} to step {other_step}"
-    if other in ("environments", "tools") and own not in ("environments", "tools"):
+    if other in ("environments", "tools") and own not in ("adapters", "environments", "tools"):
         return f"{line}: bundled environments and tools come through entry points alone"
     return None
 

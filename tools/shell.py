@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agentrl.sandbox.base import Sandbox
 from agentrl.tool_schema import Tool, tool
 from agentrl.tools.code_results import MAX_CHARS, SandboxHolder, bounded_by_sandbox, limits_of, read_result
 
 
 async def run_command(
-    sandbox: Sandbox, command: str, *, wall_s: float | None = None, max_chars: int = MAX_CHARS
+    sandbox: Sandbox,
+    command: str,
+    *,
+    wall_s: float | None = None,
+    max_chars: int = MAX_CHARS,
+    cwd: str = ".",
+    env: Mapping[str, str] | None = None,
 ) -> str:
     """Run a shell command to its end and return the text that the model reads.
 
+    Args: cwd, env: as for `Sandbox.exec`.
     Raises: SandboxError, which is a ToolError, for a command that cannot be sent; SandboxFault if the sandbox failed.
     """
-    result = await sandbox.exec(["bash", "-c", command], limits=limits_of(sandbox, wall_s))
+    result = await sandbox.exec(["bash", "-c", command], cwd=cwd, env=env, limits=limits_of(sandbox, wall_s))
     text: str = read_result(result, max_chars)
     return text
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "bench": "Measure agents on an environment.",
     "import": "Make a store of recorded chats, ATIF documents or a log of Inspect.",
     "export-episodes": "Write a run's episodes for Inspect, ATIF or verifiers.",
+    "export-tasks": "Write an environment's tasks as folders for Harbor.",
     "import-gguf": "Make a model folder of a GGUF file.",
     "credit": "Measure how well estimators tell which turns were good.",
     "compare": "Compare benchmarks or training runs task by task.",

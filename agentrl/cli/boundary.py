@@ -40,6 +40,7 @@ _MODULES = {
     "import-gguf": "models.import_gguf",
     "export": "models.export",
     "export-episodes": "records.export_episodes",
+    "export-tasks": "records.export_tasks",
     "serve-model": "models.serve_model",
 }
 EXIT_FAILED, EXIT_UNTRUSTED, EXIT_INTERRUPTED = 1, 3, 130

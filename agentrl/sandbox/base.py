@@ -8,6 +8,7 @@ doing. docs/security.md says what each backend protects against, and what it doe
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import TracebackType
@@ -24,6 +25,9 @@ ended with all that it held, programs had run in it, and a fresh sandbox of the 
 failed, and not by a program's doing."""
 
 _MIB = 1024**2
+SYSTEM_FOLDERS = frozenset({"bin", "box", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "media", "mnt"})
+SYSTEM_FOLDERS |= {"opt", "proc", "run", "sbin", "sys", "tmp", "usr", "var", "work", "worker.zip"}
+"""Names below `/` that a sandbox or the host's system uses."""
 
 
 class SandboxError(ToolError):
@@ -125,6 +129,8 @@ class SandboxSpec:
         env: variables that programs see in addition to PATH, HOME, LANG, TMPDIR and PYTHONHASHSEED.
         files: path inside the work folder -> content; written at start and after every `reset`.
         read_only: host folders that programs may read, at the same path.
+        links: name of a folder below `/` that the system does not use -> folder inside the work folder that it stands
+            for, for programs that name absolute paths: `{"app": "app"}` makes `/app` of `/work/app`.
     """
 
     limits: SandboxLimits = field(default_factory=SandboxLimits)
@@ -132,6 +138,23 @@ class SandboxSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     read_only: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, path in self.links.items():
+            inside = not path.startswith("/") and ".." not in path.split("/")
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) or name in SYSTEM_FOLDERS or not inside:
+                raise ValueError(
+                    f"SandboxSpec.links must lead from a folder below / that the system does not use into the work"
+                    f" folder, got {name!r}: {path!r}"
+                )
+
+    def without_links(self, backend: str) -> None:
+        """For backends that cannot honour links. Raises: SandboxError if the spec has any."""
+        if self.links:
+            raise SandboxError(
+                f"the {backend} backend cannot show the work folder as /{next(iter(self.links))}: use bubblewrap"
+            )
 
 
 @dataclass(frozen=True)

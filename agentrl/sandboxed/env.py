@@ -72,6 +72,8 @@ class SandboxEnv(ToolEnv):
         sandbox_limits: limits of every sandbox of this class.
         sandbox_network: what programs may reach; by default nothing.
         sandbox_read_only: folders of the host that programs may read, such as one of Python packages.
+        sandbox_links: folders below `/` that stand for folders of the work folder; see `SandboxSpec`. An instance may
+            set its own in its constructor.
 
     Args:
         backend: `auto`, or a name or reference that `agentrl.sandbox.make_backend` knows.
@@ -83,6 +85,7 @@ class SandboxEnv(ToolEnv):
     sandbox_limits: ClassVar[SandboxLimits] = SandboxLimits()
     sandbox_network: ClassVar[Network] = Network()
     sandbox_read_only: ClassVar[tuple[str, ...]] = ()
+    sandbox_links: Mapping[str, str] = {}
     not_state: ClassVar[tuple[str, ...]] = tuple(
         f"_SandboxEnv__{name}" for name in ("pool", "lent", "on_drop", "opening", "content")
     )
@@ -209,7 +212,10 @@ class SandboxEnv(ToolEnv):
         """A sandbox with the episode's content. Raises: SandboxLost if its cells bring the sandbox down."""
         if self.__pool is None:
             spec = SandboxSpec(
-                limits=self.sandbox_limits, network=self.sandbox_network, read_only=self.sandbox_read_only
+                limits=self.sandbox_limits,
+                network=self.sandbox_network,
+                read_only=self.sandbox_read_only,
+                links=self.sandbox_links,
             )
             self.__pool = pool_of(self.__backend, self.__backend_options, spec)
         sandbox: Sandbox = await self.__pool.lend()

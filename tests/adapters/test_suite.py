@@ -39,7 +39,7 @@ def test_every_suite_of_the_package_is_registered_under_its_id_and_imports_nothi
     assert issubclass(env_class, Env)
     assert registry.spec(SUITES[id]).env_class is env_class
     assert registry.spec(id).env_class is env_class, "its @register has another id"
-    assert env_class.third_party
+    assert env_class.third_party or id == "suites/Harbor-v1", "only Harbor's is a format, which needs no package"
     assert registry.spec(id).description.endswith(".")
 
 

@@ -205,6 +205,8 @@ class Bubblewrap(Backend):
         argv += ["--proc", "/proc", "--dev", "/dev"]
         for folder in ("/work", "/tmp", "/box"):
             argv += ["--dir", folder]
+        for name, path in spec.links.items():
+            argv += ["--symlink", f"/work/{path}", f"/{name}"]
         return [*argv, "--chdir", "/"]
 
     async def doctor(self) -> Report:

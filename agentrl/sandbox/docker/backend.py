@@ -122,6 +122,7 @@ class Docker(Backend):
             return self._connected
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
+        spec.without_links(self.name)
         return await self._start(spec, functools.partial(self._start, spec))
 
     async def _start(self, spec: SandboxSpec, fresh: Callable[[], Awaitable[Sandbox]] | None = None) -> Sandbox:
