@@ -156,6 +156,7 @@ def test_a_folder_that_holds_something_is_refused_and_so_is_a_later_benchmark_in
         ("json:__name__", "is no rubric"),
         (lambda: 1.0, "takes 0 arguments"),
         ("no_such_module:x", "no module 'no_such_module'"),
+        (Rubric({"polite": 1.0}), "'reward' has no weight. Known: polite. Weights name every recorded component"),
     ],
 )
 def test_what_is_no_rubric_is_refused(played: Path, rubric, why: str) -> None:
@@ -168,6 +169,11 @@ def test_a_score_that_is_no_number_is_refused_and_nothing_is_written(played: Pat
     with pytest.raises((TypeError, ValueError), match="reward"):
         rescore(played, tmp_path / "new", rubric=lambda episode: value)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_function_that_returns_three_values_is_told_what_it_may_return(played: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must return a score, or \(score, success\), got 3 values"):
+        rescore(played, tmp_path / "new", rubric=lambda episode: (1.0, True, "well done"))
 
 
 def test_the_command(played: Path, tmp_path: Path) -> None:
