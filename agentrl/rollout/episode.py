@@ -52,10 +52,9 @@ async def run_episode(
 ) -> Trajectory:
     """Play one episode to its end.
 
-    A fault (`EnvFault`, `PolicyFault`, or any exception from the environment author's code) is
-    recorded on the trajectory with its cause and never raised; the turns before it are kept. Any other
-    exception from the policy is a bug and propagates, as does cancellation. An oracle is a method of the
-    environment, so that its exceptions are faults.
+    A fault (`EnvFault`, `PolicyFault`, or any exception of the environment author's code, the oracle's included) is
+    recorded on the trajectory with its cause and never raised; the turns before it are kept. Any other exception of the
+    policy is a bug and propagates, as does cancellation.
 
     Args:
         env: is reset here, and stays open; must not serve another episode at the same time.
