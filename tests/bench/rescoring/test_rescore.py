@@ -227,6 +227,16 @@ def test_the_gain_of_a_training_run_is_a_comparison_of_its_evaluations(trained: 
     assert own.tests.p_value == 1.0
 
 
+def test_evaluations_between_steps_are_not_pooled(trained: Path, tmp_path: Path) -> None:
+    with TrajectoryStore(trained / "trajectories.jsonl") as store:
+        for step, right in ((1, 3), (2, 5)):
+            for episode in run_bench(Adder, Some(right=right), references=False).trajectories:
+                name = episode.group_id.removeprefix("bench/")
+                store.append(replace(episode, group_id=name, labels=Labels("eval", step, "sampled")))
+    found = rescore(trained, tmp_path / "new", rubric="recorded", stage="eval").result
+    assert (found.score.success.mean, found.config.trials, found.score.n_episodes) == (5 / 8, 1, 8)
+
+
 def test_an_evaluation_that_a_run_does_not_have_is_refused(trained: Path, played: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"no evaluation of stage 'rl'.*it has: before \(sampled\), after \(sampled\)"
