@@ -85,7 +85,8 @@ def command(
     records = [read_record(place) for place in places]
     found = comparisons(records, measure, allow_versions=allow_versions, force=force)
     if report is not None:
-        written = write_picture(report, found) if report.suffix == ".svg" else write_bench_report(places, report, found)
+        is_picture = report.suffix.lower() == ".svg"
+        written = write_picture(report, found) if is_picture else write_bench_report(places, report, found)
         note(f"Report: {written}")
     if as_json:
         print_json(found[0].to_json() if len(found) == 1 else {"comparisons": [one.to_json() for one in found]})

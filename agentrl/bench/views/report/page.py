@@ -39,10 +39,11 @@ def write_bench_report(
         comparisons: of the runs, in the form of forest plots.
         most_bytes: of the packed transcripts; long texts are cut until all episodes fit.
     Returns: the file's path.
-    Raises: ConfigError for a folder without a benchmark; StoreError if the file cannot be written.
+    Raises: ConfigError for a folder without a benchmark, or a file of another kind; StoreError if it cannot be written.
     """
     if not places:
         raise ConfigError("a report needs at least one folder of a benchmark")
+    _check_kind(Path(out), ".html", ".htm")
     runs = read_runs([Path(place) for place in places])
     data, cut_at = packed_runs(runs, most_bytes)
     pages = Environment(
@@ -79,7 +80,8 @@ def write_bench_report(
 
 
 def write_picture(out: str | Path, comparisons: Sequence[Comparison]) -> Path:
-    """Write the values and the differences of comparisons as one SVG file. Raises: StoreError."""
+    """Write the values and the differences of comparisons as one SVG file. Raises: ConfigError, StoreError."""
+    _check_kind(Path(out), ".svg")
     rows, is_share = [], comparisons[0].measure != Reward.name
     shown = percent if is_share else number
     for found in comparisons:
@@ -90,6 +92,12 @@ def write_picture(out: str | Path, comparisons: Sequence[Comparison]) -> Path:
         rows.append(ForestRow(label, found.difference, difference, "main"))
     title = f"{comparisons[0].measure.replace('_', ' ')} with 95% intervals; the difference is paired by task"
     return write_page(Path(out), forest_plot(rows, title=title, percent=is_share, standalone=True) + "\n")
+
+
+def _check_kind(out: Path, *kinds: str) -> None:
+    """Refuse a file of another kind: it would be written over. Raises: ConfigError."""
+    if out.suffix.lower() not in kinds:
+        raise ConfigError(f"{out} would be written over: name a file that ends in {kinds[0]}")
 
 
 def write_page(path: Path, text: str) -> Path:
