@@ -117,17 +117,8 @@ def command(
         note(f"Known flaw: {flaw}")
     ref = registry.reference(env, **arguments_of(kwargs, "--kwarg"))
     measures = measures_of(options["measures"])
-    config = BenchConfig(
-        split,
-        tasks,
-        trials,
-        seed,
-        policy.setup.sampling,
-        concurrency,
-        references,
-        spending.price,
-        spending.budget_usd,
-    )
+    price, budget = spending.price, spending.budget_usd
+    config = BenchConfig(split, tasks, trials, seed, policy.setup.sampling, concurrency, references, price, budget)
     out = out or default_out(env, policy.name)
     judge = judge_of(options, out)
     result = _run(ref, policy, config, out, measures, judge)
