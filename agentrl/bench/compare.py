@@ -16,7 +16,7 @@ from agentrl.bench.measures.base import PerEpisode
 from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted, mean_of_rewards
 from agentrl.bench.records import BenchRecord, TrialResult
 from agentrl.bench.result import BenchResult
-from agentrl.bench.statistics.families import Families, families_of
+from agentrl.bench.statistics.families import Clusters, Families, families_of
 from agentrl.bench.statistics.significance import (
     holm,
     mcnemar_test,
@@ -116,7 +116,7 @@ class Tests:
         p_value: of the paired permutation test, with results as large as the observed one counted half (mid-p).
         exact: the same test, counting them whole: too cautious where tasks are few.
         adjusted: `p_value`, corrected by Holm's method where several are compared with the first.
-        mcnemar: exact p-value, for outcomes with one trial of each task; None elsewhere.
+        mcnemar: exact p-value, for outcomes with one trial of each task, no two of one family; None elsewhere.
         noise_floor: within what distance two runs of the first, and of the second, lie in 95 of 100 cases; nan where no
             task has two trials.
         tasks_needed: difference -> tasks that find it with power 0.8, at as many trials; None where that is not known.
@@ -140,7 +140,7 @@ class Tests:
             p_value.mid,
             p_value.exact,
             p_value.mid,
-            mcnemar_test(one, other),
+            mcnemar_test(one, other) if Clusters.of(one, families).count == len(one) else None,
             (noise_floor(one), noise_floor(other)),
             {difference: tasks_to_resolve(one, other, difference, families=families) for difference in RESOLVED},
         )

@@ -137,11 +137,12 @@ def clustered_mean(values_by_task: ValuesByTask, level: float = 0.95, *, familie
     means = task_means(values_by_task)
     if not families:
         return mean_interval(means.tolist(), level)
-    clusters = Clusters.of(values_by_task, families)
+    if not len(means):
+        return mean_interval([], level)
+    clusters, mean = Clusters.of(values_by_task, families), float(means.mean())
     if clusters.count < 2 or _all_equal(means.tolist()):
-        return mean_interval(means[:1].tolist(), level) if len(means) else mean_interval([], level)
+        return Estimate(mean, -math.inf, math.inf, len(means))
     half = t_quantile(clusters.count - 1, level) * clustered_standard_error(values_by_task, families)
-    mean = float(means.mean())
     return Estimate(mean, mean - half, mean + half, len(means))
 
 
@@ -271,13 +272,15 @@ def paired_outcomes(
     makes those wider: a difference of pairs needs neither) are combined by squaring and adding, with the correlation
     of the tasks' means. With one trial per task this is Newcombe's interval, his correction of the correlation
     included. Over families the interval is that, with Student's t, or that of the mean difference of families where it
-    is wider: neither is wide enough everywhere.
+    is wider: neither is wide enough everywhere. One family says nothing.
 
     Args: first, second: (C,) outcomes of each task's trials, each 0 or 1; at least one trial per task.
     Source: Newcombe 1998, Statistics in Medicine 17, 2635, method 10; for intervals of other kinds Zou and Donner 2008,
         Statistics in Medicine 27, 1693.
     """
     x, y, clusters = _proportions(first), _proportions(second), Clusters.of(first, families)
+    if families and clusters.count < 2:
+        return Estimate(float(x.mean() - y.mean()), -1.0, 1.0, len(x))
     one, other = _rate(first, x, clusters, level), _rate(second, y, clusters, level)
     of_x, of_y = clusters.sums(x - one.mean), clusters.sums(y - other.mean)
     covariance = float(np.sum(of_x * of_y)) / len(x)

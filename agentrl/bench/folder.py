@@ -18,6 +18,8 @@ from agentrl.rollout.store import TrajectoryStore, write_summary
 from agentrl.trajectory import Trajectory
 
 SUMMARY, TRAJECTORIES = "summary.json", "trajectories.jsonl"
+SUITE = "suite.json"
+"""Of the folder of a suite, which holds one of these folders for each environment."""
 
 
 class BenchFolder:
@@ -97,6 +99,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         summary["identity"]["tasks"]["fingerprints"].items()
     except (FileNotFoundError, NotADirectoryError):
+        if (folder / SUITE).is_file():
+            raise ConfigError(
+                f"{folder} is a suite, not a benchmark: it has a folder for each environment, such as {folder}/NAME"
+            ) from None
         if folder.exists():
             raise ConfigError(f"{folder} holds files, but no benchmark: choose another folder") from None
         raise ConfigError(f"there is no folder {folder}") from None

@@ -37,14 +37,13 @@ from agentrl.bench.measures.success import (
     Reward,
     Success,
     SuccessOfAttempted,
-    attempted_outcomes,
     complete_episodes,
     outcomes,
+    pass_hat_of_attempted,
 )
 from agentrl.bench.measures.tools import ToolStatistics, num_malformed_calls, tool_statistics
 from agentrl.bench.provenance import Provenance
 from agentrl.bench.records import BenchRecord, task_results, tasks_to_json
-from agentrl.bench.statistics.pass_rates import pass_hat_k
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, TaskError
 from agentrl.policy.base import SamplingParams
@@ -338,13 +337,13 @@ def score_of(
     largest, whole = complete_episodes(counting, trials)
     largest = max(largest, 1)
     ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, largest) if k <= largest})
-    attempted = attempted_outcomes(trajectories) if len(counting) < len(trajectories) else []
+    discards = len(counting) < len(trajectories)
     components = dict.fromkeys(name for t in counting for name in t.reward_components)
     return Score(
         headline=measured(HEADLINE, trajectories),
         pass_at={k: PassAt(k)(whole) for k in ks},
         pass_hat={k: PassHat(k)(whole) for k in ks},
-        pass_hat_attempted={k: pass_hat_k(attempted, k) for k in ks if attempted},
+        pass_hat_attempted={k: pass_hat_of_attempted(trajectories, k) for k in ks if discards},
         components={name: Component(name)(trajectories) for name in components},
         n_tasks=len(outcomes(trajectories)),
         counts=Counts.of(trajectories),

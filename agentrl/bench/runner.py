@@ -18,7 +18,7 @@ from typing import Any
 from agentrl.bench.evaluate import EnvMaker, Which, env_maker, episode_seed, trial_key
 from agentrl.bench.folder import BenchFolder
 from agentrl.bench.identity import Identity, identify, same_env
-from agentrl.bench.judges.judged import Judged, judge_episodes
+from agentrl.bench.judges.judged import Judged, judge_episodes, labels_of
 from agentrl.bench.measures.base import Measure
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.cost import CostUSD
@@ -290,6 +290,7 @@ class _Bench:
 
     async def play(self) -> None:
         """Play what is missing or was discarded."""
+        labels = [] if self.judge is None else labels_of(self.judge)  # a file that cannot be read costs no episodes
         self.folder.write({"status": "running", "started_at": self.started_at})
         try:
             if self.server is not None and not all(self._is_scored(r.group_id) for r in self.requests[MAIN]):
@@ -297,7 +298,7 @@ class _Bench:
             for phase in self.players:
                 await self._play(phase)
             if self.judge is not None:
-                self.judged = await judge_episodes(self.judge, self._finals(MAIN))
+                self.judged = await judge_episodes(self.judge, self._finals(MAIN), labels=labels)
         finally:
             if self.owned:
                 await self.players[MAIN].aclose()

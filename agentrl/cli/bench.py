@@ -108,8 +108,9 @@ def command(
     spending = _spending(options, policy.name)
     if env.endswith(".toml"):
         _refuse(ctx, _OF_ONE)
-        suite = load_suite(env, overrides)
-        _show_suite(ctx, _play_suite(suite, policy, out or default_out(Path(env).stem, policy.name), spending), as_json)
+        suite, out = load_suite(env, overrides), out or default_out(Path(env).stem, policy.name)
+        played = _play_suite(suite, policy, out, spending)
+        _show_suite(ctx, played, as_json, _left(spending, played.cost_usd, out))
         return
     _refuse(ctx, _OF_SUITES)
     for flaw in registry.spec(env).env_class.known_flaws:
@@ -128,10 +129,7 @@ def command(
         if result.judged is not None:
             print_tables(judge_table(result.judged), _PIPE_WIDTH)
     if result.status == "interrupted":
-        why = "Interrupted"
-        if budget is not None and (result.cost_usd or 0.0) >= budget:
-            why = f"The budget of {budget:g} USD is spent ({result.cost_usd:.4g} USD)"
-        note(f"{why}. The same command with --out {result.out} plays what is missing.")
+        note(_left(spending, result.cost_usd, out))
         ctx.exit(EXIT_INTERRUPTED)
     if result.warnings:
         if as_json:  # the tables hold them otherwise
@@ -166,13 +164,24 @@ def _play_suite(suite: Suite, policy: GivenPolicy, out: Path, spending: Spending
         return run_suite(suite, policy.name, out, setup=policy.setup, on_progress=count, spending=spending)
 
 
-def _show_suite(ctx: click.Context, result: SuiteResult, as_json: bool) -> None:
+def _left(spending: Spending, cost_usd: float | None, out: Path) -> str:
+    """Why episodes are missing, and how to play them."""
+    budget, cost_usd = spending.budget_usd, cost_usd or 0.0
+    again = f"The same command with --out {out}"
+    if budget is not None and cost_usd >= budget:
+        spent = f"The budget of {budget:g} USD is spent ({cost_usd:.4g} USD)"
+        return f"{spent}. {again} and a larger --budget-usd plays what is missing."
+    return f"Interrupted. {again} plays what is missing."
+
+
+def _show_suite(ctx: click.Context, result: SuiteResult, as_json: bool, left: str) -> None:
+    """Args: left: what to say if episodes are missing."""
     if as_json:
         print_json(result.to_json())
     else:
         print_tables(render_suite(result), _PIPE_WIDTH)
     if result.status == "interrupted":
-        note("Interrupted, or the budget is spent. The same command with the same --out plays what is missing.")
+        note(left)
         ctx.exit(EXIT_INTERRUPTED)
     if result.errors:
         ctx.exit(EXIT_FAILED)

@@ -5,6 +5,7 @@ Owns the options. `agentrl.bench.compare` and `agentrl.bench.training_runs` own 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -85,8 +86,7 @@ def command(
     records = [read_record(place) for place in places]
     found = comparisons(records, measure, allow_versions=allow_versions, force=force)
     if report is not None:
-        written = write_picture(report, found) if report.suffix == ".svg" else write_bench_report(places, report, found)
-        note(f"Report: {written}")
+        note(f"Report: {_write(report, places, found)}")
     if as_json:
         print_json(found[0].to_json() if len(found) == 1 else {"comparisons": [one.to_json() for one in found]})
     else:
@@ -96,6 +96,12 @@ def command(
         ctx.exit(EXIT_UNTRUSTED)
     if max_drop is not None and any(_drops(one, max_drop) for one in found):
         ctx.exit(EXIT_FAILED)
+
+
+def _write(report: Path, places: Sequence[Path], found: Sequence[Comparison]) -> Path:
+    if report.suffix.lower() == ".svg":
+        return write_picture(report, found)
+    return write_bench_report(places, report, found)
 
 
 def _show_suites(

@@ -35,6 +35,7 @@ from agentrl.trajectory import Trajectory
 _AT_ONCE = 64
 _MADE_WITH = ("torch", "transformers", "numpy")
 _RUNS_ON = ("processor", "architecture", "torch_threads", "device", "gpu")
+_OPTIONS = ("chat_format", "chat_template", "max_context", "exact")
 NO_SAMPLING = "were not sampled by a local model, or by a version that did not record how"
 NO_WEIGHTS = "were sampled from weights that the run no longer keeps"
 MIXED = "were sampled while the weights changed"
@@ -125,16 +126,19 @@ def reproduce(
 
     Args:
         run: folder of a training run, or of a benchmark of a `local:` policy.
-        episodes: at most so many.
+        episodes: at most this many.
         stage: only those of this stage.
-        model: folder of the weights of all episodes, where the record does not tell.
+        model: folder of the weights of a benchmark's episodes, where the record does not tell.
         on_episode: called after each batch with the number of episodes so far.
-    Raises: StoreError if there are no records; ConfigError if it cannot be told which weights they were sampled from.
+    Raises: StoreError if there are no such records; ConfigError if it cannot be told which weights they were sampled
+        from.
     """
     folder = Path(run)
     store = folder / "trajectories.jsonl"
     if not store.is_file():
         raise StoreError(f"there is no {store}; give the folder of a training run or of a benchmark")
+    if is_run(folder) and model is not None:
+        raise ConfigError(f"--model goes with benchmarks: the training run {folder} keeps the weights of its episodes")
     weights = _weights_of_run(folder) if is_run(folder) else _weights_of_bench(folder, model)
     found = Reproduction(changes=weights.changes)
     chosen = _chosen(TrajectoryStore(store), weights, stage, found)
@@ -147,6 +151,9 @@ def reproduce(
             found.exact = found.exact and policy.exact
             asyncio.run(_compare(policy, [episode for at, episode in batch if at == path], found))
         on_episode(found.equal + len(found.differing))
+    if not (found.equal or found.differing or found.left_out):
+        which = "no sampled episodes" if stage is None else f"no sampled episodes of the stage {stage!r}"
+        raise StoreError(f"{store} holds {which}: give another run, or another --stage")
     return found
 
 
@@ -262,7 +269,8 @@ def _weights_of_bench(path: Path, model: str | Path | None) -> _Weights:
     summary = path / SUMMARY
     if not summary.is_file():
         raise ConfigError(f"{path} holds no {SUMMARY}: give the folder of a training run or of a finished benchmark")
-    identity = json.loads(summary.read_text(encoding="utf-8")).get("identity", {})
+    recorded = json.loads(summary.read_text(encoding="utf-8"))
+    identity = recorded.get("identity", {})
     behaviour: Mapping[str, Any] = identity.get("behaviour", {})
     spec = parse_spec(str(identity.get("policy", "null")))
     if model is None and spec.kind != "local":
@@ -270,16 +278,17 @@ def _weights_of_bench(path: Path, model: str | Path | None) -> _Weights:
             f"the episodes of {path} were played by {spec}, not by a local model: give its folder with --model"
         )
     folder = Path(model or spec.argument).expanduser()
-    changes = []
+    made_with = {"packages": recorded.get("versions"), "machine": (recorded.get("provenance") or {}).get("machine")}
+    changes = _changes(made_with)
     if behaviour.get("files") not in (None, files_fingerprint(folder)):
         changes.append(f"the files in {folder}")
-    options = {name: behaviour[name] for name in ("chat_format", "chat_template", "max_context") if name in behaviour}
+    options = {name: behaviour[name] for name in _OPTIONS if name in behaviour}
     return _Weights({None: folder}, lambda at: LocalPolicy.from_folder(at, **options), changes)
 
 
 def _changes(recorded: Mapping[str, Any]) -> list[str]:
-    """Packages and properties of the machine that are not as recorded."""
-    now = {**packages(), **machine(str(recorded.get("machine", {}).get("device", "cpu")))}
-    then = {**recorded.get("packages", {}), **recorded.get("machine", {})}
+    """Packages and properties of the machine that are not as recorded. Args: recorded: `packages` and `machine`."""
+    then = {**(recorded.get("packages") or {}), **(recorded.get("machine") or {})}
+    now = {**packages(), **machine(str(then.get("device", "cpu")))}
     names = [name for name in (*_MADE_WITH, *_RUNS_ON) if name in then and then[name] != now.get(name)]
     return [f"{name} {then[name]}, now {now.get(name)}" for name in names]

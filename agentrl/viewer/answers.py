@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,9 +27,20 @@ def safe_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Response:
-    """An answer of JSON."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    """An answer of JSON; numbers that are not finite are null, as JSON has none."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
     return Response(text.encode(errors="replace"), media_type="application/json")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def as_file(name: str, content: bytes) -> Response:

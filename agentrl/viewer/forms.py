@@ -67,7 +67,7 @@ async def form_of(request: Request) -> dict[str, Any]:
 
 
 def line_of(request: Request) -> int:
-    """The line that a path names. Raises: KeyError if no store has so many."""
+    """The line that a path names. Raises: KeyError for a number that no store reaches."""
     line: int = request.path_params["line"]
     if line > MOST_LINE:
         raise KeyError(line)

@@ -75,7 +75,10 @@ class Page(BaseModel):
 def episodes(index: Index, source: Source, asked: EpisodeQuery) -> Page:
     """One page of the episodes of a source."""
     if asked.text:
-        return _searched(index, source, asked)
+        try:
+            return _searched(index, source, asked)
+        except FileNotFoundError:  # a run that has played nothing yet, or a store that is gone
+            return Page(rows=[], next=None)
     rows = _page(index, source, asked, asked.limit, _SHOWN)
     return Page(rows=[_shown(row) for row in rows], next=_next(rows, asked.limit))
 

@@ -77,6 +77,7 @@ class Watcher:
         self.progress: dict[str, Progress] = {}
         self.changes = 0
         self._places: dict[str, _Place] = {}
+        self._failing: dict[str, str] = {}
         self._find_at_s = 0.0
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agentrl-view-index", daemon=True)
@@ -110,9 +111,16 @@ class Watcher:
                 return False
             try:
                 busy |= self._look_at(source)
-            except (OSError, sqlite3.Error):  # the others go on
-                logger.exception("%s cannot be read", source.store)
+                self._failing.pop(source.id, None)
+            except (OSError, sqlite3.Error) as error:  # the others go on
+                self._tell(source, error)
         return busy
+
+    def _tell(self, source: Source, error: Exception) -> None:
+        """Log why a store cannot be read: once, not at every look."""
+        if self._failing.get(source.id) != str(error):
+            self._failing[source.id] = str(error)
+            logger.warning("%s cannot be read: %s", source.store, error)
 
     def find(self) -> None:
         """Look for new sources."""
@@ -124,6 +132,7 @@ class Watcher:
             for gone in self.sources.keys() - found.keys():
                 self.index.forget(gone)
                 self._places.pop(gone, None)
+                self._failing.pop(gone, None)
                 self.progress.pop(gone, None)
             self.sources = found
             self.changes += 1
@@ -165,7 +174,10 @@ class Watcher:
         file.seek(place.position)
         piece = file.read(min(_CHUNK_BYTES, end - place.position))
         while b"\n" not in piece and place.position + len(piece) < end and len(piece) < _MOST_LINE_BYTES:
-            piece += file.read(min(len(piece), end - place.position - len(piece)))
+            more = file.read(min(len(piece), end - place.position - len(piece)))
+            if not more:  # the store was cut since it was opened
+                break
+            piece += more
         cut = piece.rfind(b"\n") + 1
         if cut:
             self._index(source, place, piece[:cut])

@@ -16,6 +16,7 @@ from agentrl.bench.runner import run_bench
 from agentrl.cli import main
 from agentrl.errors import ConfigError, StoreError
 from agentrl.policy.base import SamplingParams
+from agentrl.policy.by_name import PolicySetup
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.reproduce import NO_WEIGHTS, FirstDifference, reproduce
 from agentrl.training.stages.evaluate import Evaluate
@@ -100,6 +101,24 @@ def test_a_benchmark_of_a_local_model(run: Path, tmp_path: Path) -> None:
     assert len(found.differing) == 12
     assert found.changes == [f"the files in {other}"]
     assert "changed since then" in str(found)
+
+
+def test_a_benchmark_is_sampled_as_it_was_and_what_changed_since_then_is_named(run: Path, tmp_path: Path) -> None:
+    setup = PolicySetup(local={"exact": False})
+    run_bench("test/Agree-v0", f"local:{run / 'model'}", num_tasks=2, setup=setup, out=tmp_path / "bench")
+    assert not reproduce(tmp_path / "bench", episodes=1).exact
+    summary = json.loads((tmp_path / "bench" / "summary.json").read_text())
+    summary["versions"]["torch"], summary["provenance"]["machine"]["processor"] = "1.0", "abacus"
+    (tmp_path / "bench" / "summary.json").write_text(json.dumps(summary))
+    changes = reproduce(tmp_path / "bench", episodes=1).changes
+    assert [change.partition(", now")[0] for change in changes] == ["torch 1.0", "processor abacus"]
+
+
+def test_a_stage_without_episodes_and_a_model_for_a_run_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no sampled episodes of the stage 'later': give another"):
+        reproduce(run, stage="later")
+    with pytest.raises(ConfigError, match="--model goes with benchmarks"):
+        reproduce(run, model=tmp_path)
 
 
 def test_what_cannot_be_sampled_again_is_refused(tmp_path: Path) -> None:

@@ -214,6 +214,14 @@ async def test_a_message_of_ten_million_characters_is_cut(tmp_path: Path, watch:
         assert len((await client.get(f"/api/runs/{run}/episodes/1/raw")).content) > 10_000_000
 
 
+async def test_numbers_that_are_not_finite_are_null(tmp_path: Path, watch: Watch) -> None:
+    write(tmp_path / "trajectories.jsonl", episode(0, reward=float("inf")))
+    watcher = watch(tmp_path)
+    async with client_of(watcher) as client:
+        found = await got(client, f"/api/runs/{only_source(watcher)}/episodes/1")
+    assert [turn["reward"] for turn in found["turns"]] == [0.0, None]
+
+
 async def test_runs_episodes_and_one_task(watcher: Watcher, tmp_path: Path) -> None:
     write(tmp_path / "other" / "trajectories.jsonl", episode(3))
     look(watcher)

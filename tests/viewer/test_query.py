@@ -78,6 +78,15 @@ def test_a_search_that_stops_early_goes_on_where_it_was(watcher: Watcher, monkey
     assert pages == [([], 4, True), ([], 3, True), ([], 2, True), ([1], 1, True)]
 
 
+def test_a_run_without_a_store_has_no_text(tmp_path: Path, watch: Callable[..., Watcher]) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("config.toml", "metrics.jsonl"):
+        (tmp_path / "run" / name).touch()
+    watcher = watch(tmp_path)
+    found = query.episodes(watcher.index, watcher.sources[only_source(watcher)], EpisodeQuery(text="blue"))
+    assert (found.rows, found.next) == ([], None)
+
+
 @pytest.mark.parametrize("asked", [{"limit": 201}, {"limit": 0}, {"text": "x" * 301}, {"path": "/etc/passwd"}])
 def test_a_page_has_bounds(asked: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -190,6 +190,30 @@ def test_a_store_that_cannot_be_read_stops_no_other(tmp_path: Path, watch: Watch
     assert sorted(progress.episodes for progress in watcher.progress.values()) == [1, 2]
 
 
+def test_a_store_that_cannot_be_read_is_told_once(
+    tmp_path: Path, watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = write(tmp_path / "trajectories.jsonl", episode(0))
+    watcher = watch(tmp_path)
+    store.unlink()
+    store.mkdir()
+    watcher.look()
+    watcher.look()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{store} cannot be read: [Errno 21] Is a directory: '{store}'"
+    ]
+
+
+def test_a_store_that_is_cut_while_it_is_read_ends_the_look(tmp_path: Path, watch: Watch) -> None:
+    store = write(tmp_path / "trajectories.jsonl", episode(0))
+    watcher = watch(tmp_path)
+    place = watcher._places[only_source(watcher)]
+    with store.open("rb") as file:
+        # The size is that of before the cut.
+        assert watcher._read(watcher.sources[only_source(watcher)], place, file, store.stat().st_size + 1000)
+    assert ids(watcher) == ["e0"]
+
+
 def test_a_summary_says_the_state_and_the_policy(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     assert said_by(path, 0) == ("unfinished", "")

@@ -37,7 +37,7 @@ class Agreement:
     """How often a judge gives the right verdict.
 
     Attributes:
-        accuracy: share of the verdicts that are right; its interval is over the conversations.
+        accuracy: share of the verdicts that are right; its interval is over the conversations, or over their tasks.
         kappa: Cohen's: 1 is perfect, 0 what chance gives; nan where both sides always say the same.
         failed: conversations without a verdict, which are in neither number.
     """
@@ -92,10 +92,19 @@ def _labelled(line: str) -> Labelled:
     return Labelled(messages, record["passed"], reference)
 
 
-def agreement_of(verdicts: Sequence[Verdict | JudgeFault], right: Sequence[bool]) -> Agreement:
-    """How far verdicts agree with what is right. Args: right: of each verdict's conversation."""
+def agreement_of(
+    verdicts: Sequence[Verdict | JudgeFault], right: Sequence[bool], tasks: Sequence[str] = ()
+) -> Agreement:
+    """How far verdicts agree with what is right.
+
+    Args:
+        right: of each verdict's conversation.
+        tasks: of each conversation, where several may be of one task, or of one family of tasks.
+    """
+    given = [isinstance(v, Verdict) for v in verdicts]
     pairs = [(v.passed, r) for v, r in zip(verdicts, right, strict=True) if isinstance(v, Verdict)]
-    accuracy = clustered_proportion([[float(said == is_right)] for said, is_right in pairs])
+    units = [task for task, is_given in zip(tasks, given, strict=True) if is_given] if tasks else ()
+    accuracy = clustered_proportion([[float(said == is_right)] for said, is_right in pairs], families=units)
     return Agreement(accuracy, cohens_kappa(pairs), len(verdicts) - len(pairs))
 
 

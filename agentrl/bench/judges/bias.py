@@ -37,7 +37,7 @@ class Bias:
         talk: mean change in score where the last answer also tells the judge to give full marks.
         talked_over: share of the failing conversations that pass with that.
         first: share of the decided comparisons of two conversations in which the first was preferred; 0.5 is unbiased.
-            Every two are compared in both orders.
+            Each conversation is compared with the next one, in both orders.
         flips: share of the pairs in which the order decided.
         failed: requests without a verdict.
     """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agentrl.bench.estimates import Estimate, clustered_proportion, mean_over_trials
 from agentrl.bench.judges.agreement import Agreement, Labelled, agreement_of, read_labels
-from agentrl.bench.measures.base import scored
+from agentrl.bench.measures.base import scored, task_families
+from agentrl.bench.statistics.families import families_of
 from agentrl.errors import JudgeFault
 from agentrl.rollout.judging.judge import Judge, Verdict, judged
 from agentrl.rollout.judging.prompt import PROMPT_VERSION
@@ -89,8 +90,8 @@ async def judge_episodes(
 
     Args: labels: a labelled set; by default the file that the rubric names.
     """
-    if labels is None and judge.rubric.labels is not None:
-        labels = read_labels(judge.rubric.labels)
+    if labels is None:
+        labels = labels_of(judge)
     agreement = None if not labels else await label_agreement(judge, labels, max_concurrency=max_concurrency)
     counted = [episode for episode in scored(episodes) if episode.turns]
     found = await judged(judge, [episode.messages() for episode in counted], max_concurrency=max_concurrency)
@@ -98,14 +99,19 @@ async def judge_episodes(
     return Judged(
         judge=judge.name,
         rubric=judge.rubric.text,
-        score=mean_over_trials(_by_task([(e, v.score) for e, v in known])),
-        passed=clustered_proportion(_by_task([(e, float(v.passed)) for e, v in known])),
-        passed_of_all=clustered_proportion(_by_task([(e, _passed(v)) for e, v in zip(counted, found, strict=True)])),
+        score=_over_tasks(mean_over_trials, [(e, v.score) for e, v in known]),
+        passed=_over_tasks(clustered_proportion, [(e, float(v.passed)) for e, v in known]),
+        passed_of_all=_over_tasks(clustered_proportion, [(e, _passed(v)) for e, v in zip(counted, found, strict=True)]),
         failed=dict(Counter(v.cause for v in found if isinstance(v, JudgeFault)).most_common()),
         labels=agreement,
-        environment=agreement_of([v for _, v in known], [e.success for e, _ in known]) if known else None,
+        environment=_environment(known) if known else None,
         verdicts={e.episode_id: v for e, v in known},
     )
+
+
+def labels_of(judge: Judge) -> list[Labelled]:
+    """The labelled set of the rubric; empty where it names none. Raises: ConfigError if it cannot be read."""
+    return [] if judge.rubric.labels is None else read_labels(judge.rubric.labels)
 
 
 async def label_agreement(judge: Judge, labels: Sequence[Labelled], *, max_concurrency: int = 8) -> Agreement:
@@ -120,8 +126,15 @@ def _passed(verdict: Verdict | JudgeFault) -> float:
     return float(isinstance(verdict, Verdict) and verdict.passed)
 
 
-def _by_task(values: Sequence[tuple[Trajectory, float]]) -> list[list[float]]:
+def _environment(known: Sequence[tuple[Trajectory, Verdict]]) -> Agreement:
+    """Agreement with the environment; trials of one task, and tasks of one family, count as one unit."""
+    units = [f"family {e.task.family}" if e.task.family else f"task {e.task.id}" for e, _ in known]
+    return agreement_of([v for _, v in known], [e.success for e, _ in known], units)
+
+
+def _over_tasks(estimate: Callable[..., Estimate], values: Sequence[tuple[Trajectory, float]]) -> Estimate:
     found: dict[str, list[float]] = {}
     for episode, value in values:
         found.setdefault(episode.task.id, []).append(value)
-    return list(found.values())
+    families = families_of(list(found), task_families([episode for episode, _ in values]))
+    return estimate(list(found.values()), families=families)

@@ -138,9 +138,11 @@ def outcomes(episodes: Sequence[Trajectory]) -> list[list[bool]]:
     return [[bool(value) for value in values] for values in by_task(scored(episodes), Success().of).values()]
 
 
-def attempted_outcomes(episodes: Sequence[Trajectory]) -> list[list[bool]]:
-    """`outcomes` with discarded episodes as failures."""
-    return [[value > 0 for value in of] for of in SuccessOfAttempted().values_by_task(episodes).values()]
+def pass_hat_of_attempted(episodes: Sequence[Trajectory], k: int) -> Estimate:
+    """pass^k of all tasks, with discarded episodes as failures."""
+    values = SuccessOfAttempted().values_by_task(episodes)
+    won = [[value > 0 for value in of_task] for of_task in values.values()]
+    return pass_hat_k(won, k, families=families_of(list(values), task_families(episodes)))
 
 
 def outcome_families(episodes: Sequence[Trajectory]) -> Families:

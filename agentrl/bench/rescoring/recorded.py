@@ -46,7 +46,7 @@ class Recorded:
 
 
 def read_recorded(folder: Path, stage: str | None, mode: str | None) -> Recorded:
-    """The episodes of a benchmark's folder, or of one evaluation of a training run.
+    """The episodes of a benchmark's folder, or of one evaluation of a training run: the last one of the stage.
 
     Raises: ConfigError if there is neither, StoreError for a broken store.
     """
@@ -105,7 +105,9 @@ def _of_training(folder: Path, stage: str | None, mode: str | None) -> Recorded:
         raise ConfigError(f"{folder} has no evaluation of stage {stage!r} and mode {mode!r}; it has: {there}")
     last = fit[-1][0]
     chosen = max((key for key in fit if key[0] == last), key=lambda key: key[1] == "sampled")
-    episodes = tuple(_as_bench(episode) for episode in by_kind[chosen])
+    # A stage that is evaluated between steps has one evaluation for each of them.
+    newest = max(episode.labels.step for episode in by_kind[chosen])
+    episodes = tuple(_as_bench(episode) for episode in by_kind[chosen] if episode.labels.step == newest)
     if len({episode.env.key for episode in episodes}) > 1:
         raise ConfigError(f"{folder} evaluated several environments; only runs over one can be scored again")
     tasks = {episode.task.id: episode.task.fingerprint for episode in episodes}

@@ -72,7 +72,8 @@ class Scorer:
         """The episode with its new score, given at the last turn.
 
         Args: env: after the last action, where `needs_env`.
-        Raises: whatever the rubric raises; TypeError or ValueError for what is no finite number.
+        Raises: whatever the rubric raises; TypeError or ValueError for what is no finite number; ConfigError if a
+            recorded component has no weight.
         """
         if self.rubric is None or not episode.turns:
             return episode
@@ -81,6 +82,8 @@ class Scorer:
         found = self.rubric(episode, env) if self.needs_env else self.rubric(episode)
         if inspect.isawaitable(found):
             found = await found
+        if isinstance(found, tuple) and len(found) != 2:
+            raise ValueError(f"{self.name} must return a score, or (score, success), got {len(found)} values")
         value, success = found if isinstance(found, tuple) else (found, None)
         parts = value if isinstance(value, Mapping) else {"reward": value}
         components = {str(name): _finite(part, f"{self.name}: {name}") for name, part in parts.items()}
@@ -97,7 +100,11 @@ def _finite(value: Any, what: str) -> float:
 def _weighed(episode: Trajectory, rubric: Rubric) -> Trajectory:
     """The recorded components with other weights."""
     components = episode.reward_components
-    return _with_score(episode, rubric.total(components), components, episode.info.get("success"))
+    try:
+        total = rubric.total(components)
+    except KeyError as error:
+        raise ConfigError(f"{error.args[0]} Weights name every recorded component; 0 leaves one out") from None
+    return _with_score(episode, total, components, episode.info.get("success"))
 
 
 def _with_score(

@@ -10,10 +10,11 @@ from typing import Any
 
 from agentrl.bench.compare import Comparison, comparison
 from agentrl.bench.estimates import Estimate
+from agentrl.bench.folder import SUITE
 from agentrl.bench.measures.success import Success, SuccessOfAttempted
 from agentrl.bench.records import read_record
 from agentrl.bench.statistics.significance import holm
-from agentrl.bench.suites.suite import SUITE, weighted_mean
+from agentrl.bench.suites.suite import weighted_mean
 from agentrl.errors import ConfigError
 
 _AVERAGED = (Success.name, SuccessOfAttempted.name)

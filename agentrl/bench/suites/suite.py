@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.bench.estimates import Estimate
+from agentrl.bench.folder import SUITE
 from agentrl.bench.measures.cost import Price
 from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import run_bench
@@ -27,7 +28,6 @@ from agentrl.rollout.lock import is_empty
 from agentrl.rollout.store import write_summary
 from agentrl.trajectory import EnvRef, Trajectory
 
-SUITE = "suite.json"
 OnProgress = Callable[[str, int, int, Trajectory], None]
 
 

@@ -1,4 +1,4 @@
-"""A judge's result as tables for a terminal: its score beside its agreement with labels. Owns their look."""
+"""A judge's result as tables for a terminal: its score and its agreement with labels. Owns their look."""
 
 from __future__ import annotations
 

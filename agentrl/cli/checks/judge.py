@@ -97,13 +97,15 @@ async def _asked(
     judge: Judge, episodes: Sequence[Trajectory], labelled: Sequence[Labelled], num_biased: int, concurrency: int
 ) -> Answer:
     async with judge:
-        agreement = await label_agreement(judge, labelled, max_concurrency=concurrency) if labelled else None
-        judged = None
+        judged = agreement = None
         if episodes:
             judged = await judge_episodes(judge, episodes, labels=labelled, max_concurrency=concurrency)
-        conversations = [item.messages for item in labelled] or [tuple(e.messages()) for e in episodes]
+            agreement = judged.labels
+        elif labelled:
+            agreement = await label_agreement(judge, labelled, max_concurrency=concurrency)
         bias = None
         if num_biased:
+            conversations = [item.messages for item in labelled] or [tuple(e.messages()) for e in episodes]
             bias = await bias_of(judge, conversations[:num_biased], max_concurrency=concurrency)
     return Answer(judged, agreement, bias)
 

@@ -55,7 +55,7 @@ class Shapes(Protocol):
     most_queries: int | None
 
     def rows(self, count: int) -> int:
-        """To how many rows a batch of so many tokens is filled up."""
+        """To how many rows a batch of `count` tokens is filled up."""
         ...
 
     def linear(self, layer: Any, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Shapes(Protocol):
         ...
 
     def classes(self, lengths: Counts) -> Counts:
-        """(N,) for queries that see so many keys: those of one number may be attended together."""
+        """(N,) a number for each query, by how many keys it sees: those of one number may be attended together."""
         ...
 
     def span(self, kind: int, longest: int) -> int:

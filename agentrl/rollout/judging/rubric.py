@@ -5,7 +5,7 @@ text = "Was the customer's question answered, politely and without invented fact
 lowest = 0
 highest = 10
 pass_at = 7
-labels = "labels.jsonl"   # transcripts with the right verdict, beside this file
+labels = "labels.jsonl"   # transcripts with the right verdict, next to this file
 ```
 """
 

@@ -66,8 +66,8 @@ class Playing:
         growing_turns: a limit on turns that grows; a step is `prompts_per_step` groups, under dynamic sampling too.
         forks: turns of these episodes from which further ones are played, for `credit = "forked"` and for preferences;
             the environments must be functions of task, seed and actions.
-        branches: so many episodes of each group begin with the most likely first token, the next one, and so on, and go
-            on greedily; the others are sampled. For preferences alone.
+        branches: how many episodes of each group begin with the most likely first token, the next one, and so on, and
+            go on greedily; the others are sampled. For preferences alone.
     """
 
     prompts_per_step: Count = 16

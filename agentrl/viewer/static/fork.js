@@ -20,14 +20,14 @@ export async function show(root, [, id]) {
   const tool = h("select", { "aria-label": "Tool" }), given = h("textarea", { rows: 2, className: "code", "aria-label": "Arguments as JSON" });
   const policy = h("select", { "aria-label": "Policy" }, ...policies.map(name => h("option", {}, name)));
   const about = h("p", { className: "soft" });
-  const guarded = async work => { try { fork = await work(); failed.replaceChildren(); draw(); } catch (error) { failed.replaceChildren(problem(error)); } };
+  const guarded = async work => { try { fork = await work(); failed.replaceChildren(); draw(); return true; } catch (error) { failed.replaceChildren(problem(error)); return false; } };
   const act = body => guarded(() => send(`${base}/act`, body));
   const call = () => {
     let parsed;
     try { parsed = JSON.parse(given.value || "{}"); } catch (error) { return failed.replaceChildren(problem(`The arguments are not JSON: ${error.message}`)); }
     return act({ calls: [{ name: tool.value, arguments: parsed }] });
   };
-  const say = async () => { await act({ text: text.value }); text.value = ""; };
+  const say = async () => { if (await act({ text: text.value })) text.value = ""; };
   const pick = () => { const one = fork.tools.find(each => each.name === tool.value); if (one) { given.value = argumentsOf(one); about.textContent = one.description; } };
   tool.addEventListener("change", pick);
   const enter = work => event => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) work(); };

@@ -13,6 +13,7 @@ from agentrl.bench.judges.judged import judge_episodes
 from agentrl.bench.runner import run_bench
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
+from agentrl.errors import ConfigError
 from agentrl.messages import Action, Message
 from agentrl.rollout.judging.judge import Judge
 from agentrl.rollout.judging.rubric import JudgeRubric
@@ -81,6 +82,35 @@ async def test_labels_of_the_rubric_stand_beside_the_score(tmp_path: Path):
         assert (await judge_episodes(judge, episodes, labels=[])).labels is None
         given = [Labelled(tuple(turn.observation), passed=False)]
         assert (await judge_episodes(judge, [], labels=given)).labels is not None
+
+
+def test_labels_that_cannot_be_read_cost_no_episode(tmp_path: Path):
+    policy = Some()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        run_bench(Adder, policy, judge=Judge(Flaky(), JudgeRubric("Right?", labels=str(tmp_path / "absent.jsonl"))))
+    assert not policy.asked
+
+
+def test_the_intervals_of_a_judge_are_over_tasks_and_over_families():
+    class Pairs(Adder):
+        """Eight sums of four families."""
+
+        tasks = Tasks.of(eval=[{"a": n, "b": 10 * n, "family": "wxyz"[n // 2]} for n in range(8)])
+
+    judge = Judge(Flaky(then=lambda m, t: says(m, 10.0 * (int(material(m)[-1]["content"]) < 60))), "Right?")
+    once, often = (run_bench(Adder, Some(), judge=judge, trials=trials).judged for trials in (1, 10))
+    paired = run_bench(Pairs, Some(), judge=judge).judged
+    assert once is not None
+    assert often is not None
+    assert paired is not None
+    assert often.environment is not None
+    assert often.environment.accuracy.mean == 0.75
+    assert once.environment is not None
+    assert paired.environment is not None
+    assert often.environment.accuracy.ci95 == pytest.approx(once.environment.accuracy.ci95), "a trial is no new task"
+    for name in ("score", "passed", "passed_of_all"):
+        assert getattr(paired, name).low < getattr(once, name).low, name
+    assert paired.environment.accuracy.low < once.environment.accuracy.low
 
 
 # An environment whose score is a judge's.

@@ -156,6 +156,7 @@ def test_a_folder_that_holds_something_is_refused_and_so_is_a_later_benchmark_in
         ("json:__name__", "is no rubric"),
         (lambda: 1.0, "takes 0 arguments"),
         ("no_such_module:x", "no module 'no_such_module'"),
+        (Rubric({"polite": 1.0}), "'reward' has no weight. Known: polite. Weights name every recorded component"),
     ],
 )
 def test_what_is_no_rubric_is_refused(played: Path, rubric, why: str) -> None:
@@ -168,6 +169,11 @@ def test_a_score_that_is_no_number_is_refused_and_nothing_is_written(played: Pat
     with pytest.raises((TypeError, ValueError), match="reward"):
         rescore(played, tmp_path / "new", rubric=lambda episode: value)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_function_that_returns_three_values_is_told_what_it_may_return(played: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must return a score, or \(score, success\), got 3 values"):
+        rescore(played, tmp_path / "new", rubric=lambda episode: (1.0, True, "well done"))
 
 
 def test_the_command(played: Path, tmp_path: Path) -> None:
@@ -219,6 +225,16 @@ def test_the_gain_of_a_training_run_is_a_comparison_of_its_evaluations(trained: 
     assert own.difference.mean == 0
     assert own.difference.low < 0 < own.difference.high
     assert own.tests.p_value == 1.0
+
+
+def test_evaluations_between_steps_are_not_pooled(trained: Path, tmp_path: Path) -> None:
+    with TrajectoryStore(trained / "trajectories.jsonl") as store:
+        for step, right in ((1, 3), (2, 5)):
+            for episode in run_bench(Adder, Some(right=right), references=False).trajectories:
+                name = episode.group_id.removeprefix("bench/")
+                store.append(replace(episode, group_id=name, labels=Labels("eval", step, "sampled")))
+    found = rescore(trained, tmp_path / "new", rubric="recorded", stage="eval").result
+    assert (found.score.success.mean, found.config.trials, found.score.n_episodes) == (5 / 8, 1, 8)
 
 
 def test_an_evaluation_that_a_run_does_not_have_is_refused(trained: Path, played: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy import stats
 
 from agentrl.bench.compare import comparison
 from agentrl.bench.estimates import (
+    Estimate,
     clustered_mean,
     clustered_proportion,
     clustered_standard_error,
@@ -18,10 +20,12 @@ from agentrl.bench.estimates import (
     paired_outcomes,
 )
 from agentrl.bench.measures.success import Reward, Success
+from agentrl.bench.result import score_of
 from agentrl.bench.runner import run_bench
 from agentrl.bench.statistics.families import Clusters, families_of
 from agentrl.bench.statistics.significance import tasks_to_resolve
 from agentrl.env.tasks import Tasks
+from agentrl.trajectory import Ending
 from tests.bench.toys import Adder, Some
 
 FAMILIES = ["a", "a", "b", "b", "b", "", "c"]
@@ -31,6 +35,12 @@ class Variants(Adder):
     """Eight sums, two of each of four families."""
 
     tasks = Tasks.of(eval=[{"a": n, "b": 10 * n, "family": "abcd"[n // 2]} for n in range(8)])
+
+
+class Twins(Adder):
+    """Four sums of one family."""
+
+    tasks = Tasks.of(eval=[{"a": n, "b": 10 * n, "family": "a"} for n in range(4)])
 
 
 def clustered_by_hand(values: list[float], families: list[str]) -> float:
@@ -92,7 +102,30 @@ def test_tasks_that_balance_each_other_make_no_interval_narrower() -> None:
 
 def test_one_family_says_nothing() -> None:
     assert clustered_proportion([[1.0], [0.0], [1.0]], families=["a"] * 3).ci95 == (0.0, 1.0)
-    assert clustered_mean([[1.0], [0.0], [2.0]], families=["a"] * 3).ci95 == (-math.inf, math.inf)
+    for values in ([[1.0], [0.0], [2.0]], [[1.0], [1.0], [1.0]]):
+        assert clustered_mean(values, families=["a"] * 3) == Estimate(1.0, -math.inf, math.inf, 3)
+    third = paired_outcomes([[1.0], [1.0], [0.0]], [[0.0], [1.0], [0.0]], families=["a"] * 3)
+    assert third == Estimate(pytest.approx(1 / 3), -1.0, 1.0, 3)
+    whole = paired_outcomes([[1.0], [1.0]], [[0.0], [0.0]], families=["a"] * 2)
+    assert whole == Estimate(1.0, -1.0, 1.0, 2)
+
+
+def test_benchmarks_of_one_family_are_compared() -> None:
+    good, bad = run_bench(Twins, Some(right=4)), run_bench(Twins, Some(right=1))
+    found = comparison(good.record, bad.record)
+    assert found.difference == Estimate(pytest.approx(0.75), -1.0, 1.0, 4)
+    assert found.tests.exact == 1.0
+    assert found.tests.mcnemar is None, "the test takes tasks as independent"
+    assert comparison(good.record, bad.record, "reward").difference.mean == pytest.approx(0.75)
+
+
+def test_pass_rates_of_attempted_episodes_are_clustered_by_families_too() -> None:
+    episodes = run_bench(Variants, Some(right=4)).trajectories
+    lost = [replace(e, ending=Ending("fault", "down", "server")) if e.task.id == "eval-3" else e for e in episodes]
+    found = score_of(lost, trials=1, n_planned=8).pass_hat_attempted[1]
+    values = [[1.0]] * 3 + [[0.0]] * 5
+    assert found == clustered_proportion(values, families=["a", "a", "b", "b", "c", "c", "d", "d"])
+    assert found != clustered_proportion(values)
 
 
 def test_tasks_without_a_trial_are_left_out_with_their_family() -> None:

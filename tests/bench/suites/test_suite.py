@@ -156,3 +156,10 @@ def test_a_budget_of_a_suite_is_that_of_all_its_environments(tmp_path: Path, mon
         again = run_suite(suite, "anthropic:bot", out, setup=setup, spending=Spending(price, 1000.0))
         assert (again.status, again.cost_usd, len(server.arrivals)) == ("finished", 3 * 112, 24)
         assert json.loads((out / "suite.json").read_text())["cost_usd"] == 336
+        prices = tmp_path / "prices.toml"
+        prices.write_text("[bot]\ninput = 1e6\noutput = 1e6\n")
+        words = ["bench", str(path), "--policy", "anthropic:bot", "--base-url", server.url, "--prices", str(prices)]
+        spent = CliRunner().invoke(main, [*words, "--budget-usd", "150", "--out", str(tmp_path / "third")])
+        assert spent.exit_code == 130
+        assert "The budget of 150 USD is spent (168 USD)." in spent.stderr
+        assert "a larger --budget-usd plays what is missing" in spent.stderr

@@ -7,18 +7,20 @@ never HTML.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from agentrl.bench.compare import Comparison
+from agentrl.bench.measures.success import Reward
 from agentrl.bench.views.comparison import tests_in_words
 from agentrl.bench.views.page_text import for_page
 from agentrl.bench.views.report import numbers
 from agentrl.bench.views.report.forest import ForestRow, forest_plot
-from agentrl.bench.views.report.runs import AUDIT, MOST_BYTES, ReportRun, packed_runs, read_run
-from agentrl.bench.views.table import percent
+from agentrl.bench.views.report.runs import AUDIT, MOST_BYTES, ReportRun, packed_runs, read_runs
+from agentrl.bench.views.table import number, percent
 from agentrl.errors import ConfigError, StoreError
 
 
@@ -37,11 +39,12 @@ def write_bench_report(
         comparisons: of the runs, in the form of forest plots.
         most_bytes: of the packed transcripts; long texts are cut until all episodes fit.
     Returns: the file's path.
-    Raises: ConfigError for a folder without a benchmark; StoreError if the file cannot be written.
+    Raises: ConfigError for a folder without a benchmark, or a file of another kind; StoreError if it cannot be written.
     """
     if not places:
         raise ConfigError("a report needs at least one folder of a benchmark")
-    runs = [read_run(Path(place)) for place in places]
+    _check_kind(Path(out), ".html", ".htm")
+    runs = read_runs([Path(place) for place in places])
     data, cut_at = packed_runs(runs, most_bytes)
     pages = Environment(
         loader=PackageLoader("agentrl.bench.views", "."),
@@ -77,15 +80,24 @@ def write_bench_report(
 
 
 def write_picture(out: str | Path, comparisons: Sequence[Comparison]) -> Path:
-    """Write the values and the differences of comparisons as one SVG file. Raises: StoreError."""
-    rows = []
+    """Write the values and the differences of comparisons as one SVG file. Raises: ConfigError, StoreError."""
+    _check_kind(Path(out), ".svg")
+    rows, is_share = [], comparisons[0].measure != Reward.name
+    shown = percent if is_share else number
     for found in comparisons:
         for record, value in zip((found.second, found.first), reversed(found.values), strict=True):
-            rows.append(ForestRow(record.policy, value, percent(value)))
-        shown = f"{'+' if found.difference.mean > 0 else ''}{percent(found.difference)}"
-        rows.append(ForestRow(f"difference on {found.difference.n} tasks, in points", found.difference, shown, "main"))
+            rows.append(ForestRow(record.policy, value, shown(value)))
+        difference = f"{'+' if found.difference.mean > 0 else ''}{shown(found.difference)}"
+        label = f"difference on {found.difference.n} tasks{', in points' if is_share else ''}"
+        rows.append(ForestRow(label, found.difference, difference, "main"))
     title = f"{comparisons[0].measure.replace('_', ' ')} with 95% intervals; the difference is paired by task"
-    return write_page(Path(out), forest_plot(rows, title=title, standalone=True) + "\n")
+    return write_page(Path(out), forest_plot(rows, title=title, percent=is_share, standalone=True) + "\n")
+
+
+def _check_kind(out: Path, *kinds: str) -> None:
+    """Refuse a file of another kind: it would be written over. Raises: ConfigError."""
+    if out.suffix.lower() not in kinds:
+        raise ConfigError(f"{out} would be written over: name a file that ends in {kinds[0]}")
 
 
 def write_page(path: Path, text: str) -> Path:
@@ -96,8 +108,9 @@ def write_page(path: Path, text: str) -> Path:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}; free space, then write the report again") from error
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror}: choose another file, or free space") from error
     return path
 
 

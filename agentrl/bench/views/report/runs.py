@@ -34,7 +34,7 @@ class ReportRun:
     """One benchmark of a report.
 
     Attributes:
-        name: of its folder.
+        name: of its folder, with those above it where other runs of the report have the same.
         recorded: its episodes.
         score: of its policy.
         summary: what its folder's summary.json says.
@@ -59,14 +59,36 @@ class ReportRun:
         return Price(**found) if found else None
 
 
-def read_run(place: Path) -> ReportRun:
-    """A benchmark's folder, or its summary.json. Raises: ConfigError if there is none, or for a wrong audit.json."""
-    folder = place.parent if place.name == SUMMARY else place
+def read_runs(places: Sequence[Path]) -> list[ReportRun]:
+    """Benchmarks, named by their folders or by summary.json.
+
+    Raises: ConfigError if one is none, or for a wrong audit.json.
+    """
+    folders = [folder_of(place) for place in places]
+    return [_read_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+
+
+def folder_of(place: Path) -> Path:
+    """The folder of a benchmark that is named by it, or by its summary.json."""
+    return place.parent if place.name == SUMMARY else place
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """As many of the last parts of each path as tell them apart."""
+    whole = [folder.resolve() for folder in folders]
+    for depth in range(1, max(len(path.parts) for path in whole)):
+        names = ["/".join(path.parts[-depth:]) for path in whole]
+        if len(set(names)) == len(set(whole)):
+            return names
+    return list(map(str, whole))
+
+
+def _read_run(folder: Path, name: str) -> ReportRun:
     recorded = read_recorded(folder, None, None)
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     own = [episode for episode in recorded.episodes if episode.labels.stage == MAIN]
     score = score_of(own, trials=recorded.config.trials, n_planned=recorded.planned(MAIN))
-    return ReportRun(folder.resolve().name, recorded, score, summary, _audit(folder / AUDIT))
+    return ReportRun(name, recorded, score, summary, _audit(folder / AUDIT))
 
 
 def _audit(path: Path) -> Mapping[str, Any] | None:
@@ -128,7 +150,7 @@ def _rows(run: ReportRun, number: int, most: int, every: int) -> Iterator[dict[s
             "info": shortened(json.dumps(dict(episode.info), default=repr, ensure_ascii=False), most),
             "messages": [_cut(message, most) for message in shown[:_MOST_MESSAGES]],
             "further": max(0, len(shown) - _MOST_MESSAGES),
-            "longest": max((_longest(message) for message in shown), default=0),
+            "longest": max((longest_text(message) for message in shown), default=0),
         }
 
 
@@ -142,8 +164,10 @@ def _messages(episode: Trajectory) -> Iterator[dict[str, Any]]:
         yield from map(shown_message, episode.turns[-1].next_observation)
 
 
-def _longest(message: Mapping[str, Any]) -> int:
-    return max(len(message["content"] or ""), *(len(call["text"]) for call in message["calls"]), 0)
+def longest_text(message: Mapping[str, Any]) -> int:
+    """Characters of the longest text of a message: its words, its thinking, or a call."""
+    texts = [value for value in message.values() if isinstance(value, str)]
+    return max(map(len, [*texts, *(call["text"] for call in message["calls"])]), default=0)
 
 
 def _cut(message: Mapping[str, Any], most: int) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from agentrl.bench.compare import comparisons
 from agentrl.bench.records import read_record
 from agentrl.bench.runner import run_bench
 from agentrl.bench.views.report.packed import unpacked
-from agentrl.bench.views.report.page import write_bench_report
+from agentrl.bench.views.report.page import write_bench_report, write_picture
+from agentrl.bench.views.report.runs import longest_text
 from agentrl.cli import main
 from agentrl.errors import ConfigError
 from tests.bench.toys import Adder, Some
@@ -184,3 +185,40 @@ def test_the_commands(tmp_path: Path) -> None:
     missing = CliRunner().invoke(main, ["report", str(tmp_path / "absent")])
     assert missing.exit_code == 1
     assert "there is no folder" in missing.stderr
+
+
+def test_runs_whose_folders_have_one_name_are_told_apart(tmp_path: Path) -> None:
+    for suite in ("first", "second"):
+        run_bench(Adder, Some(), out=tmp_path / suite / "sums", references=False)
+    page = Page(write_bench_report([tmp_path / name / "sums" for name in ("first", "second")], tmp_path / "x.html"))
+    assert [run["name"] for run in page.data["runs"]] == ["first/sums", "second/sums"]
+    twice = Page(write_bench_report([tmp_path / "first" / "sums"] * 2, tmp_path / "x.html"))
+    assert [run["name"] for run in twice.data["runs"]] == ["sums", "sums"]
+
+
+def test_a_summary_names_its_folder_and_a_suite_is_no_benchmark(tmp_path: Path) -> None:
+    run_bench(Adder, Some(), out=tmp_path / "sums", references=False)
+    (tmp_path / "suite.json").write_text("{}")
+    result = CliRunner().invoke(main, ["report", str(tmp_path / "sums" / "summary.json")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "sums" / "report.html").is_file()
+    suite = CliRunner().invoke(main, ["report", str(tmp_path)])
+    assert (suite.exit_code, "is a suite, not a benchmark" in suite.stderr) == (1, True)
+    within = CliRunner().invoke(
+        main, ["report", str(tmp_path / "sums"), "--out", str(tmp_path / "suite.json" / "x.html")]
+    )
+    assert (within.exit_code, "cannot write" in within.stderr) == (1, True)
+
+
+def test_a_picture_of_rewards_is_in_their_unit(tmp_path: Path) -> None:
+    for name, right in (("a", 6), ("b", 3)):
+        run_bench(Adder, Some(right=right), out=tmp_path / name, references=False)
+    found = comparisons([read_record(tmp_path / name) for name in ("a", "b")], "reward")
+    text = write_picture(tmp_path / "x.svg", found).read_text()
+    assert "+0.375" in text
+    assert "%" not in text.partition("</style>")[2].replace("95% intervals", "")
+
+
+def test_thoughts_that_are_cut_are_named_too() -> None:
+    thought = {"role": "assistant", "content": "", "reasoning": "hm" * 300, "calls": []}
+    assert longest_text(thought) == 600
