@@ -14,8 +14,9 @@ from statistics import fmean
 import numpy as np
 
 from agentrl.bench.audit.data import check_empty, check_prompt, check_reach, check_splits
+from agentrl.bench.audit.declared import check_not_judged, check_shipped
 from agentrl.bench.audit.payments import check_panel
-from agentrl.bench.audit.playing import Subject
+from agentrl.bench.audit.playing import AS_SHIPPED, ORACLE, Subject
 from agentrl.bench.audit.report import AuditReport, Earned, Flaw, worst_first
 from agentrl.bench.audit.verifier import (
     check_components,
@@ -31,6 +32,8 @@ from agentrl.trajectory import Task
 Check = Callable[[Subject], Awaitable[list[Flaw]]]
 CHECKS: tuple[Check, ...] = (
     check_oracle,
+    check_shipped,
+    check_not_judged,
     check_panel,
     check_untouched,
     check_reach,
@@ -96,10 +99,10 @@ async def _subject(env: Which, split: str, num_tasks: int | None, seed: int, max
         tasks = probe.tasks.split(split)
         others = {name: probe.tasks.split(name) for name in probe.tasks.splits if name != split}
         tools = tuple(str(tool["function"]["name"]) for tool in probe.tool_schemas)
-        has_oracle = callable(getattr(probe, "oracle", None))
+        has_oracle, has_shipped = (callable(getattr(probe, name, None)) for name in (ORACLE, AS_SHIPPED))
     finally:
         await probe.aclose()
-    return Subject(env, split, _chosen(tasks, num_tasks), others, has_oracle, tools, max_concurrency, seed)
+    return Subject(env, split, _chosen(tasks, num_tasks), others, has_oracle, tools, max_concurrency, seed, has_shipped)
 
 
 def _chosen(tasks: tuple[Task, ...], count: int | None) -> list[Task]:
