@@ -1,4 +1,4 @@
-"""TextArena over a small stand-in for the package: a task is one game, whatever the episode, and no game is in both splits."""
+"""TextArena over a small stand-in for the package: a task is one game, and no game is in both splits."""
 
 from __future__ import annotations
 
