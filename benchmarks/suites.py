@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CELLS = ROOT / "benchmarks" / "results" / "suites"
 UNDER = Path("/tmp/agentrl-suites")
 STAMP = ".installed"
+WITHOUT_PANEL = ("oracle", "shipped", "not_judged", "untouched", "prompt", "splits", "empty", "unsolved")
 _MOST_LISTED = 20  # ids of a cell; each count is of all
 
 
@@ -41,6 +42,7 @@ class Cell:
         solved: tasks that the oracle must solve, at least.
         idle: tasks that doing nothing may solve, exactly; None where nobody has counted them before.
         audited: tasks of the audit, spread over the split; None takes all, 0 leaves the audit out.
+        checks: of the audit; None runs all. On thousands of tasks, or where worlds are costly, the panel is left out.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Cell:
     solved: int = 0
     idle: int | None = 0
     audited: int | None = 30
+    checks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ SUITES: dict[str, Suite] = {
     "bfcl": Suite(
         (("--no-deps", "bfcl-eval"), ("mpmath", "overrides", "rank_bm25")),
         (
-            Cell("bfcl-ast", f"{_ADAPTERS}.bfcl:BFCL", {"category": "ast"}, 2344, audited=None),
+            Cell("bfcl-ast", f"{_ADAPTERS}.bfcl:BFCL", {"category": "ast"}, 2344, 0, None, WITHOUT_PANEL),
             Cell("bfcl-relevance", f"{_ADAPTERS}.bfcl:BFCL", {"category": "relevance"}, 1140, 1124),
             Cell("bfcl-multi-turn", f"{_ADAPTERS}.bfcl_multi_turn:BFCLMultiTurn", {}, 800),
         ),
@@ -99,7 +102,7 @@ SUITES: dict[str, Suite] = {
     "tau3": Suite(
         (("rank_bm25",), ("-e", os.environ.get("TAU2_BENCH", "tau2-bench"))),
         (
-            Cell("tau3-retail", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "retail"}, 114, 11, audited=None),
+            Cell("tau3-retail", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "retail"}, 114, 11, None, WITHOUT_PANEL),
             Cell("tau3-banking", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "banking_knowledge"}, 97, 0, audited=5),
         ),
         "python3.12",
@@ -181,11 +184,12 @@ def measure(cell: Cell, path: Path) -> None:
         others = [t.task.id for t in episodes if not t.success]
         found[key] = {"solved": len(solved), "listed": others if key == "oracle" else solved[:_MOST_LISTED]}
         found[key]["discarded"] = sum(t.status == "fault" for t in episodes)
-    flaws = () if cell.audited == 0 else audit(ref, num_tasks=cell.audited).flaws
+    flaws = () if cell.audited == 0 else audit(ref, num_tasks=cell.audited, checks=cell.checks).flaws
     found["audit"] = [
         {"kind": f.kind, "severity": f.severity, "count": len(f.tasks), "tasks": list(f.tasks)[:_MOST_LISTED]}
         for f in flaws
     ]
+    found["checks"] = list(cell.checks or ())
     found["audited"] = len(tasks) if cell.audited is None else min(cell.audited, len(tasks))
     found["seconds"] = round(time.monotonic() - started, 1)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,15 @@ def test_the_json_form_holds_the_transcript():
     assert flaw["evidence"][0]["success"] is True
 
 
+def test_some_checks_alone_play_no_more_than_they_need():
+    report = audit(PaysSilenceOnSomeTasks, checks=["splits", "untouched"])
+    assert report.checks == ("untouched", "splits")
+    assert report.kinds == {"untouched-world-scores"}
+    assert report.panel == {}
+    with pytest.raises(ValueError, match=r"no check 'untuched'\. Did you mean 'untouched'"):
+        audit(Sound, checks=["untuched"])
+
+
 def test_an_unknown_split_and_no_tasks_are_refused():
     with pytest.raises(TaskError, match="no split 'test'"):
         audit(Sound, split="test")
