@@ -57,6 +57,7 @@ class TextArena(ToolEnv):
     known_flaws = (
         "Wordle, Hangman, WordLadder and WordSearch fetch word lists of NLTK when they start, and need the network.",
         "TwentyQuestions asks a model of OpenRouter.",
+        "GuessTheNumber raises at its limit of turns if it cannot read the last move; here the game is lost then.",
     )
     own_random = True  # games draw from the process's generator
     score_truncated = True
@@ -77,7 +78,11 @@ class TextArena(ToolEnv):
         return self._seen()
 
     def respond(self, text: str) -> str | None:
-        over, _ = self.game.step(text)
+        try:
+            over, _ = self.game.step(text)
+        except Exception as error:  # the game's own code, on what the player said: the move is not accepted
+            self.add_info(game_raised=f"{type(error).__name__}: {error}"[:200])
+            over = True
         if over:
             self.terminate()
             return "The game is over."

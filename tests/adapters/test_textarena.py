@@ -20,6 +20,8 @@ FILES = {
             def get_observation(self):
                 return 0, "Guess."
             def step(self, text):
+                if text == "odd":
+                    raise UnboundLocalError("player_guess")
                 right = text == f"[{self.state.game_state['game_number']}]"
                 self.state.rewards = {0: 1.0 if right else -1.0}
                 return True, {}
@@ -51,6 +53,13 @@ def test_a_task_is_one_game_for_every_seed_of_an_episode():
             secrets.add(env.game.state.game_state["game_number"])
             assert env.step(env.oracle(()))[1] == 1.0
         assert len(secrets) == 1
+
+
+def test_a_move_on_which_the_game_raises_loses_it():
+    env = make(ID, game="GuessTheNumber-v0")
+    env.reset(seed=0)
+    _, reward, terminated, _, info = env.step("odd")
+    assert (reward, terminated, info["game_raised"]) == (0.0, True, "UnboundLocalError: player_guess")
 
 
 def test_no_game_starts_alike_in_both_splits_and_a_game_without_chance_is_held_out():
