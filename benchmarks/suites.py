@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CELLS = ROOT / "benchmarks" / "results" / "suites"
 UNDER = Path("/tmp/agentrl-suites")
 STAMP = ".installed"
+WITHOUT_EPISODES = ("not_judged", "untouched", "prompt", "empty")
 WITHOUT_PANEL = ("oracle", "shipped", "not_judged", "untouched", "prompt", "splits", "empty", "unsolved")
 _MOST_LISTED = 20  # ids of a cell; each count is of all
 
@@ -42,7 +43,7 @@ class Cell:
         solved: tasks that the oracle must solve, at least.
         idle: tasks that doing nothing may solve, exactly; None where nobody has counted them before.
         audited: tasks of the audit, spread over the split; None takes all, 0 leaves the audit out.
-        checks: of the audit; None runs all. On thousands of tasks, or where worlds are costly, the panel is left out.
+        checks: of the audit; None runs all. On thousands of tasks, or where worlds are costly, some are left out.
     """
 
     name: str
@@ -102,7 +103,7 @@ SUITES: dict[str, Suite] = {
     "tau3": Suite(
         (("rank_bm25",), ("-e", os.environ.get("TAU2_BENCH", "tau2-bench"))),
         (
-            Cell("tau3-retail", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "retail"}, 114, 11, None, WITHOUT_PANEL),
+            Cell("tau3-retail", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "retail"}, 114, 11, None, WITHOUT_EPISODES),
             Cell("tau3-banking", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "banking_knowledge"}, 97, 0, audited=5),
         ),
         "python3.12",
