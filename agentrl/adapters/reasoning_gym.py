@@ -75,6 +75,7 @@ class ReasoningGym(ToolEnv):
     third_party = ("reasoning-gym",)
     known_flaws = (
         "Most verifiers pay a part for a long answer that contains the right one, and some pay 0.01 to 0.05 for any.",
+        "The verifier of game_of_life_halting takes any text that is not empty for right.",
         "For boxnet and rush_hour the package ships no solution, so there is no oracle.",
     )
     own_random = True
