@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CELLS = ROOT / "benchmarks" / "results" / "suites"
 UNDER = Path("/tmp/agentrl-suites")
 STAMP = ".installed"
+WITHOUT_EPISODES = ("not_judged", "untouched", "prompt", "empty")
+WITHOUT_PANEL = ("oracle", "shipped", "not_judged", "untouched", "prompt", "splits", "empty", "unsolved")
+_MOST_LISTED = 20  # ids of a cell; each count is of all
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Cell:
         solved: tasks that the oracle must solve, at least.
         idle: tasks that doing nothing may solve, exactly; None where nobody has counted them before.
         audited: tasks of the audit, spread over the split; None takes all, 0 leaves the audit out.
+        checks: of the audit; None runs all. On thousands of tasks, or where worlds are costly, some are left out.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Cell:
     solved: int = 0
     idle: int | None = 0
     audited: int | None = 30
+    checks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ SUITES: dict[str, Suite] = {
     "bfcl": Suite(
         (("--no-deps", "bfcl-eval"), ("mpmath", "overrides", "rank_bm25")),
         (
-            Cell("bfcl-ast", f"{_ADAPTERS}.bfcl:BFCL", {"category": "ast"}, 2344, audited=None),
+            Cell("bfcl-ast", f"{_ADAPTERS}.bfcl:BFCL", {"category": "ast"}, 2344, 0, None, WITHOUT_PANEL),
             Cell("bfcl-relevance", f"{_ADAPTERS}.bfcl:BFCL", {"category": "relevance"}, 1140, 1124),
             Cell("bfcl-multi-turn", f"{_ADAPTERS}.bfcl_multi_turn:BFCLMultiTurn", {}, 800),
         ),
@@ -93,13 +98,13 @@ SUITES: dict[str, Suite] = {
     ),
     "textarena": Suite(
         (("textarena",),),
-        (Cell("textarena", f"{_ADAPTERS}.textarena:TextArena", {"train": 5, "held_out": 4}, 20, audited=5),),
+        (Cell("textarena", f"{_ADAPTERS}.textarena:TextArena", {"train": 5, "held_out": 4}, 17, audited=None),),
     ),
     "tau3": Suite(
         (("rank_bm25",), ("-e", os.environ.get("TAU2_BENCH", "tau2-bench"))),
         (
-            Cell("tau3-retail", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "retail"}, 114, 11, audited=0),
-            Cell("tau3-banking", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "banking_knowledge"}, 97, 0, audited=0),
+            Cell("tau3-retail", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "retail"}, 114, 11, None, WITHOUT_EPISODES),
+            Cell("tau3-banking", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "banking_knowledge"}, 97, 0, audited=5),
         ),
         "python3.12",
     ),
@@ -178,10 +183,14 @@ def measure(cell: Cell, path: Path) -> None:
         episodes = evaluate(policy, ref, tasks, max_concurrency=16).trajectories
         solved = [t.task.id for t in episodes if t.success]
         others = [t.task.id for t in episodes if not t.success]
-        found[key] = {"solved": len(solved), "listed": others if key == "oracle" else solved[:20]}
+        found[key] = {"solved": len(solved), "listed": others if key == "oracle" else solved[:_MOST_LISTED]}
         found[key]["discarded"] = sum(t.status == "fault" for t in episodes)
-    flaws = () if cell.audited == 0 else audit(ref, num_tasks=cell.audited).flaws
-    found["audit"] = [{"kind": f.kind, "severity": f.severity, "tasks": list(f.tasks)[:20]} for f in flaws]
+    flaws = () if cell.audited == 0 else audit(ref, num_tasks=cell.audited, checks=cell.checks).flaws
+    found["audit"] = [
+        {"kind": f.kind, "severity": f.severity, "count": len(f.tasks), "tasks": list(f.tasks)[:_MOST_LISTED]}
+        for f in flaws
+    ]
+    found["checks"] = list(cell.checks or ())
     found["audited"] = len(tasks) if cell.audited is None else min(cell.audited, len(tasks))
     found["seconds"] = round(time.monotonic() - started, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,13 +209,14 @@ def line(found: Mapping[str, Any]) -> str:
 
 def table(cells: Path) -> str:
     """Every finished cell as a row of Markdown."""
-    rows = ["| cell | version | oracle | do-nothing | errors of the audit |", "|---|---|---|---|---|"]
+    rows = ["| cell | version | oracle | do-nothing | audited | errors and warnings |", "|---|---|---|---|---|---|"]
     for path in sorted(cells.glob("*.json")):
         found = json.loads(path.read_text())
-        errors = [f"{flaw['kind']} ({len(flaw['tasks'])})" for flaw in found["audit"] if flaw["severity"] == "error"]
+        said = [f"{flaw['kind']} ({flaw['count']})" for flaw in found["audit"] if flaw["severity"] != "advice"]
         version = " ".join(word for word in found["version"].split() if not word.startswith("sha256"))
         score = f"{found['oracle']['solved']} of {found['tasks']}"
-        rows.append(f"| {found['cell']} | {version} | {score} | {found['nothing']['solved']} | {', '.join(errors)} |")
+        cells_of_row = found["cell"], version, score, found["nothing"]["solved"], found["audited"], ", ".join(said)
+        rows.append(f"| {' | '.join(map(str, cells_of_row))} |")
     return "\n".join(rows)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache, partial
 from pathlib import Path
@@ -120,8 +120,7 @@ class BFCL(ToolEnv):
     third_party = ("bfcl-eval",)
     known_flaws = (
         "The checker refuses 7 of the 2,351 answers that the package ships for the ast categories; 4 of these tasks "
-        "cannot be solved at all (live_simple_106-63-0, live_simple_112-68-0, live_multiple_862-181-3, "
-        "live_multiple_964-207-0).",
+        "cannot be solved at all. `agentrl audit` names both.",
         "A list for a tuple counts as right, and types are checked one level deep.",
         "Doing nothing is right in most tasks of the relevance categories: read them apart from ast.",
     )
@@ -155,14 +154,21 @@ class BFCL(ToolEnv):
         return float(is_right(self.task.data, self.made))
 
     def oracle(self, messages: Sequence[Message]) -> Action:
-        """The first answer of those that the package ships."""
+        """The first answer of those that the package ships, corrected where the function does not take it."""
+        return self._answered(_solution)
+
+    def as_shipped(self, messages: Sequence[Message]) -> Action:
+        """The first answer of those that the package ships, as it stands."""
+        return self._answered(_shipped)
+
+    def _answered(self, calls: Callable[[Mapping[str, Any]], tuple[ToolCall, ...]]) -> Action:
         data = self.task.data
         if data["category"] in RELEVANCE:
             wanted = data["category"] == "live_relevance"
             return (
                 Action(tool_calls=(ToolCall(name_of(data["function"][0]["name"]), {}),)) if wanted else Action("none")
             )
-        return Action(tool_calls=_solution(data))
+        return Action(tool_calls=calls(data))
 
     def state_key(self) -> str:
         return self.task.id
@@ -205,6 +211,11 @@ def _solution(data: Mapping[str, Any]) -> tuple[ToolCall, ...]:
             options = {key: values for key, values in given.items() if key in known or "" not in values}
             found.append(ToolCall(name_of(name), _first(options, schemas[name].get("required", ()))))
     return tuple(found)
+
+
+def _shipped(data: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    """The same as it stands: also arguments that the function does not have."""
+    return tuple(ToolCall(name_of(name), _first(given)) for one in data["answer"] for name, given in one.items())
 
 
 def _first(options: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from agentrl.adapters.answers import is_arithmetic, is_literal
-from agentrl.adapters.suite import from_package
+from agentrl.adapters.suite import Seeded, from_package, seeded_tasks
 from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
@@ -21,7 +21,6 @@ INSTALL = "pip install reasoning-gym"
 ALL = "all"
 NOT_IN_ALL = {"composite": "it is a mixture of other data sets, and needs to be told which"}
 _TRAIN, _EVAL = 0, 1_000_000_000  # seeds of the splits; a question depends on seed + index
-_SHARE = 5  # one question in so many is held out where a data set has few
 _SIZE = 2_000  # of a data set: some make all their questions at once
 _SOLVED_IN = ("possible_answer", "example_answer", "example_correct_answer", "solution")
 _RUN: Mapping[str, Callable[[str], bool]] = {
@@ -57,34 +56,15 @@ def entry(name: str, config: Config, seed: int, index: int) -> dict[str, Any]:
 @lru_cache(maxsize=128)
 def _tasks(dataset: str, config: str, train: int, held_out: int) -> Tasks:
     chosen = names() if dataset == ALL else [dataset]
-
-    def splits() -> dict[str, list[Task]]:
-        made: dict[str, list[Task]] = {"train": [], "eval": []}
-        for name in chosen:
-            settings = json.loads(config)
-            kept = _split(name, "eval", _EVAL, held_out, settings, set())
-            if train and len(kept) < held_out:  # the data set has no more questions than these
-                kept = kept[: -(-len(kept) // _SHARE)]
-            made["eval"] += kept
-            made["train"] += _split(name, "train", _TRAIN, train, settings, {t.data["question"] for t in kept})
-        return made
-
-    return Tasks(splits)
+    generators = [Seeded(partial(_question, name, config), most=_SIZE) for name in chosen]
+    return seeded_tasks(generators, train, held_out)
 
 
-def _split(name: str, split: str, seed: int, size: int, config: Config, seen: set[str]) -> list[Task]:
-    """Up to that many questions that are not in `seen`; fewer where a data set has no more."""
-    made: list[Task] = []
-    for index in range(min(4 * size, _SIZE)):
-        if len(made) == size:
-            break
-        question = str(entry(name, config, seed, index)["question"])
-        if question in seen:
-            continue
-        seen.add(question)
-        data = {"dataset": name, "config": dict(config), "seed": seed, "index": index, "question": question}
-        made.append(Task(f"{name}-{split}-{index}", split, data))
-    return made
+def _question(name: str, config: str, split: str, index: int) -> tuple[str, dict[str, Any], str]:
+    seed = _EVAL if split == "eval" else _TRAIN
+    question = str(entry(name, json.loads(config), seed, index)["question"])
+    data = {"dataset": name, "config": json.loads(config), "seed": seed, "index": index, "question": question}
+    return f"{name}-{split}-{index}", data, question
 
 
 @register("suites/ReasoningGym-v0", max_turns=1)
@@ -105,6 +85,7 @@ class ReasoningGym(ToolEnv):
         "Most verifiers pay a part for a long answer that contains the right one, and some pay 0.01 to 0.05 for any.",
         "Nine verifiers run an answer as Python (countdown, n_queens and others); what is neither a literal nor "
         "arithmetic does not reach them here.",
+        "The verifier of game_of_life_halting takes any text that is not empty for right.",
         "For boxnet and rush_hour the package ships no solution, so there is no oracle.",
     )
     own_random = True

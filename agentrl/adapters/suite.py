@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,9 @@ from agentrl.env.tasks import Tasks
 from agentrl.errors import PackageMissing, ToolError
 from agentrl.tool_schema import Tool
 from agentrl.trajectory import Task
+
+_SHARE = 5  # one task in so many is held out where a generator has few
+_TRIED = 4  # indices for each task that is wanted
 
 
 def from_package(module: str, install: str) -> Any:
@@ -79,6 +82,50 @@ def suite_tool(
             raise ToolError(f"{type(error).__name__}: {error}") from error
 
     return SuiteTool(name, description, _AnyArguments, function, parameters=parameters)
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Tasks of a generator that take an index each, in splits that share no content.
+
+    Attributes:
+        make: id without the split, data and content of the task with an index of a split, `train` or `eval`.
+        most: indices that are tried in a split, at most.
+    """
+
+    make: Callable[[str, int], tuple[str, Mapping[str, Any], str]]
+    most: int = 10**9
+
+    def splits(self, train: int, held_out: int) -> dict[str, list[Task]]:
+        """Up to that many tasks each. A generator that has few keeps a fifth of those for `eval`, and one at least."""
+        kept = self._split("eval", held_out, {})
+        if train and len(kept) < held_out:
+            kept = dict(list(kept.items())[: -(-len(kept) // _SHARE)])
+        return {"train": list(self._split("train", train, kept).values()), "eval": list(kept.values())}
+
+    def _split(self, split: str, size: int, seen: Mapping[str, Task]) -> dict[str, Task]:
+        """The first tasks of a split whose content is new, by content."""
+        made: dict[str, Task] = {}
+        for index in range(min(_TRIED * size, self.most)):
+            if len(made) == size:
+                break
+            id, data, content = self.make(split, index)
+            if content not in seen and content not in made:
+                made[content] = Task(id, split, data)
+        return made
+
+
+def seeded_tasks(generators: Sequence[Seeded], train: int, held_out: int) -> Tasks:
+    """The tasks of some generators as those of one environment; none is made before they are asked for.
+
+    Args: train, held_out: tasks of each generator in the splits `train` and `eval`, at most.
+    """
+
+    def splits() -> dict[str, list[Task]]:
+        parts = [generator.splits(train, held_out) for generator in generators]
+        return {split: [task for part in parts for task in part[split]] for split in ("train", "eval")}
+
+    return Tasks(splits)
 
 
 def splits_of(items: Iterable[tuple[str, Mapping[str, Any]]], train_share: float = 0.0) -> Tasks:

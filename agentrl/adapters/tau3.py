@@ -28,6 +28,8 @@ DOMAINS: Mapping[str, Mapping[str, Any]] = {
 """Domain -> arguments of its environment. Airline and telecom work where their data is installed."""
 OTHERS = ("airline", "telecom")
 _USER = "user_"
+_STATES = frozenset(["DB", "ENV_ASSERTION"])  # checks of how the world ends
+_JUDGED = frozenset(["NL_ASSERTION"])  # by a language model
 _INTRODUCTION = (
     "The user's instructions, which the user follows in every answer. Tools that begin with user_ are the user's own."
 )
@@ -60,6 +62,19 @@ def _tasks(domain: str, train_share: float) -> Any:
     return splits_of(items, train_share)
 
 
+@lru_cache(maxsize=8)
+def _untouched(domain: str) -> Any:
+    """A world of the package that no episode changes: for its policy, its tools, and its databases to compare with."""
+    return _registry().get_env_constructor(domain)(**DOMAINS.get(domain, {}))
+
+
+@lru_cache(maxsize=8)
+def _tools(domain: str) -> tuple[SuiteTool, ...]:
+    world = _untouched(domain)
+    theirs = world.get_user_tools() if world.user_tools is not None else []
+    return (*(_tool(tool, "") for tool in world.get_tools()), *(_tool(tool, _USER) for tool in theirs))
+
+
 @register("suites/Tau3Solo-v1", max_turns=60)
 class Tau3Solo(ToolEnv):
     """A customer's request of tau3, with the customer's instructions in sight and without a simulated user.
@@ -75,7 +90,8 @@ class Tau3Solo(ToolEnv):
     third_party = ("tau2",)
     known_flaws = (
         "Eleven of the 114 retail tasks pass by doing nothing: their solution changes nothing.",
-        "112 of the 114 retail tasks have a part that a language model judges; it is left out here.",
+        "112 of the 114 retail tasks have a part that a language model judges; it is left out here. 72 of them list "
+        "nothing to judge.",
         "The user is not simulated: these are no tau3 numbers.",
     )
     score_truncated = True
@@ -93,23 +109,29 @@ class Tau3Solo(ToolEnv):
         data = task.data
         self.wanted = _package_tasks(data["domain"])[data["task"]]
         self.made: list[Any] = []
-        self.world = _registry().get_env_constructor(data["domain"])(**_arguments(data["domain"], self.wanted))
-        first = self.wanted.initial_state
-        self.world.set_state(
-            initialization_data=first.initialization_data if first else None,
-            initialization_actions=first.initialization_actions if first else None,
-            message_history=list(first.message_history or []) if first else [],
-        )
-        tools = [_tool(tool, "") for tool in self.world.get_tools()]
-        if self.world.user_tools is not None:
-            tools += [_tool(tool, _USER) for tool in self.world.get_user_tools()]
-        self.use_tools(*tools)
+        self.world: Any = None
+        if self.wanted.initial_state is not None:
+            self._make_world()
+        self.use_tools(*_tools(data["domain"]))
         asked = f"{_INTRODUCTION}\n\n{self.wanted.user_scenario}"
-        return [Message("system", self.world.get_policy()), Message("user", asked)]
+        return [Message("system", _untouched(data["domain"]).get_policy()), Message("user", asked)]
+
+    def _make_world(self) -> None:
+        """Load the databases as the task begins: at the first call, unless they have a history that may not fit."""
+        domain, first = self.task.data["domain"], self.wanted.initial_state
+        self.world = _registry().get_env_constructor(domain)(**_arguments(domain, self.wanted))
+        if first is not None:
+            self.world.set_state(
+                initialization_data=first.initialization_data,
+                initialization_actions=first.initialization_actions,
+                message_history=list(first.message_history or []),
+            )
 
     def _run(self, name: str, given: dict[str, Any]) -> str:
         messages = from_package("tau2.data_model.message", INSTALL)
         who = "user" if name.startswith(_USER) else "assistant"
+        if self.world is None:
+            self._make_world()
         made = messages.ToolCall(id=str(len(self.made)), name=name.removeprefix(_USER), arguments=given, requestor=who)
         told = self.world.get_response(made)
         kind = messages.UserMessage if who == "user" else messages.AssistantMessage
@@ -122,9 +144,18 @@ class Tau3Solo(ToolEnv):
         said = from_package("tau2.data_model.message", INSTALL).AssistantMessage(
             role="assistant", content=answer or "-"
         )
-        counted = {str(basis.value) for basis in self.wanted.evaluation_criteria.reward_basis}
-        self.add_info(not_judged=sorted(counted & {"NL_ASSERTION"}))
-        return verdict(self.task.data["domain"], self.wanted, [*self.made, said])
+        self.add_info(not_judged=list(self.not_judged(self.task)))
+        domain = self.task.data["domain"]
+        untouched = self.world is None or (
+            self.wanted.initial_state is None and _same_databases(self.world, _untouched(domain))
+        )
+        return verdict(domain, self.wanted, [*self.made, said], untouched=untouched)
+
+    def not_judged(self, task: Task) -> tuple[str, ...]:
+        """The parts of a task's verdict that a language model would give, and that are left out."""
+        wanted = _package_tasks(task.data["domain"])[task.data["task"]]
+        counted = {str(basis.value) for basis in wanted.evaluation_criteria.reward_basis}
+        return tuple(sorted(counted & _JUDGED))
 
     def oracle(self, messages: Sequence[Message]) -> Action:
         """The package's next action, then what is to be told."""
@@ -141,19 +172,19 @@ def _tool(tool: Any, prefix: str) -> SuiteTool:
     return suite_tool(f"{prefix}{function['name']}", function["description"], function["parameters"], Tau3Solo._run)
 
 
-def verdict(domain: str, task: Any, trajectory: Sequence[Any]) -> float:
-    """The product of the package's checks that a task counts, without those of a language model."""
+def verdict(domain: str, task: Any, trajectory: Sequence[Any], *, untouched: bool = False) -> float:
+    """The product of the package's checks that a task counts, without those of a language model.
+
+    Args:
+        untouched: whether the databases are known to be as at the beginning. What the package says of these is asked
+            once for each task: it builds two worlds and hashes them.
+    """
     counted = {basis.value for basis in task.evaluation_criteria.reward_basis}
     reward = 1.0
-    if counted & {"DB", "ENV_ASSERTION"}:
-        check = from_package("tau2.evaluator.evaluator_env", INSTALL).EnvironmentEvaluator
-        found = check.calculate_reward(
-            environment_constructor=_registry().get_env_constructor(domain),
-            task=task,
-            full_trajectory=list(trajectory),
-            env_kwargs=_arguments(domain, task),
-        )
-        reward *= found.reward
+    if untouched and counted & _STATES == {"DB"}:
+        reward *= _reward_of_nothing(domain, task.id)
+    elif counted & _STATES:
+        reward *= _reward_of_state(domain, task, trajectory)
     if "ACTION" in counted:
         check = from_package("tau2.evaluator.evaluator_action", INSTALL).ActionEvaluator
         reward *= check.calculate_reward(task=task, full_trajectory=list(trajectory)).reward
@@ -161,3 +192,25 @@ def verdict(domain: str, task: Any, trajectory: Sequence[Any]) -> float:
         check = from_package("tau2.evaluator.evaluator_communicate", INSTALL).CommunicateEvaluator
         reward *= check.calculate_reward(task=task, full_trajectory=list(trajectory)).reward
     return float(reward)
+
+
+def _reward_of_state(domain: str, task: Any, trajectory: Sequence[Any]) -> float:
+    found = from_package("tau2.evaluator.evaluator_env", INSTALL).EnvironmentEvaluator.calculate_reward(
+        environment_constructor=_registry().get_env_constructor(domain),
+        task=task,
+        full_trajectory=list(trajectory),
+        env_kwargs=_arguments(domain, task),
+    )
+    return float(found.reward)
+
+
+@lru_cache(maxsize=4096)
+def _reward_of_nothing(domain: str, task_id: str) -> float:
+    return _reward_of_state(domain, _package_tasks(domain)[task_id], ())
+
+
+def _same_databases(one: Any, other: Any) -> bool:
+    return all(
+        getattr(getattr(one, kit), "db", None) == getattr(getattr(other, kit), "db", None)
+        for kit in ("tools", "user_tools")
+    )

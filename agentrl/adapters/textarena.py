@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
-from agentrl.adapters.suite import from_package
+from agentrl.adapters.suite import Seeded, from_package, seeded_tasks
 from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
 from agentrl.errors import EnvFault, did_you_mean
 from agentrl.messages import Action, Message
+from agentrl.seeds import GlobalGenerators
 from agentrl.trajectory import Task
 
 INSTALL = "pip install textarena"
@@ -21,12 +22,22 @@ ALL = "solved"
 _HELD_OUT = 1_000_000
 
 
+def _opened(game: str, seed: int) -> Any:
+    """A game at its start, the same each time: games draw from their seed, or from the process's generators."""
+    with GlobalGenerators(seed).inside():
+        made = from_package("textarena", INSTALL).make(game)
+        made.reset(num_players=1, seed=seed)
+    return made
+
+
 @lru_cache(maxsize=32)
 def _tasks(games: tuple[str, ...], train: int, held_out: int) -> Tasks:
-    def seeds(split: str, first: int, count: int) -> list[Task]:
-        return [Task(f"{g}-{s}", split, {"game": g, "seed": s}) for g in games for s in range(first, first + count)]
+    return seeded_tasks([Seeded(partial(_seeded, game)) for game in games], train, held_out)
 
-    return Tasks(lambda: {"train": seeds("train", 0, train), "eval": seeds("eval", _HELD_OUT, held_out)})
+
+def _seeded(game: str, split: str, index: int) -> tuple[str, dict[str, Any], str]:
+    seed = (_HELD_OUT if split == "eval" else 0) + index
+    return f"{game}-{seed}", {"game": game, "seed": seed}, repr(_opened(game, seed).state.game_state)
 
 
 @register("suites/TextArena-v0", max_turns=60)
@@ -37,14 +48,16 @@ class TextArena(ToolEnv):
 
     Args:
         game: an id of the package, such as `Mastermind-v0`, or `solved` for those with a solution here.
-        train: seeds of each game in the split `train`.
-        held_out: seeds of each game in the split `eval`.
+        train: games of each kind in the split `train`.
+        held_out: games of each kind in the split `eval`. No game starts as one of `train` does; a kind that has fewer
+            different games keeps a fifth of them here, and Tower of Hanoi, which has one, has it here.
     """
 
     third_party = ("textarena",)
     known_flaws = (
         "Wordle, Hangman, WordLadder and WordSearch fetch word lists of NLTK when they start, and need the network.",
         "TwentyQuestions asks a model of OpenRouter.",
+        "GuessTheNumber raises at its limit of turns if it cannot read the last move; here the game is lost then.",
     )
     own_random = True  # games draw from the process's generator
     score_truncated = True
@@ -61,12 +74,15 @@ class TextArena(ToolEnv):
         self.tasks = _tasks(tuple(SOLVERS) if game == ALL else (game,), train, held_out)
 
     def start(self, task: Task) -> str:
-        self.game = from_package("textarena", INSTALL).make(task.data["game"])
-        self.game.reset(num_players=1, seed=task.data["seed"])
+        self.game = _opened(task.data["game"], task.data["seed"])
         return self._seen()
 
     def respond(self, text: str) -> str | None:
-        over, _ = self.game.step(text)
+        try:
+            over, _ = self.game.step(text)
+        except Exception as error:  # the game's own code, on what the player said: the move is not accepted
+            self.add_info(game_raised=f"{type(error).__name__}: {error}"[:200])
+            over = True
         if over:
             self.terminate()
             return "The game is over."

@@ -125,6 +125,19 @@ def test_the_first_of_the_answers_is_the_oracle_and_dots_become_underscores():
     assert "bfcl_eval.constants.model_config" not in sys.modules, "the stand-in for the table of models has stayed"
 
 
+def test_an_answer_as_it_ships_keeps_what_the_function_does_not_have(tmp_path):
+    answer = json.loads(json.dumps(ANSWER))
+    answer["ground_truth"][0]["math.area"]["colour"] = ["red", ""]
+    file = tmp_path / "bfcl_eval" / "data" / "possible_answer" / "BFCL_v4_simple_python.json"
+    file.write_text(json.dumps(answer))
+    env = make(AST, category="simple_python")
+    messages, _ = env.reset(seed=0)
+    assert env.as_shipped(messages).tool_calls[0].arguments == {"base": 3, "how": {"unit": "m"}, "colour": "red"}
+    assert env.step(env.as_shipped(messages))[1] == 0.0
+    env.reset(seed=0)
+    assert env.step(env.oracle(messages))[1] == 1.0
+
+
 @pytest.mark.parametrize(
     "action",
     [

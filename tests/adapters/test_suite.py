@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.adapters.suite import from_package, splits_of, suite_tool
+from agentrl.adapters.suite import Seeded, from_package, seeded_tasks, splits_of, suite_tool
 from agentrl.cli.checks.doctor import look_at_environments
 from agentrl.cli.envs import describe
 from agentrl.env import registry
@@ -88,3 +88,40 @@ def test_tasks_go_to_a_training_split_by_their_id_alone():
     assert {task.id for task in splits_of(items[:20], 0.5).split("train")} == train & {id for id, _ in items[:20]}
     with pytest.raises(ValueError, match="train_share must be from 0 up to below 1, got 1"):
         splits_of(items, 1.0)
+
+
+def counted(kinds):
+    """A generator with that many contents, which come again and again."""
+
+    def one(split, index):
+        number = (index + (1_000 if split == "eval" else 0)) % kinds
+        return f"{split}-{index}", {"number": number}, str(number)
+
+    return one
+
+
+@pytest.mark.parametrize(
+    ("kinds", "train", "held_out", "sizes"),
+    [(100, 5, 3, (5, 3)), (6, 5, 3, (3, 3)), (6, 5, 10, (4, 2)), (1, 5, 3, (0, 1)), (6, 0, 10, (0, 6))],
+)
+def test_splits_share_no_content_and_a_generator_of_few_keeps_a_fifth_of_them_for_eval(kinds, train, held_out, sizes):
+    tasks = seeded_tasks([Seeded(counted(kinds))], train, held_out)
+    found = {
+        split: [task.data["number"] for task in tasks.split(split)]
+        for split in ("train", "eval")
+        if sizes[split == "eval"]
+    }
+    assert tuple(len(found.get(split, [])) for split in ("train", "eval")) == sizes
+    everything = [number for numbers in found.values() for number in numbers]
+    assert len(set(everything)) == len(everything)
+
+
+def test_no_more_indices_are_tried_than_a_generator_has():
+    tried = []
+
+    def one(split, index):
+        tried.append(index)
+        return f"{split}-{index}", {}, "the same"
+
+    assert len(Seeded(one, most=7).splits(0, 5)["eval"]) == 1
+    assert max(tried) == 6

@@ -7,15 +7,16 @@ read. What it does not find may still be there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from statistics import fmean
 
 import numpy as np
 
 from agentrl.bench.audit.data import check_empty, check_prompt, check_reach, check_splits
+from agentrl.bench.audit.declared import check_not_judged, check_shipped
 from agentrl.bench.audit.payments import check_panel
-from agentrl.bench.audit.playing import Subject
+from agentrl.bench.audit.playing import AS_SHIPPED, ORACLE, Subject
 from agentrl.bench.audit.report import AuditReport, Earned, Flaw, worst_first
 from agentrl.bench.audit.verifier import (
     check_components,
@@ -26,11 +27,14 @@ from agentrl.bench.audit.verifier import (
     check_untouched,
 )
 from agentrl.bench.evaluate import Which, env_maker
+from agentrl.errors import did_you_mean
 from agentrl.trajectory import Task
 
 Check = Callable[[Subject], Awaitable[list[Flaw]]]
 CHECKS: tuple[Check, ...] = (
     check_oracle,
+    check_shipped,
+    check_not_judged,
     check_panel,
     check_untouched,
     check_reach,
@@ -51,6 +55,7 @@ async def aaudit(
     num_tasks: int | None = 30,
     seed: int = 0,
     max_concurrency: int = 16,
+    checks: Sequence[str] | None = None,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> AuditReport:
     """Look for reasons why scores on an environment may mean nothing.
@@ -61,33 +66,41 @@ async def aaudit(
         num_tasks: how many, spread over the split; None takes all.
         seed: of the episodes.
         max_concurrency: episodes alive at the same time.
+        checks: names of those to run, such as `untouched`; None runs all. The panel is what costs most.
         on_progress: called with the check that runs and the number of episodes so far.
     Returns: the flaws, worst first; `report.ok` is whether none is an error.
-    Raises: EnvNotFound, TaskError for a split that the environment does not have.
+    Raises: EnvNotFound, TaskError for a split that the environment does not have, ValueError for an unknown check.
     """
     if num_tasks is not None and num_tasks < 1:
         raise ValueError(f"num_tasks must be at least 1, got {num_tasks}")
+    chosen = _checks(checks)
     subject = await _subject(env, split, num_tasks, seed, max_concurrency)
     flaws: list[Flaw] = []
-    ran = []
-    for check in CHECKS:
-        name = check.__name__.removeprefix("check_")
+    for name, check in chosen.items():
         if on_progress is not None:
             on_progress(name, subject.count)
             subject.on_progress = partial(on_progress, name)
         flaws += await check(subject)
-        ran.append(name)
     panel = {
         name: Earned(fmean(t.success for t in episodes), fmean(t.reward for t in episodes))
         for name, episodes in subject.played.items()
     }
     best = dict(sorted(panel.items(), key=lambda item: (-item[1].success, -item[1].reward)))
-    return AuditReport(subject.ref, split, len(subject.tasks), worst_first(flaws), tuple(ran), best)
+    return AuditReport(subject.ref, split, len(subject.tasks), worst_first(flaws), tuple(chosen), best)
 
 
 def audit(env: Which, **options: object) -> AuditReport:
     """`aaudit` for code without an event loop; the same arguments."""
     return asyncio.run(aaudit(env, **options))  # type: ignore[arg-type]
+
+
+def _checks(names: Sequence[str] | None) -> dict[str, Check]:
+    """The checks of these names, in the order in which they run."""
+    known = {check.__name__.removeprefix("check_"): check for check in CHECKS}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"the audit has no check {name!r}.{did_you_mean(name, known)}")
+    return {name: check for name, check in known.items() if names is None or name in names}
 
 
 async def _subject(env: Which, split: str, num_tasks: int | None, seed: int, max_concurrency: int) -> Subject:
@@ -96,10 +109,10 @@ async def _subject(env: Which, split: str, num_tasks: int | None, seed: int, max
         tasks = probe.tasks.split(split)
         others = {name: probe.tasks.split(name) for name in probe.tasks.splits if name != split}
         tools = tuple(str(tool["function"]["name"]) for tool in probe.tool_schemas)
-        has_oracle = callable(getattr(probe, "oracle", None))
+        has_oracle, has_shipped = (callable(getattr(probe, name, None)) for name in (ORACLE, AS_SHIPPED))
     finally:
         await probe.aclose()
-    return Subject(env, split, _chosen(tasks, num_tasks), others, has_oracle, tools, max_concurrency, seed)
+    return Subject(env, split, _chosen(tasks, num_tasks), others, has_oracle, tools, max_concurrency, seed, has_shipped)
 
 
 def _chosen(tasks: tuple[Task, ...], count: int | None) -> list[Task]:

@@ -8,8 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from agentrl.bench.audit.golds import golds_of
 from agentrl.bench.audit.playing import Subject
-from agentrl.bench.audit.reach import is_answerlike, shows, spy
+from agentrl.bench.audit.reach import shows, spy
 from agentrl.bench.audit.report import Evidence, Flaw
 from agentrl.messages import Message
 from agentrl.trajectory import Task, Trajectory
@@ -31,7 +32,11 @@ async def check_splits(subject: Subject) -> list[Flaw]:
         return []
     mine = [_Question(*opened) for opened in await subject.opened(subject.tasks)]
     theirs = [_Question(*opened) for opened in await subject.opened(_spread(others, _MOST_OPENED))]
-    pairs = [*_same_data(mine, theirs), *_similar(mine, theirs), *await _same_prompt(subject, mine, theirs)]
+    pairs = [
+        *_same_data(mine, theirs),
+        *await _near_copies(subject, mine, theirs),
+        *await _same_prompt(subject, mine, theirs),
+    ]
     first = {one.task.id: (one, two) for one, two in reversed(pairs)}
     if not first:
         return []
@@ -61,6 +66,7 @@ class _Question:
         self.data = json.dumps(data, sort_keys=True, default=repr)
         self.plain = (_plain(self.prompt), _plain(self.data))
         words = re.findall(r"\w+", f"{self.prompt} {self.data}".lower())
+        self.numbers = re.findall(r"\d+", self.prompt)
         self.shingles = {tuple(words[i : i + _SHINGLE]) for i in range(len(words) - _SHINGLE + 1)}
 
     @property
@@ -100,6 +106,18 @@ async def _same_prompt(subject: Subject, mine: Sequence[_Question], theirs: Sequ
     tasks = list({q.task.id: q.task for pair in pairs for q in pair}.values())
     played = await subject.side_by_side([spy()] if subject.tools else [], tasks)
     return [(one, two) for one, two in pairs if played[one.task.id] == played[two.task.id]]
+
+
+async def _near_copies(subject: Subject, mine: Sequence[_Question], theirs: Sequence[_Question]) -> list[Pair]:
+    """Pairs of similar words and the same numbers, on which the oracle does the same.
+
+    Questions of one pattern are similar, too, and are no copies.
+    """
+    pairs = [(one, two) for one, two in _similar(mine, theirs) if one.numbers == two.numbers]
+    if not pairs or not subject.has_oracle:
+        return pairs
+    solutions = await subject.solutions(list({q.task.id: q.task for pair in pairs for q in pair}.values()))
+    return [(one, two) for one, two in pairs if solutions[one.task.id] == solutions[two.task.id]]
 
 
 def _similar(mine: Sequence[_Question], theirs: Sequence[_Question]) -> Iterator[Pair]:
@@ -164,31 +182,6 @@ def _shown(episode: Trajectory, golds: Sequence[str]) -> str | None:
                 ):
                     return f"the answer {gold!r} stands in what {call.name}({asked[:40]}) replies"
     return None
-
-
-def golds_of(subject: Subject) -> dict[str, list[str]]:
-    """What each task's answer may look like: fields of its data that are named so, and the oracle's last words."""
-    golds: dict[str, list[str]] = {}
-    for task in subject.tasks:
-        golds[task.id] = list(dict.fromkeys(_answers(task.data)))
-    for t in subject.oracle:
-        text = t.turns[-1].action.text.strip() if t.turns and not t.turns[-1].action.tool_calls else ""
-        if t.success and 1 < len(text) <= 200 and text not in golds[t.task.id]:
-            golds[t.task.id].append(text)
-    return golds
-
-
-def _answers(data: Any, named: bool = False) -> Iterator[str]:
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from _answers(value, named or is_answerlike(str(key)))
-    elif isinstance(data, list):
-        for item in data:
-            yield from _answers(item, named)
-    elif named and isinstance(data, (str, int, float)) and not isinstance(data, bool):
-        text = str(data).strip()
-        if len(text) > 1:
-            yield text
 
 
 async def check_empty(subject: Subject) -> list[Flaw]:

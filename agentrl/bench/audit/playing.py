@@ -18,6 +18,7 @@ from agentrl.rollout.runner import Rollouts
 from agentrl.trajectory import EnvRef, Task, Trajectory
 
 ORACLE = "oracle"
+AS_SHIPPED = "as_shipped"
 Played = dict[str, list[Trajectory]]
 """Episodes by the name of what played them, in the order of the tasks."""
 
@@ -35,6 +36,7 @@ class Subject:
         tools: names of the tools that an agent is shown.
         max_concurrency: episodes alive at the same time.
         seed: of the episodes.
+        has_shipped: whether it can show the suite's own solution where its oracle corrects it (`as_shipped`).
         played: what has been played so far.
         on_progress: called with the number of finished episodes.
     """
@@ -47,6 +49,7 @@ class Subject:
     tools: tuple[str, ...]
     max_concurrency: int = 16
     seed: int = 0
+    has_shipped: bool = False
     played: Played = field(default_factory=dict)
     on_progress: Callable[[int], None] | None = None
     count: int = 0
@@ -73,9 +76,26 @@ class Subject:
             self.played |= found
         return found
 
-    async def play_oracle(self, *, concurrency: int | None = None) -> list[Trajectory]:
+    async def play_oracle(self) -> list[Trajectory]:
         """One episode of the oracle on each task."""
-        return (await self._run(OraclePolicy(), [ORACLE], self.tasks, concurrency))[ORACLE]
+        return (await self._run(OraclePolicy(), [ORACLE], self.tasks))[ORACLE]
+
+    async def replay(self, episodes: Sequence[Trajectory]) -> list[Trajectory]:
+        """The actions of an episode of each task a second time, one episode after another.
+
+        An oracle is not asked again: some draw one of several solutions.
+        """
+        recorded = _Recorded({t.task.id: t for t in episodes})
+        return (await self._run(recorded, [ORACLE], self.tasks, 1))[ORACLE]
+
+    async def play_shipped(self) -> list[Trajectory]:
+        """One episode on each task, by the suite's own solution as it stands."""
+        return (await self._run(OraclePolicy({AS_SHIPPED: 1.0}), [AS_SHIPPED], self.tasks))[AS_SHIPPED]
+
+    async def solutions(self, tasks: Sequence[Task]) -> dict[str, list[Any]]:
+        """What the oracle does on each task, turn by turn, all from one seed."""
+        episodes = (await self._run(OraclePolicy(), [ORACLE], tasks, seed=self.seed))[ORACLE]
+        return {t.task.id: [_done(turn.action) for turn in t.turns] for t in episodes}
 
     async def side_by_side(self, probes: Sequence[Probe], tasks: Sequence[Task]) -> dict[str, list[Any]]:
         """What the oracle and some members do and see on each task, all from one seed: equal where tasks are."""
@@ -137,6 +157,35 @@ class Subject:
                 messages, _ = await env.areset(seed=self._seed_of(task), options={"task": task})
                 found.append((task, list(messages), str(list(env.tool_schemas))))
         return found
+
+
+class _Recorded(Policy):
+    """Does in each episode what was done in one of the same task."""
+
+    name = "recorded"
+    sampling = SamplingParams()
+
+    def __init__(self, episodes: Mapping[str, Trajectory]) -> None:
+        self._episodes = episodes
+
+    async def act(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        episode_id: str,
+        sampling: SamplingParams | None = None,
+    ) -> Action:
+        task = episode_id.split(_BETWEEN)[1].rpartition("/")[0]  # after it stand the trial and the attempt
+        turns = self._episodes[task].turns
+        said = sum(message.role == "assistant" for message in messages)
+        shown = sum(message.role == "assistant" for turn in turns[:1] for message in turn.observation)
+        done = said - shown
+        return turns[done].action if done < len(turns) else Action()
+
+
+def _done(action: Action) -> tuple[str, list[tuple[str, Any]]]:
+    return action.text, [(call.name, call.arguments) for call in action.tool_calls]
 
 
 _BETWEEN = "\x1f"  # between a member's name and a task's id in an episode's name

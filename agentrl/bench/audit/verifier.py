@@ -36,7 +36,7 @@ async def check_oracle(subject: Subject) -> list[Flaw]:
     seen = [Evidence.of(t, t.error or f"the oracle earns {t.reward:.3g}") for t in below[:_MOST_EVIDENCE]]
     share = len(below) / len(subject.oracle)
     problem = f"the oracle does not solve {share:.0%} of the tasks"
-    fix = "mend the task, its solution or the verifier; a task without a solution measures nothing"
+    fix = "correct the task, its solution or the verifier; a task without a solution measures nothing"
     return [Flaw("oracle-below-1", "error", problem, fix, _ids(below), len(subject.oracle), tuple(seen))]
 
 
@@ -113,7 +113,7 @@ async def check_repeatable(subject: Subject) -> list[Flaw]:
         if probe.name in subject.played:
             pairs += zip(subject.played[probe.name], await subject.again(probe), strict=True)
     if subject.has_oracle:
-        pairs += zip(subject.oracle, await subject.play_oracle(concurrency=1), strict=True)
+        pairs += zip(subject.oracle, await subject.replay(subject.oracle), strict=True)
     other = [(one, two) for one, two in pairs if _observations(one) != _observations(two)]
     verdict = [(one, two) for one, two in pairs if (one, two) not in other and _verdict(one) != _verdict(two)]
     flaws = []

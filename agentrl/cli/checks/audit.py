@@ -20,6 +20,7 @@ from agentrl.env import registry
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=16, show_default=True, help="Episodes at a time.")
+@click.option("--check", "checks", multiple=True, metavar="NAME", help="Run this check alone (repeatable).")
 @json_option
 @click.pass_context
 def command(
@@ -31,6 +32,7 @@ def command(
     split: str,
     seed: int,
     concurrency: int,
+    checks: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Look for reasons why a score on ENV means nothing: what is paid without work, and a verifier that errs.
@@ -51,6 +53,7 @@ def command(
             num_tasks=None if all_tasks else tasks,
             seed=seed,
             max_concurrency=concurrency,
+            checks=checks or None,
             on_progress=lambda _, count: counter.show(count),
         )
     if as_json:

@@ -14,9 +14,19 @@ from agentrl.bench.audit.reach import is_answerlike, shows
 from agentrl.env import registry
 from agentrl.errors import EnvFault, TaskError
 from tests.bench.audit.planted import PLANTED, PaysNaN, PaysSilenceOnSomeTasks, Sound
+from tests.bench.audit.planted_in_suites import (
+    PLANTED_IN_SUITES,
+    AsksByOnePattern,
+    CallsWhatTheRequestNames,
+    OracleDrawsItsWay,
+    RefusesShippedSolutions,
+    SkipsAPart,
+)
 
 
-@pytest.mark.parametrize(("env", "kind"), PLANTED.items(), ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("env", "kind"), [*PLANTED.items(), *PLANTED_IN_SUITES.items()], ids=lambda value: getattr(value, "__name__", value)
+)
 def test_a_planted_flaw_is_found_and_its_evidence_is_shown(env, kind):
     report = audit(env)
     flaw = next((flaw for flaw in report.flaws if flaw.kind == kind), None)
@@ -34,6 +44,30 @@ def test_a_sound_benchmark_has_no_flaw():
     assert len(report.checks) == len(CHECKS)
     assert report.panel["oracle"].success == 1
     assert max(earned.success for name, earned in report.panel.items() if name != "oracle") == 0
+
+
+@pytest.mark.parametrize(
+    ("env", "kind"),
+    [
+        (CallsWhatTheRequestNames, "answer-in-prompt"),
+        (AsksByOnePattern, "splits-overlap"),
+        (OracleDrawsItsWay, "does-not-reproduce"),
+    ],
+)
+def test_what_is_right_is_no_flaw(env, kind):
+    report = audit(env)
+    assert report.panel["oracle"].success == 1
+    assert kind not in report.kinds
+
+
+@pytest.mark.parametrize(
+    ("env", "kind"), [(RefusesShippedSolutions, "shipped-solution-refused"), (SkipsAPart, "skipped-check")]
+)
+def test_the_tasks_where_a_suite_is_changed_are_named_exactly(env, kind):
+    flaw = next(flaw for flaw in audit(env, num_tasks=None).flaws if flaw.kind == kind)
+    tasks = registry.make(f"{env.__module__}:{env.__name__}").tasks.split("eval")
+    assert list(flaw.tasks) == [task.id for task in tasks if task.data["left"] % 4 == 0]
+    assert flaw.tasks
 
 
 def test_every_kind_of_flaw_that_is_planted_is_an_error_where_it_gives_success_for_nothing():
@@ -55,6 +89,15 @@ def test_the_json_form_holds_the_transcript():
     flaw = next(flaw for flaw in record["flaws"] if flaw["kind"] == "pays-for-no-answer")
     assert flaw["evidence"][0]["messages"][-1]["content"] == "NaN"
     assert flaw["evidence"][0]["success"] is True
+
+
+def test_some_checks_alone_play_no_more_than_they_need():
+    report = audit(PaysSilenceOnSomeTasks, checks=["splits", "untouched"])
+    assert report.checks == ("untouched", "splits")
+    assert report.kinds == {"untouched-world-scores"}
+    assert report.panel == {}
+    with pytest.raises(ValueError, match=r"no check 'untuched'\. Did you mean 'untouched'"):
+        audit(Sound, checks=["untuched"])
 
 
 def test_an_unknown_split_and_no_tasks_are_refused():
