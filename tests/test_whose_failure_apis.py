@@ -11,39 +11,35 @@ import httpx
 import pytest
 
 from agentrl.policy.by_name import resolve
-from agentrl.trajectory import Task, Trajectory
+from agentrl.trajectory import Trajectory
 from tests.policy.remote.wire_bots import Call, error, reply
-from tests.test_whose_failure import CUT_OFF, FAILED, NETWORK, READ, SERVER, Cause, Fickle, lands, raising, second_of
+from tests.test_whose_failure import (
+    CUT_OFF,
+    FAILED,
+    NETWORK,
+    READ,
+    SERVER,
+    Cause,
+    Talks,
+    lands,
+    poisoned,
+    raising,
+    second_of,
+)
 
 APIS = {"responses": "Responses API", "anthropic": "Messages API"}
 Answer = Callable[[], httpx.Response]
 
 
-class Talks(Fickle):
-    """The tasks are called 0 and 1."""
-
-    async def start(self, task: Task) -> str:
-        return f"task {task.data['n']}"
-
-
 def served(kind: str, lands: str, answer: Answer, *, always: bool = False) -> Cause:
     """A server that answers so once the model has spoken in the second episode, or, if `always`, from then on."""
 
+    def speak(calls: bool) -> httpx.Response:
+        made: Sequence[Call] = [("call_1x", "use", {"word": "poison"})] if calls else []
+        return httpx.Response(200, json=reply(kind, "" if calls else "Bye.", made))
+
     async def play() -> Trajectory:
-        down = False
-
-        def handle(request: httpx.Request) -> httpx.Response:
-            nonlocal down
-            told = b"not valid JSON" in request.content
-            poisoned = b"poison" in request.content and not told
-            down = down or (poisoned and always)
-            if poisoned or down:
-                return answer()
-            second = b"task 1" in request.content and not told
-            calls: Sequence[Call] = [("call_1x", "use", {"word": "poison"})] if second else []
-            return httpx.Response(200, json=reply(kind, "" if calls else "Bye.", calls))
-
-        client = httpx.AsyncClient(transport=httpx.MockTransport(handle))
+        client = poisoned(answer, speak, b"not valid JSON", always=always)
         chat = {"client": client, "max_retries": 1, "max_backoff_s": 0.001}
         return await second_of(Talks, resolve(f"{kind}:bot", base_url="http://server/v1", chat=chat))
 
