@@ -324,31 +324,47 @@ SERVERS = {
 # The policy's server.
 
 
+class Talks(Fickle):
+    """The tasks are called 0 and 1."""
+
+    async def start(self, task: Task) -> str:
+        return f"task {task.data['n']}"
+
+
+def poisoned(
+    reply: Callable[[], Any], speak: Callable[[bool], httpx.Response], told: bytes, *, always: bool
+) -> httpx.AsyncClient:
+    """A client of a server that fails by `reply` once the model has spoken in the second episode, if `always` for good.
+
+    Args:
+        speak: the model's turn otherwise; it is given whether to call `use` with the word `poison`.
+        told: what the conversation holds once the model has read of the failure.
+    """
+    down = False
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        nonlocal down
+        has_read = told in request.content
+        fails = b"poison" in request.content and not has_read
+        down = down or (fails and always)
+        return reply() if fails or down else speak(b"task 1" in request.content and not has_read)
+
+    return httpx.AsyncClient(transport=httpx.MockTransport(handle))
+
+
 def chat(lands: str, reply: Callable[[], Any], *, always: bool = False) -> Cause:
     """A chat server that answers so once the model has spoken in the second episode."""
 
+    def speak(calls: bool) -> httpx.Response:
+        body = dict(next(body for name, body, _ in TURNS if name == "openai: stop"))
+        if calls:
+            function = {"name": "use", "arguments": '{"word": "poison"}'}
+            message = {"content": None, "tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+            body["choices"] = [{"finish_reason": "tool_calls", "message": message}]
+        return httpx.Response(200, json=body)
+
     async def play() -> Trajectory:
-        down = False
-
-        def handle(request: httpx.Request) -> httpx.Response:
-            nonlocal down
-            told = b"could not be read" in request.content
-            poisoned = b"poison" in request.content and not told
-            down = down or (poisoned and always)
-            if poisoned or down:
-                return reply()
-            body = dict(next(body for name, body, _ in TURNS if name == "openai: stop"))
-            if b"task 1" in request.content and not told:
-                function = {"name": "use", "arguments": '{"word": "poison"}'}
-                message = {"content": None, "tool_calls": [{"id": "c1", "type": "function", "function": function}]}
-                body["choices"] = [{"finish_reason": "tool_calls", "message": message}]
-            return httpx.Response(200, json=body)
-
-        class Talks(Fickle):
-            async def start(self, task: Task) -> str:
-                return f"task {task.data['n']}"
-
-        client = httpx.AsyncClient(transport=httpx.MockTransport(handle))
+        client = poisoned(reply, speak, b"could not be read", always=always)
         policy = ChatPolicy("bot", base_url="http://server/v1", client=client, max_retries=1, max_backoff_s=0.001)
         return await second_of(Talks, policy)
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from tests.policy.remote.wire_bots import add_numbers, error
 
@@ -68,7 +68,11 @@ class FaultServer(ThreadingHTTPServer):
                 return fault
         return ""
 
-    def __enter__(self) -> FaultServer:
+    def turn(self, body: Mapping[str, Any], *, truncated: bool = False) -> dict[str, Any]:
+        """The bot's turn. Args: truncated: the arguments of its call lack their end."""
+        return add_numbers(self.kind, body, truncated=truncated)
+
+    def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
@@ -89,8 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
         fault, body = self.server.fate(content), json.loads(content)
-        made = add_numbers(self.server.kind, body, truncated=fault == "truncated call")
-        if fault == "truncated call" and made == add_numbers(self.server.kind, body):
+        made = self.server.turn(body, truncated=fault == "truncated call")
+        if fault == "truncated call" and made == self.server.turn(body):
             fault = ""  # the bot made no call
         with self.server.lock:
             self.server.faults[fault] += 1

@@ -70,7 +70,8 @@ FOREVER = {
 @pytest.mark.parametrize(("fault", "who"), FOREVER.items())
 async def test_a_fault_that_stays_is_of_its_class(kind: str, fault: str, who: str) -> None:
     with FaultServer(kind, {fault: 1.0}) as server:
-        async with resolve(f"{kind}:bot", setup(server, timeout_s=0.1, max_retries=1)) as policy:
+        timeout_s = 0.1 if fault == "slow" else 10.0
+        async with resolve(f"{kind}:bot", setup(server, timeout_s=timeout_s, max_retries=1)) as policy:
             with pytest.raises(PolicyFault) as raised:
                 await policy.act(QUESTION, (), episode_id="e")
     assert raised.value.at == who
