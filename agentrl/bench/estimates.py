@@ -271,8 +271,8 @@ def paired_outcomes(
     Wilson's intervals of the two rates at their effective sample sizes (as in `clustered_proportion`, without what
     makes those wider: a difference of pairs needs neither) are combined by squaring and adding, with the correlation
     of the tasks' means. With one trial per task this is Newcombe's interval, his correction of the correlation
-    included. Over families the interval is that, with Student's t, or that of the mean difference of families where it
-    is wider: neither is wide enough everywhere. One family says nothing.
+    included. With several trials, and over families, Student's t of the mean difference of tasks (families) counts
+    where it is wider: neither is wide enough everywhere. One family says nothing.
 
     Args: first, second: (C,) outcomes of each task's trials, each 0 or 1; at least one trial per task.
     Source: Newcombe 1998, Statistics in Medicine 17, 2635, method 10; for intervals of other kinds Zou and Donner 2008,
@@ -291,7 +291,7 @@ def paired_outcomes(
     mean = one.mean - other.mean
     below = _combined(one.mean - one.low, other.high - other.mean, correlation)
     above = _combined(one.high - one.mean, other.mean - other.low, correlation)
-    if clusters.count < len(x):
+    if clusters.count < len(x) or max(map(len, (*first, *second)), default=0) > 1:
         half = (
             (clustered_mean((x - y)[:, None].tolist(), level, families=families).high - mean) if np.ptp(x - y) else 0.0
         )

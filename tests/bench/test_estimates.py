@@ -413,3 +413,18 @@ def test_the_interval_over_seeds_covers() -> None:
         found = paired_over_seeds(first, second)
         hits += found.low <= 0 <= found.high
     assert hits >= 180
+
+
+def test_a_difference_of_several_trials_is_no_surer_than_the_tasks_differences() -> None:
+    rng = np.random.default_rng(3)
+    wider = 0
+    for _ in range(40):
+        chances = rng.beta(4, 1, size=5)
+        first, second = ([rng.random(10) < c for c in (chances, chances * rng.choice([1, 0.6], 5))[i]] for i in (0, 1))
+        one, other = ([[float(v) for v in trials] for trials in side] for side in (first, second))
+        found = paired_outcomes(one, other)
+        of_tasks = clustered_mean([[float(np.mean(a) - np.mean(b))] for a, b in zip(one, other, strict=True)])
+        assert found.low <= max(of_tasks.low, -1) + 1e-12
+        assert found.high >= min(of_tasks.high, 1) - 1e-12
+        wider += found.high > of_tasks.high + 1e-9
+    assert 0 < wider < 40
