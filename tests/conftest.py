@@ -1,9 +1,11 @@
-"""Marks the tests that start sandboxes, and makes sure that tests of Ctrl-C get it."""
+"""Marks the tests that start sandboxes; lets tests of Ctrl-C get it; keeps the log of one test from muting another."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -31,3 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.sandbox)
             if sys.platform != "linux":
                 item.add_marker(pytest.mark.skip("bubblewrap runs on Linux alone"))
+
+
+@pytest.fixture(autouse=True)
+def log_filters_end_with_the_test() -> Iterator[None]:
+    """The command line puts filters on the root's handlers, which pytest keeps for all its tests."""
+    yield
+    for handler in logging.getLogger().handlers:
+        for added in [one for one in handler.filters if type(one).__module__.startswith("agentrl.")]:
+            handler.removeFilter(added)

@@ -156,7 +156,7 @@ def test_nothing_is_written_beside_a_store(tmp_path: Path, watch: Watch) -> None
 
 
 def test_the_thread_follows_new_runs_and_ends(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentrl.viewer.watch._FIND_S", 0.05)
+    monkeypatch.setitem(Watcher.__init__.__globals__, "_FIND_S", 0.05)
     watcher = watch(tmp_path)
     before = threading.active_count()
     with watcher:

@@ -112,8 +112,11 @@ def _open(path: Path | None) -> sqlite3.Connection:
 
 
 def _prepare(file: sqlite3.Connection, place: str) -> None:
+    file.execute("BEGIN")  # both are read as of one moment: another process may be making the file
     (application,) = file.execute("PRAGMA application_id").fetchone()
-    if application != _APPLICATION and file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    (tables,) = file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    file.execute("COMMIT")
+    if application != _APPLICATION and tables:
         file.close()
         raise ConfigError(f"{place} is a database of something else: name another file for the verdicts")
     file.execute("PRAGMA journal_mode = WAL")
