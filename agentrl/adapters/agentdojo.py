@@ -14,7 +14,7 @@ from threading import RLock
 from types import SimpleNamespace
 from typing import Any
 
-from agentrl.adapters.suite import from_package, splits_of, suite_tool
+from agentrl.adapters.suite import from_package, pass_on_host_fault, splits_of, suite_tool
 from agentrl.env.base import StepResult, as_action
 from agentrl.env.registry import register
 from agentrl.env.results import plain_value
@@ -152,6 +152,7 @@ class AgentDojo(ToolEnv):
         try:
             return float(bool(suite._check_task_result(task, output, self.before, self.world, calls)))
         except Exception as error:  # a check that raises on what the agent left behind has not passed it
+            pass_on_host_fault(error)
             self.add_info(check_raised=f"{type(error).__name__}: {error}"[:200])
             return 0.0
 

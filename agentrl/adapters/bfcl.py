@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from agentrl.adapters.suite import from_package, splits_of, suite_tool
+from agentrl.adapters.suite import from_package, pass_on_host_fault, splits_of, suite_tool
 from agentrl.env.base import StepResult, as_action
 from agentrl.env.registry import register
 from agentrl.env.tool_env import ToolEnv
@@ -197,7 +197,8 @@ def is_right(data: Mapping[str, Any], made: Sequence[ToolCall]) -> bool:
     language = from_package("bfcl_eval.constants.enums", INSTALL).Language.PYTHON
     try:
         return bool(check(output, deepcopy(data["answer"]), language, category, "agentrl")["valid"])
-    except Exception:  # the checker raises on values of a kind that it does not expect: they are not accepted
+    except Exception as error:  # the checker raises on values of a kind that it does not expect: they are not accepted
+        pass_on_host_fault(error)
         return False
 
 

@@ -17,7 +17,7 @@ from threading import RLock
 from typing import Any
 
 from agentrl.adapters.bfcl import HINT, INSTALL, rows, schema_of
-from agentrl.adapters.suite import SuiteTool, from_package, splits_of, suite_tool
+from agentrl.adapters.suite import SuiteTool, from_package, pass_on_host_fault, splits_of, suite_tool
 from agentrl.env.base import StepResult, as_action
 from agentrl.env.registry import register
 from agentrl.env.tool_env import ToolEnv
@@ -190,7 +190,7 @@ class BFCLMultiTurn(ToolEnv):
 
 
 def _endless(given: Mapping[str, Any]) -> str | None:
-    """The argument for which a call would compute so many digits that it never returns: nothing can interrupt it."""
+    """The argument that asks for more digits than a call can compute in time; nothing could interrupt that call."""
     numbers = {name: given.get(name) for name in _COUNTS_OF_DIGITS}
     return next(
         (n for n, count in numbers.items() if isinstance(count, (int, float)) and abs(count) > _MOST_DIGITS), None
@@ -211,7 +211,8 @@ def is_right(task_id: str, data: Mapping[str, Any], steps: Steps) -> bool:
     with _worlds(_package("multi_turn_utils"), {}):
         try:
             return bool(check(steps, data["answer"], json.loads(json.dumps(entry)), "", _MODEL)["valid"])
-        except Exception:  # the package's code raises on what calls left behind: it has not accepted them
+        except Exception as error:  # the package's code raises on what calls left behind: it has not accepted them
+            pass_on_host_fault(error)
             return False
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from agentrl.adapters.answers import is_arithmetic, is_literal
-from agentrl.adapters.suite import Seeded, from_package, seeded_tasks
+from agentrl.adapters.suite import Seeded, from_package, pass_on_host_fault, seeded_tasks
 from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
@@ -135,6 +135,7 @@ class ReasoningGym(ToolEnv):
         try:
             return float(dataset.score_answer(answer, self.entry))
         except Exception as error:
+            pass_on_host_fault(error)
             self.add_info(verifier_raised=f"{type(error).__name__}: {error}"[:200])
             return 0.0
 

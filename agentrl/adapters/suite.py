@@ -14,13 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from agentrl.env.blame import culprit
 from agentrl.env.results import to_text
 from agentrl.env.tasks import Tasks
 from agentrl.errors import PackageMissing, ToolError
 from agentrl.tool_schema import Tool
 from agentrl.trajectory import Task
 
-_SHARE = 5  # one task in so many is held out where a generator has few
+_SHARE = 5  # where a generator has few tasks, one in five is held out
 _TRIED = 4  # indices for each task that is wanted
 
 
@@ -79,9 +80,19 @@ def suite_tool(
         except ToolError:
             raise
         except Exception as error:
+            pass_on_host_fault(error)
             raise ToolError(f"{type(error).__name__}: {error}") from error
 
     return SuiteTool(name, description, _AnyArguments, function, parameters=parameters)
+
+
+def pass_on_host_fault(error: Exception) -> None:
+    """Raise an exception again that says that this machine failed, such as one without memory or disk.
+
+    Code of a suite raises on what an agent did, and that is a verdict. A fault of the machine is none.
+    """
+    if culprit(error) == "host":
+        raise error
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """tau3 (tau2-bench 1.0): customer service in a shop or a bank, over the package that you have installed.
 
 It needs Python 3.12. The databases, the tools and the checks are the package's own. The user is not simulated here: the
-agent reads the user's instructions, and the user's tools are offered beside its own. So this measures the use of tools
-and policies, not a conversation, and its numbers are no tau3 numbers.
+agent reads the user's instructions, and gets the user's tools as well as its own. So this measures the use of tools and
+policies, not a conversation, and its numbers are no tau3 numbers.
 """
 
 from __future__ import annotations

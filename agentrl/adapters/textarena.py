@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
-from agentrl.adapters.suite import Seeded, from_package, seeded_tasks
+from agentrl.adapters.suite import Seeded, from_package, pass_on_host_fault, seeded_tasks
 from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
@@ -81,6 +81,7 @@ class TextArena(ToolEnv):
         try:
             over, _ = self.game.step(text)
         except Exception as error:  # the game's own code, on what the player said: the move is not accepted
+            pass_on_host_fault(error)
             self.add_info(game_raised=f"{type(error).__name__}: {error}"[:200])
             over = True
         if over:

@@ -21,6 +21,8 @@ FILES = {
                 a, b = random.randint(1, self.most), random.randint(1, 2)
                 return {"question": f"{a}+{b}?", "answer": str(a + b), "metadata": {}}
             def score_answer(self, answer, entry):
+                if answer == "no memory":
+                    raise MemoryError
                 if answer == "raise":
                     raise ValueError("not a number")
                 return 1.0 if answer == entry["answer"] else 0.01
@@ -92,6 +94,9 @@ def test_a_part_is_paid_and_is_no_success_and_a_verifier_that_raises_pays_nothin
     env.reset(seed=0)
     _, reward, _, _, info = env.step("raise")
     assert (reward, info["verifier_raised"]) == (0.0, "ValueError: not a number")
+    env.reset(seed=0)
+    with pytest.raises(MemoryError):  # a rollout records a fault of the machine, and no reward
+        env.step("no memory")
 
 
 def test_no_question_is_in_both_splits_and_few_questions_give_few_tasks():

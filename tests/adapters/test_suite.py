@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -66,6 +67,8 @@ def test_a_tool_of_a_suite_shows_its_schema_and_answers_what_the_suite_raises():
     def run(env, name, given):
         if given.get("bad"):
             raise KeyError("no such file")
+        if given.get("full"):
+            raise OSError(errno.ENOSPC, "no space left")
         return {"name": name, **given}
 
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
@@ -77,6 +80,8 @@ def test_a_tool_of_a_suite_shows_its_schema_and_answers_what_the_suite_raises():
         tool.function(**tool.validate({"bad": True}))
     with pytest.raises(ToolError, match="must be an object"):
         tool.validate(["x"])
+    with pytest.raises(OSError, match="no space left"):  # this machine's, which no model reads or is scored for
+        tool.function(**tool.validate({"full": True}))
 
 
 def test_tasks_go_to_a_training_split_by_their_id_alone():

@@ -92,7 +92,7 @@ def _run(engine: Engine, statement: str, limits: SqlLimits, path: str | None = N
 
 @contextlib.contextmanager
 def _bounded(most_bytes: int, path: str | None) -> Iterator[None]:
-    """Let this process and the files of a database grow by at most so many bytes.
+    """Let this process and the files of a database grow by a limited number of bytes.
 
     What is sorted stays in memory; the bound of files also holds for a SQLite that was built to write it to a file.
     """

@@ -47,7 +47,7 @@ def export_tasks(env: str | EnvRef, out: str | Path, *, split: str = "eval", lim
         env: an id or a reference; its class has `task_folder`.
         out: a new or empty folder.
         split: which tasks.
-        limit: the first so many of them.
+        limit: number of tasks, the first of the split.
     Raises: ConfigError if the environment's tasks cannot be written so, or if there is something in `out`.
     """
     made = registry.make(env)

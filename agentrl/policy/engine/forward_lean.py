@@ -294,7 +294,7 @@ class LeanForward:
         return _Layout(put(all_rows), put(positions), len(rows), self._decodes(rows), tuple(made), put(ends))
 
     def _span(self, longest: int) -> int:
-        """How many keys are read where a query sees so many."""
+        """How many keys are read for a query that sees `longest`."""
         return self.shapes.span(int(self.shapes.classes(np.array([longest]))[0]), longest)
 
     def _decodes(self, rows: NDArray[np.int64]) -> tuple[_Decode, ...]:

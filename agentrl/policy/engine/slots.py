@@ -83,7 +83,7 @@ class KvSlots:
         self.clear()
 
     def _grow(self, index: int, rows: int, positions: int) -> int:
-        """Move a layer, whose old storage has so many rows and positions. Returns: the bytes of that."""
+        """Move a layer out of old storage of `rows` and `positions`. Returns: the bytes of the old storage."""
         keys, values = self.layers[index]
         self.layers[index] = self._moved(keys, rows, positions), self._moved(values, rows, positions)
         return keys.nbytes + values.nbytes

@@ -13,7 +13,7 @@ from agentrl.policy.base import SamplingParams
 
 # The largest uniform number: times any float32 total it stays below that total.
 _BELOW_ONE = 1.0 - 2.0**-23
-# A cut of top-p or top-k is looked for among so many tokens, and then among all.
+# A cut of top-p or top-k is looked for among this number of the most likely tokens, and then among all.
 _FIRST = 256
 # A mass that no sum of probabilities reaches.
 _ALL = 2.0

@@ -23,7 +23,7 @@ from agentrl.rollout.sources.chat_file import IMPORTED, ChatError
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
 MARK = "agentrl_format"
-"""Key that says that AgentRL wrote the fields beside it, and in which format."""
+"""A key of the same object: AgentRL wrote its other fields, in this format."""
 _OF_EPISODES = ("env", "task", "seed", "ending", "group_id", "episode_id", "labels", "info", "fork")
 _OF_ACTIONS = ("versions", "finish_reason", "usage")
 Tools = Sequence[Mapping[str, Any]]
