@@ -1,0 +1,246 @@
+"""What `agentrl report` and `agentrl compare` take on stores of growing size: peak memory and time.
+
+usage: nice -n 10 python benchmarks/store_size.py [--mb 10 100 1000] [--turns 20] [--under DIR] [--json]
+
+Makes stores of each size in a temporary folder (or under --under): a benchmark's and a training run's. One benchmark of
+16 short episodes is really played; its lines are repeated under other names until the store has the size. Then each
+command runs in a process of its own, and the table says its peak of resident memory, its seconds of CPU, and how both
+grow: an exponent of 1 is as fast as the store, 0 not at all. Exit code 1 if a command fails, or holds more than
+--most-mb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agentrl.bench.result import BenchConfig
+from agentrl.bench.runner import run_bench
+from agentrl.env.tasks import Tasks
+from agentrl.env.tool_env import ToolEnv
+from agentrl.messages import Action, ToolCall
+from agentrl.policy.function import FunctionPolicy
+from agentrl.rollout.store import write_summary
+from agentrl.tool_schema import tool
+from agentrl.trajectory import Task
+
+PLAYED = 16
+OBSERVED, SAMPLED = 300, 60  # tokens of a turn
+VOCABULARY = 150_000
+COMMANDS = {
+    "report, benchmark": ["report", "{bench}"],
+    "report, training run": ["report", "{run}"],
+    "compare": ["compare", "{bench}", "{other}"],
+    "compare --report": ["compare", "{bench}", "{other}", "--report", "{bench}/both.html"],
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One command on one size of store."""
+
+    command: str
+    store_mb: float
+    episodes: int
+    peak_mb: float
+    cpu_s: float
+    wall_s: float
+
+
+class Library(ToolEnv):
+    """Read pages until enough were read, then answer."""
+
+    tasks = Tasks.of(eval=[{"n": n} for n in range(PLAYED)])
+
+    def start(self, task: Task) -> str:
+        return f"Read the pages of book {task.data['n']}."
+
+    @tool
+    def read(self, page: int) -> str:
+        """Read a page."""
+        words = random.Random(page)
+        return " ".join(f"word{words.randrange(5_000)}" for _ in range(OBSERVED // 2))
+
+    def score(self, answer: str | None) -> float:
+        return float(self.task.data["n"] % 2)
+
+
+def reader(turns: int) -> FunctionPolicy:
+    """Reads `turns - 1` pages with made-up tokens, as a local model records them."""
+
+    async def act(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Action:
+        turn = len(messages) // 2
+        ids = random.Random(7)
+        size = turn * (OBSERVED + SAMPLED) + OBSERVED
+        context = tuple(ids.randrange(VOCABULARY) for _ in range(size + SAMPLED))
+        last = turn >= turns - 1
+        return Action(
+            text="It is done." if last else "",
+            tool_calls=() if last else (ToolCall("read", {"page": turn}),),
+            prompt_ids=context[:size],
+            token_ids=context[size:],
+            logprobs=tuple(-ids.random() for _ in range(SAMPLED)),
+            versions=(0,) * SAMPLED,
+            usage={"prompt_tokens": size, "completion_tokens": SAMPLED, "cached_tokens": 0},
+        )
+
+    return FunctionPolicy(act, "reader")
+
+
+def play(folder: Path, turns: int) -> None:
+    """The benchmark whose lines are repeated."""
+
+    class Limited(Library):
+        max_turns = turns + 1
+
+    run_bench(Limited, reader(turns), config=BenchConfig(references=False), out=folder)
+
+
+def multiply(source: Path, folder: Path, size: int) -> int:
+    """A benchmark's folder of about `size` bytes, with other names for each repetition. Returns: its episodes."""
+    folder.mkdir(parents=True)
+    lines = (source / "trajectories.jsonl").read_bytes().splitlines(keepends=True)
+    summary = json.loads((source / "summary.json").read_text())
+    tasks, marks = summary["tasks"], summary["identity"]["tasks"]["fingerprints"]
+    old_tasks, old_marks = dict(tasks), dict(marks)
+    tasks.clear()
+    marks.clear()
+    count = 0
+    with (folder / "trajectories.jsonl").open("wb") as file:
+        for round_ in _rounds(file, size):
+            for line in lines:
+                record = json.loads(line)
+                if "turns" not in record:
+                    file.write(line) if not round_ else None
+                    continue
+                task = record["task"]["id"]
+                name = f"{task}-{round_}"
+                file.write(_renamed(line, task, name))
+                tasks[name], marks[name] = old_tasks[task], old_marks[task]
+                count += 1
+    summary |= {"n_planned": count, "n_tasks": count, "n_episodes": count}
+    write_summary(folder / "summary.json", summary)
+    return count
+
+
+def _rounds(file: Any, size: int) -> Iterator[int]:
+    number = 0
+    while file.tell() < size:
+        yield number
+        number += 1
+
+
+def _renamed(line: bytes, task: str, name: str) -> bytes:
+    quoted, group = f'"id":"{task}"', f"bench/{task}#"
+    return line.replace(quoted.encode(), f'"id":"{name}"'.encode()).replace(group.encode(), f"bench/{name}#".encode())
+
+
+def as_run(source: Path, folder: Path) -> None:
+    """A training run's folder with the same episodes: an evaluation before, steps, and an evaluation after."""
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps({"stage": "rl", "step": n, "version": n, "time_s": float(n), "rollout/success": 0.5}) + "\n"
+            for n in range(50)
+        )
+    )
+    with (source / "trajectories.jsonl").open("rb") as read, (folder / "trajectories.jsonl").open("wb") as write:
+        size = os.fstat(read.fileno()).st_size
+        for line in read:
+            part = read.tell() / size
+            stage, mode = ("before", "greedy") if part < 0.3 else ("rl", "sampled") if part < 0.7 else ("after", "greedy")
+            labels = f'"stage":"{stage}","step":0,"mode":"{mode}"'
+            write.write(line.replace(b'"stage":"bench","step":0,"mode":"sampled"', labels.encode()))
+
+
+def measured(command: list[str]) -> tuple[float, float, float]:
+    """Peak MB, CPU seconds and wall seconds of a command. Raises: RuntimeError if it fails."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agentrl", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in (0, 3):
+        raise RuntimeError(f"agentrl {' '.join(command)} ended with {process.returncode}: {said.decode()[-2000:]}")
+    return used.ru_maxrss / 1024, used.ru_utime + used.ru_stime, time.perf_counter() - began
+
+
+def exponent(first: tuple[float, float], last: tuple[float, float]) -> float:
+    """The power of the size with which a number grows, from two (size, number)."""
+    return math.log(last[1] / first[1]) / math.log(last[0] / first[0])
+
+
+def rows_of(size_mb: float, played: Path, root: Path) -> list[Row]:
+    """Every command on stores of one size, which are removed afterwards."""
+    places = {name: root / f"{size_mb:g}-{name}" for name in ("bench", "other", "run")}
+    count = multiply(played, places["bench"], int(size_mb * 1e6))
+    places["other"].mkdir()
+    for file in places["bench"].iterdir():
+        os.link(file, places["other"] / file.name)
+    as_run(places["bench"], places["run"])
+    store_mb = (places["bench"] / "trajectories.jsonl").stat().st_size / 1e6
+    rows = []
+    for name, words in COMMANDS.items():
+        peak, cpu_s, wall_s = measured([word.format(**places) for word in words])
+        rows.append(Row(name, store_mb, count, peak, cpu_s, wall_s))
+        print(f"{store_mb:8.0f} MB  {name:22}  peak {peak:7.0f} MB  {cpu_s:7.1f} s CPU", file=sys.stderr, flush=True)
+    for place in places.values():
+        shutil.rmtree(place)
+    return rows
+
+
+def shown(rows: list[Row]) -> str:
+    """The table: one line for each command and size, with the exponents over all sizes."""
+    lines = ["| command | store | episodes | peak | CPU | memory grows with | time grows with |", "|---|---|---|---|---|---|---|"]
+    for name in COMMANDS:
+        own = [row for row in rows if row.command == name]
+        for row in own:
+            power = ["", ""]
+            if row is own[-1] and len(own) > 1:
+                first = own[0]
+                power = [
+                    f"size^{exponent((first.store_mb, getattr(first, of)), (row.store_mb, getattr(row, of))):.2f}"
+                    for of in ("peak_mb", "cpu_s")
+                ]
+            lines.append(
+                f"| {name} | {row.store_mb:,.0f} MB | {row.episodes:,} | {row.peak_mb:,.0f} MB | {row.cpu_s:.1f} s "
+                f"| {power[0]} | {power[1]} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--mb", type=float, nargs="+", default=[10, 100, 1000], help="sizes of stores")
+    parser.add_argument("--turns", type=int, default=20, help="turns of an episode")
+    parser.add_argument("--most-mb", type=float, default=300, help="exit code 1 above this peak")
+    parser.add_argument("--under", type=Path, help="where the stores are made; a temporary folder by default")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(dir=options.under) as temporary:
+        root = Path(temporary)
+        play(root / "played", options.turns)
+        for size_mb in options.mb:
+            rows += rows_of(size_mb, root / "played", root)
+    print(json.dumps([asdict(row) for row in rows], indent=2) if options.json else shown(rows))
+    return int(any(row.peak_mb > options.most_mb for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
