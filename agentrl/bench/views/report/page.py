@@ -45,7 +45,7 @@ def write_bench_report(
         raise ConfigError("a report needs at least one folder of a benchmark")
     _check_kind(Path(out), ".html", ".htm")
     runs = read_runs([Path(place) for place in places])
-    data, cut_at = packed_runs(runs, most_bytes)
+    packed = packed_runs(runs, most_bytes)
     pages = Environment(
         loader=PackageLoader("agentrl.bench.views", "."),
         autoescape=True,
@@ -72,8 +72,7 @@ def write_bench_report(
         flaky=flaky[: numbers.MOST_FLAKY],
         num_flaky=len(flaky),
         made_with=[(run.name, made_with(run.summary)) for run in runs],
-        data=data,
-        cut_at=cut_at,
+        packed=packed,
         tones=numbers.TONES,
     )
     return write_page(Path(out), page)
