@@ -1,6 +1,7 @@
 """What `agentrl report` and `agentrl compare` take on stores of growing size: peak memory and time.
 
-usage: nice -n 10 python benchmarks/store_size.py [--mb 10 100 1000] [--turns 20] [--under DIR] [--json]
+usage: nice -n 10 python benchmarks/store_size.py [--mb 10 100 1000] [--turns 20] [--observed 300] [--sampled 60]
+       [--under DIR] [--json]
 
 Makes stores of each size in a temporary folder (or under --under): a benchmark's and a training run's. One benchmark of
 16 short episodes is really played; its lines are repeated under other names until the store has the size. Then each
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,6 @@ from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
 
 PLAYED = 16
-OBSERVED, SAMPLED = 300, 60  # tokens of a turn
 VOCABULARY = 150_000
 COMMANDS = {
     "report, benchmark": ["report", "{bench}"],
@@ -72,8 +72,19 @@ class Row:
     wall_s: float
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Of an episode: its turns, and the tokens that each of them observes and samples."""
+
+    turns: int = 20
+    observed: int = 300
+    sampled: int = 60
+
+
 class Library(ToolEnv):
     """Read pages until enough were read, then answer."""
+
+    words = 150
 
     tasks = Tasks.of(eval=[{"n": n} for n in range(PLAYED)])
 
@@ -84,41 +95,42 @@ class Library(ToolEnv):
     def read(self, page: int) -> str:
         """Read a page."""
         words = random.Random(page)
-        return " ".join(f"word{words.randrange(5_000)}" for _ in range(OBSERVED // 2))
+        return " ".join(f"word{words.randrange(5_000)}" for _ in range(self.words))
 
     def score(self, answer: str | None) -> float:
         return float(self.task.data["n"] % 2)
 
 
-def reader(turns: int) -> FunctionPolicy:
-    """Reads `turns - 1` pages with made-up tokens, as a local model records them."""
+def reader(shape: Shape) -> FunctionPolicy:
+    """Reads a page in all turns but the last one, with made-up tokens, as a local model records them."""
 
     async def act(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Action:
         turn = len(messages) // 2
         ids = random.Random(7)
-        size = turn * (OBSERVED + SAMPLED) + OBSERVED
-        context = tuple(ids.randrange(VOCABULARY) for _ in range(size + SAMPLED))
-        last = turn >= turns - 1
+        size = turn * (shape.observed + shape.sampled) + shape.observed
+        context = tuple(ids.randrange(VOCABULARY) for _ in range(size + shape.sampled))
+        last = turn >= shape.turns - 1
         return Action(
             text="It is done." if last else "",
             tool_calls=() if last else (ToolCall("read", {"page": turn}),),
             prompt_ids=context[:size],
             token_ids=context[size:],
-            logprobs=tuple(-ids.random() for _ in range(SAMPLED)),
-            versions=(0,) * SAMPLED,
-            usage={"prompt_tokens": size, "completion_tokens": SAMPLED, "cached_tokens": 0},
+            logprobs=tuple(-ids.random() for _ in range(shape.sampled)),
+            versions=(0,) * shape.sampled,
+            usage={"prompt_tokens": size, "completion_tokens": shape.sampled, "cached_tokens": 0},
         )
 
     return FunctionPolicy(act, "reader")
 
 
-def play(folder: Path, turns: int) -> None:
+def play(folder: Path, shape: Shape) -> None:
     """The benchmark whose lines are repeated."""
 
-    class Limited(Library):
-        max_turns = turns + 1
+    class Shaped(Library):
+        max_turns = shape.turns + 1
+        words = shape.observed // 2
 
-    run_bench(Limited, reader(turns), config=BenchConfig(references=False), out=folder)
+    run_bench(Shaped, reader(shape), config=BenchConfig(references=False), out=folder)
 
 
 def multiply(source: Path, folder: Path, size: int) -> int:
@@ -241,7 +253,8 @@ def shown(rows: list[Row]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--mb", type=float, nargs="+", default=[10, 100, 1000], help="sizes of stores")
-    parser.add_argument("--turns", type=int, default=20, help="turns of an episode")
+    for name in (one.name for one in fields(Shape)):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Shape, name), help=f"as Shape.{name}")
     parser.add_argument("--most-mb", type=float, default=300, help="exit code 1 above this peak")
     parser.add_argument("--under", type=Path, help="where the stores are made; a temporary folder by default")
     parser.add_argument("--json", action="store_true")
@@ -249,7 +262,7 @@ def main() -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=options.under) as temporary:
         root = Path(temporary)
-        play(root / "played", options.turns)
+        play(root / "played", Shape(options.turns, options.observed, options.sampled))
         for size_mb in options.mb:
             rows += rows_of(size_mb, root / "played", root)
     print(json.dumps([asdict(row) for row in rows], indent=2) if options.json else shown(rows))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
-from typing import Any, get_args
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, TypeVar, cast, get_args
 
 from agentrl.bench.measures.effort import Counted, LatencySeconds, num_tokens
 from agentrl.bench.measures.tools import tool_counts
 from agentrl.messages import Action, Message, Served, ToolCall
 from agentrl.trajectory import Task, Trajectory, Turn
 
+_Kept = TypeVar("_Kept")
+_Plain = TypeVar("_Plain", str, int, float)
+_MOST_KEPT = 4096
 _NOTHING = Turn((), Action())
 _SOMETHING = (Message("user"),)
 
 
 class Outlines:
-    """Makes outlines; equal identities and labels of episodes are kept once. An outline takes about 1.5 kB.
+    """Makes outlines; what is equal in several episodes is kept once. An outline takes about 1 kB.
 
     The bundled measures that a score consists of say the same of an outline as of its episode. Texts, ids, signals,
     arguments of calls and most of `info` are gone.
@@ -28,47 +31,53 @@ class Outlines:
     def of(self, episode: Trajectory) -> Trajectory:
         """The outline of an episode. One that ended in a fault keeps its turns apart: which came last matters there."""
         is_fault = episode.ending.kind == "fault"
-        info = {"success": episode.info["success"]} if "success" in episode.info else {}
+        task = Task(episode.task.id, episode.task.split, self._equal({"family": episode.task.family}))
         return Trajectory(
             env=self._shared(episode.env.key + episode.env.version, episode.env),
-            task=Task(episode.task.id, episode.task.split, {"family": episode.task.family}),
+            task=task,
             seed=episode.seed,
-            turns=[_bare(turn) for turn in episode.turns] if is_fault else _merged(episode),
+            turns=[_bare(turn) for turn in episode.turns] if is_fault else self._merged(episode),
             ending=self._shared(episode.ending, episode.ending),
             group_id=episode.group_id,
-            episode_id=episode.episode_id,
             labels=self._shared(episode.labels, episode.labels),
-            info={**info, "tool_stats": self._counts(episode)},
+            info=self._info(episode),
             fork=episode.fork,
         )
 
-    def _counts(self, episode: Trajectory) -> Any:
-        counts = tool_counts(episode)
-        return self._shared(tuple((name, *sorted(of.items())) for name, of in counts.items()), counts)
+    def _info(self, episode: Trajectory) -> Mapping[str, Any]:
+        counts, success = tool_counts(episode), episode.info.get("success")
+        key = success, tuple((name, *sorted(of.items())) for name, of in counts.items())
+        return self._shared(key, {"success": success, "tool_stats": counts})
 
-    def _shared(self, key: Hashable, value: Any) -> Any:
-        return self._kept.setdefault(key, value)
+    def _merged(self, episode: Trajectory) -> list[Turn]:
+        """As many turns as there were, with the sums of all in the first."""
+        if not episode.turns:
+            return []
+        latency_s = LatencySeconds().of(episode)
+        known = {kind: num_tokens(episode, kind) for kind in get_args(Counted)}
+        action = Action(
+            tool_calls=_malformed(call for turn in episode.turns for call in turn.action.tool_calls),
+            usage=self._equal({kind: int(number) for kind, number in known.items() if not math.isnan(number)}),
+            served=None if math.isnan(latency_s) else Served(latency_s=latency_s),
+        )
+        first = Turn(
+            (),
+            action,
+            reward=episode.reward,
+            reward_components=self._equal(episode.reward_components),
+            policy_s=sum(turn.policy_s for turn in episode.turns),
+            env_s=sum(turn.env_s for turn in episode.turns),
+        )
+        return [first, *[_NOTHING] * (len(episode.turns) - 1)]
 
+    def _equal(self, values: Mapping[str, _Plain]) -> Mapping[str, _Plain]:
+        """The values as they were kept first."""
+        return self._shared(tuple(values.items()), values)
 
-def _merged(episode: Trajectory) -> list[Turn]:
-    """As many turns as there were, with the sums of all in the first."""
-    if not episode.turns:
-        return []
-    latency_s = LatencySeconds().of(episode)
-    action = Action(
-        tool_calls=_malformed(call for turn in episode.turns for call in turn.action.tool_calls),
-        usage={kind: int(n) for kind in get_args(Counted) if not math.isnan(n := num_tokens(episode, kind))},
-        served=None if math.isnan(latency_s) else Served(latency_s=latency_s),
-    )
-    first = Turn(
-        (),
-        action,
-        reward=episode.reward,
-        reward_components=episode.reward_components,
-        policy_s=sum(turn.policy_s for turn in episode.turns),
-        env_s=sum(turn.env_s for turn in episode.turns),
-    )
-    return [first, *[_NOTHING] * (len(episode.turns) - 1)]
+    def _shared(self, key: Hashable, value: _Kept) -> _Kept:
+        if len(self._kept) < _MOST_KEPT:
+            return cast(_Kept, self._kept.setdefault((type(value), key), value))
+        return cast(_Kept, self._kept.get((type(value), key), value))
 
 
 def _bare(turn: Turn) -> Turn:

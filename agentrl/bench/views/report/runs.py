@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentrl.bench.folder import SUMMARY
+from agentrl.bench.folder import SUMMARY, read_summary
 from agentrl.bench.measures.cost import Price
 from agentrl.bench.measures.effort import num_tokens
 from agentrl.bench.measures.outline import Outlines
@@ -93,7 +93,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, name: str) -> ReportRun:
     recorded = read_recorded(folder, kept_as=Outlines().of)
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    # Every task stands in these two, and the page needs neither.
+    summary = {name: of for name, of in read_summary(folder).items() if name not in ("tasks", "identity")}
     own = [episode for episode in recorded.episodes if episode.labels.stage == MAIN]
     score = score_of(own, trials=recorded.config.trials, n_planned=recorded.planned(MAIN))
     return ReportRun(name, recorded, score, summary, _audit(folder / AUDIT))
