@@ -14,7 +14,8 @@ from agentrl.bench.compare import RECORDED, Comparison, comparisons
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.measures.success import Success
 from agentrl.bench.records import read_record
-from agentrl.bench.suites.comparison import SuiteComparison, compare_suites, is_suite
+from agentrl.bench.suites.comparison import SuiteComparison, compare_suites
+from agentrl.bench.suites.recorded import is_suite
 from agentrl.bench.training_runs import compare_runs, run_folders
 from agentrl.bench.views.comparison import render_comparison
 from agentrl.bench.views.report.page import write_bench_report, write_picture

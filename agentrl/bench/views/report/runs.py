@@ -73,7 +73,7 @@ def read_runs(places: Sequence[Path]) -> list[ReportRun]:
     Raises: ConfigError if one is none, or for a wrong audit.json.
     """
     folders = [folder_of(place) for place in places]
-    return [_read_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    return [_read_run(folder, name) for folder, name in zip(folders, folder_names(folders), strict=True)]
 
 
 def folder_of(place: Path) -> Path:
@@ -81,7 +81,7 @@ def folder_of(place: Path) -> Path:
     return place.parent if place.name == SUMMARY else place
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def folder_names(folders: Sequence[Path]) -> list[str]:
     """As many of the last parts of each path as tell them apart."""
     whole = [folder.resolve() for folder in folders]
     for depth in range(1, max(len(path.parts) for path in whole)):
