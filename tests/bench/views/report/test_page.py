@@ -201,6 +201,7 @@ def test_a_summary_names_its_folder(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["report", str(tmp_path / "sums" / "summary.json")])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "sums" / "report.html").is_file()
+    (tmp_path / "suite.json").write_text("{}")
     within = CliRunner().invoke(
         main, ["report", str(tmp_path / "sums"), "--out", str(tmp_path / "suite.json" / "x.html")]
     )
