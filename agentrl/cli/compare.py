@@ -79,11 +79,9 @@ def command(
     if all(map(is_suite, places)):
         if len(places) != 2:
             raise click.UsageError(f"two suites are compared, and {len(places)} folders were given")
-        if report is not None and report.suffix.lower() == ".svg":
-            raise click.UsageError("a picture is of one environment: give the folders in the suites, or a file .html")
         suites = compare_suites(*places, measure, allow_versions=allow_versions, force=force)
         if report is not None:
-            note(f"Report: {_write(report, places, list(suites.envs.values()))}")
+            _write_suites(report, places, suites)
         _show_suites(ctx, suites, str(places[1]), max_drop, as_json=as_json)
         return
     records = [read_record(place) for place in places]
@@ -105,6 +103,12 @@ def _write(report: Path, places: Sequence[Path], found: Sequence[Comparison]) ->
     if report.suffix.lower() == ".svg":
         return write_picture(report, found)
     return write_bench_report(places, report, found)
+
+
+def _write_suites(report: Path, places: Sequence[Path], found: SuiteComparison) -> None:
+    if report.suffix.lower() == ".svg":
+        raise click.UsageError("a picture is of one environment: give the folders in the suites, or a file .html")
+    note(f"Report: {_write(report, places, list(found.envs.values()))}")
 
 
 def _show_suites(
