@@ -27,6 +27,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.errors": (1, "vocabulary", 0),
     "agentrl.safe_json": (1, "vocabulary", 0),
     "agentrl.messages": (1, "vocabulary", 0),
+    "agentrl.token_ids": (1, "vocabulary", 0),
     "agentrl.seeds": (1, "vocabulary", 0),
     "agentrl.sampling": (1, "vocabulary", 0),
     "agentrl.wire": (1, "vocabulary", 1),

@@ -1,6 +1,7 @@
 """The JSON form of a trajectory: what one line of a store holds. Owns the form, not the files.
 
-Fields at their defaults are left out, and token ids that extend the context exactly are stored once.
+Fields at their defaults are left out, and token ids that a prompt has in common with the context before it are stored
+once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from msgspec import Struct, structs
 from agentrl.messages import Action, Message, Served, TokenSignals, ToolCall
 from agentrl.rollout.plain_json import as_json, is_finite
 from agentrl.sampling import SamplingParams
-from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn, context_after
+from agentrl.token_ids import TokenIds, common_prefix
+from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
 FORMAT = 2
 """Number of the JSON form; a reader refuses every other."""
@@ -82,14 +84,12 @@ class TrajectoryRecord(Struct):
 
 
 def _shared_prefix(before: Action | None, prompt: Sequence[int]) -> int:
-    """How many leading ids of `prompt` are exactly the context after `before`: all of that context, or 0."""
+    """How many leading ids of `prompt` are those of the context after `before`."""
     if before is None:
         return 0
     seen, sampled = before.prompt_ids or (), before.token_ids or ()
-    middle, size = len(seen), len(seen) + len(sampled)
-    if size > len(prompt) or tuple(prompt[:middle]) != tuple(seen) or tuple(prompt[middle:size]) != tuple(sampled):
-        return 0
-    return size
+    same = common_prefix(seen, prompt)
+    return same if same < len(seen) else same + common_prefix(sampled, prompt[same : same + len(sampled)])
 
 
 def _action_record(action: Action, before: Action | None) -> Action:
@@ -101,11 +101,20 @@ def _action_record(action: Action, before: Action | None) -> Action:
     return _TokenAction(**fields, prompt_prefix=prefix)
 
 
-def _action_from_json(record: Mapping[str, Any], context: Sequence[int]) -> Action:
+def _prompt_from_json(new: Sequence[int], prefix: int, before: Action | None) -> Sequence[int]:
+    """A prompt of `prefix` ids of the context after `before`, and new ones."""
+    seen, sampled = (before.prompt_ids or (), before.token_ids or ()) if before is not None else ((), ())
+    more = (*sampled[: max(0, prefix - len(seen))], *new)
+    if prefix >= len(seen) and isinstance(seen, TokenIds):
+        return seen.followed_by(more)
+    return TokenIds.sharing((*seen[:prefix], *more), None)
+
+
+def _action_from_json(record: Mapping[str, Any], before: Action | None) -> Action:
     fields: dict[str, Any] = dict(record)
     prefix = fields.pop("prompt_prefix", None)
     if prefix is not None:
-        fields["prompt_ids"] = (*context[:prefix], *fields["prompt_ids"])
+        fields["prompt_ids"] = _prompt_from_json(fields["prompt_ids"], prefix, before)
     for name in ("token_ids", "logprobs", "versions"):
         if name in fields:
             fields[name] = tuple(fields[name])
@@ -131,7 +140,7 @@ def _microseconds(seconds: float) -> float:
 def trajectory_record(trajectory: Trajectory) -> TrajectoryRecord:
     """The JSON form of a trajectory, for a JSON encoder.
 
-    Messages and actions omit fields at their defaults. Prompt ids that extend the context exactly are stored once.
+    Messages and actions omit fields at their defaults. Prompt ids that continue the context before are stored once.
     """
     turns: list[_TurnRecord] = []
     before: Action | None = None
@@ -188,9 +197,9 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
     """
     check_format(record)
     turns: list[Turn] = []
-    context: tuple[int, ...] = ()
+    action: Action | None = None
     for item in record["turns"]:
-        action = _action_from_json(item["action"], context)
+        action = _action_from_json(item["action"], action)
         observation = tuple(_message_from_json(m) for m in item["observation"])
         if turns:
             turns[-1].next_observation = observation
@@ -205,7 +214,6 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
                 env_s=item["env_s"],
             )
         )
-        context = context_after(action)
     if turns:
         turns[-1].next_observation = tuple(_message_from_json(m) for m in record["final_observation"])
     return Trajectory(
