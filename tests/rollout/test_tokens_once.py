@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agentrl.env.base import Limits
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
 from agentrl.messages import Action, Message
@@ -24,7 +25,7 @@ class Asks(ToolEnv):
     """Asks on until the end."""
 
     tasks = Tasks.of(train=[{}])
-    max_turns = TURNS
+    limits = Limits(max_turns=TURNS)
 
     def start(self, task: Task) -> str:
         return "Begin."
