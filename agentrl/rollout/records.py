@@ -6,8 +6,8 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from msgspec import Struct, structs
 
@@ -17,8 +17,11 @@ from agentrl.sampling import SamplingParams
 from agentrl.token_ids import TokenIds, common_prefix
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
-FORMAT = 2
-"""Number of the JSON form; a reader refuses every other."""
+Tools = Sequence[Mapping[str, Any]]
+FORMAT = 3
+"""Number of the JSON form that is written."""
+READ_FORMATS = (2, FORMAT)
+"""Those that are read. In format 2 every line holds the definitions of its tools."""
 
 
 class FormatError(ValueError):
@@ -28,10 +31,10 @@ class FormatError(ValueError):
 def check_format(record: Mapping[str, Any]) -> None:
     """Refuse a record of another format: part of it would be lost. Raises: FormatError."""
     found = record.get("format", 1)
-    if found != FORMAT:
+    if found not in READ_FORMATS:
         raise FormatError(
-            f"was written in format {found}, and this version reads format {FORMAT}: read it with the version of "
-            "AgentRL that wrote it, or play the episodes again into a new folder"
+            f"was written in format {found}, and this version reads formats 2 and {FORMAT}: read it with the version "
+            "of AgentRL that wrote it, or play the episodes again into a new folder"
         )
 
 
@@ -62,8 +65,8 @@ class _TurnRecord(Struct, omit_defaults=True):
     state_key: str | None = None
 
 
-class TrajectoryRecord(Struct):
-    """The JSON form of a trajectory."""
+class TrajectoryRecord(Struct, omit_defaults=True):
+    """The JSON form of a trajectory. In a store `tools` may be the name that an earlier line gives them."""
 
     format: int
     env: EnvRef
@@ -76,11 +79,12 @@ class TrajectoryRecord(Struct):
     episode_id: str
     labels: Labels
     info: Mapping[str, Any]
-    tools: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | str
     turns: list[_TurnRecord]
     final_observation: tuple[Message, ...]
     fork: tuple[str, int] | None
     sampling: Mapping[str, Any]
+    tools_name: str = ""
 
 
 def _shared_prefix(before: Action | None, prompt: Sequence[int]) -> int:
@@ -124,6 +128,14 @@ def _action_from_json(record: Mapping[str, Any], before: Action | None) -> Actio
         fields["served"] = Served(**{**fields["served"], "blocks": tuple(fields["served"].get("blocks", ()))})
     fields["tool_calls"] = _calls_from_json(fields.get("tool_calls", ()))
     return Action(**fields)
+
+
+def _tools_from_json(tools: Any, tools_of: Callable[[str], Tools] | None) -> Tools:
+    if not isinstance(tools, str):
+        return cast(Tools, tools)
+    if tools_of is None:
+        raise ValueError(f"it names the tools {tools}, which stand in an earlier line of its store")
+    return tools_of(tools)
 
 
 def _sampling_from_json(record: Mapping[str, Any] | None) -> SamplingParams | None:
@@ -190,10 +202,11 @@ def _arguments(action: Action) -> list[Mapping[str, Any]]:
     return [call.arguments for call in action.tool_calls]
 
 
-def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
+def trajectory_from_json(record: Mapping[str, Any], tools_of: Callable[[str], Tools] | None = None) -> Trajectory:
     """Read what `trajectory_record` describes; token ids come back exactly.
 
-    Raises: FormatError if the record has another format number.
+    Args: tools_of: the tools of a name, for lines of a store.
+    Raises: FormatError if the record has another format number; ValueError if it names tools and nothing says which.
     """
     check_format(record)
     turns: list[Turn] = []
@@ -226,7 +239,7 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
         episode_id=record["episode_id"],
         labels=Labels(**record["labels"]),
         info=record["info"],
-        tools=record["tools"],
+        tools=_tools_from_json(record["tools"], tools_of),
         fork=None if record["fork"] is None else tuple(record["fork"]),
         sampling=_sampling_from_json(record.get("sampling")),
     )

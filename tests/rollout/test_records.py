@@ -78,11 +78,13 @@ def test_what_a_prompt_shares_with_the_context_is_stored_once():
     assert stored == [(0, (1, 2, 3)), (5, (6, 7)), (2, (9,))]
 
 
-@pytest.mark.parametrize("found", [None, 1, 3])
+@pytest.mark.parametrize("found", [None, 1, 4])
 def test_another_format_is_refused(found):
     record = to_builtins(trajectory_record(Trajectory(EnvRef("e"), Task("t"), 0)))
     record["format"] = found
     if found is None:  # before formats had numbers
         del record["format"]
-    with pytest.raises(FormatError, match=rf"was written in format {found or 1}, and this version reads format 2"):
+    with pytest.raises(
+        FormatError, match=rf"was written in format {found or 1}, and this version reads formats 2 and 3"
+    ):
         trajectory_from_json(record)
