@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from threading import Lock
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -12,7 +13,7 @@ ENTRY_BYTES = 200
 
 
 class ByteCache(Generic[K, V]):
-    """Values by key, at most `max_bytes` of them together.
+    """Values by key, at most `max_bytes` of them together. Any thread may use it.
 
     Args: max_bytes: of keys, values and `ENTRY_BYTES` for each entry. A larger value is not kept at all.
     """
@@ -23,6 +24,7 @@ class ByteCache(Generic[K, V]):
         self.max_bytes = max_bytes
         self.used_bytes = 0
         self._entries: dict[K, tuple[V, int]] = {}  # the one that was not used for longest is first
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -32,32 +34,32 @@ class ByteCache(Generic[K, V]):
 
     def get(self, key: K) -> V | None:
         """The value of a key, now the last to leave; None where there is none."""
-        entry = self._entries.pop(key, None)
-        if entry is None:
-            return None
-        self._entries[key] = entry
-        return entry[0]
+        with self._lock:
+            entry = self._entries.pop(key, None)
+            if entry is None:
+                return None
+            self._entries[key] = entry
+            return entry[0]
 
     def put(self, key: K, value: V, size: int) -> None:
         """Keep a value, in place of an earlier one of the key. Args: size: bytes of key and value."""
-        self.pop(key)
         size += ENTRY_BYTES
-        if size > self.max_bytes:
-            return
-        self._entries[key] = (value, size)
-        self.used_bytes += size
-        while self.used_bytes > self.max_bytes:
-            self.pop(next(iter(self._entries)))
-
-    def pop(self, key: K) -> V | None:
-        """Remove a key. Returns: its value; None where there was none."""
-        entry = self._entries.pop(key, None)
-        if entry is None:
-            return None
-        self.used_bytes -= entry[1]
-        return entry[0]
+        with self._lock:
+            self._remove(key)
+            if size > self.max_bytes:
+                return
+            self._entries[key] = (value, size)
+            self.used_bytes += size
+            while self.used_bytes > self.max_bytes:
+                self._remove(next(iter(self._entries)))
 
     def clear(self) -> None:
         """Remove everything."""
-        self._entries.clear()
-        self.used_bytes = 0
+        with self._lock:
+            self._entries.clear()
+            self.used_bytes = 0
+
+    def _remove(self, key: K) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.used_bytes -= entry[1]
