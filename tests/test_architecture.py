@@ -26,7 +26,9 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     # 1: the vocabulary.
     "agentrl.errors": (1, "vocabulary", 0),
     "agentrl.safe_json": (1, "vocabulary", 0),
+    "agentrl.byte_cache": (1, "vocabulary", 0),
     "agentrl.messages": (1, "vocabulary", 0),
+    "agentrl.token_ids": (1, "vocabulary", 0),
     "agentrl.seeds": (1, "vocabulary", 0),
     "agentrl.sampling": (1, "vocabulary", 0),
     "agentrl.wire": (1, "vocabulary", 1),
@@ -98,6 +100,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.rollout.plain_json": (3, "rollout", 0),
     "agentrl.rollout.json_lines": (3, "rollout", 0),
     "agentrl.rollout.records": (3, "rollout", 1),
+    "agentrl.rollout.tool_definitions": (3, "rollout", 1),
     "agentrl.rollout.requests": (3, "rollout", 2),
     "agentrl.rollout.fault_tally": (3, "rollout", 2),
     "agentrl.rollout.store": (3, "rollout", 2),

@@ -25,6 +25,7 @@ from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.format.choice import chat_format
 from agentrl.policy.model_folder import load
 from agentrl.sampling import turn_seed
+from agentrl.token_ids import TokenIds
 
 logger = logging.getLogger(__name__)
 _MAX_CONTEXT = 4096
@@ -37,7 +38,7 @@ class _Episode:
     Attributes:
         messages: the conversation up to and including the last sampled turn.
         tools: definitions shown at the start.
-        ids: prompt and sampled ids of that conversation.
+        prompt, sampled: ids that the last turn was sampled after, and its own.
         closed: the last turn ended with a stop token.
         turns: turns sampled so far.
         action, sampling: the last turn, and how it was sampled.
@@ -45,7 +46,8 @@ class _Episode:
 
     messages: tuple[Message, ...]
     tools: Sequence[Mapping[str, Any]]
-    ids: tuple[int, ...]
+    prompt: TokenIds
+    sampled: tuple[int, ...]
     closed: bool
     turns: int
     action: Action
@@ -171,7 +173,7 @@ class LocalPolicy(Policy):
         action = self._action(prompt, done, tools)
         closed = bool(done.ids) and done.ids[-1] in self.format.stop_ids
         seen = (*messages, action.to_message())
-        self._episodes[episode_id] = _Episode(seen, tools, (*prompt, *done.ids), closed, turn + 1, action, sampling)
+        self._episodes[episode_id] = _Episode(seen, tools, prompt, done.ids, closed, turn + 1, action, sampling)
         return action
 
     def _warn_of_no_room(self, num_tokens: int) -> None:
@@ -194,13 +196,14 @@ class LocalPolicy(Policy):
 
     def _prompt(
         self, episode: _Episode | None, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
-    ) -> tuple[int, ...]:
+    ) -> TokenIds:
         """Ids of the conversation: those that were seen and those of new messages, or all of them rendered again."""
         if episode is not None and episode.tools == tools:
             seen = len(episode.messages)
             if len(messages) > seen and tuple(messages[:seen]) == episode.messages:
-                return (*episode.ids, *self.format.render_more(messages[seen:], closed=episode.closed))
-        return tuple(self.format.render_first(messages, tools))
+                more = self.format.render_more(messages[seen:], closed=episode.closed)
+                return episode.prompt.followed_by((*episode.sampled, *more))
+        return TokenIds.after(None if episode is None else episode.prompt, self.format.render_first(messages, tools))
 
     def _renders_control(self, tools: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the chat template renders a conversation that no model had a hand in."""
@@ -210,7 +213,7 @@ class LocalPolicy(Policy):
             return False
         return True
 
-    def _action(self, prompt: tuple[int, ...], done: Completion, tools: Sequence[Mapping[str, Any]]) -> Action:
+    def _action(self, prompt: TokenIds, done: Completion, tools: Sequence[Mapping[str, Any]]) -> Action:
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(done.ids), "cached_tokens": done.cached}
         action = self.format.parse(done.ids, tools)
         finish = "tool_calls" if done.finish == "stop" and action.tool_calls else done.finish

@@ -116,7 +116,7 @@ class _Scorer:
         first = trajectory.turns[0] if trajectory.turns else None
         if self._is_proved or first is None or not first.observation or first.action.prompt_ids is None:
             return
-        read = self._tokenizer.decode(first.action.prompt_ids)
+        read = self._tokenizer.decode(list(first.action.prompt_ids))
         if "".join(first.observation[-1].content.split()) not in "".join(read.split()):
             raise ModelError(
                 f"the reward model {self._folder} has another tokenizer than the policy: it reads the task as "
