@@ -164,10 +164,10 @@ class LocalWorker(Worker):
 
     def play(self, request: GroupRequest, version: int) -> asyncio.Future[TrajectoryGroup]:
         ticket = next(self._tickets)
+        self._send(Play(ticket, request, version))
         group: asyncio.Future[TrajectoryGroup] = asyncio.get_running_loop().create_future()
         self._open[ticket] = group, request.num_episodes
         group.add_done_callback(lambda done: self._closed(ticket, done))
-        self._send(Play(ticket, request, version))
         return group
 
     def _closed(self, ticket: int, group: asyncio.Future[TrajectoryGroup]) -> None:

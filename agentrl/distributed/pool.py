@@ -34,13 +34,17 @@ class _Attempt:
     playing: asyncio.Future[TrajectoryGroup] | None = field(default=None, compare=False)
 
     def begin(self, worker: Worker, version: int) -> None:
-        self.playing = worker.play(self.request, version)
-        self.playing.add_done_callback(self._end)
+        try:
+            self.playing = worker.play(self.request, version)
+        except Exception as error:  # an author's object that cannot be sent can raise anything
+            self.group.set_exception(error)
+        else:
+            self.playing.add_done_callback(self._end)
 
     def _end(self, playing: asyncio.Future[TrajectoryGroup]) -> None:
-        if self.group.done() or playing.cancelled():
+        if self.group.done():
             return
-        error = playing.exception()
+        error = WorkerLost("its worker was closed") if playing.cancelled() else playing.exception()
         if error is None:
             self.group.set_result(playing.result())
         else:

@@ -17,8 +17,8 @@ from agentrl.distributed.pool import Pool
 from agentrl.distributed.worker import Workers, shared_out
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.requests import GroupRequest
-from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.sources.base import gathered
+from agentrl.rollout.sources.tasks import Player
 from agentrl.trajectory import TrajectoryGroup
 
 
@@ -33,7 +33,7 @@ class Samplers:
         version: of the trainer's weights.
     """
 
-    def __init__(self, own: Rollouts, workers: Workers, count: int, *, restarts: int, version: int) -> None:
+    def __init__(self, own: Player, workers: Workers, count: int, *, restarts: int, version: int) -> None:
         self._own, self._workers, self._count = own, workers, count
         slots = shared_out(own.max_concurrency, count)
         self._pool = Pool(workers, count, slots=slots, restarts=restarts)
