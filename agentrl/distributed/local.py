@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import send_handle
 from typing import Any, Protocol
 
 from agentrl.distributed.messages import (
@@ -30,7 +29,7 @@ from agentrl.distributed.messages import (
     Setup,
     Stop,
 )
-from agentrl.distributed.shared import Packed
+from agentrl.distributed.shared import Packed, send_descriptor
 from agentrl.distributed.worker import Weights, Worker, WorkerLost, shared_out
 from agentrl.env.registry import modules_of
 from agentrl.env.watchdog import ends_when_hung
@@ -183,7 +182,7 @@ class LocalWorker(Worker):
         with suppress(OSError):
             self._connection.send(message)
             if descriptor is not None:
-                send_handle(self._connection, descriptor, self.pid)
+                send_descriptor(self._connection, descriptor)
 
     def _read(self) -> None:
         assert self._connection is not None
@@ -254,10 +253,11 @@ class LocalWorker(Worker):
     async def aclose(self) -> None:
         if self._process is None:
             return
-        self._send(Stop())
-        with suppress(TimeoutError, Exception):
-            async with asyncio.timeout(_STOP_S):
-                await self.until_lost()
-        self._end(WorkerLost(f"sampler {self._number} was stopped"))
+        if self._ready.done():  # else there is nothing to close
+            self._send(Stop())
+            with suppress(Exception):
+                async with asyncio.timeout(_STOP_S):
+                    await self.until_lost()
         self._process.kill()
+        self._end(WorkerLost(f"sampler {self._number} was stopped"))
         self._process.wait()

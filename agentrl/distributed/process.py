@@ -20,7 +20,6 @@ import traceback
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from agentrl.distributed.messages import (
     Setup,
     Stop,
 )
-from agentrl.distributed.shared import unpacked
+from agentrl.distributed.shared import receive_descriptor, unpacked
 from agentrl.env.watchdog import end_when_hung
 from agentrl.errors import EnvFault, RolloutError
 from agentrl.policy.local import LocalPolicy
@@ -108,7 +107,7 @@ class Sampler:
         try:
             while True:
                 message = self._connection.recv()
-                weights = recv_handle(self._connection) if isinstance(message, NewWeights) else -1
+                weights = receive_descriptor(self._connection) if isinstance(message, NewWeights) else -1
                 self._loop.call_soon_threadsafe(self._take, message, weights)
         except (EOFError, OSError):
             with suppress(RuntimeError):  # the event loop is closed already

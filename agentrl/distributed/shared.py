@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
 import tempfile
+from multiprocessing.connection import Connection
 from typing import IO, Any
 
 import torch
@@ -38,6 +40,21 @@ def unpacked(descriptor: int, *, only_tensors: bool = True) -> Any:
     """
     with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as memory:
         return torch.load(memory, weights_only=only_tensors)  # type: ignore[arg-type]
+
+
+def send_descriptor(connection: Connection, descriptor: int) -> None:
+    """Hand a descriptor to the process at the other end of a connection, which calls `receive_descriptor`."""
+    with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end:
+        socket.send_fds(end, [b"."], [descriptor])
+
+
+def receive_descriptor(connection: Connection) -> int:
+    """The descriptor that comes next; the caller closes it. Raises: EOFError if the other process is gone."""
+    with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end:
+        _, descriptors, _, _ = socket.recv_fds(end, 1, 1)
+    if not descriptors:
+        raise EOFError
+    return descriptors[0]
 
 
 def _unnamed_file() -> IO[bytes]:
