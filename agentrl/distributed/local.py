@@ -36,10 +36,15 @@ from agentrl.env.watchdog import ends_when_hung
 from agentrl.errors import RolloutError
 from agentrl.policy.local import LocalPolicy
 from agentrl.rollout.requests import GroupRequest
+from agentrl.sampling import SamplingParams
 from agentrl.trajectory import EnvRef, TrajectoryGroup
 
 _START_S, _STOP_S = 600.0, 15.0
-_COMMAND = "import sys; sys.path[:] = {path!r}; from agentrl.distributed.process import main; main({ids})"
+# Ctrl-C reaches every process of a terminal; the trainer alone decides, also while this one begins.
+_COMMAND = (
+    "import signal, sys; signal.signal(signal.SIGINT, lambda number, frame: None); sys.path[:] = {path!r}; "
+    "from agentrl.distributed.process import main; main({ids})"
+)
 
 
 class Scale(Protocol):
@@ -119,7 +124,6 @@ class LocalWorker(Worker):
         self._open: dict[int, tuple[asyncio.Future[TrajectoryGroup], int]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self.exact = False
 
     @property
     def pid(self) -> int:
@@ -130,6 +134,10 @@ class LocalWorker(Worker):
     @property
     def running(self) -> int:
         return sum(left for _, left in self._open.values())
+
+    @property
+    def is_lost(self) -> bool:
+        return self._connection is None
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -161,9 +169,11 @@ class LocalWorker(Worker):
     def take_weights(self, weights: Weights) -> None:
         self._send(NewWeights(weights.version), weights.values.fileno())
 
-    def play(self, request: GroupRequest, version: int) -> asyncio.Future[TrajectoryGroup]:
+    def play(
+        self, request: GroupRequest, version: int, sampling: SamplingParams | None
+    ) -> asyncio.Future[TrajectoryGroup]:
         ticket = next(self._tickets)
-        self._send(Play(ticket, request, version))
+        self._send(Play(ticket, request, version, sampling))
         group: asyncio.Future[TrajectoryGroup] = asyncio.get_running_loop().create_future()
         self._open[ticket] = group, request.num_episodes
         group.add_done_callback(lambda done: self._closed(ticket, done))
@@ -202,10 +212,10 @@ class LocalWorker(Worker):
         elif isinstance(message, Failed):
             self._settle(message.ticket, message.error)
         elif isinstance(message, Logged):
-            logging.getLogger(message.name).log(message.level, "%s", message.text)
+            logging.getLogger(message.name).log(message.level, message.text, *message.values)
         elif isinstance(message, Ready):
-            self.exact = message.exact
-            self._ready.set_result(None)
+            if not self._ready.done():
+                self._ready.set_result(None)
         elif isinstance(message, Broken):
             self._end(message.error)
 

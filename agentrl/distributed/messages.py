@@ -47,11 +47,17 @@ class Setup:
 
 @dataclass(frozen=True)
 class Play:
-    """Begin a group. `version`: the newest weights when it was sent."""
+    """Begin a group.
+
+    Attributes:
+        version: of the newest weights when it was sent.
+        sampling: of every turn; None is that of the set-up.
+    """
 
     ticket: int
     request: GroupRequest
     version: int
+    sampling: SamplingParams | None
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Ready:
-    """The process can play. `exact`: whether its engine samples exactly."""
-
-    exact: bool
+    """The process can play."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,9 @@ class Broken:
 
 @dataclass(frozen=True)
 class Logged:
-    """A message for the trainer's log."""
+    """A message for the trainer's log: its logger, its level, and its text with the values to be filled in."""
 
     name: str
     level: int
     text: str
+    values: tuple[str | float, ...]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from agentrl.distributed.worker import Weights, Worker, WorkerLost, Workers
 from agentrl.errors import RolloutError
 from agentrl.rollout.requests import GroupRequest
+from agentrl.sampling import SamplingParams
 from agentrl.trajectory import TrajectoryGroup
 
 logger = logging.getLogger(__name__)
@@ -24,18 +25,20 @@ class _Attempt:
 
     Attributes:
         number: of its admission; the smallest goes first.
+        sampling: of every turn; None is that of training episodes.
         group: the outcome.
         playing: the worker's own future, once it has begun.
     """
 
     number: int
     request: GroupRequest = field(compare=False)
+    sampling: SamplingParams | None = field(compare=False)
     group: asyncio.Future[TrajectoryGroup] = field(compare=False)
     playing: asyncio.Future[TrajectoryGroup] | None = field(default=None, compare=False)
 
     def begin(self, worker: Worker, version: int) -> None:
         try:
-            self.playing = worker.play(self.request, version)
+            self.playing = worker.play(self.request, version, self.sampling)
         except Exception as error:  # an author's object that cannot be sent can raise anything
             self.group.set_exception(error)
         else:
@@ -83,16 +86,18 @@ class Pool:
         self._version = version
         self._tending = [asyncio.ensure_future(self._tend(number)) for number in range(self._count)]
 
-    async def play(self, number: int, request: GroupRequest) -> TrajectoryGroup:
+    async def play(self, number: int, request: GroupRequest, sampling: SamplingParams | None = None) -> TrajectoryGroup:
         """Play a group, and again as often as its worker is lost.
 
-        Args: number: of its admission.
+        Args:
+            number: of its admission.
+            sampling: of every turn; None is that of training episodes.
         Raises: RolloutError if workers are lost again and again; what playing it raises.
         """
         for _ in range(self._most_lost + 1):
             if self._error is not None:
                 raise self._error
-            attempt = _Attempt(number, request, asyncio.get_running_loop().create_future())
+            attempt = _Attempt(number, request, sampling, asyncio.get_running_loop().create_future())
             heapq.heappush(self._waiting, attempt)
             self._give_work()
             try:
@@ -130,10 +135,11 @@ class Pool:
 
     def _give_work(self) -> None:
         """Begin waiting groups, oldest first, on the workers with the fewest episodes."""
-        while self._waiting and self._ready:
-            worker = min(self._ready, key=lambda worker: worker.running)
-            if worker.running >= self._slots:
+        while self._waiting:
+            free = [worker for worker in self._ready if not worker.is_lost and worker.running < self._slots]
+            if not free:
                 return
+            worker = min(free, key=lambda worker: worker.running)
             attempt = heapq.heappop(self._waiting)
             if not attempt.group.done():
                 attempt.begin(worker, self._version)

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -45,6 +45,7 @@ from agentrl.policy.local import LocalPolicy
 from agentrl.registry import load_file
 from agentrl.rollout.plain_json import as_json
 from agentrl.rollout.runner import Rollouts
+from agentrl.sampling import SamplingParams
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 _PR_SET_PDEATHSIG = 1
@@ -72,7 +73,11 @@ class _Log(logging.Handler):
         self._trainer = trainer
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._trainer.send(Logged(record.name, record.levelno, record.getMessage()))
+        text, values = str(record.msg), record.args or ()
+        if not isinstance(values, tuple):
+            text, values = record.getMessage(), ()
+        plain = tuple(value if isinstance(value, str | int | float) else str(value) for value in values)
+        self._trainer.send(Logged(record.name, record.levelno, text, plain))
 
 
 class Sampler:
@@ -87,20 +92,30 @@ class Sampler:
     def __init__(self, connection: Connection, trainer: _ToTrainer, setup: Setup) -> None:
         self._connection, self._trainer, self._setup = connection, trainer, setup
         self._playing: dict[int, asyncio.Task[None]] = {}
+        self._runners: dict[SamplingParams, Rollouts] = {}
 
     async def serve(self, model: Any, tokenizer: Any) -> None:
         """Play until told to stop."""
         self._stopped, self._loop = asyncio.Event(), asyncio.get_running_loop()
         self._policy = _policy(model, tokenizer, self._setup)
-        limit = self._setup.max_concurrency
-        runner = Rollouts(self._setup.env, self._policy, max_concurrency=limit, on_trajectory=self._ended)
-        async with self._policy, runner as self._rollouts:
+        async with self._policy, AsyncExitStack() as self._opened:
             threading.Thread(target=self._read, daemon=True, name="trainer").start()
-            self._trainer.send(Ready(self._policy.exact))
+            self._trainer.send(Ready())
             await self._stopped.wait()
             for task in self._playing.values():
                 task.cancel()
             await asyncio.gather(*self._playing.values(), return_exceptions=True)
+
+    async def _runner(self, sampling: SamplingParams | None) -> Rollouts:
+        """The runner of a way to sample."""
+        sampling = sampling or self._setup.sampling
+        if sampling not in self._runners:
+            limit = self._setup.max_concurrency
+            runner = Rollouts(
+                self._setup.env, self._policy, sampling=sampling, max_concurrency=limit, on_trajectory=self._ended
+            )
+            self._runners[sampling] = await self._opened.enter_async_context(runner)
+        return self._runners[sampling]
 
     def _read(self) -> None:
         """Hand messages to the event loop, in their order; a thread of its own, so that the trainer never waits."""
@@ -149,7 +164,8 @@ class Sampler:
         try:
             if version < message.version:
                 raise RolloutError(f"a sampler has weights {version}, expected {message.version} or newer")
-            (group,) = await self._rollouts.run([message.request], judged=False)
+            runner = await self._runner(message.sampling)
+            (group,) = await runner.run([message.request], judged=False)
             self._trainer.send(Played(ticket, packed_group(group), time.process_time()))
         except Exception as error:
             self._trainer.send(Failed(ticket, portable(error)))
@@ -209,7 +225,6 @@ def main(descriptor: int, model: int, parent: int) -> None:
         parent: number of the trainer's process.
     """
     end_with(parent)
-    signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C reaches every process; the trainer decides
     connection = Connection(descriptor)
     trainer = _ToTrainer(connection)
     try:

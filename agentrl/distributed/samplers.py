@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -65,14 +65,28 @@ class Samplers:
         """CPU seconds of the samplers, as far as they have reported them."""
         return self._pool.cpu_s
 
-    async def run(self, requests: Iterable[GroupRequest], *, judged: bool = True) -> list[TrajectoryGroup]:
-        """As `Rollouts.run`; all of the requests are admitted at once."""
+    async def run(
+        self,
+        requests: Iterable[GroupRequest],
+        *,
+        judged: bool = True,
+        sampling: SamplingParams | None = None,
+        on_group: Callable[[TrajectoryGroup], None] = lambda group: None,
+    ) -> list[TrajectoryGroup]:
+        """As `Rollouts.run`; all of the requests are admitted at once.
+
+        Args:
+            sampling: of every turn; None is that of training episodes.
+            on_group: called with each group, as it ends.
+        """
         asked = list(requests)
+        if not asked:
+            return []
         self._start()
         self._push()
         self._open += len(asked)
         try:
-            groups = await gathered([self._play(request) for request in asked]) if asked else []
+            groups = await gathered([self._play(request, sampling, on_group) for request in asked])
         finally:
             self._open -= len(asked)
         if judged:
@@ -105,8 +119,12 @@ class Samplers:
         self._loop.call_soon_threadsafe(self._pool.open, self._version)
         self._thread.start()
 
-    def _play(self, request: GroupRequest) -> asyncio.Future[TrajectoryGroup]:
-        return self._in_pool(self._pool.play(next(self._admitted), request))
+    async def _play(
+        self, request: GroupRequest, sampling: SamplingParams | None, on_group: Callable[[TrajectoryGroup], None]
+    ) -> TrajectoryGroup:
+        group: TrajectoryGroup = await self._in_pool(self._pool.play(next(self._admitted), request, sampling))
+        on_group(group)
+        return group
 
     def _in_pool(self, what: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(what, self._loop))

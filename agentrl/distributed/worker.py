@@ -13,6 +13,7 @@ from typing import Protocol
 
 from agentrl.distributed.shared import Packed
 from agentrl.rollout.requests import GroupRequest
+from agentrl.sampling import SamplingParams
 from agentrl.trajectory import TrajectoryGroup
 
 
@@ -44,6 +45,11 @@ class Worker(ABC):
     def running(self) -> int:
         """Episodes that it was given and that have not ended."""
 
+    @property
+    @abstractmethod
+    def is_lost(self) -> bool:
+        """Whether it has ended; it can play nothing then."""
+
     @abstractmethod
     async def start(self) -> None:
         """Get ready to play. Raises: WorkerLost; any error of the set-up, which another try would repeat."""
@@ -53,10 +59,14 @@ class Worker(ABC):
         """Play with these weights from now on; turns being sampled go on with them."""
 
     @abstractmethod
-    def play(self, request: GroupRequest, version: int) -> asyncio.Future[TrajectoryGroup]:
+    def play(
+        self, request: GroupRequest, version: int, sampling: SamplingParams | None
+    ) -> asyncio.Future[TrajectoryGroup]:
         """Begin a group. Cancelling the future stops it.
 
-        Args: version: of the weights that it was given last: no token may be of an older one.
+        Args:
+            version: of the weights that it was given last: no token may be of an older one.
+            sampling: of every turn; None is that of training episodes.
         Returns: the whole group; WorkerLost if the worker is lost first.
         """
 

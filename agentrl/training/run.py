@@ -29,6 +29,7 @@ from agentrl.policy.base import SamplingParams
 from agentrl.policy.format.demonstrations import with_tokens
 from agentrl.policy.local import LocalPolicy
 from agentrl.rollout.plain_json import plain
+from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.sources.tasks import Player
 from agentrl.rollout.store import TrajectoryStore
@@ -349,26 +350,12 @@ class Run:
         self, tasks: Mapping[str, Sequence[Task]], sampling: SamplingParams, *, trials: int, name: str
     ) -> dict[str, EvalResult]:
         """Play held-out tasks of environments together, record the episodes under a name, and score them by name."""
-        done, total = 0, trials * sum(map(len, tasks.values()))
-
-        def count(trajectory: Trajectory) -> None:
-            nonlocal done
-            done += 1
-            self.tell(name, done, total)
-
         mode: Mode = "greedy" if sampling.temperature == 0 else "sampled"
         labels = Labels(name, self.state.version, mode)
         started = time.perf_counter()
-        async with Rollouts(
-            self.env,
-            self.policy,
-            sampling=sampling,
-            on_trajectory=count,
-            max_concurrency=self.config.run.max_concurrency,
-        ) as rollouts:
-            seed = integer(self.seed, Purpose.EVALUATION)
-            refs = {name: env.ref for name, env in self.environments.items()}
-            groups = await rollouts.run(requests_of_each(tasks, refs, trials, seed, labels))
+        seed = integer(self.seed, Purpose.EVALUATION)
+        refs = {name: env.ref for name, env in self.environments.items()}
+        groups = await self._held_out(requests_of_each(tasks, refs, trials, seed, labels), sampling)
         wall_s = time.perf_counter() - started
         played = [trajectory for group in groups for trajectory in group.trajectories]
         for trajectory in played:
@@ -376,6 +363,28 @@ class Run:
         sampled = sum(trajectory.num_sampled_tokens for trajectory in played)
         self.state.tokens["evaluated"] = self.state.tokens.get("evaluated", 0) + sampled
         return by_environment(played, {name: refs[name] for name in tasks}, wall_s=wall_s)
+
+    async def _held_out(self, requests: Sequence[GroupRequest], sampling: SamplingParams) -> list[TrajectoryGroup]:
+        """Play an evaluation, on the samplers where there are some, and tell how far it is."""
+        done, total = 0, sum(request.num_episodes for request in requests)
+
+        def count(episodes: int) -> None:
+            nonlocal done
+            done += episodes
+            self.tell(requests[0].labels.stage, done, total)
+
+        if self._samplers is not None:
+            return await self._samplers.run(
+                requests, sampling=sampling, on_group=lambda group: count(len(group.trajectories))
+            )
+        async with Rollouts(
+            self.env,
+            self.policy,
+            sampling=sampling,
+            on_trajectory=lambda trajectory: count(1),
+            max_concurrency=self.config.run.max_concurrency,
+        ) as rollouts:
+            return await rollouts.run(requests)
 
     def before_update(self) -> None:
         """Free what the sampler keeps of episodes; an update needs the memory."""

@@ -33,6 +33,10 @@ class FakeWorker(Worker):
     def running(self) -> int:
         return sum(self.playing.values())
 
+    @property
+    def is_lost(self) -> bool:
+        return self.lost.done()
+
     async def start(self) -> None:
         await asyncio.sleep(0)
         if self.owner.broken is not None:
@@ -44,7 +48,8 @@ class FakeWorker(Worker):
         assert not weights.values.closed  # type: ignore[attr-defined]
         self.version = weights.version
 
-    def play(self, request: GroupRequest, version: int) -> asyncio.Future[TrajectoryGroup]:
+    def play(self, request: GroupRequest, version: int, sampling: Any) -> asyncio.Future[TrajectoryGroup]:
+        assert not self.is_lost
         assert version == self.version, "new weights come before the groups that are begun after them"
         group = asyncio.ensure_future(self._play(request))
         self.playing[group] = request.num_episodes

@@ -89,18 +89,17 @@ def test_a_trainer_that_is_stopped_leaves_no_process_and_its_run_goes_on(
         env=EnvConfig("tests.distributed.fatal:Fatal"),
         model=undecided,
         stages={"it": replace(RL, steps=5, playing=Playing(3, 4, max_lag=1))},
-        scale=ScaleConfig(samplers=2),
+        scale=ScaleConfig(samplers=1),
     )
     (tmp_path / "c.toml").write_text(dump_config(config))
     code, pids, printed = cut_by(number, tmp_path / "c.toml", tmp_path / "run", 3)
     assert code != 0
-    assert len(pids) == 2
+    assert len(pids) == 1
     assert os.getpid() not in pids
     assert all_end(pids)
     assert printed == "", "what authors print stays out of the output of commands"
-    if number == signal.SIGINT:  # also without samplers
-        file = tmp_path / "run" / "config.toml"
-        file.write_text(file.read_text().replace("samplers = 2", "samplers = 0"))
+    file = tmp_path / "run" / "config.toml"  # it may go on with another number of samplers
+    file.write_text(file.read_text().replace("samplers = 1", "samplers = 0"))
     resume(tmp_path / "run")
     trained = groups_by_step(tmp_path / "run")
     assert [group for step in trained.values() for group, _ in step] == [str(n) for n in range(15)]
