@@ -76,6 +76,7 @@ def command(
     agentrl train quickstart.toml --set stages.rl.steps=30 --seed 7
     agentrl train agentrl/Shop-v0 --out runs/shop
     agentrl train --resume runs/shop
+    agentrl train quickstart.toml --set scale.samplers=2 --set stages.rl.playing.max_lag=1
     agentrl train quickstart.toml --seeds 0,1,2 --grid stages.rl.learner.lr=3e-4,7e-4 --out runs/rates
     agentrl train arms.toml --seeds 0,1,2 --controls
     """

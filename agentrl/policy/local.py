@@ -131,9 +131,16 @@ class LocalPolicy(Policy):
         """Whether a turn's bits do not depend on what else is sampled at the same time."""
         return self.engine.exact
 
-    def weights_changed(self, *, drop_cache: bool = True) -> None:
-        """Call after an update of `model`: counts a version and drops what the old weights computed."""
+    def weights_changed(self, *, drop_cache: bool = True, version: int | None = None) -> None:
+        """Call after an update of `model`: counts a version and drops what the old weights computed.
+
+        Args:
+            drop_cache: as of the engine.
+            version: number of the new weights; by default the next one.
+        """
         self.engine.weights_changed(drop_cache=drop_cache)
+        if version is not None:
+            self.engine.version = version
 
     def forget(self) -> None:
         """Drop all keys and values and the ownership of slots; what is sampled next is as from a new policy."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from agentrl.config import Count, NotNegative, Positive, Share, Whole
 from agentrl.env import registry
@@ -113,6 +113,26 @@ class RunConfig:
     tensorboard: bool = True
 
 
+@dataclass(frozen=True)
+class ScaleConfig:
+    """How many processes of this machine sample training episodes.
+
+    Attributes:
+        samplers: sampling processes; 0 samples in the process that learns. They share `run.max_concurrency`.
+        threads: torch threads of each of them.
+        cache: what becomes of keys and values that old weights computed when new ones come while a turn is sampled:
+            `drop` computes them again; `keep` goes on with them, which costs less, but a token's log-probability is
+            then that of no one version.
+        restarts: most times that a group is begun again because its sampler was lost, and most samplers lost in a row
+            without a group played; then the run ends with an error.
+    """
+
+    samplers: Whole = 0
+    threads: Count = 1
+    cache: Literal["drop", "keep"] = "drop"
+    restarts: Whole = 3
+
+
 class RunSettings(Protocol):
     """The part of a configuration that the run itself reads. The stages have been made from the rest."""
 
@@ -129,4 +149,7 @@ class RunSettings(Protocol):
     @property
     def run(self) -> RunConfig: ...
     @property
+    def scale(self) -> ScaleConfig: ...
+    @property
     def seed(self) -> int: ...
+    def other_environments(self) -> Sequence[EnvRef]: ...
