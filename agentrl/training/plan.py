@@ -12,10 +12,12 @@ from agentrl.config import OneOf, Whole, check_config, dump_config, from_table
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
+from agentrl.serving.capture.settings import AgentConfig
 from agentrl.training import checkpoint, presets
 from agentrl.training.algorithms import expanded
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig
+from agentrl.training.stages.agents import check_agent
 from agentrl.training.stages.base import STAGES, Stage, StageSettings
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.reinforce import Reinforce
@@ -45,6 +47,7 @@ class TrainConfig:
             data), `before`, `rl`, `after`.
         envs: the environments of a run over several, by name; empty for a run with one.
         train_on: names of those that the run learns from; the others are only evaluated. Empty: all of them.
+        agent: a program of its own that plays the episodes; None lets the model itself take the turns.
     """
 
     env: EnvConfig
@@ -55,6 +58,7 @@ class TrainConfig:
     seed: Whole = 0
     envs: Mapping[str, MixedEnv] = field(default_factory=dict)
     train_on: tuple[str, ...] = ()
+    agent: AgentConfig | None = None
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> TrainConfig:
@@ -141,6 +145,8 @@ class TrainConfig:
         """
         check_config(self)
         planned = self.planned()
+        if self.agent is not None:
+            check_agent(self.envs, planned)
         if self.envs:
             self._check_environments(planned)
         else:

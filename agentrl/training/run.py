@@ -30,6 +30,7 @@ from agentrl.rollout.plain_json import plain
 from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.seeds import Purpose, integer
+from agentrl.serving.capture.player import player
 from agentrl.training import checkpoint, model_setup
 from agentrl.training.clock import Clock
 from agentrl.training.files.kept_weights import KeptWeights
@@ -149,7 +150,11 @@ class Run:
         if self._saved is not None:
             self._saved.restore()
         limit = self.config.run.max_concurrency
-        async with self.policy, Rollouts(self.env, self.policy, max_concurrency=limit) as self.rollouts:
+        async with (
+            self.policy,
+            player(self.config.agent) as self._play,
+            Rollouts(self.env, self.policy, max_concurrency=limit, play=self._play) as self.rollouts,
+        ):
             for stage in self.stages[self.state.stage :]:
                 await self._pass_through(stage)
         return self._conclude()
@@ -347,6 +352,7 @@ class Run:
             sampling=sampling,
             on_trajectory=count,
             max_concurrency=self.config.run.max_concurrency,
+            play=self._play,
         ) as rollouts:
             seed = integer(self.seed, Purpose.EVALUATION)
             refs = {name: env.ref for name, env in self.environments.items()}

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from agentrl.config import Count, NotNegative, Positive, Share, Whole
 from agentrl.env import registry
 from agentrl.sampling import SamplingParams
+from agentrl.serving.capture.settings import AgentConfig
 from agentrl.training.model_setup import ModelConfig
 from agentrl.trajectory import EnvRef
 
@@ -128,5 +129,7 @@ class RunSettings(Protocol):
     def sampling(self) -> SamplingConfig: ...
     @property
     def run(self) -> RunConfig: ...
+    @property
+    def agent(self) -> AgentConfig | None: ...
     @property
     def seed(self) -> int: ...

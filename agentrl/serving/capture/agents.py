@@ -1,4 +1,4 @@
-"""Agents as commands: started once for each episode. Owns their processes.
+"""Agents as commands, started for each episode. Owns their processes.
 
 An agent's program is the user's own code and runs as the user, outside of any sandbox.
 """
@@ -12,7 +12,9 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import IO, Protocol
+
+from agentrl.serving.capture.settings import AgentConfig
 
 _TAIL_BYTES = 2000
 _END_S = 5.0
@@ -45,43 +47,41 @@ class Agent(Protocol):
         """Play one episode. Args: variables: of the environment, which say where to ask. Raises: EnvFault."""
 
 
-@dataclass(frozen=True)
 class CommandAgent:
     """A shell command that is started for each episode.
 
-    Attributes:
-        command: for `sh -c`.
-        timeout_s: after these it is stopped.
+    Args: settings: of the agent.
     """
 
-    command: str
-    timeout_s: float
-
-    @property
-    def name(self) -> str:
-        return self.command
+    def __init__(self, settings: AgentConfig) -> None:
+        self._settings, self.name = settings, settings.command
 
     async def run(self, variables: Mapping[str, str]) -> Exit:
         with tempfile.TemporaryFile() as output:
-            process = await asyncio.create_subprocess_shell(
-                self.command,
-                env={**os.environ, **variables},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+            process = await started(self._settings.command, {**os.environ, **variables}, output)
             status: int | None = None
             try:
-                status = await asyncio.wait_for(process.wait(), self.timeout_s)
+                status = await asyncio.wait_for(process.wait(), self._settings.timeout_s)
             except TimeoutError:
                 pass
             finally:
-                await _ended(process)
-            return Exit(status, _tail(output.fileno()))
+                await ended(process)
+            return Exit(status, tail(output.fileno()))
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
+async def started(command: str, variables: Mapping[str, str], output: IO[bytes]) -> asyncio.subprocess.Process:
+    """A shell command in a process group of its own."""
+    return await asyncio.create_subprocess_shell(
+        command,
+        env=variables,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
     """End a process and all that it started in its group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -89,6 +89,7 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
         await asyncio.wait_for(process.wait(), _END_S)
 
 
-def _tail(file: int) -> str:
+def tail(file: int) -> str:
+    """The end of what was written to a file."""
     size = os.fstat(file).st_size
     return os.pread(file, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace").strip()

@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from agentrl.serving.api_errors import ApiError
 from agentrl.serving.app import json_answer, read_body, read_json
+from agentrl.serving.capture.desk import Desk
 from agentrl.serving.capture.dialects.base import Dialect
 from agentrl.serving.capture.dialects.chat import Chat
 from agentrl.serving.capture.episode import Episode
@@ -47,6 +48,7 @@ class Proxy:
 
     def __init__(self, hosts: Sequence[str], *, ping_s: float = PING_S) -> None:
         self._ping_s = ping_s
+        self.desk: Desk | None = None
         self._sessions: dict[str, Episode] = {}
         self._by_key: dict[bytes, str] = {}
         both = ("", "/s/{session}")
@@ -64,6 +66,8 @@ class Proxy:
             Route("/s/{session}/tools", self._tools),
             Route("/s/{session}/tools/{tool}", self._call, methods=["POST"]),
             Route("/s/{session}/answer", self._answer, methods=["POST"]),
+            Route("/s/{session}/done", self._done, methods=["POST"]),
+            Route("/next", self._next, methods=["POST"]),
         ]
         guard = Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts], www_redirect=False)
         handlers: dict[Any, Any] = {ApiError: _refused, HTTPException: _no_route, Exception: _failed}
@@ -83,9 +87,7 @@ class Proxy:
 
     def _episode(self, request: Request) -> Episode:
         """The episode of a request's key. The answer to a wrong key does not say whether there is such a session."""
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else ""
-        name = self._by_key.get(_digest(request.headers.get("x-api-key", "").strip() or given))
+        name = self._by_key.get(_digest(_key(request)))
         if name is None or request.path_params.get("session", name) != name:
             raise ApiError(_NO_SESSION, status=401, code="invalid_api_key")
         return self._sessions[name]
@@ -152,6 +154,28 @@ class Proxy:
             raise ApiError("answer must be a text", param="answer")
         session.answer = body["answer"]
         return JSONResponse({})
+
+    # What processes ask that play one episode after the other.
+
+    async def _next(self, request: Request) -> Response:
+        try:
+            variables = None if self.desk is None else await self.desk.next(_key(request))
+        except LookupError:
+            raise ApiError(_NO_SESSION, status=401, code="invalid_api_key") from None
+        return Response(status_code=204) if variables is None else JSONResponse(dict(variables))
+
+    async def _done(self, request: Request) -> Response:
+        session = self._episode(request).session
+        _, body = await _read(request)
+        if self.desk is not None:
+            self.desk.done(session.key, str(body.get("error") or ""))
+        return JSONResponse({})
+
+
+def _key(request: Request) -> str:
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    given = bearer.strip() if scheme.lower() == "bearer" else ""
+    return request.headers.get("x-api-key", "").strip() or given
 
 
 async def _read(request: Request) -> tuple[bytes, Mapping[str, Any]]:

@@ -7,21 +7,25 @@ these are faults, which never count.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, EnvFault, PolicyFault
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.local import LocalPolicy
 from agentrl.rollout.episode import mark_fault
-from agentrl.serving.capture.agents import Agent, Exit
+from agentrl.rollout.runner import Play
+from agentrl.serving.capture.agents import Agent, CommandAgent, Exit
+from agentrl.serving.capture.desk import Desk
 from agentrl.serving.capture.episode import Episode
+from agentrl.serving.capture.player import captured
 from agentrl.serving.capture.server import CaptureServer
 from agentrl.serving.capture.session import Session
+from agentrl.serving.capture.settings import AgentConfig
 from agentrl.serving.capture.tasks import AgentTasks
 from agentrl.serving.chat_model import ChatModel
-from agentrl.trajectory import CAPTURED, Ending, EnvRef, Labels, Task, Trajectory
+from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory
 
 NAME = "agentrl"
 """Of the model, for agents that ask."""
@@ -128,9 +132,16 @@ class AgentPlayer:
         }
 
 
-def captured(ref: EnvRef, agent: str) -> EnvRef:
-    """The identity of an environment as an agent plays it; it cannot be made."""
-    return replace(ref, id=f"{CAPTURED}{ref.id}", kwargs={**ref.kwargs, "agent": agent})
+@asynccontextmanager
+async def playing(settings: AgentConfig) -> AsyncIterator[Play]:
+    """What plays episodes with an agent; its server and processes live as long as the context."""
+    async with CaptureServer() as server:
+        if not settings.processes:
+            yield AgentPlayer(server, CommandAgent(settings), max_turns=settings.max_turns).play
+            return
+        async with aclosing(Desk(settings, f"{server.url}/next")) as desk:
+            server.proxy.desk = desk
+            yield AgentPlayer(server, desk, max_turns=settings.max_turns).play
 
 
 async def _conclude(episode: Episode, ended: Exit) -> None:

@@ -1,0 +1,85 @@
+"""A run and a record whose episodes an agent's own program plays."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentrl.bench.result import BenchConfig
+from agentrl.bench.runner import run_bench
+from agentrl.errors import ConfigError, RolloutError
+from agentrl.policy.base import SamplingParams
+from agentrl.rollout.store import TrajectoryStore
+from agentrl.serving.capture.settings import AgentConfig
+from agentrl.training.model_setup import ModelConfig
+from agentrl.training.plan import TrainConfig
+from agentrl.training.stages.evaluate import Evaluate
+from agentrl.training.stages.playing import GrowingTurns, Playing
+from agentrl.training.stages.reinforce import Reinforce
+from agentrl.training.train import train
+from tests.serving.conftest import CONFIG, ENV
+
+PROGRAM = f"{sys.executable} {Path(__file__).parent / 'agent_program.py'}"
+
+
+def config(folder: Path, agent: AgentConfig) -> TrainConfig:
+    stages = {
+        "rl": Reinforce(steps=1, playing=Playing(prompts_per_step=3, group_size=4)),
+        "after": Evaluate(num_tasks=2),
+    }
+    return replace(CONFIG, model=ModelConfig(path=str(folder)), stages=stages, agent=agent)
+
+
+def test_a_step_is_learnt_from_the_turns_of_a_program(folder: Path, tmp_path: Path) -> None:
+    hot = config(folder, AgentConfig(PROGRAM, processes=2))
+    hot = replace(hot, sampling=replace(hot.sampling, temperature=1.6))
+    summary = train(hot, tmp_path / "run")
+    episodes = [t for t in TrajectoryStore(tmp_path / "run" / "trajectories.jsonl") if t.labels.stage == "rl"]
+    assert len(episodes) == 12
+    assert {t.env.id for t in episodes} == {f"capture:{ENV}"}
+    assert {t.status for t in episodes} <= {"terminated", "truncated"}
+    assert len({t.reward for t in episodes}) > 1
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (step,) = [found for line in lines if (found := json.loads(line))["stage"] == "rl"]
+    assert step["update/ratio_mean"] == pytest.approx(1.0, abs=1e-5)
+    assert step["update/approx_kl"] == pytest.approx(0.0, abs=1e-5)
+    assert summary["after"]["n_tasks"] == 2
+
+
+def test_what_a_program_does_is_recorded_as_a_benchmark(folder: Path, tmp_path: Path) -> None:
+    measured = BenchConfig(
+        num_tasks=2, sampling=SamplingParams(0, max_tokens=40), references=False, agent=AgentConfig(PROGRAM)
+    )
+    result = run_bench(ENV, f"local:{folder}", config=measured, out=tmp_path / "records")
+    assert result.score.success.mean == 1.0
+    again = run_bench(ENV, f"local:{folder}", config=measured, out=tmp_path / "records")
+    assert again.score.success.mean == 1.0
+    assert len(list(TrajectoryStore(tmp_path / "records" / "trajectories.jsonl"))) == 2  # nothing was played twice
+
+
+def test_a_crash_after_the_model_spoke_is_a_failure(folder: Path, tmp_path: Path) -> None:
+    measured = BenchConfig(num_tasks=2, references=False, agent=AgentConfig(f"{PROGRAM} --crash"))
+    result = run_bench(ENV, f"local:{folder}", config=measured, out=tmp_path / "records")
+    assert (result.score.success.mean, result.score.counts.scored) == (0.0, 2)
+    (first, *_) = TrajectoryStore(tmp_path / "records" / "trajectories.jsonl")
+    assert (first.ending.kind, first.ending.who) == ("error", "author")
+    assert "I cannot read this" in first.ending.detail
+
+
+def test_a_program_that_asks_for_nothing_is_never_scored(folder: Path) -> None:
+    measured = BenchConfig(num_tasks=1, references=False, agent=AgentConfig(f"{PROGRAM} --early"))
+    with pytest.raises(RolloutError, match="no settings found"):
+        run_bench(ENV, f"local:{folder}", config=measured)
+
+
+def test_forks_are_refused(folder: Path, tmp_path: Path) -> None:
+    stage = Reinforce(playing=Playing(growing_turns=GrowingTurns(), branches=2))
+    wrong = replace(config(folder, AgentConfig(PROGRAM)), stages={"rl": stage})
+    with pytest.raises(ConfigError, match=r"stages\.rl\.playing\.branches"):
+        train(wrong, tmp_path / "run")
+    with pytest.raises(ValueError, match="command must name a program"):
+        AgentConfig(" ")
