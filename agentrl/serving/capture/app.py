@@ -26,12 +26,14 @@ from agentrl.serving.app import json_answer, read_body, read_json
 from agentrl.serving.capture.desk import Desk
 from agentrl.serving.capture.dialects.base import Dialect
 from agentrl.serving.capture.dialects.chat import Chat
+from agentrl.serving.capture.dialects.messages import Messages
+from agentrl.serving.capture.dialects.responses import Responses
 from agentrl.serving.capture.episode import Episode
 from agentrl.serving.capture.session import Attempt, Session
 from agentrl.serving.capture.waiting import Waiting, answered, begun, pieces
 
 logger = logging.getLogger(__name__)
-DIALECTS: Mapping[str, Dialect] = {"/chat/completions": Chat()}
+DIALECTS: Mapping[str, Dialect] = {"/chat/completions": Chat(), "/responses": Responses(), "/messages": Messages()}
 BODY_S = 30.0
 PING_S = 10.0
 _GONE = Response(status_code=499)  # nobody reads it

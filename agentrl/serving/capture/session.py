@@ -45,6 +45,7 @@ class Attempt:
         gone: set when the client has hung up.
         work: the task that answers it.
         node: its turn, once sampled.
+        turn_id: names the turn, before it is sampled.
     """
 
     digest: bytes
@@ -52,6 +53,7 @@ class Attempt:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     work: asyncio.Task[Node] | None = None
     node: Node | None = None
+    turn_id: str = ""
 
     async def is_lost(self) -> bool:
         """Whether the client has gone without its answer. A retry can arrive before the hang-up is noticed."""
@@ -111,7 +113,7 @@ class Session:
                 return earlier.node
         if self._over:
             raise ApiError(f"the session is over: {self._over}", code="session_over")
-        attempt.node = await self._sampled(request, on_token)
+        attempt.node = await self._sampled(request, attempt, on_token)
         return attempt.node
 
     def end(self, why: str) -> None:
@@ -149,7 +151,7 @@ class Session:
             "too_long": self.too_long,
         }
 
-    async def _sampled(self, request: ChatRequest, on_token: OnToken | None) -> Node:
+    async def _sampled(self, request: ChatRequest, attempt: Attempt, on_token: OnToken | None) -> Node:
         if len(self.tree.nodes) >= self.max_turns:
             raise ApiError(f"the session has had its {self.max_turns} turns", code="session_over")
         place, prompt = self._prompt(request)
@@ -157,7 +159,7 @@ class Session:
         number = next(n for n in range(len(self._used[key]) + 1) if n not in self._used[key])
         self._used[key].add(number)
         stream = f"{self._stream}/{key.hex()}"
-        node_id = hashlib.blake2b(f"{stream}/{number}".encode(), digest_size=6).hexdigest()
+        node_id = attempt.turn_id = hashlib.blake2b(f"{stream}/{number}".encode(), digest_size=6).hexdigest()
         began = time.perf_counter()
         try:
             done = await self._completion(request, prompt, turn_seed(stream, number), node_id, on_token)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from typing import Any
 
 from starlette.requests import Request
 
@@ -67,11 +68,11 @@ async def pieces(waiting: Waiting, dialect: Dialect, model: str, ping_s: float) 
     Args: ping_s: seconds of silence after which a sign of life is sent.
     """
     stream, text = dialect.stream(model), Pieces(waiting.session.model, waiting.asked)
-    queue: asyncio.Queue[list[bytes] | None] = asyncio.Queue()
+    queue: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue()
 
     def tell(token: int, logprob: float) -> None:
         if (piece := text.add(token, logprob)) is not None:
-            queue.put_nowait(stream.piece(piece["delta"]))
+            queue.put_nowait(piece["delta"])
 
     work = waiting.begin(tell)
     work.add_done_callback(lambda _: queue.put_nowait(None))
@@ -79,13 +80,13 @@ async def pieces(waiting: Waiting, dialect: Dialect, model: str, ping_s: float) 
     try:
         while (part := await _next(queue, ping_s)) is not None:
             if not has_begun:
-                yield b"".join(stream.begin())
+                yield b"".join(stream.begin(waiting.attempt.turn_id))
                 has_begun = True
-            yield b"".join(part) or dialect.ping
+            yield b"".join(stream.piece(part)) or dialect.ping
         node = await work
         rest = text.rest(node.choice.action)
         last = [*(stream.piece(rest["delta"]) if rest else []), *stream.end(answered(node, model, waiting.asked))]
-        yield b"".join(last if has_begun else [*stream.begin(), *last])
+        yield b"".join(last if has_begun else [*stream.begin(node.id), *last])
         node.delivered = True
     except ApiError as error:
         if not has_begun:
@@ -110,9 +111,9 @@ async def begun(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     return all_parts()
 
 
-async def _next(queue: asyncio.Queue[list[bytes] | None], ping_s: float) -> list[bytes] | None:
-    """The next pieces; none of them after a silence, None at the end."""
+async def _next(queue: asyncio.Queue[Mapping[str, Any] | None], ping_s: float) -> Mapping[str, Any] | None:
+    """The next piece; an empty one after a silence, None at the end."""
     try:
         return await asyncio.wait_for(queue.get(), ping_s)
     except TimeoutError:
-        return []
+        return {}

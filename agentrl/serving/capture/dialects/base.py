@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
+from agentrl.messages import Message
 from agentrl.policy.base import SamplingParams
 from agentrl.serving.api_errors import ApiError
 from agentrl.serving.chat_model import Answer
@@ -56,8 +59,8 @@ class Stream(ABC):
     """One answer in pieces."""
 
     @abstractmethod
-    def begin(self) -> list[bytes]:
-        """What is sent before the model has said anything."""
+    def begin(self, turn_id: str) -> list[bytes]:
+        """What is sent before the model has said anything. Args: turn_id: names the turn."""
 
     @abstractmethod
     def piece(self, delta: Mapping[str, Any]) -> list[bytes]:
@@ -96,7 +99,11 @@ def asked(
     tools: Sequence[Mapping[str, Any]],
     limits: SamplingParams,
 ) -> ChatRequest:
-    """The request of a body whose conversation and tools are in chat form. Raises: ApiError for what is not offered."""
+    """The request of a body whose conversation and tools are in chat form.
+
+    Args: messages: a turn of the model may have a `signature` that we gave it.
+    Raises: ApiError for what is not offered.
+    """
     for name, neutral in _REFUSED.items():
         value = body.get(name)
         if value is not None and value not in neutral:
@@ -109,13 +116,19 @@ def asked(
         raise ApiError("there are no messages: send the conversation", param="messages")
     choice = body.get("tool_choice")
     kind = choice.get("type") if isinstance(choice, Mapping) else choice
+    signatures = [str(message.get("signature") or "") for message in messages]
     return ChatRequest(
-        messages=read_messages(messages),
+        messages=tuple(map(_signed, read_messages(messages), signatures)),
         tools=[read_tool(tool, f"tools[{number}]") for number, tool in enumerate(tools)],
         calls=bool(tools) and kind != "none",
         sampling=limits,
         stream=_flag(body, "stream"),
     )
+
+
+def _signed(message: Message, signature: str) -> Message:
+    """A turn with the signature that came back with it, which names it."""
+    return structs.replace(message, blocks=({"signature": signature},)) if signature else message
 
 
 def limited(sampling: SamplingParams, max_tokens: Any, stop: Any) -> SamplingParams:

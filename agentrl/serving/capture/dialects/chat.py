@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,14 +28,15 @@ class Chat(Dialect):
         return completion(head, answered.request, answered.answer, [[]])
 
     def stream(self, model: str) -> Stream:
-        return _ChatStream(Head(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), model))
+        return _ChatStream(model)
 
 
 class _ChatStream(Stream):
-    def __init__(self, head: Head) -> None:
-        self._head = head
+    def __init__(self, model: str) -> None:
+        self._head = Head("", int(time.time()), model)
 
-    def begin(self) -> list[bytes]:
+    def begin(self, turn_id: str) -> list[bytes]:
+        self._head = replace(self._head, id=f"chatcmpl-{turn_id}")
         return [event(chunk(self._head, 0, {"role": "assistant", "content": ""}))]
 
     def piece(self, delta: Mapping[str, Any]) -> list[bytes]:
