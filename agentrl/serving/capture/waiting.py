@@ -82,7 +82,7 @@ async def pieces(waiting: Waiting, dialect: Dialect, model: str, ping_s: float) 
             if not has_begun:
                 yield b"".join(stream.begin(waiting.attempt.turn_id))
                 has_begun = True
-            yield b"".join(stream.piece(part)) or dialect.ping
+            yield b"".join(stream.piece(part)) if part else dialect.ping
         node = await work
         rest = text.rest(node.choice.action)
         last = [*(stream.piece(rest["delta"]) if rest else []), *stream.end(answered(node, model, waiting.asked))]
