@@ -9,15 +9,19 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 from agentrl.serving.capture.settings import AgentConfig
 
 _TAIL_BYTES = 2000
 _END_S = 5.0
+# The shell's input is a pipe that ends with this process; a watcher then kills the group. The command has no input.
+_END_WITH_US = "exec 3<&0 </dev/null; (cat <&3 >/dev/null; kill -s KILL -- -$$) & exec 3<&-"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,14 @@ class Agent(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def run(self, variables: Mapping[str, str]) -> Exit:
-        """Play one episode. Args: variables: of the environment, which say where to ask. Raises: EnvFault."""
+    async def run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
+        """Play one episode.
+
+        Args:
+            variables: of the environment, which say where to ask.
+            waited_s: seconds so far in which the agent waited for the model; they do not count against it.
+        Raises: EnvFault.
+        """
 
 
 class CommandAgent:
@@ -56,25 +66,32 @@ class CommandAgent:
     def __init__(self, settings: AgentConfig) -> None:
         self._settings, self.name = settings, settings.command
 
-    async def run(self, variables: Mapping[str, str]) -> Exit:
+    async def run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
         with tempfile.TemporaryFile() as output:
             process = await started(self._settings.command, {**os.environ, **variables}, output)
-            status: int | None = None
+            waiting = asyncio.ensure_future(process.wait())
             try:
-                status = await asyncio.wait_for(process.wait(), self._settings.timeout_s)
-            except TimeoutError:
-                pass
+                status = await within(waiting, self._settings.timeout_s, waited_s)
             finally:
                 await ended(process)
+                await waiting
             return Exit(status, tail(output.fileno()))
 
 
+async def within(result: asyncio.Future[T], timeout_s: float, waited_s: Callable[[], float]) -> T | None:
+    """The result; None if it took longer, without the seconds in which the agent waited for the model."""
+    began = time.monotonic()
+    while not result.done() and (left_s := timeout_s + waited_s() - (time.monotonic() - began)) > 0:
+        await asyncio.wait({result}, timeout=left_s)
+    return result.result() if result.done() else None
+
+
 async def started(command: str, variables: Mapping[str, str], output: IO[bytes]) -> asyncio.subprocess.Process:
-    """A shell command in a process group of its own."""
+    """A shell command in a process group of its own, which also ends if this process is killed."""
     return await asyncio.create_subprocess_shell(
-        command,
+        f"{_END_WITH_US}\n{command}",
         env=variables,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=output,
         stderr=output,
         start_new_session=True,

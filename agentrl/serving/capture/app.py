@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -51,7 +51,7 @@ class Proxy:
     def __init__(self, hosts: Sequence[str], *, ping_s: float = PING_S) -> None:
         self._ping_s = ping_s
         self.desk: Desk | None = None
-        self._sessions: dict[str, Episode] = {}
+        self.episodes: dict[str, Episode] = {}
         self._by_key: dict[bytes, str] = {}
         both = ("", "/s/{session}")
         asks = [
@@ -77,12 +77,12 @@ class Proxy:
 
     def add(self, episode: Episode) -> None:
         """Serve a session."""
-        self._sessions[episode.session.name] = episode
+        self.episodes[episode.session.name] = episode
         self._by_key[_digest(episode.session.key)] = episode.session.name
 
     def remove(self, session: Session) -> None:
         """Serve it no longer."""
-        self._sessions.pop(session.name, None)
+        self.episodes.pop(session.name, None)
         self._by_key.pop(_digest(session.key), None)
 
     # Who asks.
@@ -92,7 +92,7 @@ class Proxy:
         name = self._by_key.get(_digest(_key(request)))
         if name is None or request.path_params.get("session", name) != name:
             raise ApiError(_NO_SESSION, status=401, code="invalid_api_key")
-        return self._sessions[name]
+        return self.episodes[name]
 
     # What agents ask of the model.
 
@@ -185,6 +185,8 @@ async def _read(request: Request) -> tuple[bytes, Mapping[str, Any]]:
     try:
         async with asyncio.timeout(BODY_S):
             raw = await read_body(request)
+    except ClientDisconnect:
+        raise ApiError("the client has gone", status=499) from None
     except TimeoutError:
         raise ApiError(f"the body did not arrive within {BODY_S:.0f} seconds", status=408) from None
     body = read_json(raw)

@@ -10,11 +10,11 @@ import asyncio
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agentrl.errors import EnvFault
-from agentrl.serving.capture.agents import Exit, ended, started, tail
+from agentrl.serving.capture.agents import Exit, ended, started, tail, within
 from agentrl.serving.capture.settings import AgentConfig
 
 _WAIT_S = 20.0
@@ -45,16 +45,15 @@ class Desk:
     def name(self) -> str:
         return self._settings.command
 
-    async def run(self, variables: Mapping[str, str]) -> Exit:
+    async def run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
         """Have one episode played. Raises: EnvFault if the process that plays it ends."""
         self._start()
         offer = _Offer(variables, asyncio.get_running_loop().create_future())
         self._waiting.put_nowait(offer)
         try:
-            return await asyncio.wait_for(offer.result, self._settings.timeout_s)
-        except TimeoutError:
-            return Exit(None)
+            return await within(offer.result, self._settings.timeout_s, waited_s) or Exit(None)
         finally:
+            offer.result.cancel()
             self._taken.pop(variables["AGENTRL_KEY"], None)
 
     async def next(self, key: str) -> Mapping[str, str] | None:

@@ -99,7 +99,7 @@ class AgentPlayer:
         await episode.begin(seed)
         self._server.proxy.add(episode)
         try:
-            ended = await self._agent.run(self._variables(episode))
+            ended = await self._agent.run(self._variables(episode), session.waited_s)
         finally:
             self._server.proxy.remove(session)
             session.end("the agent has ended")

@@ -98,6 +98,7 @@ class Session:
         self._stream = secrets.token_hex(8) if sampling.seed is None else str(sampling.seed)
         self._newest: dict[bytes, Attempt] = {}
         self._used: dict[bytes, set[int]] = defaultdict(set)
+        self._waited_s, self._since = 0.0, dict[str, float]()
 
     async def turn(self, request: ChatRequest, attempt: Attempt, on_token: OnToken | None = None) -> Node:
         """Sample the turn that a request asks for, or hand over the one of an earlier, equal request.
@@ -122,6 +123,11 @@ class Session:
         for attempt in self._newest.values():
             if attempt.work is not None and not attempt.work.done():
                 attempt.work.cancel()
+
+    def waited_s(self) -> float:
+        """Seconds so far in which the agent waited for turns."""
+        now = time.monotonic()
+        return self._waited_s + sum(now - began for began in self._since.values())
 
     @property
     def nodes(self) -> list[Node]:
@@ -160,13 +166,16 @@ class Session:
         self._used[key].add(number)
         stream = f"{self._stream}/{key.hex()}"
         node_id = attempt.turn_id = hashlib.blake2b(f"{stream}/{number}".encode(), digest_size=6).hexdigest()
-        began = time.perf_counter()
+        began = self._since[node_id] = time.monotonic()
         try:
             done = await self._completion(request, prompt, turn_seed(stream, number), node_id, on_token)
         except BaseException:
             self._used[key].discard(number)  # so that a retry samples the same turn
             raise
-        return self._added(request, place, prompt, done, node_id, time.perf_counter() - began)
+        finally:
+            del self._since[node_id]
+            self._waited_s += time.monotonic() - began
+        return self._added(request, place, prompt, done, node_id, time.monotonic() - began)
 
     def _prompt(self, request: ChatRequest) -> tuple[Place, tuple[int, ...]]:
         """Where a request goes on, and the ids that the model sees."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -40,7 +40,7 @@ class ChatAgent:
     def __init__(self) -> None:
         self.conversations: list[list[dict[str, Any]]] = []
 
-    async def run(self, variables: Mapping[str, str]) -> Exit:
+    async def run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
         headers = {"authorization": f"Bearer {variables['OPENAI_API_KEY']}"}
         async with httpx.AsyncClient(headers=headers, timeout=60) as client:
             tools = (await client.get(f"{variables['AGENTRL_URL']}/tools")).json()
