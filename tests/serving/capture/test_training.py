@@ -8,10 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from agentrl.bench.result import BenchConfig
 from agentrl.bench.runner import run_bench
-from agentrl.errors import ConfigError, RolloutError
+from agentrl.cli import main
+from agentrl.config import load_config
+from agentrl.env import registry
+from agentrl.errors import ConfigError, EnvNotFound, RolloutError
 from agentrl.policy.base import SamplingParams
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.serving.capture.settings import AgentConfig
@@ -21,6 +25,7 @@ from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import GrowingTurns, Playing
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.train import train
+from agentrl.trajectory import EnvRef
 from tests.serving.conftest import CONFIG, ENV
 
 PROGRAM = f"{sys.executable} {Path(__file__).parent / 'agent_program.py'}"
@@ -83,3 +88,55 @@ def test_forks_are_refused(folder: Path, tmp_path: Path) -> None:
         train(wrong, tmp_path / "run")
     with pytest.raises(ValueError, match="command must name a program"):
         AgentConfig(" ")
+
+
+def test_the_command_records_a_program_by_its_exit_status(folder: Path, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"text": "Lamp 1?"}\n{"text": "Lamp 2?"}\n')
+    program = tmp_path / "asks.py"
+    program.write_text(ASKS)
+    words = ("--agent", f"{sys.executable} {program}", "--tasks", str(tasks), "--out", str(tmp_path / "out"), "--json")
+    done = CliRunner().invoke(main, ["capture", str(folder), *words], catch_exceptions=False)
+    result = json.loads(done.stdout)
+    assert (result["success"]["mean"], result["n_episodes"]) == (0.5, 2)
+    (page,) = _reported(tmp_path / "out")
+    assert "capture:agentrl.serving.capture.tasks:AgentTasks" in page.read_text()
+    with pytest.raises(EnvNotFound, match="cannot be made here"):
+        registry.make(next(iter(TrajectoryStore(tmp_path / "out" / "trajectories.jsonl"))).env)
+
+
+def test_the_command_trains_with_a_configuration(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "lamp.toml"
+    file.write_text(
+        f'[env]\nid = "{ENV}"\n[model]\npath = "{folder}"\n[run]\nevaluate_every = 0\n'
+        '[stages.rl]\nkind = "reinforce"\nsteps = 1\nplaying = { prompts_per_step = 1, group_size = 2 }\n'
+    )
+    words = ("--agent", PROGRAM, "--processes", "1", "--out", str(tmp_path / "run"))
+    done = CliRunner().invoke(main, ["capture", str(file), *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert load_config(TrainConfig, tmp_path / "run" / "config.toml").agent == AgentConfig(PROGRAM, 1)
+
+
+def test_a_reward_that_nobody_gives_is_a_fault(folder: Path, tmp_path: Path) -> None:
+    tasks = EnvRef("agentrl.serving.capture.tasks:AgentTasks", {"reward": "http://127.0.0.1:9/none"})
+    program = tmp_path / "asks.py"
+    program.write_text(ASKS)
+    measured = BenchConfig("train", references=False, agent=AgentConfig(f"{sys.executable} {program}"))
+    with pytest.raises(RolloutError, match="gave no reward"):
+        run_bench(tasks, f"local:{folder}", config=measured)
+
+
+ASKS = """
+import json, os, sys, urllib.request
+body = json.dumps({"model": "any", "messages": [{"role": "user", "content": os.environ["AGENTRL_TASK"] or "Lamp?"}]})
+headers = {"authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "content-type": "application/json"}
+request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/chat/completions", body.encode(), headers)
+urllib.request.urlopen(request).read()
+sys.exit(os.environ["AGENTRL_TASK"] == "Lamp 2?")
+"""
+
+
+def _reported(folder: Path) -> list[Path]:
+    done = CliRunner().invoke(main, ["report", str(folder), "--out", str(folder / "page.html")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return list(folder.glob("page.html"))
