@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from agentrl.bench.folder import default_out
-from agentrl.bench.result import BenchConfig
+from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import run_bench
 from agentrl.bench.views.table import render
 from agentrl.cli import train
@@ -24,6 +25,18 @@ from agentrl.policy.by_name import PolicySetup
 from agentrl.serving.capture.settings import AgentConfig
 from agentrl.trajectory import EnvRef, Trajectory
 
+# Options that are keys of a configuration too.
+_KEYS = {
+    "agent": "agent.command",
+    "processes": "agent.processes",
+    "timeout_s": "agent.timeout_s",
+    "concurrency": "agent.at_once",
+    "seed": "seed",
+    "temperature": "sampling.temperature",
+    "max_tokens": "sampling.max_tokens",
+    "max_context": "model.max_context",
+    "chat_format": "model.chat_format",
+}
 _TASKS = "agentrl.serving.capture.tasks:AgentTasks"
 _WIDTH = 120
 _AGENT = (
@@ -34,7 +47,7 @@ _PROCESSES = "Start the program so many times, each for one episode after the ot
 
 @click.command("capture")
 @click.argument("config_or_model", metavar="CONFIG.toml|MODEL")
-@click.option("--agent", required=True, metavar="COMMAND", help=_AGENT)
+@click.option("--agent", metavar="COMMAND", help=_AGENT)
 @click.option("--processes", type=click.IntRange(0), default=0, show_default=True, help=_PROCESSES)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True)
 @click.option("--env", "env_id", metavar="ENV", help="Whose tasks, tools and scores; without it, --tasks and --reward.")
@@ -61,12 +74,8 @@ def command(
     ctx: click.Context,
     /,
     config_or_model: str,
-    agent: str,
-    processes: int,
-    timeout_s: float,
     overrides: tuple[str, ...],
     out: Path | None,
-    seed: int,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -80,42 +89,63 @@ def command(
     agentrl capture runs/shop/model --agent "python my_agent.py" --env agentrl/Shop-v0 --num-tasks 50
     agentrl capture models/coder --agent "./solve.sh" --tasks tasks.jsonl --reward exit
     """
-    settings = AgentConfig(agent, processes, timeout_s)
     if config_or_model.endswith(".toml"):
-        given = (*overrides, f"agent.command={train.quoted(agent)}", f"agent.processes={processes}")
-        given = (*given, f"agent.timeout_s={timeout_s}")
-        ctx.invoke(train.command, config_or_env=config_or_model, overrides=given, out=out, seed=seed, as_json=as_json)
+        more = _settings_given(ctx, options)
+        ctx.invoke(
+            train.command, config_or_env=config_or_model, overrides=(*overrides, *more), out=out, as_json=as_json
+        )
         return
-    ref = _env(options)
-    policy = f"local:{config_or_model}"
-    sampling = SamplingParams(options["temperature"], max_tokens=options["max_tokens"])
-    config = BenchConfig(
-        options["split"] or ("eval" if options["env_id"] else "train"),
-        options["num_tasks"],
-        options["trials"],
-        seed,
-        sampling,
-        options["concurrency"],
-        references=False,
-        agent=settings,
-    )
-    out = out or default_out(ref.id, f"capture-{Path(config_or_model).name}")
-    note(f"Capturing {agent!r} with {config_or_model}, records in {out}")
-    names = ("chat_format", "max_context")
-    local = {"chat_template": read_template(options["chat_template"]), **{name: options[name] for name in names}}
-    setup = PolicySetup(sampling=sampling, local={key: value for key, value in local.items() if value is not None})
-    with Counter("episodes") as counter:
-
-        def count(done: int, total: int, _: Trajectory) -> None:
-            counter.show(done, total)
-
-        result = run_bench(ref, policy, config=config, out=out, setup=setup, on_progress=count)
+    if overrides or options["agent"] is None:
+        raise click.UsageError("a MODEL needs --agent, and takes no --set")
+    result = _recorded(config_or_model, out, options)
     if as_json:
         print_json(result.to_json())
     else:
         print_tables(render(result), _WIDTH)
     if result.status == "interrupted":
         ctx.exit(EXIT_INTERRUPTED)
+
+
+def _settings_given(ctx: click.Context, options: dict[str, Any]) -> list[str]:
+    """The options on the command line as keys of a configuration. Raises: UsageError for one that has none."""
+    found = []
+    for name, value in options.items():
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if name not in _KEYS:
+            option = next(parameter.opts[0] for parameter in ctx.command.params if parameter.name == name)
+            raise click.UsageError(f"{option} goes with a MODEL; for a CONFIG it stands in the file, or in --set")
+        found.append(f"{_KEYS[name]}={train.quoted(value) if isinstance(value, str) else value}")
+    return found
+
+
+def _recorded(model: str, out: Path | None, options: dict[str, Any]) -> BenchResult:
+    """What an agent did with a model. Raises: UsageError, ConfigError, ModelError, RolloutError."""
+    ref = _env(options)
+    sampling = SamplingParams(options["temperature"], max_tokens=options["max_tokens"])
+    config = BenchConfig(
+        options["split"] or ("eval" if options["env_id"] else "train"),
+        options["num_tasks"],
+        options["trials"],
+        options["seed"],
+        sampling,
+        options["concurrency"],
+        references=False,
+        agent=AgentConfig(
+            options["agent"], options["processes"], options["concurrency"], timeout_s=options["timeout_s"]
+        ),
+    )
+    out = out or default_out(ref.id, f"capture-{Path(model).name}")
+    note(f"Capturing {options['agent']!r} with {model}, records in {out}")
+    local = {name: options[name] for name in ("chat_format", "max_context")}
+    local["chat_template"] = read_template(options["chat_template"])
+    setup = PolicySetup(sampling=sampling, local={key: value for key, value in local.items() if value is not None})
+    with Counter("episodes") as counter:
+
+        def count(done: int, total: int, _: Trajectory) -> None:
+            counter.show(done, total)
+
+        return run_bench(ref, f"local:{model}", config=config, out=out, setup=setup, on_progress=count)
 
 
 def _env(options: dict[str, Any]) -> EnvRef:

@@ -65,8 +65,13 @@ class CommandAgent:
 
     def __init__(self, settings: AgentConfig) -> None:
         self._settings, self.name = settings, settings.command
+        self._places = asyncio.Semaphore(settings.at_once)
 
     async def run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
+        async with self._places:
+            return await self._run(variables, waited_s)
+
+    async def _run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
         with tempfile.TemporaryFile() as output:
             process = await started(self._settings.command, {**os.environ, **variables}, output)
             waiting = asyncio.ensure_future(process.wait())

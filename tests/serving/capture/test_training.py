@@ -108,13 +108,17 @@ def test_the_command_records_a_program_by_its_exit_status(folder: Path, tmp_path
 def test_the_command_trains_with_a_configuration(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "lamp.toml"
     file.write_text(
+        'seed = 3\n[agent]\ncommand = "false"\ntimeout_s = 50\n'
         f'[env]\nid = "{ENV}"\n[model]\npath = "{folder}"\n[run]\nevaluate_every = 0\n'
         '[stages.rl]\nkind = "reinforce"\nsteps = 1\nplaying = { prompts_per_step = 1, group_size = 2 }\n'
     )
     words = ("--agent", PROGRAM, "--processes", "1", "--out", str(tmp_path / "run"))
     done = CliRunner().invoke(main, ["capture", str(file), *words], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert load_config(TrainConfig, tmp_path / "run" / "config.toml").agent == AgentConfig(PROGRAM, 1)
+    used = load_config(TrainConfig, tmp_path / "run" / "config.toml")
+    assert (used.seed, used.agent) == (3, AgentConfig(PROGRAM, 1, timeout_s=50))  # what was not given stays the file's
+    wrong = CliRunner().invoke(main, ["capture", str(file), "--env", ENV])
+    assert "--env goes with a MODEL" in wrong.stderr
 
 
 def test_a_reward_that_nobody_gives_is_a_fault(folder: Path, tmp_path: Path) -> None:
