@@ -103,6 +103,9 @@ def test_the_command_records_a_program_by_its_exit_status(folder: Path, tmp_path
     assert "capture:agentrl.serving.capture.tasks:AgentTasks" in page.read_text()
     with pytest.raises(EnvNotFound, match="cannot be made here"):
         registry.make(next(iter(TrajectoryStore(tmp_path / "out" / "trajectories.jsonl"))).env)
+    replayed = CliRunner().invoke(main, ["replay", str(tmp_path / "out")])
+    assert replayed.exit_code != 0
+    assert "own program played these episodes" in replayed.stderr
 
 
 def test_the_command_trains_with_a_configuration(folder: Path, tmp_path: Path) -> None:
