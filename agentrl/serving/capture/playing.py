@@ -107,7 +107,9 @@ class AgentPlayer:
         if fault is not None:
             raise fault
         if not session.nodes:
-            raise EnvFault(f"{ended} before the model was asked for anything", who="author")
+            context = session.model.context
+            why = f"all it asked was too long for a context of {context} tokens (model.max_context, --max-context)"
+            raise EnvFault(f"{ended}; {why if session.too_long else 'it asked the model for nothing'}", who="author")
         await _conclude(episode, ended)
 
     def _session(self, policy: Policy, sampling: SamplingParams | None) -> Session:

@@ -83,7 +83,10 @@ async def pieces(waiting: Waiting, dialect: Dialect, model: str, ping_s: float) 
                 yield b"".join(stream.begin(waiting.attempt.turn_id))
                 has_begun = True
             yield b"".join(stream.piece(part)) if part else dialect.ping
-        node = await work
+        await asyncio.wait({work})
+        if work.cancelled():  # the session has ended
+            return
+        node = work.result()
         rest = text.rest(node.choice.action)
         last = [*(stream.piece(rest["delta"]) if rest else []), *stream.end(answered(node, model, waiting.asked))]
         yield b"".join(last if has_begun else [*stream.begin(node.id), *last])
@@ -100,7 +103,7 @@ async def pieces(waiting: Waiting, dialect: Dialect, model: str, ping_s: float) 
 
 async def begun(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The same parts, when the first one is there. Raises: ApiError if the request is refused."""
-    first = await anext(parts)
+    first = await anext(parts, b"")
 
     async def all_parts() -> AsyncIterator[bytes]:
         async with aclosing(parts):  # type: ignore[type-var]

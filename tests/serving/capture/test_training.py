@@ -17,6 +17,7 @@ from agentrl.config import load_config
 from agentrl.env import registry
 from agentrl.errors import ConfigError, EnvNotFound, RolloutError
 from agentrl.policy.base import SamplingParams
+from agentrl.policy.by_name import PolicySetup
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.serving.capture.settings import AgentConfig
 from agentrl.training.model_setup import ModelConfig
@@ -79,6 +80,12 @@ def test_a_program_that_asks_for_nothing_is_never_scored(folder: Path) -> None:
     measured = BenchConfig(num_tasks=1, references=False, agent=AgentConfig(f"{PROGRAM} --early"))
     with pytest.raises(RolloutError, match="no settings found"):
         run_bench(ENV, f"local:{folder}", config=measured)
+
+
+def test_a_context_that_is_too_small_is_named(folder: Path) -> None:
+    measured = BenchConfig(num_tasks=1, references=False, agent=AgentConfig(PROGRAM))
+    with pytest.raises(RolloutError, match=r"too long for a context of 8 tokens \(model\.max_context"):
+        run_bench(ENV, f"local:{folder}", config=measured, setup=PolicySetup(local={"max_context": 8}))
 
 
 def test_forks_are_refused(folder: Path, tmp_path: Path) -> None:
