@@ -230,8 +230,8 @@ def cluster_bootstrap(
     n = len(values_by_task)
     if n == 0:
         return Estimate(math.nan, -math.inf, math.inf, 0)
-    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
-    drawn = [statistic([values_by_task[i] for i in draw]) for draw in draws]
+    rng = np.random.default_rng(seed)
+    drawn = [statistic([values_by_task[i] for i in rng.integers(n, size=n)]) for _ in range(resamples)]
     values = [value for value in drawn if math.isfinite(value)]
     mean = float(statistic(values_by_task))
     if n == 1 or len(values) == 0 or _all_equal(values):

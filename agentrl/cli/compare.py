@@ -14,7 +14,8 @@ from agentrl.bench.compare import RECORDED, Comparison, comparisons
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.measures.success import Success
 from agentrl.bench.records import read_record
-from agentrl.bench.suites.comparison import SuiteComparison, compare_suites, is_suite
+from agentrl.bench.suites.comparison import SuiteComparison, compare_suites
+from agentrl.bench.suites.recorded import is_suite
 from agentrl.bench.training_runs import compare_runs, run_folders
 from agentrl.bench.views.comparison import render_comparison
 from agentrl.bench.views.report.page import write_bench_report, write_picture
@@ -76,11 +77,13 @@ def command(
     if len(places) < 2:
         raise click.UsageError("two benchmarks at least are compared, and one folder was given")
     if all(map(is_suite, places)):
-        if report is not None:
-            raise click.UsageError("--report goes with benchmarks of one environment: give the folders in the suites")
         if len(places) != 2:
             raise click.UsageError(f"two suites are compared, and {len(places)} folders were given")
+        if report is not None and report.suffix.lower() == ".svg":
+            raise click.UsageError("a picture is of one environment: give the folders in the suites, or a file .html")
         suites = compare_suites(*places, measure, allow_versions=allow_versions, force=force)
+        if report is not None:
+            note(f"Report: {_write(report, places, list(suites.envs.values()))}")
         _show_suites(ctx, suites, str(places[1]), max_drop, as_json=as_json)
         return
     records = [read_record(place) for place in places]

@@ -40,6 +40,7 @@ class _Episode:
         ids: prompt and sampled ids of that conversation.
         closed: the last turn ended with a stop token.
         turns: turns sampled so far.
+        action, sampling: the last turn, and how it was sampled.
     """
 
     messages: tuple[Message, ...]
@@ -47,6 +48,20 @@ class _Episode:
     ids: tuple[int, ...]
     closed: bool
     turns: int
+    action: Action
+    sampling: SamplingParams
+
+    def answered(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], sampling: SamplingParams
+    ) -> bool:
+        """Whether exactly this was the last question. Only a sampling seed says that the same answer is wanted."""
+        return (
+            len(messages) == len(self.messages) - 1
+            and sampling.seed is not None
+            and sampling == self.sampling
+            and self.tools == tools
+            and tuple(messages) == self.messages[:-1]
+        )
 
 
 class LocalPolicy(Policy):
@@ -132,10 +147,15 @@ class LocalPolicy(Policy):
     ) -> Action:
         """Sample a turn. It is empty and `refused` where the chat template refuses what the model said before.
 
+        Asked again for the turn that it gave last, as after a fault on the way back, it gives the same one, if
+        `sampling.seed` is set.
+
         Raises: ModelError if the chat template cannot render conversations like this one at all.
         """
         sampling = sampling or self.sampling
         episode = self._episodes.get(episode_id)
+        if episode is not None and episode.answered(messages, tools, sampling):
+            return episode.action
         try:
             prompt = self._prompt(episode, messages, tools)
         except (ModelError, RecursionError):
@@ -151,7 +171,7 @@ class LocalPolicy(Policy):
         action = self._action(prompt, done, tools)
         closed = bool(done.ids) and done.ids[-1] in self.format.stop_ids
         seen = (*messages, action.to_message())
-        self._episodes[episode_id] = _Episode(seen, tools, (*prompt, *done.ids), closed, turn + 1)
+        self._episodes[episode_id] = _Episode(seen, tools, (*prompt, *done.ids), closed, turn + 1, action, sampling)
         return action
 
     def _warn_of_no_room(self, num_tokens: int) -> None:

@@ -45,7 +45,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 class ReadyServer(uvicorn.Server):
-    """A server that says when it accepts requests."""
+    """uvicorn's server, which says when it accepts requests."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)

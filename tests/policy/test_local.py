@@ -188,6 +188,20 @@ async def test_an_explicit_seed_names_the_stream(tiny: tuple[Any, Any], tools: A
     assert [x.token_ids for x in a] == [x.token_ids for x in b]
 
 
+async def test_a_turn_whose_answer_was_lost_is_the_same_when_asked_for_again(tiny: tuple[Any, Any], tools: Any) -> None:
+    sampling = SamplingParams(max_tokens=12, seed=3)
+    clean, lossy = LocalPolicy(*tiny, slots=2), LocalPolicy(*tiny, slots=2)
+    conversation: list[Message] = [Message("user", "2+3")]
+    for number in range(3):
+        once = await clean.act(conversation, tools, episode_id="e", sampling=sampling)
+        lost = await lossy.act(conversation, tools, episode_id="e", sampling=sampling)
+        again = await lossy.act(list(conversation), tools, episode_id="e", sampling=sampling)
+        assert lost == again == once
+        conversation += [once.to_message(), Message("user", f"and {number}?")]
+    other = await lossy.act(conversation[:-2], tools, episode_id="e", sampling=SamplingParams(max_tokens=12, seed=4))
+    assert other.token_ids != once.token_ids
+
+
 async def test_usage_and_versions(tiny: tuple[Any, Any], tools: Any) -> None:
     p = LocalPolicy(*tiny, sampling=SHORT, version=4)
     before = await episode(p, "a", tools, [[Message("user", "x")]] * 2)

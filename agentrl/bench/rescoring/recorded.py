@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Recorded:
         env, policy, config, status, sampling: of the benchmark.
         identity: that its folder holds.
         num_planned: episodes that were asked for; None where as many are recorded.
+        folder, lines: of a benchmark, and the numbers of their lines in its store; None and empty for a training run.
     """
 
     episodes: tuple[Trajectory, ...]
@@ -38,16 +39,33 @@ class Recorded:
     sampling: Mapping[str, Any] | None
     identity: Mapping[str, Any]
     num_planned: int | None = None
+    folder: Path | None = None
+    lines: Collection[int] = ()
 
     def planned(self, phase: str) -> int:
         """Episodes that were asked for in one phase."""
         own = sum(episode.labels.stage == phase for episode in self.episodes)
         return own if phase != MAIN or self.num_planned is None else self.num_planned
 
+    def of_phase(self, phase: str, lines: Container[int] | None = None) -> Iterator[Trajectory]:
+        """The episodes of one phase, whole, read one by one; of those on a line of `lines` alone, if they are given."""
+        if self.folder is None:
+            yield from (episode for episode in self.episodes if episode.labels.stage == phase)
+            return
+        store, chosen = TrajectoryStore(self.folder / TRAJECTORIES), self.lines if lines is None else lines
+        yield from (episode for _, episode in store.numbered(stage=phase, lines=chosen))
 
-def read_recorded(folder: Path, stage: str | None, mode: str | None) -> Recorded:
+
+def read_recorded(
+    folder: Path,
+    stage: str | None = None,
+    mode: str | None = None,
+    *,
+    kept_as: Callable[[Trajectory], Trajectory] = lambda episode: episode,
+) -> Recorded:
     """The episodes of a benchmark's folder, or of one evaluation of a training run: the last one of the stage.
 
+    Args: kept_as: what is kept of each episode of a benchmark.
     Raises: ConfigError if there is neither, StoreError for a broken store.
     """
     if (folder / _METRICS).is_file():
@@ -55,7 +73,7 @@ def read_recorded(folder: Path, stage: str | None, mode: str | None) -> Recorded
     if stage is not None or mode is not None:
         raise ConfigError(f"--stage and --mode choose an evaluation of a training run, and {folder} is none")
     summary = read_summary(folder)
-    finals = _finals(folder)
+    lines, finals = _finals(folder, kept_as)
     if "tasks" not in summary or MAIN not in {episode.labels.stage for episode in finals.values()}:
         raise ConfigError(f"{folder} holds no benchmark with results: play it with `agentrl bench --out {folder}`")
     try:
@@ -68,6 +86,8 @@ def read_recorded(folder: Path, stage: str | None, mode: str | None) -> Recorded
             summary["sampling"],
             summary["identity"],
             summary.get("n_planned"),
+            folder,
+            frozenset(lines.values()),
         )
     except (LookupError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -75,14 +95,15 @@ def read_recorded(folder: Path, stage: str | None, mode: str | None) -> Recorded
         ) from None
 
 
-def _finals(folder: Path) -> dict[str, Trajectory]:
-    """The last episode of each task and trial; a discarded one never replaces one that counts."""
+def _finals(folder: Path, kept_as: Callable[[Trajectory], Trajectory]) -> tuple[dict[str, int], dict[str, Trajectory]]:
+    """The last episode of each task and trial, and its line; a discarded one never replaces one that counts."""
+    lines: dict[str, int] = {}
     finals: dict[str, Trajectory] = {}
-    for episode in TrajectoryStore(folder / TRAJECTORIES):
+    for number, episode in TrajectoryStore(folder / TRAJECTORIES).numbered():
         former = finals.get(episode.group_id)
         if not episode.labels.superseded and (former is None or former.status == "fault" or episode.status != "fault"):
-            finals[episode.group_id] = episode
-    return finals
+            finals[episode.group_id], lines[episode.group_id] = kept_as(episode), number
+    return lines, finals
 
 
 def _config(record: Mapping[str, Any]) -> BenchConfig:

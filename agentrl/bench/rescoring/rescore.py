@@ -51,8 +51,11 @@ class Rescored:
 
     def to_json(self) -> dict[str, Any]:
         """The result's form, with `changed`, `lost` and `other_tasks`."""
-        further = {"changed": list(self.changed), "lost": self.lost, "other_tasks": list(self.other_tasks)}
-        return {**self.result.to_json(), **further}
+        return {**self.result.to_json(), **self.changes()}
+
+    def changes(self) -> dict[str, Any]:
+        """`changed`, `lost` and `other_tasks`, as JSON can hold them."""
+        return {"changed": list(self.changed), "lost": self.lost, "other_tasks": list(self.other_tasks)}
 
 
 async def arescore(
@@ -88,7 +91,7 @@ async def arescore(
     Raises: ConfigError if there is nothing to score or `out` holds something; ReplayError if the record names code.
     """
     source = read_recorded(Path(run), stage, mode)
-    place = Path(out) if out is not None else _next_to(run)
+    place = Path(out) if out is not None else next_to(run)
     if not is_empty(place):
         raise ConfigError(f"{place} is not empty: choose another folder (--out), so that nothing is lost")
     scorer = Scorer.of(rubric)
@@ -115,7 +118,8 @@ async def arescore(
     return Rescored(result, tuple(changed), lost, tuple(replayed.other_tasks) if replayed is not None else ())
 
 
-def _next_to(run: str | Path) -> Path:
+def next_to(run: str | Path) -> Path:
+    """Where new scores are written if nothing is said: RUN-rescored, beside RUN."""
     place = Path(run).resolve()
     return place.with_name(f"{place.name}-rescored")
 

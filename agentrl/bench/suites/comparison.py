@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,14 @@ from typing import Any
 
 from agentrl.bench.compare import Comparison, comparison
 from agentrl.bench.estimates import Estimate
-from agentrl.bench.folder import SUITE
 from agentrl.bench.measures.success import Success, SuccessOfAttempted
 from agentrl.bench.records import read_record
 from agentrl.bench.statistics.significance import holm
+from agentrl.bench.suites.recorded import read_suite
 from agentrl.bench.suites.suite import weighted_mean
 from agentrl.errors import ConfigError
 
 _AVERAGED = (Success.name, SuccessOfAttempted.name)
-
-
-def is_suite(place: str | Path) -> bool:
-    """Whether a folder is that of a suite."""
-    return (Path(place) / SUITE).is_file()
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ def compare_suites(
         raise ConfigError(
             f"suites are compared by {' or '.join(_AVERAGED)}: rewards of environments have no common unit"
         )
-    weights, others = _weights(first), _weights(second)
+    weights, others = read_suite(first).weights, read_suite(second).weights
     shared = [name for name in weights if name in others]
     if not shared:
         raise ConfigError(f"cannot compare: {first} and {second} have no environment of the same name")
@@ -100,11 +94,3 @@ def compare_suites(
     mean = weighted_mean({name: one.difference for name, one in found.items()}, {n: weights[n] for n in shared})
     alone = tuple(sorted(weights.keys() ^ others.keys()))
     return SuiteComparison(found, adjusted, mean, alone)
-
-
-def _weights(place: str | Path) -> dict[str, float]:
-    try:
-        weights: dict[str, float] = json.loads((Path(place) / SUITE).read_text(encoding="utf-8"))["weights"]
-        return weights
-    except (OSError, ValueError, LookupError) as error:
-        raise ConfigError(f"{Path(place) / SUITE} cannot be read ({type(error).__name__}: {error})") from None

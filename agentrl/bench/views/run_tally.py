@@ -60,6 +60,14 @@ class Played:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Evaluated:
+    """An episode of an evaluation: its line in the store, and whether it succeeded."""
+
+    line: int
+    success: bool
+
+
 @dataclass
 class Tally:
     """What the report needs of the trajectories, gathered in one pass."""
@@ -67,19 +75,22 @@ class Tally:
     tools: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     played: dict[tuple[str, str], Played] = field(default_factory=dict)
     causes: dict[str, int] = field(default_factory=dict)
-    evaluations: dict[tuple[str, str], dict[str, Trajectory]] = field(default_factory=dict)
+    evaluations: dict[tuple[str, str], dict[str, _Evaluated]] = field(default_factory=dict)
     tables: dict[str, None] = field(default_factory=dict)
+    store: TrajectoryStore | None = None
 
     @classmethod
     def of(cls, path: Path) -> Tally:
         tally = cls()
         if path.exists():
-            for trajectory in TrajectoryStore(path):
+            tally.store = TrajectoryStore(path)
+            for line, trajectory in tally.store.numbered():
                 if not trajectory.labels.superseded:
-                    tally.add(trajectory)
+                    tally.add(trajectory, line)
         return tally
 
-    def add(self, trajectory: Trajectory) -> None:
+    def add(self, trajectory: Trajectory, line: int) -> None:
+        """Count one final episode. Args: line: its number in the store."""
         stage, mode = trajectory.labels.stage, trajectory.labels.mode
         # An evaluation begins greedily; a greedy episode later in a stage is a baseline of training.
         if mode == "greedy" and stage not in {of for of, _ in self.played}:
@@ -100,7 +111,7 @@ class Tally:
             total[1] += stats.get("errors", 0)
         if stage in self.tables:
             key = (mode, trajectory.task.id)
-            self.evaluations.setdefault(key, {}).setdefault(stage, trajectory)
+            self.evaluations.setdefault(key, {}).setdefault(stage, _Evaluated(line, trajectory.success))
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -119,8 +130,16 @@ class Tally:
         modes = {pair[0] for pair in pairs}
         mode = "greedy" if "greedy" in modes else next(iter(sorted(modes)), "")
         chosen = _varied([pair for pair in pairs if pair[0] == mode])
+        if self.store is None or not chosen:
+            return []
+        lines = {side.line for *_, before, after in chosen for side in (before, after)}
+        episodes = dict(self.store.numbered(lines=lines))
         return [
-            {"task": task, "mode": mode, "sides": [_side("before", before), _side("after", after)]}
+            {
+                "task": task,
+                "mode": mode,
+                "sides": [_side("before", episodes[before.line]), _side("after", episodes[after.line])],
+            }
             for mode, task, before, after in chosen
         ]
 
@@ -138,7 +157,7 @@ class Tally:
         return [sum(column) for column in zip(*numbers, strict=True)] if numbers else None
 
 
-_Pair = tuple[str, str, Trajectory, Trajectory]
+_Pair = tuple[str, str, _Evaluated, _Evaluated]
 
 
 def _varied(pairs: Sequence[_Pair]) -> list[_Pair]:

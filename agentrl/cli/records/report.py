@@ -24,9 +24,9 @@ def command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     agentrl report runs/bench-first runs/bench-second --out both.html
     agentrl audit agentrl/Shop-v0 --json > runs/bench-mine/audit.json
 
-    RUN is a folder of `agentrl bench`, or its summary.json. One folder of `agentrl train` is also taken: its
-    report.html is written anew. The page is one file and needs no network. An audit.json next to the episodes is shown
-    in it.
+    RUN is a folder of `agentrl bench`, of one environment or of a suite, or its summary.json. One folder of `agentrl
+    train` is also taken: its report.html is written anew. The page is one file and needs no network. An audit.json next
+    to the episodes is shown in it.
     """
     if (runs[0] / "metrics.jsonl").is_file():
         if len(runs) > 1 or out is not None:

@@ -83,7 +83,11 @@ async def test_a_fault_that_stays_is_of_its_class(kind: str, fault: str, who: st
 def test_episodes_that_no_retry_saves_are_discarded_and_not_scored(kind: str, fault: str, who: str) -> None:
     with FaultServer(kind, {fault: 1.0}, only="+700") as server:
         result = run_bench(
-            Sums, f"{kind}:bot", setup=setup(server, max_retries=1), references=False, max_concurrency=16
+            Sums,
+            f"{kind}:bot",
+            setup=setup(server, timeout_s=30.0, max_retries=1),
+            references=False,
+            max_concurrency=16,
         )
     score = result.score
     assert (score.n_episodes, score.success.mean) == (59, 1.0)

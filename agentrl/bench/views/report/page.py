@@ -20,6 +20,7 @@ from agentrl.bench.views.page_text import for_page
 from agentrl.bench.views.report import numbers
 from agentrl.bench.views.report.forest import ForestRow, forest_plot
 from agentrl.bench.views.report.runs import AUDIT, MOST_BYTES, ReportRun, packed_runs, read_runs
+from agentrl.bench.views.report.suites import benchmark_folders, suite_table
 from agentrl.bench.views.table import number, percent
 from agentrl.errors import ConfigError, StoreError
 
@@ -34,7 +35,7 @@ def write_bench_report(
     """Write the page of benchmarks side by side.
 
     Args:
-        places: folders of benchmarks. `audit.json` in one of them, from `agentrl audit --json`, is shown.
+        places: folders of benchmarks or of suites. `audit.json` in one of them, from `agentrl audit --json`, is shown.
         out: the file.
         comparisons: of the runs, in the form of forest plots.
         most_bytes: of the packed transcripts; long texts are cut until all episodes fit.
@@ -44,8 +45,9 @@ def write_bench_report(
     if not places:
         raise ConfigError("a report needs at least one folder of a benchmark")
     _check_kind(Path(out), ".html", ".htm")
-    runs = read_runs([Path(place) for place in places])
-    data, cut_at = packed_runs(runs, most_bytes)
+    folders, suites = benchmark_folders([Path(place) for place in places])
+    runs = read_runs(folders)
+    packed = packed_runs(runs, most_bytes)
     pages = Environment(
         loader=PackageLoader("agentrl.bench.views", "."),
         autoescape=True,
@@ -59,6 +61,7 @@ def write_bench_report(
         audits=[audit_verdict(run, audit_of(run, runs)) for run in runs],
         warnings=[f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or ()],
         metrics=numbers.metric_rows(runs),
+        suites=suite_table(suites, {folder: run.score.success for folder, run in zip(folders, runs, strict=True)}),
         success=numbers.success_plot(runs),
         comparisons=[
             (one, numbers.difference_plot(one), numbers.win_rows(one), tests_in_words(one)) for one in comparisons
@@ -72,8 +75,7 @@ def write_bench_report(
         flaky=flaky[: numbers.MOST_FLAKY],
         num_flaky=len(flaky),
         made_with=[(run.name, made_with(run.summary)) for run in runs],
-        data=data,
-        cut_at=cut_at,
+        packed=packed,
         tones=numbers.TONES,
     )
     return write_page(Path(out), page)

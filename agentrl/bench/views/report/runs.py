@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentrl.bench.folder import SUMMARY
+from agentrl.bench.folder import SUMMARY, read_summary
 from agentrl.bench.measures.cost import Price
 from agentrl.bench.measures.effort import num_tokens
+from agentrl.bench.measures.outline import Outlines
 from agentrl.bench.measures.tools import tool_counts
 from agentrl.bench.rescoring.recorded import MAIN, Recorded, read_recorded
 from agentrl.bench.result import Score, score_of
-from agentrl.bench.views.report.packed import packed, shortened
+from agentrl.bench.views.report.packed import Packer, shortened
 from agentrl.bench.views.report.state_diff import state_diffs
 from agentrl.bench.views.transcripts import shown_message
 from agentrl.errors import ConfigError
@@ -27,6 +29,7 @@ MOST_BYTES = 14_000_000
 _LENGTHS = (20_000, 4_000, 1_000, 200, 40)
 _MOST_MESSAGES = 400
 _SAMPLED = 10
+_MOST_EVERY = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,13 @@ class ReportRun:
 
     @property
     def episodes(self) -> list[Trajectory]:
-        """Those of the policy, references left out."""
+        """The outlines of those of the policy, references left out."""
         return [episode for episode in self.recorded.episodes if episode.labels.stage == MAIN]
+
+    def whole(self, every: int = 1) -> Iterator[Trajectory]:
+        """One in `every` of them, whole, read one by one."""
+        lines = frozenset(sorted(self.recorded.lines)[::every])
+        return islice(self.recorded.of_phase(MAIN, lines), 0, None, every if self.recorded.folder is None else 1)
 
     @property
     def price(self) -> Price | None:
@@ -65,7 +73,7 @@ def read_runs(places: Sequence[Path]) -> list[ReportRun]:
     Raises: ConfigError if one is none, or for a wrong audit.json.
     """
     folders = [folder_of(place) for place in places]
-    return [_read_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    return [_read_run(folder, name) for folder, name in zip(folders, folder_names(folders), strict=True)]
 
 
 def folder_of(place: Path) -> Path:
@@ -73,7 +81,7 @@ def folder_of(place: Path) -> Path:
     return place.parent if place.name == SUMMARY else place
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def folder_names(folders: Sequence[Path]) -> list[str]:
     """As many of the last parts of each path as tell them apart."""
     whole = [folder.resolve() for folder in folders]
     for depth in range(1, max(len(path.parts) for path in whole)):
@@ -84,8 +92,9 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_run(folder: Path, name: str) -> ReportRun:
-    recorded = read_recorded(folder, None, None)
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    recorded = read_recorded(folder, kept_as=Outlines().of)
+    # Every task stands in these two, and the page needs neither.
+    summary = {name: of for name, of in read_summary(folder).items() if name not in ("tasks", "identity")}
     own = [episode for episode in recorded.episodes if episode.labels.stage == MAIN]
     score = score_of(own, trials=recorded.config.trials, n_planned=recorded.planned(MAIN))
     return ReportRun(name, recorded, score, summary, _audit(folder / AUDIT))
@@ -103,55 +112,92 @@ def _audit(path: Path) -> Mapping[str, Any] | None:
     return dict(found)
 
 
-def packed_runs(runs: Sequence[ReportRun], most_bytes: int = MOST_BYTES) -> tuple[str, int]:
-    """What the page's script shows, and to how many characters long texts were cut for it; 0 for none.
+@dataclass(frozen=True)
+class PackedRuns:
+    """What the page's script shows.
 
-    Texts are cut shorter until all episodes fit. One in ten is packed first, to find out whether it is worth while.
+    Attributes:
+        text: packed.
+        cut_at: to how many characters long texts were cut; 0 for none.
+        every: the page holds one in so many episodes.
     """
-    for length in _LENGTHS:
-        is_last = length == _LENGTHS[-1]
-        if not is_last and _SAMPLED * len(_packed(runs, length, _SAMPLED)[0]) > 1.5 * most_bytes:
-            continue
-        text, longest = _packed(runs, length)
-        if is_last or len(text) <= most_bytes:
-            break
-    return text, length if longest > length else 0
+
+    text: str
+    cut_at: int = 0
+    every: int = 1
 
 
-def _packed(runs: Sequence[ReportRun], most: int, every: int = 1) -> tuple[str, int]:
-    """The packed form of each `every`th episode, and the length of the longest text of one."""
-    rows = [row for number, run in enumerate(runs) for row in _rows(run, number, most, every)]
-    longest = max((row.pop("longest") for row in rows), default=0)
-    names = [{"name": run.name, "policy": run.recorded.policy} for run in runs]
-    return packed({"runs": names, "episodes": rows}), longest
+def packed_runs(runs: Sequence[ReportRun], most_bytes: int = MOST_BYTES) -> PackedRuns:
+    """The episodes, packed in at most `most_bytes`.
+
+    Texts are cut shorter until all episodes fit; where none is short enough, the page holds one in so many episodes.
+    One in ten is packed first, to find out which length is worth while. Episodes are read from the store one by one.
+    """
+    sizes = dict.fromkeys(_LENGTHS, 0)
+    if sum(len(run.episodes) for run in runs) > _SAMPLED:
+        sizes = {length: _SAMPLED * size for length, size in _sizes(runs).items()}
+    for length in _LENGTHS[:-1]:
+        if sizes[length] <= 1.5 * most_bytes:
+            found = _packed(runs, length, most_bytes)
+            if found is not None:
+                return found
+    every = 1
+    while (found := _packed(runs, _LENGTHS[-1], most_bytes, every)) is None and every < _MOST_EVERY:
+        every = max(2 * every, sizes[_LENGTHS[-1]] // most_bytes)
+    return found or PackedRuns(Packer(_names_of(runs)).text(), _LENGTHS[-1], every)
 
 
-def _rows(run: ReportRun, number: int, most: int, every: int) -> Iterator[dict[str, Any]]:
-    price = run.price
-    for episode in run.episodes[::every]:
-        shown = list(_messages(episode))
-        ending = episode.ending
-        yield {
-            "run": number,
-            "task": episode.task.id,
-            "family": episode.task.family,
-            "trial": int(episode.group_id.rpartition("#")[2]),
-            "seed": episode.seed,
-            "ok": episode.success,
-            "reward": episode.reward if ending.kind != "fault" else None,
-            "parts": dict(episode.reward_components),
-            "kind": ending.kind,
-            "detail": shortened(ending.detail, most),
-            "who": ending.who,
-            "tokens": num_tokens(episode, "completion_tokens"),
-            "seconds": sum(turn.policy_s + turn.env_s for turn in episode.turns),
-            "usd": price.of(episode) if price is not None else None,
-            "tools": {name: [counts["calls"], counts["errors"]] for name, counts in tool_counts(episode).items()},
-            "info": shortened(json.dumps(dict(episode.info), default=repr, ensure_ascii=False), most),
-            "messages": [_cut(message, most) for message in shown[:_MOST_MESSAGES]],
-            "further": max(0, len(shown) - _MOST_MESSAGES),
-            "longest": max((longest_text(message) for message in shown), default=0),
-        }
+def _sizes(runs: Sequence[ReportRun]) -> dict[int, int]:
+    """About the packed size of one in ten episodes, for each length of texts."""
+    packers = {length: Packer(_names_of(runs)) for length in _LENGTHS}
+    for number, run in enumerate(runs):
+        for episode in run.whole(_SAMPLED):
+            for length, packer in packers.items():
+                packer.add([_row(run, number, episode, length)])
+    return {length: len(packer.text()) for length, packer in packers.items()}
+
+
+def _packed(runs: Sequence[ReportRun], most: int, most_bytes: int, every: int = 1) -> PackedRuns | None:
+    """One in `every` episodes, with texts of at most `most` characters; None where they need more than `most_bytes`."""
+    packer, longest = Packer(_names_of(runs)), 0
+    for number, run in enumerate(runs):
+        for episode in run.whole(every):
+            row = _row(run, number, episode, most)
+            longest = max(longest, row.pop("longest"))
+            packer.add([row])
+            if packer.size > most_bytes:
+                return None
+    text = packer.text()
+    return PackedRuns(text, most if longest > most else 0, every) if len(text) <= most_bytes else None
+
+
+def _names_of(runs: Sequence[ReportRun]) -> list[dict[str, str]]:
+    return [{"name": run.name, "policy": run.recorded.policy} for run in runs]
+
+
+def _row(run: ReportRun, number: int, episode: Trajectory, most: int) -> dict[str, Any]:
+    shown, ending, price = list(_messages(episode)), episode.ending, run.price
+    return {
+        "run": number,
+        "task": episode.task.id,
+        "family": episode.task.family,
+        "trial": int(episode.group_id.rpartition("#")[2]),
+        "seed": episode.seed,
+        "ok": episode.success,
+        "reward": episode.reward if ending.kind != "fault" else None,
+        "parts": dict(episode.reward_components),
+        "kind": ending.kind,
+        "detail": shortened(ending.detail, most),
+        "who": ending.who,
+        "tokens": num_tokens(episode, "completion_tokens"),
+        "seconds": sum(turn.policy_s + turn.env_s for turn in episode.turns),
+        "usd": price.of(episode) if price is not None else None,
+        "tools": {name: [counts["calls"], counts["errors"]] for name, counts in tool_counts(episode).items()},
+        "info": shortened(json.dumps(dict(episode.info), default=repr, ensure_ascii=False), most),
+        "messages": [_cut(message, most) for message in shown[:_MOST_MESSAGES]],
+        "further": max(0, len(shown) - _MOST_MESSAGES),
+        "longest": max((longest_text(message) for message in shown), default=0),
+    }
 
 
 def _messages(episode: Trajectory) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.views.report.forest import ForestRow, forest_plot
-from agentrl.bench.views.report.packed import inert, packed, shortened, unpacked
+from agentrl.bench.views.report.packed import Packer, inert, shortened, unpacked
 from agentrl.bench.views.report.state_diff import state_diff
 
 
@@ -28,16 +28,24 @@ def test_the_pieces_that_changed_are_named() -> None:
     assert state_diff("", "new") == [("+", "new")]
 
 
+def packed(*episodes: object) -> str:
+    packer = Packer([])
+    packer.add(episodes)
+    return packer.text()
+
+
 def test_what_is_packed_comes_back_without_what_steers_a_terminal() -> None:
     value = {"text": "é\x1b[31m", "list": [1, 2.5, None, True], "not known": math.nan}
-    assert unpacked(packed(value)) == {"text": "é\\u001b[31m", "list": [1, 2.5, None, True], "not known": None}
+    inner = {"text": "é\\u001b[31m", "list": [1, 2.5, None, True], "not known": None}
+    assert unpacked(packed(value, value)) == {"runs": [], "episodes": [inner, inner]}
+    assert unpacked(packed()) == {"runs": [], "episodes": []}
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", packed(value))
     assert packed(value) == packed(value)
     assert inert(("a", {"\u202e": 1})) == ["a", {"\\u202e": 1}]
 
 
 def test_half_a_character_can_be_packed() -> None:
-    assert unpacked(packed({"text": "\ud83d!"}))["text"].endswith("!")
+    assert unpacked(packed({"text": "\ud83d!"}))["episodes"][0]["text"].endswith("!")
 
 
 @pytest.mark.parametrize("most", [10, 400])
