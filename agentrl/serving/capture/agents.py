@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Protocol, TypeVar
 
+from agentrl.errors import EnvFault
 from agentrl.serving.capture.settings import AgentConfig
 
 _TAIL_BYTES = 2000
@@ -92,15 +93,18 @@ async def within(result: asyncio.Future[T], timeout_s: float, waited_s: Callable
 
 
 async def started(command: str, variables: Mapping[str, str], output: IO[bytes]) -> asyncio.subprocess.Process:
-    """A shell command in a process group of its own, which also ends if this process is killed."""
-    return await asyncio.create_subprocess_shell(
-        f"{_END_WITH_US}\n{command}",
-        env=variables,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-    )
+    """A shell command in a process group of its own, which also ends if this process is killed. Raises: EnvFault."""
+    try:
+        return await asyncio.create_subprocess_shell(
+            f"{_END_WITH_US}\n{command}",
+            env=variables,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise EnvFault(f"the agent cannot be started: {error}", who="host") from error
 
 
 async def ended(process: asyncio.subprocess.Process) -> None:

@@ -96,16 +96,23 @@ class Desk:
             self._processes.add(task)
             task.add_done_callback(self._processes.discard)
 
-    async def _process(self, key: str) -> None:
-        """A process from its start to its end, of which its episodes are told; the next episode starts another one."""
+    async def _until_it_ends(self, key: str) -> EnvFault:
+        """A process from its start to its end. Returns: what its episodes are told."""
         variables = {**os.environ, "AGENTRL_NEXT_URL": self._url, "AGENTRL_NEXT_KEY": key}
         with tempfile.TemporaryFile() as output:
-            process = await started(self._settings.command, variables, output)
+            try:
+                process = await started(self._settings.command, variables, output)
+            except EnvFault as fault:
+                return fault
             try:
                 status = await process.wait()
             finally:
                 await ended(process)
-            fault = EnvFault(f"{Exit(status, tail(output.fileno()))} while it was to play", who="author")
+            return EnvFault(f"{Exit(status, tail(output.fileno()))} while it was to play", who="author")
+
+    async def _process(self, key: str) -> None:
+        """A process from its start to its end, of which its episodes are told; the next episode starts another one."""
+        fault = await self._until_it_ends(key)
         sessions = self._sessions.pop(key)
         lost = [self._taken[session] for session in sessions if session in self._taken]
         while not self._sessions and (offer := self._waiting.get_nowait() if self._waiting.qsize() else None):

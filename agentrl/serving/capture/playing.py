@@ -29,6 +29,7 @@ from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory
 
 NAME = "agentrl"
 """Of the model, for agents that ask."""
+_MOST_VARIABLE_BYTES = 100_000
 
 
 class AgentPlayer:
@@ -129,9 +130,15 @@ class AgentPlayer:
             "ANTHROPIC_API_KEY": session.key,
             "AGENTRL_URL": url,
             "AGENTRL_KEY": session.key,
-            "AGENTRL_TASK": episode.text,
+            "AGENTRL_TASK": _as_variable(episode.text),
             "AGENTRL_TASK_ID": episode.task.id,
         }
+
+
+def _as_variable(text: str) -> str:
+    """A text as a variable of a process; none where the kernel takes none so long: `GET /task` has it."""
+    text = text.replace("\0", "")
+    return text if len(text.encode()) <= _MOST_VARIABLE_BYTES else ""
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agentrl.errors import EnvFault
 from agentrl.serving.capture.agents import CommandAgent, started
 from agentrl.serving.capture.settings import AgentConfig
 
@@ -33,6 +34,11 @@ async def test_an_agent_ends_with_its_status_and_its_last_words() -> None:
     ended = await CommandAgent(AgentConfig("echo $WORD; cat; exit 3")).run({"WORD": "hello"}, lambda: 0.0)
     assert (ended.status, ended.tail) == (3, "hello")  # it has no input
     assert str(ended) == "the agent ended with exit status 3: hello"
+
+
+async def test_an_agent_that_cannot_be_started_is_a_fault() -> None:
+    with pytest.raises(EnvFault, match="cannot be started"):
+        await CommandAgent(AgentConfig("true")).run({"LONG": "x" * (1 << 22)}, lambda: 0.0)
 
 
 async def test_what_an_agent_started_ends_with_it(tmp_path: Path) -> None:
