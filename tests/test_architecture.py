@@ -159,6 +159,7 @@ LATE_IMPORTS = {
     ("", "agentrl.policy.local"): "the torch-free door",
     ("", "agentrl.policy.tiny"): "the torch-free door",
     ("", "agentrl.policy.engine"): "the torch-free door",
+    ("agentrl.serving.capture.player", "agentrl.serving.capture.playing"): "an optional extra",
     ("agentrl.policy.by_name", "agentrl.policy"): "a name stands for a policy; only the one asked for is loaded",
     ("agentrl.sandbox.worker.preload", "random"): "it is loaded in a way of our own, whoever imports first",
     ("", "tensorboard"): "an optional extra",

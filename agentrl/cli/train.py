@@ -112,10 +112,10 @@ def command(
 def _chat_overrides(chat_format: str | None, chat_template: str | None) -> list[str]:
     """The keys that --chat-format and --chat-template stand for."""
     given = {"model.chat_format": chat_format, "model.chat_template": chat_template}
-    return [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+    return [f"{key}={quoted(value)}" for key, value in given.items() if value is not None]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A text as TOML writes it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
@@ -193,7 +193,7 @@ def read_config(config_or_env: str, overrides: tuple[str, ...]) -> TrainConfig:
         registry.spec(config.env.id)
         return config
     found = registry.spec(config_or_env)
-    base = [f"env.id={_quoted(config_or_env)}", *overrides]
+    base = [f"env.id={quoted(config_or_env)}", *overrides]
     config = load_config(TrainConfig, None, base)
     if config.model.path is None and not any(s.teaches_from_nothing for s in config.planned().values()):
         if not callable(getattr(found.env_class, "oracle", None)):

@@ -29,7 +29,7 @@ from agentrl.env.base import Env, Limits
 from agentrl.env.wrapped import as_env
 from agentrl.errors import ConfigError, EnvNotFound, did_you_mean
 from agentrl.registry import check_reference, file_of, load_file, load_module
-from agentrl.trajectory import EnvRef
+from agentrl.trajectory import CAPTURED, EnvRef
 
 logger = logging.getLogger(__name__)
 E = TypeVar("E", bound=Callable[..., Any])
@@ -224,6 +224,11 @@ def spec(id: str) -> EnvSpec:
 
     Raises: EnvNotFound if there is none, or if its module does not register it.
     """
+    if id.startswith(CAPTURED):
+        raise EnvNotFound(
+            f"{id!r} is what an agent of its own played in front of a captured model: its program cannot be made here, "
+            f"only {id.removeprefix(CAPTURED)!r} can, in which the model itself takes the turns"
+        )
     if id in _REGISTERED:
         return _with_class(_REGISTERED[id])
     if ":" in id or id.endswith(".py"):

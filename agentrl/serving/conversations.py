@@ -62,11 +62,11 @@ class Conversations:
 
 
 def _key(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> bytes:
-    said = [_said(message) for message in messages]
-    return hashlib.blake2b(canonical([said, list(tools)]), digest_size=16).digest()
+    shown = [said(message) for message in messages]
+    return hashlib.blake2b(canonical([shown, list(tools)]), digest_size=16).digest()
 
 
-def _said(message: Message) -> list[Any]:
+def said(message: Message) -> list[Any]:
     """What counts of a message. Arguments that cannot be read do not: clients send those back as they like."""
     calls = [[call.name, {} if call.error else call.arguments] for call in message.tool_calls]
     content = "" if message.role == "assistant" and message.content.strip() in ("", NO_TEXT) else message.content

@@ -14,10 +14,12 @@ from agentrl.config import OneOf, Whole, check_config, dump_config, from_table
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
+from agentrl.serving.capture.settings import AgentConfig
 from agentrl.training import checkpoint, presets
 from agentrl.training.algorithms import expanded
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig, ScaleConfig
+from agentrl.training.stages.agents import check_agent
 from agentrl.training.stages.base import STAGES, Stage, StageSettings
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
@@ -49,6 +51,7 @@ class TrainConfig:
         envs: the environments of a run over several, by name; empty for a run with one.
         train_on: names of those that the run learns from; the others are only evaluated. Empty: all of them.
         scale: which processes of this machine sample.
+        agent: a program of its own that plays the episodes; None lets the model itself take the turns.
     """
 
     env: EnvConfig
@@ -60,6 +63,7 @@ class TrainConfig:
     envs: Mapping[str, MixedEnv] = field(default_factory=dict)
     train_on: tuple[str, ...] = ()
     scale: ScaleConfig = ScaleConfig()
+    agent: AgentConfig | None = None
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> TrainConfig:
@@ -146,6 +150,8 @@ class TrainConfig:
         """
         check_config(self)
         planned = self.planned()
+        if self.agent is not None:
+            check_agent(self.envs, planned)
         if self.envs:
             self._check_environments(planned)
         else:
@@ -156,6 +162,8 @@ class TrainConfig:
 
     def _check_samplers(self, planned: Mapping[str, StageSettings]) -> None:
         """Refuse what cannot be played in other processes."""
+        if self.agent is not None:
+            raise ConfigError("[agent] asks the model of this process: leave out [agent], or set scale.samplers = 0")
         for name, playing in _playing(planned).items():
             if playing.few_shot:
                 raise ConfigError(

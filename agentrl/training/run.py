@@ -34,6 +34,7 @@ from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.sources.tasks import Player
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.seeds import Purpose, integer
+from agentrl.serving.capture.player import player
 from agentrl.training import checkpoint, model_setup
 from agentrl.training.clock import Clock
 from agentrl.training.files.kept_weights import KeptWeights
@@ -154,7 +155,7 @@ class Run:
         )
         if self._saved is not None:
             self._saved.restore()
-        async with self.policy, self._player() as self.rollouts:
+        async with self.policy, player(self.config.agent) as self._play, self._player() as self.rollouts:
             for stage in self.stages[self.state.stage :]:
                 await self._pass_through(stage)
         return self._conclude()
@@ -162,7 +163,8 @@ class Run:
     def _player(self) -> Rollouts | Samplers:
         """What plays training episodes: this process, or samplers."""
         scale = self.config.scale
-        own = Rollouts(self.env, self.policy, max_concurrency=self.config.run.max_concurrency)
+        limit = self.config.run.max_concurrency
+        own = Rollouts(self.env, self.policy, max_concurrency=limit, play=self._play)
         if not scale.samplers:
             return own
         refs = [self.env, *(env.ref for env in self.environments.values()), *self.config.other_environments()]
@@ -383,6 +385,7 @@ class Run:
             sampling=sampling,
             on_trajectory=lambda trajectory: count(1),
             max_concurrency=self.config.run.max_concurrency,
+            play=self._play,
         ) as rollouts:
             return await rollouts.run(requests)
 

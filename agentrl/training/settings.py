@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from agentrl.config import Count, NotNegative, Positive, Share, Whole
 from agentrl.env import registry
 from agentrl.sampling import SamplingParams
+from agentrl.serving.capture.settings import AgentConfig
 from agentrl.training.model_setup import ModelConfig
 from agentrl.trajectory import EnvRef
 
@@ -150,6 +151,8 @@ class RunSettings(Protocol):
     def run(self) -> RunConfig: ...
     @property
     def scale(self) -> ScaleConfig: ...
+    @property
+    def agent(self) -> AgentConfig | None: ...
     @property
     def seed(self) -> int: ...
     def other_environments(self) -> Sequence[EnvRef]: ...
