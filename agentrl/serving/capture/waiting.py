@@ -59,7 +59,9 @@ class Waiting:
 
 def answered(node: Node, model: str, request: ChatRequest) -> Answered:
     """A turn as it is sent. Args: model: the name that the client asked for."""
-    return Answered(node.id, model, int(time.time()), request, Answer(node.action.prompt_ids or (), [node.choice]))
+    return Answered(
+        node.id, model, int(time.time()), request, Answer(tuple(node.action.prompt_ids or ()), [node.choice])
+    )
 
 
 async def pieces(waiting: Waiting, dialect: Dialect, model: str, ping_s: float) -> AsyncIterator[bytes]:
