@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
@@ -170,17 +169,8 @@ class TrainConfig:
                     f"stages.{name}.playing.few_shot plays with the trainer's policy: leave it out, or set "
                     "scale.samplers = 0"
                 )
-        played = [self.env, *self.envs.values()]
-        registry.modules_of([env.id for env in played] + [ref.id for ref in self.other_environments()])
-        for env in played:
-            for key, value in env.kwargs.items():
-                try:
-                    pickle.dumps(value)
-                except Exception as error:  # an author's object can raise anything
-                    raise ConfigError(
-                        f"argument {key!r} of {env.id} cannot be sent to a sampler: {error}. Give a value that can be "
-                        "pickled, such as a path or a number, or set scale.samplers = 0"
-                    ) from error
+        ids = [env.id for env in (self.env, *self.envs.values())]
+        registry.modules_of([*ids, *(ref.id for ref in self.other_environments())])
 
     @property
     def learner_threads(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentrl.messages import Action
-from agentrl.training.stages.health import discards, endings, group_kinds, prompt_information, speeds
+from agentrl.training.stages.health import discards, endings, group_kinds, lags, prompt_information, speeds
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, TrajectoryGroup, Turn
 
 
@@ -38,6 +38,17 @@ def test_groups_that_fail_succeed_and_differ() -> None:
         "rollout/groups_mixed": 0.25,
     }
     assert group_kinds([]) == {"rollout/groups_failed": 0, "rollout/groups_solved": 0, "rollout/groups_mixed": 0}
+
+
+def test_how_old_tokens_are_when_they_train() -> None:
+    def played(*versions: int, **changes: Any) -> Trajectory:
+        trajectory = episode(**changes)
+        trajectory.turns = [Turn((), Action("x", token_ids=(1,), versions=(version,))) for version in versions]
+        return trajectory
+
+    forked = played(1, 5, fork=("e", 1))  # the first turn belongs to another episode
+    assert lags([group(played(3, 5), forked)], version=5) == {"rollout/lag_max": 2.0, "rollout/lag_mean": 2 / 3}
+    assert lags([group(episode())], version=5) == {}, "a policy that does not know its versions"
 
 
 def test_why_episodes_end() -> None:
