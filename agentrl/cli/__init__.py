@@ -26,6 +26,7 @@ COMMANDS = {
     "serve-model": "Answer OpenAI's chat API with a model folder.",
     "envs": "List the environments.",
     "check": "Find what is wrong with an environment.",
+    "conform": "Play an environment through every door, and compare.",
     "judge": "Score recorded episodes by a rubric, and measure the judge.",
     "audit": "Find what makes scores on an environment worthless.",
     "play": "Be the agent, in this terminal.",

@@ -34,7 +34,7 @@ _EXTRAS = {
 }
 # Commands whose module stands elsewhere, or has another name: `import` is a word of Python.
 _MODULES = {
-    **{name: f"checks.{name}" for name in ("audit", "check", "doctor", "judge", "reproduce")},
+    **{name: f"checks.{name}" for name in ("audit", "check", "conform", "doctor", "judge", "reproduce")},
     **{name: f"records.{name}" for name in ("replay", "report", "rescore", "view")},
     "import": "import_chats",
     "import-gguf": "models.import_gguf",

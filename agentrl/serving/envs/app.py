@@ -11,9 +11,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from agentrl.errors import TaskError
+from agentrl.errors import AgentRLError, TaskError
 from agentrl.serving.envs.describe import Served
 from agentrl.serving.envs.guard import Gate, Guarded
+from agentrl.serving.envs.seats import NotPlaying
 from agentrl.serving.envs.wire import DESCRIPTION, TASKS, encoded
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,14 @@ def make_app(served: Served, gate: Gate, more: list[BaseRoute] | None = None) ->
         Route(f"{TASKS}/{{split}}", tasks),
         *(more or []),
     ]
-    handlers = {HTTPException: _refused, TaskError: _no_split, Exception: _failed}
+    handlers = {
+        HTTPException: _refused,
+        TaskError: _not_there,
+        NotPlaying: _not_now,
+        ValueError: _not_valid,
+        AgentRLError: _environment_failed,
+        Exception: _failed,
+    }
     return Guarded(Starlette(routes=routes, exception_handlers=handlers), gate)  # type: ignore[arg-type]
 
 
@@ -54,8 +62,20 @@ async def _refused(request: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
-async def _no_split(request: Request, error: TaskError) -> Response:
+async def _not_there(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 404)
+
+
+async def _not_now(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 409)
+
+
+async def _not_valid(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 422)
+
+
+async def _environment_failed(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 500)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

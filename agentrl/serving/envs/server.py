@@ -7,17 +7,21 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
+from starlette.routing import BaseRoute
 
 from agentrl.errors import ConfigError
 from agentrl.serving.envs.app import make_app
 from agentrl.serving.envs.connection import REQUEST_S, protocol_of
 from agentrl.serving.envs.describe import Served
 from agentrl.serving.envs.guard import LOOPBACK, Gate, is_loopback
+from agentrl.serving.envs.openenv_door import OpenEnvDoor
 from agentrl.serving.envs.sessions import Bounds, Sessions
+from agentrl.serving.envs.wire import MOST_BYTES
 from agentrl.serving.listener import ReadyServer, answer_requests_of, listening
 from agentrl.trajectory import EnvRef
 
@@ -72,18 +76,33 @@ class EnvServer:
         self._listener = listening(host, options.port)
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._listener.getsockname()[1]}"
+        self._doors: list[Any] = []
         gate = Gate(self.token, (*LOOPBACK, shown, *options.hosts), CAPABILITIES)
         self._config = uvicorn.Config(
-            make_app(self.served, gate),
+            make_app(self.served, gate, self._more_doors()),
             http=protocol_of(self.sessions, gate, self.served.ref.version, options.request_s),
             log_config=None,
             access_log=False,
             limit_concurrency=options.bounds.sessions + _MORE_CONNECTIONS,
             timeout_graceful_shutdown=_GRACE_S,
             lifespan="off",
+            ws_max_size=MOST_BYTES,
+            ws_ping_interval=None,
         )
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
+
+    def _more_doors(self) -> list[BaseRoute]:
+        """Routes of the doors whose packages are installed."""
+        found: list[BaseRoute] = []
+        self._doors.append(OpenEnvDoor(self.served, self.sessions))
+        if find_spec("mcp") is not None and find_spec("mcp_types") is not None:
+            from agentrl.serving.envs.mcp_door import McpDoor
+
+            self._doors.insert(0, McpDoor(self.served.ref.id, self.sessions))
+        for door in self._doors:
+            found += door.routes()
+        return found
 
     def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Answer until Ctrl-C or SIGTERM, either of which raises KeyboardInterrupt at the end. Main thread only."""
@@ -91,6 +110,8 @@ class EnvServer:
             answer_requests_of(self._config, self._listener, on_ready=on_ready, at_end=self._aclose)
 
     async def _aclose(self) -> None:
+        for door in self._doors:
+            await door.aclose()
         await self.sessions.aclose()
         await self.served.aclose()
 

@@ -120,6 +120,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._open)
 
+    def __contains__(self, id: str) -> bool:
+        return id in self._open
+
     async def begin(self, env: Any = None) -> Session:
         """A new session; `env` is the fork that it goes on with. Raises: TooMany."""
         if self._sweeper is None:
