@@ -144,7 +144,7 @@ class McpTool(Tool):
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
-    def schema(self) -> dict[str, Any]:  # type: ignore[override]
+    def schema(self) -> dict[str, Any]:
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
         return {"type": "function", "function": function}
 

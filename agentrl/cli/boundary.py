@@ -31,6 +31,7 @@ _JSON, _DEBUG = "agentrl.json", "agentrl.debug"
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors"), "train"),
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
+    **dict.fromkeys(("mcp", "mcp_types"), "mcp"),
 }
 # Commands whose module stands elsewhere, or has another name: `import` is a word of Python.
 _MODULES = {

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import click
 
-from agentrl.cli.boundary import json_option, note, print_json
+from agentrl.cli.boundary import json_option, note, print_json, say
 from agentrl.cli.env_options import kwarg_option
 from agentrl.config import arguments_of
+from agentrl.trajectory import EnvRef
 
 
 @click.command("serve")
@@ -30,22 +34,13 @@ from agentrl.config import arguments_of
 @click.option("--episode-s", type=click.FloatRange(1), default=3600.0, show_default=True, help="Most of an episode.")
 @click.option("--no-oracle", is_flag=True, help="Clients may not ask the environment's oracle.")
 @click.option("--any-task", is_flag=True, help="Take tasks of clients that the environment does not have.")
+@click.option("--dockerfile", "only_dockerfile", is_flag=True, help="Print a Dockerfile that serves it, and end.")
+@click.option("--stdio", is_flag=True, help="Serve one episode as an MCP server on standard input and output.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that episode.")
+@click.option("--task", help="Of that episode; by default one is drawn.")
+@click.option("--result", type=click.Path(path_type=Path), help="A new file for that episode's reward.")
 @json_option
-def command(
-    env: str,
-    kwargs: tuple[str, ...],
-    host: str,
-    port: int,
-    token_env: str,
-    no_token: bool,
-    hosts: tuple[str, ...],
-    sessions: int,
-    idle_s: float,
-    episode_s: float,
-    no_oracle: bool,
-    any_task: bool,
-    as_json: bool,
-) -> None:
+def command(env: str, kwargs: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Serve ENV, an id, `module:Class` or `./file.py:Class`, until Ctrl-C.
 
     Whoever has the URL and the token plays it as if it were here: in Python by `agentrl.connect(url, token=...)`, and
@@ -56,27 +51,44 @@ def command(
     AGENTRL_ENV_TOKEN=... agentrl bench http://127.0.0.1:8765 --policy oracle
     """
     from agentrl.env.registry import reference
+    from agentrl.serving.env_image import dockerfile
+
+    if given["only_dockerfile"]:
+        say(dockerfile(env, kwargs))
+        return
+    ref = reference(env, **arguments_of(kwargs, "--kwarg"))
+    if given["stdio"]:
+        from agentrl.serving.envs.seats import Start
+        from agentrl.serving.mcp_stdio import serve_stdio
+
+        serve_stdio(ref, Start(given["seed"], given["task"]), given["result"])
+        return
+    _serve(ref, given, as_json)
+
+
+def _serve(ref: EnvRef, given: Mapping[str, Any], as_json: bool) -> None:
     from agentrl.serving.envs.server import EnvServer, ServeOptions
     from agentrl.serving.envs.sessions import Bounds
 
+    token = "" if given["no_token"] else os.environ.get(given["token_env"], "").strip() or None
     options = ServeOptions(
-        host=host,
-        port=port,
-        token="" if no_token else os.environ.get(token_env, "").strip() or None,
-        hosts=hosts,
-        bounds=Bounds(sessions, idle_s, episode_s),
-        demonstrates=not no_oracle,
-        takes_any_task=any_task,
+        host=given["host"],
+        port=given["port"],
+        token=token,
+        hosts=given["hosts"],
+        bounds=Bounds(given["sessions"], given["idle_s"], given["episode_s"]),
+        demonstrates=not given["no_oracle"],
+        takes_any_task=given["any_task"],
     )
-    server = EnvServer(reference(env, **arguments_of(kwargs, "--kwarg")), options)
-    is_made = options.token is None
+    server = EnvServer(ref, options)
 
     def ready() -> None:
+        made = {"token": server.token} if token is None else {}
         if as_json:
-            print_json({"url": server.url, "env": server.served.ref.id, **({"token": server.token} if is_made else {})})
+            print_json({"url": server.url, "env": server.served.ref.id, **made})
         note(f"Serving {server.served.ref} on {server.url} (Ctrl-C ends)")
-        if is_made and not as_json:
-            note(f"Clients send this token: export {token_env}={server.token}")
+        if made and not as_json:
+            note(f"Clients send this token: export {given['token_env']}={server.token}")
 
     with suppress(KeyboardInterrupt):
         server.serve(ready)

@@ -83,7 +83,8 @@ class Again(Policy):
 
     async def act(self, messages: Any, tools: Any, *, episode_id: str, sampling: Any = None) -> Action:
         turn = sum(message.role == "assistant" for message in messages)
-        return self._actions[min(turn, len(self._actions) - 1)]
+        found: Action = self._actions[min(turn, len(self._actions) - 1)]
+        return found
 
 
 async def again(env: Env, episodes: Sequence[Trajectory], ref: EnvRef | None = None) -> list[Trajectory]:

@@ -166,6 +166,12 @@ class Frames(asyncio.Protocol):
             if self._is_asked:
                 self._fail("a request came before the answer to the one before")
                 return
+            session = self._session
+            assert session is not None
+            body_now = session.answer_at_once(request)
+            if body_now is not None:
+                self._send(request, body_now)
+                continue
             self._is_asked = True
             self._run(self._answer(request))
 
@@ -183,13 +189,16 @@ class Frames(asyncio.Protocol):
         self._is_asked = False
         if request.op == "close" and self._end is not None:
             await self._end(session)
+        self._send(request, body)
+        if request.op == "close":
+            self.shutdown()
+
+    def _send(self, request: Request, body: bytes) -> None:
         try:
             self._transport.write(frame(body))
         except ValueError as error:
             raised = Raised("EnvFault", f"the answer cannot be sent: {error}", "author")
             self._transport.write(frame(encoded(Reply(request.n, raised=raised))))
-        if request.op == "close":
-            self.shutdown()
 
     def _fail(self, message: str) -> None:
         """Say what is wrong, and hang up; the session stays."""

@@ -55,6 +55,11 @@ class Episodes:
         self._env, self._is_lent, self._well = env, False, False
         self._has_begun, self._is_over = True, False
 
+    @property
+    def never_waits(self) -> bool:
+        """Whether a step of the present episode needs no event loop."""
+        return self._env is not None and self._has_begun and not self._env.unwrapped._agentrl_waits()
+
     async def execute(self, request: Request) -> Reply:
         """The answer to a request. What the environment raises is in it; a cancellation passes."""
         place = request.op

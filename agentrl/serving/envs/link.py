@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from agentrl.errors import ConfigError, EnvFault
+from agentrl.serving.envs.pipe import Pipe
 from agentrl.serving.envs.wire import (
-    LENGTH_BYTES,
     MOST_BYTES,
     SESSION,
     SESSION_HEADER,
@@ -35,7 +35,7 @@ from agentrl.serving.envs.wire import (
 T = TypeVar("T")
 _WAITS_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 _CONNECT_S = 10.0
-_LOST = (ConnectionError, asyncio.IncompleteReadError, TimeoutError, OSError)
+_LOST = (TimeoutError, OSError)
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ class Link:
         self.place, self._version, self._longest_s, self._session = place, version, longest_s, session
         self._n = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._pipe: Pipe | None = None
 
     @property
     def session(self) -> str:
@@ -120,31 +119,16 @@ class Link:
         raise AssertionError("unreachable")
 
     async def _asked(self, body: bytes) -> Reply:
-        if self._writer is None or self._writer.is_closing() or self._loop is not asyncio.get_running_loop():
+        pipe = self._pipe
+        if pipe is None or pipe.transport.is_closing() or self._loop is not asyncio.get_running_loop():
             self._drop()
-            await self._connect()
-        assert self._writer is not None
-        self._writer.write(body)
-        await self._writer.drain()
-        async with asyncio.timeout(self._longest_s) as limit:
-            try:
-                data = await self._frame()
-            except TimeoutError:
-                if limit.expired():
-                    raise EnvFault(f"the server has not answered within {self._longest_s:g} s") from None
-                raise
-        reply = self._read(data, Reply)
+            pipe = await self._connect()
+        pipe.transport.write(body)
+        reply = self._read(await pipe.frame_within(self._longest_s), Reply)
         if reply.n != self._n:
             text = reply.raised.text if reply.raised is not None else f"it answered request {reply.n}"
             raise EnvFault(f"the server of the environment did not take request {self._n}: {text}")
         return reply
-
-    async def _frame(self) -> bytes:
-        assert self._reader is not None
-        size = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
-        if size > MOST_BYTES:
-            raise EnvFault(f"the server sent a message of {size} bytes, more than {MOST_BYTES >> 20} MiB")
-        return await self._reader.readexactly(size)
 
     def _read(self, data: bytes, kind: type[T]) -> T:
         try:
@@ -154,18 +138,19 @@ class Link:
 
     # Connecting.
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> Pipe:
         host, port = self.place.address
         secure = ssl.create_default_context() if self.place.is_secure else None
         async with asyncio.timeout(_CONNECT_S):
-            reader, writer = await asyncio.open_connection(host, port, ssl=secure, limit=MOST_BYTES)
-            self._reader, self._writer, self._loop = reader, writer, asyncio.get_running_loop()
-            _keep_alive(writer)
-            writer.write(self._head())
-            status, length = _status_of(await reader.readuntil(b"\r\n\r\n"))
+            self._loop = loop = asyncio.get_running_loop()
+            _, pipe = await loop.create_connection(Pipe, host, port, ssl=secure)
+            self._pipe = pipe
+            _keep_alive(pipe.transport)
+            pipe.transport.write(self._head())
+            status, length = _status_of(await pipe.head())
             if status != 101:
-                self._refused(status, await reader.readexactly(min(length, MOST_BYTES)))
-            welcome = self._read(await self._frame(), Welcome)
+                self._refused(status, await pipe.body(min(length, MOST_BYTES)))
+            welcome = self._read(await pipe.frame(), Welcome)
         if welcome.version != self._version:
             raise EnvFault(
                 f"{self.place.url} now serves version {welcome.version!r} of the environment, and the client was made "
@@ -175,6 +160,7 @@ class Link:
             raise EnvFault(f"the session on {self.place.url} was used by another client")
         if not self._session:
             self._session = welcome.session
+        return pipe
 
     def _head(self) -> bytes:
         named = f"{SESSION_HEADER}: {self._session}\r\n" if self._session else ""
@@ -192,10 +178,10 @@ class Link:
         raise EnvFault(f"{self.place.url} answered {status}: it is no server of environments, or a proxy is in between")
 
     def _drop(self) -> None:
-        writer, self._writer, self._reader = self._writer, None, None
-        if writer is not None:
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
             with suppress(Exception):  # its loop may be closed
-                writer.transport.abort()
+                pipe.transport.abort()
 
     async def close(self) -> None:
         """End the session, if the server can be reached at once."""
@@ -212,9 +198,9 @@ class Link:
             self._session, self._n = "", 0
 
 
-def _keep_alive(writer: asyncio.StreamWriter) -> None:
+def _keep_alive(transport: asyncio.BaseTransport) -> None:
     """Notice a machine that is gone without a word."""
-    found = writer.get_extra_info("socket")
+    found = transport.get_extra_info("socket")
     if found is None:
         return
     found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -14,14 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from agentrl.env.base import Env
+from agentrl.env.base import Env, run_without_loop
 from agentrl.errors import AgentRLError
 from agentrl.rollout.env_pool import EnvPool
 from agentrl.serving.envs.episodes import Episodes
-from agentrl.serving.envs.wire import Reply, Request, encoded
+from agentrl.serving.envs.wire import Request, encoded
 
 logger = logging.getLogger(__name__)
-_SWEEP_S = 1.0
+_SWEEP_S, _CLOSE_S = 1.0, 10.0
 
 
 class TooMany(AgentRLError):
@@ -63,6 +63,8 @@ class Session:
         self.last = 0
         self.touched_s = time.monotonic()
         self._kept: asyncio.Future[bytes] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._body = b""
 
     @property
     def is_busy(self) -> bool:
@@ -79,25 +81,38 @@ class Session:
         Raises: ValueError if the number is neither the last one nor the next one.
         """
         self.touch()
-        if request.n == self.last and self._kept is not None:
-            return await asyncio.shield(self._kept)
+        if request.n == self.last and self.last:
+            return self._body if self._kept is None else await asyncio.shield(self._kept)
         if request.n != self.last + 1 or self.is_busy:
             raise ValueError(f"request {request.n} came after request {self.last}: send one after the other, from 1")
-        self.last = request.n
-        self._kept = asyncio.ensure_future(self._executed(request))
-        return await asyncio.shield(self._kept)  # a client that goes away stops nothing
-
-    async def _executed(self, request: Request) -> bytes:
-        reply: Reply = await self.episodes.execute(request)
+        self.last, self._task = request.n, asyncio.current_task()
+        kept = self._kept = asyncio.get_running_loop().create_future()
+        try:
+            body = encoded(await self.episodes.execute(request))
+        except BaseException:
+            kept.cancel()
+            raise
+        kept.set_result(body)
         self.touch()
-        return encoded(reply)
+        return body
+
+    def answer_at_once(self, request: Request) -> bytes | None:
+        """The answer to the next step of an environment that never waits; None if it must be awaited."""
+        if request.op != "step" or request.n != self.last + 1 or self.is_busy or not self.episodes.never_waits:
+            return None
+        self.last = request.n
+        body = encoded(run_without_loop(self.episodes.execute(request)))
+        self._kept, self._body = None, body
+        self.touch()
+        return body
 
     async def close(self) -> None:
         """End what runs, and give the instance back."""
-        if self.is_busy and self._kept is not None:
-            self._kept.cancel()
+        task = self._task
+        if self.is_busy and task is not None and task is not asyncio.current_task():
+            task.cancel()
             with suppress(asyncio.CancelledError, Exception):
-                await self._kept
+                await asyncio.wait({task}, timeout=_CLOSE_S)
         await self.episodes.close()
 
 

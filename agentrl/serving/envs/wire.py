@@ -189,11 +189,17 @@ def decoded(data: bytes | memoryview, kind: type[T]) -> T:
     try:
         if data[:1] == b" ":
             return msgspec.convert(json.loads(bytes(data)), kind)
-        return msgspec.json.decode(data, type=kind)
+        found: T = _decoders[kind].decode(data)
+        return found
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from None
+
+
+_decoders: Mapping[Any, Any] = {
+    kind: msgspec.json.Decoder(kind) for kind in (Request, Reply, Welcome, Description, TaskPage)
+}
 
 
 def frame(body: bytes) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +16,7 @@ from tests.serving.envs.conftest import ODD
 
 pytest.importorskip("mcp_types")
 from mcp.client.client import Client
+from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 
 
@@ -55,6 +59,23 @@ async def test_a_fault_is_no_reward(odd: EnvServer) -> None:
     assert found["fault"] == {"who": "server", "text": "the database is gone"}
 
 
+@pytest.mark.parametrize(("mode", "version"), [("auto", "2026-07-28"), ("legacy", "2025-11-25")])
+async def test_stdio_is_the_same_episode(odd: EnvServer, tmp_path: Any, mode: str, version: str) -> None:
+    out = tmp_path / "reward.json"
+    arguments = ["-m", "agentrl", "serve", ODD, "--stdio", "--seed", "11", "--result", str(out)]
+    here = str(Path(__file__).parents[3])
+    command = StdioServerParameters(command=sys.executable, args=arguments, cwd=here)
+    first = asked(odd, "POST", "/mcp/episodes", {"seed": 11}).json()
+    async with Client(command, mode=mode) as client, Client(odd.url + first["path"], mode=mode) as other:
+        assert client.protocol_version == version
+        tasks = [(await one.get_prompt("task")).messages[0].content.text for one in (client, other)]
+        assert tasks[0] == tasks[1]
+        await client.call_tool("submit", {"answer": "done"})
+    found = json.loads(out.read_text())
+    assert (found["reward"], found["task_id"]) == (1.0, first["task_id"])
+    asked(odd, "DELETE", f"/mcp/episodes/{first['id']}")
+
+
 def test_the_same_seed_draws_the_same_task_in_every_process(odd: EnvServer) -> None:
     first = asked(odd, "POST", "/mcp/episodes", {"seed": 11}).json()
     env = registry.make(ODD)
@@ -66,7 +87,7 @@ def test_the_same_seed_draws_the_same_task_in_every_process(odd: EnvServer) -> N
 def test_what_is_refused(odd: EnvServer) -> None:
     opened = asked(odd, "POST", "/mcp/episodes", {}).json()
     assert asked(odd, "POST", "/mcp/episodes", {}, token="wrong").status_code == 401
-    assert asked(odd, "GET", f"/mcp/episodes/{opened['id']}", token="").status_code == 401
+    assert asked(odd, "GET", f"/mcp/episodes/{opened['id']}", token="none").status_code == 401
     assert asked(odd, "POST", "/mcp/episodes", {"seed": -1}).status_code == 400
     assert asked(odd, "POST", "/mcp/episodes", {"more": 1}).status_code == 400
     assert asked(odd, "POST", "/mcp/episodes", {"task": "nothing"}).status_code == 404

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from agentrl.serving.envs.app import make_app
 from agentrl.serving.envs.describe import Served
@@ -81,10 +82,11 @@ def test_a_session_over_http_is_joined_by_the_socket(client: TestClient) -> None
 
 def test_a_socket_without_a_token_and_one_too_many_are_refused(client: TestClient) -> None:
     with (
-        pytest.raises(Exception, match="token"),
+        pytest.raises(WebSocketDisconnect) as refused,
         client.websocket_connect("/ws", headers={"Authorization": "Bearer wrong"}),
     ):
         pass
+    assert "token" in refused.value.reason
     with client.websocket_connect("/ws"), client.websocket_connect("/ws"), client.websocket_connect("/ws") as third:
         assert third.receive_json()["data"]["code"] == "CAPACITY_REACHED"
     with client.websocket_connect("/ws?session_id=someone-elses") as other:

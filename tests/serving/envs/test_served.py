@@ -203,11 +203,22 @@ async def test_a_lost_connection_is_made_again_and_a_step_is_executed_once(odd: 
     waiting = agentrl.call("wait", seconds=0.3)
     step = asyncio.ensure_future(env.astep(waiting))
     await asyncio.sleep(0.1)
-    env._link._writer.transport.abort()
+    env._link._pipe.transport.abort()
     assert (await step)[0][0].content == "waited"
-    env._link._writer.transport.abort()
+    env._link._pipe.transport.abort()
     assert (await env.astep(agentrl.call("add", amount=1)))[0][0].content == "1"
     assert odd_module.steps == ["wait", "add"]
+    await env.aclose()
+
+
+async def test_an_answer_that_does_not_come_is_an_infrastructure_fault(odd: EnvServer) -> None:
+    env: Any = connect(odd.url, odd.token)
+    await env.areset(seed=1)
+    env._link._longest_s = 0.1
+    env._link._pipe._timer.cancel()
+    env._link._pipe._timer = None
+    with pytest.raises(EnvFault, match="has not answered within"):
+        await env.astep(agentrl.call("wait", seconds=2))
     await env.aclose()
 
 
