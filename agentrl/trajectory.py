@@ -35,12 +35,15 @@ class EnvRef:
         kwargs: given to the constructor.
         limits: those that differ from the environment's own, such as `max_turns`.
         version: of the installed package, or a hash of the file; empty where it is not resolved yet.
+        url: of a server that has the environment; empty where it is made in this process. It is no part of the
+            identity, and no record holds it.
     """
 
     id: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     version: str = ""
+    url: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:

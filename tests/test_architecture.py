@@ -127,6 +127,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.bench.suites": (5, "bench", 3),
     "agentrl.bench.rescoring": (5, "bench", 3),
     "agentrl.bench.views": (5, "bench", 4),
+    "agentrl.conform": (5, "conform", 0),
     "agentrl.bench.audit": (5, "bench", 3),
     # 6: training.
     "agentrl.training": (6, "training", 0),
@@ -164,6 +165,8 @@ LATE_IMPORTS = {
     ("agentrl.sandbox.worker.preload", "random"): "it is loaded in a way of our own, whoever imports first",
     ("", "tensorboard"): "an optional extra",
     ("", "yaml"): "an optional extra",
+    ("agentrl.serving.envs.server", "agentrl.serving.envs.mcp_door"): "an optional extra",
+    ("agentrl.conform.clients", ""): "runs where one foreign package is installed",
     ("agentrl.viewer.tokens", "tokenizers"): "an optional extra",
     ("agentrl.environments.numeric", "sklearn"): "an optional extra",
 }

@@ -31,10 +31,11 @@ _JSON, _DEBUG = "agentrl.json", "agentrl.debug"
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors"), "train"),
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
+    **dict.fromkeys(("mcp", "mcp_types"), "mcp"),
 }
 # Commands whose module stands elsewhere, or has another name: `import` is a word of Python.
 _MODULES = {
-    **{name: f"checks.{name}" for name in ("audit", "check", "doctor", "judge", "reproduce")},
+    **{name: f"checks.{name}" for name in ("audit", "check", "conform", "doctor", "judge", "reproduce")},
     **{name: f"records.{name}" for name in ("replay", "report", "rescore", "view")},
     "import": "import_chats",
     "import-gguf": "models.import_gguf",

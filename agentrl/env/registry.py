@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
@@ -36,6 +37,7 @@ E = TypeVar("E", bound=Callable[..., Any])
 GROUP = "agentrl.environments"
 _REGISTERED: dict[str, EnvSpec] = {}
 _LIMITS = frozenset(limit.name for limit in fields(Limits))
+_SERVED = "agentrl.serving.envs.client"  # upstairs: found by its name, as an entry point would be
 _CREATOR = "agentrl.env.registry:make_for_gymnasium"
 # Modules of base classes: a file that imports one does not offer it as an environment.
 _BASES = ("agentrl.env.", "agentrl.sandboxed.")
@@ -96,25 +98,41 @@ def make(env: str | EnvRef, **kwargs: Any) -> Env:
     """Create an environment; `env.ref` then says what it is.
 
     Args:
-        env: a registered id, `package.module:Class`, a file `./my_env.py:Class`, or a reference to an environment.
+        env: a registered id, `package.module:Class`, a file `./my_env.py:Class`, the URL of a server of `agentrl
+            serve`, or a reference to an environment.
         kwargs: override what was registered; names of `Limits`, such as `max_turns`, set limits.
     Raises: EnvNotFound that names the nearest id; ConfigError if the constructor takes no such arguments.
     """
     ref = reference(env, **kwargs)
     made = _create(ref)
-    made.unwrapped.spec = _gymnasium_spec(ref.id, {**ref.kwargs, **ref.limits})
+    made.unwrapped.spec = _gymnasium_spec(ref.id, ref.url or ref.id, {**ref.kwargs, **ref.limits})
     return made
 
 
 def reference(env: str | EnvRef, **kwargs: Any) -> EnvRef:
     """A reference with more arguments; names of `Limits`, such as `max_turns`, become its limits."""
     ref = EnvRef(env) if isinstance(env, str) else env
+    if is_url(ref.id):
+        served: EnvRef = _served().resolved(ref.id)
+        ref = replace(served, kwargs={**served.kwargs, **ref.kwargs}, limits={**served.limits, **ref.limits})
     limits = {name: value for name, value in kwargs.items() if name in _LIMITS}
     rest = {name: value for name, value in kwargs.items() if name not in _LIMITS}
     return replace(ref, kwargs={**ref.kwargs, **rest}, limits={**ref.limits, **limits})
 
 
+def is_url(id: str) -> bool:
+    """Whether an id is the address of a server that has the environment."""
+    return id.startswith(("http://", "https://"))
+
+
+def _served() -> Any:
+    """The module of environments that a server has."""
+    return import_module(_SERVED)
+
+
 def _create(ref: EnvRef) -> Env:
+    if ref.url:
+        return cast(Env, _served().made(ref))
     found = spec(ref.id)
     made = _construct(found, {**found.kwargs, **ref.kwargs})
     inner: Any = made.unwrapped
@@ -211,12 +229,10 @@ def make_for_gymnasium(env_id: str, **kwargs: Any) -> Env:
     return _create(reference(env_id, **kwargs))
 
 
-def _gymnasium_spec(id: str, kwargs: Mapping[str, Any]) -> GymnasiumSpec:
+def _gymnasium_spec(id: str, made_by: str, kwargs: Mapping[str, Any]) -> GymnasiumSpec:
     """The spec that Gymnasium's own `make` would set, from which it can create the environment again."""
-    name = id.rsplit(":", 1)[-1]
-    return GymnasiumSpec(
-        id=name, entry_point=_CREATOR, order_enforce=False, disable_env_checker=True, kwargs={"env_id": id, **kwargs}
-    )
+    name, given = id.rsplit(":", 1)[-1], {"env_id": made_by, **kwargs}
+    return GymnasiumSpec(id=name, entry_point=_CREATOR, order_enforce=False, disable_env_checker=True, kwargs=given)
 
 
 def spec(id: str) -> EnvSpec:
@@ -231,6 +247,8 @@ def spec(id: str) -> EnvSpec:
         )
     if id in _REGISTERED:
         return _with_class(_REGISTERED[id])
+    if is_url(id):
+        return EnvSpec(id, _served().class_of(id))
     if ":" in id or id.endswith(".py"):
         check_reference(id, EnvNotFound)
     if ":" in id:

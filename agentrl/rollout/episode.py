@@ -29,7 +29,7 @@ from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
 logger = logging.getLogger(__name__)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_FLOORS = ("env", "policy", "rollout", "sandboxed", "tools")
+_FLOORS = ("env", "policy", "rollout", "sandboxed", "serving", "tools")
 _OURS = (IMPORTER, *(os.path.join(_HERE, floor, "") for floor in _FLOORS))
 _INSTALLED = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
 _numbers = itertools.count()

@@ -65,11 +65,20 @@ class _TurnRecord(Struct, omit_defaults=True):
     state_key: str | None = None
 
 
+class _EnvRecord(Struct):
+    """The JSON form of an environment's reference; where it was served is not part of it."""
+
+    id: str
+    kwargs: Mapping[str, Any]
+    limits: Mapping[str, float]
+    version: str
+
+
 class TrajectoryRecord(Struct, omit_defaults=True):
     """The JSON form of a trajectory. In a store `tools` may be the name that an earlier line gives them."""
 
     format: int
-    env: EnvRef
+    env: _EnvRecord
     task: Task
     seed: int
     ending: Ending
@@ -156,6 +165,7 @@ def trajectory_record(trajectory: Trajectory) -> TrajectoryRecord:
     """
     turns: list[_TurnRecord] = []
     before: Action | None = None
+    env = trajectory.env
     for turn in trajectory.turns:
         turns.append(
             _TurnRecord(
@@ -171,7 +181,7 @@ def trajectory_record(trajectory: Trajectory) -> TrajectoryRecord:
         before = turn.action
     return TrajectoryRecord(
         format=FORMAT,
-        env=trajectory.env,
+        env=_EnvRecord(env.id, env.kwargs, env.limits, env.version),
         task=trajectory.task,
         seed=trajectory.seed,
         ending=trajectory.ending,

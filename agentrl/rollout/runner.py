@@ -79,7 +79,7 @@ class Rollouts:
         self.backoff_s, self.max_fault_fraction, self.play = backoff_s, max_fault_fraction, play
         self.ref, make_env = _own_env(env, env_id)
         self.envs = EnvPool(make_env)
-        self._pools = {self.ref.key: self.envs}
+        self._pools = {(self.ref.url, self.ref.key): self.envs}
         self._known: dict[EnvPool, KnownToWork] = defaultdict(KnownToWork)
         self._slots = asyncio.Semaphore(max_concurrency)
         self._workers: set[asyncio.Task[None]] = set()
@@ -88,9 +88,10 @@ class Rollouts:
         """The instances of an environment; None is the runner's own."""
         if ref is None:
             return self.envs
-        if ref.key not in self._pools:
-            self._pools[ref.key] = EnvPool(partial(registry.make, ref))
-        return self._pools[ref.key]
+        place = ref.url, ref.key
+        if place not in self._pools:
+            self._pools[place] = EnvPool(partial(registry.make, ref))
+        return self._pools[place]
 
     async def stream(self, requests: Iterable[GroupRequest]) -> AsyncIterator[TrajectoryGroup]:
         """Run groups and yield each as it completes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -34,10 +34,35 @@ def answer_requests(app: ASGIApp, listener: socket.socket, *, on_ready: Callable
         on_ready: called when requests are accepted.
         grace_s: seconds that answers in progress then have.
     """
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=grace_s)
+    answer_requests_of(config, listener, on_ready=on_ready)
+
+
+async def _nothing() -> None:
+    pass
+
+
+def answer_requests_of(
+    config: uvicorn.Config,
+    listener: socket.socket,
+    *,
+    on_ready: Callable[[], None],
+    at_end: Callable[[], Awaitable[None]] = _nothing,
+) -> None:
+    """`answer_requests`, for a configuration of one's own.
+
+    Args: at_end: awaited in the same event loop, after the last answer.
+    """
+
+    async def main() -> None:
+        try:
+            await ReadyServer(config, on_ready).serve(sockets=[listener])
+        finally:
+            await at_end()
+
     # At the end the server raises the signal again; the default answer to SIGTERM would skip every `finally`.
     signal.signal(signal.SIGTERM, _interrupt)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=grace_s)
-    asyncio.run(ReadyServer(config, on_ready).serve(sockets=[listener]))
+    asyncio.run(main())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

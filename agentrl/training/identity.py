@@ -81,7 +81,7 @@ def identity_of(config: Settings, probe: Env, others: Iterable[EnvRef] = ()) -> 
 
 def _environment(env: Env, splits: Iterable[str]) -> dict[str, Any]:
     ref = env.ref or EnvRef(type(env).__name__)
-    on_disk = registry.version_of(registry.spec(ref.id), on_disk=True)
+    on_disk = ref.version if ref.url else registry.version_of(registry.spec(ref.id), on_disk=True)
     edited = "" if on_disk == ref.version else f" (its file has changed since it was loaded: {on_disk})"
     known = [name for name in dict.fromkeys(splits) if name in env.tasks.splits]
     return {

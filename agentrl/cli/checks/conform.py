@@ -1,0 +1,54 @@
+"""`agentrl conform`: an environment through every door, as a table."""
+
+from __future__ import annotations
+
+import click
+
+from agentrl.cli.boundary import EXIT_FAILED, json_option, note, print_json, say
+from agentrl.cli.env_options import kwarg_option
+from agentrl.config import arguments_of
+from agentrl.errors import ConfigError
+
+
+@click.command("conform")
+@click.argument("env")
+@kwarg_option
+@click.option("--episodes", type=click.IntRange(1), default=4, show_default=True, help="Played through each door.")
+@click.option(
+    "--python",
+    "pythons",
+    multiple=True,
+    metavar="PACKAGE=PATH",
+    help="A Python that has a package which this one does not, such as openenv=.venv-openenv/bin/python; repeatable.",
+)
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context, env: str, kwargs: tuple[str, ...], episodes: int, pythons: tuple[str, ...], as_json: bool
+) -> None:
+    """Play the same episodes of ENV through every door, and compare.
+
+    Doors are our own server, Gymnasium, OpenEnv, MCP in both of its eras, Harbor, ATIF, Inspect and verifiers. Other
+    frameworks' own clients and readers judge, where they are installed. Exit code 1 if a door failed.
+    """
+    from agentrl.conform.conform import conform
+
+    chosen = {}
+    for text in pythons:
+        package, equals, path = text.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--python is PACKAGE=PATH, got {text!r}")
+        chosen[package] = path
+    report = conform(
+        env,
+        episodes=episodes,
+        pythons=chosen,
+        on_door=lambda door: None if as_json else note(f"{door.name}: {door.outcome}"),
+        **arguments_of(kwargs, "--kwarg"),
+    )
+    if as_json:
+        print_json(report.to_json())
+    else:
+        say(report.to_text())
+    if not report.ok:
+        ctx.exit(EXIT_FAILED)

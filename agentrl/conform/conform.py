@@ -1,0 +1,90 @@
+"""An environment through every door. Owns the list of doors and what happens where one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agentrl.conform import doors, files
+from agentrl.conform.doors import Job
+from agentrl.conform.episodes import played
+from agentrl.conform.report import ConformReport, Door
+from agentrl.env import registry
+from agentrl.errors import PackageMissing
+from agentrl.trajectory import EnvRef, Trajectory
+
+DOORS: Mapping[str, Callable[[Job], Door]] = {
+    "agentrl check": doors.checker,
+    "gymnasium": doors.gymnasium,
+    "pooled": doors.pooled,
+    "served": doors.served,
+    "openenv": doors.openenv,
+    "mcp (2026-07-28)": doors.mcp("mcp (2026-07-28)"),
+    "mcp (2025-11-25)": doors.mcp("mcp (2025-11-25)"),
+    "harbor": files.harbor,
+    "atif": files.records("atif", "atif"),
+    "inspect": files.records("inspect", "inspect_ai"),
+    "verifiers": files.records("verifiers", "verifiers"),
+}
+_INSTALL = {
+    "websockets": "pip install 'agentrl[openenv]'",
+    "openenv": "pip install openenv==0.10.0",
+    "mcp": "pip install 'agentrl[mcp]'",
+    "harbor": "pip install harbor==0.26.0 (Python 3.12)",
+    "atif": "pip install atif==1.8.0",
+    "inspect_ai": "pip install inspect_ai==0.3.285",
+    "verifiers": "pip install verifiers==0.4.0",
+}
+
+
+def conform(
+    env: str | EnvRef,
+    *,
+    episodes: int = 4,
+    pythons: Mapping[str, str] | None = None,
+    on_door: Callable[[Door], None] = lambda door: None,
+    **kwargs: Any,
+) -> ConformReport:
+    """Play the same episodes through every door, and let other frameworks' own tools judge.
+
+    Args:
+        env: an id or a reference.
+        episodes: through each door.
+        pythons: name of a package (`openenv`, `harbor`, ...) -> a Python that has it; packages that cannot share an
+            installation are tried that way.
+        on_door: called after each.
+        kwargs: given to the constructor.
+    Raises: EnvNotFound if there is no such environment; EnvFault if it fails without any door.
+    """
+    ref = registry.reference(env, **kwargs)
+    found: list[Door] = []
+    with tempfile.TemporaryDirectory(prefix="agentrl-conform-") as folder:
+        job = Job(ref, asyncio.run(_played(ref, episodes)), Path(folder), dict(pythons or {}))
+        for name, door in DOORS.items():
+            found.append(_tried(name, door, job))
+            on_door(found[-1])
+    return ConformReport(str(ref), episodes, tuple(found))
+
+
+async def _played(ref: EnvRef, count: int) -> list[Trajectory]:
+    env = registry.make(ref)
+    try:
+        return await played(env, count)
+    finally:
+        await env.aclose()
+
+
+def _tried(name: str, door: Callable[[Job], Door], job: Job) -> Door:
+    try:
+        return door(job)
+    except PackageMissing as error:
+        package = str(error)
+        where = _INSTALL[package]
+        if package not in ("mcp", "websockets"):  # these our own server needs
+            where += f", or name a Python that has it: --python {package}=PATH"
+        return Door(name, "not installed", where)
+    except Exception as error:  # whatever a foreign tool raises is its verdict
+        return Door(name, "failed", f"{type(error).__name__}: {error}"[:500])

@@ -1,0 +1,1 @@
+"""Environments behind doors: our own protocol, OpenEnv and MCP. Owns no environment."""

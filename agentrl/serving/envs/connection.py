@@ -1,0 +1,225 @@
+"""Connections of the server: HTTP with deadlines, and sessions in frames after an upgrade.
+
+Owns what a connection may do before it is known: a client that sends its request slowly, or nothing, is hung up on.
+Which session a frame belongs to is said once, when the connection is upgraded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import h11
+from starlette.datastructures import Headers
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from agentrl.serving.envs.guard import Gate, Refused
+from agentrl.serving.envs.sessions import NoSession, Session, Sessions, TooMany
+from agentrl.serving.envs.wire import (
+    LENGTH_BYTES,
+    MOST_BYTES,
+    SESSION,
+    SESSION_HEADER,
+    UPGRADE,
+    Raised,
+    Reply,
+    Request,
+    Welcome,
+    decoded,
+    encoded,
+    frame,
+)
+
+logger = logging.getLogger(__name__)
+REQUEST_S = 10.0
+"""Seconds in which the head of a request must have come."""
+
+
+def protocol_of(sessions: Sessions, gate: Gate, version: str, request_s: float = REQUEST_S) -> type[H11Protocol]:
+    """The protocol class that a server is given.
+
+    Args:
+        sessions: of the server.
+        gate: decides who may ask.
+        version: of what is served, for clients that come back.
+        request_s: seconds for the head of a request.
+    """
+
+    class Patient(H11Protocol):
+        """uvicorn's HTTP, which hangs up on slow heads and upgrades to frames."""
+
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._expect_head()
+
+        def data_received(self, data: bytes) -> None:
+            if self._deadline is None and self.cycle is not None and self.cycle.response_complete:
+                self._expect_head()
+            super().data_received(data)
+            if self.conn.our_state is not h11.IDLE and self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _expect_head(self) -> None:
+            self._deadline = self.loop.call_later(request_s, self.transport.close)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            super().connection_lost(exc)
+
+        def _should_upgrade(self) -> bool:
+            return self._get_upgrade() == UPGRADE.encode() or super()._should_upgrade()
+
+        def handle_websocket_upgrade(self, event: h11.Request) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+            if self._get_upgrade() != UPGRADE.encode():
+                super().handle_websocket_upgrade(event)
+                return
+            self.connections.discard(self)
+            Frames(self.scope, self.transport, self.connections, self.tasks).begin(sessions, gate, version)
+
+    return Patient
+
+
+class Frames(asyncio.Protocol):
+    """One upgraded connection."""
+
+    def __init__(self, scope: Any, transport: Any, connections: set[Any], tasks: set[Any]) -> None:
+        self._scope, self._transport, self._connections, self._tasks = scope, transport, connections, tasks
+        self._buffer = bytearray()
+        self._session: Session | None = None
+        self._end: Callable[[Session], Awaitable[None]] | None = None
+        self._is_over, self._is_asked = False, False
+
+    def begin(self, sessions: Sessions, gate: Gate, version: str) -> None:
+        """Take the connection over from HTTP."""
+        self._connections.add(self)
+        self._transport.set_protocol(self)
+        self._end = sessions.end
+        self._run(self._join(sessions, gate, version))
+
+    def _run(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _join(self, sessions: Sessions, gate: Gate, version: str) -> None:
+        headers = Headers(scope=self._scope)
+        try:
+            gate.check(self._scope, headers)
+            if self._scope["path"] != SESSION:
+                raise Refused(404, "sessions are at " + SESSION)
+            named = headers.get(SESSION_HEADER)
+            session = sessions.get(named) if named else await sessions.begin()
+        except (Refused, NoSession, TooMany) as error:
+            self._refuse(error)
+            return
+        self._session = session
+        session.touch()
+        head = f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n"
+        welcome = frame(encoded(Welcome(session.id, session.last, version)))
+        self._transport.write(head.encode() + welcome)
+        self._read()
+
+    def _refuse(self, error: Exception) -> None:
+        status = error.status if isinstance(error, Refused) else 404 if isinstance(error, NoSession) else 503
+        body = json.dumps({"error": str(error)}).encode()
+        head = (
+            f"HTTP/1.1 {status} Refused\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        self._transport.write(head.encode() + body)
+        self.shutdown()
+
+    # Frames.
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if self._session is not None:
+            self._read()
+        elif len(self._buffer) > MOST_BYTES:
+            self.shutdown()
+
+    def _read(self) -> None:
+        while not self._is_over and len(self._buffer) >= LENGTH_BYTES:
+            size = int.from_bytes(self._buffer[:LENGTH_BYTES], "big")
+            if size > MOST_BYTES:
+                self._fail(f"a message of {size} bytes is larger than {MOST_BYTES >> 20} MiB")
+                return
+            if len(self._buffer) < LENGTH_BYTES + size:
+                return
+            body = bytes(self._buffer[LENGTH_BYTES : LENGTH_BYTES + size])
+            del self._buffer[: LENGTH_BYTES + size]
+            try:
+                request = decoded(body, Request)
+            except ValueError as error:
+                self._fail(f"the message is not a request: {error}")
+                return
+            if self._is_asked:
+                self._fail("a request came before the answer to the one before")
+                return
+            session = self._session
+            assert session is not None
+            body_now = session.answer_at_once(request)
+            if body_now is not None:
+                self._send(request, body_now)
+                continue
+            self._is_asked = True
+            self._run(self._answer(request))
+
+    async def _answer(self, request: Request) -> None:
+        session = self._session
+        assert session is not None
+        try:
+            body = await session.answer(request)
+        except ValueError as error:
+            self._fail(str(error))
+            return
+        except asyncio.CancelledError:  # the session ended
+            self.shutdown()
+            return
+        self._is_asked = False
+        if request.op == "close" and self._end is not None:
+            await self._end(session)
+        self._send(request, body)
+        if request.op == "close":
+            self.shutdown()
+
+    def _send(self, request: Request, body: bytes) -> None:
+        try:
+            self._transport.write(frame(body))
+        except ValueError as error:
+            raised = Raised("EnvFault", f"the answer cannot be sent: {error}", "author")
+            self._transport.write(frame(encoded(Reply(request.n, raised=raised))))
+
+    def _fail(self, message: str) -> None:
+        """Say what is wrong, and hang up; the session stays."""
+        self._transport.write(frame(encoded(Reply(0, raised=Raised("ProtocolError", message)))))
+        self.shutdown()
+
+    def eof_received(self) -> None:
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_over = True
+        self._connections.discard(self)
+
+    def pause_writing(self) -> None:
+        """A client that does not read: what it asked for waits in the transport, at most one answer at a time."""
+
+    def resume_writing(self) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        """Hang up; called by uvicorn at the end, too."""
+        self._is_over = True
+        if not self._transport.is_closing():
+            self._transport.close()

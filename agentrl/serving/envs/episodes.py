@@ -1,0 +1,210 @@
+"""One instance on the server: requests become calls of the environment, and what it raises becomes an answer.
+
+Owns what a client may ask of an instance. A client gets what the code of the environment would have given in its own
+process: the same observations, and faults of the same blame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from agentrl.env.base import Env, Limits
+from agentrl.env.blame import culprit, fault_of, is_authors
+from agentrl.errors import AgentRLError, EnvFault, JudgeFault, TaskError
+from agentrl.messages import Action
+from agentrl.rollout.env_pool import EnvPool
+from agentrl.rollout.records import trajectory_from_json
+from agentrl.serving.envs.wire import Raised, Reply, Request, TaskForm, plain_info, sent_number
+from agentrl.trajectory import Ending, Task
+
+logger = logging.getLogger(__name__)
+
+
+async def _no_fork(env: Any) -> str:
+    raise RuntimeError("this session cannot be forked")
+
+
+class Episodes:
+    """The episodes of one session, one after the other, on one instance.
+
+    Args:
+        pool: lends the instance.
+        longest_s: seconds that one episode may take.
+        most_saved: states that are kept.
+        takes_any_task: whether a task that the environment does not have is taken.
+    """
+
+    def __init__(self, pool: EnvPool, longest_s: float, most_saved: int, *, takes_any_task: bool) -> None:
+        self._pool, self._longest_s, self._most_saved = pool, longest_s, most_saved
+        self._takes_any_task = takes_any_task
+        self._env: Any = None
+        self._is_lent, self._well = False, True
+        self._has_begun, self._is_over = False, True
+        self._began_s = time.monotonic()
+        self.saved: dict[int, Any] = {}
+        self.forked: Callable[[Any], Awaitable[str]] = _no_fork
+        self.saved_in: Callable[[str, int], Any] = lambda session, number: None
+
+    def adopt(self, env: Any) -> None:
+        """Go on with an instance of its own: a fork."""
+        self._env, self._is_lent, self._well = env, False, False
+        self._has_begun, self._is_over = True, False
+
+    @property
+    def never_waits(self) -> bool:
+        """Whether a step of the present episode needs no event loop."""
+        return self._env is not None and self._has_begun and not self._env.unwrapped._agentrl_waits()
+
+    async def execute(self, request: Request) -> Reply:
+        """The answer to a request. What the environment raises is in it; a cancellation passes."""
+        place = request.op
+        try:
+            if self._env is None:
+                self._env, self._is_lent = await self._pool.lend(), True
+            self._check(request)
+            return await getattr(self, f"_{request.op}")(request)  # type: ignore[no-any-return]
+        except BaseException as error:
+            if not isinstance(error, Exception) and not is_authors(error):
+                raise
+            self._well = False
+            return Reply(request.n, raised=raised_of(error, place))
+
+    def _check(self, request: Request) -> None:
+        """Refuse what no episode of this session can answer: an instance may have served another one before."""
+        if request.op in ("reset", "load", "close"):
+            return
+        if not self._has_begun:
+            raise RuntimeError(f"the episode is over (or never began): call reset before {request.op}")
+        if time.monotonic() - self._began_s > self._longest_s:
+            raise EnvFault(f"the server gives an episode {self._longest_s:g} s, and this one took longer")
+
+    # What a client may ask.
+
+    async def _reset(self, request: Request) -> Reply:
+        inner = self._env.unwrapped
+        self._began_s = time.monotonic()
+        inner.limits = Limits(**request.limits) if request.limits else inner.limits
+        if request.readable:
+            inner.make_readable(frozenset(request.readable))
+            self._well = False  # an instance that reads faults serves no other session
+        if request.recall is not None:
+            inner._agentrl_recall(trajectory_from_json(request.recall))
+        options: dict[str, Any] = {}
+        if request.task is not None:
+            options["task"] = self._task(request.task)
+        elif request.split is not None:
+            options["split"] = request.split
+        self._has_begun = self._is_over = False
+        observation, info = await self._env.areset(seed=request.seed, options=options)
+        self._has_begun = True
+        task: Task = inner.task
+        return Reply(
+            request.n,
+            observation=observation,
+            info={**plain_info(info), "task_id": task.id},
+            tools=tuple(self._env.tool_schemas),
+            state_key=self._env.state_key(),
+        )
+
+    def _task(self, form: TaskForm) -> Task:
+        """The task that a client names. Raises: TaskError."""
+        if form.data is not None and self._takes_any_task:
+            return Task(form.id, form.split, form.data)
+        task: Task = self._env.unwrapped.tasks[form.id]
+        if form.fingerprint and task.fingerprint != form.fingerprint:
+            raise TaskError(
+                f"task {form.id!r} has another content on the server (fingerprint {task.fingerprint}, asked for "
+                f"{form.fingerprint}): start it with --any-task if it is to take tasks of its clients"
+            )
+        return task
+
+    async def _step(self, request: Request) -> Reply:
+        observation, reward, terminated, truncated, info = await self._env.astep(request.action or Action())
+        inner = self._env.unwrapped
+        self._is_over = bool(terminated or truncated)
+        ending: Any = getattr(inner, "ending", None)
+        return Reply(
+            request.n,
+            observation=observation,
+            reward=sent_number(reward),
+            terminated=bool(terminated),
+            truncated=bool(truncated),
+            info=plain_info(info),
+            state_key=self._env.state_key(),
+            ending=ending if isinstance(ending, Ending) else None,
+        )
+
+    async def _demonstrate(self, request: Request) -> Reply:
+        inner = self._env.unwrapped
+        if request.name not in demonstrators_of(inner):
+            raise ValueError(f"there is no demonstrator {request.name!r}")
+        answer = getattr(inner, request.name)(list(request.messages))
+        return Reply(request.n, action=Action.of(await answer if inspect.isawaitable(answer) else answer))
+
+    async def _fork(self, request: Request) -> Reply:
+        return Reply(request.n, session=await self.forked(await self._env.afork()))
+
+    async def _save(self, request: Request) -> Reply:
+        number = max(self.saved, default=0) + 1
+        self.saved[number] = await self._env.aget_state()
+        if len(self.saved) > self._most_saved:
+            del self.saved[min(self.saved)]
+        return Reply(request.n, saved=number)
+
+    async def _load(self, request: Request) -> Reply:
+        state = self.saved_in(request.session, request.saved)
+        if state is None:
+            raise ValueError("the server no longer has that state")
+        await self._env.aset_state(state)
+        self._has_begun, self._is_over = True, False
+        return Reply(request.n, tools=tuple(self._env.tool_schemas), state_key=self._env.state_key())
+
+    async def _close(self, request: Request) -> Reply:
+        await self.close()
+        return Reply(request.n)
+
+    async def close(self) -> None:
+        """Give the instance back; one that may be in any state, or in the middle of an episode, is closed."""
+        env, self._env = self._env, None
+        if env is None:
+            return
+        if self._is_lent and self._well and self._is_over:
+            self._pool.give_back(env)
+        elif self._is_lent:
+            await self._pool.discard(env)
+        else:
+            try:
+                await asyncio.wait_for(env.aclose(), 10)
+            except Exception as error:
+                logger.warning("closing a fork failed: %s: %s", type(error).__name__, error)
+
+
+def raised_of(error: BaseException, place: str) -> Raised:
+    """What an exception is on the wire."""
+    if isinstance(error, EnvFault):
+        kind = "JudgeFault" if isinstance(error, JudgeFault) else "EnvFault"
+        cause = error.cause if isinstance(error, JudgeFault) else ""
+        return Raised(kind, str(error), error.at, error.answers, error.tool, cause)
+    if isinstance(error, AgentRLError):
+        return Raised(type(error).__name__, str(error))
+    if not isinstance(error, Exception):  # sys.exit of author code
+        return raised_of(fault_of(place, error), place)
+    return Raised(type(error).__name__, _text(error), culprit(error))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an author's exception may fail at that too
+        return "(it has no text)"
+
+
+def demonstrators_of(env: Env) -> tuple[str, ...]:
+    """The methods of an environment that know the right action."""
+    names = dict.fromkeys(("oracle", *env.demonstrators))
+    return tuple(name for name in names if callable(getattr(env, name, None)))
