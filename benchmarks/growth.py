@@ -122,10 +122,16 @@ def report(megabytes: int) -> Work:
 
     from agentrl.bench.views.report.page import write_bench_report
 
-    root = Path(tempfile.mkdtemp())
+    temporary = tempfile.TemporaryDirectory()
+    root = Path(temporary.name)
     store_size.play(root / "played", store_size.Shape())
     store_size.multiply(root / "played", root / "bench", megabytes * 1_000_000)
-    return lambda: print(write_bench_report([root / "bench"], root / "report.html"), file=sys.stderr)
+
+    def work() -> None:
+        with temporary:
+            write_bench_report([root / "bench"], root / "report.html")
+
+    return work
 
 
 _HIDDEN = {1: 32, 10: 96, 100: 320}  # parameters grow with the square
