@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
+
 from agentrl.messages import Action, Message
 from agentrl.rollout.json_lines import canonical
 from agentrl.serving.chat_model import Choice
@@ -85,13 +87,14 @@ class Tree:
         self.nodes: list[Node] = []
         self._by_id: dict[str, Node] = {}
         self._known: dict[Digest, list[Node]] = defaultdict(list)
+        self._unreadable: set[str] = set()  # ids of calls
 
     def place(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Place:
         """Where a conversation goes on. Args: messages: the model speaks next."""
         digest, at, known = _start(tools), -1, False
         found: list[Node] = []
         for number, message in enumerate(messages):
-            digest = _after(digest, message)
+            digest = _after(digest, self._as_sampled(message))
             if message.role == "assistant":
                 found, at = self._known.get(digest, []), number
                 known = known or bool(found)
@@ -105,7 +108,18 @@ class Tree:
         """Remember a turn that was sampled at a place."""
         self.nodes.append(node)
         self._by_id[node.id] = node
+        self._unreadable.update(node.choice.raw)
         self._known[_after(place.digest, node.choice.action.to_message())].append(node)
+
+    def _as_sampled(self, message: Message) -> Message:
+        """A turn whose calls that cannot be read are told by their ids: clients put something else in their place."""
+        if self._unreadable.isdisjoint(call.id for call in message.tool_calls):
+            return message
+        calls = [
+            structs.replace(call, error="unreadable") if call.id in self._unreadable else call
+            for call in message.tool_calls
+        ]
+        return structs.replace(message, tool_calls=tuple(calls))
 
     def _named(self, message: Message) -> Node | None:
         """The turn that an assistant message names in the ids that we gave it."""

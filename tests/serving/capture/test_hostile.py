@@ -33,9 +33,7 @@ async def episode_of(model: ChatModel, name: str) -> Episode:
 
 
 @pytest.fixture
-async def server(model: ChatModel, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[CaptureServer]:
-    monkeypatch.setattr(capture_app, "BODY_S", 0.3)
-    monkeypatch.setattr(capture_server, "_SILENT_S", 0.3)
+async def server(model: ChatModel) -> AsyncIterator[CaptureServer]:
     async with CaptureServer() as server:
         for name in ("mine", "other"):
             server.proxy.add(await episode_of(model, name))
@@ -175,7 +173,9 @@ async def test_a_body_that_is_too_large(server: CaptureServer, monkeypatch: pyte
     await goes_on(server)
 
 
-async def test_slow_clients_lose_their_place(server: CaptureServer) -> None:
+async def test_slow_clients_lose_their_place(server: CaptureServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture_app, "BODY_S", 0.3)
+    monkeypatch.setattr(capture_server, "_SILENT_S", 0.3)
     port = int(server.url.rpartition(":")[2])
     slow = []
     for sent in (b"", b"POST /s/mine/v1/chat", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "):
@@ -186,13 +186,13 @@ async def test_slow_clients_lose_their_place(server: CaptureServer) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /s/mine/v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {key}\r\n"
     writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
-    await goes_on(server)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert b"408" in await reader.readline()
         for other, _ in slow:
             assert await other.read() == b""
     for _, other in [*slow, (reader, writer)]:
         other.close()
+    monkeypatch.undo()
     await goes_on(server)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from agentrl.messages import Action, ToolCall
 from agentrl.serving.capture.app import Proxy
 from agentrl.serving.capture.episode import Episode
 from agentrl.serving.capture.server import CaptureServer
@@ -84,6 +85,19 @@ async def test_an_edited_turn_forks_and_is_recorded(
 async def test_the_order_of_tools_does_not_count(client: httpx.AsyncClient, episode: Episode) -> None:
     first = await asked(client, ASK)
     await asked(client, ASK, first, result(first), tools=TOOLS[::-1])
+    assert episode.session.nodes[1].parent is episode.session.nodes[0]
+
+
+@pytest.mark.parametrize("arguments", ['{"INVALID_JSON": "{"}', "{}", "{"])
+async def test_a_call_that_cannot_be_read_is_known_by_its_id(
+    client: httpx.AsyncClient, episode: Episode, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    broken = Action(tool_calls=(ToolCall("look", error="not valid JSON"),))
+    monkeypatch.setattr(episode.session.model.policy.format, "parse", lambda *_: broken)
+    first = await asked(client, ASK)
+    assert "cannot be read" in first["tool_calls"][0]["function"]["arguments"]
+    back = touched(first, function={"arguments": arguments})
+    await asked(client, ASK, back, result(back))
     assert episode.session.nodes[1].parent is episode.session.nodes[0]
 
 
