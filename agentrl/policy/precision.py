@@ -56,7 +56,8 @@ def choose(width: int, device: str) -> Choice:
 
 def _has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; elsewhere it is emulated, and slow."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @cache
