@@ -42,6 +42,7 @@ _MODULES = {
     "export": "models.export",
     "export-episodes": "records.export_episodes",
     "export-tasks": "records.export_tasks",
+    "capture": "models.capture",
     "serve-model": "models.serve_model",
 }
 EXIT_FAILED, EXIT_UNTRUSTED, EXIT_INTERRUPTED = 1, 3, 130

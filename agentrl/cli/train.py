@@ -224,7 +224,7 @@ def _continue(out: Path, config: TrainConfig, *, seed_given: bool) -> dict[str, 
     folder, recorded = open_run(out)
     if not seed_given:
         config = replace(config, seed=recorded.seed)
-    if recorded != config:
+    if recorded != config.like(recorded):
         note(f"{out} holds a run with another configuration")
         _move_aside(out)
         return _train(config, out)

@@ -53,7 +53,7 @@ class LearnerSettings:
         num_minibatches: updates per pass; the rows are shuffled into them by trajectory.
         micro_batch_tokens: most tokens of a forward pass; it changes memory and speed, not the gradient.
         layout: `tree` (a prefix that rows share goes through the model once, where that saves work and the model can
-            read it), `pad` (rows of similar length side by side) or `pack` (one behind the other).
+            read it), `pad` (rows of similar length side by side) or `pack` (one behind the other; slow on a CPU).
         attention: attention implementation during the update; None leaves the model's own.
         matmul_precision: of float32 products during the update. Lower ones use bfloat16 or TF32.
         autocast: bfloat16 autocast.

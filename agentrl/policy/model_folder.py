@@ -60,6 +60,20 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     return model.to(device).eval(), tokenizer
 
 
+def width_of(folder: str | Path) -> int:
+    """Numbers of a hidden state of a folder's model. Raises: ModelError if its config.json does not say."""
+    from transformers import AutoConfig  # loads for seconds
+
+    path = Path(folder)
+    path = adapters.base_folder(path) if adapters.is_adapter_folder(path) else path
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return int(config.get_text_config().hidden_size)
+    except Exception as error:  # a broken file can make the loader raise anything
+        raise ModelError(f"{path / 'config.json'} cannot be read: {type(error).__name__}: {error}") from error
+
+
 def _load_adapters(path: Path, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """The model that adapters belong to, with them; the tokenizer is the adapters' own where they have one."""
     from transformers import AutoTokenizer

@@ -131,6 +131,12 @@ class TrainConfig:
         """Names of the environments in `envs` that the run learns from."""
         return self.train_on or list(self.envs)
 
+    def like(self, recorded: TrainConfig) -> TrainConfig:
+        """These settings, with what they leave open as a run recorded it."""
+        if self.model.dtype != "auto":
+            return self
+        return replace(self, model=replace(self.model, dtype=recorded.model.dtype))
+
     def fingerprint(self) -> str:
         """A hash of all settings that change the next step.
 

@@ -6,6 +6,7 @@ import asyncio
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from agentrl.config import dump_config, load_config
 from agentrl.env import registry
 from agentrl.errors import CheckpointError, EnvFault, StoreError
+from agentrl.training import model_setup
 from agentrl.training.folder import RunFolder
 from agentrl.training.identity import check_same, identity_of
 from agentrl.training.plan import TrainConfig
@@ -34,9 +36,9 @@ def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress |
         or parts called `sys.exit`.
     """
     with _exits_are_errors():
-        folder = RunFolder.create(
-            out_dir, dump_config(config), identity=checked_identity(config), tensorboard=config.run.tensorboard
-        )
+        identity = checked_identity(config)
+        config = replace(config, model=model_setup.settled(config.model))
+        folder = RunFolder.create(out_dir, dump_config(config), identity=identity, tensorboard=config.run.tensorboard)
         try:
             return _run(folder, config, on_progress)
         except (StoreError, CheckpointError):

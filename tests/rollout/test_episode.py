@@ -289,7 +289,7 @@ async def test_policy_keys_differ_between_attempts_of_one_episode():
 
 def test_no_code_of_ours_is_named_as_the_place_of_a_fault():
     folders = {Path(folder).name for folder in episode._OURS}
-    assert folders == {"env", "policy", "rollout", "sandboxed", "tools", "file_modules.py"}
+    assert folders == {"env", "policy", "rollout", "sandboxed", "serving", "tools", "file_modules.py"}
     ours = [Path(folder) for folder in episode._OURS if Path(folder).name != "tools"]  # tools are installed there
     assert all(folder.is_file() or (folder / "__init__.py").is_file() for folder in ours)
 

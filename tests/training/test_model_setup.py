@@ -14,13 +14,13 @@ import torch
 from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, ModelError
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import weighted
 from agentrl.learning.objectives.ppo_clip import PPOClip
 from agentrl.learning.objectives.regularizers import ReferenceKL
 from agentrl.messages import Message
-from agentrl.policy import adapters, model_folder
+from agentrl.policy import adapters, model_folder, precision
 from agentrl.training import model_setup
 from agentrl.training.model_setup import LoRA, ModelConfig
 from agentrl.training.plan import TrainConfig
@@ -28,7 +28,7 @@ from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
-from agentrl.training.train import resume, train
+from agentrl.training.train import open_run, resume, train
 from agentrl.trajectory import Task
 from tests.learning.fixtures import make_rows, one_thread  # noqa: F401 (fixtures)
 from tests.policy import families
@@ -142,6 +142,35 @@ def config(folder: Path, warm_lr: float, **model: object) -> TrainConfig:
         },
         run=RunConfig(evaluate_every=0, tensorboard=False, keep_checkpoints=5),
     )
+
+
+def test_a_type_that_is_left_open_is_decided_once_and_recorded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_open = config(folder, warm_lr=1e-3, dtype="auto")
+    left_open = replace(left_open, stages={"warm_start": left_open.stages["warm_start"]})
+    monkeypatch.setattr(precision, "choose", lambda width, device: precision.Choice("bfloat16", "faster"))
+    train(left_open, tmp_path / "run")
+    monkeypatch.setattr(precision, "choose", lambda width, device: precision.Choice("float32", "another machine"))
+    _, recorded = open_run(tmp_path / "run")
+    assert recorded.model.dtype == "bfloat16"
+    assert left_open.like(recorded) == recorded  # the same settings continue this run
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["settings"]["model"]["dtype"] == "bfloat16"
+
+
+def test_the_width_of_a_model_is_read_from_its_folder(folder: Path, tmp_path: Path) -> None:
+    model, tokenizer = model_folder.load(folder)
+    width = model.config.hidden_size
+    assert model_folder.width_of(folder) == width
+    adapters.add(model, rank=2, alpha=4.0)
+    model_folder.save(tmp_path / "adapters", model, tokenizer)
+    assert model_folder.width_of(tmp_path / "adapters") == width
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        model_folder.width_of(tmp_path / "broken")
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

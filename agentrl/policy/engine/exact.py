@@ -36,6 +36,8 @@ _QUERIES = (*range(1, 65), 96, 128, 192, 256, 320, 768, 832, 1024)
 _FEWEST_QUERIES = (1, 2, 4, 8, 16, 32)
 _SPANS = (64, 320, 512, 1088)
 _TRIED = 2
+_MOST_DRAWN = 1 << 24
+_DRAWS = 4
 _CONTEXT, _FIRST, _DECODED = 40, 17, 3
 
 
@@ -48,11 +50,11 @@ class Shapes(Protocol):
 
     Attributes:
         alone: every prefill is attended alone.
-        most_queries: most query rows of one attention; None is any number.
+        is_causal: a prefill into an empty slot is attended as a whole, without a mask.
     """
 
     alone: bool
-    most_queries: int | None
+    is_causal: bool
 
     def rows(self, count: int) -> int:
         """To how many rows a batch of `count` tokens is filled up."""
@@ -83,7 +85,7 @@ class AnyShapes:
     """Shapes as they come: nothing is filled up."""
 
     alone: bool = False
-    most_queries: int | None = None
+    is_causal: bool = True
 
     def rows(self, count: int) -> int:
         return count
@@ -143,12 +145,12 @@ class ExactShapes:
     """
 
     alone: bool = True
+    is_causal: bool = False
 
     def __init__(self, attention: AttentionShape) -> None:
         self._attention = attention
         self._sizes: dict[tuple[Any, ...], tuple[int, ...]] = {}
-        self.most_queries: int | None
-        self._fewest, self.most_queries = _query_rows(attention)
+        self._fewest = _query_rows(attention)
         self._upto: list[int] = []
         self._fixed: list[bool] = []
 
@@ -159,7 +161,8 @@ class ExactShapes:
         key = _signature(layer)
         sizes = self._sizes.get(key)
         if sizes is None:
-            sizes = self._sizes[key] = row_sizes(lambda rows: apply_linear(layer, rows), x)
+            product, draws = _trial_of(layer)
+            sizes = self._sizes[key] = row_sizes(product, x, draws)
         if len(x) in sizes:
             return apply_linear(layer, x)
         return torch.cat([apply_linear(layer, part) for part in torch.split(x, parts_of(len(x), sizes))])
@@ -212,25 +215,51 @@ def apply_linear(layer: Any, x: Tensor) -> Tensor:
     return adapted
 
 
-def row_sizes(product: Callable[[Tensor], Tensor], like: Tensor) -> tuple[int, ...]:
+def row_sizes(product: Callable[[Tensor], Tensor], like: Tensor, draws: int = 1) -> tuple[int, ...]:
     """Numbers of rows at which a product gives each row the bits that it gives it at `TILE` rows, ascending.
 
     Args:
         product: (N, D) -> (N, E), row by row.
         like: (…, D) its kind of input.
+        draws: inputs that are tried.
     Raises: NotExact if already `TILE` rows depend on each other.
     """
-    x = _drawn((max(_SIZES), like.shape[-1]), like.dtype, like.device)
-    tiles = torch.cat([product(part) for part in torch.split(x, TILE)])
-    moved = torch.arange(TILE - 1, -1, -1, device=x.device)
-    if not torch.equal(product(x[:TILE][moved]), tiles[:TILE][moved]):
-        raise NotExact(f"a product of {TILE} rows depends on the order of the rows")
-    found = []
-    for size in _SIZES:
-        if not torch.equal(product(x[:size]), tiles[:size]) or not torch.equal(product(x[-size:]), tiles[-size:]):
-            continue
-        found.append(size)
+    found = list(_SIZES)
+    for number in range(draws):
+        half = _drawn((max(_SIZES), like.shape[-1] // 2), like.dtype, like.device, number)
+        x = F.pad(torch.cat((half, -half), dim=1), (0, like.shape[-1] % 2))
+        tiles = torch.cat([product(part) for part in torch.split(x, TILE)])
+        moved = torch.arange(TILE - 1, -1, -1, device=x.device)
+        if not torch.equal(product(x[:TILE][moved]), tiles[:TILE][moved]):
+            raise NotExact(f"a product of {TILE} rows depends on the order of the rows")
+        found = [
+            size
+            for size in found
+            if torch.equal(product(x[:size]), tiles[:size]) and torch.equal(product(x[-size:]), tiles[-size:])
+        ]
     return tuple(found)
+
+
+def _trial_of(layer: Any) -> tuple[Callable[[Tensor], Tensor], int]:
+    """A product like the layer's in which another order of a sum shows, and how many draws it takes.
+
+    The second half of its drawn weights repeats the first. With inputs whose second half is the first's negative, every
+    sum is 0 but for rounding, so that all bits of the result tell the order. A large layer keeps its own weights, to
+    save memory; its results in bfloat16 hide most differences.
+    """
+    parameters = dict(layer.named_parameters())
+    if max(p.numel() for p in parameters.values()) > _MOST_DRAWN:
+        return lambda x: apply_linear(layer, x), _DRAWS
+    repeated = {name: _repeated(p) for name, p in parameters.items()}
+    return lambda x: torch.func.functional_call(layer, repeated, (x,)), 1
+
+
+def _repeated(like: Tensor) -> Tensor:
+    """Drawn weights whose second half repeats the first; zeros for a bias."""
+    if like.dim() < 2:
+        return torch.zeros_like(like)
+    half = _drawn((like.shape[0], like.shape[1] // 2), like.dtype, like.device)
+    return F.pad(torch.cat((half, half), dim=1), (0, like.shape[1] % 2))
 
 
 def parts_of(count: int, sizes: Sequence[int]) -> list[int]:
@@ -257,15 +286,16 @@ class _Attention:
     def __call__(self, span: int, query: Tensor | None = None) -> Tensor:
         query = self.query if query is None else query
         mask = self.mask[:span].expand(len(query), 1, query.shape[2], -1)
-        return F.scaled_dot_product_attention(query, self.keys[:, :, :span], self.values[:, :, :span], attn_mask=mask)
+        keys, values, shared = self.keys[:, :, :span], self.values[:, :, :span], query.shape[1] > self.keys.shape[1]
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=shared)
 
 
-def _query_rows(shape: AttentionShape) -> tuple[int, int]:
-    """The smallest number such that attentions of its multiples give a query the same bits, and the most rows tried."""
+def _query_rows(shape: AttentionShape) -> int:
+    """The smallest number such that attentions of its multiples give a query the same bits. Raises: NotExact."""
     spans = [span for span in _SPANS if span <= shape.context] or [shape.context]
     for fewest in _FEWEST_QUERIES:
         if all(_rows_alike(shape, span, fewest) for span in spans):
-            return fewest, max(_QUERIES)
+            return fewest
     raise NotExact("attention depends on the number of queries")
 
 
@@ -281,6 +311,10 @@ def _rows_alike(shape: AttentionShape, span: int, fewest: int) -> bool:
             return False
         if not torch.equal(attention(span, last), whole[:, :, -rows:]):
             return False
+        if rows % shape.group == 0 and rows // shape.group % fewest == 0:
+            heads = first.unflatten(2, (shape.group, -1)).flatten(1, 2)
+            if not torch.equal(attention(span, heads).flatten(1, 2), whole[:, :, :rows].flatten(1, 2)):
+                return False
     return True
 
 
@@ -289,8 +323,8 @@ def _signature(layer: Any) -> tuple[Any, ...]:
     return tuple((tuple(p.shape), p.dtype, p.device) for p in layer.parameters())
 
 
-def _drawn(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
+def _drawn(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, number: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape) + number)
     return torch.randn(shape, generator=generator).to(device, dtype)
 
 

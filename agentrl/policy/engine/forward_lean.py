@@ -30,6 +30,9 @@ _DENSE_UP_TO = 2.0
 # Prefills of at most this many tokens count as equally long.
 _SHORT = 16
 
+# Most new tokens of a slot that holds others already that are attended at once: more would read more masked keys.
+_SEGMENT = 512
+
 
 def supports(model: Any) -> bool:
     """Whether the lean forward equals `model.forward`: known class, plain layers, full attention."""
@@ -105,15 +108,18 @@ class _Prefill:
         slots: (P,) slot of each; a range where there is one alone, so that its keys are read in place.
         real: index of their tokens among the P * M padded ones; None where nothing is padded.
         width: M.
-        seen: (P, 1, G * M, span) which positions each query sees; G query heads share a key head. Further rows fill
-            the queries up.
+        span: keys that are read.
+        seen: what each query sees; None where they are the first M tokens of their slot, which is plainly causal.
+            Attended alone: (1, 1, M, span), additive, and further rows that fill the queries up. Else bool,
+            (P, 1, G * M, span), where G query heads share a key head.
     """
 
     tokens: slice
     slots: Tensor | slice
     real: Tensor | None
     width: int
-    seen: Tensor
+    span: int
+    seen: Tensor | None
 
 
 class LeanForward:
@@ -240,29 +246,43 @@ class LeanForward:
 
     def _prefill_attention(self, query: Tensor, keys: Tensor, values: Tensor, at: _Prefill) -> Tensor:
         """(M, H * D) of the new tokens of some rows."""
-        p, m, span = len(at.seen), at.width, at.seen.shape[-1]
-        group = self.heads // self.kv_heads
+        keys, values = keys[at.slots, :, : at.span], values[at.slots, :, : at.span]
+        if at.seen is None or at.seen.dtype != torch.bool:
+            return self._attend_alone(query, keys, values, at.seen)
+        p, m, group = len(at.seen), at.width, self.heads // self.kv_heads
         if at.real is not None:
             query = query.new_zeros((p * m, *query.shape[1:])).index_copy_(0, at.real, query)
         grouped = query.view(p, m, self.kv_heads, group, self.head_dim).permute(0, 2, 3, 1, 4)
         flat = grouped.reshape(p, self.kv_heads, group * m, self.head_dim)
-        filled = at.seen.shape[2] - group * m
-        if filled:
-            flat = F.pad(flat, (0, 0, 0, filled))
-        keys, values = keys[at.slots, :, :span], values[at.slots, :, :span]
-        mixed = F.scaled_dot_product_attention(flat, keys, values, attn_mask=at.seen)[:, :, : group * m]
+        mixed = F.scaled_dot_product_attention(flat, keys, values, attn_mask=at.seen)
         mixed = mixed.reshape(p, self.kv_heads, group, m, self.head_dim).permute(0, 3, 1, 2, 4).reshape(p * m, -1)
         return mixed if at.real is None else mixed[at.real]
 
+    def _attend_alone(self, query: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
+        """(M, H * D) of new tokens of one slot; query heads find their key head without a copy of it."""
+        heads, m = query.transpose(0, 1)[None], len(query)
+        if seen is not None and seen.shape[2] > m:
+            heads = F.pad(heads, (0, 0, 0, seen.shape[2] - m))
+        shared = self.heads > self.kv_heads
+        mixed = F.scaled_dot_product_attention(
+            heads, keys, values, attn_mask=seen, is_causal=seen is None, enable_gqa=shared
+        )
+        return mixed[0, :, :m].transpose(0, 1).reshape(m, -1)
+
     def _norm(self, x: Tensor, norm: Any) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), norm.weight, self.eps)
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether each prefill is attended alone."""
+        return self.cos_TD.device.type == "cpu" or self.shapes.alone
 
     def _groups(self, counts: Sequence[int]) -> list[list[int]]:
         """Which prefills are attended at once: on a CPU each alone, which copies and pads nothing.
 
         Elsewhere a call costs more than its padding, so those of similar length (within a factor of two) go together.
         """
-        if self.cos_TD.device.type == "cpu" or self.shapes.alone:
+        if self._is_alone:
             return [[number] for number in range(len(counts))]
         groups: dict[int, list[int]] = {}
         for number, count in enumerate(counts):
@@ -321,35 +341,39 @@ class LeanForward:
 
     def _prefills(self, slots: NDArray[np.int64], counts: NDArray[np.int64], start: int) -> list[_Prefill]:
         """A group whose tokens begin at flat index `start`."""
-        if len(slots) == 1:
+        if self._is_alone and len(slots) == 1:
             return self._segments(int(slots[0]), int(counts[0]), start)
         held, device, group = self.kv.length[slots], self.cos_TD.device, self.heads // self.kv_heads
         width, span = int(counts.max()), int((held + counts).max())
         last_seen = self._put(held)[:, None, None] + torch.arange(width, device=device)[:, None]
         seen = (torch.arange(span, device=device) <= last_seen).repeat(1, group, 1)[:, None]
-        real = np.flatnonzero(np.arange(width) < counts[:, None])
-        tokens = slice(start, start + int(counts.sum()))
-        return [_Prefill(tokens, self._put(slots), self._put(real), width, seen)]
+        real = self._put(np.flatnonzero(np.arange(width) < counts[:, None])) if len(slots) > 1 else None
+        at = self._put(slots) if len(slots) > 1 else slice(int(slots[0]), int(slots[0]) + 1)
+        return [_Prefill(slice(start, start + int(counts.sum())), at, real, width, span, seen)]
 
     def _segments(self, slot: int, count: int, start: int) -> list[_Prefill]:
         """The new tokens of one slot, in parts that may each be attended at once."""
-        group, device = self.heads // self.kv_heads, self.cos_TD.device
         held = int(self.kv.length[slot])
+        at = slice(slot, slot + 1)
+        if not held and self.shapes.is_causal:
+            return [_Prefill(slice(start, start + count), at, None, count, count, None)]
         kinds = self.shapes.classes(held + 1 + np.arange(count))
-        most = (self.shapes.most_queries or group * count) // group
         made, first = [], 0
         while first < count:
-            last = min(int(np.searchsorted(kinds, kinds[first], side="right")), first + most)
+            last = min(int(np.searchsorted(kinds, kinds[first], side="right")), first + _SEGMENT)
             width, before = last - first, held + first
             span = self.shapes.span(int(kinds[first]), held + last)
-            seen = torch.ones((width, span), dtype=torch.bool, device=device).tril_(before).repeat(group, 1)
-            filled = self.shapes.queries(len(seen)) - len(seen)
-            if filled:
-                seen = torch.cat((seen, seen.new_ones((filled, span))))
             tokens = slice(start + first, start + last)
-            made.append(_Prefill(tokens, slice(slot, slot + 1), None, width, seen[None, None]))
+            made.append(_Prefill(tokens, at, None, width, span, self._seen(width, before, span)))
             first = last
         return made
+
+    def _seen(self, width: int, before: int, span: int) -> Tensor:
+        """(1, 1, M, span) the additive mask of `width` tokens after `before` others, the queries filled up."""
+        hidden = torch.ones((width, span), dtype=torch.bool, device=self.cos_TD.device).triu_(before + 1)
+        seen = torch.zeros((self.shapes.queries(width), span), dtype=self.cos_TD.dtype, device=self.cos_TD.device)
+        seen[:width].masked_fill_(hidden, -torch.inf)
+        return seen[None, None]
 
     def _put(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.cos_TD.device)

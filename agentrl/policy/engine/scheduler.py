@@ -14,26 +14,22 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agentrl.errors import ModelError
 from agentrl.messages import FinishReason
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.engine import exact
-from agentrl.policy.engine.forward_lean import LeanForward, supports
+from agentrl.policy.engine.choice import forward_of
 from agentrl.policy.engine.prefixes import Donors, Prefixes
 from agentrl.policy.engine.slots import Ids, KvSlots, SlotOwners
 from agentrl.policy.engine.token_sampling import DrawTable, draw
 from agentrl.policy.engine.token_signals import Sure, ranked, signals_of
 from agentrl.policy.kept_memory import FreedMemory
-
-if TYPE_CHECKING:
-    from agentrl.policy.engine.forward_hf import HfForward
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,8 @@ class EngineOptions:
         slots: most episodes whose keys and values are kept at once, and most turns sampled at once.
         context: most tokens of one episode. Memory grows up to slots x context, as it is needed.
         prefill_tokens: most tokens, padding included, that are prefilled in one round.
+        chunk_tokens: most tokens that are prefilled in a round in which turns are being sampled. What is left of a
+            longer prompt follows in the next rounds, so that no turn waits for all of it.
         lean: use the lean forward where the model's class is known; the model's own otherwise.
         exact: sample each turn with the same bits, whatever else is sampled at the same time. None does so where it is
             known to be possible: on a CPU, with the lean forward.
@@ -52,12 +50,13 @@ class EngineOptions:
     slots: int = 64
     context: int = 2048
     prefill_tokens: int = 16384
+    chunk_tokens: int = 1024
     lean: bool = True
     exact: bool | None = None
 
     def __post_init__(self) -> None:
-        if min(self.slots, self.context, self.prefill_tokens) < 1:
-            raise ValueError(f"slots, context and prefill_tokens must be at least 1, got {self}")
+        if min(self.slots, self.context, self.prefill_tokens, self.chunk_tokens) < 1:
+            raise ValueError(f"slots, context, prefill_tokens and chunk_tokens must be at least 1, got {self}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,7 @@ class _Request:
     future: asyncio.Future[Completion]
     on_token: OnToken | None = None
     slot: int = -1
+    rest: Ids = field(default_factory=lambda: np.zeros(0, np.int32))  # of the context, not fed yet
     cached: int = 0
     versions: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
@@ -135,7 +135,7 @@ class Engine:
         self.model, self.stop_ids, self.decode, self.options = model, stop_ids, decode, options
         self.version = 0
         self.kv = KvSlots(options.slots, -(-options.context // exact.CONTEXTS) * exact.CONTEXTS)
-        self.forward, self.exact = _forward(model, self.kv, options)
+        self.forward, self.exact = forward_of(model, self.kv, lean=options.lean, must=options.exact)
         self.owners = SlotOwners(options.slots)
         self._draws = DrawTable(options.slots, options.context)
         self._freed = FreedMemory()
@@ -234,10 +234,12 @@ class Engine:
         self._drop_cancelled()
         if self.model.training:
             self.model.eval()  # dropout would make the logprobs another model's
-        decoding = [self._active[slot] for slot in sorted(self._active)]
-        admitted = self._admit()
-        if decoding or admitted:
-            self._take([*decoding, *admitted], self._feed(decoding, admitted))
+        decoding = [self._active[slot] for slot in sorted(self._active) if not len(self._active[slot].rest)]
+        filling = [request for request in self._active.values() if len(request.rest)]
+        room = self.options.chunk_tokens if decoding else self.options.prefill_tokens
+        filling += self._admit(filling, room - sum(len(request.rest) for request in filling))
+        if decoding or filling:
+            self._take(*self._feed(decoding, filling, room))
 
     def _drop_cancelled(self) -> None:
         if any(request.future.done() for request in self._queue):
@@ -257,28 +259,36 @@ class Engine:
         self._active.clear()
         self.kv.clear()  # a forward may have stopped half-way
 
-    def _admit(self) -> list[_Request]:
-        """Give slots to waiting requests, in order; one that can share a prefill of this round waits for it."""
+    def _admit(self, filling: Sequence[_Request], room: int) -> list[_Request]:
+        """Give slots to waiting requests, in order; one that can share a prefill of this round waits for it.
+
+        Args:
+            filling: requests with a slot whose context is not fed whole yet.
+            room: tokens that may be prefilled besides theirs; the last request may have more.
+        """
         admitted: list[_Request] = []
         waiting: list[_Request] = []
         begun = Prefixes()
+        for number, request in enumerate(filling):
+            begun.add(number, request.context)
         widest = 0
-        looks = min(len(self._queue), _LOOKS * self.options.slots)
+        looks = min(len(self._queue), _LOOKS * self.options.slots) if room > 0 else 0
         donors = Donors(self.kv, looks) if looks else None
         try:
-            while donors is not None and looks and len(self._active) < self.options.slots:
+            while donors is not None and looks and room > 0 and len(self._active) < self.options.slots:
                 request, looks = self._queue.popleft(), looks - 1
                 context = request.context
                 donor, shared = donors.best(context[:-1])
-                new = len(context) - shared
+                new = min(len(context) - shared, room)
                 too_much = max(widest, new) * (len(admitted) + 1) > self.options.prefill_tokens
-                if admitted and (too_much or begun.longest(context)[0] >= shared + _WORTH_SHARING):
+                is_first = not (admitted or filling)
+                if (admitted and too_much) or (not is_first and begun.longest(context)[0] >= shared + _WORTH_SHARING):
                     waiting.append(request)
                     continue
                 self._place(request, context, donor, shared)
-                widest = max(widest, new)
+                widest, room = max(widest, new), room - new
                 admitted.append(request)
-                begun.add(len(admitted), context)
+                begun.add(len(filling) + len(admitted), context)
         finally:
             self._queue.extendleft(reversed(waiting))
         return admitted
@@ -294,24 +304,37 @@ class Engine:
             self.kv.copy(donor, slot, shared)
         else:
             self.kv.length[slot] = own
+        request.rest = context[self.kv.length[slot] :]
         if not request.ids:
             request.cached = max(own, shared)
         self._draws.set(slot, request.sampling, request.uniform)
 
-    def _feed(self, decoding: list[_Request], admitted: list[_Request]) -> Tensor:
-        """Logits after each request's last token; the slots then hold that token too."""
+    def _feed(self, decoding: list[_Request], filling: Sequence[_Request], room: int) -> tuple[list[_Request], Tensor]:
+        """Feed a token of each decoding request, and up to `room` of the others in their order.
+
+        Returns: the requests that are fed whole, and the logits after the last token of each.
+        """
         rows = np.array([request.slot for request in decoding], np.int64)
         last = np.array([request.ids[-1] for request in decoding], np.int64)
-        new = [(request.slot, request.context[self.kv.length[request.slot] :]) for request in admitted]
-        logits = self.forward(rows, last, new)
+        fed: list[tuple[_Request, Ids]] = []
+        for request in filling:
+            if room > 0:
+                fed.append((request, request.rest[:room]))
+                room -= len(fed[-1][1])
+        logits = self.forward(rows, last, [(request.slot, ids) for request, ids in fed])
         self.kv.ids[rows, self.kv.length[rows]] = last
         self.kv.length[rows] += 1
-        for slot, ids in new:
-            self.kv.write_ids(slot, ids)
-        return logits
+        for request, ids in fed:
+            self.kv.write_ids(request.slot, ids)
+            request.rest = request.rest[len(ids) :]
+        whole = [number for number, request in enumerate([*decoding, *(r for r, _ in fed)]) if not len(request.rest)]
+        requests = [*decoding, *(request for request, _ in fed if not len(request.rest))]
+        return requests, logits if len(whole) == len(logits) else logits[whole]
 
     def _take(self, requests: list[_Request], logits: Tensor) -> None:
         """Draw the next token of each request, and finish those that end."""
+        if not requests:
+            return
         how = self._draws.rows([r.slot for r in requests], [len(r.ids) for r in requests])
         tokens, logprobs = draw(logits, how)
         for row, request in enumerate(requests):
@@ -362,29 +385,3 @@ def _note(requests: Sequence[_Request], logits_BV: Tensor, tokens: Sequence[int]
     chosen = logits_BV if len(asking) == len(requests) else logits_BV[asking]
     for row, sure in zip(asking, signals_of(chosen, [tokens[row] for row in asking]), strict=True):
         requests[row].sure.append(sure)
-
-
-def _forward(model: Any, kv: KvSlots, options: EngineOptions) -> tuple[LeanForward | HfForward, bool]:
-    """The forward pass, and whether it is exact. Raises: ModelError if exactness is asked for and there is none."""
-    if not (options.lean and supports(model)):
-        from agentrl.policy.engine.forward_hf import HfForward  # loads transformers
-
-        if options.exact:
-            raise _not_exact(f"{type(model).__name__} is run by its own forward pass, which is not made for it")
-        return HfForward(model, kv), False
-    if options.exact or (options.exact is None and model.device.type == "cpu"):
-        try:
-            forward = LeanForward(model, kv, exact=True)
-            exact.prove(forward, kv, model.config.vocab_size)
-            return forward, True
-        except exact.NotExact as error:
-            if options.exact:
-                raise _not_exact(str(error)) from error
-    return LeanForward(model, kv), False
-
-
-def _not_exact(why: str) -> ModelError:
-    return ModelError(
-        f"no exact sampling on this machine: {why}. Leave out sampling.exact (exact= of LocalPolicy, --exact): the "
-        "last bits of log-probabilities then depend on what else is sampled"
-    )

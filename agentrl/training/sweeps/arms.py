@@ -138,6 +138,7 @@ def take_over(config: TrainConfig, out: Path, parent: Path, stage: str) -> bool:
     kept = source.stage_end(stage)
     if not kept.is_dir():
         return False
+    config = config.like(load_config(TrainConfig, source.config_path))
     identity = checked_identity(config)
     check_same(source.identity(), identity, str(parent))
     marks = checkpoint.read(kept).extra["logs"]

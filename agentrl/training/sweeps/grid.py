@@ -153,7 +153,7 @@ def is_done(run: GridRun) -> bool:
     if not (run.folder / "config.toml").exists():
         return False
     folder, recorded = open_run(run.folder)
-    if recorded.fingerprint() != run.config.fingerprint():
+    if recorded.fingerprint() != run.config.like(recorded).fingerprint():
         raise ConfigError(f"{run.folder} holds a run with another configuration: choose another --out, or move it away")
     return folder.is_finished
 

@@ -25,13 +25,14 @@ class Watched:
     """Counts what reaches the forward pass."""
 
     def __init__(self, engine: Engine) -> None:
-        self.inner, self.prefilled, self.rounds, self.rows = engine.forward, 0, 0, []
+        self.inner, self.prefilled, self.rounds, self.rows, self.new = engine.forward, 0, 0, [], []
         engine.forward = self  # type: ignore[assignment]
 
     def __call__(self, rows: Any, last: Any, prefills: Any) -> Any:
         self.rounds += 1
         self.rows.append(len(rows) + len(prefills))
-        self.prefilled += sum(len(ids) for _, ids in prefills)
+        self.new.append(sum(len(ids) for _, ids in prefills))
+        self.prefilled += self.new[-1]
         return self.inner(rows, last, prefills)
 
 
@@ -119,6 +120,53 @@ async def test_a_group_prefills_its_prompt_once(tiny: tuple[Any, Any]) -> None:
     done = await asyncio.gather(*(engine.sample(str(i), prompt, FREE, i) for i in range(8)))
     assert watched.prefilled == 40 + 7  # the others take the prompt but for its last token, which gives logits
     assert sorted(c.cached for c in done) == [0, *[39] * 7]
+
+
+async def test_a_long_prompt_does_not_stall_running_turns(tiny: tuple[Any, Any]) -> None:
+    """It is prefilled in parts, and each running turn gets a token in every round."""
+    engine = engine_of(tiny, chunk_tokens=16)
+    long, short = prompts(1, seed=4, low=100, high=101)[0], prompts(1, seed=5)[0]
+    heard: list[str] = []
+    running = asyncio.create_task(
+        engine.sample("short", short, FREE, 1, on_token=lambda token, logprob: heard.append("short"))
+    )
+    while not heard:
+        await asyncio.sleep(0)
+    watched = Watched(engine)
+    late = await engine.sample("long", long, FREE, 2, on_token=lambda token, logprob: heard.append("long"))
+    await running
+    assert watched.new[:7] == [16] * 6 + [4]
+    assert heard.index("long") == 1 + 7  # the short turn's first token, and one in each of those rounds
+    assert list(late.logprobs) == pytest.approx(full_logprobs(tiny[0], long, late.ids), abs=1e-4)
+
+
+async def test_a_group_shares_a_prompt_that_is_prefilled_in_parts(tiny: tuple[Any, Any]) -> None:
+    engine = engine_of(tiny, slots=5, chunk_tokens=16)
+    running = asyncio.create_task(engine.sample("short", [9, 10, 11], FREE, 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    watched = Watched(engine)
+    prompt = prompts(1, low=50, high=51)[0]
+    together = await asyncio.gather(running, *(engine.sample(f"m{n}", prompt, FREE, n) for n in range(3)))
+    assert watched.prefilled < 50 + 2 * 8  # the others wait until less than a block is left
+    alone = [await engine_of(tiny).sample("a", prompt, FREE, n) for n in range(3)]
+    assert [done.ids for done in together[1:]] == [done.ids for done in alone]
+
+
+async def test_a_prompt_in_parts_can_be_cancelled_and_begun_again(tiny: tuple[Any, Any]) -> None:
+    engine = engine_of(tiny, slots=2, chunk_tokens=8)
+    running = asyncio.create_task(engine.sample("short", [9, 10, 11], SamplingParams(max_tokens=60), 1))
+    long = prompts(1, low=90, high=91)[0]
+    task = asyncio.create_task(engine.sample("long", long, FREE, 2))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    again = asyncio.create_task(engine.sample("long", long, FREE, 2))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    engine.weights_changed()  # drops the part that was fed
+    done, _ = await asyncio.gather(again, running)
+    assert list(done.logprobs) == pytest.approx(full_logprobs(tiny[0], long, done.ids), abs=1e-4)
 
 
 async def test_later_turns_prefill_only_new_tokens(tiny: tuple[Any, Any]) -> None:

@@ -30,7 +30,7 @@ def played(groups: list[TrajectoryGroup]) -> list[Any]:
 @pytest.fixture
 def rollouts(ledger: Any, walker: Any) -> Rollouts:
     made = Rollouts(ledger, walker, env_id=REF.id, max_concurrency=3, backoff_s=0.0)
-    made._pools[REF.key] = made.envs
+    made._pools[REF.url, REF.key] = made.envs
     return made
 
 
@@ -111,7 +111,7 @@ async def test_a_group_with_a_greedy_episode_has_the_same_sampled_ones(ledger: A
             return await super().act(messages, tools, episode_id=episode_id, sampling=sampling)
 
     async with Rollouts(ledger, Noting(), max_concurrency=1) as rollouts:
-        rollouts._pools[REF.key] = rollouts.envs
+        rollouts._pools[REF.url, REF.key] = rollouts.envs
         without = await groups_of(rollouts).take(2)
         asked.clear()
         groups = await groups_of(rollouts, greedy=True).take(2)
@@ -135,7 +135,7 @@ async def test_one_task_that_always_faults_ends_no_run_that_takes_single_groups(
             return str(await super().start(task))
 
     async with Rollouts(Broken, walker, max_concurrency=3, backoff_s=0.0) as rollouts:
-        rollouts._pools[REF.key] = rollouts.envs
+        rollouts._pools[REF.url, REF.key] = rollouts.envs
         source = groups_of(rollouts)
         groups = [group for _ in range(5) for group in await source.take(1)]
         rollouts.check_faults(groups)

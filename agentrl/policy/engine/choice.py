@@ -1,0 +1,45 @@
+"""Which forward pass an engine uses for a model, and whether it is exact. Owns the choice, no arithmetic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agentrl.errors import ModelError
+from agentrl.policy.engine import exact
+from agentrl.policy.engine.forward_lean import LeanForward, supports
+from agentrl.policy.engine.slots import KvSlots
+
+if TYPE_CHECKING:
+    from agentrl.policy.engine.forward_hf import HfForward
+
+
+def forward_of(model: Any, kv: KvSlots, *, lean: bool, must: bool | None) -> tuple[LeanForward | HfForward, bool]:
+    """The forward pass, and whether it is exact.
+
+    Args:
+        lean: use the lean forward where the model's class is known.
+        must: be exact; None is where it is known to be possible.
+    Raises: ModelError if exactness is asked for and there is none.
+    """
+    if not (lean and supports(model)):
+        from agentrl.policy.engine.forward_hf import HfForward  # loads transformers
+
+        if must:
+            raise _not_exact(f"{type(model).__name__} is run by its own forward pass, which is not made for it")
+        return HfForward(model, kv), False
+    if must or (must is None and model.device.type == "cpu"):
+        try:
+            forward = LeanForward(model, kv, exact=True)
+            exact.prove(forward, kv, model.config.vocab_size)
+            return forward, True
+        except exact.NotExact as error:
+            if must:
+                raise _not_exact(str(error)) from error
+    return LeanForward(model, kv), False
+
+
+def _not_exact(why: str) -> ModelError:
+    return ModelError(
+        f"no exact sampling on this machine: {why}. Leave out sampling.exact (exact= of LocalPolicy, --exact): the "
+        "last bits of log-probabilities then depend on what else is sampled"
+    )

@@ -1,0 +1,1 @@
+"""The programs that `benchmarks/yardsticks.py` runs, each in a process and an environment of its own."""
