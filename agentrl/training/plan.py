@@ -15,7 +15,7 @@ from agentrl.errors import ConfigError, did_you_mean
 from agentrl.training import checkpoint, presets
 from agentrl.training.algorithms import expanded
 from agentrl.training.model_setup import ModelConfig
-from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig, ScaleConfig
 from agentrl.training.stages.base import STAGES, Stage, StageSettings
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.reinforce import Reinforce
@@ -45,6 +45,7 @@ class TrainConfig:
             data), `before`, `rl`, `after`.
         envs: the environments of a run over several, by name; empty for a run with one.
         train_on: names of those that the run learns from; the others are only evaluated. Empty: all of them.
+        scale: where episodes are sampled.
     """
 
     env: EnvConfig
@@ -55,6 +56,7 @@ class TrainConfig:
     seed: Whole = 0
     envs: Mapping[str, MixedEnv] = field(default_factory=dict)
     train_on: tuple[str, ...] = ()
+    scale: ScaleConfig = ScaleConfig()
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> TrainConfig:
@@ -131,7 +133,7 @@ class TrainConfig:
         run = self.run
         free = ("keep_checkpoints", "keep_stages", "threads", "record_trajectories", "tensorboard")
         kept = replace(run, **{name: getattr(RunConfig(), name) for name in free})
-        return checkpoint.fingerprint({"config": dump_config(replace(self, run=kept))})
+        return checkpoint.fingerprint({"config": dump_config(replace(self, run=kept, scale=ScaleConfig()))})
 
     def check(self, probe: Env) -> None:
         """Refuse a run that cannot work, before its folder is made.
@@ -145,6 +147,8 @@ class TrainConfig:
             self._check_environments(planned)
         else:
             self._check_stages(planned, probe, self.env)
+        reading = [stage.name for stage in self.make_stages() if stage.reads_signals]
+        self.scale.check_servers(reading, adapters=self.model.lora.rank > 0)
         self.model.check(teaches_from_nothing=any(settings.teaches_from_nothing for settings in planned.values()))
 
     def _check_stages(self, planned: Mapping[str, StageSettings], probe: Env, env: EnvConfig) -> None:

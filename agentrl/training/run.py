@@ -26,6 +26,7 @@ from agentrl.policy import model_folder
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.format.demonstrations import with_tokens
 from agentrl.policy.local import LocalPolicy
+from agentrl.policy.servers.sampler import ServerSampler
 from agentrl.rollout.plain_json import plain
 from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.store import TrajectoryStore
@@ -136,23 +137,31 @@ class Run:
         if found is not None:
             self._keep_stage_end(found)
         await self._set_up_model(found)
-        self.policy = LocalPolicy(
-            self.model,
-            self.tokenizer,
-            chat_format=self.config.model.chat_format,
-            sampling=self.sampling,
-            slots=self.config.model.slots or self.config.run.max_concurrency,
-            max_context=self.config.model.max_context,
-            version=self.state.weights,
-            exact=self.config.sampling.exact,
-        )
+        self.policy = self._sampler()
         if self._saved is not None:
             self._saved.restore()
         limit = self.config.run.max_concurrency
         async with self.policy, Rollouts(self.env, self.policy, max_concurrency=limit) as self.rollouts:
+            if isinstance(self.policy, ServerSampler):
+                await self.policy.greet()
             for stage in self.stages[self.state.stage :]:
                 await self._pass_through(stage)
         return self._conclude()
+
+    def _sampler(self) -> LocalPolicy | ServerSampler:
+        """What samples all turns: the embedded engine, or servers."""
+        model = self.config.model
+        shared: dict[str, Any] = {
+            "chat_format": model.chat_format,
+            "sampling": self.sampling,
+            "max_context": model.max_context,
+            "version": self.state.weights,
+        }
+        servers = self.config.scale.servers(self.folder.path)
+        if servers is not None:
+            return ServerSampler(self.model, self.tokenizer, servers, **shared)
+        slots = model.slots or self.config.run.max_concurrency
+        return LocalPolicy(self.model, self.tokenizer, slots=slots, exact=self.config.sampling.exact, **shared)
 
     def _go_on_from(self, found: Path | None) -> None:
         if found is not None:
@@ -221,7 +230,7 @@ class Run:
         self._record(step.groups, stage.name, step.number)
         timing = {"time/record_s": time.perf_counter() - started} if step.groups else {}
         self._count(step.metrics)
-        metrics = {**step.metrics, **timing}
+        metrics = {**step.metrics, **timing, **(self.policy.metrics if step.groups else {})}
         self._log(stage.name, step.number, step.total, {**metrics, **speeds(metrics)})
         every = self.config.run.evaluate_every
         is_last = step.number >= step.total

@@ -13,6 +13,7 @@ from agentrl.config import Count, NotNegative, Positive, Share, Whole
 from agentrl.env import registry
 from agentrl.sampling import SamplingParams
 from agentrl.training.model_setup import ModelConfig
+from agentrl.training.scale.servers import ServerConfig
 from agentrl.trajectory import EnvRef
 
 
@@ -113,6 +114,11 @@ class RunConfig:
     tensorboard: bool = True
 
 
+@dataclass(frozen=True)
+class ScaleConfig(ServerConfig):
+    """Where episodes are sampled."""
+
+
 class RunSettings(Protocol):
     """The part of a configuration that the run itself reads. The stages have been made from the rest."""
 
@@ -128,5 +134,7 @@ class RunSettings(Protocol):
     def sampling(self) -> SamplingConfig: ...
     @property
     def run(self) -> RunConfig: ...
+    @property
+    def scale(self) -> ScaleConfig: ...
     @property
     def seed(self) -> int: ...
