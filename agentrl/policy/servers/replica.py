@@ -51,10 +51,16 @@ class Replica:
         self._api: ServerApi | None = None
         self.busy, self.difference, self.loads, self.losses = 0, 0.0, 0, 0
         self._loaded: str | None = None
+        self._is_lost = False
         self._lock, self._idle = asyncio.Lock(), asyncio.Event()
         self._idle.set()
         self._failures, self._closed_until_s, self._reason = 0, 0.0, ""
         self._random = random.Random()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has weights, and was not lost since."""
+        return self._loaded is not None
 
     @property
     def closed_s(self) -> float:
@@ -122,7 +128,7 @@ class Replica:
             self.difference = weights.probe.compare(scored, self._tolerance, remedy)
         except ModelError as error:
             raise ModelError(f"the server {self.shown} {error}") from None
-        self._loaded = weights.name
+        self._loaded, self._is_lost = weights.name, False
         self.loads += 1
         logger.info("%s has the weights %s (largest difference %.2g nats)", self.shown, weights.name, self.difference)
 
@@ -130,9 +136,10 @@ class Replica:
         """Remember that the server is gone or has lost its weights; a failed answer says neither."""
         if lost.cause == "answer":
             return
-        if self._loaded is not None:
-            logger.warning("%s is given its weights again: %s", self.shown, lost)
+        if self.loads and not self._is_lost:
+            logger.warning("%s is given its weights again when it answers: %s", self.shown, lost)
             self.losses += 1
+        self._is_lost = True
         self._loaded = self._api = None
         if lost.cause == "network":
             pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures, 10))

@@ -97,7 +97,7 @@ class ServerSampler(TokenPolicy):
         pool = self._pools.peek()
         replicas = () if pool is None else pool[0].replicas
         return {
-            "scale/servers": float(sum(not replica.closed_s for replica in replicas)),
+            "scale/servers": float(sum(replica.is_ready for replica in replicas)),
             "scale/server_losses": float(sum(replica.losses for replica in replicas)),
             "scale/server_difference": max((replica.difference for replica in replicas), default=0.0),
         }
