@@ -35,7 +35,7 @@ from agentrl.sandbox import make_backend
 from agentrl.training.algorithms import ALGORITHMS, stage_of
 from agentrl.training.model_setup import LoRA, ModelConfig
 from agentrl.training.plan import TrainConfig
-from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig
+from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig, ScaleConfig
 from agentrl.training.stages.base import STAGES
 from agentrl.training.stages.canary import Canary
 from agentrl.training.stages.expert import ExpertTerm
@@ -236,6 +236,7 @@ SECTIONS = {
     "[model.lora]": LoRA,
     "[sampling]": SamplingConfig,
     "[run]": RunConfig,
+    "[scale]": ScaleConfig,
     **{f'kind = "{name}"': STAGES.find(name) for name in STAGES.names},
     "playing": Playing,
     "canary": Canary,

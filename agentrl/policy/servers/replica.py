@@ -104,12 +104,12 @@ class Replica:
             if self.closed_s:
                 raise ServerLost(self._reason, "network")
             try:
-                if self._api is None:
-                    self._api = await self._patient(self._find)
-                self._api.check(turn.sampling)
-                if self._loaded != published().name:
-                    await self._idle.wait()
+                while self._api is None or self._loaded != published().name:
+                    await self._idle.wait()  # turns under way may still find that the server was lost
+                    if self._api is None:
+                        self._api = await self._patient(self._find)
                     await self._take(self._api, published())
+                self._api.check(turn.sampling)
             except ServerLost as lost:
                 self._note(lost)
                 raise

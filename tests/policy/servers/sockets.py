@@ -12,15 +12,45 @@ import uvicorn
 from tests.policy.servers.fakes import FakeServer
 
 
+class Process:
+    """Stands for the process of a server: it can end and begin again on the same port.
+
+    Attributes: url: its address.
+    """
+
+    def __init__(self, server: FakeServer) -> None:
+        self._server, self._port = server, 0
+        self.begin()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def begin(self) -> None:
+        """Listen, with what the server was started with."""
+        self._socket = create_server(("127.0.0.1", self._port))
+        self._port = self._socket.getsockname()[1]
+        self._running = uvicorn.Server(
+            uvicorn.Config(self._server.app, log_config=None, access_log=False, lifespan="off")
+        )
+        self._thread = threading.Thread(target=self._running.run, kwargs={"sockets": [self._socket]})
+        self._thread.start()
+
+    def end(self) -> None:
+        """Close all connections."""
+        self._running.should_exit = self._running.force_exit = True
+        self._thread.join()
+        self._socket.close()
+
+    def begin_again(self) -> None:
+        """As after a kill: nothing is left of the weights that it was given."""
+        self.end()
+        self._server.start()
+        self.begin()
+
+
 @contextmanager
-def listening(server: FakeServer) -> Iterator[str]:
-    """The server's address while it answers."""
-    with create_server(("127.0.0.1", 0)) as socket:
-        running = uvicorn.Server(uvicorn.Config(server.app, log_config=None, access_log=False))
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [socket]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-        finally:
-            running.should_exit = True
-            thread.join()
+def listening(server: FakeServer) -> Iterator[Process]:
+    """The server's process while it answers."""
+    process = Process(server)
+    try:
+        yield process
+    finally:
+        process.end()
