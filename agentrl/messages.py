@@ -240,7 +240,8 @@ class Action(Struct, frozen=True, omit_defaults=True):
         text: what the model said, without tool calls and thinking.
         tool_calls: the calls it asks for, in order.
         reasoning: its thinking, if the format keeps one.
-        prompt_ids: (P,) ids of the whole context the model saw; None where the policy has no tokens.
+        prompt_ids: (P,) ids of the whole context the model saw; None where the policy has no tokens. The turns
+            of an episode share them (`TokenIds`).
         token_ids: (T,) sampled ids, stop token included; immutable, never re-tokenised.
         logprobs: (T,) log-probability in nats of each sampled id under the sampling distribution.
         versions: (T,) number of the weights that sampled each id.
@@ -256,7 +257,7 @@ class Action(Struct, frozen=True, omit_defaults=True):
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str | None = None
-    prompt_ids: tuple[int, ...] | None = None
+    prompt_ids: Sequence[int] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     versions: tuple[int, ...] | None = None

@@ -201,6 +201,12 @@ def reference_to(value: type) -> type | str:
     return value if path is None else f"{path}:{value.__qualname__}"
 
 
+def file_of(module: str) -> str:
+    """The path of a module that was imported by its path; empty for every other."""
+    path = _FILES.get(module)
+    return "" if path is None else str(path)
+
+
 def load_module(name: str, reference: str, error: type[Exception] = ConfigError) -> ModuleType:
     """Import a module. Raises: `error` if there is none; what the module itself raises propagates."""
     try:

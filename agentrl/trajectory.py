@@ -22,6 +22,8 @@ Status = Literal["terminated", "truncated", "fault"]
 Mode = Literal["sampled", "greedy", "demonstration", "captured"]
 EndingKind = Literal["answer", "tool", "environment", "limit", "error", "fault"]
 _SUCCESS_REWARD = 1.0 - 1e-9
+CAPTURED = "capture:"
+"""Begins the id of an environment as an agent of its own played it: a record names it, and nothing can make it."""
 
 
 @dataclass(frozen=True, slots=True)

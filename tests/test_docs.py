@@ -32,6 +32,7 @@ from agentrl.rollout.sources.levels import Levels
 from agentrl.rollout.sources.mixed.weighting import WEIGHTINGS
 from agentrl.rollout.sources.recorded import Recorded
 from agentrl.sandbox import make_backend
+from agentrl.serving.capture.settings import AgentConfig
 from agentrl.training.algorithms import ALGORITHMS, stage_of
 from agentrl.training.model_setup import LoRA, ModelConfig
 from agentrl.training.plan import TrainConfig
@@ -234,6 +235,7 @@ SECTIONS = {
     "[envs]": MixedEnv,
     "[model]": ModelConfig,
     "[model.lora]": LoRA,
+    "[agent]": AgentConfig,
     "[sampling]": SamplingConfig,
     "[run]": RunConfig,
     "[scale]": ScaleConfig,

@@ -11,10 +11,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from agentrl.errors import ConfigError, EnvFault
 from agentrl.tools.http_credentials import UNRECORDED_EXTENSION
 from agentrl.tools.http_sender import MOST_BYTES_EXTENSION, SECRETS_EXTENSION
 from agentrl.tools.http_settings import CONNECTIONS, is_retried
+from agentrl.tools.tape import Tape
 from agentrl.wire.per_loop import PerLoop
 from agentrl.wire.redaction import REDACTED, Redactor
 from agentrl.wire.reply import read_bounded
@@ -82,7 +83,7 @@ class Cassette(httpx.AsyncBaseTransport):
         self._secret_parameters = frozenset(name.lower() for name in secret_parameters)
         self._match_host = match_host
         self._reads = frozenset(method.upper() for method in reads)
-        self._answers = _load(self.path, mode)
+        self._answers = _tape(self.path, mode)
         # Where no environment's code is running, the episode belongs to the asyncio task and those that it starts.
         self._of_task: ContextVar[list[_Episode]] = ContextVar("agentrl_cassette_episode")
         self._name = f"cassette {self.path.resolve()}"
@@ -164,7 +165,7 @@ class Cassette(httpx.AsyncBaseTransport):
 
         Raises: EnvFault if there is no answer, and the request cannot be sent.
         """
-        found = self._answers.get(_key(entry))
+        found: dict[str, Any] | None = self._answers.get(_key(entry))
         if found is None and self.mode == "replay" and entry["method"] in self._reads:
             earlier = (self._answers.get(_key({**entry, "n": n})) for n in range(entry["n"] - 1, -1, -1))
             found = next((answer for answer in earlier if answer is not None), None)
@@ -205,8 +206,7 @@ class Cassette(httpx.AsyncBaseTransport):
         # The place is taken when the answer arrives, so that requests sent at the same time are all kept.
         entry = self._placed(entry)
         self._store(self._load().after(entry, self._reads))
-        self._answers[_key(entry)] = entry
-        _append(self.path, entry)
+        self._answers.append(entry)
         return _response(entry, request)
 
 
@@ -290,55 +290,24 @@ def _without_encoding(headers: httpx.Headers) -> list[tuple[str, str]]:
     return [(name, value) for name, value in headers.multi_items() if name.lower() not in dropped]
 
 
-def _append(path: Path, entry: dict[str, Any]) -> None:
-    """Append one line, mostly with a single write, so that processes that share the file do not mix their lines."""
-    line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+def _tape(path: Path, mode: Mode) -> Tape:
+    """The tape of a file. Raises: ConfigError if there is none to replay, or a line cannot be read."""
+    if mode == "replay" and not path.exists():
+        raise ConfigError(f"cassette {path} does not exist; record one with mode='record' or 'auto'")
+    return Tape(path, _key, partial(_checked, path), mend=mode != "replay")
+
+
+def _checked(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            _write(handle, line)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise EnvFault(f"cassette {path} cannot be written: {error}", who="host") from error
-
-
-def _write(handle: int, line: bytes) -> None:
-    """Write a line, or nothing of it where the disk is full: the next line would join what is left of it."""
-    before, done = os.fstat(handle).st_size, 0
-    try:
-        while done < len(line):
-            done += os.write(handle, line[done:])
-    except OSError:
-        if os.fstat(handle).st_size == before + done:  # nobody else has written
-            os.ftruncate(handle, before)
-        raise
-
-
-def _load(path: Path, mode: Mode) -> dict[tuple[str, str, str, int], dict[str, Any]]:
-    if not path.exists():
-        if mode == "replay":
-            raise ConfigError(f"cassette {path} does not exist; record one with mode='record' or 'auto'")
-        return {}
-    whole, _, tail = path.read_bytes().rpartition(b"\n")
-    answers = {}
-    for number, line in enumerate(whole.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            is_old = bool(entry["episode"]) and "after" not in entry
-            entry.setdefault("after", "")
-            answers[_key(entry)] = entry
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"cassette {path}, line {number}, cannot be read: {error}; delete that line") from error
-        if is_old:
-            raise ConfigError(
-                f"cassette {path}, line {number}: an earlier version recorded the episode {entry['episode']!r}, "
-                "without the requests before each answer; delete the file, and record it again"
-            )
-    if tail and mode != "replay":
-        # A crash left an incomplete last line: remove it, so that the next line does not join it.
-        os.truncate(path, len(whole) + 1 if whole else 0)
-    return answers
+        entry: dict[str, Any] = json.loads(line)
+        is_old = bool(entry["episode"]) and "after" not in entry
+        entry.setdefault("after", "")
+        _key(entry)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"cassette {path}, line {number}, cannot be read: {error}; delete that line") from error
+    if is_old:
+        raise ConfigError(
+            f"cassette {path}, line {number}: an earlier version recorded the episode {entry['episode']!r}, "
+            "without the requests before each answer; delete the file, and record it again"
+        )
+    return entry

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import msgspec
 
 from agentrl.bench.identity import Identity
 from agentrl.errors import ConfigError
@@ -92,12 +94,17 @@ class BenchFolder:
             write_summary(self.path / SUMMARY, {"identity": self.identity.to_json(), **summary})
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a benchmark's folder. Raises: ConfigError if there is none."""
+def read_summary(folder: Path, *, raw: Collection[str] = ()) -> dict[str, Any]:
+    """The summary of a benchmark's folder. Raises: ConfigError if there is none.
+
+    Args: raw: fields that stay as they are written (`msgspec.Raw`): those of every task may be large.
+    """
     path = folder / SUMMARY
     try:
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        summary["identity"]["tasks"]["fingerprints"].items()
+        summary = _fields(path.read_bytes(), raw)
+        identity = summary["identity"]
+        if "identity" not in raw:
+            identity["tasks"]["fingerprints"].items()
     except (FileNotFoundError, NotADirectoryError):
         if (folder / SUITE).is_file():
             raise ConfigError(
@@ -111,6 +118,18 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{path} is no benchmark of this version ({type(error).__name__}: {error}): choose another folder"
         ) from None
     return summary
+
+
+def _fields(text: bytes, raw: Collection[str]) -> dict[str, Any]:
+    if not raw:
+        found: dict[str, Any] = json.loads(text)
+        return found
+    try:
+        parts = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        return {name: part.copy() if name in raw else msgspec.json.decode(part) for name, part in parts.items()}
+    except msgspec.DecodeError:  # half a character, which the standard library reads
+        parts = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in json.loads(text).items()}
+        return {name: part if name in raw else json.loads(bytes(part)) for name, part in parts.items()}
 
 
 def default_out(env_id: str, policy: str, root: str | Path = "runs") -> Path:

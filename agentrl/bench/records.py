@@ -5,19 +5,23 @@ Owns its JSON form.
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from agentrl.bench.folder import SUMMARY, read_summary
 from agentrl.bench.identity import package_version
 from agentrl.bench.measures.endings import follows_actions
-from agentrl.errors import ConfigError
-from agentrl.trajectory import Ending, EnvRef, Trajectory
+from agentrl.errors import ConfigError, Who
+from agentrl.trajectory import Ending, EndingKind, EnvRef, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class TrialResult:
         return self.ending.kind != "fault"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TaskResult:
     """The episodes of one task, with the fingerprint of its content and its family, if it has one."""
 
@@ -113,12 +117,7 @@ class BenchRecord:
     @classmethod
     def from_json(cls, summary: Mapping[str, Any]) -> BenchRecord:
         """Read what `BenchResult.to_json` wrote. Raises: KeyError, TypeError or AttributeError for something else."""
-        tasks = {
-            task: TaskResult(
-                result["fingerprint"], tuple(_trial(trial) for trial in result["trials"]), result.get("family", "")
-            )
-            for task, result in summary["tasks"].items()
-        }
+        tasks = {task: _task(result) for task, result in _one_by_one(summary["tasks"])}
         config = summary["config"]
         return cls(
             env=EnvRef(**summary["env"]),
@@ -141,7 +140,7 @@ def read_record(place: str | Path) -> BenchRecord:
     """
     path = Path(place)
     folder = path.parent if path.name == SUMMARY else path
-    summary = read_summary(folder)
+    summary = read_summary(folder, raw=("tasks", "identity"))
     if "tasks" not in summary:
         raise ConfigError(
             f"{folder} holds a benchmark that was stopped before its results were written: the same `agentrl bench` "
@@ -153,6 +152,15 @@ def read_record(place: str | Path) -> BenchRecord:
         raise ConfigError(
             f"{folder / SUMMARY} is no benchmark of this version ({type(error).__name__}: {error})"
         ) from None
+
+
+def _one_by_one(tasks: Mapping[str, Any] | msgspec.Raw) -> Iterator[tuple[str, Any]]:
+    """Task ids and what is recorded of them. A summary that was not decoded is decoded a task at a time."""
+    if not isinstance(tasks, msgspec.Raw):
+        yield from tasks.items()
+        return
+    for task, result in msgspec.json.decode(tasks, type=dict[str, msgspec.Raw]).items():
+        yield task, json.loads(bytes(result))
 
 
 def task_results(episodes: Sequence[Trajectory]) -> dict[str, TaskResult]:
@@ -202,15 +210,25 @@ def _trial_to_json(trial: TrialResult) -> dict[str, Any]:
     }
 
 
+def _task(record: Mapping[str, Any]) -> TaskResult:
+    trials = tuple(_trial(trial) for trial in record["trials"])
+    return TaskResult(record["fingerprint"], trials, record.get("family", ""))
+
+
 def _trial(record: Mapping[str, Any]) -> TrialResult:
     return TrialResult(
         record["trial"],
         record["seed"],
         record["reward"],
         record["success"],
-        Ending(record["ending"], record.get("detail", ""), record.get("who", "")),
+        _ending(record["ending"], record.get("detail", ""), record.get("who", "")),
         record.get("after_actions", False),
     )
+
+
+@lru_cache(maxsize=256)
+def _ending(kind: EndingKind, detail: str, who: Who | Literal[""]) -> Ending:
+    return Ending(kind, detail, who)
 
 
 def versions_of(env: EnvRef) -> dict[str, str]:

@@ -47,6 +47,7 @@ from agentrl.bench.records import BenchRecord, task_results, tasks_to_json
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, TaskError
 from agentrl.policy.base import SamplingParams
+from agentrl.serving.capture.settings import AgentConfig
 from agentrl.trajectory import EnvRef, Task, Trajectory
 
 Outcome = Literal["finished", "interrupted", "failed"]
@@ -68,6 +69,7 @@ class BenchConfig:
         price: of the policy's tokens; None does not know it.
         budget_usd: no further episode begins once what was played costs as much. Episodes of earlier calls in the same
             folder count.
+        agent: a program of its own that plays the policy's episodes; None lets the policy itself take the turns.
     """
 
     split: str = "eval"
@@ -79,6 +81,7 @@ class BenchConfig:
     references: bool = True
     price: Price | None = None
     budget_usd: float | None = None
+    agent: AgentConfig | None = None
 
     def __post_init__(self) -> None:
         if self.budget_usd is not None and (self.price is None or self.budget_usd <= 0):

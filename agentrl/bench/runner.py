@@ -34,6 +34,7 @@ from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.rollout.judging.judge import Judge
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
+from agentrl.serving.capture.player import captured, player
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory
 from agentrl.wire.reachable import check_reachable
 
@@ -166,6 +167,8 @@ async def _prepare(
             setup=setup,
             sampling=config.sampling,
         )
+        if config.agent is not None:
+            identity = replace(identity, env=captured(identity.env, config.agent.command))
     finally:
         await probe.aclose()
     players: dict[str, Policy] = {}
@@ -319,7 +322,7 @@ class _Bench:
             on_trajectory=self._ended,
         )
         try:
-            async with rollouts:
+            async with player(self.config.agent if phase == MAIN else None) as rollouts.play, rollouts:
                 await rollouts.run(self._affordable(missing))
         except RolloutError as error:
             # What earlier calls scored counts too: a few episodes that fail again are no failed benchmark.

@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "Compare benchmarks or training runs task by task.",
     "view": "Look at runs and episodes in a page, while they grow.",
     "export": "Write the model of a run as a folder of its own.",
+    "capture": "Record or train an agent's own program.",
     "serve-model": "Answer OpenAI's chat API with a model folder.",
     "envs": "List the environments.",
     "check": "Find what is wrong with an environment.",

@@ -77,11 +77,11 @@ def command(
     if len(places) < 2:
         raise click.UsageError("two benchmarks at least are compared, and one folder was given")
     if all(map(is_suite, places)):
-        if report is not None:
-            raise click.UsageError("--report goes with benchmarks of one environment: give the folders in the suites")
         if len(places) != 2:
             raise click.UsageError(f"two suites are compared, and {len(places)} folders were given")
         suites = compare_suites(*places, measure, allow_versions=allow_versions, force=force)
+        if report is not None:
+            _write_suites(report, places, suites)
         _show_suites(ctx, suites, str(places[1]), max_drop, as_json=as_json)
         return
     records = [read_record(place) for place in places]
@@ -103,6 +103,12 @@ def _write(report: Path, places: Sequence[Path], found: Sequence[Comparison]) ->
     if report.suffix.lower() == ".svg":
         return write_picture(report, found)
     return write_bench_report(places, report, found)
+
+
+def _write_suites(report: Path, places: Sequence[Path], found: SuiteComparison) -> None:
+    if report.suffix.lower() == ".svg":
+        raise click.UsageError("a picture is of one environment: give the folders in the suites, or a file .html")
+    note(f"Report: {_write(report, places, list(found.envs.values()))}")
 
 
 def _show_suites(

@@ -118,12 +118,16 @@ class Counter:
 
 
 def shown_metrics(metrics: Mapping[str, float]) -> str:
-    """The few numbers that a person follows, then the seconds of the step."""
+    """The few numbers that a person follows, then the seconds of the step, and its samplers where there are some."""
     parts = [f"{label} {metrics[name]:.3f}" for name, label in _SHOWN if name in metrics]
     if "eval/ci95_low" in metrics and "eval/ci95_high" in metrics:
         parts.insert(1, f"[{metrics['eval/ci95_low']:.3f} to {metrics['eval/ci95_high']:.3f}]")
     seconds = sum(value for name, value in metrics.items() if name.startswith("time/") and name.endswith("_s"))
-    return "  ".join([*parts, f"{seconds:.1f} s"] if seconds else parts)
+    parts += [f"{seconds:.1f} s"] if seconds else []
+    if "scale/samplers" in metrics:
+        parts.append(f"{metrics['scale/samplers']:.0f} samplers, lag {metrics.get('rollout/lag_max', 0):.0f}")
+        parts += [f"{metrics['scale/restarts']:.0f} restarts"] if metrics["scale/restarts"] else []
+    return "  ".join(parts)
 
 
 def _bar(console: Console) -> Progress:

@@ -76,6 +76,7 @@ def command(
     agentrl train quickstart.toml --set stages.rl.steps=30 --seed 7
     agentrl train agentrl/Shop-v0 --out runs/shop
     agentrl train --resume runs/shop
+    agentrl train quickstart.toml --set scale.samplers=2 --set stages.rl.playing.max_lag=1
     agentrl train quickstart.toml --seeds 0,1,2 --grid stages.rl.learner.lr=3e-4,7e-4 --out runs/rates
     agentrl train arms.toml --seeds 0,1,2 --controls
     """
@@ -111,10 +112,10 @@ def command(
 def _chat_overrides(chat_format: str | None, chat_template: str | None) -> list[str]:
     """The keys that --chat-format and --chat-template stand for."""
     given = {"model.chat_format": chat_format, "model.chat_template": chat_template}
-    return [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+    return [f"{key}={quoted(value)}" for key, value in given.items() if value is not None]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A text as TOML writes it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
@@ -192,7 +193,7 @@ def read_config(config_or_env: str, overrides: tuple[str, ...]) -> TrainConfig:
         registry.spec(config.env.id)
         return config
     found = registry.spec(config_or_env)
-    base = [f"env.id={_quoted(config_or_env)}", *overrides]
+    base = [f"env.id={quoted(config_or_env)}", *overrides]
     config = load_config(TrainConfig, None, base)
     if config.model.path is None and not any(s.teaches_from_nothing for s in config.planned().values()):
         if not callable(getattr(found.env_class, "oracle", None)):

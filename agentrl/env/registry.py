@@ -13,7 +13,7 @@ import ast
 import hashlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -28,8 +28,8 @@ from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 from agentrl.env.base import Env, Limits
 from agentrl.env.wrapped import as_env
 from agentrl.errors import ConfigError, EnvNotFound, did_you_mean
-from agentrl.registry import check_reference, load_file, load_module
-from agentrl.trajectory import EnvRef
+from agentrl.registry import check_reference, file_of, load_file, load_module
+from agentrl.trajectory import CAPTURED, EnvRef
 
 logger = logging.getLogger(__name__)
 E = TypeVar("E", bound=Callable[..., Any])
@@ -224,6 +224,11 @@ def spec(id: str) -> EnvSpec:
 
     Raises: EnvNotFound if there is none, or if its module does not register it.
     """
+    if id.startswith(CAPTURED):
+        raise EnvNotFound(
+            f"{id!r} is what an agent of its own played in front of a captured model: its program cannot be made here, "
+            f"only {id.removeprefix(CAPTURED)!r} can, in which the model itself takes the turns"
+        )
     if id in _REGISTERED:
         return _with_class(_REGISTERED[id])
     if ":" in id or id.endswith(".py"):
@@ -252,6 +257,25 @@ def _with_class(found: EnvSpec) -> EnvSpec:
     if _REGISTERED.get(found.id) is found:
         _REGISTERED[found.id] = known
     return known
+
+
+def modules_of(ids: Iterable[str]) -> tuple[str, ...]:
+    """What another process has to import so that ids mean the same there: names of modules, or paths of files.
+
+    Raises: ConfigError if an environment is defined in the program itself.
+    """
+    found = []
+    for id in ids:
+        if id not in _REGISTERED or id in _entries():
+            continue
+        made_by: Any = _REGISTERED[id].maker or _REGISTERED[id].env_class
+        if made_by.__module__ == "__main__":
+            raise ConfigError(
+                f"{id} is defined in the program that runs, which other processes cannot import: put it into a module "
+                "and import that, or into a file and name it './file.py:Class' (scale.samplers = 0 needs neither)"
+            )
+        found.append(file_of(made_by.__module__) or made_by.__module__)
+    return tuple(dict.fromkeys(found))
 
 
 def env_ids() -> list[str]:

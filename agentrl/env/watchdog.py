@@ -103,6 +103,11 @@ def end_when_hung(say: Callable[[str], None] | None) -> None:
     _watchdog.end = say
 
 
+def ends_when_hung() -> bool:
+    """Whether this process ends once author code hangs."""
+    return _watchdog.end is not None
+
+
 def _name(hung: Running) -> str:
     owner, what, _ = hung
     name = what if isinstance(what, str) else f"tool {what.name!r}"

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from agentrl.learning.batches import MicroBatch
 from agentrl.learning.head import Head, TokenScores, token_scores
+from agentrl.learning.parallel.sharded import last_hidden_state
 from agentrl.learning.rows import Array
 from agentrl.learning.terms import entropy_of_logits
 from agentrl.learning.update_mode import is_checkpointing
@@ -85,7 +86,7 @@ class TokenScorer:
         index = self._put(batch.index if batch.distinct is None else batch.distinct.places)
         maps = [] if is_checkpointing(self.model) else self._last_maps
         with _only_at(maps, index):
-            hidden: Tensor = self.model.base_model(**self._inputs(batch)).last_hidden_state
+            hidden = last_hidden_state(self.model, **self._inputs(batch))
         states = hidden.flatten(0, 1)[index]
         return states if batch.distinct is None else states[self._put(batch.distinct.place_of)]
 
@@ -97,10 +98,16 @@ class TokenScorer:
         distinct = batch.distinct
         targets = self._put(batch.targets if distinct is None else distinct.targets)
         if self._head is not None:
-            found = token_scores(self._head, self.states(batch) if states is None else states, targets, self.chunk)
+            states = self.states(batch) if states is None else states
+            found = token_scores(self._head_now(self._head), states, targets, self.chunk)
         else:
             found = self._scores_of_logits(batch, targets)
         return found if distinct is None else TokenScores(*(values[self._put(distinct.number_of)] for values in found))
+
+    def _head_now(self, head: Head) -> Head:
+        """The head with the weights that the model has now: those of a model spread over ranks are gathered anew."""
+        layer = self.model.get_output_embeddings()
+        return replace(head, weight=layer.weight, bias=layer.bias)
 
     def _scores_of_logits(self, batch: MicroBatch, targets: Tensor) -> TokenScores:
         distinct = batch.distinct

@@ -7,34 +7,35 @@ micro-batch size, packing nor the number of processes changes a gradient.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from agentrl.config import Count, Fraction, NotNegative, Whole
 from agentrl.learning import drift
 from agentrl.learning.batches import MicroBatch, Unit, shares
 from agentrl.learning.columns import fill
-from agentrl.learning.forward import Batch
+from agentrl.learning.forward import Batch, TokenScorer
 from agentrl.learning.kernels.norms import fast_norms
 from agentrl.learning.lines.layouts import Layout, Layouts
 from agentrl.learning.masters import MasterWeights
 from agentrl.learning.models import Models
-from agentrl.learning.objectives.base import Objective, Sums
-from agentrl.learning.optimizers import OptimizerName, Schedule, make_optimizers, set_lr
+from agentrl.learning.objectives.base import Objective, Sums, check_rows
+from agentrl.learning.optimizers import OptimizerName, Schedule, check_parts_suffice, make_optimizers, set_lr
+from agentrl.learning.parallel.gradient_norm import clip_gradient
 from agentrl.learning.parallel.ranks import Ranks, digest_of_model, digest_of_rows
+from agentrl.learning.parallel.sharded import is_sharded, shard, spread_again
 from agentrl.learning.rows import Row
 from agentrl.learning.update_mode import update_mode
 
 logger = logging.getLogger(__name__)
 Metrics = dict[str, float]
-# AdamW keeps squares of gradients: one beyond the root of float32's range would freeze its weight for good.
-_LARGEST_UNCLIPPED = 1e18
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ class Learner:
         ranks: the processes that share the rows of each step. All of them make the same learner and call `fill` and
             `update` with the same rows, those of the whole step; each puts its own share through the model, and all
             end with the same weights, metrics and state.
-    Raises: ValueError if the ranks have different weights or settings.
+        shard: spread the weights, their gradients and the optimizer's state over the ranks
+            (`agentrl.learning.parallel.sharded`); the model is changed in place, and only the learner may use it then.
+    Raises: ValueError if the ranks have different weights or settings, or the model cannot be spread over them.
     """
 
     def __init__(
@@ -125,12 +128,18 @@ class Learner:
         total_steps: int | None = None,
         publish: Callable[[], int] | None = None,
         ranks: Ranks | None = None,
+        shard: bool = False,
     ) -> None:
         self.model: Any = model
         self.ranks = Ranks() if ranks is None else ranks
         self.settings, self.total_steps = settings, total_steps
         self.layouts = Layouts(model, settings.layout, settings.micro_batch_tokens)
-        self.models = Models(model, objective, temperature, settings.logit_chunk)
+        self._norms = fast_norms(model)
+        scorer = TokenScorer(model, temperature, settings.logit_chunk)
+        self._check_ranks(objective, temperature)
+        if shard:
+            self._shard()
+        self.models = Models(model, objective, scorer)
         self.masters = MasterWeights(model)
         self.optimizers = make_optimizers(
             model,
@@ -142,11 +151,7 @@ class Learner:
             head=self.models.value_head,
             masters=self.masters,
         )
-        self._check_ranks(objective, temperature)
-        self._norms = fast_norms(model)
-        self.num_steps = 0
-        self._is_first = False
-        self._publish = publish
+        self.num_steps, self._is_first, self._publish = 0, False, publish
         self._rng = np.random.default_rng(settings.seed)
 
     async def fill(self, rows: Sequence[Row], column: str) -> list[Row]:
@@ -161,7 +166,12 @@ class Learner:
         with self._update_mode():
             numbers = shares(rows, self.ranks.size)[self.ranks.rank]
             own = [rows[number] for number in numbers]
-            filled = fill(own, column, self.layouts.of(own), lambda batch: self.models.predicted(batch, column))
+            batches = self.layouts.of(own)
+            spare = self._spare(rows, len(batches))
+            filled = fill(own, column, batches, lambda batch: self.models.predicted(batch, column))
+            for batch in spare:
+                self.models.predicted(batch, column)
+            spread_again(self.model)
         found = self.ranks.union({n: row.column(column) for n, row in zip(numbers, filled, strict=True)})
         return [row.with_columns(**{column: found[number]}) for number, row in enumerate(rows)]
 
@@ -177,7 +187,7 @@ class Learner:
             ModelError if in the first update the trainer's probabilities are not the sampler's.
         """
         self._check_same_rows(rows)
-        _check_rows(rows, objective)
+        check_rows(rows, objective)
         sums, gradient = Sums(), Sums()
         set_lr(self.optimizers, self.settings.schedule.fraction(self.num_steps, self.total_steps))
         self._is_first = drift.is_measured(objective)
@@ -187,6 +197,7 @@ class Learner:
                     taking_part = [row for row in part if row.mask.any() and not objective.ignores(row)]
                     _add(gradient, self._update(taking_part, scale, objective, sums))
             after = self._measured_after(rows, objective)
+            spread_again(self.model)
         self.num_steps += 1
         sums_of_all = {**self.ranks.summed(sums), **{name: float(value) for name, value in gradient.items()}}
         return {**self._metrics(sums_of_all, rows), **after}
@@ -220,14 +231,16 @@ class Learner:
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        for laid_out in self._lay_out_own(rows, objective.unit):
+        own = self._lay_out_own(rows, objective.unit)
+        for number, laid_out in enumerate([*own, *self._spare(rows, len(own), objective.unit)]):
             with self.models.reading(laid_out):
                 terms = self._add_gradient(laid_out, scale, objective)
             self.masters.take_gradients()
-            _add(sums, terms)
+            if number < len(own):
+                _add(sums, terms)
         self._check_first(sums)
-        self.ranks.sum_gradients(self._parameters)
-        norm = self._clip_gradient()
+        self.ranks.sum_gradients([p for p in self._parameters if not isinstance(p, DTensor)])
+        norm = clip_gradient(self._parameters, self.settings.max_grad_norm, self.ranks)
         finite = bool(torch.isfinite(norm))
         if not finite:
             logger.warning(
@@ -270,11 +283,14 @@ class Learner:
             return {}
         chosen = drift.sample(taking_part, self.settings.measure_share, objective.unit)
         sums = Sums()
-        for laid_out in self._lay_out_own(chosen, objective.unit):
+        own = self._lay_out_own(chosen, objective.unit)
+        for number, laid_out in enumerate([*own, *self._spare(chosen, len(own), objective.unit)]):
             batch = Batch(laid_out, self.models.device)
             autocast = torch.autocast(self.models.device.type, torch.bfloat16, enabled=self.settings.autocast)
             with self.models.reading(laid_out), autocast:
-                _add(sums, drift.after_sums(objective, batch, self.models.scores(laid_out, batch)))
+                found = drift.after_sums(objective, batch, self.models.scores(laid_out, batch))
+            if number < len(own):
+                _add(sums, found)
         tokens = sum(row.num_trained for row in chosen)
         return {name: value / tokens for name, value in self.ranks.summed(sums).items()}
 
@@ -282,6 +298,21 @@ class Learner:
         """Micro-batches of this rank's share of the rows; all of them where it is alone."""
         numbers = shares(rows, self.ranks.size, keep)[self.ranks.rank]
         return self.layouts.of([rows[number] for number in numbers], keep)
+
+    def _spare(self, rows: Sequence[Row], done: int, keep: Unit = "row") -> list[MicroBatch]:
+        """Passes that count for nothing after the `done` ones, so that all ranks that share weights make as many."""
+        if not (is_sharded(self.model) and rows):
+            return []
+        missing = self.ranks.most(done) - done
+        unit = [row for row in rows if row.unit == rows[0].unit] if keep == "pair" else rows[:1]
+        idle = [row.with_columns(coefficients=np.zeros(len(row), np.float32)) for row in unit]
+        return self.layouts.of(idle, keep)[:1] * missing
+
+    def _shard(self) -> None:
+        check_parts_suffice(self.settings.optimizer)
+        with self._update_mode():
+            self.layouts.prove()
+        shard(self.model, self.ranks)
 
     def _check_ranks(self, objective: Objective, temperature: float) -> None:
         """Raises: ValueError if the ranks do not begin with the same weights and settings."""
@@ -305,20 +336,6 @@ class Learner:
     def _parameters(self) -> list[torch.nn.Parameter]:
         """What the optimizers update."""
         return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
-
-    def _clip_gradient(self) -> Tensor:
-        """Scale the gradient down to `max_grad_norm`. Returns: its norm before."""
-        parameters = self._parameters
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
-            norm = _large_norm(gradients)
-        limit = self.settings.max_grad_norm
-        if limit:
-            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        elif norm > _LARGEST_UNCLIPPED:
-            return norm * float("inf")
-        return norm.detach()
 
     def _metrics(self, sums: dict[str, float], rows: Sequence[Row]) -> Metrics:
         """Sums to means: losses per pass over the rows, an area with a count per count, the rest per token."""
@@ -348,12 +365,18 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Everything but the model's weights: optimisers, float32 masters, counters, shuffling, the models' state."""
         return {
-            "num_steps": self.num_steps,
-            "rng": self._rng.bit_generator.state,
+            **self.counters(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "masters": self.masters.state_dict(),
             "models": self.models.state_dict(),
         }
+
+    def counters(self) -> dict[str, Any]:
+        """The part of `state_dict` that is no tensor."""
+        return {"num_steps": self.num_steps, "rng": self._rng.bit_generator.state}
+
+    def load_counters(self, state: Mapping[str, Any]) -> None:
+        self.num_steps, self._rng.bit_generator.state = state["num_steps"], state["rng"]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`; the caller loads the model's weights.
@@ -367,26 +390,9 @@ class Learner:
             )
         self.models.load_state_dict(state["models"])
         self.masters.load_state_dict(state["masters"])
-        self.num_steps = state["num_steps"]
-        self._rng.bit_generator.state = state["rng"]
+        self.load_counters(state)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-
-
-def _large_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """The norm of gradients whose squares overflow; infinite or NaN if a gradient itself is."""
-    largest = torch.stack([g.abs().max() for g in gradients]).max()
-    return torch.nn.utils.get_total_norm([g / largest for g in gradients]) * largest
-
-
-def _check_rows(rows: Sequence[Row], objective: Objective) -> None:
-    if not any(row.num_trained for row in rows):
-        raise ValueError(f"none of the {len(rows)} rows has a sampled token: there is nothing to train on")
-    missing = sorted({name for name in objective.columns for row in rows if name not in row.columns})
-    if missing:
-        raise ValueError(
-            f"{type(objective).__name__} reads the columns {', '.join(missing)}, which some rows lack: fill them first"
-        )
 
 
 def _add(sums: Sums, terms: Sums) -> None:

@@ -16,6 +16,7 @@ from agentrl.learning.batches import MicroBatch
 from agentrl.learning.forward import Batch, Scores, TokenScorer
 from agentrl.learning.lines.attention import reading
 from agentrl.learning.objectives.base import Objective
+from agentrl.learning.parallel.sharded import is_sharded, spread_again
 
 
 class Reference:
@@ -28,6 +29,7 @@ class Reference:
     """
 
     def __init__(self, policy: nn.Module) -> None:
+        self._policy = policy
         self._weights = {name: p for name, p in policy.named_parameters() if p.requires_grad}
         self._kept = {name: p.detach().clone() for name, p in self._weights.items()}
 
@@ -40,9 +42,16 @@ class Reference:
         finally:
             self._exchange()
 
+    @torch.no_grad()
     def _exchange(self) -> None:
+        spread_again(self._policy)
         for name, weight in self._weights.items():
-            weight.data, self._kept[name] = self._kept[name], weight.data
+            if is_sharded(self._policy):  # its memory is that from which weights are gathered
+                weight_now = weight.detach().clone()
+                weight.copy_(self._kept[name])
+                self._kept[name] = weight_now
+            else:
+                weight.data, self._kept[name] = self._kept[name], weight.data
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self._kept)
@@ -61,19 +70,15 @@ class Models:
     Args:
         policy: a `transformers` causal LM, updated in place.
         objective: a reference is kept if it reads `reference_logprobs`, a value head if it needs `values`.
-        temperature: divides the logits, as it did in sampling.
-        chunk: as in `TokenScorer`.
+        scorer: of the policy.
     Attributes:
         reference: the policy as it is now, or None.
         value_head: (H,) to (1,), zero at first, or None.
     """
 
-    def __init__(
-        self, policy: nn.Module, objective: Objective, temperature: float = 1.0, chunk: int | None = None
-    ) -> None:
+    def __init__(self, policy: nn.Module, objective: Objective, scorer: TokenScorer) -> None:
         self.policy: Any = policy
-        self.scorer = TokenScorer(policy, temperature, chunk)
-        self.device = self.scorer.device
+        self.scorer, self.device = scorer, scorer.device
         self.reference = Reference(policy) if "reference_logprobs" in objective.columns else None
         self.value_head = self._new_value_head() if "values" in objective.needs else None
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from agentrl.config import NotNegative, Whole
 from agentrl.learning.masters import MasterWeights
@@ -95,6 +96,15 @@ def make_optimizers(
     return optimizers
 
 
+def check_parts_suffice(name: OptimizerName) -> None:
+    """Refuse an optimiser that cannot update a part of a matrix by that part's gradient alone. Raises: ValueError."""
+    if name != "adamw":
+        raise ValueError(
+            f"optimizer {name!r} mixes the rows of a matrix, and a model that is spread over ranks has them in "
+            "different places: use adamw, or shard=False"
+        )
+
+
 def _embedding_parameters(model: Any) -> list[nn.Parameter]:
     """Weights of embeddings and of the head: two-dimensional, but look-ups rather than maps."""
     modules = [m for m in model.modules() if isinstance(m, nn.Embedding)]
@@ -106,12 +116,13 @@ def _adamw(
     parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.Optimizer:
     """AdamW that decays matrices and leaves gains and biases alone."""
-    parameters = list(parameters)
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, foreach=True)
+    groups: list[dict[str, Any]] = []
+    kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for p in parameters:  # parts of weights and whole ones cannot be updated in one call
+        kinds.setdefault((p.ndim < 2, isinstance(p, DTensor)), []).append(p)
+    for (is_vector, _), members in sorted(kinds.items(), key=lambda kind: kind[0]):
+        groups.append({"params": members, "weight_decay": 0.0 if is_vector else weight_decay})
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, foreach=True)
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], fraction: float) -> None:

@@ -12,6 +12,7 @@ from agentrl.policy.format import proof as format_proof
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.model_folder import load
 from agentrl.policy.token_policy import TokenPolicy, context_of, format_of
+from agentrl.token_ids import TokenIds
 
 
 class LocalPolicy(TokenPolicy):
@@ -78,17 +79,22 @@ class LocalPolicy(TokenPolicy):
         """Whether a turn's bits do not depend on what else is sampled at the same time."""
         return self.engine.exact
 
-    def weights_changed(self, *, drop_cache: bool = True) -> None:
-        """Call after an update of `model`: counts a version and drops what the old weights computed."""
+    def weights_changed(self, *, drop_cache: bool = True, version: int | None = None) -> None:
+        """Call after an update of `model`: counts a version and drops what the old weights computed.
+
+        Args:
+            drop_cache: as of the engine.
+            version: number of the new weights; by default the next one.
+        """
         self.engine.weights_changed(drop_cache=drop_cache)
+        if version is not None:
+            self.engine.version = version
 
     def forget(self) -> None:
         """Drop all keys and values and the ownership of slots; what is sampled next is as from a new policy."""
         self.engine.forget()
 
-    async def _sample(
-        self, episode_id: str, prompt: tuple[int, ...], sampling: SamplingParams, seed: int
-    ) -> Completion:
+    async def _sample(self, episode_id: str, prompt: TokenIds, sampling: SamplingParams, seed: int) -> Completion:
         return await self.engine.sample(episode_id, prompt, sampling, seed)
 
     async def release(self, episode_id: str) -> None:

@@ -22,6 +22,7 @@ from agentrl.policy.engine.scheduler import Completion
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.format.choice import chat_format
 from agentrl.sampling import turn_seed
+from agentrl.token_ids import TokenIds
 
 logger = logging.getLogger(__name__)
 _MAX_CONTEXT = 4096
@@ -34,7 +35,7 @@ class _Episode:
     Attributes:
         messages: the conversation up to and including the last sampled turn.
         tools: definitions shown at the start.
-        ids: prompt and sampled ids of that conversation.
+        prompt, sampled: ids that the last turn was sampled after, and its own.
         closed: the last turn ended with a stop token.
         turns: turns sampled so far.
         action, sampling: the last turn, and how it was sampled.
@@ -42,7 +43,8 @@ class _Episode:
 
     messages: tuple[Message, ...]
     tools: Sequence[Mapping[str, Any]]
-    ids: tuple[int, ...]
+    prompt: TokenIds
+    sampled: tuple[int, ...]
     closed: bool
     turns: int
     action: Action
@@ -85,9 +87,7 @@ class TokenPolicy(Policy):
         return {}
 
     @abstractmethod
-    async def _sample(
-        self, episode_id: str, prompt: tuple[int, ...], sampling: SamplingParams, seed: int
-    ) -> Completion:
+    async def _sample(self, episode_id: str, prompt: TokenIds, sampling: SamplingParams, seed: int) -> Completion:
         """Sample one turn.
 
         Args:
@@ -132,7 +132,7 @@ class TokenPolicy(Policy):
         action = self._action(prompt, done, tools)
         closed = bool(done.ids) and done.ids[-1] in self.format.stop_ids
         seen = (*messages, action.to_message())
-        self._episodes[episode_id] = _Episode(seen, tools, (*prompt, *done.ids), closed, turn + 1, action, sampling)
+        self._episodes[episode_id] = _Episode(seen, tools, prompt, done.ids, closed, turn + 1, action, sampling)
         return action
 
     def _warn_of_no_room(self, num_tokens: int) -> None:
@@ -154,13 +154,14 @@ class TokenPolicy(Policy):
 
     def _prompt(
         self, episode: _Episode | None, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
-    ) -> tuple[int, ...]:
+    ) -> TokenIds:
         """Ids of the conversation: those that were seen and those of new messages, or all of them rendered again."""
         if episode is not None and episode.tools == tools:
             seen = len(episode.messages)
             if len(messages) > seen and tuple(messages[:seen]) == episode.messages:
-                return (*episode.ids, *self.format.render_more(messages[seen:], closed=episode.closed))
-        return tuple(self.format.render_first(messages, tools))
+                more = self.format.render_more(messages[seen:], closed=episode.closed)
+                return episode.prompt.followed_by((*episode.sampled, *more))
+        return TokenIds.after(None if episode is None else episode.prompt, self.format.render_first(messages, tools))
 
     def _renders_control(self, tools: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the chat template renders a conversation that no model had a hand in."""
@@ -170,7 +171,7 @@ class TokenPolicy(Policy):
             return False
         return True
 
-    def _action(self, prompt: tuple[int, ...], done: Completion, tools: Sequence[Mapping[str, Any]]) -> Action:
+    def _action(self, prompt: TokenIds, done: Completion, tools: Sequence[Mapping[str, Any]]) -> Action:
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(done.ids), "cached_tokens": done.cached}
         action = self.format.parse(done.ids, tools)
         finish = "tool_calls" if done.finish == "stop" and action.tool_calls else done.finish

@@ -16,12 +16,15 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
+from msgspec import structs
+
 from agentrl.env.base import Env, Observation, as_action
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.errors import EnvFault, PolicyFault, TaskError
 from agentrl.file_modules import IMPORTER
-from agentrl.messages import Message
+from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.token_ids import TokenIds
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
 logger = logging.getLogger(__name__)
@@ -147,7 +150,7 @@ async def _play(
             if turn is None:
                 earlier, asked = None, perf_counter()
                 action = as_action(await policy.act(conversation, tools, episode_id=key, sampling=sampling))
-                turn = Turn(observation, action, state_key=anchor, policy_s=perf_counter() - asked)
+                turn = Turn(observation, _shared(action, trajectory), state_key=anchor, policy_s=perf_counter() - asked)
             place, action = "", turn.action
             trajectory.turns.append(turn)
             if action.finish_reason == "abort":
@@ -174,6 +177,14 @@ async def _play(
             raise
         fault.after_action = _acted(trajectory) and (isinstance(fault, PolicyFault) or place != asked_place)
         raise fault from (error if fault is not error else error.__cause__)
+
+
+def _shared(action: Action, trajectory: Trajectory) -> Action:
+    """The action with its prompt in the list of the prompt before, so that an episode holds each token once."""
+    if action.prompt_ids is None or isinstance(action.prompt_ids, TokenIds):
+        return action
+    earlier = trajectory.turns[-1].action.prompt_ids if trajectory.turns else None
+    return structs.replace(action, prompt_ids=TokenIds.sharing(action.prompt_ids, earlier))
 
 
 def _acted(trajectory: Trajectory) -> bool:

@@ -1,22 +1,27 @@
 """The JSON form of a trajectory: what one line of a store holds. Owns the form, not the files.
 
-Fields at their defaults are left out, and token ids that extend the context exactly are stored once.
+Fields at their defaults are left out, and token ids that a prompt has in common with the context before it are stored
+once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from msgspec import Struct, structs
 
 from agentrl.messages import Action, Message, Served, TokenSignals, ToolCall
 from agentrl.rollout.plain_json import as_json, is_finite
 from agentrl.sampling import SamplingParams
-from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn, context_after
+from agentrl.token_ids import TokenIds, common_prefix
+from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
-FORMAT = 2
-"""Number of the JSON form; a reader refuses every other."""
+Tools = Sequence[Mapping[str, Any]]
+FORMAT = 3
+"""Number of the JSON form that is written."""
+READ_FORMATS = (2, FORMAT)
+"""Those that are read. In format 2 every line holds the definitions of its tools."""
 
 
 class FormatError(ValueError):
@@ -26,10 +31,10 @@ class FormatError(ValueError):
 def check_format(record: Mapping[str, Any]) -> None:
     """Refuse a record of another format: part of it would be lost. Raises: FormatError."""
     found = record.get("format", 1)
-    if found != FORMAT:
+    if found not in READ_FORMATS:
         raise FormatError(
-            f"was written in format {found}, and this version reads format {FORMAT}: read it with the version of "
-            "AgentRL that wrote it, or play the episodes again into a new folder"
+            f"was written in format {found}, and this version reads formats 2 and {FORMAT}: read it with the version "
+            "of AgentRL that wrote it, or play the episodes again into a new folder"
         )
 
 
@@ -60,8 +65,8 @@ class _TurnRecord(Struct, omit_defaults=True):
     state_key: str | None = None
 
 
-class TrajectoryRecord(Struct):
-    """The JSON form of a trajectory."""
+class TrajectoryRecord(Struct, omit_defaults=True):
+    """The JSON form of a trajectory. In a store `tools` may be the name that an earlier line gives them."""
 
     format: int
     env: EnvRef
@@ -74,22 +79,21 @@ class TrajectoryRecord(Struct):
     episode_id: str
     labels: Labels
     info: Mapping[str, Any]
-    tools: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | str
     turns: list[_TurnRecord]
     final_observation: tuple[Message, ...]
     fork: tuple[str, int] | None
     sampling: Mapping[str, Any]
+    tools_name: str = ""
 
 
 def _shared_prefix(before: Action | None, prompt: Sequence[int]) -> int:
-    """How many leading ids of `prompt` are exactly the context after `before`: all of that context, or 0."""
+    """How many leading ids of `prompt` are those of the context after `before`."""
     if before is None:
         return 0
     seen, sampled = before.prompt_ids or (), before.token_ids or ()
-    middle, size = len(seen), len(seen) + len(sampled)
-    if size > len(prompt) or tuple(prompt[:middle]) != tuple(seen) or tuple(prompt[middle:size]) != tuple(sampled):
-        return 0
-    return size
+    same = common_prefix(seen, prompt)
+    return same if same < len(seen) else same + common_prefix(sampled, prompt[same : same + len(sampled)])
 
 
 def _action_record(action: Action, before: Action | None) -> Action:
@@ -101,11 +105,20 @@ def _action_record(action: Action, before: Action | None) -> Action:
     return _TokenAction(**fields, prompt_prefix=prefix)
 
 
-def _action_from_json(record: Mapping[str, Any], context: Sequence[int]) -> Action:
+def _prompt_from_json(new: Sequence[int], prefix: int, before: Action | None) -> Sequence[int]:
+    """A prompt of `prefix` ids of the context after `before`, and new ones."""
+    seen, sampled = (before.prompt_ids or (), before.token_ids or ()) if before is not None else ((), ())
+    more = (*sampled[: max(0, prefix - len(seen))], *new)
+    if prefix >= len(seen) and isinstance(seen, TokenIds):
+        return seen.followed_by(more)
+    return TokenIds.sharing((*seen[:prefix], *more), None)
+
+
+def _action_from_json(record: Mapping[str, Any], before: Action | None) -> Action:
     fields: dict[str, Any] = dict(record)
     prefix = fields.pop("prompt_prefix", None)
     if prefix is not None:
-        fields["prompt_ids"] = (*context[:prefix], *fields["prompt_ids"])
+        fields["prompt_ids"] = _prompt_from_json(fields["prompt_ids"], prefix, before)
     for name in ("token_ids", "logprobs", "versions"):
         if name in fields:
             fields[name] = tuple(fields[name])
@@ -115,6 +128,14 @@ def _action_from_json(record: Mapping[str, Any], context: Sequence[int]) -> Acti
         fields["served"] = Served(**{**fields["served"], "blocks": tuple(fields["served"].get("blocks", ()))})
     fields["tool_calls"] = _calls_from_json(fields.get("tool_calls", ()))
     return Action(**fields)
+
+
+def _tools_from_json(tools: Any, tools_of: Callable[[str], Tools] | None) -> Tools:
+    if not isinstance(tools, str):
+        return cast(Tools, tools)
+    if tools_of is None:
+        raise ValueError(f"it names the tools {tools}, which stand in an earlier line of its store")
+    return tools_of(tools)
 
 
 def _sampling_from_json(record: Mapping[str, Any] | None) -> SamplingParams | None:
@@ -131,7 +152,7 @@ def _microseconds(seconds: float) -> float:
 def trajectory_record(trajectory: Trajectory) -> TrajectoryRecord:
     """The JSON form of a trajectory, for a JSON encoder.
 
-    Messages and actions omit fields at their defaults. Prompt ids that extend the context exactly are stored once.
+    Messages and actions omit fields at their defaults. Prompt ids that continue the context before are stored once.
     """
     turns: list[_TurnRecord] = []
     before: Action | None = None
@@ -181,16 +202,17 @@ def _arguments(action: Action) -> list[Mapping[str, Any]]:
     return [call.arguments for call in action.tool_calls]
 
 
-def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
+def trajectory_from_json(record: Mapping[str, Any], tools_of: Callable[[str], Tools] | None = None) -> Trajectory:
     """Read what `trajectory_record` describes; token ids come back exactly.
 
-    Raises: FormatError if the record has another format number.
+    Args: tools_of: the tools of a name, for lines of a store.
+    Raises: FormatError if the record has another format number; ValueError if it names tools and nothing says which.
     """
     check_format(record)
     turns: list[Turn] = []
-    context: tuple[int, ...] = ()
+    action: Action | None = None
     for item in record["turns"]:
-        action = _action_from_json(item["action"], context)
+        action = _action_from_json(item["action"], action)
         observation = tuple(_message_from_json(m) for m in item["observation"])
         if turns:
             turns[-1].next_observation = observation
@@ -205,7 +227,6 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
                 env_s=item["env_s"],
             )
         )
-        context = context_after(action)
     if turns:
         turns[-1].next_observation = tuple(_message_from_json(m) for m in record["final_observation"])
     return Trajectory(
@@ -218,7 +239,7 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
         episode_id=record["episode_id"],
         labels=Labels(**record["labels"]),
         info=record["info"],
-        tools=record["tools"],
+        tools=_tools_from_json(record["tools"], tools_of),
         fork=None if record["fork"] is None else tuple(record["fork"]),
         sampling=_sampling_from_json(record.get("sampling")),
     )

@@ -24,7 +24,7 @@ from agentrl.rollout.json_lines import canonical
 from agentrl.rollout.plain_json import as_json
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.sandbox.registry import BACKENDS
-from agentrl.trajectory import EnvRef, Trajectory, Turn
+from agentrl.trajectory import CAPTURED, EnvRef, Trajectory, Turn
 
 _SHOWN = 300
 _SHOWN_TASKS = 3
@@ -319,6 +319,11 @@ def check_registered(ref: EnvRef) -> None:
 
     Raises: ReplayError if it names a file or a module.
     """
+    if ref.id.startswith(CAPTURED):
+        raise ReplayError(
+            f"the record names {ref.id!r}: an agent's own program played these episodes, and it cannot be executed "
+            "again from its turns; `agentrl capture` plays it anew"
+        )
     if ref.id not in registry.env_ids():
         raise ReplayError(
             f"the record names {ref.id!r}, which is not registered here. If you trust that code, name it yourself: "

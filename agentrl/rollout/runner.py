@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -29,6 +29,8 @@ from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, TrajectoryGroup
 
 logger = logging.getLogger(__name__)
 _MAX_BACKOFF_S = 30.0
+Play = Callable[..., Awaitable[Trajectory]]
+"""Plays one episode: `run_episode`, or something else with its arguments."""
 
 
 class Rollouts:
@@ -51,6 +53,7 @@ class Rollouts:
         on_trajectory: called with each final trajectory, as it ends.
         backoff_s: wait before the second attempt; doubles each time, at most 30.
         max_fault_fraction: a stream with a greater share of discarded episodes ends with RolloutError.
+        play: plays one episode; takes and gives what `run_episode` does.
     """
 
     def __init__(
@@ -66,13 +69,14 @@ class Rollouts:
         on_trajectory: Callable[[Trajectory], None] | None = None,
         backoff_s: float = 0.5,
         max_fault_fraction: float = 0.9,
+        play: Play = run_episode,
     ) -> None:
         if max_concurrency < 1 or max_attempts < 1:
             raise ValueError(f"max_concurrency and max_attempts must be >= 1, got {max_concurrency} and {max_attempts}")
         self.policy = policy
         self.max_concurrency, self.max_attempts = max_concurrency, max_attempts
         self.sampling, self.store, self.on_trajectory = sampling, store, on_trajectory
-        self.backoff_s, self.max_fault_fraction = backoff_s, max_fault_fraction
+        self.backoff_s, self.max_fault_fraction, self.play = backoff_s, max_fault_fraction, play
         self.ref, make_env = _own_env(env, env_id)
         self.envs = EnvPool(make_env)
         self._pools = {self.ref.key: self.envs}
@@ -236,7 +240,7 @@ class Rollouts:
         try:
             if repeated.readable:
                 env.unwrapped.make_readable(repeated.readable)  # type: ignore[attr-defined]
-            trajectory = await run_episode(
+            trajectory = await self.play(
                 env,
                 self.policy,
                 request.task,

@@ -19,6 +19,7 @@ import msgspec
 from agentrl.errors import StoreError
 from agentrl.rollout.json_lines import decode_line, encode_exact_line, encode_line
 from agentrl.rollout.records import FormatError, needs_exact_numbers, trajectory_from_json, trajectory_record
+from agentrl.rollout.tool_definitions import KnownTools, WrittenTools
 from agentrl.trajectory import Status, Trajectory
 
 _BLOCK_BYTES = 1 << 16
@@ -29,13 +30,15 @@ class TrajectoryStore:
 
     The file is opened for writing at the first `append`. A line that a crash left half-written is
     cut off then; until then readers skip it. When `append` returns, the operating system has the line, so that
-    it survives a crash of this process. After `sync` it also survives a power failure.
+    it survives a crash of this process. After `sync` it also survives a power failure. Definitions of tools stand in
+    the first line that has them; later lines name them.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file: int | None = None
         self._size = 0
+        self._written = WrittenTools()
 
     @property
     def position(self) -> int:
@@ -53,11 +56,13 @@ class TrajectoryStore:
         Raises: StoreError if the disk is full or the file cannot be written (what was there before stays whole).
         """
         record = trajectory_record(trajectory)
+        self._written.name_in(record)
         line = encode_line(record)
         # NaN and infinity have become null. The one null of most lines is that of `fork`.
         if line.count(b"null") > (trajectory.fork is None) and needs_exact_numbers(record):
             line = encode_exact_line(record)
         self._write(line)
+        self._written.written(record)
 
     def rewind(self, position: int) -> None:
         """Cut off what was appended after `position`: a resumed run repeats those episodes.
@@ -72,6 +77,7 @@ class TrajectoryStore:
             )
         os.ftruncate(file, position)
         self._size = position
+        self._written.forget()
 
     def read(
         self, *, stage: str | None = None, group_id: str | None = None, status: Status | None = None
@@ -97,13 +103,15 @@ class TrajectoryStore:
 
         Args: lines: only those of these numbers. The other lines are not decoded, which takes a tenth of the time.
         """
+        known = KnownTools(self.path)
         for number, record in self.records(lines=lines):
+            known.note(record)
             if group_id is not None and record.get("group_id") != group_id:
                 continue
             if stage is not None and record.get("labels", {}).get("stage") != stage:
                 continue
             try:
-                trajectory = trajectory_from_json(record)
+                trajectory = trajectory_from_json(record, known.of)
             except FormatError as error:
                 raise StoreError(f"{self.path}, line {number}: {error}") from None
             except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -145,6 +153,7 @@ class TrajectoryStore:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+            self._written.forget()
 
     def __enter__(self) -> Self:
         return self

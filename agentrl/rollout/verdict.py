@@ -18,7 +18,7 @@ from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.scripted import OraclePolicy
 from agentrl.rollout.env_pool import EnvPool
 from agentrl.rollout.episode import run_episode
-from agentrl.trajectory import Ending, Task, Trajectory, Turn
+from agentrl.trajectory import CAPTURED, Ending, Task, Trajectory, Turn
 
 _ERROR = "Error:"
 _WHOLE = ""
@@ -41,7 +41,9 @@ class KnownToWork:
         self._known: dict[str, _Known] = {}
 
     def note(self, trajectory: Trajectory) -> None:
-        """Learn from an episode that did not end in a fault."""
+        """Learn from an episode that did not end in a fault; not from one whose turns another program played."""
+        if trajectory.env.id.startswith(CAPTURED):
+            return
         for index, turn in enumerate(trajectory.turns):
             for call in turn.action.tool_calls:
                 former = self._known.get(call.name)

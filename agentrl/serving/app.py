@@ -80,7 +80,7 @@ class _Endpoint:
 
     async def chat(self, request: Request) -> Response:
         self._check_key(request)
-        asked = chat_request(await _body(request), self._model.name, self._model.policy.sampling)
+        asked = chat_request(read_json(await read_body(request)), self._model.name, self._model.policy.sampling)
         try:
             prompt = self._model.prompt(asked)
         except (ModelError, RecursionError) as error:  # the template refuses the conversation
@@ -89,12 +89,12 @@ class _Endpoint:
         if asked.stream:
             return StreamingResponse(events(self._model, asked, prompt, head), media_type="text/event-stream")
         answer = await self._answered(request, asked, prompt)
-        return _GONE if answer is None else _json(completion(head, asked, answer, self._tokens(asked, answer)))
+        return _GONE if answer is None else json_answer(completion(head, asked, answer, self._tokens(asked, answer)))
 
     async def _answered(self, request: Request, asked: ChatRequest, prompt: tuple[int, ...]) -> Answer | None:
         """The answer; None if the client has gone, and then its sampling is stopped."""
         work = asyncio.ensure_future(self._model.answer(asked, prompt))
-        gone = asyncio.ensure_future(_disconnected(request))
+        gone = asyncio.ensure_future(disconnected(request))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             return work.result() if work.done() else None
@@ -128,8 +128,8 @@ class _Endpoint:
             raise ApiError("Incorrect API key provided: send it as a bearer token", status=401, code="invalid_api_key")
 
 
-async def _body(request: Request) -> Any:
-    """The JSON of a request. Raises: ApiError."""
+async def read_body(request: Request) -> bytes:
+    """The body of a JSON request. Raises: ApiError if it is of another type, or too large."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # a web page can send other types without asking
         raise ApiError(f"the body must be of type application/json, got {kind or 'none'}", status=415)
@@ -139,18 +139,25 @@ async def _body(request: Request) -> Any:
         if size > _MOST_BYTES:
             raise ApiError(f"the body is larger than {_MOST_BYTES >> 20} MiB", status=413)
         parts.append(part)
+    return b"".join(parts)
+
+
+def read_json(body: bytes) -> Any:
+    """The JSON of a body. Raises: ApiError."""
     try:
-        return json.loads(b"".join(parts))
+        return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ApiError(f"the body is not JSON: {error}") from None
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
+    """Returns when the client of a request whose body was read has gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _json(value: Any) -> Response:
+def json_answer(value: Any) -> Response:
+    """A JSON answer; what UTF-8 cannot hold is U+FFFD."""
     return Response(safe_text(json.dumps(value, ensure_ascii=False)).encode(), media_type="application/json")
 
 

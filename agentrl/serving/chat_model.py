@@ -125,14 +125,15 @@ class ChatModel:
             done = await engine.sample(owner, prompt, request.sampling, _seed(request.sampling, number), on_token=tell)
         finally:
             engine.release(owner)
-        choice = self._read(request, done, owner)
+        choice = self.choice(request, done, owner)
         if done.ids:
             closed = done.ids[-1] in self.policy.format.stop_ids
             seen = (*request.messages, choice.action.to_message())
             self.conversations.remember(seen, request.tools, (*prompt, *done.ids), closed=closed)
         return choice
 
-    def _read(self, request: ChatRequest, done: Completion, owner: str) -> Choice:
+    def choice(self, request: ChatRequest, done: Completion, owner: str) -> Choice:
+        """The answer that sampled ids are. Args: owner: begins the ids of its calls."""
         action = self.read(request, done.ids)
         calls = tuple(
             ToolCall(call.name or "unknown", call.arguments, f"call_{owner}{number}", call.error)

@@ -99,9 +99,9 @@ def chat_request(body: Any, model: str, defaults: SamplingParams) -> ChatRequest
             code="model_not_found",
         )
     _check_further(given.model_extra or {})
-    tools = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(given.tools or [])]
+    tools = [read_tool(tool, f"tools[{number}]") for number, tool in enumerate(given.tools or [])]
     return ChatRequest(
-        messages=_messages(given.messages),
+        messages=read_messages(given.messages),
         tools=tools,
         calls=_calls(given.tool_choice, tools),
         sampling=_sampling(given, defaults),
@@ -136,7 +136,8 @@ def _check_further(fields: Mapping[str, Any]) -> None:
             raise ApiError(f"{name} = {value!r} is not supported", param=name, code="unsupported")
 
 
-def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read_tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A tool's definition. Args: where: it stands in the request. Raises: ApiError."""
     function = tool.get("function")
     if tool.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ApiError(f"{where} must be {{'type': 'function', 'function': {{'name': ...}}}}", param="tools")
@@ -152,7 +153,8 @@ def _calls(choice: Any, tools: Sequence[Any]) -> bool:
     return bool(tools) and choice != "none"
 
 
-def _messages(items: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+def read_messages(items: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """A conversation in which the model speaks next. Raises: ApiError."""
     found = []
     for number, item in enumerate(items):
         role = "system" if item.get("role") == "developer" else item.get("role")

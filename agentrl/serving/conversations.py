@@ -8,7 +8,6 @@ tools, roles, texts and calls; ids of calls and reasoning do not count.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agentrl.byte_cache import ByteCache
 from agentrl.messages import Message
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.remote.history import NO_TEXT
 from agentrl.rollout.json_lines import canonical
+
+_KNOWN_BYTES = 250
+"""Of a key, an array and what holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,11 @@ class _Known:
 class Conversations:
     """Remembers the newest answered turns.
 
-    Args: most_tokens: of all remembered turns together; the oldest are forgotten first.
+    Args: max_bytes: of all remembered turns together; those that were not continued for longest are forgotten first.
     """
 
-    def __init__(self, most_tokens: int = 8_000_000) -> None:
-        self._most, self._size = most_tokens, 0
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+    def __init__(self, max_bytes: int = 32_000_000) -> None:
+        self._known = ByteCache[bytes, _Known](max_bytes)
 
     def prompt(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], chat_format: ChatFormat
@@ -55,25 +57,16 @@ class Conversations:
 
         Args: closed: whether the turn ended with a stop token.
         """
-        key = _key(messages, tools)
-        self._forget(key)
-        self._known[key] = _Known(np.asarray(ids, np.int32), closed)
-        self._size += len(ids)
-        while self._size > self._most:
-            self._forget(next(iter(self._known)))
-
-    def _forget(self, key: bytes) -> None:
-        known = self._known.pop(key, None)
-        if known is not None:
-            self._size -= len(known.ids)
+        known = _Known(np.asarray(ids, np.int32), closed)
+        self._known.put(_key(messages, tools), known, known.ids.nbytes + _KNOWN_BYTES)
 
 
 def _key(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> bytes:
-    said = [_said(message) for message in messages]
-    return hashlib.blake2b(canonical([said, list(tools)]), digest_size=16).digest()
+    shown = [said(message) for message in messages]
+    return hashlib.blake2b(canonical([shown, list(tools)]), digest_size=16).digest()
 
 
-def _said(message: Message) -> list[Any]:
+def said(message: Message) -> list[Any]:
     """What counts of a message. Arguments that cannot be read do not: clients send those back as they like."""
     calls = [[call.name, {} if call.error else call.arguments] for call in message.tool_calls]
     content = "" if message.role == "assistant" and message.content.strip() in ("", NO_TEXT) else message.content

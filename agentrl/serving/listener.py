@@ -37,14 +37,16 @@ def answer_requests(app: ASGIApp, listener: socket.socket, *, on_ready: Callable
     # At the end the server raises the signal again; the default answer to SIGTERM would skip every `finally`.
     signal.signal(signal.SIGTERM, _interrupt)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=grace_s)
-    asyncio.run(_Server(config, on_ready).serve(sockets=[listener]))
+    asyncio.run(ReadyServer(config, on_ready).serve(sockets=[listener]))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-class _Server(uvicorn.Server):
+class ReadyServer(uvicorn.Server):
+    """uvicorn's server, which says when it accepts requests."""
+
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready

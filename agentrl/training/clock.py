@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 class Clock:
-    """Counts the seconds of this process, and adds those that earlier processes of the run have spent."""
+    """Counts the seconds of this process, and adds those that earlier processes of the run have spent.
+
+    Attributes: elsewhere: CPU seconds of other processes that work for this one.
+    """
 
     def __init__(self) -> None:
+        self.elsewhere: Callable[[], float] = lambda: 0.0
         self._wall_s, self._cpu_s = -time.perf_counter(), -time.process_time()
 
     def go_on_from(self, wall_s: float, cpu_s: float) -> None:
@@ -24,4 +29,4 @@ class Clock:
     @property
     def cpu_s(self) -> float:
         """CPU seconds of the run's processes."""
-        return self._cpu_s + time.process_time()
+        return self._cpu_s + time.process_time() + self.elsewhere()

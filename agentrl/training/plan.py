@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
@@ -12,12 +14,15 @@ from agentrl.config import OneOf, Whole, check_config, dump_config, from_table
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
+from agentrl.serving.capture.settings import AgentConfig
 from agentrl.training import checkpoint, presets
 from agentrl.training.algorithms import expanded
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig, ScaleConfig
+from agentrl.training.stages.agents import check_agent
 from agentrl.training.stages.base import STAGES, Stage, StageSettings
 from agentrl.training.stages.evaluate import Evaluate
+from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
 from agentrl.trajectory import EnvRef
@@ -45,7 +50,8 @@ class TrainConfig:
             data), `before`, `rl`, `after`.
         envs: the environments of a run over several, by name; empty for a run with one.
         train_on: names of those that the run learns from; the others are only evaluated. Empty: all of them.
-        scale: where episodes are sampled.
+        scale: which processes of this machine sample, or which servers.
+        agent: a program of its own that plays the episodes; None lets the model itself take the turns.
     """
 
     env: EnvConfig
@@ -57,6 +63,7 @@ class TrainConfig:
     envs: Mapping[str, MixedEnv] = field(default_factory=dict)
     train_on: tuple[str, ...] = ()
     scale: ScaleConfig = ScaleConfig()
+    agent: AgentConfig | None = None
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> TrainConfig:
@@ -143,13 +150,55 @@ class TrainConfig:
         """
         check_config(self)
         planned = self.planned()
+        if self.agent is not None:
+            check_agent(self.envs, planned)
         if self.envs:
             self._check_environments(planned)
         else:
             self._check_stages(planned, probe, self.env)
+        if self.scale.samplers:
+            self._check_samplers(planned)
+        if self.scale.server:
+            self._check_servers()
+        self.model.check(teaches_from_nothing=any(settings.teaches_from_nothing for settings in planned.values()))
+
+    def _check_servers(self) -> None:
+        """Refuse what inference servers cannot sample."""
+        if self.scale.samplers or self.agent is not None:
+            what = "scale.samplers" if self.scale.samplers else "[agent]"
+            raise ConfigError(f"{what} samples with the embedded engine: leave it out, or leave out scale.server")
         reading = [stage.name for stage in self.make_stages() if stage.reads_signals]
         self.scale.check_servers(reading, adapters=self.model.lora.rank > 0)
-        self.model.check(teaches_from_nothing=any(settings.teaches_from_nothing for settings in planned.values()))
+
+    def _check_samplers(self, planned: Mapping[str, StageSettings]) -> None:
+        """Refuse what cannot be played in other processes."""
+        if self.agent is not None:
+            raise ConfigError("[agent] asks the model of this process: leave out [agent], or set scale.samplers = 0")
+        for name, playing in _playing(planned).items():
+            if playing.few_shot:
+                raise ConfigError(
+                    f"stages.{name}.playing.few_shot plays with the trainer's policy: leave it out, or set "
+                    "scale.samplers = 0"
+                )
+        played = [self.env, *self.envs.values()]
+        registry.modules_of([env.id for env in played] + [ref.id for ref in self.other_environments()])
+        for env in played:
+            for key, value in env.kwargs.items():
+                try:
+                    pickle.dumps(value)
+                except Exception as error:  # an author's object can raise anything
+                    raise ConfigError(
+                        f"argument {key!r} of {env.id} cannot be sent to a sampler: {error}. Give a value that can be "
+                        "pickled, such as a path or a number, or set scale.samplers = 0"
+                    ) from error
+
+    @property
+    def learner_threads(self) -> int:
+        """Torch threads of the process that learns; 0 leaves torch's choice."""
+        samplers = self.scale.samplers * self.scale.threads
+        if self.run.threads or not any(playing.max_lag for playing in _playing(self.planned()).values()):
+            return self.run.threads
+        return max(1, (os.cpu_count() or 1) - samplers) if samplers else 0
 
     def _check_stages(self, planned: Mapping[str, StageSettings], probe: Env, env: EnvConfig) -> None:
         judges: list[str] = []
@@ -182,6 +231,12 @@ class TrainConfig:
                     self._check_stages(stages, probe, env)
                 except ConfigError as error:
                     raise ConfigError(f"envs.{name}: {error}") from error
+
+
+def _playing(stages: Mapping[str, StageSettings]) -> dict[str, Playing]:
+    """How the stages play that play training episodes, by their name."""
+    found = {name: getattr(settings, "playing", None) for name, settings in stages.items()}
+    return {name: playing for name, playing in found.items() if isinstance(playing, Playing)}
 
 
 def _of_environment(stage: StageSettings, env: MixedEnv) -> StageSettings:

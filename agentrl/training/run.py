@@ -18,6 +18,8 @@ from agentrl.bench.evaluate import EvalResult
 from agentrl.bench.verdicts import verdicts
 from agentrl.bench.views.run_report import read_metrics, write_report
 from agentrl.bench.views.run_tally import EVALUATION
+from agentrl.distributed.local import LocalWorkers
+from agentrl.distributed.samplers import Samplers
 from agentrl.learning.apart import ApartLearner
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import Objective
@@ -28,9 +30,12 @@ from agentrl.policy.format.demonstrations import with_tokens
 from agentrl.policy.local import LocalPolicy
 from agentrl.policy.servers.sampler import ServerSampler
 from agentrl.rollout.plain_json import plain
+from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
+from agentrl.rollout.sources.tasks import Player
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.seeds import Purpose, integer
+from agentrl.serving.capture.player import player
 from agentrl.training import checkpoint, model_setup
 from agentrl.training.clock import Clock
 from agentrl.training.files.kept_weights import KeptWeights
@@ -109,6 +114,8 @@ class Run:
         self._kept = KeptWeights(folder.path)
         self.max_turns = max(env.max_turns for env in trained(self.environments))
         self._saved: checkpoint.Checkpoint | None = None
+        self.rollouts: Player
+        self._samplers: Samplers | None = None
         self._learner: Learner | None = None
         self._weights_before = 0
         self._saved_at_s = time.monotonic()
@@ -140,13 +147,26 @@ class Run:
         self.policy = self._sampler()
         if self._saved is not None:
             self._saved.restore()
-        limit = self.config.run.max_concurrency
-        async with self.policy, Rollouts(self.env, self.policy, max_concurrency=limit) as self.rollouts:
+        async with self.policy, player(self.config.agent) as self._play, self._player() as self.rollouts:
             if isinstance(self.policy, ServerSampler):
                 await self.policy.greet()
             for stage in self.stages[self.state.stage :]:
                 await self._pass_through(stage)
         return self._conclude()
+
+    def _player(self) -> Rollouts | Samplers:
+        """What plays training episodes: this process, or samplers."""
+        scale = self.config.scale
+        limit = self.config.run.max_concurrency
+        own = Rollouts(self.env, self.policy, max_concurrency=limit, play=self._play)
+        if not scale.samplers:
+            return own
+        assert isinstance(self.policy, LocalPolicy)  # the plan refuses samplers together with servers
+        refs = [self.env, *(env.ref for env in self.environments.values()), *self.config.other_environments()]
+        workers = LocalWorkers(self.policy, self.config.model.chat_format, refs, own.max_concurrency, scale)
+        self._samplers = Samplers(own, workers, scale.samplers, restarts=scale.restarts, version=self.state.weights)
+        self.clock.elsewhere = lambda: 0.0 if self._samplers is None else self._samplers.cpu_s
+        return self._samplers
 
     def _sampler(self) -> LocalPolicy | ServerSampler:
         """What samples all turns: the embedded engine, or servers."""
@@ -230,7 +250,7 @@ class Run:
         self._record(step.groups, stage.name, step.number)
         timing = {"time/record_s": time.perf_counter() - started} if step.groups else {}
         self._count(step.metrics)
-        metrics = {**step.metrics, **timing, **(self.policy.metrics if step.groups else {})}
+        metrics = {**step.metrics, **timing, **(self._scale_metrics if step.groups else {})}
         self._log(stage.name, step.number, step.total, {**metrics, **speeds(metrics)})
         every = self.config.run.evaluate_every
         is_last = step.number >= step.total
@@ -239,6 +259,10 @@ class Run:
         self.policy.forget()
         if step.number < step.total and self._save_is_due(stage, step):
             self._save()
+
+    @property
+    def _scale_metrics(self) -> dict[str, float]:
+        return self.policy.metrics if self._samplers is None else self._samplers.metrics
 
     def _save_is_due(self, stage: Stage, step: Step) -> bool:
         """Whether to save after a step: the first one, every `checkpoint_every`, and after `checkpoint_seconds`."""
@@ -321,6 +345,8 @@ class Run:
         """Tell the sampler that the weights changed; it drops its caches. Returns: the version of the weights."""
         self.state.weights += 1
         self.policy.weights_changed()
+        if self._samplers is not None:
+            self._samplers.publish(self.state.weights)
         return self.state.weights
 
     def rows(self, groups: Sequence[TrajectoryGroup]) -> list[Row]:
@@ -340,26 +366,12 @@ class Run:
         self, tasks: Mapping[str, Sequence[Task]], sampling: SamplingParams, *, trials: int, name: str
     ) -> dict[str, EvalResult]:
         """Play held-out tasks of environments together, record the episodes under a name, and score them by name."""
-        done, total = 0, trials * sum(map(len, tasks.values()))
-
-        def count(trajectory: Trajectory) -> None:
-            nonlocal done
-            done += 1
-            self.tell(name, done, total)
-
         mode: Mode = "greedy" if sampling.temperature == 0 else "sampled"
         labels = Labels(name, self.state.version, mode)
         started = time.perf_counter()
-        async with Rollouts(
-            self.env,
-            self.policy,
-            sampling=sampling,
-            on_trajectory=count,
-            max_concurrency=self.config.run.max_concurrency,
-        ) as rollouts:
-            seed = integer(self.seed, Purpose.EVALUATION)
-            refs = {name: env.ref for name, env in self.environments.items()}
-            groups = await rollouts.run(requests_of_each(tasks, refs, trials, seed, labels))
+        seed = integer(self.seed, Purpose.EVALUATION)
+        refs = {name: env.ref for name, env in self.environments.items()}
+        groups = await self._held_out(requests_of_each(tasks, refs, trials, seed, labels), sampling)
         wall_s = time.perf_counter() - started
         played = [trajectory for group in groups for trajectory in group.trajectories]
         for trajectory in played:
@@ -367,6 +379,29 @@ class Run:
         sampled = sum(trajectory.num_sampled_tokens for trajectory in played)
         self.state.tokens["evaluated"] = self.state.tokens.get("evaluated", 0) + sampled
         return by_environment(played, {name: refs[name] for name in tasks}, wall_s=wall_s)
+
+    async def _held_out(self, requests: Sequence[GroupRequest], sampling: SamplingParams) -> list[TrajectoryGroup]:
+        """Play an evaluation, on the samplers where there are some, and tell how far it is."""
+        done, total = 0, sum(request.num_episodes for request in requests)
+
+        def count(episodes: int) -> None:
+            nonlocal done
+            done += episodes
+            self.tell(requests[0].labels.stage, done, total)
+
+        if self._samplers is not None:
+            return await self._samplers.run(
+                requests, sampling=sampling, on_group=lambda group: count(len(group.trajectories))
+            )
+        async with Rollouts(
+            self.env,
+            self.policy,
+            sampling=sampling,
+            on_trajectory=lambda trajectory: count(1),
+            max_concurrency=self.config.run.max_concurrency,
+            play=self._play,
+        ) as rollouts:
+            return await rollouts.run(requests)
 
     def before_update(self) -> None:
         """Free what the sampler keeps of episodes; an update needs the memory."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from agentrl.config import Count, NotNegative, Positive, Share, Whole
 from agentrl.env import registry
 from agentrl.sampling import SamplingParams
+from agentrl.serving.capture.settings import AgentConfig
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.scale.servers import ServerConfig
 from agentrl.trajectory import EnvRef
@@ -116,7 +117,23 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class ScaleConfig(ServerConfig):
-    """Where episodes are sampled."""
+    """Which processes of this machine sample episodes, or which inference servers.
+
+    Attributes:
+        samplers: sampling processes; 0 samples in the process that learns. They share `run.max_concurrency`.
+        threads: torch threads of each of them.
+        cache: what becomes of keys and values that old weights computed when new ones come while a turn is sampled:
+            `drop` computes them again; `keep` goes on with them, which costs less, but a token's log-probability is
+            then that of no one version.
+        restarts: most times that a group is begun again because its sampler was lost, and most samplers lost in a row
+            without a group played; then the run ends with an error.
+        server, server_kind, server_folder, server_tolerance, server_timeout_s, server_wait_s: see `ServerConfig`.
+    """
+
+    samplers: Whole = 0
+    threads: Count = 1
+    cache: Literal["drop", "keep"] = "drop"
+    restarts: Whole = 3
 
 
 class RunSettings(Protocol):
@@ -137,4 +154,7 @@ class RunSettings(Protocol):
     @property
     def scale(self) -> ScaleConfig: ...
     @property
+    def agent(self) -> AgentConfig | None: ...
+    @property
     def seed(self) -> int: ...
+    def other_environments(self) -> Sequence[EnvRef]: ...

@@ -112,8 +112,8 @@ def open_run(out_dir: str | Path) -> tuple[RunFolder, TrainConfig]:
 
 
 def _run(folder: RunFolder, config: TrainConfig, on_progress: OnProgress | None) -> dict[str, Any]:
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
+    if config.learner_threads:
+        torch.set_num_threads(config.learner_threads)
     run = Run(folder, config, config.make_stages(), config.fingerprint(), on_progress or (lambda progress: None))
     with asyncio.Runner() as runner:
         return runner.run(run.finish())

@@ -11,6 +11,7 @@ from agentrl.messages import Message, ToolCall
 from agentrl.rollout.json_lines import decode_line
 from agentrl.rollout.plain_json import as_json
 from agentrl.rollout.records import FormatError, trajectory_from_json
+from agentrl.rollout.tool_definitions import KnownTools
 from agentrl.safe_json import for_terminal
 from agentrl.trajectory import Trajectory, Turn
 from agentrl.viewer.index import Index
@@ -52,7 +53,7 @@ def read_episode(index: Index, source: Source, line: int) -> Trajectory:
     """A recorded episode. Raises: KeyError if there is no such line; StoreError if it cannot be read."""
     text = read_line(index, source, line)
     try:
-        return trajectory_from_json(decode_line(text))
+        return trajectory_from_json(decode_line(text), KnownTools(source.store).of)
     except (FormatError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise StoreError(f"line {line} is no trajectory: {type(error).__name__}: {error}") from None
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from agentrl.rollout.json_lines import decode_line, encode_line
-from agentrl.rollout.records import FORMAT
+from agentrl.rollout.records import FORMAT, READ_FORMATS
 from agentrl.trajectory import Ending, Labels
 
 _EMPTY = Raw(b"")
@@ -92,8 +92,8 @@ def skim(line: bytes) -> Row:
         found = _decoder.decode(line) if line[:1] != b" " else _slowly(line)
     except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
         return Row(problem=f"is no trajectory: {error}"[:_MOST_TEXT])
-    if found.format != FORMAT:
-        return Row(problem=f"was written in format {found.format}; this version reads format {FORMAT}")
+    if found.format not in READ_FORMATS:
+        return Row(problem=f"was written in format {found.format}; this version reads formats 2 and {FORMAT}")
     kind = found.ending.kind
     return Row(
         _short(found.episode_id),

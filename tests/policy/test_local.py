@@ -24,6 +24,7 @@ from agentrl.policy.local import LocalPolicy
 from agentrl.policy.model_folder import save
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
+from agentrl.token_ids import TokenIds
 from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
 from tests.policy import families
@@ -154,7 +155,7 @@ async def test_dropped_thinking_forks(tiny: tuple[Any, Any], tools: Any) -> None
         action = p.format.parse(thought)
         name = f"e{keep}"
         await p.act(start, tools, episode_id=name)
-        p._episodes[name].ids = (*prompt, *thought)
+        p._episodes[name].prompt, p._episodes[name].sampled = TokenIds(prompt), tuple(thought)
         p._episodes[name].messages = (*start, action.to_message())
         message = action.to_message() if keep else Message("assistant", "4")
         return await p.act([*start, message, Message("user", "sure?")], tools, episode_id=name)

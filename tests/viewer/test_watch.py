@@ -107,7 +107,7 @@ def test_lines_that_cannot_be_read_are_counted_and_named(tmp_path: Path, watch: 
     store = write(tmp_path / "trajectories.jsonl", episode(0))
     with store.open("ab") as file:
         file.write(b'not JSON\n{"a": 1}\n[]\n\xff\xfe\n' + b"[" * 5000 + b"\n")
-        file.write(store.read_bytes().splitlines()[0].replace(b'"format":2', b'"format":1') + b"\n")
+        file.write(store.read_bytes().splitlines()[0].replace(b'"format":3', b'"format":1') + b"\n")
     write(store, episode(7))
     watcher = watch(tmp_path)
     source = watcher.sources[only_source(watcher)]

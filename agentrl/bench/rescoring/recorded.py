@@ -61,18 +61,18 @@ def read_recorded(
     stage: str | None = None,
     mode: str | None = None,
     *,
-    kept_as: Callable[[Trajectory], Trajectory] = lambda episode: episode,
+    kept_as: Callable[[Trajectory], Trajectory] | None = None,
 ) -> Recorded:
     """The episodes of a benchmark's folder, or of one evaluation of a training run: the last one of the stage.
 
-    Args: kept_as: what is kept of each episode of a benchmark.
+    Args: kept_as: what is kept of each episode of a benchmark, without its identity. None keeps all.
     Raises: ConfigError if there is neither, StoreError for a broken store.
     """
     if (folder / _METRICS).is_file():
         return _of_training(folder, stage, mode)
     if stage is not None or mode is not None:
         raise ConfigError(f"--stage and --mode choose an evaluation of a training run, and {folder} is none")
-    summary = read_summary(folder)
+    summary = read_summary(folder, raw=() if kept_as is None else ("tasks", "identity"))
     lines, finals = _finals(folder, kept_as)
     if "tasks" not in summary or MAIN not in {episode.labels.stage for episode in finals.values()}:
         raise ConfigError(f"{folder} holds no benchmark with results: play it with `agentrl bench --out {folder}`")
@@ -84,7 +84,7 @@ def read_recorded(
             _config(summary["config"]),
             summary["status"],
             summary["sampling"],
-            summary["identity"],
+            summary["identity"] if kept_as is None else {},
             summary.get("n_planned"),
             folder,
             frozenset(lines.values()),
@@ -95,14 +95,17 @@ def read_recorded(
         ) from None
 
 
-def _finals(folder: Path, kept_as: Callable[[Trajectory], Trajectory]) -> tuple[dict[str, int], dict[str, Trajectory]]:
+def _finals(
+    folder: Path, kept_as: Callable[[Trajectory], Trajectory] | None
+) -> tuple[dict[str, int], dict[str, Trajectory]]:
     """The last episode of each task and trial, and its line; a discarded one never replaces one that counts."""
     lines: dict[str, int] = {}
     finals: dict[str, Trajectory] = {}
     for number, episode in TrajectoryStore(folder / TRAJECTORIES).numbered():
         former = finals.get(episode.group_id)
         if not episode.labels.superseded and (former is None or former.status == "fault" or episode.status != "fault"):
-            finals[episode.group_id], lines[episode.group_id] = kept_as(episode), number
+            finals[episode.group_id] = episode if kept_as is None else kept_as(episode)
+            lines[episode.group_id] = number
     return lines, finals
 
 

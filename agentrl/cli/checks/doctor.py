@@ -112,7 +112,12 @@ def look_at_device() -> list[Finding]:
     if shutil.which("nvidia-smi") and torch.version.cuda is None:
         repair = "pip install --force-reinstall torch  (from an index of CUDA builds)"
         return [Finding("device", "warning", "there is an NVIDIA driver, but torch is a CPU build", repair)]
-    return [Finding("device", "ok", f"cpu, {cores} cores, {torch.get_num_threads()} torch threads")]
+    return [Finding("device", "ok", f"cpu, {cores} cores, {torch.get_num_threads()} torch threads{_samplers(cores)}")]
+
+
+def _samplers(cores: int) -> str:
+    """What more than one core can be used for."""
+    return f"; scale.samplers = {cores - 1} or {cores} samples while it learns" if cores > 1 else ""
 
 
 def look_at_disk() -> list[Finding]:

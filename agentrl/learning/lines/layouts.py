@@ -50,6 +50,11 @@ class Layouts:
         attention_tokens = _HIDDEN_SIZES * self._model.config.get_text_config().hidden_size
         return tree(rows, self._max_tokens, keep, pass_tokens=pass_tokens, attention_tokens=attention_tokens)
 
+    def prove(self) -> None:
+        """Find out now what the model reads, where it is to be spread over ranks: later they would not try together."""
+        if self._layout == "tree":
+            self._reads_trees(())
+
     def _reads_trees(self, rows: Sequence[Row]) -> bool:
         """Whether these rows may share their prefixes; the model is tried once."""
         if self._no_tree is None:

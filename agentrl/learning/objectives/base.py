@@ -162,3 +162,14 @@ def weighted(terms: Sequence[tuple[float, Objective]]) -> Objective:
     """The terms with a weight other than 0 as one objective; a single term of weight 1 stays itself."""
     kept = tuple((weight, term) for weight, term in terms if weight)
     return kept[0][1] if len(kept) == 1 and kept[0][0] == 1 else Total(kept)
+
+
+def check_rows(rows: Sequence[Row], objective: Objective) -> None:
+    """Raises: ValueError if no token of the rows trains, or a column that the objective reads is missing."""
+    if not any(row.num_trained for row in rows):
+        raise ValueError(f"none of the {len(rows)} rows has a sampled token: there is nothing to train on")
+    missing = sorted({name for name in objective.columns for row in rows if name not in row.columns})
+    if missing:
+        raise ValueError(
+            f"{type(objective).__name__} reads the columns {', '.join(missing)}, which some rows lack: fill them first"
+        )

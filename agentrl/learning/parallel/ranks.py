@@ -81,7 +81,7 @@ class Ranks:
 
         Args: parameters: the same ones in the same order on all ranks.
         """
-        if self.size == 1:
+        if self.size == 1 or not parameters:
             return
         has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
         dist.all_reduce(has, dist.ReduceOp.MAX, group=self.group)
@@ -96,6 +96,10 @@ class Ranks:
             dist.all_reduce(flat, group=self.group)
             for gradient, total in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
                 gradient.copy_(total.view_as(gradient))
+
+    def most(self, own: int) -> int:
+        """The largest of the ranks' numbers."""
+        return max(self._gathered(own))
 
     def check_same(self, digest: str, message: str) -> None:
         """Raises: ValueError with the message, on all ranks, if they do not have the same digest."""

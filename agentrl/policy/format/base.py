@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from msgspec import msgpack, structs
 
+from agentrl.byte_cache import ByteCache
 from agentrl.errors import ModelError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.format.call_syntax import join_unread, split_reasoning
@@ -25,7 +26,9 @@ from agentrl.policy.format.template import render_items, template_of, token_vari
 from agentrl.safe_json import safe_text
 
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>")
-_MOST_REMEMBERED, _LONGEST_REMEMBERED = 2048, 8192  # renderings, and bytes of what is rendered
+_REMEMBERED_BYTES = 16_000_000  # of what was rendered, and as much of what was encoded
+_LONGEST_REMEMBERED = 8192  # bytes of what is rendered
+_PIECES_BYTES = 1_000_000
 _PLAIN = JsonCalls("<tool_call>", "</tool_call>")
 
 # A template with this comment says: a message's content is inserted as it is, and nothing depends on it.
@@ -63,9 +66,9 @@ class ChatFormat(ABC):
         self.variables = {**token_variables(tokenizer), **(variables or {})}
         stop_ids = tuple(stop_ids)
         self.control = ControlTokens(tokenizer, self.template, stop_ids)
-        self._encode = lru_cache(maxsize=1024)(self._encode_text)
-        self._pieces: dict[tuple[str, ...], list[str]] = {}
-        self._rendered: dict[bytes, tuple[int, ...]] = {}
+        self._encoded: ByteCache[str, array[int]] = ByteCache(_REMEMBERED_BYTES)
+        self._rendered: ByteCache[bytes, array[int]] = ByteCache(_REMEMBERED_BYTES)
+        self._pieces = ByteCache[tuple[str, ...], list[str]](_PIECES_BYTES)
         self.dialect = Dialect()
         self._prompt = self._render([USER], (), generation_prompt=True)
         self._opens_thinking = self._prompt.rstrip().endswith("<think>")
@@ -110,14 +113,12 @@ class ChatFormat(ABC):
             packed = msgpack.encode(key)
         except (TypeError, ValueError, OverflowError):  # numbers of numpy or half a surrogate, which are rare
             return list(render())
-        if packed not in self._rendered:
-            if len(self._rendered) >= _MOST_REMEMBERED:
-                self._rendered.clear()
-            ids = tuple(render())
-            if len(packed) > _LONGEST_REMEMBERED:
-                return list(ids)
-            self._rendered[packed] = ids
-        return list(self._rendered[packed])
+        ids = self._rendered.get(packed)
+        if ids is None:
+            ids = array("i", render())
+            if len(packed) <= _LONGEST_REMEMBERED:
+                self._rendered.put(packed, ids, len(packed) + ids.itemsize * len(ids))
+        return ids.tolist()
 
     def render_more(self, new_messages: Sequence[Message], *, closed: bool = True) -> list[int]:
         """Ids to append after a sampled turn, up to where the model speaks again.
@@ -128,7 +129,7 @@ class ChatFormat(ABC):
         """
         text = self._after_turn(new_messages)
         if not closed:
-            return list(self._encode(text))
+            return self._encode(text)
         # The closing token is encoded too, and its id dropped: some tokenizers pad the start of a text.
         ids = self._encode(text.lstrip())
         return list(ids[1:] if ids and self._is_end(ids[0]) else self._encode(text))
@@ -244,7 +245,8 @@ class ChatFormat(ABC):
         if pieces is None:
             blanks = [Message(message.role, MARK) for message in new_messages]
             text = self._render((USER, Message("assistant", MARK), *blanks), (), generation_prompt=True)
-            pieces = self._pieces[roles] = text.split(MARK)[1:]
+            pieces = text.split(MARK)[1:]
+            self._pieces.put(roles, pieces, 2 * len(text) + 60 * len(roles))
         return pieces[0] + "".join(
             self.control.hide(m.content) + piece for m, piece in zip(new_messages, pieces[1:], strict=True)
         )
@@ -289,9 +291,13 @@ class ChatFormat(ABC):
         calls = [structs.replace(call, arguments=self.writable(call, tools)) for call in message.tool_calls]
         return structs.replace(message, tool_calls=tuple(calls))
 
-    def _encode_text(self, text: str) -> tuple[int, ...]:
-        # A surrogate without its partner, which a model can write in JSON, is no text to a tokenizer.
-        return tuple(self.control.encode(safe_text(text)))
+    def _encode(self, text: str) -> list[int]:
+        ids = self._encoded.get(text)
+        if ids is None:
+            # A surrogate without its partner, which a model can write in JSON, is no text to a tokenizer.
+            ids = array("i", self.control.encode(safe_text(text)))
+            self._encoded.put(text, ids, 4 * len(text) + ids.itemsize * len(ids))
+        return ids.tolist()
 
     # Ids to an action.
 

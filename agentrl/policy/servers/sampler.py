@@ -25,6 +25,7 @@ from agentrl.policy.servers.replica import Replica
 from agentrl.policy.servers.weights import Published, WeightFolders
 from agentrl.policy.servers.wire import Address
 from agentrl.policy.token_policy import TokenPolicy, context_of, format_of
+from agentrl.token_ids import TokenIds
 from agentrl.wire.per_loop import PerLoop
 
 KEY_ENV = "AGENTRL_SERVER_KEY"
@@ -102,9 +103,7 @@ class ServerSampler(TokenPolicy):
             "scale/server_difference": max((replica.difference for replica in replicas), default=0.0),
         }
 
-    async def _sample(
-        self, episode_id: str, prompt: tuple[int, ...], sampling: SamplingParams, seed: int
-    ) -> Completion:
+    async def _sample(self, episode_id: str, prompt: TokenIds, sampling: SamplingParams, seed: int) -> Completion:
         if sampling.signals or sampling.first_rank is not None:
             raise ConfigError(
                 "inference servers give no signals of how sure a model is of its tokens, and no tokens of a given "
@@ -114,7 +113,7 @@ class ServerSampler(TokenPolicy):
         if room < 1:
             return Completion((), (), "length", 0, ())
         self._was_asked = True
-        turn = Turn(prompt, room, sampling, seed & _SEED_BITS, self.format.stop_ids)
+        turn = Turn(tuple(prompt), room, sampling, seed & _SEED_BITS, self.format.stop_ids)
         try:
             sampled, version = await self._pools.get()[0].sample(episode_id, turn)
         except ModelError:

@@ -14,6 +14,7 @@ from torch import nn
 from agentrl.errors import ConfigError, ModelError
 from agentrl.learning.batches import pad
 from agentrl.learning.columns import fill
+from agentrl.learning.forward import TokenScorer
 from agentrl.learning.models import Models
 from agentrl.learning.objectives.preference import BradleyTerry
 from agentrl.learning.rows import Row, rows_of_trajectory
@@ -91,7 +92,7 @@ class _Scorer:
     def __init__(self, folder: Path, device: str) -> None:
         self._folder = folder
         policy, self._tokenizer = model_folder.load(folder, device=device)
-        self._models = Models(policy, BradleyTerry())
+        self._models = Models(policy, BradleyTerry(), TokenScorer(policy))
         assert self._models.value_head is not None
         _load_head(folder, self._models.value_head)
         self._is_proved = False
@@ -115,7 +116,7 @@ class _Scorer:
         first = trajectory.turns[0] if trajectory.turns else None
         if self._is_proved or first is None or not first.observation or first.action.prompt_ids is None:
             return
-        read = self._tokenizer.decode(first.action.prompt_ids)
+        read = self._tokenizer.decode(list(first.action.prompt_ids))
         if "".join(first.observation[-1].content.split()) not in "".join(read.split()):
             raise ModelError(
                 f"the reward model {self._folder} has another tokenizer than the policy: it reads the task as "

@@ -18,12 +18,13 @@ from msgspec import structs, to_builtins
 from agentrl.messages import Action, Message, TokenSignals, ToolCall
 from agentrl.rollout.json_lines import canonical, decode_line, encode_line
 from agentrl.rollout.plain_json import as_json
-from agentrl.rollout.records import FORMAT, check_format, trajectory_from_json, trajectory_record
+from agentrl.rollout.records import check_format, trajectory_from_json, trajectory_record
 from agentrl.rollout.sources.chat_file import IMPORTED, ChatError
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
 MARK = "agentrl_format"
 """A key of the same object: AgentRL wrote its other fields, in this format."""
+_FORMAT = 2
 _OF_EPISODES = ("env", "task", "seed", "ending", "group_id", "episode_id", "labels", "info", "fork")
 _OF_ACTIONS = ("versions", "finish_reason", "usage")
 Tools = Sequence[Mapping[str, Any]]
@@ -41,7 +42,7 @@ def episode_extra(episode: Trajectory) -> dict[str, Any]:
     """All of an episode but its turns and tools."""
     record = decode_line(encode_line(trajectory_record(replace(episode, turns=[]))))
     score = {"status": episode.status, "reward": episode.reward, "success": episode.success}
-    return {MARK: FORMAT, **score, **{name: record[name] for name in _OF_EPISODES}}
+    return {MARK: _FORMAT, **score, **{name: record[name] for name in _OF_EPISODES}}
 
 
 def turn_extra(turn: Turn) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def own_episode(turns: list[Turn], tools: Tools, extra: Mapping[str, Any]) -> Tr
     try:
         check_format({"format": extra[MARK]})
         record = {name: extra[name] for name in _OF_EPISODES}
-        shell = {"format": FORMAT, **record, "turns": [], "final_observation": [], "tools": tools}
+        shell = {"format": extra[MARK], **record, "turns": [], "final_observation": [], "tools": tools}
         return replace(trajectory_from_json(shell), turns=turns)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ChatError(f"its fields of AgentRL cannot be read ({type(error).__name__}: {error})") from None

@@ -68,7 +68,7 @@ def _graph(episode: Trajectory, model: str) -> tuple[list[Json], list[Json]]:
         action = turn.action
         new: Sequence[Message] = turn.observation
         prompt = action.prompt_ids or ()
-        if number and prompt[: len(context)] != context:  # a branch of its own
+        if number and tuple(prompt[: len(context)]) != context:  # a branch of its own
             parent, context, new = None, (), [*spoken, *turn.observation]
         for message in new:
             parent = _add(nodes, parent, _message(message), episode)

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 CACHE_VERSION = 1
 """Number of the table's form; verdicts of another one are dropped."""
 MAX_VERDICTS = 50_000
+MAX_BYTES = 64_000_000
 _APPLICATION = 0x41524A56
 _WAIT_S = 10.0
 
@@ -26,15 +27,18 @@ class VerdictCache:
     Args:
         path: of the file; None keeps the verdicts in memory.
         max_verdicts: of more, those that were used longest ago are dropped.
+        max_bytes: of the file, or of memory: of more, half of the verdicts are dropped, those used longest ago.
     Every use raises ConfigError if the file is something else. If it fails later (the disk is full, a process locks
     it), there is a warning, and the judge is asked again: a fault of the file says nothing about what is judged.
     """
 
-    def __init__(self, path: str | Path | None = None, max_verdicts: int = MAX_VERDICTS) -> None:
-        if max_verdicts < 1:
-            raise ValueError(f"max_verdicts must be at least 1, got {max_verdicts}")
+    def __init__(
+        self, path: str | Path | None = None, max_verdicts: int = MAX_VERDICTS, max_bytes: int = MAX_BYTES
+    ) -> None:
+        if max_verdicts < 1 or max_bytes < 1:
+            raise ValueError(f"max_verdicts and max_bytes must be at least 1, got {max_verdicts} and {max_bytes}")
         self.path = None if path is None else Path(path).expanduser()
-        self.max_verdicts = max_verdicts
+        self.max_verdicts, self.max_bytes = max_verdicts, max_bytes
         self._opened: sqlite3.Connection | None = None
         self._warned = False
 
@@ -74,10 +78,24 @@ class VerdictCache:
     def _put(self, key: str, score: float, reason: str) -> None:
         self._file.execute(f"INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, {_NEXT})", (key, score, reason))
         if len(self) > self.max_verdicts:
-            most = max(1, self.max_verdicts - self.max_verdicts // 10)
-            self._file.execute(
-                "DELETE FROM verdicts WHERE key NOT IN (SELECT key FROM verdicts ORDER BY used DESC LIMIT ?)", (most,)
-            )
+            self._keep(max(1, self.max_verdicts - self.max_verdicts // 10))
+        while self.used_bytes > self.max_bytes and len(self) > 0:
+            self._keep(len(self) // 2)
+
+    def _keep(self, most: int) -> None:
+        """Drop all but the verdicts that were used last."""
+        self._file.execute(
+            "DELETE FROM verdicts WHERE key NOT IN (SELECT key FROM verdicts ORDER BY used DESC LIMIT ?)", (most,)
+        )
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the pages that hold something."""
+        pages, free, size = (
+            int(self._file.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
 
     def __len__(self) -> int:
         count: int = self._file.execute("SELECT count(*) FROM verdicts").fetchone()[0]

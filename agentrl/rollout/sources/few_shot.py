@@ -16,6 +16,7 @@ from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.sources.demonstrations import Demonstrations
+from agentrl.rollout.sources.tasks import Player
 from agentrl.seeds import Purpose, sequence
 from agentrl.trajectory import EnvRef, Task, TrajectoryGroup
 
@@ -62,7 +63,7 @@ class FewShotRollouts:
 
     def __init__(
         self,
-        rollouts: Rollouts,
+        rollouts: Player,
         env: EnvRef,
         tasks: Sequence[Task],
         settings: FewShot,

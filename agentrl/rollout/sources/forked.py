@@ -11,8 +11,8 @@ import numpy as np
 
 from agentrl.config import Count
 from agentrl.rollout.requests import Fork, GroupRequest
-from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.sources.base import Source, State
+from agentrl.rollout.sources.tasks import Plays
 from agentrl.trajectory import Trajectory, TrajectoryGroup, Turn
 
 
@@ -58,7 +58,7 @@ class Forked(Source):
         forks: which and how many.
     """
 
-    def __init__(self, source: Source, rollouts: Rollouts, forks: Forks) -> None:
+    def __init__(self, source: Source, rollouts: Plays, forks: Forks) -> None:
         self._source, self._rollouts, self._forks = source, rollouts, forks
 
     def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
@@ -78,9 +78,7 @@ class Forked(Source):
         await self._source.aclose()
 
 
-async def with_continuations(
-    rollouts: Rollouts, groups: Sequence[TrajectoryGroup], forks: Forks
-) -> list[TrajectoryGroup]:
+async def with_continuations(rollouts: Plays, groups: Sequence[TrajectoryGroup], forks: Forks) -> list[TrajectoryGroup]:
     """The groups with the continuations of their episodes, after those that they have.
 
     Raises: as `Rollouts.run`, but any number of faults is accepted; a continuation that is one stays in its group.

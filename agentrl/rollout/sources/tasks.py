@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.sources.base import Source, State
 from agentrl.seeds import Purpose, integer, sequence
@@ -39,6 +40,25 @@ class Plays(Protocol):
 
     async def run(self, requests: Iterable[GroupRequest], *, judged: bool = True) -> list[TrajectoryGroup]: ...
     async def aclose(self) -> None: ...
+
+
+class Player(Plays, Protocol):
+    """What plays the episodes of a run: `Rollouts`, or samplers in other processes.
+
+    Attributes:
+        policy: of this process.
+        sampling: of every turn; None is the policy's own.
+        max_concurrency: most episodes under way.
+    """
+
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def sampling(self) -> SamplingParams | None: ...
+    @property
+    def max_concurrency(self) -> int: ...
+
+    def check_faults(self, groups: Iterable[TrajectoryGroup]) -> None: ...
 
 
 class TaskGroups(Source):

@@ -21,7 +21,7 @@ from agentrl.learning.rows import Row
 from agentrl.messages import Message
 from agentrl.policy.base import SamplingParams
 from agentrl.registry import Registry
-from agentrl.rollout.runner import Rollouts
+from agentrl.rollout.sources.tasks import Player
 from agentrl.training.stages.environments import PlayedEnv
 from agentrl.trajectory import EnvRef, Task, TrajectoryGroup
 
@@ -70,7 +70,7 @@ class Context(Protocol):
     env: EnvRef
     environments: Mapping[str, PlayedEnv]
     sampling: SamplingParams
-    rollouts: Rollouts
+    rollouts: Player
     max_turns: int
 
     def tasks(self, split: str) -> Sequence[Task]:

@@ -15,6 +15,7 @@ from agentrl.rollout.feedback.base import Feedback, metrics_of
 from agentrl.rollout.sources.base import Source
 from agentrl.training.stages.base import Context, Stage, Step
 from agentrl.training.stages.canary import Canary, CanaryWatch
+from agentrl.training.stages.health import lags
 from agentrl.training.stages.playing import rollout_metrics, sampled_tokens
 from agentrl.trajectory import TrajectoryGroup
 
@@ -123,9 +124,10 @@ class GroupStage(Stage):
         sampled = time.perf_counter()
         context.before_update()
         metrics = await learning
-        await learner.publish()
+        published = await learner.publish()
         return {
             **rollout_metrics(played, context.environments),
+            **(lags(played, published - 1) if published else {}),
             **metrics,
             **metrics_of(self._feedback),
             "time/sample_s": sampled - started,

@@ -47,6 +47,21 @@ def discards(episodes: Sequence[Trajectory]) -> dict[str, float]:
     return {f"rollout/discarded_{cause}": float(number) for cause, number in sorted(causes.items())}
 
 
+def lags(groups: Sequence[TrajectoryGroup], version: int) -> dict[str, float]:
+    """How many updates old the sampled tokens of a step are: the oldest, and the mean; nothing where that is not known.
+
+    Args: version: of the weights that train on them.
+    """
+    found = [
+        version - sampled
+        for group in groups
+        for t in group.trajectories
+        for turn in t.turns[t.first_own_turn :]
+        for sampled in turn.action.versions or ()
+    ]
+    return {"rollout/lag_max": float(max(found)), "rollout/lag_mean": sum(found) / len(found)} if found else {}
+
+
 def prompt_information(groups: Sequence[TrajectoryGroup]) -> float:
     """How much a first reply says about its prompt, in nats: 0 where replies are the same whatever the prompt.
 

@@ -98,3 +98,15 @@ def test_a_broken_file_of_a_suite_says_so(tmp_path: Path) -> None:
     answer = CliRunner().invoke(main, ["report", str(tmp_path)])
     assert answer.exit_code == 1
     assert "suite.json cannot be read" in answer.stderr
+
+
+def test_the_page_of_a_comparison_of_suites_holds_each_difference(played: Path, tmp_path: Path) -> None:
+    rescore_suite(played, tmp_path / "other", rubric=nothing_for_sums)
+    page = tmp_path / "both.html"
+    given = ["compare", str(played), str(tmp_path / "other"), "--report"]
+    answer = CliRunner().invoke(main, [*given, str(page)])
+    assert answer.exit_code == 0, answer.output
+    for env in ("agentrl/Guess-v0", "agentrl/Calculator-v0"):
+        assert f"oracle minus oracle on {env}" in page.read_text()
+    picture = CliRunner().invoke(main, [*given, str(tmp_path / "both.svg")])
+    assert (picture.exit_code, "of one environment" in picture.stderr) == (2, True)

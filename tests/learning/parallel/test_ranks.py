@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,23 +15,6 @@ from agentrl.learning.rows import Row
 from tests.learning.parallel.two_ranks import GRADIENTS, UPDATES, in_pairs, outcome_of
 
 Found = list[dict[str, Any]]
-ROOT = Path(__file__).parents[3]
-WORK = "import sys; from tests.learning.parallel.two_ranks import work; work(int(sys.argv[1]), sys.argv[2])"
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What each of two processes found, in one go: a process takes seconds to begin."""
-    folder = tmp_path_factory.mktemp("ranks")
-    words = [[sys.executable, "-c", WORK, str(rank), str(folder)] for rank in (0, 1)]
-    processes = [subprocess.Popen(word, cwd=ROOT, stderr=subprocess.PIPE, text=True) for word in words]
-    try:
-        errors = [process.communicate()[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
 def difference(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from agentrl.errors import ModelError
 from agentrl.learning.learner import Learner, LearnerSettings
@@ -21,7 +23,9 @@ from agentrl.learning.objectives.base import OBJECTIVES, Objective, Total
 from agentrl.learning.objectives.ppo_clip import PPOClip
 from agentrl.learning.objectives.supervised import Supervised
 from agentrl.learning.objectives.value import Value
+from agentrl.learning.parallel.checkpoint import load_parts, save_parts
 from agentrl.learning.parallel.ranks import Ranks
+from agentrl.learning.parallel.sharded import copy_weights
 from agentrl.learning.rows import Row
 from tests.learning.fixtures import model_of, rows_of
 from tests.learning.objectives.test_any_layout import MADE, OTHERS, with_pair_columns
@@ -59,6 +63,7 @@ class Case:
     """One or more updates from the same start.
 
     Attributes:
+        shard: whether two ranks share the weights too.
         rows: of a step's number; each process calls it.
         steps: how many.
         filled: columns that the learner fills before each.
@@ -72,6 +77,7 @@ class Case:
     filled: tuple[str, ...] = ()
     dtype: torch.dtype = torch.float64
     kind: str = "qwen3"
+    shard: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,11 @@ UPDATES: dict[str, Case] = {
     "unused head": Case(Value(), settings=STEPS, steps=2, filled=("values",), kind="llama"),
     "not finite": Case(PPOClip(), infinite, replace(STEPS, num_minibatches=1, num_epochs=1), steps=2),
 }
+SHARDED: dict[str, Case] = {
+    name: replace(case, shard=True)
+    for name, case in {**GRADIENTS, **UPDATES}.items()
+    if name not in ("muon", "bfloat16")
+}
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ class Outcome:
 
 async def outcome_of(case: Case, ranks: Ranks) -> Outcome:
     model = model_of(case.kind, case.dtype)
-    learner = Learner(model, case.settings, case.objective, ranks=ranks)
+    learner = Learner(model, case.settings, case.objective, ranks=ranks, shard=case.shard and ranks.size > 1)
     head = learner.models.value_head
     if head is not None:  # zero at first, which would hide the model's own gradient
         with torch.no_grad():
@@ -137,8 +148,13 @@ async def outcome_of(case: Case, ranks: Ranks) -> Outcome:
         metrics.append(await learner.update(rows, case.objective))
     named = [*model.named_parameters(), *([] if head is None else head.named_parameters(prefix="value_head"))]
     owned = {name: learner.masters.of(p) for name, p in named}
-    gradients = {name: p.grad.clone() for name, p in owned.items() if p.grad is not None}
-    return Outcome(gradients, {name: p.detach().clone() for name, p in owned.items()}, metrics, filled)
+    gradients = {name: whole(p.grad) for name, p in owned.items() if p.grad is not None}
+    return Outcome(gradients, {name: whole(p.detach()) for name, p in owned.items()}, metrics, filled)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of a tensor, put together where ranks hold parts of it."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
 
 
 async def refusals(ranks: Ranks) -> dict[str, str]:
@@ -171,18 +187,78 @@ async def refusals(ranks: Ranks) -> dict[str, str]:
 
 async def _all_of(ranks: Ranks) -> dict[str, Any]:
     found: dict[str, Any] = {name: await outcome_of(case, ranks) for name, case in {**GRADIENTS, **UPDATES}.items()}
+    found |= {f"{name}, sharded": await outcome_of(case, ranks) for name, case in SHARDED.items()}
     items = [f"item {number}" for number in range(7)]
     return {**found, "refusals": await refusals(ranks), "whole": ranks.whole(ranks.part(items))}
 
 
+CHECKPOINT = Case(PPO, settings=STEPS, steps=2, filled=("old_logprobs", "values"))
+
+
+async def first_step(ranks: Ranks, folder: Path, *, shard: bool = True) -> None:
+    """One update, and a checkpoint of it in the folder."""
+    learner = Learner(model_of(CHECKPOINT.kind, CHECKPOINT.dtype), STEPS, PPO, ranks=ranks, shard=shard)
+    await learner.update(await filled_rows(learner, 0), PPO)
+    save_parts(learner, folder)
+
+
+async def second_step(
+    ranks: Ranks, folder: Path, *, shard: bool = True
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Weights and metrics after the second update, from the checkpoint of the first one."""
+    learner = Learner(model_of(CHECKPOINT.kind, CHECKPOINT.dtype, seed=9), STEPS, PPO, ranks=ranks, shard=shard)
+    load_parts(learner, folder)
+    metrics = await learner.update(await filled_rows(learner, 1), PPO)
+    return {name: whole(p.detach()) for name, p in learner.model.named_parameters()}, metrics
+
+
+async def filled_rows(learner: Learner, step: int) -> list[Row]:
+    rows = CHECKPOINT.rows(step)
+    for column in CHECKPOINT.filled:
+        rows = await learner.fill(rows, column)
+    return rows
+
+
+async def _copied(ranks: Ranks) -> bool:
+    """Whether a whole model that took the weights of one that ranks share answers as one that never was shared."""
+    learner = Learner(model_of(), STILL, Supervised(), ranks=ranks, shard=True)
+    sampler = model_of(seed=9)
+    copy_weights(learner.model, sampler)
+    expected = dict(model_of().named_parameters())
+    return all(torch.equal(p, expected[name]) for name, p in sampler.named_parameters())
+
+
+async def _kept(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    await first_step(ranks, folder / "two")
+    said = ""
+    try:
+        await first_step(ranks, folder / "two")
+    except FileExistsError as error:
+        said = str(error)
+    return {"second": await second_step(ranks, folder / "two"), "refused": said, "copied": await _copied(ranks)}
+
+
+def work_of_three(rank: int, folder: str) -> None:
+    """One of three processes: the second step, from a checkpoint of two."""
+    with _group(rank, 3, Path(folder)):
+        torch.save(asyncio.run(second_step(Ranks.of(), Path(folder).parent / "two")), Path(folder) / f"{rank}.pt")
+
+
 def work(rank: int, folder: str) -> None:
     """One of two processes: all cases, saved as FOLDER/RANK.pt."""
+    with _group(rank, 2, Path(folder)):
+        found = asyncio.run(_all_of(Ranks.of()))
+        torch.save(found | asyncio.run(_kept(Ranks.of(), Path(folder))), Path(folder) / f"{rank}.pt")
+
+
+@contextmanager
+def _group(rank: int, size: int, folder: Path) -> Iterator[None]:
     torch.set_num_threads(1)
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    meeting, patience = f"file://{Path(folder).as_posix()}/meeting", timedelta(seconds=120)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=patience)
+    meeting, patience = f"file://{folder.as_posix()}/meeting", timedelta(seconds=120)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size, timeout=patience)
     try:
-        torch.save(asyncio.run(_all_of(Ranks.of())), Path(folder) / f"{rank}.pt")
+        yield
     finally:
         dist.destroy_process_group()

@@ -30,6 +30,7 @@ _LENGTHS = (20_000, 4_000, 1_000, 200, 40)
 _MOST_MESSAGES = 400
 _SAMPLED = 10
 _MOST_EVERY = 1_000_000
+_OF_TASKS = ("tasks", "identity")  # fields of a summary in which every task stands; the page needs neither
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def folder_names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, name: str) -> ReportRun:
     recorded = read_recorded(folder, kept_as=Outlines().of)
-    # Every task stands in these two, and the page needs neither.
-    summary = {name: of for name, of in read_summary(folder).items() if name not in ("tasks", "identity")}
+    summary = {name: of for name, of in read_summary(folder, raw=_OF_TASKS).items() if name not in _OF_TASKS}
     own = [episode for episode in recorded.episodes if episode.labels.stage == MAIN]
     score = score_of(own, trials=recorded.config.trials, n_planned=recorded.planned(MAIN))
     return ReportRun(name, recorded, score, summary, _audit(folder / AUDIT))

@@ -1,0 +1,1 @@
+"""Sampling in other processes: workers that play groups, and the pool that gives them work."""

@@ -1,0 +1,273 @@
+"""Workers that are processes of this machine. Owns their start, their end, and what is said to them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from agentrl.distributed.messages import (
+    Broken,
+    Cancel,
+    EpisodeEnded,
+    Failed,
+    Logged,
+    NewWeights,
+    Play,
+    Played,
+    Ready,
+    Setup,
+    Stop,
+)
+from agentrl.distributed.shared import Packed, send_descriptor
+from agentrl.distributed.worker import Weights, Worker, WorkerLost, shared_out
+from agentrl.env.registry import modules_of
+from agentrl.env.watchdog import ends_when_hung
+from agentrl.errors import RolloutError
+from agentrl.policy.local import LocalPolicy
+from agentrl.rollout.requests import GroupRequest
+from agentrl.sampling import SamplingParams
+from agentrl.trajectory import EnvRef, TrajectoryGroup
+
+_START_S, _STOP_S = 600.0, 15.0
+# Ctrl-C reaches every process of a terminal; the trainer alone decides, also while this one begins.
+_COMMAND = (
+    "import signal, sys; signal.signal(signal.SIGINT, lambda number, frame: None); sys.path[:] = {path!r}; "
+    "from agentrl.distributed.process import main; main({ids})"
+)
+
+
+class Scale(Protocol):
+    """The settings of `[scale]` that processes read."""
+
+    @property
+    def samplers(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def cache(self) -> str: ...
+
+
+class LocalWorkers:
+    """Sampling processes for a policy of this process.
+
+    Args:
+        policy: its model's weights may change at any time.
+        chat_format: as the policy was made with.
+        envs: that are played; requests that name none play the first.
+        max_concurrency: episodes under way on all of them together.
+        scale: how many, and how they sample.
+    """
+
+    def __init__(
+        self, policy: LocalPolicy, chat_format: str, envs: Sequence[EnvRef], max_concurrency: int, scale: Scale
+    ) -> None:
+        self._policy, self._scale = policy, scale
+        self._chat_format, self._envs, self._max_concurrency = chat_format, envs, max_concurrency
+
+    def open(self) -> None:
+        self._setup = self._make_setup()
+        self._packed = Packed((self._policy.model, self._policy.tokenizer))
+
+    def _make_setup(self) -> Setup:
+        policy, count = self._policy, self._scale.samplers
+        return Setup(
+            env=self._envs[0],
+            modules=modules_of(ref.id for ref in self._envs),
+            sampling=policy.sampling,
+            chat_format=self._chat_format,
+            slots=shared_out(policy.engine.options.slots, count),
+            max_context=policy.engine.options.context,
+            exact=policy.exact,
+            max_concurrency=shared_out(self._max_concurrency, count),
+            version=policy.version,
+            keep_cache=self._scale.cache == "keep",
+            threads=self._scale.threads,
+            log_level=logging.getLogger().getEffectiveLevel(),
+            ends_when_hung=ends_when_hung(),
+        )
+
+    def weights(self, version: int) -> Weights:
+        model = self._policy.model
+        return Weights(version, Packed({name: p.detach() for name, p in model.named_parameters() if p.requires_grad}))
+
+    def worker(self, number: int, on_free: Callable[[], None]) -> LocalWorker:
+        return LocalWorker(number, self._setup, self._packed, on_free)
+
+    def close(self) -> None:
+        self._packed.close()
+
+
+class LocalWorker(Worker):
+    """One sampling process.
+
+    Args:
+        number: of the worker, for messages.
+        setup: how it samples.
+        model: model and tokenizer.
+        on_free: called when an episode has ended.
+    """
+
+    def __init__(self, number: int, setup: Setup, model: Packed, on_free: Callable[[], None]) -> None:
+        self._number, self._setup, self._model, self._on_free = number, setup, model, on_free
+        self._tickets = itertools.count()
+        self._open: dict[int, tuple[asyncio.Future[TrajectoryGroup], int]] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> int:
+        return sum(left for _, left in self._open.values())
+
+    @property
+    def is_lost(self) -> bool:
+        return self._connection is None
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._lost: asyncio.Future[None] = loop.create_future()
+        self._lost.add_done_callback(lambda lost: lost.exception())  # nobody may be waiting
+        self._connection = self._spawn()
+        self._send(self._setup)
+        loop.add_reader(self._connection.fileno(), self._read)
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._ready
+        except TimeoutError:
+            raise WorkerLost(f"sampler {self._number} was not ready after {_START_S:g} s") from None
+
+    def _spawn(self) -> Connection:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            given = (theirs.fileno(), self._model.fileno())
+            command = _COMMAND.format(path=sys.path, ids=f"{given[0]}, {given[1]}, {os.getpid()}")
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", command],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what author code prints
+                pass_fds=given,
+            )
+        return Connection(ours.detach())
+
+    def take_weights(self, weights: Weights) -> None:
+        self._send(NewWeights(weights.version), weights.values.fileno())
+
+    def play(
+        self, request: GroupRequest, version: int, sampling: SamplingParams | None
+    ) -> asyncio.Future[TrajectoryGroup]:
+        ticket = next(self._tickets)
+        self._send(Play(ticket, request, version, sampling))
+        group: asyncio.Future[TrajectoryGroup] = asyncio.get_running_loop().create_future()
+        self._open[ticket] = group, request.num_episodes
+        group.add_done_callback(lambda done: self._closed(ticket, done))
+        return group
+
+    def _closed(self, ticket: int, group: asyncio.Future[TrajectoryGroup]) -> None:
+        del self._open[ticket]
+        if group.cancelled():
+            self._send(Cancel(ticket))
+        self._on_free()
+
+    def _send(self, message: Any, descriptor: int | None = None) -> None:
+        """A process that is gone is noticed where its messages are read."""
+        if self._connection is None:
+            return
+        with suppress(OSError):
+            self._connection.send(message)
+            if descriptor is not None:
+                send_descriptor(self._connection, descriptor)
+
+    def _read(self) -> None:
+        assert self._connection is not None
+        try:
+            message = self._connection.recv()
+        except (EOFError, OSError):
+            self._end()
+        else:
+            self._take(message)
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, EpisodeEnded):
+            self._count(message.ticket)
+        elif isinstance(message, Played):
+            self.cpu_s = message.cpu_s
+            self._settle(message.ticket, message.group)
+        elif isinstance(message, Failed):
+            self._settle(message.ticket, message.error)
+        elif isinstance(message, Logged):
+            logging.getLogger(message.name).log(message.level, message.text, *message.values)
+        elif isinstance(message, Ready):
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif isinstance(message, Broken):
+            self._end(message.error)
+
+    def _count(self, ticket: int) -> None:
+        if ticket in self._open:
+            group, left = self._open[ticket]
+            self._open[ticket] = group, left - 1
+            self._on_free()
+
+    def _settle(self, ticket: int, outcome: bytes | Exception) -> None:
+        """The end of a group; that of a group which was cancelled is dropped."""
+        group, _ = self._open.get(ticket, (None, 0))
+        if group is None or group.done():
+            return
+        if isinstance(outcome, Exception):
+            group.set_exception(outcome)
+            return
+        try:
+            group.set_result(pickle.loads(outcome))
+        except Exception as error:  # author's objects can raise anything
+            group.set_exception(RolloutError(f"episodes of a sampler cannot be read: {type(error).__name__}: {error}"))
+
+    def _end(self, error: Exception | None = None) -> None:
+        """The process has ended, or has said why it will: everything that it was playing is lost."""
+        if self._connection is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._connection.fileno())
+        self._connection.close()
+        self._connection = None
+        why = error or WorkerLost(f"sampler {self._number} (process {self.pid}) {self._how()}")
+        futures: list[asyncio.Future[Any]] = [self._ready, self._lost, *(group for group, _ in self._open.values())]
+        for future in futures:
+            if not future.done():
+                future.set_exception(why)
+
+    def _how(self) -> str:
+        assert self._process is not None
+        self._process.kill()  # it has closed its connection, so it is ending anyway
+        code = self._process.wait()
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    async def until_lost(self) -> None:
+        await asyncio.shield(self._lost)
+
+    async def aclose(self) -> None:
+        if self._process is None:
+            return
+        if self._ready.done():  # else there is nothing to close
+            self._send(Stop())
+            with suppress(Exception):
+                async with asyncio.timeout(_STOP_S):
+                    await self.until_lost()
+        self._process.kill()
+        self._end(WorkerLost(f"sampler {self._number} was stopped"))
+        self._process.wait()

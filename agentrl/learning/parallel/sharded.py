@@ -1,0 +1,99 @@
+"""A model spread over the ranks: each holds a part of every weight, of its gradient and of the optimizer's state.
+
+Owns what `torch`'s fully sharded data parallel (FSDP2, `fully_shard`) asks of a forward pass and an update.
+Source: Zhao et al. 2023, arXiv:2304.11277.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from agentrl.learning.parallel.ranks import Ranks
+
+_LOW_PRECISION = (torch.bfloat16, torch.float16)
+_STATES = "agentrl_last_hidden_state"
+
+
+def shard(model: nn.Module, ranks: Ranks) -> None:
+    """Spread the weights of a model over the ranks, in place; every rank has the same model before.
+
+    Each layer is gathered when it computes and is spread again after it. The embeddings, the head and what else stands
+    outside of the layers stay gathered from the forward to the backward pass, because the head is used outside of the
+    model's own forward. Weights of low precision are kept in float32 and gathered in their own type; gradients are
+    added up in float32 at least.
+
+    Args:
+        model: a `transformers` causal LM whose `base_model` has `layers`.
+        ranks: a process group of `torch.distributed`.
+    Raises: ValueError for one process alone, or a model without a list of layers.
+    """
+    if ranks.size < 2:
+        raise ValueError(
+            "a model is spread over two processes at least: start them with torchrun, and give their ranks"
+        )
+    layers = getattr(model.base_model, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ValueError(
+            f"{type(model).__name__} has no list of layers, so it cannot be spread over ranks: use shard=False"
+        )
+    first = next(model.parameters())
+    policy = MixedPrecisionPolicy()
+    if first.dtype in _LOW_PRECISION:
+        policy = MixedPrecisionPolicy(param_dtype=first.dtype, reduce_dtype=torch.float32)
+        model.float()
+    group = ranks.group or dist.distributed_c10d._get_default_group()
+    mesh = DeviceMesh.from_group(group, first.device.type)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # the sum over ranks, as coefficients are those of the whole step
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    setattr(model, _STATES, MethodType(_last_hidden_state, model))
+    register_fsdp_forward_method(model, _STATES)
+
+
+def _last_hidden_state(self: Any, **inputs: Any) -> Tensor:
+    states: Tensor = self.base_model(**inputs).last_hidden_state
+    return states
+
+
+def last_hidden_state(model: Any, **inputs: Any) -> Tensor:
+    """(B, T, H) what the layers of a causal LM make of its inputs; the model may be spread over ranks."""
+    states: Tensor = getattr(model, _STATES)(**inputs) if is_sharded(model) else _last_hidden_state(model, **inputs)
+    return states
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a model is spread over ranks."""
+    return isinstance(model, FSDPModule)
+
+
+def spread_again(model: nn.Module) -> None:
+    """Let go of weights that are still gathered after a forward pass without a gradient; call before weights change."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
+@torch.no_grad()
+def copy_weights(model: nn.Module, into: nn.Module) -> None:
+    """Copy the weights of a model that is spread over ranks into a whole one. All ranks call it.
+
+    Args: into: a model of the same kind, such as that of this rank's sampler; of any precision.
+    Raises: ValueError if the models have other weights.
+    """
+    spread_again(model)
+    whole, parts = dict(into.named_parameters()), dict(model.named_parameters())
+    if whole.keys() != parts.keys():
+        raise ValueError("the two models have different weights: load both from the same folder")
+    for name, weight in parts.items():
+        whole[name].copy_(weight.full_tensor() if isinstance(weight, DTensor) else weight)

@@ -1,0 +1,121 @@
+"""Agents as commands, started for each episode. Owns their processes.
+
+An agent's program is the user's own code and runs as the user, outside of any sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, Protocol, TypeVar
+
+from agentrl.errors import EnvFault
+from agentrl.serving.capture.settings import AgentConfig
+
+_TAIL_BYTES = 2000
+_END_S = 5.0
+# The shell's input is a pipe that ends with this process; a watcher then kills the group. The command has no input.
+_END_WITH_US = "exec 3<&0 </dev/null; (cat <&3 >/dev/null; kill -s KILL -- -$$) & exec 3<&-"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How an agent ended.
+
+    Attributes:
+        status: exit status; None where it was stopped for taking too long.
+        tail: the end of what it printed.
+    """
+
+    status: int | None
+    tail: str = ""
+
+    def __str__(self) -> str:
+        how = "was stopped for taking too long" if self.status is None else f"ended with exit status {self.status}"
+        return f"the agent {how}{': ' + self.tail if self.tail else ''}"
+
+
+class Agent(Protocol):
+    """Something that plays episodes with a session. `name` stands in the records."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
+        """Play one episode.
+
+        Args:
+            variables: of the environment, which say where to ask.
+            waited_s: seconds so far in which the agent waited for the model; they do not count against it.
+        Raises: EnvFault.
+        """
+
+
+class CommandAgent:
+    """A shell command that is started for each episode.
+
+    Args: settings: of the agent.
+    """
+
+    def __init__(self, settings: AgentConfig) -> None:
+        self._settings, self.name = settings, settings.command
+        self._places = asyncio.Semaphore(settings.at_once)
+
+    async def run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
+        async with self._places:
+            return await self._run(variables, waited_s)
+
+    async def _run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
+        with tempfile.TemporaryFile() as output:
+            process = await started(self._settings.command, {**os.environ, **variables}, output)
+            waiting = asyncio.ensure_future(process.wait())
+            try:
+                status = await within(waiting, self._settings.timeout_s, waited_s)
+            finally:
+                await ended(process)
+                await waiting
+            return Exit(status, tail(output.fileno()))
+
+
+async def within(result: asyncio.Future[T], timeout_s: float, waited_s: Callable[[], float]) -> T | None:
+    """The result; None if it took longer, without the seconds in which the agent waited for the model."""
+    began = time.monotonic()
+    while not result.done() and (left_s := timeout_s + waited_s() - (time.monotonic() - began)) > 0:
+        await asyncio.wait({result}, timeout=left_s)
+    return result.result() if result.done() else None
+
+
+async def started(command: str, variables: Mapping[str, str], output: IO[bytes]) -> asyncio.subprocess.Process:
+    """A shell command in a process group of its own, which also ends if this process is killed. Raises: EnvFault."""
+    try:
+        return await asyncio.create_subprocess_shell(
+            f"{_END_WITH_US}\n{command}",
+            env=variables,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise EnvFault(f"the agent cannot be started: {error}", who="host") from error
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """End a process and all that it started in its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), _END_S)
+
+
+def tail(file: int) -> str:
+    """The end of what was written to a file."""
+    size = os.fstat(file).st_size
+    return os.pread(file, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace").strip()

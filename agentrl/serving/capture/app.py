@@ -1,0 +1,230 @@
+"""The proxy as an ASGI application: routes, keys, sizes, times, answers whole and in pieces. Owns no session.
+
+Every route but `/health` needs a session's key, and every request one of the server's own host names. It does not
+encrypt, and who has a session's key is trusted with that session: an agent could call the environment's tools itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from agentrl.serving.api_errors import ApiError
+from agentrl.serving.app import json_answer, read_body, read_json
+from agentrl.serving.capture.desk import Desk
+from agentrl.serving.capture.dialects.base import Dialect
+from agentrl.serving.capture.dialects.chat import Chat
+from agentrl.serving.capture.dialects.messages import Messages
+from agentrl.serving.capture.dialects.responses import Responses
+from agentrl.serving.capture.episode import Episode
+from agentrl.serving.capture.session import Attempt, Session
+from agentrl.serving.capture.waiting import Waiting, answered, begun, pieces
+
+logger = logging.getLogger(__name__)
+DIALECTS: Mapping[str, Dialect] = {"/chat/completions": Chat(), "/responses": Responses(), "/messages": Messages()}
+BODY_S = 30.0
+PING_S = 10.0
+_GONE = Response(status_code=499)  # nobody reads it
+_NO_SESSION = "there is no session of this name and key: use the base URL and the key that the agent was given"
+
+
+class Proxy:
+    """The application and the sessions that it serves.
+
+    Args:
+        hosts: names under which it may be asked.
+        ping_s: seconds of silence after which a stream is told that it lives.
+    """
+
+    def __init__(self, hosts: Sequence[str], *, ping_s: float = PING_S) -> None:
+        self._ping_s = ping_s
+        self.desk: Desk | None = None
+        self.episodes: dict[str, Episode] = {}
+        self._by_key: dict[bytes, str] = {}
+        both = ("", "/s/{session}")
+        asks = [
+            Route(f"{start}{version}{path}", self._asks(dialect), methods=["POST"])
+            for start in both
+            for version in ("/v1", "")
+            for path, dialect in DIALECTS.items()
+        ]
+        routes = [
+            Route("/health", _health),
+            *asks,
+            *(Route(f"{start}/v1/models", self._models) for start in both),
+            Route("/s/{session}/task", self._task),
+            Route("/s/{session}/tools", self._tools),
+            Route("/s/{session}/tools/{tool}", self._call, methods=["POST"]),
+            Route("/s/{session}/answer", self._answer, methods=["POST"]),
+            Route("/s/{session}/done", self._done, methods=["POST"]),
+            Route("/next", self._next, methods=["POST"]),
+        ]
+        guard = Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts], www_redirect=False)
+        handlers: dict[Any, Any] = {ApiError: _refused, HTTPException: _no_route, Exception: _failed}
+        self.app = Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
+
+    def add(self, episode: Episode) -> None:
+        """Serve a session."""
+        self.episodes[episode.session.name] = episode
+        self._by_key[_digest(episode.session.key)] = episode.session.name
+
+    def remove(self, session: Session) -> None:
+        """Serve it no longer."""
+        self.episodes.pop(session.name, None)
+        self._by_key.pop(_digest(session.key), None)
+
+    # Who asks.
+
+    def _episode(self, request: Request) -> Episode:
+        """The episode of a request's key. The answer to a wrong key does not say whether there is such a session."""
+        name = self._by_key.get(_digest(_key(request)))
+        if name is None or request.path_params.get("session", name) != name:
+            raise ApiError(_NO_SESSION, status=401, code="invalid_api_key")
+        return self.episodes[name]
+
+    # What agents ask of the model.
+
+    def _asks(self, dialect: Dialect) -> Callable[[Request], Any]:
+        async def ask(request: Request) -> Response:
+            try:
+                return await self._asked(request, dialect)
+            except ApiError as error:
+                return JSONResponse(dialect.refused(error), error.status)
+
+        return ask
+
+    async def _asked(self, request: Request, dialect: Dialect) -> Response:
+        session = self._episode(request).session
+        raw, body = await _read(request)
+        found = dialect.read(body, session.sampling)
+        model = body.get("model")
+        name = model if isinstance(model, str) else session.model.name
+        digest = hashlib.blake2b(request.url.path.encode() + b"\n" + raw, digest_size=16).digest()
+        attempt = Attempt(digest, request.headers.get("x-stainless-retry-count", "0") not in ("", "0"))
+        waiting = Waiting(request, session, found, attempt)
+        if found.stream:
+            parts = pieces(waiting, dialect, name, self._ping_s)
+            return StreamingResponse(await begun(parts), media_type="text/event-stream")
+        node = await waiting.node()
+        if node is None:
+            return _GONE
+        node.delivered = True
+        return json_answer(dialect.whole(answered(node, name, found)))
+
+    async def _models(self, request: Request) -> Response:
+        model = self._episode(request).session.model
+        card = {
+            "id": model.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "agentrl",
+            "max_model_len": model.context,
+        }
+        return JSONResponse({"object": "list", "data": [card]})
+
+    # What agents ask of the environment.
+
+    async def _task(self, request: Request) -> Response:
+        episode = self._episode(request)
+        messages = [message.to_openai() for message in episode.observation]
+        return JSONResponse({"id": episode.task.id, "text": episode.text, "messages": messages})
+
+    async def _tools(self, request: Request) -> Response:
+        return JSONResponse([dict(schema) for schema in self._episode(request).tools])
+
+    async def _call(self, request: Request) -> Response:
+        episode = self._episode(request)
+        _, arguments = await _read(request)
+        return PlainTextResponse(await episode.call(request.path_params["tool"], arguments))
+
+    async def _answer(self, request: Request) -> Response:
+        session = self._episode(request).session
+        _, body = await _read(request)
+        if not isinstance(body.get("answer"), str):
+            raise ApiError("answer must be a text", param="answer")
+        session.answer = body["answer"]
+        return JSONResponse({})
+
+    # What processes ask that play one episode after the other.
+
+    async def _next(self, request: Request) -> Response:
+        try:
+            variables = None if self.desk is None else await self.desk.next(_key(request))
+        except LookupError:
+            raise ApiError(_NO_SESSION, status=401, code="invalid_api_key") from None
+        return Response(status_code=204) if variables is None else JSONResponse(dict(variables))
+
+    async def _done(self, request: Request) -> Response:
+        session = self._episode(request).session
+        _, body = await _read(request)
+        if self.desk is not None:
+            self.desk.done(session.key, str(body.get("error") or ""))
+        return JSONResponse({})
+
+
+def _key(request: Request) -> str:
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    given = bearer.strip() if scheme.lower() == "bearer" else ""
+    return request.headers.get("x-api-key", "").strip() or given
+
+
+async def _read(request: Request) -> tuple[bytes, Mapping[str, Any]]:
+    """The JSON object of a body. Raises: ApiError."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            raw = await read_body(request)
+    except ClientDisconnect:
+        raise ApiError("the client has gone", status=499) from None
+    except TimeoutError:
+        raise ApiError(f"the body did not arrive within {BODY_S:.0f} seconds", status=408) from None
+    body = read_json(raw)
+    if not isinstance(body, dict):
+        raise ApiError("the body must be a JSON object")
+    if rb"\ud" in raw.lower():
+        _check_text(body)
+    return raw, body
+
+
+def _check_text(body: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ApiError("the body has half of a character (a lone surrogate): send valid Unicode") from None
+
+
+def _digest(key: str) -> bytes:
+    """Keys are looked up by their hash, so that the time of a look-up tells nothing of them."""
+    return hashlib.sha256(key.encode("utf-8", "replace")).digest()
+
+
+async def _health(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.to_json(), error.status)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = ", ".join(f"POST {path}" for path in DIALECTS)
+    message = f"{request.method} {request.url.path}: {error.detail}; below a base URL there is {known}"
+    return JSONResponse(ApiError(message, status=error.status_code).to_json(), error.status_code)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    logger.error("a request failed", exc_info=error)
+    return JSONResponse(ApiError(f"the server failed: {type(error).__name__}", status=500).to_json(), 500)

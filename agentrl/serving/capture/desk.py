@@ -1,0 +1,122 @@
+"""Agents that stay: processes that are started once and take one episode after the other. Owns who plays which.
+
+Such a process asks `POST AGENTRL_NEXT_URL` with `AGENTRL_NEXT_KEY` for the variables of an episode, and says
+`POST AGENTRL_URL/done` when it has played it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from agentrl.errors import EnvFault
+from agentrl.serving.capture.agents import Exit, ended, started, tail, within
+from agentrl.serving.capture.settings import AgentConfig
+
+_WAIT_S = 20.0
+
+
+@dataclass(eq=False)
+class _Offer:
+    variables: Mapping[str, str]
+    result: asyncio.Future[Exit]
+
+
+class Desk:
+    """Gives episodes to processes.
+
+    Args:
+        settings: of the agent.
+        url: that processes ask for episodes.
+    """
+
+    def __init__(self, settings: AgentConfig, url: str) -> None:
+        self._settings, self._url = settings, url
+        self._waiting: asyncio.Queue[_Offer | None] = asyncio.Queue()  # None: the end
+        self._taken: dict[str, _Offer] = {}
+        self._sessions: dict[str, set[str]] = {}  # of each process, by its key
+        self._processes: set[asyncio.Task[None]] = set()
+
+    @property
+    def name(self) -> str:
+        return self._settings.command
+
+    async def run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
+        """Have one episode played. Raises: EnvFault if the process that plays it ends."""
+        self._start()
+        offer = _Offer(variables, asyncio.get_running_loop().create_future())
+        self._waiting.put_nowait(offer)
+        try:
+            return await within(offer.result, self._settings.timeout_s, waited_s) or Exit(None)
+        finally:
+            offer.result.cancel()
+            self._taken.pop(variables["AGENTRL_KEY"], None)
+
+    async def next(self, key: str) -> Mapping[str, str] | None:
+        """An episode for the process of a key; None if there is none for a while. Raises: LookupError: no such key."""
+        self._sessions[key]
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                offer = await self._waiting.get()
+                while offer is not None and offer.result.done():  # it took too long
+                    offer = await self._waiting.get()
+        except TimeoutError:
+            return None
+        if offer is None or key not in self._sessions:  # the process has ended, or is to end
+            self._waiting.put_nowait(offer)
+            return None
+        session = offer.variables["AGENTRL_KEY"]
+        self._taken[session] = offer
+        self._sessions[key].add(session)
+        return offer.variables
+
+    def done(self, session: str, error: str) -> None:
+        """An episode is played. Args: session: its key; error: what went wrong, or nothing."""
+        offer = self._taken.get(session)
+        if offer is not None and not offer.result.done():
+            offer.result.set_result(Exit(1 if error else 0, error))
+
+    async def aclose(self) -> None:
+        """End the processes."""
+        self._waiting.put_nowait(None)
+        for task in self._processes:
+            task.cancel()
+        await asyncio.gather(*self._processes, return_exceptions=True)
+
+    def _start(self) -> None:
+        """Start the processes that are missing."""
+        while len(self._sessions) < self._settings.processes:
+            key = secrets.token_urlsafe(24)
+            self._sessions[key] = set()
+            task = asyncio.create_task(self._process(key))
+            self._processes.add(task)
+            task.add_done_callback(self._processes.discard)
+
+    async def _until_it_ends(self, key: str) -> EnvFault:
+        """A process from its start to its end. Returns: what its episodes are told."""
+        variables = {**os.environ, "AGENTRL_NEXT_URL": self._url, "AGENTRL_NEXT_KEY": key}
+        with tempfile.TemporaryFile() as output:
+            try:
+                process = await started(self._settings.command, variables, output)
+            except EnvFault as fault:
+                return fault
+            try:
+                status = await process.wait()
+            finally:
+                await ended(process)
+            return EnvFault(f"{Exit(status, tail(output.fileno()))} while it was to play", who="author")
+
+    async def _process(self, key: str) -> None:
+        """A process from its start to its end, of which its episodes are told; the next episode starts another one."""
+        fault = await self._until_it_ends(key)
+        sessions = self._sessions.pop(key)
+        lost = [self._taken[session] for session in sessions if session in self._taken]
+        while not self._sessions and (offer := self._waiting.get_nowait() if self._waiting.qsize() else None):
+            lost.append(offer)
+        for offer in lost:
+            if not offer.result.done():
+                offer.result.set_exception(fault)

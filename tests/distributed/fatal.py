@@ -1,0 +1,29 @@
+"""An environment that ends its sampling process once, in the middle of a group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from agentrl.trajectory import Task
+from tests.training.stages.conftest import Agree
+
+
+class Fatal(Agree):
+    """Say yes. Args: mark: a file that is made when the process is killed; an empty name kills none."""
+
+    def __init__(self, mark: str = "") -> None:
+        super().__init__()
+        self._mark = mark
+
+    def score(self, answer: str | None) -> float:
+        if self._mark and "agentrl.distributed.process" in sys.modules and not Path(self._mark).exists():
+            Path(self._mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().score(answer)
+
+    def start(self, task: Task) -> str:
+        sys.stdout.write("what an author prints\n")
+        return super().start(task)
