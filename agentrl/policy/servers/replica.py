@@ -22,7 +22,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 15.0
 _REMEDY = (
-    "vLLM answers 200 and keeps the old output head of a model that shares it with its embedding: start the server "
+    "A server may answer 200 and keep the output head of a model that shares it with its embedding: start the server "
     "with {folder} as its model, where the head is a tensor of its own, and begin or resume the run again"
 )
 _BUSY = Retry(attempts=8, max_asked_s=120.0, jitter="half")

@@ -92,7 +92,7 @@ class WeightFolders:
 def _save(folder: Path, model: Any, tokenizer: Any) -> None:
     """A model folder whose output head is a tensor of its own, also where the model shares it with its embedding.
 
-    A server that was started with such a folder takes new weights of the head as of any other layer.
+    vLLM 0.32 keeps the old head when it loads a folder that holds none.
     """
     save_file({name: tensor.contiguous() for name, tensor in _tensors(model).items()}, folder / _FILE, {"format": "pt"})
     config = copy.deepcopy(model.config)
