@@ -57,7 +57,9 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.policy.format": (2, "policy", 1),
     "agentrl.policy.engine": (2, "policy", 1),
     "agentrl.policy.remote": (2, "policy", 1),
-    "agentrl.policy.local": (2, "policy", 2),
+    "agentrl.policy.local": (2, "policy", 3),
+    "agentrl.policy.token_policy": (2, "policy", 2),
+    "agentrl.policy.servers": (2, "policy", 3),
     "agentrl.policy.chat": (2, "policy", 2),
     "agentrl.policy.scripted": (2, "policy", 2),
     "agentrl.policy.tiny": (2, "policy", 2),
@@ -147,7 +149,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     # The package itself only looks names up, lazily.
     "agentrl": (8, "package", 0),
     # Places of before, struck out as their modules move.
-    "agentrl.policy.by_name": (2, "policy", 3),
+    "agentrl.policy.by_name": (2, "policy", 4),
 }
 # Reached over HTTP, or never.
 NEVER = ("vllm", "sglang", "nest_asyncio")

@@ -132,11 +132,18 @@ def save(folder: str | Path, model: Any, tokenizer: Any) -> Path:
     with quiet():
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
+    settings = sampling_settings(model)
+    if settings is not None:
+        settings.save_pretrained(path)
+    return path
+
+
+def sampling_settings(model: Any) -> Any:
+    """The model's generation settings with sampling turned on; None if it has none."""
     settings = copy.deepcopy(getattr(model, "generation_config", None))
     if settings is not None and not settings.do_sample:
         settings.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
-        settings.save_pretrained(path)
-    return path
+    return settings
 
 
 def write_value_head(folder: Path, numbers: Mapping[str, Sequence[float]]) -> None:

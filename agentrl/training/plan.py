@@ -49,7 +49,7 @@ class TrainConfig:
             data), `before`, `rl`, `after`.
         envs: the environments of a run over several, by name; empty for a run with one.
         train_on: names of those that the run learns from; the others are only evaluated. Empty: all of them.
-        scale: which processes of this machine sample.
+        scale: which processes of this machine sample, or which servers.
         agent: a program of its own that plays the episodes; None lets the model itself take the turns.
     """
 
@@ -163,7 +163,17 @@ class TrainConfig:
             self._check_stages(planned, probe, self.env)
         if self.scale.samplers:
             self._check_samplers(planned)
+        if self.scale.server:
+            self._check_servers()
         self.model.check(teaches_from_nothing=any(settings.teaches_from_nothing for settings in planned.values()))
+
+    def _check_servers(self) -> None:
+        """Refuse what inference servers cannot sample."""
+        if self.scale.samplers or self.agent is not None:
+            what = "scale.samplers" if self.scale.samplers else "[agent]"
+            raise ConfigError(f"{what} samples with the embedded engine: leave it out, or leave out scale.server")
+        reading = [stage.name for stage in self.make_stages() if stage.reads_signals]
+        self.scale.check_servers(reading, adapters=self.model.lora.rank > 0)
 
     def _check_samplers(self, planned: Mapping[str, StageSettings]) -> None:
         """Refuse what cannot be played in other processes."""

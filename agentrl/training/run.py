@@ -28,6 +28,7 @@ from agentrl.policy import model_folder
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.format.demonstrations import with_tokens
 from agentrl.policy.local import LocalPolicy
+from agentrl.policy.servers.sampler import ServerSampler
 from agentrl.rollout.plain_json import plain
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
@@ -143,19 +144,12 @@ class Run:
         if found is not None:
             self._keep_stage_end(found)
         await self._set_up_model(found)
-        self.policy = LocalPolicy(
-            self.model,
-            self.tokenizer,
-            chat_format=self.config.model.chat_format,
-            sampling=self.sampling,
-            slots=self.config.model.slots or self.config.run.max_concurrency,
-            max_context=self.config.model.max_context,
-            version=self.state.weights,
-            exact=self.config.sampling.exact,
-        )
+        self.policy = self._sampler()
         if self._saved is not None:
             self._saved.restore()
         async with self.policy, player(self.config.agent) as self._play, self._player() as self.rollouts:
+            if isinstance(self.policy, ServerSampler):
+                await self.policy.greet()
             for stage in self.stages[self.state.stage :]:
                 await self._pass_through(stage)
         return self._conclude()
@@ -167,11 +161,27 @@ class Run:
         own = Rollouts(self.env, self.policy, max_concurrency=limit, play=self._play)
         if not scale.samplers:
             return own
+        assert isinstance(self.policy, LocalPolicy)  # the plan refuses samplers together with servers
         refs = [self.env, *(env.ref for env in self.environments.values()), *self.config.other_environments()]
         workers = LocalWorkers(self.policy, self.config.model.chat_format, refs, own.max_concurrency, scale)
         self._samplers = Samplers(own, workers, scale.samplers, restarts=scale.restarts, version=self.state.weights)
         self.clock.elsewhere = lambda: 0.0 if self._samplers is None else self._samplers.cpu_s
         return self._samplers
+
+    def _sampler(self) -> LocalPolicy | ServerSampler:
+        """What samples all turns: the embedded engine, or servers."""
+        model = self.config.model
+        shared: dict[str, Any] = {
+            "chat_format": model.chat_format,
+            "sampling": self.sampling,
+            "max_context": model.max_context,
+            "version": self.state.weights,
+        }
+        servers = self.config.scale.servers(self.folder.path)
+        if servers is not None:
+            return ServerSampler(self.model, self.tokenizer, servers, **shared)
+        slots = model.slots or self.config.run.max_concurrency
+        return LocalPolicy(self.model, self.tokenizer, slots=slots, exact=self.config.sampling.exact, **shared)
 
     def _go_on_from(self, found: Path | None) -> None:
         if found is not None:
@@ -240,7 +250,7 @@ class Run:
         self._record(step.groups, stage.name, step.number)
         timing = {"time/record_s": time.perf_counter() - started} if step.groups else {}
         self._count(step.metrics)
-        metrics = {**step.metrics, **timing, **(self._samplers.metrics if self._samplers and step.groups else {})}
+        metrics = {**step.metrics, **timing, **(self._scale_metrics if step.groups else {})}
         self._log(stage.name, step.number, step.total, {**metrics, **speeds(metrics)})
         every = self.config.run.evaluate_every
         is_last = step.number >= step.total
@@ -249,6 +259,10 @@ class Run:
         self.policy.forget()
         if step.number < step.total and self._save_is_due(stage, step):
             self._save()
+
+    @property
+    def _scale_metrics(self) -> dict[str, float]:
+        return self.policy.metrics if self._samplers is None else self._samplers.metrics
 
     def _save_is_due(self, stage: Stage, step: Step) -> bool:
         """Whether to save after a step: the first one, every `checkpoint_every`, and after `checkpoint_seconds`."""

@@ -14,6 +14,7 @@ from agentrl.env import registry
 from agentrl.sampling import SamplingParams
 from agentrl.serving.capture.settings import AgentConfig
 from agentrl.training.model_setup import ModelConfig
+from agentrl.training.scale.servers import ServerConfig
 from agentrl.trajectory import EnvRef
 
 
@@ -115,8 +116,8 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class ScaleConfig:
-    """How many processes of this machine sample training episodes.
+class ScaleConfig(ServerConfig):
+    """Which processes of this machine sample episodes, or which inference servers.
 
     Attributes:
         samplers: sampling processes; 0 samples in the process that learns. They share `run.max_concurrency`.
@@ -126,6 +127,7 @@ class ScaleConfig:
             then that of no one version.
         restarts: most times that a group is begun again because its sampler was lost, and most samplers lost in a row
             without a group played; then the run ends with an error.
+        server, server_kind, server_folder, server_tolerance, server_timeout_s, server_wait_s: see `ServerConfig`.
     """
 
     samplers: Whole = 0

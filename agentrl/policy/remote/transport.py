@@ -102,17 +102,30 @@ async def send(
     """
     started = monotonic()
     headers = {"Content-Type": "application/json", **message.headers}
-    async with (
-        asyncio.timeout(timeout_s),
-        client.stream("POST", url, content=message.content, headers=headers) as response,
-    ):
-        content = await _content_of(response, most_bytes)
-    if response.status_code != 200:
-        return error_of(response.status_code, content, response.headers)
+    request = client.build_request("POST", url, content=message.content, headers=headers)
+    content = await fetch(client, request, timeout_s=timeout_s, most_bytes=most_bytes)
+    if isinstance(content, ServerError):
+        return content
     try:
         return Reply(json.loads(content), monotonic() - started)
     except ValueError:
         raise ResponseError(f"the body is not JSON: {content.decode(errors='replace')}") from None
+
+
+async def fetch(
+    client: httpx.AsyncClient, request: httpx.Request, *, timeout_s: float, most_bytes: int
+) -> bytes | ServerError:
+    """The body of an answer with status 200, or the error of another status.
+
+    Raises: ResponseError for a body that is too large; TimeoutError; errors of httpx.
+    """
+    async with asyncio.timeout(timeout_s):
+        response = await client.send(request, stream=True)
+        try:
+            content = await _content_of(response, most_bytes)
+        finally:
+            await response.aclose()
+    return content if response.status_code == 200 else error_of(response.status_code, content, response.headers)
 
 
 async def _content_of(response: httpx.Response, most: int) -> bytes:

@@ -1,0 +1,161 @@
+"""One server among several: which weights it has, how it gets new ones, and whether it can be asked.
+
+While it loads weights it samples no turn, so all tokens of a turn are of one version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import TypeVar
+
+from agentrl.errors import ModelError
+from agentrl.policy.servers.api import Sampled, ServerApi, Turn
+from agentrl.policy.servers.weights import Published
+from agentrl.policy.servers.wire import ServerBusy, ServerLost
+from agentrl.wire.retry import Failed, NoMoreAttempts, Retry, with_retries
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 15.0
+_REMEDY = (
+    "A server may answer 200 and keep the output head of a model that shares it with its embedding: start the server "
+    "with {folder} as its model, where the head is a tensor of its own, and begin or resume the run again"
+)
+_BUSY = Retry(attempts=8, max_asked_s=120.0, jitter="half")
+
+
+class Replica:
+    """One server.
+
+    Args:
+        find: asks the server what it is; gives its endpoints.
+        shown: its address, without secrets.
+        probe: ids of the text whose log-probabilities are compared.
+        tolerance: their largest difference, nats.
+
+    Attributes:
+        busy: turns that it is sampling.
+        difference: the largest that the last comparison found, nats.
+        loads: how often it took weights.
+        losses: how often it could not be reached, or had lost its weights.
+    """
+
+    def __init__(
+        self, find: Callable[[], Awaitable[ServerApi]], shown: str, probe: Sequence[int], tolerance: float
+    ) -> None:
+        self._find, self.shown, self._probe, self._tolerance = find, shown, probe, tolerance
+        self._api: ServerApi | None = None
+        self.busy, self.difference, self.loads, self.losses = 0, 0.0, 0, 0
+        self._loaded: str | None = None
+        self._is_lost = False
+        self._lock, self._idle = asyncio.Lock(), asyncio.Event()
+        self._idle.set()
+        self._failures, self._closed_until_s, self._reason = 0, 0.0, ""
+        self._random = random.Random()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has weights, and was not lost since."""
+        return self._loaded is not None
+
+    @property
+    def closed_s(self) -> float:
+        """Seconds until it may be asked again after it could not be reached; 0 if it may now."""
+        return max(0.0, self._closed_until_s - monotonic())
+
+    async def greet(self) -> str:
+        """Ask the server what it is. Returns: why it could not be asked; empty if it could. Raises: ConfigError."""
+        async with self._lock:
+            try:
+                self._api = await self._patient(self._find)
+            except ServerLost as lost:
+                return str(lost)
+        return ""
+
+    async def sample(self, turn: Turn, published: Callable[[], Published]) -> tuple[Sampled, int]:
+        """Sample a turn. Returns: it, and the version of the weights that sampled it.
+
+        Args: published: gives the newest weights; the server takes them first if it has others.
+        Raises: ServerLost; ModelError if it does not compute with the weights that it was given; ConfigError.
+        """
+        api, weights = await self._admitted(turn, published)
+        try:
+            sampled = await self._patient(lambda: api.sample(turn))
+            name = sampled.weights or await self._patient(api.weights)
+            if name is not None and name != weights.name:
+                raise ServerLost(f"{self.shown} has the weights {name!r} and not {weights.name!r}", "weights")
+        except ServerLost as lost:
+            self._note(lost)
+            raise
+        finally:
+            self.busy -= 1
+            if not self.busy:
+                self._idle.set()
+        self._failures = 0
+        return sampled, weights.version
+
+    async def _admitted(self, turn: Turn, published: Callable[[], Published]) -> tuple[ServerApi, Published]:
+        """Wait until the server has the newest weights, and take a place."""
+        async with self._lock:
+            if self.closed_s:
+                raise ServerLost(self._reason, "network")
+            try:
+                while self._api is None or self._loaded != published().name:
+                    await self._idle.wait()  # turns under way may still find that the server was lost
+                    if self._api is None:
+                        self._api = await self._patient(self._find)
+                    await self._take(self._api, published())
+                self._api.check(turn.sampling)
+            except ServerLost as lost:
+                self._note(lost)
+                raise
+            self.busy += 1
+            self._idle.clear()
+            return self._api, published()
+
+    async def _take(self, api: ServerApi, weights: Published) -> None:
+        """Give the server weights, and prove that it computes with them."""
+        self._loaded = None
+        await self._patient(api.is_well)
+        await self._patient(lambda: api.load(weights.folder, weights.name))
+        scored = await self._patient(lambda: api.score(self._probe, weights.probe.temperature))
+        try:
+            remedy = _REMEDY.format(folder=weights.folder)
+            self.difference = weights.probe.compare(scored, self._tolerance, remedy)
+        except ModelError as error:
+            raise ModelError(f"the server {self.shown} {error}") from None
+        self._loaded, self._is_lost = weights.name, False
+        self.loads += 1
+        logger.info("%s has the weights %s (largest difference %.2g nats)", self.shown, weights.name, self.difference)
+
+    def _note(self, lost: ServerLost) -> None:
+        """Remember that the server is gone or has lost its weights; a failed answer says neither."""
+        if lost.cause == "answer":
+            return
+        if self.loads and not self._is_lost:
+            logger.warning("%s is given its weights again when it answers: %s", self.shown, lost)
+            self.losses += 1
+        self._is_lost = True
+        self._loaded = self._api = None
+        if lost.cause == "network":
+            pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures, 10))
+            self._failures += not self.closed_s
+            self._closed_until_s, self._reason = monotonic() + pause_s, str(lost)
+
+    async def _patient(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask again as long as the server says that it is busy. Raises: ServerLost, ConfigError."""
+
+        async def attempt() -> T | Failed:
+            try:
+                return await ask()
+            except ServerBusy as busy:
+                return Failed(str(busy), busy.asked_s)
+
+        try:
+            return await with_retries(attempt, _BUSY, self._random)
+        except NoMoreAttempts as end:
+            raise ServerLost(f"{end.last.reason} ({end.attempts} times)") from None

@@ -1,0 +1,144 @@
+"""SGLang's endpoints: `/generate` with token ids, and those that give it new weights.
+
+Source: SGLang's documentation of the native API, of its sampling parameters and of its use for reinforcement learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from agentrl.errors import ConfigError
+from agentrl.policy.base import SamplingParams
+from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, read
+from agentrl.policy.servers.wire import NotOffered, ServerLost
+
+_PATH = "/generate"
+_CONTROL_TIMEOUT_S = 60.0
+# Without them the server takes the defaults of the model's generation_config.json.
+_PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "n": 1}
+_ALL_TOKENS = -1
+_SEED_BITS = 0x7FFFFFFF
+
+Entry = tuple[float | None, int, Any]
+"""Log-probability, id and text."""
+
+
+class _Finish(BaseModel):
+    type: str
+
+
+class _Meta(BaseModel):
+    finish_reason: _Finish
+    output_token_logprobs: list[Entry]
+    input_token_logprobs: list[Entry] | None = None
+    prompt_tokens: int
+    cached_tokens: int = 0
+    weight_version: str | None = None
+
+
+class _Generated(BaseModel):
+    output_ids: list[int]
+    meta_info: _Meta
+
+
+class _Update(BaseModel):
+    success: bool
+    message: str = ""
+
+
+class _ModelInfo(BaseModel):
+    weight_version: str | None = None
+
+
+class Sglang(ServerApi):
+    """An SGLang server."""
+
+    kind = "sglang"
+
+    def check(self, sampling: SamplingParams) -> None:
+        """Raises: ConfigError for a truncation: the server's log-probabilities are those before it."""
+        if sampling.temperature and (sampling.top_p < 1 or sampling.top_k):
+            raise ConfigError(
+                f"SGLang gives log-probabilities before top_p={sampling.top_p:g} and top_k={sampling.top_k}, which are "
+                "not those of the distribution that it draws from: set sampling.top_p = 1, or use vLLM"
+            )
+
+    async def sample(self, turn: Turn) -> Sampled:
+        how = turn.sampling
+        generated = await self._generate(
+            turn.prompt,
+            {
+                "max_new_tokens": turn.room,
+                "temperature": how.temperature,
+                "top_p": how.top_p,
+                "top_k": how.top_k or _ALL_TOKENS,
+                "sampling_seed": turn.seed & _SEED_BITS,
+                "stop": list(how.stop),
+                "stop_token_ids": sorted(turn.stop_ids),
+                "no_stop_trim": True,
+            },
+        )
+        meta = generated.meta_info
+        if meta.finish_reason.type not in ("stop", "length"):
+            raise ServerLost(f"{self.at.shown} ended a turn with {meta.finish_reason.type!r}")
+        sampled = Sampled(
+            tuple(generated.output_ids),
+            self._logprobs(meta.output_token_logprobs),
+            "stop" if meta.finish_reason.type == "stop" else "length",
+            meta.cached_tokens,
+            meta.weight_version,
+        )
+        return check_sampled(turn, sampled, self.at.shown)
+
+    async def score(self, ids: Sequence[int], temperature: float) -> Scored:
+        how = {"max_new_tokens": 1, "temperature": temperature, "top_p": 1.0, "top_k": _ALL_TOKENS, "sampling_seed": 0}
+        meta = (await self._generate(ids, how, logprob_start_len=0)).meta_info
+        entries = meta.input_token_logprobs or []
+        if [entry[1] for entry in entries] != list(ids) or not meta.output_token_logprobs:
+            raise ServerLost(f"{self.at.shown} gave log-probabilities of other tokens than those of the text")
+        drawn = meta.output_token_logprobs[0]
+        return Scored(self._logprobs(entries[1:]), (drawn[1], self._logprobs([drawn])[0]))
+
+    def _logprobs(self, entries: Sequence[Entry]) -> tuple[float, ...]:
+        found = [logprob for logprob, _, _ in entries if logprob is not None]
+        if len(found) != len(entries):
+            raise ServerLost(f"{self.at.shown} gave {len(found)} log-probabilities for {len(entries)} tokens")
+        return tuple(found)
+
+    async def _generate(self, prompt: Sequence[int], how: dict[str, Any], **more: Any) -> _Generated:
+        body = {"input_ids": list(prompt), "sampling_params": {**_PLAIN, **how}, "return_logprob": True, **more}
+        what = f"{self.at.shown}{_PATH}"
+        generated = read(_Generated, await self.at.post(_PATH, body, timeout_s=self.timeout_s), what)
+        meta = generated.meta_info
+        if meta.prompt_tokens != len(prompt):
+            raise ServerLost(f"{what} read {meta.prompt_tokens} ids where the prompt has {len(prompt)}")
+        if [entry[1] for entry in meta.output_token_logprobs] != generated.output_ids:
+            raise ServerLost(f"{what} gave log-probabilities of other tokens than those that were sampled")
+        return generated
+
+    async def load(self, folder: Path, name: str) -> None:
+        what = f"{self.at.shown}/update_weights_from_disk"
+        body = {"model_path": str(folder), "weight_version": name, "flush_cache": True}
+        # The update is refused while something is sampled; other modes than `retract` end or keep what others sample.
+        await self.at.post("/pause_generation", {"mode": "retract"}, timeout_s=_CONTROL_TIMEOUT_S)
+        try:
+            answer = await self.at.post("/update_weights_from_disk", body, timeout_s=self.timeout_s)
+            updated = read(_Update, answer, what)
+        finally:
+            await self.at.post("/continue_generation", {}, timeout_s=_CONTROL_TIMEOUT_S)
+        if not updated.success:
+            raise ServerLost(f"{what} loaded no weights: {updated.message}")
+
+    async def weights(self) -> str | None:
+        try:
+            content = await self.at.get("/model_info", timeout_s=_CONTROL_TIMEOUT_S)
+        except NotOffered:  # the name of this path in older servers
+            content = await self.at.get("/get_model_info", timeout_s=_CONTROL_TIMEOUT_S)
+        return read(_ModelInfo, content, f"{self.at.shown}/model_info").weight_version
+
+    async def is_well(self) -> None:
+        await self.at.get("/health", timeout_s=_CONTROL_TIMEOUT_S)
