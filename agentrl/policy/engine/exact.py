@@ -312,7 +312,7 @@ def _rows_alike(shape: AttentionShape, span: int, fewest: int) -> bool:
         if not torch.equal(attention(span, last), whole[:, :, -rows:]):
             return False
         if rows % shape.group == 0 and rows // shape.group % fewest == 0:
-            heads = first.unflatten(2, (shape.group, -1)).flatten(1, 2)
+            heads = first.unflatten(2, (shape.group, -1)).flatten(1, 2)  # type: ignore[no-untyped-call]
             if not torch.equal(attention(span, heads).flatten(1, 2), whole[:, :, :rows].flatten(1, 2)):
                 return False
     return True
