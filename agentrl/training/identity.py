@@ -84,8 +84,10 @@ def _environment(env: Env, splits: Iterable[str]) -> dict[str, Any]:
     on_disk = ref.version if ref.url else registry.version_of(registry.spec(ref.id), on_disk=True)
     edited = "" if on_disk == ref.version else f" (its file has changed since it was loaded: {on_disk})"
     known = [name for name in dict.fromkeys(splits) if name in env.tasks.splits]
+    shown = asdict(ref) | {"version": ref.version + edited}
+    del shown["url"]  # where it was served is no part of what it is
     return {
-        "env": {**asdict(ref), "version": ref.version + edited},
+        "env": shown,
         "splits": {name: _split(env.tasks.split(name)) for name in known},
     }
 

@@ -90,8 +90,9 @@ async def pieces(waiting: Waiting, dialect: Dialect, model: str, ping_s: float) 
             return
         node = work.result()
         rest = text.rest(node.choice.action)
+        first = [] if has_begun else stream.begin(node.id)  # made first: events are numbered as they are made
         last = [*(stream.piece(rest["delta"]) if rest else []), *stream.end(answered(node, model, waiting.asked))]
-        yield b"".join(last if has_begun else [*stream.begin(node.id), *last])
+        yield b"".join([*first, *last])
         node.delivered = True
     except ApiError as error:
         if not has_begun:

@@ -383,4 +383,4 @@ def test_every_loss_names_its_source():
     ]
     without = {f.__name__ for f in functions if "Source:" not in (f.__doc__ or "")}
     assert len(functions) > 12
-    assert without == {"entropy_of_logits", "outside", "weighted"}
+    assert without == {"check_rows", "entropy_of_logits", "outside", "weighted"}
