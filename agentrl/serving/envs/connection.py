@@ -97,7 +97,7 @@ class Frames(asyncio.Protocol):
         self._buffer = bytearray()
         self._session: Session | None = None
         self._end: Callable[[Session], Awaitable[None]] | None = None
-        self._is_over, self._is_asked = False, False
+        self._is_over, self._is_asked, self._is_full = False, False, False
 
     def begin(self, sessions: Sessions, gate: Gate, version: str) -> None:
         """Take the connection over from HTTP."""
@@ -149,7 +149,7 @@ class Frames(asyncio.Protocol):
             self.shutdown()
 
     def _read(self) -> None:
-        while not self._is_over and len(self._buffer) >= LENGTH_BYTES:
+        while not self._is_over and not self._is_full and len(self._buffer) >= LENGTH_BYTES:
             size = int.from_bytes(self._buffer[:LENGTH_BYTES], "big")
             if size > MOST_BYTES:
                 self._fail(f"a message of {size} bytes is larger than {MOST_BYTES >> 20} MiB")
@@ -213,10 +213,16 @@ class Frames(asyncio.Protocol):
         self._connections.discard(self)
 
     def pause_writing(self) -> None:
-        """A client that does not read: what it asked for waits in the transport, at most one answer at a time."""
+        """The client does not read its answers: read none of its requests until it does."""
+        self._is_full = True
+        self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        pass
+        self._is_full = False
+        if not self._is_over:
+            self._transport.resume_reading()
+            if self._session is not None:
+                self._read()
 
     def shutdown(self) -> None:
         """Hang up; called by uvicorn at the end, too."""

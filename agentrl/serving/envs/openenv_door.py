@@ -160,8 +160,13 @@ class OpenEnvDoor:
         method, params, id = given.get("method"), given.get("params") or {}, given.get("id")
         try:
             if method == "openenv/session/create":
+                self._seats = {name: kept for name, kept in self._seats.items() if kept.is_open}
                 seat = await Seat.at(self._sessions)
-                await seat.reset(Start())
+                try:
+                    await seat.reset(Start())
+                except BaseException:
+                    await seat.close()
+                    raise
                 self._seats[seat.session.id] = seat
                 return {"jsonrpc": "2.0", "id": id, "result": {"session_id": seat.session.id}}
             found = own or self._seats.get(str(params.get("session_id")))
