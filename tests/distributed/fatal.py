@@ -12,14 +12,19 @@ from tests.training.stages.conftest import Agree
 
 
 class Fatal(Agree):
-    """Say yes. Args: mark: a file that is made when the process is killed; an empty name kills none."""
+    """Say yes.
 
-    def __init__(self, mark: str = "") -> None:
+    Args:
+        mark: a file that is made when the process is killed; an empty name kills none.
+        spare: the process that is not killed.
+    """
+
+    def __init__(self, mark: str = "", spare: int = 0) -> None:
         super().__init__()
-        self._mark = mark
+        self._mark, self._spare = mark, spare
 
     def score(self, answer: str | None) -> float:
-        if self._mark and "agentrl.distributed.process" in sys.modules and not Path(self._mark).exists():
+        if self._mark and os.getpid() != self._spare and not Path(self._mark).exists():
             Path(self._mark).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().score(answer)

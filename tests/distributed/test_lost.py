@@ -68,7 +68,7 @@ def all_end(pids: list[int]) -> bool:
 def test_a_sampler_that_is_killed_in_the_middle_of_a_group_changes_no_bit(
     undecided: ModelConfig, tmp_path: Path
 ) -> None:
-    env = EnvConfig("tests.distributed.fatal:Fatal", kwargs={"mark": str(tmp_path / "mark")})
+    env = EnvConfig("tests.distributed.fatal:Fatal", kwargs={"mark": str(tmp_path / "mark"), "spare": os.getpid()})
     config = replace(CONFIG, env=env, model=undecided, stages={"it": RL})
     train(config, tmp_path / "one")
     train(replace(config, scale=ScaleConfig(samplers=1)), tmp_path / "killed")
