@@ -34,7 +34,8 @@ from agentrl.policy.scripted import NullPolicy, OraclePolicy
 from agentrl.rollout.judging.judge import Judge
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
-from agentrl.serving.capture.player import captured, player
+from agentrl.serving.capture.player import player
+from agentrl.serving.capture.settings import captured
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory
 from agentrl.wire.reachable import check_reachable
 

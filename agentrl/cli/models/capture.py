@@ -42,7 +42,7 @@ _WIDTH = 120
 _AGENT = (
     "The agent's program, for `sh -c`; OPENAI_BASE_URL, OPENAI_API_KEY, AGENTRL_TASK and others tell it what to do."
 )
-_PROCESSES = "Start the program so many times, each for one episode after the other; 0 starts it for each."
+_PROCESSES = "Copies of the program that are started once and play many episodes each; 0 starts one for each episode."
 
 
 @click.command("capture")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from agentrl.errors import PackageMissing
 from agentrl.rollout.episode import run_episode
 from agentrl.rollout.runner import Play
 from agentrl.serving.capture.settings import AgentConfig
-from agentrl.trajectory import CAPTURED, EnvRef
 
 
 @asynccontextmanager
@@ -25,8 +23,3 @@ async def player(agent: AgentConfig | None) -> AsyncIterator[Play]:
         raise PackageMissing(f"an agent needs a server ({error.name}): pip install 'agentrl[serve]'") from error
     async with playing(agent) as play:
         yield play
-
-
-def captured(ref: EnvRef, agent: str) -> EnvRef:
-    """The identity of an environment as an agent plays it; it cannot be made."""
-    return replace(ref, id=f"{CAPTURED}{ref.id}", kwargs={**ref.kwargs, "agent": agent})

@@ -19,10 +19,9 @@ from agentrl.rollout.runner import Play
 from agentrl.serving.capture.agents import Agent, CommandAgent, Exit
 from agentrl.serving.capture.desk import Desk
 from agentrl.serving.capture.episode import Episode
-from agentrl.serving.capture.player import captured
 from agentrl.serving.capture.server import CaptureServer
 from agentrl.serving.capture.session import Session
-from agentrl.serving.capture.settings import AgentConfig
+from agentrl.serving.capture.settings import AgentConfig, captured
 from agentrl.serving.capture.tasks import AgentTasks
 from agentrl.serving.chat_model import ChatModel
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory

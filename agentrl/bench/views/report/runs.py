@@ -119,7 +119,7 @@ class PackedRuns:
     Attributes:
         text: packed.
         cut_at: to how many characters long texts were cut; 0 for none.
-        every: the page holds one in so many episodes.
+        every: 3 means that the page holds every third episode.
     """
 
     text: str
@@ -130,7 +130,7 @@ class PackedRuns:
 def packed_runs(runs: Sequence[ReportRun], most_bytes: int = MOST_BYTES) -> PackedRuns:
     """The episodes, packed in at most `most_bytes`.
 
-    Texts are cut shorter until all episodes fit; where none is short enough, the page holds one in so many episodes.
+    Texts are cut shorter until all episodes fit; where none is short enough, the page leaves episodes out.
     One in ten is packed first, to find out which length is worth while. Episodes are read from the store one by one.
     """
     sizes = dict.fromkeys(_LENGTHS, 0)
