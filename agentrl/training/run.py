@@ -18,8 +18,6 @@ from agentrl.bench.evaluate import EvalResult
 from agentrl.bench.verdicts import verdicts
 from agentrl.bench.views.run_report import read_metrics, write_report
 from agentrl.bench.views.run_tally import EVALUATION
-from agentrl.distributed.local import LocalWorkers
-from agentrl.distributed.samplers import Samplers
 from agentrl.learning.apart import ApartLearner
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import Objective
@@ -27,21 +25,17 @@ from agentrl.learning.rows import Row, build_rows
 from agentrl.policy import model_folder
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.format.demonstrations import with_tokens
-from agentrl.policy.local import LocalPolicy
-from agentrl.policy.servers.sampler import ServerSampler
 from agentrl.rollout.plain_json import plain
-from agentrl.rollout.requests import GroupRequest
-from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.sources.tasks import Player
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.seeds import Purpose, integer
-from agentrl.serving.capture.player import player
 from agentrl.training import checkpoint, model_setup
 from agentrl.training.clock import Clock
 from agentrl.training.files.kept_weights import KeptWeights
 from agentrl.training.files.provenance import cost, provenance
 from agentrl.training.folder import RunFolder
 from agentrl.training.progress import OnProgress, Progress
+from agentrl.training.scale.players import Players, sampler
 from agentrl.training.selection import FEWEST, Checked, Selection, recorded, split_held_out
 from agentrl.training.settings import RunSettings
 from agentrl.training.stages.base import Stage, Step
@@ -115,7 +109,6 @@ class Run:
         self.max_turns = max(env.max_turns for env in trained(self.environments))
         self._saved: checkpoint.Checkpoint | None = None
         self.rollouts: Player
-        self._samplers: Samplers | None = None
         self._learner: Learner | None = None
         self._weights_before = 0
         self._saved_at_s = time.monotonic()
@@ -144,44 +137,24 @@ class Run:
         if found is not None:
             self._keep_stage_end(found)
         await self._set_up_model(found)
-        self.policy = self._sampler()
+        self.policy = sampler(
+            self.config,
+            self.model,
+            self.tokenizer,
+            sampling=self.sampling,
+            version=self.state.weights,
+            run=self.folder.path,
+        )
         if self._saved is not None:
             self._saved.restore()
-        async with self.policy, player(self.config.agent) as self._play, self._player() as self.rollouts:
-            if isinstance(self.policy, ServerSampler):
-                await self.policy.greet()
+        refs = [self.env, *(env.ref for env in self.environments.values()), *self.config.other_environments()]
+        self._players = Players(self.config, self.policy, refs, self.state.weights)
+        self.clock.elsewhere = self._players.cpu_s
+        async with self._players:
+            self.rollouts = self._players.training
             for stage in self.stages[self.state.stage :]:
                 await self._pass_through(stage)
         return self._conclude()
-
-    def _player(self) -> Rollouts | Samplers:
-        """What plays training episodes: this process, or samplers."""
-        scale = self.config.scale
-        limit = self.config.run.max_concurrency
-        own = Rollouts(self.env, self.policy, max_concurrency=limit, play=self._play)
-        if not scale.samplers:
-            return own
-        assert isinstance(self.policy, LocalPolicy)  # the plan refuses samplers together with servers
-        refs = [self.env, *(env.ref for env in self.environments.values()), *self.config.other_environments()]
-        workers = LocalWorkers(self.policy, self.config.model.chat_format, refs, own.max_concurrency, scale)
-        self._samplers = Samplers(own, workers, scale.samplers, restarts=scale.restarts, version=self.state.weights)
-        self.clock.elsewhere = lambda: 0.0 if self._samplers is None else self._samplers.cpu_s
-        return self._samplers
-
-    def _sampler(self) -> LocalPolicy | ServerSampler:
-        """What samples all turns: the embedded engine, or servers."""
-        model = self.config.model
-        shared: dict[str, Any] = {
-            "chat_format": model.chat_format,
-            "sampling": self.sampling,
-            "max_context": model.max_context,
-            "version": self.state.weights,
-        }
-        servers = self.config.scale.servers(self.folder.path)
-        if servers is not None:
-            return ServerSampler(self.model, self.tokenizer, servers, **shared)
-        slots = model.slots or self.config.run.max_concurrency
-        return LocalPolicy(self.model, self.tokenizer, slots=slots, exact=self.config.sampling.exact, **shared)
 
     def _go_on_from(self, found: Path | None) -> None:
         if found is not None:
@@ -250,7 +223,7 @@ class Run:
         self._record(step.groups, stage.name, step.number)
         timing = {"time/record_s": time.perf_counter() - started} if step.groups else {}
         self._count(step.metrics)
-        metrics = {**step.metrics, **timing, **(self._scale_metrics if step.groups else {})}
+        metrics = {**step.metrics, **timing, **(self._players.metrics if step.groups else {})}
         self._log(stage.name, step.number, step.total, {**metrics, **speeds(metrics)})
         every = self.config.run.evaluate_every
         is_last = step.number >= step.total
@@ -259,10 +232,6 @@ class Run:
         self.policy.forget()
         if step.number < step.total and self._save_is_due(stage, step):
             self._save()
-
-    @property
-    def _scale_metrics(self) -> dict[str, float]:
-        return self.policy.metrics if self._samplers is None else self._samplers.metrics
 
     def _save_is_due(self, stage: Stage, step: Step) -> bool:
         """Whether to save after a step: the first one, every `checkpoint_every`, and after `checkpoint_seconds`."""
@@ -344,9 +313,7 @@ class Run:
     def _publish(self) -> int:
         """Tell the sampler that the weights changed; it drops its caches. Returns: the version of the weights."""
         self.state.weights += 1
-        self.policy.weights_changed()
-        if self._samplers is not None:
-            self._samplers.publish(self.state.weights)
+        self._players.publish(self.state.weights)
         return self.state.weights
 
     def rows(self, groups: Sequence[TrajectoryGroup]) -> list[Row]:
@@ -371,7 +338,15 @@ class Run:
         started = time.perf_counter()
         seed = integer(self.seed, Purpose.EVALUATION)
         refs = {name: env.ref for name, env in self.environments.items()}
-        groups = await self._held_out(requests_of_each(tasks, refs, trials, seed, labels), sampling)
+        requests = requests_of_each(tasks, refs, trials, seed, labels)
+        done, total = 0, sum(request.num_episodes for request in requests)
+
+        def count(episodes: int) -> None:
+            nonlocal done
+            done += episodes
+            self.tell(name, done, total)
+
+        groups = await self._players.evaluate(requests, sampling, count)
         wall_s = time.perf_counter() - started
         played = [trajectory for group in groups for trajectory in group.trajectories]
         for trajectory in played:
@@ -379,29 +354,6 @@ class Run:
         sampled = sum(trajectory.num_sampled_tokens for trajectory in played)
         self.state.tokens["evaluated"] = self.state.tokens.get("evaluated", 0) + sampled
         return by_environment(played, {name: refs[name] for name in tasks}, wall_s=wall_s)
-
-    async def _held_out(self, requests: Sequence[GroupRequest], sampling: SamplingParams) -> list[TrajectoryGroup]:
-        """Play an evaluation, on the samplers where there are some, and tell how far it is."""
-        done, total = 0, sum(request.num_episodes for request in requests)
-
-        def count(episodes: int) -> None:
-            nonlocal done
-            done += episodes
-            self.tell(requests[0].labels.stage, done, total)
-
-        if self._samplers is not None:
-            return await self._samplers.run(
-                requests, sampling=sampling, on_group=lambda group: count(len(group.trajectories))
-            )
-        async with Rollouts(
-            self.env,
-            self.policy,
-            sampling=sampling,
-            on_trajectory=lambda trajectory: count(1),
-            max_concurrency=self.config.run.max_concurrency,
-            play=self._play,
-        ) as rollouts:
-            return await rollouts.run(requests)
 
     def before_update(self) -> None:
         """Free what the sampler keeps of episodes; an update needs the memory."""
