@@ -161,7 +161,7 @@ def openenv(job: Job) -> Door:
     problems += [f"validate: {name}" for name in seen["failed"]]
     if problems:
         return Door("openenv", "failed", "; ".join(problems), hashes)
-    text = f"{len(hashes)} transcripts equal, both modes of MCPToolClient, validate --url {seen['checks']} of "
+    text = f"{len(hashes)} transcripts equal, both modes of MCPToolClient, openenv validate --url {seen['checks']} of "
     return Door("openenv", "green", text + str(seen["checks"]), hashes)
 
 
