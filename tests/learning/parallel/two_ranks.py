@@ -132,13 +132,13 @@ class Outcome:
     filled: list[Mapping[str, np.ndarray]] = field(default_factory=list)
 
 
-async def outcome_of(case: Case, ranks: Ranks) -> Outcome:
-    model = model_of(case.kind, case.dtype)
+async def outcome_of(case: Case, ranks: Ranks, device: str = "cpu") -> Outcome:
+    model = model_of(case.kind, case.dtype).to(device)  # type: ignore[arg-type]
     learner = Learner(model, case.settings, case.objective, ranks=ranks, shard=case.shard and ranks.size > 1)
     head = learner.models.value_head
     if head is not None:  # zero at first, which would hide the model's own gradient
         with torch.no_grad():
-            head.weight.copy_(torch.linspace(-1, 1, 32)[None])
+            head.weight.copy_(torch.linspace(-1, 1, 32, device=device)[None])
     metrics, filled = [], []
     for step in range(case.steps):
         rows = case.rows(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,8 @@ def test_what_cannot_be_exact_is_refused_where_it_is_asked_for(monkeypatch: pyte
     assert not engine(lean=False).exact
     with pytest.raises(ModelError, match="Leave out"):
         engine(lean=False, exact=True)
+    with pytest.raises(ModelError, match="the model is on meta"):
+        Engine(copy.deepcopy(model).to("meta"), stop_ids=frozenset(), decode=str, options=EngineOptions(exact=True))
     monkeypatch.setattr(exact, "_FEWEST_QUERIES", ())
     exact.exact_shapes.cache_clear()
     assert not engine().exact
