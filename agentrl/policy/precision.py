@@ -19,6 +19,8 @@ SMALLEST_WIDTH = 512
 """Models with narrower hidden states stay in float32 without a measurement: conversions cost what products gain."""
 _WORTH = 1.5
 """How many times faster products must be: a model does more than products."""
+_FIRST_WITH_BFLOAT16 = 8
+"""Compute capability of the first GPUs that multiply bfloat16 themselves; an H200 does so 15 times as fast."""
 _ROWS = 256
 _ROUNDS = 5
 
@@ -41,12 +43,16 @@ def choose(width: int, device: str) -> Choice:
 
     Args:
         width: numbers of a hidden state.
-        device: that the model is on. Only on a CPU is there a choice.
+        device: that the model is on. CPUs are measured; of GPUs only NVIDIA's are known.
     """
-    if not device.startswith("cpu"):
+    if not device.startswith(("cpu", "cuda")):
         return Choice("float32", f"the choice of bfloat16 is left to you on {device}")
     if width < SMALLEST_WIDTH:
         return Choice("float32", f"hidden states of {width} numbers are below {SMALLEST_WIDTH}")
+    if device.startswith("cuda"):
+        major, _ = torch.cuda.get_device_capability(device)
+        has = major >= _FIRST_WITH_BFLOAT16
+        return Choice("bfloat16" if has else "float32", f"this GPU has {'' if has else 'no '}products in bfloat16")
     if not _has_bfloat16():
         return Choice("float32", "this CPU has no products in bfloat16")
     gain = _gain(width)

@@ -57,8 +57,8 @@ class ModelConfig:
         chat_template: Jinja file that replaces the folder's chat template; the run's models are saved with it.
         hidden_size, num_layers, vocab_size: of the tiny model.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on a CPU whose products are measured to be faster in it, for
-            hidden states of 512 numbers and more. A run records the type that it got.
+        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on a CPU whose products are measured to be faster in it, and
+            on a GPU that has them, for hidden states of 512 numbers and more. A run records the type that it got.
         max_context: most tokens of an episode; None is the model's limit, up to 4096.
         slots: most episodes whose keys and values are kept at once; None is `run.max_concurrency`.
         train_layers: train only this many of the last layers; None trains all.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from agentrl.policy import precision
 
@@ -32,9 +33,18 @@ def test_bfloat16_is_chosen_where_it_is_measured_to_be_faster(machine: Any) -> N
 def test_narrow_models_other_devices_and_cpus_without_it_stay_in_float32(machine: Any) -> None:
     machine(9.0)
     assert precision.choose(128, "cpu").dtype == "float32"
-    assert precision.choose(4096, "cuda:0").dtype == "float32"
+    assert precision.choose(4096, "mps").dtype == "float32"
     machine(9.0, able=False)
     assert "no products in bfloat16" in precision.choose(4096, "cpu").why
+
+
+def test_of_gpus_those_with_products_in_bfloat16_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, str] = {}
+    for name, capability in {"H200": (9, 0), "A100": (8, 0), "T4": (7, 5)}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        found[name] = precision.choose(576, "cuda:0").dtype
+        assert precision.choose(128, "cuda").dtype == "float32"
+    assert found == {"H200": "bfloat16", "A100": "bfloat16", "T4": "float32"}
 
 
 def test_the_measurement_is_a_ratio_of_this_machine() -> None:
