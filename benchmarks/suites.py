@@ -83,6 +83,8 @@ SUITES: dict[str, Suite] = {
             Cell("bfcl-ast", f"{_ADAPTERS}.bfcl:BFCL", {"category": "ast"}, 2344, 0, None, WITHOUT_PANEL),
             Cell("bfcl-relevance", f"{_ADAPTERS}.bfcl:BFCL", {"category": "relevance"}, 1140, 1124),
             Cell("bfcl-multi-turn", f"{_ADAPTERS}.bfcl_multi_turn:BFCLMultiTurn", {}, 800),
+            Cell("bfcl-memory-kv", f"{_ADAPTERS}.bfcl_memory:BFCLMemory", {"category": "memory_kv"}, 155),
+            Cell("bfcl-memory-rec-sum", f"{_ADAPTERS}.bfcl_memory:BFCLMemory", {"category": "memory_rec_sum"}, 155),
         ),
     ),
     "agentdojo": Suite(
