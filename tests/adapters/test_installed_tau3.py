@@ -65,8 +65,9 @@ def official(domain: str, task_id: str, actions: list[Action]) -> float:
 
 
 @CORRUPTIONS
-def test_retail_has_the_verdicts_of_the_package(corrupt):
-    env = make(ENV, domain="retail")
+@pytest.mark.parametrize("env_id", [ENV, "agentrl.adapters.tau3.talk:Tau3"])
+def test_retail_has_the_verdicts_of_the_package(env_id, corrupt):
+    env = make(env_id, domain="retail")
     tasks = env.tasks.split("eval")[::19]
     verdicts = []
     for task in tasks:
