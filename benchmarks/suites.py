@@ -106,6 +106,8 @@ SUITES: dict[str, Suite] = {
         (("rank_bm25",), ("-e", os.environ.get("TAU2_BENCH", "tau2-bench"))),
         (
             Cell("tau3-retail", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "retail"}, 114, 11, None, WITHOUT_EPISODES),
+            Cell("tau3-talk-retail", f"{_ADAPTERS}.tau3.talk:Tau3", {"domain": "retail"}, 114, 11, audited=0),
+            Cell("tau3-talk-banking", f"{_ADAPTERS}.tau3.talk:Tau3", {"domain": "banking_knowledge"}, 97, 0, audited=0),
             Cell("tau3-banking", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "banking_knowledge"}, 97, 0, audited=5),
         ),
         "python3.12",
