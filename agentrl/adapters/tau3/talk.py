@@ -111,6 +111,7 @@ class Tau3(UserEnv):
         "its solution leaves that as it is, which the comparison of databases then wants.",
         "Tasks that begin in the middle of a conversation (some of `mock`) are left out.",
     )
+    third_party = ("tau2",)
     can_fork = False  # a world may stand in another process
     score_truncated = True
     tool_timeout_s = _WORKER_S
