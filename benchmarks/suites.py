@@ -83,6 +83,8 @@ SUITES: dict[str, Suite] = {
             Cell("bfcl-ast", f"{_ADAPTERS}.bfcl:BFCL", {"category": "ast"}, 2344, 0, None, WITHOUT_PANEL),
             Cell("bfcl-relevance", f"{_ADAPTERS}.bfcl:BFCL", {"category": "relevance"}, 1140, 1124),
             Cell("bfcl-multi-turn", f"{_ADAPTERS}.bfcl_multi_turn:BFCLMultiTurn", {}, 800),
+            Cell("bfcl-memory-kv", f"{_ADAPTERS}.bfcl_memory:BFCLMemory", {"category": "memory_kv"}, 155),
+            Cell("bfcl-memory-rec-sum", f"{_ADAPTERS}.bfcl_memory:BFCLMemory", {"category": "memory_rec_sum"}, 155),
         ),
     ),
     "agentdojo": Suite(
@@ -104,6 +106,8 @@ SUITES: dict[str, Suite] = {
         (("rank_bm25",), ("-e", os.environ.get("TAU2_BENCH", "tau2-bench"))),
         (
             Cell("tau3-retail", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "retail"}, 114, 11, None, WITHOUT_EPISODES),
+            Cell("tau3-talk-retail", f"{_ADAPTERS}.tau3.talk:Tau3", {"domain": "retail"}, 114, 11, audited=0),
+            Cell("tau3-talk-banking", f"{_ADAPTERS}.tau3.talk:Tau3", {"domain": "banking_knowledge"}, 97, 0, audited=0),
             Cell("tau3-banking", f"{_ADAPTERS}.tau3:Tau3Solo", {"domain": "banking_knowledge"}, 97, 0, audited=5),
         ),
         "python3.12",

@@ -1,7 +1,7 @@
 """BFCL v4, one turn: which functions does a request call, and with what arguments (`pip install bfcl-eval`).
 
 The verdict is that of the package's own checker. Owns how its tasks become messages and tools. Turns with state belong
-to `agentrl.adapters.bfcl_multi_turn`; the categories for Java and JavaScript are left out.
+to `agentrl.adapters.bfcl_multi_turn`, memory to `bfcl_memory`; the categories for Java and JavaScript are left out.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from agentrl.adapters.suite import from_package, pass_on_host_fault, splits_of, 
 from agentrl.env.base import StepResult, as_action
 from agentrl.env.registry import register
 from agentrl.env.tool_env import ToolEnv
-from agentrl.errors import did_you_mean
+from agentrl.errors import PackageMissing, did_you_mean
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.trajectory import Task
 
 INSTALL = (
-    "pip install --no-deps bfcl-eval, and pip install mpmath overrides rank_bm25 for several turns "
+    "pip install --no-deps bfcl-eval, and pip install mpmath overrides rank_bm25 for several turns and memory "
     "(with its dependencies it brings torch, faiss and the SDKs of six clouds, which nothing here uses)"
 )
 AST = (
@@ -62,22 +62,35 @@ def checker() -> ModuleType:
     It asks a table of models whether dots in names are written as underscores; that table imports every SDK. The copy
     is given one entry in its place, and the package's own module is left as it is.
     """
-    path = Path(from_package("bfcl_eval", INSTALL).__file__ or "").parent / "eval_checker/ast_eval/ast_checker.py"
-    found = importlib.util.spec_from_file_location("agentrl_bfcl_ast_checker", path)
+    table = ModuleType("bfcl_eval.constants.model_config")
+    table.MODEL_CONFIG_MAPPING = {"agentrl": SimpleNamespace(underscore_to_dot=True)}  # type: ignore[attr-defined]
+    from_package("bfcl_eval.constants.type_mappings", INSTALL)
+    return copy_of("eval_checker/ast_eval/ast_checker.py", table)
+
+
+def copy_of(file: str, *stand_ins: ModuleType) -> ModuleType:
+    """A copy of a module of the package that finds other modules where it imports some by their names.
+
+    Args:
+        file: its path in the package.
+        stand_ins: named like the modules that they replace. The package's own modules are left as they are.
+    """
+    path = Path(from_package("bfcl_eval", INSTALL).__file__ or "").parent / file
+    found = importlib.util.spec_from_file_location(f"agentrl_bfcl_{path.stem}", path)
     assert found is not None
     assert found.loader is not None
-    module, table = importlib.util.module_from_spec(found), "bfcl_eval.constants.model_config"
-    from_package("bfcl_eval.constants.type_mappings", INSTALL)
-    kept = sys.modules.get(table)
-    stub = ModuleType(table)
-    stub.MODEL_CONFIG_MAPPING = {"agentrl": SimpleNamespace(underscore_to_dot=True)}  # type: ignore[attr-defined]
-    sys.modules[table] = stub
+    module = importlib.util.module_from_spec(found)
+    kept = {stand_in.__name__: sys.modules.get(stand_in.__name__) for stand_in in stand_ins}
+    sys.modules.update({stand_in.__name__: stand_in for stand_in in stand_ins})
     try:
         found.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise PackageMissing(f"BFCL's {path.name} needs the module {error.name!r}: {INSTALL}") from error
     finally:
-        del sys.modules[table]
-        if kept is not None:
-            sys.modules[table] = kept
+        for name, own in kept.items():
+            del sys.modules[name]
+            if own is not None:
+                sys.modules[name] = own
     return module
 
 

@@ -1,7 +1,7 @@
 """BFCL v4, several turns: a user asks for one thing after another of a file system, a car, a shop and the like.
 
 The world, its calls and the verdict are the package's own. Owns that each episode has a world of its own: the package
-keeps the worlds in the globals of its module. Memory and web search, which need models or the network, are left out.
+keeps the worlds in the globals of its module. Web search, which needs the network, is left out.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Skipped where the package is not installed; TAU2_DATA_DIR names its folder `data
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from agentrl.env.registry import make
@@ -65,8 +67,9 @@ def official(domain: str, task_id: str, actions: list[Action]) -> float:
 
 
 @CORRUPTIONS
-def test_retail_has_the_verdicts_of_the_package(corrupt):
-    env = make(ENV, domain="retail")
+@pytest.mark.parametrize("env_id", [ENV, "agentrl.adapters.tau3.talk:Tau3"])
+def test_retail_has_the_verdicts_of_the_package(env_id, corrupt):
+    env = make(env_id, domain="retail")
     tasks = env.tasks.split("eval")[::19]
     verdicts = []
     for task in tasks:
@@ -86,3 +89,17 @@ def test_a_task_that_changes_nothing_is_named_with_what_is_not_judged():
     _, reward, _, _, info = env.step("No.")
     assert (reward, info["not_judged"]) == (1.0, ["NL_ASSERTION"])
     assert sum(bool(env.not_judged(task)) for task in tasks.values()) == 112
+
+
+def test_a_tool_of_the_user_changes_the_users_world():
+    from agentrl.adapters.tau3.talk import _worlds
+
+    env = make("agentrl.adapters.tau3.talk:Tau3", domain="mock")
+    (task,) = [t for t in env.tasks.split("eval") if t.id == "mock-update_task_with_user_tools"]
+    env.reset(seed=0, options={"task": task})
+    world = _worlds(None)._open[env.unwrapped._world][2]
+    assert [tool["function"]["name"] for tool in env.tool_schemas].count("dismiss_notification") == 0
+    asked = {"name": "dismiss_notification", "arguments": {"notification_id": "notif_1"}}
+    observation, *_ = env.step(f"Please call this: {json.dumps(asked)}")
+    assert observation[0].content == "It says: Notification notif_1 dismissed"
+    assert world.user_tools.db.notifications["notif_1"].status == "read"

@@ -19,7 +19,7 @@ from agentrl.bench.result import BenchConfig, BenchResult
 from agentrl.bench.runner import run_bench
 from agentrl.config import Count, Positive, Whole, load_config
 from agentrl.env import registry
-from agentrl.errors import AgentRLError, ConfigError
+from agentrl.errors import AgentRLError, ConfigError, EnvNotFound
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec
 from agentrl.policy.remote.apis import APIS
@@ -135,8 +135,11 @@ class Suite:
 def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite's TOML file. Raises: ConfigError for a wrong key or value; EnvNotFound."""
     suite = load_config(Suite, path, overrides)
-    for env in suite.envs.values():
-        registry.spec(env.id)
+    for name, env in suite.envs.items():
+        try:
+            registry.spec(env.id)
+        except EnvNotFound as error:
+            raise EnvNotFound(f"{path}, [envs.{name}]: {error}") from None
     return suite
 
 

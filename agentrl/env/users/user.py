@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from agentrl.messages import Message
+from agentrl.messages import Action, Message
 
 
 class LastWords(str):
@@ -19,6 +19,8 @@ class LastWords(str):
 
 Reply = str | None
 """What a user says: a text, `LastWords`, or None to leave without a word."""
+Move = Reply | Action
+"""What a user does: it says something, or calls tools of its own (an `Action` with calls) and is then asked again."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +28,28 @@ class Heard:
     """What a user knows when it is to speak.
 
     Attributes:
-        messages: what the user and the assistant said, in order; no calls of tools, no system prompt. Empty where the
-            user begins.
+        messages: what the user and the assistant said, in order; no system prompt and no tools of the assistant.
+            The user's own calls stand between them, as messages of the user with `tool_calls` and of its tools. Empty
+            where the user begins.
         goal: what it wants in this episode.
         turn: how often it has spoken.
         seed: of this reply; a function of the episode's seed and the turn.
+        tools: schemas of the user's own tools, in OpenAI form.
     """
 
     messages: tuple[Message, ...]
     goal: str
     turn: int
     seed: int
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def last(self) -> str:
-        """What the assistant said last; empty at the beginning."""
+        """What was said last, or what the user's last call gave; empty at the beginning."""
         return self.messages[-1].content if self.messages else ""
 
 
-Script = Callable[[Heard], Reply | Awaitable[Reply]]
+Script = Callable[[Heard], Move | Awaitable[Move]]
 
 
 class User(ABC):
@@ -54,8 +59,8 @@ class User(ABC):
     """
 
     @abstractmethod
-    async def reply(self, heard: Heard) -> Reply:
-        """What it says next. Raises: EnvFault if its server fails; the episode is then discarded, not scored."""
+    async def reply(self, heard: Heard) -> Move:
+        """What it says or does next. Raises: EnvFault if its server fails; the episode is then not scored."""
 
     def join(self, env: object) -> None:
         """An environment is going to ask; called before each reply."""
@@ -71,7 +76,8 @@ class ScriptedUser(User):
     """Says the texts of a list in order and then leaves, or asks a function.
 
     Args: script: texts, or `script(heard) -> text`, which may be `async`. None, or the end of the list, is its stop
-        rule: the assistant's turn is then the answer.
+        rule: the assistant's turn is then the answer. A function may also return calls of the user's own tools, such as
+        `call("look", at=3)`: it is asked again when they have run.
     """
 
     def __init__(self, script: Sequence[str] | Script) -> None:
@@ -79,7 +85,7 @@ class ScriptedUser(User):
             raise TypeError("a script is a list of texts or a function, got one text: write [text]")
         self.script = script
 
-    async def reply(self, heard: Heard) -> Reply:
+    async def reply(self, heard: Heard) -> Move:
         if not callable(self.script):
             return self.script[heard.turn] if heard.turn < len(self.script) else None
         said = self.script(heard)

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from weakref import WeakSet
 
+from msgspec import structs
+
 from agentrl.env.author_code import waiting_for
-from agentrl.env.users.user import Heard, LastWords, Reply, User
+from agentrl.env.users.user import Heard, LastWords, Move, User
 from agentrl.errors import ConfigError, EnvFault, ModelError, PolicyFault
-from agentrl.messages import Message
+from agentrl.messages import Action, Message, Role
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, resolve
 
 SAMPLING = SamplingParams(temperature=0.0, max_tokens=512)
 """How a user is sampled unless it is said otherwise. Each reply has a seed of its own, which follows the episode's."""
 _numbers = itertools.count()
-_ROLES = {"assistant": "user", "user": "assistant"}
+_ROLES: Mapping[Role, Role] = {"assistant": "user", "user": "assistant"}
 _BEGIN = "(The assistant waits for your first message.)"
 _STOP_BYTES = 4
 _PROMPT = """You play a user who talks with an assistant. {instructions}
@@ -67,11 +70,14 @@ class PolicyUser(User):
             self._policy = resolve(self._named, self._setup)
         return self._policy
 
-    async def reply(self, heard: Heard) -> Reply:
+    async def reply(self, heard: Heard) -> Move:
         if heard.turn >= self.max_replies:
             return None
         stop = _stop_of(heard)
-        text = await self._ask(self._messages(heard, stop), replace(self.sampling, seed=heard.seed))
+        action = await self.ask(self._messages(heard, stop), heard)
+        if action.tool_calls:
+            return action
+        text = action.text.strip()
         said, left, _ = text.partition(stop)
         if not left:
             return text
@@ -79,12 +85,13 @@ class PolicyUser(User):
 
     def _messages(self, heard: Heard, stop: str) -> list[Message]:
         prompt = _PROMPT.format(instructions=self.instructions, goal=heard.goal or "a conversation", stop=stop)
-        spoken = [Message(_ROLES[m.role], m.content) for m in heard.messages]  # type: ignore[arg-type]
+        spoken = seen_by_the_user(heard)
         first = [] if spoken and spoken[0].role == "user" else [Message("user", _BEGIN)]
         return [Message("system", prompt), *first, *spoken]
 
-    async def _ask(self, messages: list[Message], sampling: SamplingParams) -> str:
-        """What the policy says. Raises: EnvFault if its server fails or it says nothing."""
+    async def ask(self, messages: list[Message], heard: Heard) -> Action:
+        """What the policy says or calls. Raises: EnvFault if its server fails or it does neither."""
+        sampling = replace(self.sampling, seed=heard.seed)
         key = f"user#{next(_numbers)}"
         late = EnvFault(
             "the simulated user said nothing before the time of the hook was over: raise the environment's "
@@ -95,16 +102,16 @@ class PolicyUser(User):
             policy = self.policy
             try:
                 with waiting_for(late):
-                    action = await policy.act(messages, (), episode_id=key, sampling=sampling)
+                    action = await policy.act(messages, heard.tools, episode_id=key, sampling=sampling)
             finally:
                 await policy.release(key)
         except PolicyFault as fault:
             raise EnvFault(f"the simulated user failed: {fault}", who=fault.at, answers=fault.answers) from fault
         except (ConfigError, ModelError) as error:
             raise EnvFault(f"the simulated user failed: {error}", who="server") from error
-        if action.finish_reason == "abort" or not action.text.strip():
+        if action.finish_reason == "abort" or not (action.text.strip() or action.tool_calls):
             raise EnvFault(f"the simulated user said nothing (finish_reason {action.finish_reason})", who="server")
-        return action.text.strip()
+        return action
 
     def join(self, env: object) -> None:
         self._asked_by.add(env)
@@ -114,6 +121,11 @@ class PolicyUser(User):
         if self._named is not None and self._policy is not None and not self._asked_by:
             policy, self._policy = self._policy, None
             await policy.aclose()
+
+
+def seen_by_the_user(heard: Heard) -> list[Message]:
+    """The conversation as the policy of a user sees it: the user's words and calls are those of an assistant."""
+    return [structs.replace(m, role=_ROLES.get(m.role, m.role)) for m in heard.messages]
 
 
 def _stop_of(heard: Heard) -> str:

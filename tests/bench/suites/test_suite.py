@@ -88,7 +88,7 @@ def test_an_environment_that_cannot_be_played_stops_no_other_and_there_is_no_mea
         ("", ConfigError, "envs"),
         ("[envs]\n", ConfigError, r"\[envs.NAME\] with id"),
         ('[envs."a/b"]\nid = "agentrl/Guess-v0"\n', ConfigError, "letters, digits"),
-        ('[envs.a]\nid = "agentrl/Gues-v0"\n', EnvNotFound, "Guess-v0"),
+        ('[envs.a]\nid = "agentrl/Gues-v0"\n', EnvNotFound, r"suite\.toml, \[envs\.a\]: .*Guess-v0"),
         ('[envs.a]\nid = "agentrl/Guess-v0"\nnum_task = 3\n', ConfigError, "num_tasks"),
         ('[envs.a]\nid = "agentrl/Guess-v0"\nweight = 0\n', ConfigError, "more than 0"),
     ],

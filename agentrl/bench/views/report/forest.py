@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from agentrl.bench.estimates import Estimate
 from agentrl.bench.views.charts import nice_ticks, short_number
@@ -106,3 +107,11 @@ def _row(row: ForestRow, axis: _Axis, y: float) -> str:
         parts.append(f'<circle cx="{axis.x(estimate.mean):.1f}" cy="{bar:.1f}" r="5"/>')
     parts.append(f'<text x="{_WIDTH:g}" y="{y + 15:.1f}" text-anchor="end">{text}</text></g>')
     return "".join(parts)
+
+
+def known_estimate(record: Any) -> Estimate | None:
+    """An estimate of a summary's JSON; None where it holds none."""
+    if not isinstance(record, Mapping) or record.get("mean") is None:
+        return None
+    low, high = (math.nan if bound is None else bound for bound in record["ci95"])
+    return Estimate(record["mean"], low, high, record["n"])

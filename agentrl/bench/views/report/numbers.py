@@ -5,16 +5,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from agentrl.bench.compare import Comparison
 from agentrl.bench.estimates import Estimate, paired_difference
 from agentrl.bench.measures.success import Reward
 from agentrl.bench.result import Score
 from agentrl.bench.views.charts import Series, line_chart
-from agentrl.bench.views.report.forest import ForestRow, forest_plot
+from agentrl.bench.views.report.forest import ForestRow, forest_plot, known_estimate
 from agentrl.bench.views.report.runs import ReportRun
 from agentrl.bench.views.table import number, percent
 
@@ -67,17 +66,10 @@ def success_plot(runs: Sequence[ReportRun]) -> str:
     ]
     references = runs[0].summary.get("references") or {}
     for name, score in references.items():
-        found = _estimate(score.get("success"))
+        found = known_estimate(score.get("success"))
         if found is not None:
             rows.append(ForestRow(f"{name} (reference)", found, percent(found)))
     return forest_plot(rows, title="Success with 95% intervals")
-
-
-def _estimate(record: Any) -> Estimate | None:
-    if not isinstance(record, Mapping) or record.get("mean") is None:
-        return None
-    low, high = (math.nan if bound is None else bound for bound in record["ci95"])
-    return Estimate(record["mean"], low, high, record["n"])
 
 
 def pass_table(score: Score) -> list[tuple[int, str, str]]:

@@ -19,6 +19,7 @@ from agentrl.bench.views.comparison import tests_in_words
 from agentrl.bench.views.page_text import for_page
 from agentrl.bench.views.report import numbers
 from agentrl.bench.views.report.forest import ForestRow, forest_plot
+from agentrl.bench.views.report.judged import judge_rows
 from agentrl.bench.views.report.runs import AUDIT, MOST_BYTES, ReportRun, packed_runs, read_runs
 from agentrl.bench.views.report.suites import benchmark_folders, suite_table
 from agentrl.bench.views.table import number, percent
@@ -61,6 +62,7 @@ def write_bench_report(
         audits=[audit_verdict(run, audit_of(run, runs)) for run in runs],
         warnings=[f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or ()],
         metrics=numbers.metric_rows(runs),
+        judged=judge_rows(runs),
         suites=suite_table(suites, {folder: run.score.success for folder, run in zip(folders, runs, strict=True)}),
         success=numbers.success_plot(runs),
         comparisons=[

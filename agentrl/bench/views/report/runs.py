@@ -193,11 +193,20 @@ def _row(run: ReportRun, number: int, episode: Trajectory, most: int) -> dict[st
         "seconds": sum(turn.policy_s + turn.env_s for turn in episode.turns),
         "usd": price.of(episode) if price is not None else None,
         "tools": {name: [counts["calls"], counts["errors"]] for name, counts in tool_counts(episode).items()},
+        "judged": _judged(run, episode, most),
         "info": shortened(json.dumps(dict(episode.info), default=repr, ensure_ascii=False), most),
         "messages": [_cut(message, most) for message in shown[:_MOST_MESSAGES]],
         "further": max(0, len(shown) - _MOST_MESSAGES),
         "longest": max((longest_text(message) for message in shown), default=0),
     }
+
+
+def _judged(run: ReportRun, episode: Trajectory, most: int) -> dict[str, Any] | None:
+    """A judge's verdict on an episode; None where there is none."""
+    verdict = ((run.summary.get("judge") or {}).get("verdicts") or {}).get(episode.episode_id)
+    if not isinstance(verdict, Mapping):
+        return None
+    return {**verdict, "reason": shortened(str(verdict.get("reason", "")), most)}
 
 
 def _messages(episode: Trajectory) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from agentrl.bench.audit import audit
 from agentrl.bench.compare import comparisons
+from agentrl.bench.folder import SUMMARY
 from agentrl.bench.records import read_record
 from agentrl.bench.runner import run_bench
 from agentrl.bench.views.report.packed import unpacked
@@ -220,3 +221,37 @@ def test_a_picture_of_rewards_is_in_their_unit(tmp_path: Path) -> None:
 def test_thoughts_that_are_cut_are_named_too() -> None:
     thought = {"role": "assistant", "content": "", "reasoning": "hm" * 300, "calls": []}
     assert longest_text(thought) == 600
+
+
+def test_what_a_judge_said_stands_next_to_how_far_to_believe_it(tmp_path: Path) -> None:
+    run_bench(Adder, "oracle", num_tasks=3, out=tmp_path / "one")
+    run_bench(Adder, "null", num_tasks=3, out=tmp_path / "two")
+    file = tmp_path / "one" / SUMMARY
+    summary = json.loads(file.read_text())
+    episodes = [
+        json.loads(line)["episode_id"] for line in (tmp_path / "one" / "trajectories.jsonl").read_text().splitlines()
+    ]
+    share = {"mean": 0.75, "ci95": [0.5, 0.9], "n": 3}
+    summary["judge"] = {
+        "judge": "openai:grader",
+        "score": share,
+        "passed": share,
+        "passed_of_all": share,
+        "n_judged": 3,
+        "failed": {"unreadable": 1},
+        "labels": None,
+        "environment": {"accuracy": share, "kappa": 0.5, "n": 3, "failed": 0},
+        "verdicts": {name: {"score": 0.9, "passed": True, "reason": "It is <b>so</b>."} for name in episodes},
+    }
+    file.write_text(json.dumps(summary))
+    page = Page(write_bench_report([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html"))
+    for words in (
+        "judgeopenai:grader-",
+        "without a verdict1 unreadable-",
+        "agrees with labelsnot measured-",
+        "kappa 0.50, n = 3",
+    ):
+        assert words in page.words
+    judged = [episode["judged"] for episode in page.data["episodes"] if episode["run"] == 0]
+    assert judged[0] == {"score": 0.9, "passed": True, "reason": "It is <b>so</b>."}
+    assert "What a judge says" not in Page(write_bench_report([tmp_path / "two"], tmp_path / "two.html")).text
