@@ -29,10 +29,12 @@ class Waiting:
 
     def begin(self, on_token: OnToken | None = None) -> asyncio.Task[Node]:
         """Begin to sample; `end` must follow."""
-        self.attempt.work = asyncio.create_task(self.session.turn(self.asked, self.attempt, on_token))
+        self.attempt.work = work = asyncio.create_task(self.session.turn(self.asked, self.attempt, on_token))
+        self.session.works.add(work)
+        work.add_done_callback(self.session.works.discard)
         self._watch = asyncio.create_task(disconnected(self._request))
         self._watch.add_done_callback(self._hung_up)
-        return self.attempt.work
+        return work
 
     async def end(self) -> None:
         """Stop what is still going on."""
