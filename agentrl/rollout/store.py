@@ -141,7 +141,10 @@ class TrajectoryStore:
             raise StoreError(f"there is no store at {self.path}; give the path of a trajectories.jsonl") from None
 
     def _broken(self, number: int, what: str) -> StoreError:
-        return StoreError(f"{self.path}, line {number}: {what}. Delete that line to read the others")
+        return StoreError(
+            f"{self.path}, line {number}: {what}. Delete that line in a copy of the file to read the "
+            "others; later lines whose tools that line defined cannot be read then"
+        )
 
     def sync(self) -> None:
         """Force everything that was appended to the disk."""

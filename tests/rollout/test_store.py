@@ -147,7 +147,9 @@ def test_a_broken_line_in_the_middle_is_named(path, bad):
     lines = path.read_bytes().split(b"\n")
     lines[1] = bad
     path.write_bytes(b"\n".join(lines))
-    with pytest.raises(StoreError, match=r"trajectories\.jsonl, line 2: is not a JSON object. Delete that line"):
+    with pytest.raises(
+        StoreError, match=r"trajectories\.jsonl, line 2: is not a JSON object. Delete that line in a copy"
+    ):
         list(TrajectoryStore(path))
 
 

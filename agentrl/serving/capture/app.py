@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from agentrl.serving.api_errors import ApiError
-from agentrl.serving.app import json_answer, read_body, read_json
+from agentrl.serving.app import disconnected, read_body, read_json
 from agentrl.serving.capture.desk import Desk
 from agentrl.serving.capture.dialects.base import Dialect
 from agentrl.serving.capture.dialects.chat import Chat
@@ -30,7 +30,7 @@ from agentrl.serving.capture.dialects.messages import Messages
 from agentrl.serving.capture.dialects.responses import Responses
 from agentrl.serving.capture.episode import Episode
 from agentrl.serving.capture.session import Attempt, Session
-from agentrl.serving.capture.waiting import Waiting, answered, begun, pieces
+from agentrl.serving.capture.waiting import Handed, Waiting, answered, begun, pieces
 
 logger = logging.getLogger(__name__)
 DIALECTS: Mapping[str, Dialect] = {"/chat/completions": Chat(), "/responses": Responses(), "/messages": Messages()}
@@ -120,8 +120,13 @@ class Proxy:
         node = await waiting.node()
         if node is None:
             return _GONE
-        node.delivered = True
-        return json_answer(dialect.whole(answered(node, name, found)))
+
+        def told(is_read: bool) -> None:
+            node.delivered = node.delivered or is_read
+            if not is_read:
+                attempt.gone.set()
+
+        return Handed(dialect.whole(answered(node, name, found)), told)
 
     async def _models(self, request: Request) -> Response:
         model = self._episode(request).session.model
@@ -160,11 +165,24 @@ class Proxy:
     # What processes ask that play one episode after the other.
 
     async def _next(self, request: Request) -> Response:
+        desk = self.desk
+        if desk is None:
+            return Response(status_code=204)
+        asked, gone = asyncio.create_task(desk.next(_key(request))), asyncio.create_task(disconnected(request))
         try:
-            variables = None if self.desk is None else await self.desk.next(_key(request))
-        except LookupError:
-            raise ApiError(_NO_SESSION, status=401, code="invalid_api_key") from None
-        return Response(status_code=204) if variables is None else JSONResponse(dict(variables))
+            await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            asked.cancel()
+            await asyncio.wait({asked, gone})
+        if asked.cancelled():
+            return _GONE
+        if isinstance(asked.exception(), LookupError):
+            raise ApiError(_NO_SESSION, status=401, code="invalid_api_key")
+        variables = asked.result()
+        if variables is None:
+            return Response(status_code=204)
+        return Handed(dict(variables), lambda is_read: None if is_read else desk.take_back(variables))
 
     async def _done(self, request: Request) -> Response:
         session = self._episode(request).session

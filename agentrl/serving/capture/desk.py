@@ -74,6 +74,12 @@ class Desk:
         self._sessions[key].add(session)
         return offer.variables
 
+    def take_back(self, variables: Mapping[str, str]) -> None:
+        """The process did not get an episode that it was handed: the next one that asks gets it."""
+        offer = self._taken.pop(variables["AGENTRL_KEY"], None)
+        if offer is not None and not offer.result.done():
+            self._waiting.put_nowait(offer)
+
     def done(self, session: str, error: str) -> None:
         """An episode is played. Args: session: its key; error: what went wrong, or nothing."""
         offer = self._taken.get(session)

@@ -6,6 +6,7 @@ The agent's program asks the environment over HTTP, or does not use it at all; t
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,7 +18,10 @@ from agentrl.messages import Action, Message, ToolCall
 from agentrl.rollout.episode import ending_of
 from agentrl.serving.api_errors import ApiError
 from agentrl.serving.capture.session import Session
+from agentrl.serving.capture.tree import Node
 from agentrl.trajectory import Ending, Task
+
+GAVE_UP = Ending("error", "the agent gave up on the model's turn before it had read one", "author")
 
 
 class Episode:
@@ -70,6 +74,7 @@ class Episode:
             if self.fault is not None:
                 raise self.fault
             self.ending = self.ending or Ending("answer")
+            self._give(self.session.recorded)
 
     def _last_words(self) -> Action:
         """The answer that the agent named, else what the model said last."""
@@ -81,10 +86,10 @@ class Episode:
     async def _step(self, action: Action) -> Sequence[Message]:
         try:
             observation, reward, terminated, truncated, info = await self.env.astep(action)
+            self._earned(float(reward), info.get("reward_components") or {})
         except BaseException as error:
             self.fault = _fault("step", error)
             raise ApiError("the environment failed: this episode does not count", status=500) from error
-        self._earned(float(reward), info.get("reward_components") or {})
         if terminated or truncated:
             self.ending = ending_of(self.env, truncated=truncated and not terminated)
             self.info |= {name: value for name, value in info.items() if name != "reward_components"}
@@ -92,13 +97,32 @@ class Episode:
 
     def _earned(self, reward: float, components: Mapping[str, float]) -> None:
         """Give a reward to the turn that came before it; what was earned before any turn goes to the first one."""
+        if not math.isfinite(reward):
+            raise EnvFault(f"step returned reward {reward!r}; a reward must be a finite number", who="author")
         self._waiting.append((reward, components))
-        nodes = self.session.nodes
+        self._give(self.session.nodes)
+
+    def _give(self, nodes: Sequence[Node]) -> None:
         while nodes and self._waiting:
             reward, components = self._waiting.pop()
             nodes[-1].reward += reward
             for name, value in components.items():
                 nodes[-1].components[name] = nodes[-1].components.get(name, 0.0) + value
+
+
+def silence(session: Session, ended: str) -> EnvFault | PolicyFault | None:
+    """The fault of a session of which no turn is recorded: nothing was asked, or nothing was sampled. Else None.
+
+    Args: ended: how the agent ended.
+    """
+    if session.recorded:
+        return None
+    if session.unbegun:
+        why = "it gave up on the model before the first token of its turn was sampled: give its client more time"
+        return PolicyFault(f"{ended}; {why}", who="host")
+    context = session.model.context
+    why = f"all it asked was too long for a context of {context} tokens (model.max_context, --max-context)"
+    return EnvFault(f"{ended}; {why if session.too_long else 'it asked the model for nothing'}", who="author")
 
 
 def _fault(place: str, error: BaseException) -> EnvFault | PolicyFault:

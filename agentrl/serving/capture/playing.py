@@ -1,8 +1,9 @@
 """Episodes that an agent plays, as `run_episode` plays those of a policy. Owns what an agent's end means.
 
 What the agent does after the model has spoken counts: its crash is a failure, and a limit that it reaches cuts the
-episode off. An agent that ends before it has asked the model for anything is broken, and so is a sampler that failed:
-these are faults, which never count.
+episode off. So does a turn that took so long that the agent gave up on it: otherwise a model could remove its losing
+episodes from the count by speaking without end. An agent that ends before it has asked the model for anything is
+broken, and so is a sampler that failed, or had not begun when the agent gave up: these are faults, which never count.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from agentrl.rollout.episode import mark_fault
 from agentrl.rollout.runner import Play
 from agentrl.serving.capture.agents import Agent, CommandAgent, Exit
 from agentrl.serving.capture.desk import Desk
-from agentrl.serving.capture.episode import Episode
+from agentrl.serving.capture.episode import GAVE_UP, Episode, silence
 from agentrl.serving.capture.server import CaptureServer
 from agentrl.serving.capture.session import Session
 from agentrl.serving.capture.settings import AgentConfig, captured
@@ -90,7 +91,7 @@ class AgentPlayer:
             trajectory.ending = episode.ending or Ending()
             trajectory.info = {**episode.info, "capture": session.counts()}
         trajectory.turns = session.turns()
-        trajectory.tools = session.nodes[0].tools if session.nodes else episode.tools
+        trajectory.tools = session.recorded[0].tools if trajectory.turns else episode.tools
         return trajectory
 
     async def _played(self, episode: Episode, seed: int) -> None:
@@ -102,14 +103,10 @@ class AgentPlayer:
             ended = await self._agent.run(self._variables(episode), session.waited_s)
         finally:
             self._server.proxy.remove(session)
-            session.end("the agent has ended")
-        fault = session.fault or episode.fault
+            await session.end("the agent has ended")
+        fault = session.fault or episode.fault or silence(session, str(ended))
         if fault is not None:
             raise fault
-        if not session.nodes:
-            context = session.model.context
-            why = f"all it asked was too long for a context of {context} tokens (model.max_context, --max-context)"
-            raise EnvFault(f"{ended}; {why if session.too_long else 'it asked the model for nothing'}", who="author")
         await _conclude(episode, ended)
 
     def _session(self, policy: Policy, sampling: SamplingParams | None) -> Session:
@@ -157,6 +154,8 @@ async def _conclude(episode: Episode, ended: Exit) -> None:
     inner = episode.env.unwrapped
     if ended.status is None:
         episode.ending = episode.ending or Ending("limit", "max_wall_s")
+    elif not episode.session.nodes:
+        episode.ending, episode.info["success"] = GAVE_UP, False
     elif isinstance(inner, AgentTasks):
         inner.ended = ended
     elif ended.status != 0:

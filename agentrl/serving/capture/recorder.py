@@ -6,26 +6,32 @@ The sessions of one group are a `TrajectoryGroup`; `CapturedGroups` gives these 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import threading
-from collections import defaultdict
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections import defaultdict, deque
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from agentrl.errors import EnvFault, RolloutError
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
 from agentrl.rollout.new_folder import check_new
 from agentrl.rollout.sources.base import Source, State
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.serving.capture.episode import Episode
+from agentrl.serving.capture.episode import GAVE_UP, Episode, silence
 from agentrl.serving.capture.server import CaptureServer
 from agentrl.serving.capture.session import Session
 from agentrl.serving.capture.tasks import AgentTasks
 from agentrl.serving.chat_model import ChatModel
 from agentrl.trajectory import CAPTURED, Ending, EnvRef, Labels, Task, Trajectory, TrajectoryGroup
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 _NAME = "agentrl"
 
 
@@ -56,9 +62,10 @@ class Recorder:
         out: folder whose `trajectories.jsonl` gets the sessions; None keeps them in memory alone.
         sampling: of every turn.
         max_turns: of one session.
+        keep: most trajectories in memory; of more, the oldest are dropped there, and `out` has them all.
         options: of `LocalPolicy.from_folder`.
     Attributes:
-        trajectories: of the sessions that have ended.
+        trajectories: of the sessions that ended last.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class Recorder:
         out: str | Path | None = None,
         sampling: SamplingParams | None = None,
         max_turns: int = 64,
+        keep: int = 10_000,
         **options: Any,
     ) -> None:
         self.policy = model if isinstance(model, LocalPolicy) else LocalPolicy.from_folder(model, **options)
@@ -76,21 +84,29 @@ class Recorder:
             check_new(out)
             Path(out).mkdir(parents=True, exist_ok=True)
         self._store = None if out is None else TrajectoryStore(Path(out) / "trajectories.jsonl")
-        self.trajectories: list[Trajectory] = []
-        self._groups: dict[str, list[Trajectory]] = defaultdict(list)
+        self.trajectories: deque[Trajectory] = deque(maxlen=keep)
+        self._groups: dict[str, list[Trajectory]] = defaultdict(list)  # not given to a source yet
         self._number, self._news = 0, threading.Condition()
-        self._ready = threading.Event()
+        self._loop, self._ready = asyncio.new_event_loop(), threading.Event()
+        self._keep, self._calls = keep, set[Future[Any]]()
+        self._broken: BaseException | None = None
+        self._closed = False
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        """Raises: ConfigError, or what else keeps the server from starting."""
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._ready.wait()
+        if self._broken is not None:
+            self._thread.join()
+            raise self._broken
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         if self._store is not None:
             self._store.close()
@@ -106,25 +122,35 @@ class Recorder:
         self._number += 1
         session = Session(self._model, self._sampling, max_turns=self._max_turns, name=str(self._number))
         played = Task(task or session.name, "train", {"text": task})
-        self._in_loop(self._server.proxy.add, Episode(session, AgentTasks(), played))
+        self._in_loop(self._begin(Episode(session, AgentTasks(), played)))
         found = CapturedSession(session, self._server.url)
         ending = Ending("error", "the agent raised", "author")
         try:
             yield found
             ending = Ending("answer")
         finally:
-            self._in_loop(self._end, session)
-            self._record(session, played, found, ending, group or played.id)
+            try:
+                self._in_loop(self._end(session))
+            finally:
+                self._record(session, played, found, ending, group or played.id)
+        if not math.isfinite(found.reward):
+            raise ValueError(f"reward = {found.reward!r}: expected a finite number; the session is recorded as a fault")
 
-    def _end(self, session: Session) -> None:
+    async def _begin(self, episode: Episode) -> None:
+        self._server.proxy.add(episode)
+
+    async def _end(self, session: Session) -> None:
         self._server.proxy.remove(session)
-        session.end("the agent has ended")
+        await session.end("the agent has ended")
 
     def _record(self, session: Session, task: Task, found: CapturedSession, ending: Ending, group: str) -> None:
-        turns = session.turns()
-        if session.fault is not None or not turns:
-            detail = str(session.fault or "the model was asked for nothing")
-            ending = Ending("fault", detail, session.fault.at if session.fault else "author")
+        turns, fault = session.turns(), session.fault or silence(session, "the agent has ended")
+        if fault is None and not math.isfinite(found.reward):
+            fault = EnvFault(f"the session's reward is {found.reward!r}, no finite number", who="author")
+        if fault is not None:
+            ending = Ending("fault", str(fault), fault.at)
+        elif not session.nodes:
+            ending = GAVE_UP
         elif ending.kind == "answer":
             turns[-1].reward += float(found.reward)
         trajectory = Trajectory(
@@ -137,41 +163,80 @@ class Recorder:
             f"{group}/{session.name}",
             Labels(mode="captured"),
             {"capture": session.counts()},
-            session.nodes[0].tools if turns else (),
+            session.recorded[0].tools if turns else (),
             sampling=self._sampling,
         )
         with self._news:
             self.trajectories.append(trajectory)
             self._groups[group].append(trajectory)
+            if sum(map(len, self._groups.values())) > self._keep:
+                self._forget_a_group()
             self._news.notify_all()
         if self._store is not None:
             self._store.append(trajectory)
 
-    def wait_for(self, group_size: int, n: int, given: set[str]) -> list[TrajectoryGroup]:
-        """Block until there are `n` whole groups that were not given before, and note that they are given."""
+    def _forget_a_group(self) -> None:
+        """Drop the oldest group that no source has taken."""
+        oldest = next(iter(self._groups))
+        logger.warning("group %s is dropped: more than %s sessions wait for a source (keep)", oldest, self._keep)
+        del self._groups[oldest]
+
+    def wait_for(self, group_size: int, n: int, given_up: threading.Event) -> list[TrajectoryGroup]:
+        """Block until there are `n` whole groups, and give them away. Later sessions of one make a new group.
+
+        Args: given_up: set by `give_up`; the answer is then empty.
+        Raises: RolloutError if the recorder is closed before.
+        """
         with self._news:
-            while True:
-                whole = [g for g, own in self._groups.items() if len(own) >= group_size and g not in given][:n]
+            while not given_up.is_set():
+                whole = [group for group, own in self._groups.items() if len(own) >= group_size][:n]
                 if len(whole) == n:
-                    given.update(whole)
-                    return [TrajectoryGroup(g, self._groups[g][:group_size]) for g in whole]
+                    return [TrajectoryGroup(group, self._taken(group, group_size)) for group in whole]
+                if self._closed:
+                    raise RolloutError(
+                        f"the recorder is closed: {len(whole)} of {n} groups of {group_size} sessions are whole"
+                    )
                 self._news.wait()
+        return []
 
-    def _in_loop(self, call: Any, *arguments: Any) -> None:
-        """Call a function on the thread of the event loop, and wait for it."""
-        done = threading.Event()
+    def give_up(self, waiting: threading.Event) -> None:
+        """End a `wait_for`."""
+        with self._news:
+            waiting.set()
+            self._news.notify_all()
 
-        def called() -> None:
-            try:
-                call(*arguments)
-            finally:
-                done.set()
+    def _taken(self, group: str, size: int) -> list[Trajectory]:
+        own = self._groups.pop(group)
+        if own[size:]:
+            self._groups[group] = own[size:]
+        return own[:size]
 
-        self._loop.call_soon_threadsafe(called)
-        done.wait()
+    def _in_loop(self, call: Coroutine[Any, Any, T]) -> T:
+        """Run something on the event loop, and wait for it. Raises: what it raises; RolloutError without a loop."""
+        if self._closed:
+            call.close()
+            raise RolloutError("the recorder is closed: use its sessions inside its `with` block")
+        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        return future.result()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve())
+        except BaseException as error:
+            self._broken = error
+        finally:
+            with self._news:
+                self._closed = True
+                self._news.notify_all()
+            for call in list(self._calls):
+                call.cancel()
+            self._ready.set()
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._stop = asyncio.Event()
         self._model = ChatModel(self.policy, _NAME)
         async with CaptureServer() as self._server:
             self._ready.set()
@@ -188,12 +253,17 @@ class CapturedGroups(Source):
 
     def __init__(self, recorder: Recorder, group_size: int) -> None:
         self._recorder, self._size = recorder, group_size
-        self._given: set[str] = set()
         self._taken = 0
 
-    def take(self, n: int) -> Awaitable[list[TrajectoryGroup]]:
+    async def take(self, n: int) -> list[TrajectoryGroup]:
+        """Raises: RolloutError if the recorder is closed before there are `n` groups."""
+        given_up = threading.Event()
+        try:
+            groups = await asyncio.to_thread(self._recorder.wait_for, self._size, n, given_up)
+        finally:
+            self._recorder.give_up(given_up)  # otherwise the thread of a cancelled call would wait for ever
         self._taken += n
-        return asyncio.to_thread(self._recorder.wait_for, self._size, n, self._given)
+        return groups
 
     def state_dict(self) -> State:
         return {"taken": self._taken}

@@ -1,7 +1,8 @@
 """One session: an agent's requests become sampled turns. Owns retries, clients that go away, and what is recorded.
 
-A turn counts only if its client read it: a client that hangs up ends the sampling, and a turn that nobody read is
-handed to the next equal request. HTTP belongs to `app`.
+A turn trains only if its client read it: a client that hangs up ends the sampling, and a turn that nobody read is
+handed to the next equal request. A session of which no turn was read keeps the last unread one, which never trains: how
+long its turns are is the model's doing. HTTP belongs to `app`.
 """
 
 from __future__ import annotations
@@ -71,6 +72,17 @@ class Attempt:
             await asyncio.wait({self.work})
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A turn to be sampled: of which request, where it goes on, after which ids, and since when."""
+
+    request: ChatRequest
+    place: Place
+    prompt: tuple[int, ...]
+    node_id: str
+    began: float
+
+
 class Session:
     """The turns that one agent samples.
 
@@ -81,7 +93,8 @@ class Session:
         name: in the URL path.
     Attributes:
         key: that the agent sends.
-        fault: why the sampler failed, if it did.
+        works: what is being sampled.
+        unbegun: requests whose client hung up before the first token was sampled.
         too_long: requests that left no room for an answer.
         retries: requests that were answered with the turn of an earlier one, or took its place.
         answer: what the agent says its answer is; None leaves it to what the model said last.
@@ -91,13 +104,15 @@ class Session:
         self.model, self.sampling, self.max_turns, self.name = model, sampling, max_turns, name
         self.key = f"sk-agentrl-{secrets.token_urlsafe(24)}"
         self.tree = Tree()
-        self.fault: PolicyFault | None = None
-        self.too_long = self.retries = 0
+        self.works: set[asyncio.Task[Node]] = set()
+        self.too_long = self.retries = self.unbegun = 0
         self.answer: str | None = None
         self._over = ""
         self._stream = secrets.token_hex(8) if sampling.seed is None else str(sampling.seed)
         self._newest: dict[bytes, Attempt] = {}
         self._used: dict[bytes, set[int]] = defaultdict(set)
+        self._failed: dict[str, PolicyFault] = {}  # by the turn that was asked for
+        self._cut: list[Node] = []  # the last turn of which only a part was sampled
         self._waited_s, self._since = 0.0, dict[str, float]()
 
     async def turn(self, request: ChatRequest, attempt: Attempt, on_token: OnToken | None = None) -> Node:
@@ -117,12 +132,12 @@ class Session:
         attempt.node = await self._sampled(request, attempt, on_token)
         return attempt.node
 
-    def end(self, why: str) -> None:
+    async def end(self, why: str) -> None:
         """Refuse what is asked from now on, and stop what is being sampled."""
-        self._over = why
-        for attempt in self._newest.values():
-            if attempt.work is not None and not attempt.work.done():
-                attempt.work.cancel()
+        self._over, works = why, set(self.works)
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
 
     def waited_s(self) -> float:
         """Seconds so far in which the agent waited for turns."""
@@ -134,15 +149,25 @@ class Session:
         """Turns that were read by a client, in the order in which they were sampled."""
         return [node for node in self.tree.nodes if node.delivered]
 
+    @property
+    def recorded(self) -> list[Node]:
+        """Turns that were read; where there are none, the last one that nobody read."""
+        return self.nodes or [*self.tree.nodes, *self._cut][-1:]
+
+    @property
+    def fault(self) -> PolicyFault | None:
+        """Why the sampler failed, if it did and no retry got the turn."""
+        return next(iter(self._failed.values()), None)
+
     def turns(self) -> list[Turn]:
-        """The record of these turns; the exact ids that each one saw and sampled."""
-        nodes = self.nodes
+        """The record of what `recorded` names; the exact ids that each turn saw and sampled."""
+        nodes = self.recorded
         after: dict[str, tuple[Message, ...]] = {}
         for node in reversed(nodes):
             if node.parent is not None:
                 after[node.parent.id] = node.new
         return [
-            Turn(node.new, node.action, node.reward, node.components, after.get(node.id, ()), None, node.seconds)
+            Turn(node.new, node.record(), node.reward, node.components, after.get(node.id, ()), None, node.seconds)
             for node in nodes
         ]
 
@@ -166,16 +191,37 @@ class Session:
         self._used[key].add(number)
         stream = f"{self._stream}/{key.hex()}"
         node_id = attempt.turn_id = hashlib.blake2b(f"{stream}/{number}".encode(), digest_size=6).hexdigest()
-        began = self._since[node_id] = time.monotonic()
+        asked = _Asked(request, place, prompt, node_id, time.monotonic())
+        self._since[node_id] = asked.began
+        heard: list[tuple[int, float]] = []
+
+        def hear(token: int, logprob: float) -> None:
+            heard.append((token, logprob))
+            if on_token is not None:
+                on_token(token, logprob)
+
         try:
-            done = await self._completion(request, prompt, turn_seed(stream, number), node_id, on_token)
-        except BaseException:
+            done = await self._completion(asked, turn_seed(stream, number), hear)
+        except BaseException as error:
             self._used[key].discard(number)  # so that a retry samples the same turn
+            if isinstance(error, asyncio.CancelledError):
+                self._cut_short(asked, heard)
             raise
         finally:
             del self._since[node_id]
-            self._waited_s += time.monotonic() - began
-        return self._added(request, place, prompt, done, node_id, time.monotonic() - began)
+            self._waited_s += time.monotonic() - asked.began
+        self._failed.pop(node_id, None)
+        node = self._node(asked, done)
+        self.tree.add(node, place)
+        return node
+
+    def _cut_short(self, asked: _Asked, heard: list[tuple[int, float]]) -> None:
+        """Note that nobody waits for a turn any more, with what was sampled of it so far."""
+        if not heard:
+            self.unbegun += 1
+            return
+        ids, logprobs = zip(*heard, strict=True)
+        self._cut = [self._node(asked, Completion(ids, logprobs, "length", 0, ()))]
 
     def _prompt(self, request: ChatRequest) -> tuple[Place, tuple[int, ...]]:
         """Where a request goes on, and the ids that the model sees."""
@@ -193,38 +239,31 @@ class Session:
             raise context_exceeded(len(prompt), self.model.context)
         return place, prompt
 
-    async def _completion(
-        self, request: ChatRequest, prompt: tuple[int, ...], seed: int, owner: str, on_token: OnToken | None
-    ) -> Completion:
-        engine, owner = self.model.policy.engine, f"{self.name}/{owner}"
+    async def _completion(self, asked: _Asked, seed: int, on_token: OnToken) -> Completion:
+        engine, owner = self.model.policy.engine, f"{self.name}/{asked.node_id}"
+        sampling = replace(asked.request.sampling, seed=None)
         try:
-            return await engine.sample(owner, prompt, replace(request.sampling, seed=None), seed, on_token=on_token)
+            return await engine.sample(owner, asked.prompt, sampling, seed, on_token=on_token)
         except Exception as error:
-            self.fault = PolicyFault(f"the sampler failed: {type(error).__name__}: {error}", who="host")
+            self._failed[asked.node_id] = PolicyFault(
+                f"the sampler failed: {type(error).__name__}: {error}", who="host"
+            )
             raise ApiError(f"the sampler failed: {type(error).__name__}", status=500) from error
         finally:
             engine.release(owner)
 
-    def _added(
-        self,
-        request: ChatRequest,
-        place: Place,
-        prompt: tuple[int, ...],
-        done: Completion,
-        node_id: str,
-        seconds: float,
-    ) -> Node:
-        choice = self.model.choice(request, done, node_id)
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(done.ids), "cached_tokens": done.cached}
+    def _node(self, asked: _Asked, done: Completion) -> Node:
+        choice = self.model.choice(asked.request, done, asked.node_id)
+        usage = {"prompt_tokens": len(asked.prompt), "completion_tokens": len(done.ids), "cached_tokens": done.cached}
         action = structs.replace(
             choice.action,
-            prompt_ids=prompt,
+            prompt_ids=asked.prompt,
             token_ids=done.ids,
             logprobs=done.logprobs,
             versions=done.versions,
             usage=usage,
         ).safe()
-        closed = done.ids[-1] in self.model.policy.format.stop_ids
-        node = Node(node_id, place.parent, place.new, request.tools, choice, action, closed, place.edited, seconds)
-        self.tree.add(node, place)
-        return node
+        place, closed = asked.place, done.ids[-1] in self.model.policy.format.stop_ids
+        seconds = time.monotonic() - asked.began
+        tools = asked.request.tools
+        return Node(asked.node_id, place.parent, place.new, tools, choice, action, closed, place.edited, seconds)

@@ -62,6 +62,10 @@ class Node:
         """Prompt and sampled ids."""
         return (*(self.action.prompt_ids or ()), *(self.action.token_ids or ()))
 
+    def record(self) -> Action:
+        """The turn as it is recorded: one that nobody read has a text, but no ids that could train."""
+        return self.action if self.delivered else structs.replace(self.action, token_ids=(), logprobs=(), versions=())
+
 
 @dataclass(frozen=True)
 class Place:

@@ -4,20 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from agentrl.serving.api_errors import ApiError
-from agentrl.serving.app import disconnected
+from agentrl.serving.app import disconnected, json_answer
 from agentrl.serving.capture.dialects.base import Answered, Dialect, event
 from agentrl.serving.capture.session import Attempt, OnToken, Session
 from agentrl.serving.capture.tree import Node
 from agentrl.serving.chat_model import Answer
 from agentrl.serving.chat_request import ChatRequest
 from agentrl.serving.streaming import Pieces
+
+
+class Handed(Response):
+    """A JSON answer that says, once its bytes are written, whether its client was still there.
+
+    Args: value: to be sent; told: called once.
+    """
+
+    def __init__(self, value: Any, told: Callable[[bool], None]) -> None:
+        answer = json_answer(value)
+        super().__init__(answer.body, media_type=answer.media_type)
+        self._told = told
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone, is_read = asyncio.create_task(disconnected(Request(scope, receive))), False
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": self.body, "more_body": True})
+            await asyncio.sleep(0)
+            is_read = not gone.done()
+        finally:
+            gone.cancel()
+            self._told(is_read)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class Waiting:
@@ -29,10 +55,12 @@ class Waiting:
 
     def begin(self, on_token: OnToken | None = None) -> asyncio.Task[Node]:
         """Begin to sample; `end` must follow."""
-        self.attempt.work = asyncio.create_task(self.session.turn(self.asked, self.attempt, on_token))
+        self.attempt.work = work = asyncio.create_task(self.session.turn(self.asked, self.attempt, on_token))
+        self.session.works.add(work)
+        work.add_done_callback(self.session.works.discard)
         self._watch = asyncio.create_task(disconnected(self._request))
         self._watch.add_done_callback(self._hung_up)
-        return self.attempt.work
+        return work
 
     async def end(self) -> None:
         """Stop what is still going on."""
@@ -93,7 +121,8 @@ async def pieces(waiting: Waiting, dialect: Dialect, model: str, ping_s: float) 
         first = [] if has_begun else stream.begin(node.id)  # made first: events are numbered as they are made
         last = [*(stream.piece(rest["delta"]) if rest else []), *stream.end(answered(node, model, waiting.asked))]
         yield b"".join([*first, *last])
-        node.delivered = True
+        await asyncio.sleep(0)  # a hang-up during the last write is noticed now
+        node.delivered = node.delivered or not waiting.attempt.gone.is_set()
     except ApiError as error:
         if not has_begun:
             raise

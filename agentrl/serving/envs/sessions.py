@@ -178,7 +178,10 @@ class Sessions:
             for session in list(self._open.values()):
                 if not session.is_busy and now - session.touched_s > self.bounds.idle_s:
                     logger.info("a session was idle for %g s and has ended", self.bounds.idle_s)
-                    await self.end(session)
+                    try:
+                        await self.end(session)
+                    except Exception as error:  # the author's code raised: the other sessions still end
+                        logger.warning("an idle session could not be closed", exc_info=error)
 
     async def aclose(self) -> None:
         if self._sweeper is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import threading
 from pathlib import Path
 
 import httpx
 import pytest
 
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, RolloutError
 from agentrl.learning.rows import build_rows
 from agentrl.policy.base import SamplingParams
 from agentrl.rollout.store import TrajectoryStore
@@ -63,3 +66,55 @@ def test_an_agent_that_raises_fails_and_one_that_asks_nothing_does_not_count(mod
     raised, silent = recorder.trajectories
     assert (raised.ending.kind, raised.reward, raised.success) == ("error", 0.0, False)
     assert (silent.status, silent.reward) == ("fault", 0.0)
+
+
+def test_a_server_that_cannot_start_is_an_error(model: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise ConfigError("the address is taken")
+
+    monkeypatch.setattr("agentrl.serving.capture.server.listening", refused)
+    with pytest.raises(ConfigError, match="the address is taken"), capture(model.policy, sampling=GREEDY):
+        pass
+
+
+def test_a_recorder_that_is_closed_says_so(model: ChatModel) -> None:
+    with capture(model.policy, sampling=GREEDY) as recorder:
+        play(recorder, "Lamp 1?", 1.0)
+    with pytest.raises(RolloutError, match="the recorder is closed: 0 of 1 groups of 2"):
+        asyncio.run(CapturedGroups(recorder, 2).take(1))
+    with pytest.raises(RolloutError, match="the recorder is closed"), recorder.session("Lamp 2?"):
+        pass
+
+
+async def test_a_task_that_comes_again_makes_a_new_group(model: ChatModel) -> None:
+    with capture(model.policy, sampling=GREEDY) as recorder:
+        groups = CapturedGroups(recorder, 2)
+        for reward in (1.0, 0.5):
+            play(recorder, "Lamp 1?", reward)
+        assert [group.rewards for group in await groups.take(1)] == [[1.0, 0.5]]
+        given_up = asyncio.ensure_future(groups.take(1))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        for reward in (0.25, 0.0):
+            play(recorder, "Lamp 1?", reward)
+        assert [group.rewards for group in await groups.take(1)] == [[0.25, 0.0]]
+
+
+def test_what_is_kept_in_memory_is_bounded(model: ChatModel, tmp_path: Path) -> None:
+    with capture(model.policy, out=tmp_path / "out", sampling=GREEDY, keep=2) as recorder:
+        for number in range(3):
+            play(recorder, f"Lamp {number}?", 1.0)
+    assert [trajectory.task.id for trajectory in recorder.trajectories] == ["Lamp 1?", "Lamp 2?"]
+    assert len(list(TrajectoryStore(tmp_path / "out" / "trajectories.jsonl"))) == 3
+    with pytest.raises(RolloutError, match="0 of 1"):
+        recorder.wait_for(3, 1, threading.Event())
+
+
+def test_a_reward_that_is_no_finite_number_is_refused(model: ChatModel) -> None:
+    recorder = capture(model.policy, sampling=GREEDY)
+    with recorder, pytest.raises(ValueError, match="reward = nan: expected a finite number"):
+        play(recorder, "Lamp 1?", math.nan)
+    (trajectory,) = recorder.trajectories
+    assert (trajectory.status, trajectory.reward) == ("fault", 0.0)

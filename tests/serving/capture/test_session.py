@@ -241,6 +241,6 @@ async def test_a_session_ends(client: httpx.AsyncClient, episode: Episode) -> No
     await asked(client, ASK)
     reply = await client.post("v1/chat/completions", json={"model": "any", "messages": [ASK], "tools": []})
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "session_over")
-    episode.session.end("the agent has ended")
+    await episode.session.end("the agent has ended")
     reply = await client.post("v1/responses", json={"model": "any", "input": "x"})
     assert "the agent has ended" in reply.json()["error"]["message"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
+
+import pytest
 
 from agentrl.serving.envs.connection import Frames
 from agentrl.serving.envs.describe import Served
@@ -59,5 +62,22 @@ async def test_a_session_that_ended_is_not_kept_by_the_openenv_door() -> None:
         made = await door._rpc({"id": 1, "method": "openenv/session/create"}, None)
         await sessions.end(sessions.get(made["result"]["session_id"]))
     assert len(door._seats) == 1
+    await sessions.aclose()
+    await served.aclose()
+
+
+async def test_an_idle_session_whose_close_raises_keeps_no_other_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentrl.serving.envs.sessions._SWEEP_S", 0.0)
+    served = Served(EnvRef(ODD), longest_s=60)
+    sessions = Sessions(served.make, Bounds(idle_s=-1.0))
+    broken, well = await sessions.begin(), await sessions.begin()
+
+    async def raises() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(broken, "close", raises)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert well.id not in sessions
     await sessions.aclose()
     await served.aclose()
