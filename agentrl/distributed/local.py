@@ -40,6 +40,8 @@ from agentrl.sampling import SamplingParams
 from agentrl.trajectory import EnvRef, TrajectoryGroup
 
 _START_S, _STOP_S = 600.0, 15.0
+_ALIVE_S, _MOST_SILENT = 5.0, 24
+"""Seconds between two signs of life, and how many of them in a row may be missing: a stopped process is lost."""
 # Ctrl-C reaches every process of a terminal; the trainer alone decides, also while this one begins.
 _COMMAND = (
     "import signal, sys; signal.signal(signal.SIGINT, lambda number, frame: None); sys.path[:] = {path!r}; "
@@ -95,6 +97,7 @@ class LocalWorkers:
             threads=self._scale.threads,
             log_level=logging.getLogger().getEffectiveLevel(),
             ends_when_hung=ends_when_hung(),
+            alive_s=_ALIVE_S,
         )
 
     def weights(self, version: int) -> Weights:
@@ -124,6 +127,7 @@ class LocalWorker(Worker):
         self._open: dict[int, tuple[asyncio.Future[TrajectoryGroup], int]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._silent = 0
 
     @property
     def pid(self) -> int:
@@ -152,10 +156,24 @@ class LocalWorker(Worker):
                 await self._ready
         except TimeoutError:
             raise WorkerLost(f"sampler {self._number} was not ready after {_START_S:g} s") from None
+        self._silent = 0
+        self._watch()
+
+    def _watch(self) -> None:
+        """Count the missing signs of life. Time in which the trainer itself stood still counts once at most."""
+        if self._connection is None:
+            return
+        if self._silent > _MOST_SILENT:
+            silent_s = _MOST_SILENT * self._setup.alive_s
+            what = f"sampler {self._number} (process {self.pid}) gave no sign of life for {silent_s:g} s"
+            self._end(WorkerLost(f"{what} (stopped, or code that never lets go of Python's lock), and was killed"))
+            return
+        self._silent += 1
+        asyncio.get_running_loop().call_later(self._setup.alive_s, self._watch)
 
     def _spawn(self) -> Connection:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with ours, theirs:
             given = (theirs.fileno(), self._model.fileno())
             command = _COMMAND.format(path=sys.path, ids=f"{given[0]}, {given[1]}, {os.getpid()}")
             self._process = subprocess.Popen(
@@ -164,7 +182,7 @@ class LocalWorker(Worker):
                 stdout=2,  # what author code prints
                 pass_fds=given,
             )
-        return Connection(ours.detach())
+            return Connection(ours.detach())
 
     def take_weights(self, weights: Weights) -> None:
         self._send(NewWeights(weights.version), weights.values.fileno())
@@ -196,6 +214,7 @@ class LocalWorker(Worker):
 
     def _read(self) -> None:
         assert self._connection is not None
+        self._silent = 0
         try:
             message = self._connection.recv()
         except (EOFError, OSError):

@@ -25,6 +25,7 @@ class Setup:
         threads: of torch.
         log_level: of messages that are passed on to the trainer's log.
         ends_when_hung: end the process when author code hangs.
+        alive_s: seconds between two messages that say that the process is running.
     """
 
     env: EnvRef
@@ -40,6 +41,7 @@ class Setup:
     threads: int
     log_level: int
     ends_when_hung: bool
+    alive_s: float
 
 
 # To a sampling process.
@@ -85,6 +87,11 @@ class Stop:
 @dataclass(frozen=True)
 class Ready:
     """The process can play."""
+
+
+@dataclass(frozen=True)
+class Alive:
+    """The process is running; sent again and again once it is ready."""
 
 
 @dataclass(frozen=True)

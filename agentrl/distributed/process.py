@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from agentrl.distributed.messages import (
+    Alive,
     Broken,
     Cancel,
     EpisodeEnded,
@@ -101,10 +102,17 @@ class Sampler:
         async with self._policy, AsyncExitStack() as self._opened:
             threading.Thread(target=self._read, daemon=True, name="trainer").start()
             self._trainer.send(Ready())
+            threading.Thread(target=self._say_alive, daemon=True, name="alive").start()
             await self._stopped.wait()
             for task in self._playing.values():
                 task.cancel()
             await asyncio.gather(*self._playing.values(), return_exceptions=True)
+
+    def _say_alive(self) -> None:
+        """A thread of its own: the event loop may be busy, and the process is not lost then."""
+        while True:
+            time.sleep(self._setup.alive_s)
+            self._trainer.send(Alive())
 
     async def _runner(self, sampling: SamplingParams | None) -> Rollouts:
         """The runner of a way to sample."""

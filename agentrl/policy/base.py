@@ -22,6 +22,8 @@ class Policy(ABC):
     """
 
     name: str = "policy"
+    address: str = ""
+    """Where the server stands that it asks, without credentials; empty for a policy that asks none."""
 
     def bind(self, env: Any) -> Policy:
         """The policy for one episode of `env`; privileged policies (oracles) look inside it."""

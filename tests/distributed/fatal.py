@@ -1,4 +1,4 @@
-"""An environment that ends its sampling process once, in the middle of a group."""
+"""An environment that ends or stops its sampling process once, in the middle of a group."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ class Fatal(Agree):
     """Say yes.
 
     Args:
-        mark: a file that is made when the process is killed; an empty name kills none.
-        spare: the process that is not killed.
+        mark: a file that is made when the process gets the signal; an empty name signals none.
+        spare: the process that gets none.
+        number: of the signal.
     """
 
-    def __init__(self, mark: str = "", spare: int = 0) -> None:
+    def __init__(self, mark: str = "", spare: int = 0, number: int = signal.SIGKILL) -> None:
         super().__init__()
-        self._mark, self._spare = mark, spare
+        self._mark, self._spare, self._number = mark, spare, number
 
     def score(self, answer: str | None) -> float:
         if self._mark and os.getpid() != self._spare and not Path(self._mark).exists():
             Path(self._mark).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._number)
         return super().score(answer)
 
     def start(self, task: Task) -> str:

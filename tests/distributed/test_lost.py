@@ -65,10 +65,13 @@ def all_end(pids: list[int]) -> bool:
     return not any(map(is_alive, pids))
 
 
-def test_a_sampler_that_is_killed_in_the_middle_of_a_group_changes_no_bit(
-    undecided: ModelConfig, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=str)
+def test_a_sampler_that_is_killed_or_stopped_in_the_middle_of_a_group_changes_no_bit(
+    undecided: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    env = EnvConfig("tests.distributed.fatal:Fatal", kwargs={"mark": str(tmp_path / "mark"), "spare": os.getpid()})
+    monkeypatch.setattr("agentrl.distributed.local._ALIVE_S", 0.2)
+    kwargs = {"mark": str(tmp_path / "mark"), "spare": os.getpid(), "number": int(number)}
+    env = EnvConfig("tests.distributed.fatal:Fatal", kwargs=kwargs)
     config = replace(CONFIG, env=env, model=undecided, stages={"it": RL})
     train(config, tmp_path / "one")
     train(replace(config, scale=ScaleConfig(samplers=1)), tmp_path / "killed")

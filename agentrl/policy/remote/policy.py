@@ -88,18 +88,14 @@ class ServerPolicy(Policy):
         dialect.check(self.options)
         self._dialect = dialect
         self._url = url_of(dialect.api.address(base_url), dialect.api)
+        self.address = str(self._url.copy_with(username=None, password=None, query=None))
         self._lanes = PerLoop(partial(Lane.open, self.options, dialect, self.api_key_env, client), aclose=Lane.aclose)
         self._random = random.Random()
         self._answered = False
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.model!r}, url={self._shown_url!r})"
-
-    @property
-    def _shown_url(self) -> str:
-        """The address without user, password and query, which may hold secrets."""
-        return str(self._url.copy_with(username=None, password=None, query=None))
+        return f"{type(self).__name__}({self.model!r}, url={self.address!r})"
 
     async def act(
         self,
@@ -172,7 +168,7 @@ class ServerPolicy(Policy):
             if isinstance(fault, ConfigError):
                 raise fault
             raise PolicyFault(
-                f"{self._shown_url} refused the request: {self._shown(str(error))}. It also refuses a conversation of "
+                f"{self.address} refused the request: {self._shown(str(error))}. It also refuses a conversation of "
                 "AgentRL's own, so the cause is not what the model said: check that the server supports tools, and "
                 "read its log.",
                 answers=False,
@@ -260,7 +256,7 @@ class ServerPolicy(Policy):
     def _exhausted(self, end: NoMoreAttempts, seconds: float, answers: bool | None) -> PolicyFault:
         asks = f" (asks to wait {end.last.asked_s:g} s)" if end.asked_too_long else ""
         return PolicyFault(
-            f"{self._shown_url} gave no completion in {end.attempts} tries over {seconds:.1f} s; the last failure: "
+            f"{self.address} gave no completion in {end.attempts} tries over {seconds:.1f} s; the last failure: "
             f"{end.last.reason}{asks}. Check that the server is up, and read its log; then raise timeout_s or "
             "max_retries, or lower max_concurrency or requests_per_minute.",
             who="network" if isinstance(end.last, _Lost) else "server",
@@ -268,7 +264,7 @@ class ServerPolicy(Policy):
         )
 
     def _refused(self, error: ServerError) -> ConfigError | PolicyFault:
-        said = f"{self._shown_url} refused the request: {self._shown(str(error))}. "
+        said = f"{self.address} refused the request: {self._shown(str(error))}. "
         if error.status in (401, 403):
             state = "is set, but the server does not accept it" if os.environ.get(self.api_key_env) else "is not set"
             return ConfigError(f"{said}The environment variable {self.api_key_env} {state}: set it to a valid key.")

@@ -126,7 +126,7 @@ class Judge:
         return round(score)
 
     async def _answer(self, asked: Question) -> tuple[float, str, bool]:
-        key = f"{self.name}/{self.sampling}/{asked.key}"
+        key = f"{self.name}/{self.policy.address}/{self.sampling}/{asked.key}"
         known = self.cache.get(key)
         if known is not None:
             self.counts.cached += 1

@@ -107,12 +107,13 @@ async def test_an_error_that_is_no_fault_of_the_judges_ends_the_asking_as_it_is(
     assert len(policy.asked) < 50
 
 
-@pytest.mark.parametrize("what", ["rubric", "model", "transcript", "reference", "scale"])
+@pytest.mark.parametrize("what", ["rubric", "model", "server", "transcript", "reference", "scale"])
 async def test_another_question_is_not_answered_from_the_file(what: str, tmp_path: Path):
     policy = Flaky()
     async with Judge(policy, RUBRIC, cache=tmp_path / "verdicts.sqlite") as judge:
         await judge(conversation("right"))
     policy.name = "other" if what == "model" else "flaky"
+    policy.address = "http://other/v1" if what == "server" else ""
     rubric = {"rubric": JudgeRubric("Is it kind?", pass_at=7), "scale": JudgeRubric(RUBRIC.text, highest=20, pass_at=7)}
     async with Judge(policy, rubric.get(what, RUBRIC), cache=tmp_path / "verdicts.sqlite") as judge:
         reference = "right" if what == "reference" else ""
