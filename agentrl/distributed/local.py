@@ -101,10 +101,13 @@ class LocalWorkers:
         )
 
     def weights(self, version: int) -> Weights:
-        model = self._policy.model
-        return Weights(version, Packed({name: p.detach() for name, p in model.named_parameters() if p.requires_grad}))
+        return Weights(version, Packed(self._trained()))
 
-    def worker(self, number: int, on_free: Callable[[], None]) -> LocalWorker:
+    def _trained(self) -> dict[str, Any]:
+        """The parameters that train, by name."""
+        return {name: p.detach() for name, p in self._policy.model.named_parameters() if p.requires_grad}
+
+    def worker(self, number: int, on_free: Callable[[], None]) -> Worker:
         return LocalWorker(number, self._setup, self._packed, on_free)
 
     def close(self) -> None:
@@ -185,6 +188,7 @@ class LocalWorker(Worker):
             return Connection(ours.detach())
 
     def take_weights(self, weights: Weights) -> None:
+        assert isinstance(weights.values, Packed)
         self._send(NewWeights(weights.version), weights.values.fileno())
 
     def play(

@@ -5,6 +5,7 @@ Does not protect against other processes of the same user.
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import socket
@@ -23,12 +24,28 @@ class Packed:
         torch.save(value, self._file)
         self._file.flush()
 
+    @classmethod
+    def of(cls, written: bytes) -> Packed:
+        """The value that `packed_bytes` has written."""
+        packed = cls.__new__(cls)
+        packed._file = _unnamed_file()
+        packed._file.write(written)
+        packed._file.flush()
+        return packed
+
     def fileno(self) -> int:
         """The descriptor; another process that gets it calls `unpacked`."""
         return self._file.fileno()
 
     def close(self) -> None:
         self._file.close()
+
+
+def packed_bytes(value: Any) -> bytes:
+    """A value that `torch.save` can write, for a process that maps no memory of this one."""
+    written = io.BytesIO()
+    torch.save(value, written)
+    return written.getvalue()
 
 
 def unpacked(descriptor: int, *, only_tensors: bool = True) -> Any:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from agentrl.distributed.shared import Packed
 from agentrl.rollout.requests import GroupRequest
 from agentrl.sampling import SamplingParams
 from agentrl.trajectory import TrajectoryGroup
@@ -21,17 +20,24 @@ class WorkerLost(Exception):
     """A worker ended without being asked to."""
 
 
+class Values(Protocol):
+    """Parameter name -> values, of those that train, where a kind of worker can take them."""
+
+    def close(self) -> None:
+        """No worker takes them any more."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """Weights of the model.
 
     Attributes:
         version: their number; it grows with each update.
-        values: parameter name -> values, of those that train.
+        values: as the workers that they are for take them.
     """
 
     version: int
-    values: Packed
+    values: Values
 
 
 class Worker(ABC):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from agentrl.config import OneOf, Whole, check_config, dump_config, from_table
+from agentrl.distributed.ray_workers import check_installed
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError, did_you_mean
@@ -163,6 +164,8 @@ class TrainConfig:
             self._check_stages(planned, probe, self.env)
         if self.scale.samplers:
             self._check_samplers(planned)
+        elif self.scale.engine == "ray":
+            raise ConfigError("scale.engine = 'ray' starts samplers: set scale.samplers to their number")
         if self.scale.server:
             self._check_servers()
         self.model.check(teaches_from_nothing=any(settings.teaches_from_nothing for settings in planned.values()))
@@ -177,6 +180,10 @@ class TrainConfig:
 
     def _check_samplers(self, planned: Mapping[str, StageSettings]) -> None:
         """Refuse what cannot be played in other processes."""
+        if self.scale.engine == "ray":
+            check_installed()
+        elif self.scale.address is not None:
+            raise ConfigError("scale.address names a Ray cluster: set scale.engine = 'ray' too")
         if self.agent is not None:
             raise ConfigError("[agent] asks the model of this process: leave out [agent], or set scale.samplers = 0")
         for name, playing in _playing(planned).items():

@@ -117,10 +117,12 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class ScaleConfig(ServerConfig):
-    """Which processes of this machine sample episodes, or which inference servers.
+    """Which processes sample episodes, on this machine or on those of a Ray cluster, or which inference servers.
 
     Attributes:
         samplers: sampling processes; 0 samples in the process that learns. They share `run.max_concurrency`.
+        engine: who starts them: `processes` of this machine, or `ray`.
+        address: of a Ray cluster; `auto` is the one that this machine belongs to, None starts Ray on this machine alone.
         threads: torch threads of each of them.
         cache: what becomes of keys and values that old weights computed when new ones come while a turn is sampled:
             `drop` computes them again; `keep` goes on with them, which costs less, but a token's log-probability is
@@ -131,6 +133,8 @@ class ScaleConfig(ServerConfig):
     """
 
     samplers: Whole = 0
+    engine: Literal["processes", "ray"] = "processes"
+    address: str | None = None
     threads: Count = 1
     cache: Literal["drop", "keep"] = "drop"
     restarts: Whole = 3

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agentrl.distributed.local import LocalWorkers
+from agentrl.distributed.ray_workers import RayWorkers
 from agentrl.distributed.samplers import Samplers
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
@@ -90,7 +91,8 @@ class Players:
         if not scale.samplers:
             return own
         assert isinstance(self._policy, LocalPolicy)  # the plan refuses samplers together with servers
-        workers = LocalWorkers(self._policy, self._config.model.chat_format, self._envs, limit, scale)
+        given = (self._policy, self._config.model.chat_format, self._envs, limit, scale)
+        workers = RayWorkers(*given, address=scale.address) if scale.engine == "ray" else LocalWorkers(*given)
         self._samplers = Samplers(own, workers, scale.samplers, restarts=scale.restarts, version=self._version)
         return self._samplers
 
