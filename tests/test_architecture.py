@@ -158,6 +158,7 @@ LATE_IMPORTS = {
     ("agentrl.cli", ""): "a command loads what it needs: `agentrl --help` stays fast and torch-free",
     ("", "torch"): "the torch-free door",
     ("", "transformers"): "the torch-free door",
+    ("agentrl.distributed.ray_workers", "ray"): "an optional extra, which loads for seconds",
     ("agentrl.policy.adapters", "peft"): "an optional extra, which loads for seconds",
     ("", "agentrl.policy.local"): "the torch-free door",
     ("", "agentrl.policy.tiny"): "the torch-free door",

@@ -80,7 +80,9 @@ class RayWorkers(LocalWorkers):
 
         if not ray.is_initialized():
             where = {"address": self._address} if self._address else {"include_dashboard": False}
-            logger.info("%s Ray: about 10 s and, where it starts here, 400 MB", "joining" if self._address else "starting")
+            logger.info(
+                "%s Ray: about 10 s and, where it starts here, 400 MB", "joining" if self._address else "starting"
+            )
             ray.init(**where, configure_logging=False)
             self._started = True
         self._setup = self._make_setup()
@@ -142,7 +144,7 @@ class RayWorker(Worker):
                 outcome = await self._answer(self._actor.start.remote())
         except TimeoutError:
             raise WorkerLost(
-                f"sampler {self._number} was not ready after {_START_S:g} s: Ray may lack {self._setup.threads} free CPUs"
+                f"sampler {self._number} was not ready after {_START_S:g} s; it needs {self._setup.threads} free CPUs"
             ) from None
         if isinstance(outcome, Exception):
             raise outcome
@@ -202,7 +204,8 @@ class RayWorker(Worker):
 
     def _end(self, why: Exception) -> None:
         assert self._lost is not None
-        for future in (self._lost, *self._open):
+        futures: list[asyncio.Future[Any]] = [self._lost, *self._open]
+        for future in futures:
             if not future.done():
                 future.set_exception(why)
 

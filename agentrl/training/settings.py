@@ -122,7 +122,7 @@ class ScaleConfig(ServerConfig):
     Attributes:
         samplers: sampling processes; 0 samples in the process that learns. They share `run.max_concurrency`.
         engine: who starts them: `processes` of this machine, or `ray`.
-        address: of a Ray cluster; `auto` is the one that this machine belongs to, None starts Ray on this machine alone.
+        address: of a Ray cluster; `auto` is the one that this machine belongs to, None starts Ray on this machine.
         threads: torch threads of each of them.
         cache: what becomes of keys and values that old weights computed when new ones come while a turn is sampled:
             `drop` computes them again; `keep` goes on with them, which costs less, but a token's log-probability is

@@ -18,18 +18,27 @@ class Fatal(Agree):
         mark: a file that is made when the process gets the signal; an empty name signals none.
         spare: the process that gets none.
         number: of the signal.
+        above: how many processes above this one gets it; 0 is this one.
     """
 
-    def __init__(self, mark: str = "", spare: int = 0, number: int = signal.SIGKILL) -> None:
+    def __init__(self, mark: str = "", spare: int = 0, number: int = signal.SIGKILL, above: int = 0) -> None:
         super().__init__()
-        self._mark, self._spare, self._number = mark, spare, number
+        self._mark, self._spare, self._number, self._above = mark, spare, number, above
 
     def score(self, answer: str | None) -> float:
         if self._mark and os.getpid() != self._spare and not Path(self._mark).exists():
             Path(self._mark).touch()
-            os.kill(os.getpid(), self._number)
+            os.kill(_process(self._above), self._number)
         return super().score(answer)
 
     def start(self, task: Task) -> str:
         sys.stdout.write("what an author prints\n")
         return super().start(task)
+
+
+def _process(above: int) -> int:
+    """The number of the process that is so many above this one."""
+    pid = os.getpid()
+    for _ in range(above):
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from agentrl.rollout.requests import GroupRequest
 from agentrl.sampling import SamplingParams
 from agentrl.trajectory import EnvRef, Task, TrajectoryGroup
 
-SETUP = Setup(EnvRef("x"), (), SamplingParams(), "auto", 1, None, True, 1, 3, False, 1, 20, False)
+SETUP = Setup(EnvRef("x"), (), SamplingParams(), "auto", 1, None, True, 1, 3, False, 1, 20, False, 5.0)
 REQUEST = GroupRequest(Task("t"), 0, 1, group_id="g")
 
 
@@ -54,9 +53,8 @@ class Played:
 
 
 @pytest.fixture
-def played(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def played(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "LocalWorker", Played)
-    yield
 
 
 def made() -> tuple[Host, Any]:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from agentrl.errors import ConfigError
+from agentrl.training.model_setup import ModelConfig
 from agentrl.training.plan import TrainConfig
-from agentrl.training.settings import ScaleConfig
+from agentrl.training.settings import EnvConfig, ScaleConfig
 from agentrl.training.train import train
 from tests.distributed.test_bit_identical import SHORT
-from tests.training.stages.test_resume import left_by
+from tests.training.stages.conftest import CONFIG, undecided
+from tests.training.stages.test_resume import RL, left_by
 
+__all__ = ["undecided"]
 RAY = ScaleConfig(samplers=2, engine="ray")
 
 
@@ -38,13 +38,23 @@ def cluster() -> Iterator[Any]:
     made.shutdown()
 
 
-def samplers() -> list[psutil.Process]:
-    """The sampling processes of this machine."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any("agentrl.distributed.process" in word for word in process.info["cmdline"] or ()):
-            found.append(process)
+def samplers() -> list[Path]:
+    """The sampling processes that actors have started on this machine; they are given some seconds to end."""
+    found: list[Path] = []
+    for _ in range(100):
+        found = [process for process in Path("/proc").glob("[0-9]*") if _is_sampler(process)]
+        if not found:
+            break
+        time.sleep(0.1)
     return found
+
+
+def _is_sampler(process: Path) -> bool:
+    try:
+        words, variables = ((process / name).read_bytes() for name in ("cmdline", "environ"))
+    except OSError:
+        return False
+    return b"RAY_JOB_ID=" in variables and b"agentrl.distributed.process" in words
 
 
 def test_without_lag_the_bits_are_those_of_one_process(cluster: Any, tmp_path: Path) -> None:
@@ -56,29 +66,20 @@ def test_without_lag_the_bits_are_those_of_one_process(cluster: Any, tmp_path: P
     assert samplers() == []
 
 
-@pytest.mark.parametrize("whom", ["sampler", "actor"])
-def test_a_killed_worker_is_replaced_and_no_group_is_lost(cluster: Any, tmp_path: Path, whom: str) -> None:
-    killed: list[int] = []
-
-    def kill() -> None:
-        for _ in range(1200):
-            for process in samplers():
-                victim = process if whom == "sampler" else process.parent()
-                if victim is not None and (tmp_path / "ray" / "trajectories.jsonl").exists():
-                    killed.append(victim.pid)
-                    os.kill(victim.pid, signal.SIGKILL)
-                    return
-            time.sleep(0.05)
-
-    train(SHORT, tmp_path / "one")
-    thread = threading.Thread(target=kill)
-    thread.start()
-    train(replace(SHORT, scale=replace(RAY, address=cluster.address)), tmp_path / "ray")
-    thread.join()
-    assert len(killed) == 1
-    here, elsewhere = left_by(tmp_path / "one"), left_by(tmp_path / "ray")
+@pytest.mark.parametrize("above", [0, 1, 2], ids=["sampler", "actor", "node"])
+def test_a_worker_that_is_killed_in_the_middle_of_a_group_changes_no_bit(
+    cluster: Any, undecided: ModelConfig, tmp_path: Path, above: int
+) -> None:
+    kwargs = {"mark": str(tmp_path / "mark"), "spare": os.getpid(), "above": above}
+    env = EnvConfig("tests.distributed.fatal:Fatal", kwargs=kwargs)
+    config = replace(CONFIG, env=env, model=undecided, stages={"it": RL})
+    train(config, tmp_path / "one")
+    train(replace(config, scale=replace(RAY, samplers=1, address=cluster.address)), tmp_path / "killed")
+    assert (tmp_path / "mark").exists()
+    here, elsewhere = left_by(tmp_path / "one"), left_by(tmp_path / "killed")
     assert elsewhere["episodes"] == here["episodes"]
     assert elsewhere["weights"] == here["weights"]
+    assert elsewhere["metrics"][-1]["scale/restarts"] == 1.0
     assert samplers() == []
 
 
