@@ -5,17 +5,22 @@ Owns the values, and how answers are checked; paths and fields belong to `vllm` 
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from agentrl.errors import ConfigError
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.servers.wire import Address, ServerLost
+from agentrl.policy.servers.wire import Address, ServerBusy, ServerLost
 
+logger = logging.getLogger(__name__)
+Ask = Callable[[], Awaitable[None]]
 M = TypeVar("M", bound=BaseModel)
 _SHOWN_ERRORS = 2
 
@@ -117,6 +122,35 @@ class ServerApi(ABC):
     @abstractmethod
     async def is_well(self) -> None:
         """Raises: ServerLost, ServerBusy if the server does not work."""
+
+
+@asynccontextmanager
+async def paused(pause: Ask, resume: Ask, shown: str) -> AsyncIterator[None]:
+    """A server that samples nothing meanwhile. A pause may have taken effect though its answer was lost.
+
+    Args: shown: its address.
+    """
+    is_paused = True
+    try:
+        try:
+            await pause()
+        except ConfigError:
+            is_paused = False
+            raise
+        yield
+    except BaseException:
+        if is_paused:
+            await _go_on(resume, shown)
+        raise
+    await resume()
+
+
+async def _go_on(resume: Ask, shown: str) -> None:
+    """End a pause after a failure, which is not to be hidden by another one."""
+    try:
+        await resume()
+    except (ServerLost, ServerBusy, ConfigError) as error:
+        logger.warning("%s may still be paused: %s; start it again if it samples nothing", shown, error)
 
 
 def read(cls: type[M], content: bytes, what: str) -> M:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import TypeVar
 
-from agentrl.errors import ModelError
+from agentrl.errors import ConfigError, ModelError
 from agentrl.policy.servers.api import Sampled, ServerApi, Turn
 from agentrl.policy.servers.weights import Published
 from agentrl.policy.servers.wire import ServerBusy, ServerLost
@@ -24,6 +24,10 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 15.0
 _REMEDY = (
     "A server may answer 200 and keep the output head of a model that shares it with its embedding: start the server "
     "with {folder} as its model, where the head is a tensor of its own, and begin or resume the run again"
+)
+_SHARED = (
+    "{shown} has the weights {name!r} of another run: two runs cannot share a server, as each would replace the "
+    "weights of the other. Give this run its own server (scale.server), then resume it"
 )
 _BUSY = Retry(attempts=8, max_asked_s=120.0, jitter="half")
 
@@ -80,13 +84,16 @@ class Replica:
         """Sample a turn. Returns: it, and the version of the weights that sampled it.
 
         Args: published: gives the newest weights; the server takes them first if it has others.
-        Raises: ServerLost; ModelError if it does not compute with the weights that it was given; ConfigError.
+        Raises: ServerLost; ModelError if it does not compute with the weights that it was given; ConfigError
+            if it refuses, or another run gave it weights.
         """
         api, weights = await self._admitted(turn, published)
         try:
             sampled = await self._patient(lambda: api.sample(turn))
             name = sampled.weights or await self._patient(api.weights)
             if name is not None and name != weights.name:
+                if weights.is_of_another_run(name):
+                    raise ConfigError(_SHARED.format(shown=self.shown, name=name))
                 raise ServerLost(f"{self.shown} has the weights {name!r} and not {weights.name!r}", "weights")
         except ServerLost as lost:
             self._note(lost)

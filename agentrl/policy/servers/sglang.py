@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from agentrl.errors import ConfigError
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, read
+from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, paused, read
 from agentrl.policy.servers.wire import NotOffered, ServerLost
 
 _PATH = "/generate"
@@ -123,15 +123,19 @@ class Sglang(ServerApi):
     async def load(self, folder: Path, name: str) -> None:
         what = f"{self.at.shown}/update_weights_from_disk"
         body = {"model_path": str(folder), "weight_version": name, "flush_cache": True}
-        # The update is refused while something is sampled; other modes than `retract` end or keep what others sample.
-        await self.at.post("/pause_generation", {"mode": "retract"}, timeout_s=_CONTROL_TIMEOUT_S)
-        try:
-            answer = await self.at.post("/update_weights_from_disk", body, timeout_s=self.timeout_s)
-            updated = read(_Update, answer, what)
-        finally:
-            await self.at.post("/continue_generation", {}, timeout_s=_CONTROL_TIMEOUT_S)
+        async with paused(self._pause, self._resume, self.at.shown):
+            updated = read(
+                _Update, await self.at.post("/update_weights_from_disk", body, timeout_s=self.timeout_s), what
+            )
         if not updated.success:
             raise ServerLost(f"{what} loaded no weights: {updated.message}")
+
+    async def _pause(self) -> None:
+        # The update is refused while something is sampled; other modes than `retract` end or keep what others sample.
+        await self.at.post("/pause_generation", {"mode": "retract"}, timeout_s=_CONTROL_TIMEOUT_S)
+
+    async def _resume(self) -> None:
+        await self.at.post("/continue_generation", {}, timeout_s=_CONTROL_TIMEOUT_S)
 
     async def weights(self) -> str | None:
         try:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from agentrl.errors import ConfigError
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, first, read
+from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, first, paused, read
 from agentrl.policy.servers.wire import NotOffered, ServerLost
 
 _PATH = "/v1/completions"
@@ -130,19 +130,22 @@ class Vllm(ServerApi):
 
     async def load(self, folder: Path, name: str) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-        try:
-            await self.at.post("/pause?mode=wait", timeout_s=self.timeout_s)
-        except NotOffered as error:
-            raise ConfigError(f"{error}: {_DEV_MODE}") from None
-        try:
+        async with paused(self._pause, self._resume, self.at.shown):
             await self.at.post("/collective_rpc", body, timeout_s=self.timeout_s)
             await self.at.post("/reset_prefix_cache", timeout_s=_CONTROL_TIMEOUT_S)
-        finally:
-            await self.at.post("/resume", timeout_s=_CONTROL_TIMEOUT_S)
         try:
             await self.at.post("/update_weight_version", {"new_version": name}, timeout_s=_CONTROL_TIMEOUT_S)
         except NotOffered:  # older servers
             self._names_weights = False
+
+    async def _pause(self) -> None:
+        try:
+            await self.at.post("/pause?mode=wait", timeout_s=self.timeout_s)
+        except NotOffered as error:
+            raise ConfigError(f"{error}: {_DEV_MODE}") from None
+
+    async def _resume(self) -> None:
+        await self.at.post("/resume", timeout_s=_CONTROL_TIMEOUT_S)
 
     async def weights(self) -> str | None:
         if not self._names_weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import secrets
 import shutil
 from contextlib import suppress
@@ -22,6 +23,7 @@ from agentrl.policy.servers.probe import Probe
 _FILE = "model.safetensors"
 _PARTIAL = ".writing-"
 _KEPT = 2
+_NAME = re.compile(r"v\d{6,}-(?P<run>[0-9a-f]{8})[0-9a-f]{6}")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Published:
         """Differs between runs, and between a run and itself resumed."""
         return self.folder.name
 
+    def is_of_another_run(self, name: str) -> bool:
+        """Whether a name that a server says is one that another run gave it."""
+        theirs, ours = _NAME.fullmatch(name), _NAME.fullmatch(self.name)
+        return theirs is not None and ours is not None and theirs["run"] != ours["run"]
+
 
 class WeightFolders:
     """Folders of one sampler, in a folder that it makes.
@@ -52,6 +59,7 @@ class WeightFolders:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self._run = secrets.token_hex(4)
         self._written: list[Path] = []
 
     def write(self, model: Any, tokenizer: Any, version: int) -> Path:
@@ -59,7 +67,7 @@ class WeightFolders:
 
         Raises: ModelError if the folder does not hold the model; StoreError if it cannot be written.
         """
-        name = f"v{version:06d}-{secrets.token_hex(3)}"
+        name = f"v{version:06d}-{self._run}{secrets.token_hex(3)}"
         partial, folder = self.root / f"{_PARTIAL}{name}", self.root / name
         try:
             partial.mkdir(parents=True)

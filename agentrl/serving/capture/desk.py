@@ -10,8 +10,9 @@ import asyncio
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentrl.errors import EnvFault
 from agentrl.serving.capture.agents import Exit, ended, started, tail, within
@@ -22,8 +23,12 @@ _WAIT_S = 20.0
 
 @dataclass(eq=False)
 class _Offer:
+    """An episode. `since_s` is when it came into line, `handed_s` when a process got it; None: it is in line."""
+
     variables: Mapping[str, str]
     result: asyncio.Future[Exit]
+    since_s: float = field(default_factory=time.monotonic)
+    handed_s: float | None = None
 
 
 class Desk:
@@ -40,21 +45,41 @@ class Desk:
         self._taken: dict[str, _Offer] = {}
         self._sessions: dict[str, set[str]] = {}  # of each process, by its key
         self._processes: set[asyncio.Task[None]] = set()
+        self._seen_s = time.monotonic()  # when an episode was last taken or ended
 
     @property
     def name(self) -> str:
         return self._settings.command
 
     async def run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
-        """Have one episode played. Raises: EnvFault if the process that plays it ends."""
+        """Have one episode played. Time in line for a process that plays another one does not count against it.
+
+        Raises: EnvFault if the process that plays it ends, or none takes it though nothing is played.
+        """
         self._start()
         offer = _Offer(variables, asyncio.get_running_loop().create_future())
         self._waiting.put_nowait(offer)
+        timeout_s = self._settings.timeout_s
         try:
-            return await within(offer.result, self._settings.timeout_s, waited_s) or Exit(None)
+            ended = await within(offer.result, timeout_s, lambda: waited_s() + self._in_line_s(offer))
+            if ended is None and offer.handed_s is None:
+                raise EnvFault(
+                    f"no process of the agent asked for an episode for {timeout_s:g} s, and none was played: a process "
+                    "must ask AGENTRL_NEXT_URL when it has begun, and again after each episode",
+                    who="author",
+                )
+            return ended or Exit(None)
         finally:
             offer.result.cancel()
-            self._taken.pop(variables["AGENTRL_KEY"], None)
+            if self._taken.pop(variables["AGENTRL_KEY"], None) is not None:
+                self._seen_s = time.monotonic()
+
+    def _in_line_s(self, offer: _Offer) -> float:
+        """Seconds until an episode was handed over; until the last sign of a process if it is not yet."""
+        if offer.handed_s is not None:
+            return offer.handed_s - offer.since_s
+        last_s = time.monotonic() if self._taken else self._seen_s
+        return max(0.0, last_s - offer.since_s)
 
     async def next(self, key: str) -> Mapping[str, str] | None:
         """An episode for the process of a key; None if there is none for a while. Raises: LookupError: no such key."""
@@ -71,13 +96,16 @@ class Desk:
             return None
         session = offer.variables["AGENTRL_KEY"]
         self._taken[session] = offer
+        offer.handed_s = self._seen_s = time.monotonic()
         self._sessions[key].add(session)
         return offer.variables
 
     def take_back(self, variables: Mapping[str, str]) -> None:
         """The process did not get an episode that it was handed: the next one that asks gets it."""
         offer = self._taken.pop(variables["AGENTRL_KEY"], None)
+        self._seen_s = time.monotonic()
         if offer is not None and not offer.result.done():
+            offer.handed_s = None
             self._waiting.put_nowait(offer)
 
     def done(self, session: str, error: str) -> None:

@@ -43,6 +43,7 @@ class Episodes:
         self._pool, self._longest_s, self._most_saved = pool, longest_s, most_saved
         self._takes_any_task = takes_any_task
         self._env: Any = None
+        self._own_limits = Limits()
         self._is_lent, self._well = False, True
         self._has_begun, self._is_over = False, True
         self._began_s = time.monotonic()
@@ -53,6 +54,7 @@ class Episodes:
     def adopt(self, env: Any) -> None:
         """Go on with an instance of its own: a fork."""
         self._env, self._is_lent, self._well = env, False, False
+        self._own_limits = env.unwrapped.limits
         self._has_begun, self._is_over = True, False
 
     @property
@@ -66,6 +68,7 @@ class Episodes:
         try:
             if self._env is None:
                 self._env, self._is_lent = await self._pool.lend(), True
+                self._own_limits = self._env.unwrapped.limits
             self._check(request)
             return await getattr(self, f"_{request.op}")(request)  # type: ignore[no-any-return]
         except BaseException as error:
@@ -88,7 +91,7 @@ class Episodes:
     async def _reset(self, request: Request) -> Reply:
         inner = self._env.unwrapped
         self._began_s = time.monotonic()
-        inner.limits = Limits(**request.limits) if request.limits else inner.limits
+        inner.limits = Limits(**request.limits) if request.limits else self._own_limits
         if request.readable:
             inner.make_readable(frozenset(request.readable))
             self._well = False  # an instance that reads faults serves no other session
@@ -174,6 +177,7 @@ class Episodes:
         if env is None:
             return
         if self._is_lent and self._well and self._is_over:
+            env.unwrapped.limits = self._own_limits
             self._pool.give_back(env)
         elif self._is_lent:
             await self._pool.discard(env)

@@ -141,6 +141,7 @@ class OpenEnvDoor:
 
     async def _acted(self, seat: Seat, given: Any) -> dict[str, Any]:
         if isinstance(given, Mapping) and given.get("type") == "list_tools":
+            seat.check()
             return {"observation": {"tools": _tools(seat)}, "reward": None, "done": seat.result.is_over}
         reply = await seat.step(_action(given))
         found = _observed(seat, reply)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentrl.env.blame import fault_of
-from agentrl.errors import AgentRLError
+from agentrl.errors import AgentRLError, EnvFault
 from agentrl.messages import Action, Message
 from agentrl.serving.envs.client import exception_of
 from agentrl.serving.envs.sessions import Session, Sessions
@@ -117,8 +117,9 @@ class Seat:
         return reply
 
     async def step(self, action: Action) -> Reply:
-        """Take a turn. Raises: NotPlaying after the end; EnvFault, which is kept as the episode's result."""
+        """Take a turn. Raises: NotPlaying after the end; EnvFault, which is kept as the episode's result, and again."""
         async with self._lock:
+            self.check()
             if not self.has_begun or self.result.is_over:
                 raise NotPlaying("the episode is over" if self.has_begun else "the episode has not begun: reset first")
             try:
@@ -135,6 +136,12 @@ class Seat:
             for name, value in (reply.info.get("reward_components") or {}).items():
                 result.components[name] = result.components.get(name, 0.0) + value
             return reply
+
+    def check(self) -> None:
+        """Raises: EnvFault if the environment failed in this episode, which then has no end."""
+        fault = self.result.fault
+        if fault is not None:
+            raise EnvFault(f"{FAILED}: {fault.detail}; reset to begin another one", who=fault.who or None)
 
     async def _executed(self, request: Request) -> Reply:
         self.session.touch()

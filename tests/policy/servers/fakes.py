@@ -36,6 +36,7 @@ class Faults:
         garbage: the body of every turn.
         edit: changes the answer of every turn.
         gone: no connection is accepted.
+        pause_lost: a pause takes effect, and its answer does not arrive.
     """
 
     stale_head: bool = False
@@ -46,6 +47,7 @@ class Faults:
     garbage: bytes | None = None
     edit: Callable[[dict[str, Any]], None] | None = None
     gone: bool = False
+    pause_lost: bool = False
 
 
 @dataclass
@@ -299,7 +301,10 @@ class Net(httpx.AsyncBaseTransport):
         server = self.servers[request.url.host]
         if server.faults.gone:
             raise httpx.ConnectError("connection refused", request=request)
-        return await self._transports[request.url.host].handle_async_request(request)
+        answer = await self._transports[request.url.host].handle_async_request(request)
+        if server.faults.pause_lost and "pause" in request.url.path:
+            raise httpx.ReadTimeout("no answer", request=request)
+        return answer
 
 
 def swap_ids(answer: dict[str, Any]) -> None:

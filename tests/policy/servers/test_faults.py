@@ -177,6 +177,24 @@ async def test_a_server_that_is_gone_for_too_long_is_an_infrastructure_fault(
     assert caught.value.at == "network"
 
 
+async def test_a_pause_whose_answer_was_lost_is_ended(server: FakeServer, connect: Connect) -> None:
+    """Others may sample from the server too, and would wait without end."""
+    sampler = connect(here=server)
+    server.faults.pause_lost = True
+    with pytest.raises(PolicyFault, match=r"http://here/pause\S* gave no answer"):
+        await sampler.act(ASKED, (), episode_id="a")
+    assert not server.paused
+
+
+async def test_a_server_that_another_run_gives_weights_is_refused(server: FakeServer, connect: Connect) -> None:
+    sampler, other = connect(here=server), connect(here=server)
+    await sampler.act(ASKED, (), episode_id="a")
+    assert (await other.act(ASKED, (), episode_id="b")).token_ids
+    with pytest.raises(ConfigError, match=r"http://here has the weights 'v\S+' of another run.*its own server"):
+        await sampler.act(ASKED, (), episode_id="a")
+    assert (await other.act(ASKED, (), episode_id="b")).token_ids
+
+
 async def test_a_turn_that_was_cancelled_leaves_the_server_usable(server: FakeServer, connect: Connect) -> None:
     sampler = connect(here=server)
     await sampler.act(ASKED, (), episode_id="a")

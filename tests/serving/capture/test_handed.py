@@ -6,6 +6,9 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
+from agentrl.errors import EnvFault
 from agentrl.serving.capture.app import Proxy
 from agentrl.serving.capture.desk import Desk
 from agentrl.serving.capture.episode import Episode
@@ -58,3 +61,26 @@ async def test_an_episode_that_a_process_did_not_get_goes_to_the_next_one(proxy:
     assert json.loads(await asked(proxy, "/next", "key", {})) == variables
     desk.done("one", "")
     assert (await played).status == 0
+
+
+async def test_time_in_line_for_a_process_is_not_the_episodes() -> None:
+    desk = Desk(AgentConfig("true", processes=1, timeout_s=0.001), "http://localhost/next")
+    desk._sessions["key"] = set()  # a process that asks by itself
+    first = asyncio.create_task(desk.run({"AGENTRL_KEY": "one"}, lambda: 1e6))  # it waits for the model
+    await asyncio.sleep(0)
+    assert await desk.next("key") == {"AGENTRL_KEY": "one"}
+    second = asyncio.create_task(desk.run({"AGENTRL_KEY": "two"}, lambda: 0.0))
+    await asyncio.wait({second}, timeout=0.05)
+    assert not second.done()
+    desk.done("one", "")
+    assert await desk.next("key") == {"AGENTRL_KEY": "two"}
+    assert (await first).status == 0
+    assert (await second).status is None  # its own time is over
+
+
+async def test_an_episode_that_no_process_takes_is_a_fault_that_says_so() -> None:
+    desk = Desk(AgentConfig("true", processes=1, timeout_s=0.001), "http://localhost/next")
+    desk._sessions["key"] = set()  # a process that never asks
+    with pytest.raises(EnvFault, match=r"no process of the agent asked for an episode .* AGENTRL_NEXT_URL") as fault:
+        await desk.run({"AGENTRL_KEY": "one"}, lambda: 0.0)
+    assert fault.value.at == "author"

@@ -102,6 +102,20 @@ def test_a_fault_is_an_error_and_no_reward(client: TestClient) -> None:
     assert found == {"type": "error", "data": {"message": "the database is gone", "code": "EXECUTION_ERROR"}}
 
 
+def test_a_fault_over_http_never_reads_as_the_end(client: TestClient) -> None:
+    def post(path: str, body: Any) -> Any:
+        return client.post(path, json=body)
+
+    assert post("/reset", {}).status_code == 200
+    assert post("/step", {**ADD, "tool_name": "fail", "arguments": {"how": "server"}}).status_code == 500
+    for action in (ADD, {"type": "list_tools"}):
+        found = post("/step", {"action": action})
+        assert (found.status_code, "done" in found.json()) == (500, False)
+        assert "does not count: the database is gone; reset" in found.json()["error"]
+    assert post("/reset", {}).status_code == 200
+    assert post("/step", ADD).json()["done"] is False
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "words"),
     [
