@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -104,11 +105,13 @@ class _Weights:
         by_version: number of the weights -> model folder. None stands for every number.
         open: makes the policy of a folder.
         changes: what is not as it was when the episodes were recorded.
+        threads: torch threads of the processes that sampled them; 0 is torch's choice.
     """
 
     by_version: Mapping[int | None, Path]
     open: Callable[[Path], LocalPolicy]
     changes: list[str]
+    threads: int = 0
 
     def folder_of(self, version: int) -> Path | None:
         return self.by_version.get(version, self.by_version.get(None))
@@ -142,19 +145,37 @@ def reproduce(
     weights = _weights_of_run(folder) if is_run(folder) else _weights_of_bench(folder, model)
     found = Reproduction(changes=weights.changes)
     chosen = _chosen(TrajectoryStore(store), weights, stage, found)
+    with _torch_threads(weights.threads):
+        for count in _sampled_again(islice(chosen, episodes), weights, found):
+            on_episode(count)
+    if not (found.equal or found.differing or found.left_out):
+        which = "no sampled episodes" if stage is None else f"no sampled episodes of the stage {stage!r}"
+        raise StoreError(f"{store} holds {which}: give another run, or another --stage")
+    return found
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    """Give torch as many threads meanwhile. Args: threads: 0 leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _sampled_again(chosen: Iterator[tuple[Path, Trajectory]], weights: _Weights, found: Reproduction) -> Iterator[int]:
+    """Sample the episodes again, batch by batch. Yields: the number of episodes so far."""
     opened: dict[Path, LocalPolicy] = {}
-    for batch in _batches(islice(chosen, episodes)):
+    for batch in _batches(chosen):
         for path in dict.fromkeys(path for path, _ in batch):
             if path not in opened:
                 opened = {path: weights.open(path)}  # one model in memory at a time
             policy = opened[path]
             found.exact = found.exact and policy.exact
             asyncio.run(_compare(policy, [episode for at, episode in batch if at == path], found))
-        on_episode(found.equal + len(found.differing))
-    if not (found.equal or found.differing or found.left_out):
-        which = "no sampled episodes" if stage is None else f"no sampled episodes of the stage {stage!r}"
-        raise StoreError(f"{store} holds {which}: give another run, or another --stage")
-    return found
+        yield found.equal + len(found.differing)
 
 
 def _batches(chosen: Iterator[tuple[Path, Trajectory]]) -> Iterator[list[tuple[Path, Trajectory]]]:
@@ -244,15 +265,14 @@ def _weights_of_run(path: Path) -> _Weights:
         found[0] = Path(config.model.path)
     for one in kept:
         found[int(checkpoint.read(one).extra["state"]["weights"])] = one
+    threads = config.scale.threads if config.scale.samplers else config.run.threads
     changes = []
     if folder.is_finished:
-        changes = _changes(json.loads(folder.summary_path.read_text(encoding="utf-8")))
-    return _Weights(found, lambda at: _policy_of_run(config, at), changes)
+        changes = _changes(json.loads(folder.summary_path.read_text(encoding="utf-8")), threads)
+    return _Weights(found, lambda at: _policy_of_run(config, at), changes, threads)
 
 
 def _policy_of_run(config: TrainConfig, folder: Path) -> LocalPolicy:
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
     model, tokenizer = model_setup.load(config.model, folder, config.seed)
     return LocalPolicy(
         model,
@@ -286,9 +306,16 @@ def _weights_of_bench(path: Path, model: str | Path | None) -> _Weights:
     return _Weights({None: folder}, lambda at: LocalPolicy.from_folder(at, **options), changes)
 
 
-def _changes(recorded: Mapping[str, Any]) -> list[str]:
-    """Packages and properties of the machine that are not as recorded. Args: recorded: `packages` and `machine`."""
+def _changes(recorded: Mapping[str, Any], threads: int = 0) -> list[str]:
+    """Packages and properties of the machine that are not as recorded.
+
+    Args:
+        recorded: `packages` and `machine`.
+        threads: of torch, where it is given the number that sampled.
+    """
     then = {**(recorded.get("packages") or {}), **(recorded.get("machine") or {})}
+    if threads:
+        then.pop("torch_threads", None)
     now = {**packages(), **machine(str(then.get("device", "cpu")))}
     names = [name for name in (*_MADE_WITH, *_RUNS_ON) if name in then and then[name] != now.get(name)]
     return [f"{name} {then[name]}, now {now.get(name)}" for name in names]

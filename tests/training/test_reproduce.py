@@ -6,26 +6,33 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from agentrl.bench.result import BenchConfig
 from agentrl.bench.runner import run_bench
 from agentrl.cli import main
+from agentrl.config import dump_config
 from agentrl.errors import ConfigError, StoreError
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.by_name import PolicySetup
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.training.model_setup import ModelConfig
 from agentrl.training.reproduce import NO_WEIGHTS, FirstDifference, reproduce
+from agentrl.training.settings import SamplingConfig, ScaleConfig
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import train
-from tests.training.stages.conftest import CONFIG
+from tests.training.stages.conftest import CONFIG, undecided
+from tests.training.stages.test_forks import FORKED, TWICE
 
+__all__ = ["undecided"]
 COPY = Supervise({"yes": 1.0}, num_episodes=40, epochs=1, batch_episodes=8)
 RL = Reinforce(steps=3, playing=Playing(prompts_per_step=2, group_size=4), checkpoint_every=1)
 PLAN = replace(CONFIG, stages={"copy": COPY, "before": Evaluate(), "rl": RL, "after": Evaluate()})
@@ -58,6 +65,43 @@ def test_training_episodes_are_sampled_again_where_the_run_keeps_their_weights(r
     found = reproduce(tmp_path / "run", stage="rl")
     assert (found.equal, found.differing, dict(found.left_out)) == (24, [], {})
     assert reproduce(tmp_path / "run", stage="rl", episodes=3).equal == 3
+
+
+TWO = ScaleConfig(samplers=2)
+HOT = SamplingConfig(temperature=2.5, max_tokens=6)
+RL_ALONE = {"stages": {"rl": RL}}
+FORKS = {"stages": {"rl": replace(FORKED, steps=2, checkpoint_every=1)}, **TWICE}
+
+
+@pytest.mark.parametrize(
+    ("changes", "forked"),
+    [
+        (RL_ALONE | {"scale": TWO}, 0),
+        (RL_ALONE | {"sampling": HOT}, 0),
+        (FORKS, 2 * 24),
+        (FORKS | {"scale": TWO}, 2 * 24),
+    ],
+    ids=["samplers", "temperature 2.5", "forks", "forks on samplers"],
+)
+def test_all_episodes_of_a_run_are_bit_equal(
+    changes: dict[str, Any], forked: int, undecided: ModelConfig, tmp_path: Path
+) -> None:
+    run = replace(CONFIG.run, keep_checkpoints=20)
+    train(replace(CONFIG, model=undecided, run=run, **changes), tmp_path / "run")
+    recorded = list(TrajectoryStore(tmp_path / "run" / "trajectories.jsonl"))
+    assert sum(t.fork is not None for t in recorded) == forked
+    found = reproduce(tmp_path / "run")
+    assert (found.equal, found.differing, dict(found.left_out)) == (len(recorded), [], {})
+    assert found.exact
+
+
+def test_torch_has_the_threads_of_the_processes_that_sampled(copy: Path) -> None:
+    (copy / "config.toml").write_text(dump_config(replace(PLAN, scale=ScaleConfig(samplers=1, threads=2))))
+    seen: list[int] = []
+    found = reproduce(copy, stage="after", episodes=1, on_episode=lambda count: seen.append(torch.get_num_threads()))
+    assert seen == [2]
+    assert torch.get_num_threads() == 1
+    assert found.changes == []
 
 
 def test_a_changed_token_is_named(copy: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from agentrl.errors import ModelError
 from agentrl.policy.engine import exact
@@ -11,6 +14,8 @@ from agentrl.policy.engine.slots import KvSlots
 
 if TYPE_CHECKING:
     from agentrl.policy.engine.forward_hf import HfForward
+
+logger = logging.getLogger(__name__)
 
 
 def forward_of(model: Any, kv: KvSlots, *, lean: bool, must: bool | None) -> tuple[LeanForward | HfForward, bool]:
@@ -40,6 +45,25 @@ def forward_of(model: Any, kv: KvSlots, *, lean: bool, must: bool | None) -> tup
             if must:
                 raise _not_exact(str(error)) from error
     return LeanForward(model, kv), False
+
+
+def forward_again(
+    model: Any, kv: KvSlots, before: int, *, lean: bool, must: bool | None
+) -> tuple[LeanForward | HfForward, bool]:
+    """As `forward_of`, where the forward pass was exact until torch's number of threads changed: warns if none is now.
+
+    Args: before: torch's number of threads then.
+    Raises: ModelError if exactness is asked for and there is none.
+    """
+    found, is_exact = forward_of(model, kv, lean=lean, must=must)
+    if not is_exact:
+        logger.warning(
+            "torch has %d threads now, and had %d: sampling is no longer exact, since no shapes were found that keep "
+            "the bits. Set the threads before the model is loaded",
+            torch.get_num_threads(),
+            before,
+        )
+    return found, is_exact
 
 
 def _not_exact(why: str) -> ModelError:

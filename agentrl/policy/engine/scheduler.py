@@ -24,7 +24,7 @@ from torch import Tensor
 from agentrl.messages import FinishReason
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.engine import exact
-from agentrl.policy.engine.choice import forward_of
+from agentrl.policy.engine.choice import forward_again, forward_of
 from agentrl.policy.engine.prefixes import Donors, Prefixes
 from agentrl.policy.engine.slots import Ids, KvSlots, SlotOwners
 from agentrl.policy.engine.token_sampling import DrawTable, draw
@@ -135,6 +135,7 @@ class Engine:
         self.model, self.stop_ids, self.decode, self.options = model, stop_ids, decode, options
         self.version = 0
         self.kv = KvSlots(options.slots, -(-options.context // exact.CONTEXTS) * exact.CONTEXTS)
+        self._threads = torch.get_num_threads()
         self.forward, self.exact = forward_of(model, self.kv, lean=options.lean, must=options.exact)
         self.owners = SlotOwners(options.slots)
         self._draws = DrawTable(options.slots, options.context)
@@ -195,8 +196,7 @@ class Engine:
         if not drop_cache:
             return
         self.kv.clear()
-        self._queue.extendleft(reversed(self._active.values()))
-        self._active.clear()
+        self._requeue()
 
     def forget(self) -> None:
         """Free all keys and values, and forget who owned which slot, as a new engine would begin.
@@ -204,11 +204,14 @@ class Engine:
         What is free in the process goes back to the system, at most every few seconds.
         Turns being sampled continue after their context is computed again.
         """
-        self._queue.extendleft(reversed(self._active.values()))
-        self._active.clear()
+        self._requeue()
         self.kv.drop()
         self.owners = SlotOwners(self.options.slots)
         self._freed.give_back()
+
+    def _requeue(self) -> None:
+        self._queue.extendleft(reversed(self._active.values()))
+        self._active.clear()
 
     @property
     def busy(self) -> int:
@@ -234,12 +237,22 @@ class Engine:
         self._drop_cancelled()
         if self.model.training:
             self.model.eval()  # dropout would make the logprobs another model's
+        if self.exact and torch.get_num_threads() != self._threads:
+            self._follow_threads()
         decoding = [self._active[slot] for slot in sorted(self._active) if not len(self._active[slot].rest)]
         filling = [request for request in self._active.values() if len(request.rest)]
         room = self.options.chunk_tokens if decoding else self.options.prefill_tokens
         filling += self._admit(filling, room - sum(len(request.rest) for request in filling))
         if decoding or filling:
             self._take(*self._feed(decoding, filling, room))
+
+    def _follow_threads(self) -> None:
+        """Choose anew, and forget all keys and values: exact shapes hold for the threads that they were found with."""
+        self._requeue()
+        self.kv.clear()
+        lean = self.options.lean
+        self.forward, self.exact = forward_again(self.model, self.kv, self._threads, lean=lean, must=self.options.exact)
+        self._threads = torch.get_num_threads()
 
     def _drop_cancelled(self) -> None:
         if any(request.future.done() for request in self._queue):

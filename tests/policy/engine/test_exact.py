@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -74,15 +75,72 @@ async def test_turns_are_the_same_bits_whatever_is_sampled_at_the_same_time(name
     assert await sampled(tiny, 5, slots=3) == alone  # prefixes are copied, slots are lost and filled again
 
 
-async def test_a_number_of_threads_that_divides_no_batch_evenly() -> None:
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Gives torch a number of threads, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def engine_of(tiny: tuple[Any, Any], *, exactly: bool | None = True) -> Engine:
+    options = EngineOptions(slots=4, context=600, exact=exactly)
+    return Engine(tiny[0], stop_ids=frozenset(), decode=tiny[1].decode, options=options)
+
+
+async def test_a_number_of_threads_that_divides_no_batch_evenly(threads: Callable[[int], None]) -> None:
     """The ends of the threads' shares are in the middle of rows, where elementwise kernels compute otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        wide = model_of(intermediate_size=1376, vocab_size=289)
-        assert await sampled(wide, 12, backwards=True) == await sampled(wide, 1)
-    finally:
-        torch.set_num_threads(threads)
+    threads(3)
+    wide = model_of(intermediate_size=1376, vocab_size=289)
+    assert await sampled(wide, 12, backwards=True) == await sampled(wide, 1)
+
+
+async def test_a_later_change_of_the_threads_is_noticed(threads: Callable[[int], None]) -> None:
+    tiny, prompt, sampling = model_of(intermediate_size=1376, vocab_size=289), list(range(9, 200)), SamplingParams()
+    threads(1)
+    engine = engine_of(tiny)
+    first = await engine.sample("e", prompt, sampling, seed=1)
+    context = [*prompt, *first.ids]
+    threads(3)
+    after = await engine.sample("e", context, sampling, seed=2)
+    assert after.cached == 0  # no keys and values of other threads
+    assert after == await engine_of(tiny).sample("e", context, sampling, seed=2)
+    assert (await engine.sample("e", context, sampling, seed=2)).cached == len(context) - 1
+
+
+async def test_threads_that_change_within_a_turn(threads: Callable[[int], None]) -> None:
+    threads(1)
+    engine = engine_of(model_of())
+    done = await engine.sample(
+        "e", list(range(9, 40)), SamplingParams(max_tokens=9), seed=1, on_token=lambda *token: threads(2)
+    )
+    assert len(done.ids) == 9
+
+
+async def test_threads_without_exact_shapes_are_refused_or_told(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none_for_three(shape: exact.AttentionShape) -> int:
+        if shape.threads == 3:
+            raise exact.NotExact("three threads")
+        return query_rows(shape)
+
+    query_rows = exact._query_rows
+    monkeypatch.setattr(exact, "_query_rows", none_for_three)
+    exact.exact_shapes.cache_clear()
+    tiny, prompt, sampling = model_of(), list(range(9, 40)), SamplingParams(max_tokens=3)
+    threads(1)
+    strict, free = engine_of(tiny), engine_of(tiny, exactly=None)
+    before = await strict.sample("e", prompt, sampling, seed=1)
+    threads(3)
+    with pytest.raises(ModelError, match="three threads"):
+        await strict.sample("e", prompt, sampling, seed=1)
+    assert len((await free.sample("e", prompt, sampling, seed=1)).ids) == 3
+    assert (strict.exact, free.exact) == (True, False)
+    assert "has 3 threads now, and had 1" in caplog.text
+    threads(1)
+    assert (await strict.sample("e", prompt, sampling, seed=1)).logprobs == before.logprobs
+    exact.exact_shapes.cache_clear()
 
 
 async def test_at_high_temperature_and_for_greedy_turns() -> None:
