@@ -80,9 +80,7 @@ class RayWorkers(LocalWorkers):
 
         if not ray.is_initialized():
             where = {"address": self._address} if self._address else {"include_dashboard": False}
-            logger.info(
-                "%s Ray: about 10 s and, where it starts here, 400 MB", "joining" if self._address else "starting"
-            )
+            logger.info("%s Ray", "joining" if self._address else "starting")
             ray.init(**where, configure_logging=False)
             self._started = True
         self._setup = self._make_setup()
