@@ -8,17 +8,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from agentrl.errors import EnvFault
 from agentrl.serving.capture.settings import AgentConfig
 
-_TAIL_BYTES = 2000
+_TAIL_BYTES, _READ_BYTES, _READS = 2000, 1 << 16, 100
 _END_S = 5.0
 # The shell's input is a pipe that ends with this process; a watcher then kills the group. The command has no input.
 _END_WITH_US = "exec 3<&0 </dev/null; (cat <&3 >/dev/null; kill -s KILL -- -$$) & exec 3<&-"
@@ -73,7 +72,7 @@ class CommandAgent:
             return await self._run(variables, waited_s)
 
     async def _run(self, variables: Mapping[str, str], waited_s: Callable[[], float]) -> Exit:
-        with tempfile.TemporaryFile() as output:
+        with Tail() as output:
             process = await started(self._settings.command, {**os.environ, **variables}, output)
             waiting = asyncio.ensure_future(process.wait())
             try:
@@ -81,7 +80,55 @@ class CommandAgent:
             finally:
                 await ended(process)
                 await waiting
-            return Exit(status, tail(output.fileno()))
+            return Exit(status, output.text)
+
+
+class Tail:
+    """The end of what is written to a pipe; what was before it is let go. A context manager, in an event loop.
+
+    Attributes:
+        writer: descriptor of the pipe's end that is written to.
+    """
+
+    def __enter__(self) -> Self:
+        self._reader, self.writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        self._kept, self._loop = b"", asyncio.get_running_loop()
+        self._loop.add_reader(self._reader, self._take)
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._loop.remove_reader(self._reader)
+        self._close_writer()
+        os.close(self._reader)
+
+    @property
+    def text(self) -> str:
+        """The end of what has been written so far."""
+        for _ in range(_READS):  # a process that has left its group may go on writing
+            if not self._take():
+                break
+        return self._kept.decode(errors="replace").strip()
+
+    def given(self) -> None:
+        """Another process has the writer now: this one closes its own."""
+        self._close_writer()
+
+    def _close_writer(self) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+
+    def _take(self) -> bool:
+        """Read what is there. Returns: whether there was something."""
+        try:
+            more = os.read(self._reader, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not more:
+            self._loop.remove_reader(self._reader)
+        self._kept = (self._kept + more)[-_TAIL_BYTES:]
+        return bool(more)
 
 
 async def within(result: asyncio.Future[T], timeout_s: float, waited_s: Callable[[], float]) -> T | None:
@@ -92,19 +139,21 @@ async def within(result: asyncio.Future[T], timeout_s: float, waited_s: Callable
     return result.result() if result.done() else None
 
 
-async def started(command: str, variables: Mapping[str, str], output: IO[bytes]) -> asyncio.subprocess.Process:
+async def started(command: str, variables: Mapping[str, str], output: Tail) -> asyncio.subprocess.Process:
     """A shell command in a process group of its own, which also ends if this process is killed. Raises: EnvFault."""
     try:
-        return await asyncio.create_subprocess_shell(
+        process = await asyncio.create_subprocess_shell(
             f"{_END_WITH_US}\n{command}",
             env=variables,
             stdin=asyncio.subprocess.PIPE,
-            stdout=output,
-            stderr=output,
+            stdout=output.writer,
+            stderr=output.writer,
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
         raise EnvFault(f"the agent cannot be started: {error}", who="host") from error
+    output.given()
+    return process
 
 
 async def ended(process: asyncio.subprocess.Process) -> None:
@@ -113,9 +162,3 @@ async def ended(process: asyncio.subprocess.Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(TimeoutError):
         await asyncio.wait_for(process.wait(), _END_S)
-
-
-def tail(file: int) -> str:
-    """The end of what was written to a file."""
-    size = os.fstat(file).st_size
-    return os.pread(file, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace").strip()

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agentrl.errors import EnvFault
-from agentrl.serving.capture.agents import Exit, ended, started, tail, within
+from agentrl.serving.capture.agents import Exit, Tail, ended, started, within
 from agentrl.serving.capture.settings import AgentConfig
 
 _WAIT_S = 20.0
@@ -133,7 +132,7 @@ class Desk:
     async def _until_it_ends(self, key: str) -> EnvFault:
         """A process from its start to its end. Returns: what its episodes are told."""
         variables = {**os.environ, "AGENTRL_NEXT_URL": self._url, "AGENTRL_NEXT_KEY": key}
-        with tempfile.TemporaryFile() as output:
+        with Tail() as output:
             try:
                 process = await started(self._settings.command, variables, output)
             except EnvFault as fault:
@@ -142,7 +141,7 @@ class Desk:
                 status = await process.wait()
             finally:
                 await ended(process)
-            return EnvFault(f"{Exit(status, tail(output.fileno()))} while it was to play", who="author")
+            return EnvFault(f"{Exit(status, output.text)} while it was to play", who="author")
 
     async def _process(self, key: str) -> None:
         """A process from its start to its end, of which its episodes are told; the next episode starts another one."""

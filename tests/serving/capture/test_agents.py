@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from agentrl.errors import EnvFault
-from agentrl.serving.capture.agents import CommandAgent, started
+from agentrl.serving.capture.agents import CommandAgent, Tail, started
 from agentrl.serving.capture.settings import AgentConfig
 
 
@@ -36,6 +35,16 @@ async def test_an_agent_ends_with_its_status_and_its_last_words() -> None:
     assert str(ended) == "the agent ended with exit status 3: hello"
 
 
+async def test_of_what_an_agent_prints_only_the_end_is_kept(tmp_path: Path) -> None:
+    """A process that has left its group keeps no episode open, and ends when it goes on printing."""
+    away = f"setsid sh -c 'echo $$ > {tmp_path}/pid; while echo more; do :; done' &"
+    long = "head -c 3000000 /dev/zero | tr '\\0' x; exit 4"
+    ended = await asyncio.wait_for(CommandAgent(AgentConfig(f"({away}); {long}")).run({}, lambda: 0.0), 60)
+    assert ended.status == 4
+    assert 0 < len(ended.tail) <= 2000
+    assert await gone(int((tmp_path / "pid").read_text()))
+
+
 async def test_an_agent_that_cannot_be_started_is_a_fault() -> None:
     with pytest.raises(EnvFault, match="cannot be started"):
         await CommandAgent(AgentConfig("true")).run({"LONG": "x" * (1 << 22)}, lambda: 0.0)
@@ -53,7 +62,7 @@ async def test_time_in_which_the_agent_waits_for_the_model_does_not_count() -> N
 
 
 async def test_an_agent_ends_if_this_process_is_killed(tmp_path: Path) -> None:
-    with tempfile.TemporaryFile() as output:
+    with Tail() as output:
         process = await started(f"sleep 60 & echo $! > {tmp_path}/pid; wait", os.environ, output)
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             await asyncio.sleep(0.01)
