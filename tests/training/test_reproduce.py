@@ -29,10 +29,11 @@ from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import train
+from tests.distributed.conftest import importable_tests
 from tests.training.stages.conftest import CONFIG, undecided
 from tests.training.stages.test_forks import FORKED, TWICE
 
-__all__ = ["undecided"]
+__all__ = ["importable_tests", "undecided"]
 COPY = Supervise({"yes": 1.0}, num_episodes=40, epochs=1, batch_episodes=8)
 RL = Reinforce(steps=3, playing=Playing(prompts_per_step=2, group_size=4), checkpoint_every=1)
 PLAN = replace(CONFIG, stages={"copy": COPY, "before": Evaluate(), "rl": RL, "after": Evaluate()})
