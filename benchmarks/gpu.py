@@ -1,4 +1,4 @@
-"""Throughput of engine and learner on a GPU, beside what the GPU itself can do.
+"""Throughput of engine and learner on a GPU, as a share of what the GPU itself can do.
 
     python benchmarks/gpu.py --json FILE [--sizes 0.6M,135M,1.7B] [--rounds 3]      one command of benchmarks/gpu.sh
 

@@ -165,7 +165,7 @@ class BFCLMemory(ToolEnv):
         """A call, with its result as the package writes it."""
         try:
             result = getattr(self.memory, name)(**given)
-        except Exception as error:
+        except Exception as error:  # the package's code raises on arguments that it does not expect: the agent is told
             pass_on_host_fault(error)
             return f"Error during execution: {error}"
         return result if isinstance(result, str) else json.dumps(result)

@@ -1,4 +1,4 @@
-"""What an actor on another machine holds: a sampling process beside it, and the order of weights and groups."""
+"""What an actor of Ray holds: a sampling process on its machine, and the order in which weights and groups reach it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Host:
         """Start the sampling process. Returns: what went wrong."""
         try:
             await self._worker.start()
-        except Exception as error:
+        except Exception as error:  # the trainer raises it
             return error
         return None
 
@@ -81,7 +81,7 @@ class Host:
             return Outcome(pickle.dumps(group), self._worker.cpu_s)
         except asyncio.CancelledError:
             return RolloutError("the group was cancelled")
-        except Exception as error:
+        except Exception as error:  # the trainer raises it
             return error
         finally:
             self._playing.pop(ticket, None)
@@ -95,7 +95,7 @@ class Host:
         """Wait for the end of the sampling process. Returns: how it ended."""
         try:
             await self._worker.until_lost()
-        except Exception as error:
+        except Exception as error:  # the trainer raises it
             return error
         raise AssertionError("a worker ends with an error")
 

@@ -1,7 +1,7 @@
 """Workers that are actors of Ray, on this machine or on others. Owns the connection to Ray, its actors and its objects.
 
 Placement, transport and the detection of failures are Ray's. An actor holds one sampling process of its machine
-(`agentrl.distributed.local`), with environments and sandboxes beside it; whole groups are sent, never steps.
+(`agentrl.distributed.local`), with environments and sandboxes on the same machine; whole groups are sent, never steps.
 """
 
 from __future__ import annotations
@@ -155,7 +155,13 @@ class RayWorker(Worker):
     def take_weights(self, weights: Weights) -> None:
         assert isinstance(weights.values, Stored)
         if not self.is_lost:
-            self._actor.take_weights.remote(weights.version, weights.values.reference)
+            self._later(self._take(self._actor.take_weights.remote(weights.version, weights.values.reference)))
+
+    async def _take(self, asked: Any) -> None:
+        """Wait until an actor has its weights. One that cannot take them is lost: its groups would wait for ever."""
+        outcome = await self._answer(asked)
+        if isinstance(outcome, Exception):
+            self._end(outcome)
 
     def play(
         self, request: GroupRequest, version: int, sampling: SamplingParams | None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from unittest.mock import Mock
 
 import pytest
 
-from agentrl.adapters.tau3 import talk, worker
+from agentrl.adapters.tau3 import talk, worker, world
 from agentrl.adapters.tau3.talk import Tau3, _Customer
 from agentrl.adapters.tau3.worker import Worker
 from agentrl.env.registry import make
@@ -235,3 +236,18 @@ def test_a_python_that_is_not_there_is_refused():
 def test_a_domain_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match=r"tau3 has no domain 'retial'\. Did you mean 'retail'"):
         Tau3(domain="retial")
+
+
+@pytest.mark.parametrize("error", [ImportError("no bm25"), OSError("no disk"), MemoryError()])
+def test_a_check_that_cannot_run_is_no_verdict(monkeypatch, error):
+    def fails(*given):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "tau2.data_model.message", Mock())
+    monkeypatch.setattr(world, "verdict", fails)
+    worlds = object.__new__(world.Worlds)
+    worlds._open = {0: ("mock", object(), None)}
+    with pytest.raises(type(error)):
+        worlds.verdict(0, [])
+    error = ValueError("an action is missing")
+    assert worlds.verdict(0, []) == 0.0

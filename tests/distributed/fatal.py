@@ -18,7 +18,7 @@ class Fatal(Agree):
         mark: a file that is made when the process gets the signal; an empty name signals none.
         spare: the process that gets none.
         number: of the signal.
-        above: how many processes above this one gets it; 0 is this one.
+        above: who gets it: this process (0), its parent (1), or the parent of that (2).
     """
 
     def __init__(self, mark: str = "", spare: int = 0, number: int = signal.SIGKILL, above: int = 0) -> None:
@@ -37,7 +37,7 @@ class Fatal(Agree):
 
 
 def _process(above: int) -> int:
-    """The number of the process that is so many above this one."""
+    """The number of this process (0), its parent (1), or the parent of that (2)."""
     pid = os.getpid()
     for _ in range(above):
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

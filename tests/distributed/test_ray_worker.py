@@ -101,6 +101,18 @@ async def test_a_late_answer_of_a_lost_actor_counts_for_nothing(actor: Actor) ->
     assert actor.calls[-1][0] == "kill"
 
 
+async def test_an_actor_that_cannot_take_weights_is_lost(actor: Actor) -> None:
+    """Its groups would wait for them for ever."""
+    worker = await started(actor, [])
+    worker.take_weights(Weights(4, Stored("reference")))
+    group = worker.play(REQUEST, 4, None)
+    await asyncio.sleep(0)
+    actor.answer("take_weights").set_exception(RayError("no memory"))
+    with pytest.raises(WorkerLost, match="no memory"):
+        await group
+    assert worker.is_lost
+
+
 async def test_a_cancelled_group_is_stopped_on_the_actor(actor: Actor) -> None:
     worker = await started(actor, [])
     group = worker.play(REQUEST, 3, None)

@@ -165,7 +165,7 @@ class Worlds:
             forms.append(names[message["role"]].model_validate(dict(message)))
         try:
             return verdict(domain, task, forms)
-        except (OSError, MemoryError):
+        except (OSError, MemoryError, ImportError):  # of the machine or the installation: no verdict
             raise
         except Exception:  # its checks raise on what an agent left undone: they have not accepted it
             return 0.0
