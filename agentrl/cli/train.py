@@ -260,7 +260,7 @@ def _train(config: TrainConfig, out: Path) -> dict[str, Any]:
 
     _say_preset(config)
     note(f"Training on {', '.join(config.trained) or config.env.id}, seed {config.seed}, in {out}")
-    if config.scale.engine == "ray" and config.scale.address is None:
+    if config.scale.samplers and config.scale.engine == "ray" and config.scale.address is None:
         note("Ray starts on this machine before the first episode is sampled: some seconds, about 400 MB")
     with TrainProgress() as progress, _Rescue(out):
         return train(config, out, on_progress=progress)
