@@ -131,7 +131,7 @@ def succeeded(info: Mapping[str, Any], reward: float) -> bool:
     return bool(verdict) if verdict is not None else reward >= _SUCCESS_REWARD
 
 
-class Turn(Struct):
+class Turn(Struct, gc=False):
     """One model call and what came back.
 
     Attributes:
