@@ -63,6 +63,7 @@ class _TurnRecord(Struct, omit_defaults=True, gc=False):
     policy_s: float
     env_s: float
     state_key: str | None = None
+    trainer_logprobs: tuple[float, ...] | None = None
 
 
 class _EnvRecord(Struct, gc=False):
@@ -171,6 +172,7 @@ def trajectory_record(trajectory: Trajectory) -> TrajectoryRecord:
                 int(turn.policy_s * 1e6 + 0.5) / 1e6,
                 int(turn.env_s * 1e6 + 0.5) / 1e6,
                 turn.state_key,
+                turn.trainer_logprobs,
             )
         )
         before = action
@@ -230,6 +232,7 @@ def trajectory_from_json(record: Mapping[str, Any], tools_of: Callable[[str], To
                 state_key=item.get("state_key"),
                 policy_s=item["policy_s"],
                 env_s=item["env_s"],
+                trainer_logprobs=tuple(item["trainer_logprobs"]) if "trainer_logprobs" in item else None,
             )
         )
     if turns:
