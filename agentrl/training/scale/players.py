@@ -14,7 +14,7 @@ from typing import Any, Self
 from agentrl.distributed.local import LocalWorkers
 from agentrl.distributed.ray_workers import RayWorkers
 from agentrl.distributed.samplers import Samplers
-from agentrl.distributed.state import SamplingState, WorkerState
+from agentrl.distributed.state import Condition, SamplingState, WorkerState
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
 from agentrl.policy.servers.replica import Replica
@@ -156,5 +156,5 @@ class Players:
 
 def _server(number: int, replica: Replica) -> WorkerState:
     """An inference server as a worker."""
-    condition = "ready" if replica.is_ready else "lost" if replica.losses else "starting"
+    condition: Condition = "ready" if replica.is_ready else "lost" if replica.losses else "starting"
     return WorkerState(number, replica.shown, condition, episodes=replica.busy)
