@@ -30,6 +30,7 @@ from agentrl.distributed.messages import (
     Stop,
 )
 from agentrl.distributed.shared import Packed, send_descriptor
+from agentrl.distributed.state import resident_bytes
 from agentrl.distributed.worker import Weights, Worker, WorkerLost, shared_out
 from agentrl.env.registry import modules_of
 from agentrl.env.watchdog import ends_when_hung
@@ -143,6 +144,14 @@ class LocalWorker(Worker):
         return sum(left for _, left in self._open.values())
 
     @property
+    def groups(self) -> int:
+        return len(self._open)
+
+    @property
+    def memory_bytes(self) -> int:
+        return 0 if self._process is None else resident_bytes(self._process.pid)
+
+    @property
     def is_lost(self) -> bool:
         return self._connection is None
 
@@ -152,6 +161,7 @@ class LocalWorker(Worker):
         self._lost: asyncio.Future[None] = loop.create_future()
         self._lost.add_done_callback(lambda lost: lost.exception())  # nobody may be waiting
         self._connection = self._spawn()
+        self.place = f"process {self.pid}"
         self._send(self._setup)
         loop.add_reader(self._connection.fileno(), self._read)
         try:

@@ -54,6 +54,8 @@ class Rollouts:
         backoff_s: wait before the second attempt; doubles each time, at most 30.
         max_fault_fraction: a stream with a greater share of discarded episodes ends with RolloutError.
         play: plays one episode; takes and gives what `run_episode` does.
+    Attributes:
+        running: episodes under way.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Rollouts:
         self._known: dict[EnvPool, KnownToWork] = defaultdict(KnownToWork)
         self._slots = asyncio.Semaphore(max_concurrency)
         self._workers: set[asyncio.Task[None]] = set()
+        self.running = 0
 
     def pool_of(self, ref: EnvRef | None) -> EnvPool:
         """The instances of an environment; None is the runner's own."""
@@ -182,7 +185,7 @@ class Rollouts:
                 if job is None:
                     return
                 group, index = job
-                trajectory = await self._attempts(group.request, index)
+                trajectory = await self._counted(self._attempts(group.request, index))
             tally.add(trajectory)
             if self.on_trajectory is not None:
                 self.on_trajectory(trajectory)
@@ -190,6 +193,13 @@ class Rollouts:
                 outcomes.put_nowait(group)
             # An episode that never waited has not let anyone else run.
             await asyncio.sleep(0)
+
+    async def _counted(self, attempts: Awaitable[Trajectory]) -> Trajectory:
+        self.running += 1
+        try:
+            return await attempts
+        finally:
+            self.running -= 1
 
     async def _attempts(self, request: GroupRequest, index: int) -> Trajectory:
         """Play an episode, again from the same seeds while it faults; store every attempt."""

@@ -41,6 +41,7 @@ from agentrl.training.settings import RunSettings
 from agentrl.training.stages.base import Stage, Step
 from agentrl.training.stages.environments import OWN, PlayedEnv, played_env, trained
 from agentrl.training.stages.health import speeds
+from agentrl.training.status.beat import Now
 from agentrl.trajectory import Labels, Mode, Task, Trajectory, TrajectoryGroup
 
 
@@ -266,6 +267,12 @@ class Run:
         if selection.best is checked:
             self._kept.keep(stage.name, number, self.model)
             state.best = (stage.name, number)
+
+    def now(self) -> Now:
+        """Where the run is; any thread may ask."""
+        players: Players | None = getattr(self, "_players", None)  # there is none while the model is loaded
+        sampling = None if players is None else players.state()
+        return Now(self.state.stage, self.state.weights, self.clock.wall_s, self.clock.cpu_s, sampling)
 
     # What a stage sees.
 

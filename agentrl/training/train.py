@@ -21,6 +21,7 @@ from agentrl.training.identity import check_same, identity_of
 from agentrl.training.plan import TrainConfig
 from agentrl.training.progress import OnProgress
 from agentrl.training.run import Run
+from agentrl.training.status.heartbeat import Heartbeat
 
 
 def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress | None = None) -> dict[str, Any]:
@@ -116,6 +117,8 @@ def open_run(out_dir: str | Path) -> tuple[RunFolder, TrainConfig]:
 def _run(folder: RunFolder, config: TrainConfig, on_progress: OnProgress | None) -> dict[str, Any]:
     if config.learner_threads:
         torch.set_num_threads(config.learner_threads)
-    run = Run(folder, config, config.make_stages(), config.fingerprint(), on_progress or (lambda progress: None))
-    with asyncio.Runner() as runner:
+    stages = config.make_stages()
+    heartbeat = Heartbeat(folder.status_path, stages, on_progress or (lambda progress: None))
+    run = Run(folder, config, stages, config.fingerprint(), heartbeat.tell)
+    with heartbeat.of(run.now), asyncio.Runner() as runner:
         return runner.run(run.finish())

@@ -72,6 +72,7 @@ class ServerSampler(TokenPolicy):
         self._folders = WeightFolders(servers.weights)
         self._published: Published | None = None
         self._was_asked = False
+        self.replicas: tuple[Replica, ...] = ()
         self._client = client
         self._pools = PerLoop(self._connect)
 
@@ -137,8 +138,8 @@ class ServerSampler(TokenPolicy):
             timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
         )
-        replicas = [self._replica(Address(url.rstrip("/"), client)) for url in self.servers.urls]
-        return ReplicaPool(replicas, self._newest, self.servers.wait_s), client
+        self.replicas = tuple(self._replica(Address(url.rstrip("/"), client)) for url in self.servers.urls)
+        return ReplicaPool(self.replicas, self._newest, self.servers.wait_s), client
 
     def _replica(self, at: Address) -> Replica:
         async def found() -> ServerApi:
