@@ -14,7 +14,7 @@ import torch
 
 from agentrl.config import dump_config, load_config
 from agentrl.env import registry
-from agentrl.errors import CheckpointError, EnvFault, StoreError
+from agentrl.errors import CheckpointError, EnvFault, LearnerLost, StoreError
 from agentrl.training import model_setup
 from agentrl.training.folder import RunFolder
 from agentrl.training.identity import check_same, identity_of
@@ -33,7 +33,8 @@ def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress |
         on_progress: called after each step, and after each episode of an evaluation.
     Returns: the summary, as in summary.json.
     Raises: ConfigError, ModelError, RolloutError: the run cannot begin, and leaves no folder; StoreError,
-        CheckpointError: the disk is full or fails, and the run can be resumed; EnvFault: code of the run's environment
+        CheckpointError: the disk is full or fails, and the run can be resumed, as after LearnerLost: a process that
+        learns was ended; EnvFault: code of the run's environment
         or parts called `sys.exit`.
     """
     with _exits_are_errors():
@@ -42,7 +43,7 @@ def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress |
         folder = RunFolder.create(out_dir, dump_config(config), identity=identity, tensorboard=config.run.tensorboard)
         try:
             return _run(folder, config, on_progress)
-        except (StoreError, CheckpointError):
+        except (StoreError, CheckpointError, LearnerLost):
             raise
         except Exception:
             folder.abandon()
