@@ -178,7 +178,7 @@ class TrainConfig:
             what = "scale.samplers" if self.scale.samplers else "[agent]"
             raise ConfigError(f"{what} samples with the embedded engine: leave it out, or leave out scale.server")
         reading = [stage.name for stage in self.make_stages() if stage.reads_signals]
-        self.scale.check_servers(reading, adapters=self.model.lora.rank > 0)
+        self.scale.check_servers(reading)
 
     def _check_samplers(self, planned: Mapping[str, StageSettings]) -> None:
         """Refuse what cannot be played in other processes."""
