@@ -169,6 +169,7 @@ LATE_IMPORTS = {
     ("", "tensorboard"): "an optional extra",
     ("", "yaml"): "an optional extra",
     ("agentrl.serving.envs.server", "agentrl.serving.envs.mcp_door"): "an optional extra",
+    ("agentrl.conform.conform", "agentrl.conform.dialects"): "an optional extra",
     ("agentrl.conform.clients", ""): "runs where one foreign package is installed",
     ("agentrl.viewer.tokens", "tokenizers"): "an optional extra",
     ("agentrl.environments.numeric", "sklearn"): "an optional extra",

@@ -16,6 +16,20 @@ from agentrl.env import registry
 from agentrl.errors import PackageMissing
 from agentrl.trajectory import EnvRef, Trajectory
 
+
+def _dialect(name: str, which: str) -> Callable[[Job], Door]:
+    """The door of a chat API, which loads a model's parts."""
+
+    def door(job: Job) -> Door:
+        try:
+            from agentrl.conform.dialects import dialect
+        except ImportError as error:
+            raise PackageMissing("serve") from error
+        return dialect(name, which)(job)
+
+    return door
+
+
 DOORS: Mapping[str, Callable[[Job], Door]] = {
     "agentrl check": doors.checker,
     "gymnasium": doors.gymnasium,
@@ -24,12 +38,18 @@ DOORS: Mapping[str, Callable[[Job], Door]] = {
     "openenv": doors.openenv,
     "mcp (2026-07-28)": doors.mcp("mcp (2026-07-28)"),
     "mcp (2025-11-25)": doors.mcp("mcp (2025-11-25)"),
+    "chat completions": _dialect("chat completions", "chat"),
+    "responses": _dialect("responses", "responses"),
+    "anthropic messages": _dialect("anthropic messages", "messages"),
     "harbor": files.harbor,
     "atif": files.records("atif", "atif"),
     "inspect": files.records("inspect", "inspect_ai"),
     "verifiers": files.records("verifiers", "verifiers"),
 }
 _INSTALL = {
+    "serve": "pip install 'agentrl[serve]'",
+    "openai": "pip install openai",
+    "anthropic": "pip install anthropic",
     "websockets": "pip install 'agentrl[openenv]'",
     "openenv": "pip install openenv==0.10.0",
     "mcp": "pip install 'agentrl[mcp]'",
@@ -83,7 +103,7 @@ def _tried(name: str, door: Callable[[Job], Door], job: Job) -> Door:
     except PackageMissing as error:
         package = str(error)
         where = _INSTALL[package]
-        if package not in ("mcp", "websockets"):  # these our own server needs
+        if package not in ("mcp", "websockets", "serve"):  # these our own server needs
             where += f", or name a Python that has it: --python {package}=PATH"
         return Door(name, "not installed", where)
     except Exception as error:  # whatever a foreign tool raises is its verdict

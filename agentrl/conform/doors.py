@@ -27,7 +27,7 @@ from agentrl.serving.envs.seats import Result
 from agentrl.serving.envs.server import EnvServer, ServeOptions
 from agentrl.trajectory import EnvRef, Trajectory
 
-_CLIENTS = Path(__file__).parent / "clients"
+CLIENTS = Path(__file__).parent / "clients"
 _TIMEOUT_S = 600
 _MISSING = 3
 _ERAS = {"mcp (2026-07-28)": "auto", "mcp (2025-11-25)": "legacy"}
@@ -55,13 +55,18 @@ class Job:
         return tuple(episode_hash(episode) for episode in self.episodes)
 
 
-def run_client(job: Job, package: str, script: str, *arguments: str, given: Any = None) -> Any:
-    """What a client program writes. Raises: PackageMissing, RuntimeError with the end of what it said."""
+def python_of(job: Job, package: str) -> str:
+    """A Python that has a package. Raises: PackageMissing if the one that was named, or this one, does not."""
     python = job.pythons.get(package, sys.executable)
     code = f"import importlib.util, sys; sys.exit(0 if importlib.util.find_spec({package!r}) else {_MISSING})"
     if subprocess.run([python, "-c", code], check=False, timeout=60, cwd=job.folder).returncode == _MISSING:
         raise PackageMissing(package)
-    command = [python, str(_CLIENTS / script), *arguments]
+    return python
+
+
+def run_client(job: Job, package: str, script: str, *arguments: str, given: Any = None) -> Any:
+    """What a client program writes. Raises: PackageMissing, RuntimeError with the end of what it said."""
+    command = [python_of(job, package), str(CLIENTS / script), *arguments]
     done = subprocess.run(
         command,
         input=json.dumps(given),
@@ -165,15 +170,22 @@ def openenv(job: Job) -> Door:
     return Door("openenv", "green", text + str(seen["checks"]), hashes)
 
 
+def single_calls(episode: Trajectory) -> bool:
+    """Whether each turn is a call that the environment offers, or a text."""
+    taken = {tool["function"]["name"] for tool in episode.tools}
+    turns = [turn.action.tool_calls for turn in episode.turns]
+    return all(not c or (len(c) == 1 and c[0].name in taken and c[0].error is None) for c in turns)
+
+
 def _mcp_calls(episode: Trajectory) -> list[Any] | None:
     """The actions as MCP calls; None where a turn is no single call and no text."""
+    if not single_calls(episode):
+        return None
     taken = {tool["function"]["name"] for tool in episode.tools}
     submit = "submit" if "submit" not in taken else "submit_answer"
     found: list[Any] = []
     for turn in episode.turns:
         calls = turn.action.tool_calls
-        if len(calls) > 1 or (calls and (calls[0].name not in taken or calls[0].error is not None)):
-            return None
         found.append([calls[0].name, calls[0].arguments] if calls else [submit, {"answer": turn.action.text}])
     return found
 
