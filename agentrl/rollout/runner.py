@@ -185,7 +185,11 @@ class Rollouts:
                 if job is None:
                     return
                 group, index = job
-                trajectory = await self._counted(self._attempts(group.request, index))
+                self.running += 1
+                try:
+                    trajectory = await self._attempts(group.request, index)
+                finally:
+                    self.running -= 1
             tally.add(trajectory)
             if self.on_trajectory is not None:
                 self.on_trajectory(trajectory)
@@ -193,13 +197,6 @@ class Rollouts:
                 outcomes.put_nowait(group)
             # An episode that never waited has not let anyone else run.
             await asyncio.sleep(0)
-
-    async def _counted(self, attempts: Awaitable[Trajectory]) -> Trajectory:
-        self.running += 1
-        try:
-            return await attempts
-        finally:
-            self.running -= 1
 
     async def _attempts(self, request: GroupRequest, index: int) -> Trajectory:
         """Play an episode, again from the same seeds while it faults; store every attempt."""
