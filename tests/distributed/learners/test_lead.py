@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -82,6 +83,16 @@ async def test_updates_are_those_of_one_process(team: Team, name: str, shard: bo
     assert difference(model, model_of()) > 1e-4, "it did learn"
 
 
+async def test_layers_that_are_computed_again_in_the_backward_pass_can_be_shared(team: Team) -> None:
+    """As the defaults of a model of one's own have it."""
+    settings = replace(SETTINGS, gradient_checkpointing=True, micro_batch_tokens=40)
+    begin, expected, model = begin_of(PPO, settings=settings, shard=True), model_of(), model_of()
+    name = "ppo with a value head"
+    wanted = await steps(alone(expected, begin), name)
+    assert await steps(LeadLearner(team, model, begin), name) == [pytest.approx(m, rel=1e-5, abs=1e-6) for m in wanted]
+    assert difference(model, expected) < 1e-6
+
+
 async def test_a_learner_begins_with_the_weights_that_rank_0_has_now(team: Team) -> None:
     """They may have changed since the ranks started, as they do between two stages."""
     begin, expected, model = begin_of(Supervised()), model_of(seed=1), model_of(seed=1)
@@ -142,7 +153,8 @@ async def test_dropout_of_the_other_ranks_is_the_same_again_after_resuming(team:
 
 async def test_cpu_seconds_of_other_ranks_count_and_a_warning_of_all_is_told_once(team: Team, caplog: Any) -> None:
     before = team.cpu_s
-    rows = [row.with_columns(coefficients=row.column("coefficients") * float("inf")) for row in in_pairs(0)]
+    infinite = [np.where(row.mask, np.inf, 0).astype(np.float32) for row in in_pairs(0)]
+    rows = [row.with_columns(coefficients=weight) for row, weight in zip(in_pairs(0), infinite, strict=True)]
     with caplog.at_level(logging.WARNING):
         learner = LeadLearner(team, model_of(), begin_of(Supervised()))
         await learner.update(rows, Supervised())
