@@ -26,6 +26,7 @@ COMMANDS = {
     "capture": "Record or train an agent's own program.",
     "serve": "Serve an environment to other processes and frameworks.",
     "serve-model": "Answer OpenAI's chat API with a model folder.",
+    "ship": "Prepare wheels for the machines of a Ray cluster.",
     "envs": "List the environments.",
     "check": "Find what is wrong with an environment.",
     "conform": "Play an environment through every door, and compare.",
