@@ -22,15 +22,16 @@ _CLOSED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 """A connection ended: a server closes one that was idle for a few seconds, also while a request is on its way."""
 
 
-Cause = Literal["network", "weights", "answer"]
+Cause = Literal["network", "silence", "weights", "answer"]
 
 
 class ServerLost(Exception):
     """A server gave no usable answer. The turn is asked again, of it or of another one.
 
     Attributes:
-        cause: `network`: it cannot be reached; `weights`: it has other weights than it was given, as after a restart;
-            `answer`: it fails, or answers what cannot be right.
+        cause: `network`: it cannot be reached, or says that it does not work; `silence`: it did not answer in time;
+            `weights`: it has other weights than it was given, as after a restart; `answer`: it fails, or answers what
+            cannot be right.
     """
 
     def __init__(self, message: str, cause: Cause = "answer") -> None:
@@ -92,7 +93,7 @@ class Address:
             except _CLOSED:  # perhaps only this connection; a request that took effect may take effect twice
                 found = await fetch(self.client, request, timeout_s=timeout_s, most_bytes=_MOST_BYTES)
         except (TimeoutError, httpx.TimeoutException):
-            raise ServerLost(f"{self.shown}{path} gave no answer within {timeout_s:g} s") from None
+            raise ServerLost(f"{self.shown}{path} gave no answer within {timeout_s:g} s", "silence") from None
         except httpx.RequestError as error:
             raise ServerLost(f"{self.shown} cannot be reached: {type(error).__name__}: {error}", "network") from None
         except ResponseError as error:

@@ -41,6 +41,8 @@ class Faults:
         load_fails: how often weights are not loaded (500).
         ignores_adapters: adapters are loaded and change nothing.
         slow: weights are loaded when it is set.
+        dead: its engine is gone, so turns are answered with 500 and it is not well.
+        silent: how many of the next turns are not answered in time.
         names_nothing: it does not say which weights it has.
     """
 
@@ -58,6 +60,8 @@ class Faults:
     load_fails: int = 0
     ignores_adapters: bool = False
     slow: asyncio.Event | None = None
+    dead: bool = False
+    silent: int = 0
     names_nothing: bool = False
 
 
@@ -110,8 +114,8 @@ class FakeServer:
                 if self.faults.busy:
                     self.faults.busy -= 1
                     return Response(status_code=429, headers={"Retry-After": "0"})
-                if self.faults.failing:
-                    self.faults.failing -= 1
+                if self.faults.failing or self.faults.dead:
+                    self.faults.failing -= not self.faults.dead
                     return Response(status_code=500)
                 if self.faults.garbage is not None:
                     return Response(self.faults.garbage)
@@ -128,7 +132,7 @@ class FakeServer:
         return JSONResponse({"object": "list", "data": [card, *loras]})
 
     async def _health(self, request: Request) -> Response:
-        return Response()
+        return Response(status_code=503 if self.faults.dead else 200)
 
     def load(self, folder: str) -> None:
         assert self.paused, "weights are loaded while turns are sampled"
@@ -360,7 +364,7 @@ class FakeSglang(FakeServer):
         return JSONResponse({"success": True, "error_message": None, "loaded_adapters": {}})
 
     async def _health(self, request: Request) -> Response:
-        return Response(status_code=503 if self.paused else 200)  # its health is whether it samples
+        return Response(status_code=503 if self.paused or self.faults.dead else 200)  # its health is whether it samples
 
     async def _info(self, request: Request) -> Response:
         name = None if self.faults.names_nothing else self.name
@@ -378,6 +382,9 @@ class Net(httpx.AsyncBaseTransport):
         server = self.servers[request.url.host]
         if server.faults.gone:
             raise httpx.ConnectError("connection refused", request=request)
+        if server.faults.silent and request.url.path == server.turn_path:
+            server.faults.silent -= 1
+            raise httpx.ReadTimeout("no answer", request=request)
         if server.faults.closing:
             server.faults.closing -= 1
             raise httpx.RemoteProtocolError("Server disconnected without sending a response.", request=request)
