@@ -33,7 +33,12 @@ _PLAIN = {
 }
 _DEV_MODE = "start vLLM with the environment variable VLLM_SERVER_DEV_MODE=1, which offers the update of weights"
 _NAMES = f"{_DEV_MODE}, in a version that can name its weights (/weight_info): otherwise no restart would be noticed"
-_LORA = "start vLLM with --enable-lora and the environment variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+_LORA = (
+    "start vLLM with --enable-lora, a --max-lora-rank of at least the adapters' rank (model.lora.rank), and the "
+    "environment variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+)
+_WRONG_OPTIONS = ("max_lora_rank", "LoRA is not enabled")
+"""What it says of adapters that its options do not allow; the status is 500, as when it fails."""
 
 
 class _Logprobs(BaseModel):
@@ -167,6 +172,10 @@ class Vllm(ServerApi):
                 await self.at.post("/v1/load_lora_adapter", body, timeout_s=self.timeout_s)
             except NotOffered as error:
                 raise ConfigError(f"{error}: {_LORA}") from None
+            except ServerLost as lost:
+                if any(said in str(lost) for said in _WRONG_OPTIONS):
+                    raise ConfigError(f"{lost}: {_LORA}") from None
+                raise
         self.adapters = name
 
     async def unload_adapters(self, name: str) -> None:

@@ -23,7 +23,8 @@ from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
 from agentrl.trajectory import Task
 from tests.policy.servers.conftest import Connect
-from tests.policy.servers.fakes import FakeServer, FakeVllm
+from tests.policy.servers.fake_vllm import FakeVllm
+from tests.policy.servers.fakes import FakeServer
 
 ASKED = [Message("user", "What is 12 + 34?")]
 
