@@ -1,4 +1,4 @@
-"""An inference server of ours over the embedded engine, with faults to switch on; `fake_vllm` and `fake_sglang` name its paths.
+"""An inference server of ours over the embedded engine, with faults to switch on; other files add its paths.
 
 They answer as the real ones do (field for field, as far as a sampler reads them); what they sample is exact.
 """
