@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from agentrl.errors import ConfigError
 from agentrl.policy.remote.errors import ServerError, shorten
@@ -16,12 +17,13 @@ from agentrl.policy.remote.transport import fetch
 from agentrl.wire.redaction import without_credentials
 
 _MOST_BYTES = 64 * 2**20
-_SHOWN_CHARS = 300
+_SHOWN_CHARS, _SHOWN_ERRORS = 300, 2
 _REFUSED = (400, 413, 422)
 _CLOSED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 """A connection ended: a server closes one that was idle for a few seconds, also while a request is on its way."""
 
 
+M = TypeVar("M", bound=BaseModel)
 Cause = Literal["network", "silence", "weights", "answer"]
 
 
@@ -113,3 +115,14 @@ class Address:
         if error.status in _REFUSED:
             return ConfigError(f"{said}. Check scale.server, and the server's version and options")
         return ServerLost(said)
+
+
+def read(cls: type[M], content: bytes, what: str) -> M:
+    """An answer as a model of its fields. Raises: ServerLost if it is something else."""
+    try:
+        return cls.model_validate_json(content)
+    except ValidationError as error:
+        shown = "; ".join(
+            f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()[:_SHOWN_ERRORS]
+        )
+        raise ServerLost(f"{what} cannot be read: {shown}") from None
