@@ -36,7 +36,8 @@ MODES = ("greedy", "sampled")
 KILL_AFTER = (2, 4)
 """Steps of the stage `rl` after which the server is killed, as soon as it samples the next one."""
 MEASURED = ("scale/server_difference", "scale/server_losses", "mismatch/nats")
-_WAIT_S, _CONTEXT, _POLL_S, _RANK = 900.0, 1024, 0.02, 8
+_WAIT_S, _CONTEXT, _POLL_S = 900.0, 1024, 0.02
+_RANK, _ADAPTERS_LR = 8, 3e-3
 _WARM = {"warm_start": {"kind": "supervise", "demonstrators": {"oracle": 0.25, "hasty": 0.75}}}
 _ARM = {"before": {"kind": "evaluate"}, "rl": {"kind": "reinforce"}, "after": {"kind": "evaluate"}}
 
@@ -99,6 +100,7 @@ class Work:
         given: dict[str, Any] = {"path": str(model.resolve()), "max_context": _CONTEXT}
         if self.lora:
             given["lora"] = {"rank": _RANK}
+            stages["rl"]["learner"] = {"lr": _ADAPTERS_LR}  # new adapters of a tiny model are far from what they learn
         if name == "embedded" or (self.folder(name) / "summary.json").exists():
             self.run(name, stages, model=given)
             return
