@@ -37,6 +37,7 @@ KILL_AFTER = (2, 4)
 """Steps of the stage `rl` after which the server is killed, as soon as it samples the next one."""
 MEASURED = ("scale/server_difference", "scale/server_losses", "mismatch/nats")
 _WAIT_S, _CONTEXT, _POLL_S = 900.0, 1024, 0.02
+_RANK, _ADAPTERS_LR = 8, 3e-3
 _WARM = {"warm_start": {"kind": "supervise", "demonstrators": {"oracle": 0.25, "hasty": 0.75}}}
 _ARM = {"before": {"kind": "evaluate"}, "rl": {"kind": "reinforce"}, "after": {"kind": "evaluate"}}
 
@@ -66,13 +67,16 @@ class Killer:
 class Work:
     """One seed.
 
-    Attributes: steps: of the stage `rl` at most; None is the quickstart's.
+    Attributes:
+        steps: of the stage `rl` at most; None is the quickstart's.
+        lora: how adapters reach the server; None trains the model itself.
     """
 
     out: Path
     python: Path
     seed: int
     steps: int | None
+    lora: str | None = None
 
     def folder(self, part: str) -> Path:
         return self.out / f"{part}-{self.seed}"
@@ -93,17 +97,30 @@ class Work:
         """Train one arm from the warm start."""
         model = self.folder("start") / "model"
         stages = {**_ARM, "rl": {**_ARM["rl"], **({"steps": self.steps} if self.steps else {})}}
-        given = {"path": str(model.resolve()), "max_context": _CONTEXT}
+        given: dict[str, Any] = {"path": str(model.resolve()), "max_context": _CONTEXT}
+        if self.lora:
+            given["lora"] = {"rank": _RANK}
+            stages["rl"]["learner"] = {"lr": _ADAPTERS_LR}  # new adapters of a tiny model are far from what they learn
         if name == "embedded" or (self.folder(name) / "summary.json").exists():
             self.run(name, stages, model=given)
             return
-        options = ("--max-model-len", str(_CONTEXT), "--max-num-seqs", "128")
-        with VllmProcess(self.python, model, self.out / f"vllm-{name}-{self.seed}.log", options=options) as server:
+        with self._server(name, model) as server:
             killer = Killer(server) if name == "killed" else None
             scale = {"server": server.url, "server_tolerance": 1e-3, "server_wait_s": _WAIT_S}
+            if self.lora:
+                scale["server_lora"] = self.lora
             self.run(name, stages, killer, model=given, scale=scale)
             for thread in killer.threads if killer else ():
                 thread.join()
+
+    def _server(self, name: str, model: Path) -> VllmProcess:
+        options: tuple[str, ...] = ("--max-model-len", str(_CONTEXT), "--max-num-seqs", "128")
+        settings = {}
+        if self.lora == "swapped":
+            options += ("--enable-lora", "--max-lora-rank", str(_RANK))
+            settings["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        log = self.out / f"vllm-{name}-{self.seed}.log"
+        return VllmProcess(self.python, model, log, options=options, settings=settings)
 
 
 def counted(run: Path) -> dict[str, Any]:
@@ -196,12 +213,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--steps", type=int, help="most steps of RL, to try this script")
+    parser.add_argument("--lora", choices=("merged", "swapped"), help="train adapters, and how they reach the server")
     parser.add_argument("--table", action="store_true", help="only print the table of the finished arms")
     args = parser.parse_args()
     if args.vllm is None and not args.table:
         parser.error("--vllm: expected the Python of an environment with vLLM, such as .venv-vllm/bin/python")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    works = [Work(args.out, args.vllm, int(seed), args.steps) for seed in args.seeds.split(",")]
+    works = [Work(args.out, args.vllm, int(seed), args.steps, args.lora) for seed in args.seeds.split(",")]
     if not args.table:
         for work in works:
             work.run("start", _WARM)

@@ -106,3 +106,14 @@ def test_the_engine_samples_with_adapters(folder: Path, kind: Any) -> None:
 def test_adapters_where_the_lean_forward_does_not_look_are_left_to_the_model(folder: Path) -> None:
     for targets in (["lm_head"], ["embed_tokens"]):
         assert not supports(trained(folder, targets=targets))
+
+
+def test_merged_adapters_are_a_plain_model(folder: Path) -> None:
+    model, plain = trained(folder), model_folder.load(folder)[0]
+    before = plain(IDS).logits
+    tensors = adapters.merged(model)
+    assert tensors.keys() == plain.state_dict().keys()
+    plain.load_state_dict(tensors)
+    assert torch.allclose(plain(IDS).logits, model(IDS).logits, atol=1e-5)
+    assert not torch.allclose(plain(IDS).logits, before, atol=1e-3)
+    assert adapters.merged(plain).keys() == tensors.keys()

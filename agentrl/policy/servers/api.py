@@ -11,18 +11,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any, Literal
 
 from agentrl.errors import ConfigError
 from agentrl.policy.base import SamplingParams
+from agentrl.policy.servers.cards import adapters_of
 from agentrl.policy.servers.wire import Address, ServerBusy, ServerLost
 
 logger = logging.getLogger(__name__)
 Ask = Callable[[], Awaitable[None]]
-M = TypeVar("M", bound=BaseModel)
-_SHOWN_ERRORS = 2
 
 
 @dataclass(frozen=True)
@@ -92,6 +89,7 @@ class ServerApi(ABC):
     def __init__(self, at: Address, model: str, timeout_s: float) -> None:
         self.at, self.model, self.timeout_s = at, model, timeout_s
         self.adapters: str | None = None
+        self._base: str | None = None
 
     @abstractmethod
     def check(self, sampling: SamplingParams) -> None:
@@ -109,17 +107,33 @@ class ServerApi(ABC):
     async def load(self, folder: Path, name: str) -> None:
         """Take the weights of a folder under a name: pause, load, empty the caches, go on."""
 
-    @abstractmethod
     async def load_adapters(self, folder: Path, name: str) -> None:
-        """Take the adapters of a folder under a name, beside others; later turns are sampled with them."""
+        """Take the adapters of a folder under a name, besides others; later turns are sampled with them."""
+        self._base = await self._own_weights()
+        if name not in await adapters_of(self.at):  # it is there if an answer was lost
+            await self._send_adapters({"lora_name": name, "lora_path": str(folder)})
+        self.adapters = name
+
+    @abstractmethod
+    async def _send_adapters(self, adapters: dict[str, str]) -> None:
+        """Have adapters loaded. Raises: ConfigError if the server was not started for them."""
 
     @abstractmethod
     async def unload_adapters(self, name: str) -> None:
         """Give up adapters that no turn is sampled with any more."""
 
-    @abstractmethod
     async def weights(self) -> str:
-        """Name of the weights that turns are sampled with."""
+        """Name of the weights that turns are sampled with. Raises: ConfigError if the server does not name them."""
+        own = await self._own_weights()
+        return self._named(own) or own
+
+    @abstractmethod
+    async def _own_weights(self) -> str:
+        """Name of the server's own weights, without adapters."""
+
+    def _named(self, own: str | None) -> str | None:
+        """What turns are sampled with: adapters, while the server's own weights are those that it took them with."""
+        return self.adapters if self.adapters is not None and own == self._base else own
 
     @abstractmethod
     async def is_well(self) -> None:
@@ -153,17 +167,6 @@ async def _go_on(resume: Ask, shown: str) -> None:
         await resume()
     except (ServerLost, ServerBusy, ConfigError) as error:
         logger.warning("%s may still be paused: %s; start it again if it samples nothing", shown, error)
-
-
-def read(cls: type[M], content: bytes, what: str) -> M:
-    """An answer as a model of its fields. Raises: ServerLost if it is something else."""
-    try:
-        return cls.model_validate_json(content)
-    except ValidationError as error:
-        shown = "; ".join(
-            f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()[:_SHOWN_ERRORS]
-        )
-        raise ServerLost(f"{what} cannot be read: {shown}") from None
 
 
 def check_sampled(turn: Turn, sampled: Sampled, what: str) -> Sampled:

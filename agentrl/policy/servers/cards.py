@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from agentrl.policy.servers.api import read
-from agentrl.policy.servers.wire import Address
+from agentrl.policy.servers.wire import Address, read
 
 _PATH = "/v1/models"
 _TIMEOUT_S = 30.0

@@ -47,7 +47,7 @@ class ReplicaPool:
             except ServerLost as lost:
                 last = str(lost)
                 self._move(episode_id, replica)
-                failures += lost.cause == "answer"
+                failures += lost.cause in ("answer", "silence")
                 if failures == _ATTEMPTS:
                     raise PolicyFault(
                         f"no server sampled a turn in {_ATTEMPTS} tries; the last failure: {last}. Read its log"

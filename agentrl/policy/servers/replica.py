@@ -102,9 +102,10 @@ class Replica:
                 if weights.is_of_another_run(name):
                     raise ConfigError(_SHARED.format(shown=self.shown, name=name))
                 raise ServerLost(f"{self.shown} has the weights {name!r} and not {weights.name!r}", "weights")
-        except ServerLost as lost:
+        except ServerLost as failed:
+            lost = await _examined(api, failed)
             self._note(lost)
-            raise
+            raise lost from None
         finally:
             self.busy -= 1
             if not self.busy:
@@ -136,7 +137,7 @@ class Replica:
     async def _take(self, api: ServerApi, weights: Published) -> None:
         """Give the server weights, and prove that it computes with them."""
         self._loaded = None
-        await self._patient(api.is_well)
+        await _is_well(api)
         weights.readers.add(self.shown)
         try:
             await self._give(api, weights)
@@ -174,7 +175,7 @@ class Replica:
             self.losses += 1
         self._is_lost = True
         self._loaded = self._api = None
-        if lost.cause == "network":
+        if lost.cause in ("network", "silence"):
             self._close(str(lost))
 
     def _close(self, reason: str) -> None:
@@ -196,3 +197,21 @@ class Replica:
             return await with_retries(attempt, _BUSY, self._random)
         except NoMoreAttempts as end:
             raise ServerLost(f"{end.last.reason} ({end.attempts} times)") from None
+
+
+async def _examined(api: ServerApi, lost: ServerLost) -> ServerLost:
+    """A failed answer, or the end of a server that answers each turn so until its process is gone."""
+    if lost.cause == "answer":
+        try:
+            await _is_well(api)
+        except ServerLost as ill:
+            return ServerLost(f"{lost}; {ill}", "network")
+    return lost
+
+
+async def _is_well(api: ServerApi) -> None:
+    """Raises: ServerLost if the server does not work, or not yet. Others may sample meanwhile, so it is asked once."""
+    try:
+        await api.is_well()
+    except ServerBusy as busy:
+        raise ServerLost(str(busy), "network") from None

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from agentrl.errors import ConfigError
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, paused, read
+from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, paused
 from agentrl.policy.servers.cards import adapters_of
-from agentrl.policy.servers.wire import NotOffered, ServerLost
+from agentrl.policy.servers.wire import NotOffered, ServerLost, read
 
 _PATH = "/generate"
 _CONTROL_TIMEOUT_S = 60.0
@@ -60,7 +60,6 @@ class Sglang(ServerApi):
     """An SGLang server."""
 
     kind = "sglang"
-    _base: str | None = None
 
     def check(self, sampling: SamplingParams) -> None:
         """Raises: ConfigError for a truncation: the server's log-probabilities are those before it."""
@@ -149,37 +148,24 @@ class Sglang(ServerApi):
     async def _resume(self) -> None:
         await self.at.post("/continue_generation", {}, timeout_s=_CONTROL_TIMEOUT_S)
 
-    async def load_adapters(self, folder: Path, name: str) -> None:
-        self._base = await self._base_name()
-        if name not in await adapters_of(self.at):  # it is there if an answer was lost
-            body = {"lora_name": name, "lora_path": str(folder)}
-            try:
-                await self.at.post("/load_lora_adapter", body, timeout_s=self.timeout_s)
-            except NotOffered as error:
-                raise ConfigError(f"{error}: {_LORA}") from None
-            except ConfigError as error:
-                raise ConfigError(f"{error}. Was it started with what adapters need? {_LORA}") from None
-        self.adapters = name
+    async def _send_adapters(self, adapters: dict[str, str]) -> None:
+        try:
+            await self.at.post("/load_lora_adapter", adapters, timeout_s=self.timeout_s)
+        except ConfigError as error:
+            raise ConfigError(f"{error}. Was it started with what adapters need? {_LORA}") from None
 
     async def unload_adapters(self, name: str) -> None:
         await self.at.post("/unload_lora_adapter", {"lora_name": name}, timeout_s=_CONTROL_TIMEOUT_S)
 
-    async def weights(self) -> str:
-        name = self._named(await self._base_name())
-        if name is None:
-            raise ConfigError(f"{self.at.shown} does not say which weights it has: a newer SGLang names them")
-        return name
-
-    def _named(self, base: str | None) -> str | None:
-        """Name of what turns are sampled with, by that of the server's own weights."""
-        return self.adapters if self.adapters is not None and base == self._base else base
-
-    async def _base_name(self) -> str | None:
+    async def _own_weights(self) -> str:
         try:
             content = await self.at.get("/model_info", timeout_s=_CONTROL_TIMEOUT_S)
         except NotOffered:  # the name of this path in older servers
             content = await self.at.get("/get_model_info", timeout_s=_CONTROL_TIMEOUT_S)
-        return read(_ModelInfo, content, f"{self.at.shown}/model_info").weight_version
+        name = read(_ModelInfo, content, f"{self.at.shown}/model_info").weight_version
+        if name is None:
+            raise ConfigError(f"{self.at.shown} does not say which weights it has: a newer SGLang names them")
+        return name
 
     async def is_well(self) -> None:
         # A trainer that was killed may have left it paused, and a server that is paused says that it is not well.

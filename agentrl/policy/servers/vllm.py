@@ -13,9 +13,8 @@ from pydantic import BaseModel
 
 from agentrl.errors import ConfigError
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, first, paused, read
-from agentrl.policy.servers.cards import adapters_of
-from agentrl.policy.servers.wire import NotOffered, ServerLost
+from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, first, paused
+from agentrl.policy.servers.wire import NotOffered, ServerLost, read
 
 _PATH = "/v1/completions"
 _CONTROL_TIMEOUT_S = 60.0
@@ -33,7 +32,12 @@ _PLAIN = {
 }
 _DEV_MODE = "start vLLM with the environment variable VLLM_SERVER_DEV_MODE=1, which offers the update of weights"
 _NAMES = f"{_DEV_MODE}, in a version that can name its weights (/weight_info): otherwise no restart would be noticed"
-_LORA = "start vLLM with --enable-lora and the environment variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+_LORA = (
+    "start vLLM with --enable-lora, a --max-lora-rank of at least the adapters' rank (model.lora.rank), and the "
+    "environment variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+)
+_WRONG_OPTIONS = ("max_lora_rank", "LoRA is not enabled")
+"""What it says of adapters that its options do not allow; the status is 500, as when it fails."""
 
 
 class _Logprobs(BaseModel):
@@ -78,7 +82,6 @@ class Vllm(ServerApi):
     """A vLLM server."""
 
     kind = "vllm"
-    _base = ""
 
     def check(self, sampling: SamplingParams) -> None:
         """It samples in every way that needs no signals."""
@@ -159,15 +162,15 @@ class Vllm(ServerApi):
         if not read(_Reset, await self.at.post(path, timeout_s=_CONTROL_TIMEOUT_S), what).success:
             raise ServerLost(f"{what} kept what it had computed with other weights")
 
-    async def load_adapters(self, folder: Path, name: str) -> None:
-        self._base = await self._base_name()
-        if name not in await adapters_of(self.at):  # it is there if an answer was lost
-            body = {"lora_name": name, "lora_path": str(folder)}
-            try:
-                await self.at.post("/v1/load_lora_adapter", body, timeout_s=self.timeout_s)
-            except NotOffered as error:
-                raise ConfigError(f"{error}: {_LORA}") from None
-        self.adapters = name
+    async def _send_adapters(self, adapters: dict[str, str]) -> None:
+        try:
+            await self.at.post("/v1/load_lora_adapter", adapters, timeout_s=self.timeout_s)
+        except NotOffered as error:
+            raise ConfigError(f"{error}: {_LORA}") from None
+        except ServerLost as lost:
+            if any(said in str(lost) for said in _WRONG_OPTIONS):
+                raise ConfigError(f"{lost}: {_LORA}") from None
+            raise
 
     async def unload_adapters(self, name: str) -> None:
         await self.at.post("/v1/unload_lora_adapter", {"lora_name": name}, timeout_s=_CONTROL_TIMEOUT_S)
@@ -181,12 +184,7 @@ class Vllm(ServerApi):
     async def _resume(self) -> None:
         await self.at.post("/resume", timeout_s=_CONTROL_TIMEOUT_S)
 
-    async def weights(self) -> str:
-        base = await self._base_name()
-        return self.adapters if self.adapters is not None and base == self._base else base
-
-    async def _base_name(self) -> str:
-        """Name of the server's own weights."""
+    async def _own_weights(self) -> str:
         try:
             content = await self.at.get("/weight_info", timeout_s=_CONTROL_TIMEOUT_S)
         except NotOffered as error:

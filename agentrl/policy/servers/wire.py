@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from agentrl.errors import ConfigError
 from agentrl.policy.remote.errors import ServerError, shorten
@@ -16,21 +17,23 @@ from agentrl.policy.remote.transport import fetch
 from agentrl.wire.redaction import without_credentials
 
 _MOST_BYTES = 64 * 2**20
-_SHOWN_CHARS = 300
+_SHOWN_CHARS, _SHOWN_ERRORS = 300, 2
 _REFUSED = (400, 413, 422)
 _CLOSED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 """A connection ended: a server closes one that was idle for a few seconds, also while a request is on its way."""
 
 
-Cause = Literal["network", "weights", "answer"]
+M = TypeVar("M", bound=BaseModel)
+Cause = Literal["network", "silence", "weights", "answer"]
 
 
 class ServerLost(Exception):
     """A server gave no usable answer. The turn is asked again, of it or of another one.
 
     Attributes:
-        cause: `network`: it cannot be reached; `weights`: it has other weights than it was given, as after a restart;
-            `answer`: it fails, or answers what cannot be right.
+        cause: `network`: it cannot be reached, or says that it does not work; `silence`: it did not answer in time;
+            `weights`: it has other weights than it was given, as after a restart; `answer`: it fails, or answers what
+            cannot be right.
     """
 
     def __init__(self, message: str, cause: Cause = "answer") -> None:
@@ -92,7 +95,7 @@ class Address:
             except _CLOSED:  # perhaps only this connection; a request that took effect may take effect twice
                 found = await fetch(self.client, request, timeout_s=timeout_s, most_bytes=_MOST_BYTES)
         except (TimeoutError, httpx.TimeoutException):
-            raise ServerLost(f"{self.shown}{path} gave no answer within {timeout_s:g} s") from None
+            raise ServerLost(f"{self.shown}{path} gave no answer within {timeout_s:g} s", "silence") from None
         except httpx.RequestError as error:
             raise ServerLost(f"{self.shown} cannot be reached: {type(error).__name__}: {error}", "network") from None
         except ResponseError as error:
@@ -112,3 +115,14 @@ class Address:
         if error.status in _REFUSED:
             return ConfigError(f"{said}. Check scale.server, and the server's version and options")
         return ServerLost(said)
+
+
+def read(cls: type[M], content: bytes, what: str) -> M:
+    """An answer as a model of its fields. Raises: ServerLost if it is something else."""
+    try:
+        return cls.model_validate_json(content)
+    except ValidationError as error:
+        shown = "; ".join(
+            f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()[:_SHOWN_ERRORS]
+        )
+        raise ServerLost(f"{what} cannot be read: {shown}") from None

@@ -13,7 +13,9 @@ import pytest
 from agentrl.policy import adapters, model_folder
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.servers.sampler import Servers, ServerSampler
-from tests.policy.servers.fakes import FakeServer, FakeSglang, FakeVllm, Net
+from tests.policy.servers.fake_sglang import FakeSglang
+from tests.policy.servers.fake_vllm import FakeVllm
+from tests.policy.servers.fakes import FakeServer, Net
 
 Connect = Callable[..., ServerSampler]
 

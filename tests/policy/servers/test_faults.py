@@ -23,7 +23,8 @@ from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
 from agentrl.trajectory import Task
 from tests.policy.servers.conftest import Connect
-from tests.policy.servers.fakes import FakeServer, FakeVllm
+from tests.policy.servers.fake_vllm import FakeVllm
+from tests.policy.servers.fakes import FakeServer
 
 ASKED = [Message("user", "What is 12 + 34?")]
 
@@ -175,6 +176,33 @@ async def test_a_server_that_is_gone_for_too_long_is_an_infrastructure_fault(
     with pytest.raises(PolicyFault, match=r"no server could be reached for 0.05 s \(http://here\)") as caught:
         await sampler.act(ASKED, (), episode_id="b")
     assert caught.value.at == "network"
+
+
+async def test_a_server_whose_engine_died_is_waited_for(server: FakeServer, connect: Connect) -> None:
+    """It answers each turn with 500 until its process is gone, which is longer than the tries of a turn take."""
+    sampler = connect(wait_s=60.0, here=server)
+    await sampler.act(ASKED, (), episode_id="a")
+    server.faults.dead = True
+    asked = asyncio.ensure_future(sampler.act(ASKED, (), episode_id="b"))
+    while server.seen.paths.count("/health") < 8:
+        await asyncio.sleep(0.001)
+    server.start()
+    server.faults.dead = False
+    assert (await asked).token_ids
+    assert sampler.metrics["scale/server_losses"] == 1
+
+
+async def test_a_server_that_falls_silent_proves_itself_before_it_samples_again(
+    server: FakeServer, connect: Connect
+) -> None:
+    sampler = connect(wait_s=60.0, here=server)
+    await sampler.act(ASKED, (), episode_id="a")
+    server.faults.silent = 1
+    assert (await sampler.act(ASKED, (), episode_id="b")).token_ids
+    assert sum("pause" in path for path in server.seen.paths) == 2
+    server.faults.silent = 1000
+    with pytest.raises(PolicyFault, match="gave no answer within"):
+        await sampler.act(ASKED, (), episode_id="c")
 
 
 async def test_a_connection_that_was_closed_while_idle_is_no_lost_server(server: FakeServer, connect: Connect) -> None:

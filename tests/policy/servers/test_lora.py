@@ -11,7 +11,8 @@ import torch
 from agentrl.errors import ConfigError, ModelError
 from agentrl.policy.servers.sampler import ServerSampler
 from tests.policy.servers.conftest import Connect
-from tests.policy.servers.fakes import FakeServer, FakeVllm
+from tests.policy.servers.fake_vllm import FakeVllm
+from tests.policy.servers.fakes import FakeServer
 from tests.policy.servers.test_sampler import ASKED
 
 
@@ -101,8 +102,14 @@ async def test_a_load_whose_answer_was_lost_is_not_an_error(server: FakeServer, 
     assert list(server.adapters) == [name]
 
 
-async def test_a_server_that_does_not_offer_adapters_says_how_to_start_it(tiny_folder: Path, connect: Connect) -> None:
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(404, "Not Found"), (500, "LoRA rank 4 is greater than max_lora_rank 2."), (500, "LoRA is not enabled.")],
+)
+async def test_a_server_that_does_not_take_adapters_says_how_to_start_it(
+    tiny_folder: Path, connect: Connect, status: int, said: str
+) -> None:
     server = FakeVllm(tiny_folder)
-    server.app.router.routes = [route for route in server.app.router.routes if "lora" not in route.path]  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"--enable-lora and the environment variable VLLM_ALLOW_RUNTIME_LORA"):
+    server.faults.refused = (status, said)
+    with pytest.raises(ConfigError, match=rf"{status}.*--enable-lora.* VLLM_ALLOW_RUNTIME_LORA"):
         await connect(lora="swapped", here=server).act(ASKED, (), episode_id="a")

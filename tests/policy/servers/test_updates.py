@@ -13,7 +13,9 @@ from agentrl.errors import ConfigError, ModelError, PolicyFault, StoreError
 from agentrl.policy.servers import pool, replica
 from agentrl.policy.servers.sampler import ServerSampler
 from tests.policy.servers.conftest import Connect
-from tests.policy.servers.fakes import FakeServer, FakeSglang, FakeVllm
+from tests.policy.servers.fake_sglang import FakeSglang
+from tests.policy.servers.fake_vllm import FakeVllm
+from tests.policy.servers.fakes import FakeServer
 from tests.policy.servers.test_sampler import ASKED, shake
 
 

@@ -26,7 +26,9 @@ from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.train import train
-from tests.policy.servers.fakes import FakeServer, FakeSglang, FakeVllm
+from tests.policy.servers.fake_sglang import FakeSglang
+from tests.policy.servers.fake_vllm import FakeVllm
+from tests.policy.servers.fakes import FakeServer
 from tests.policy.servers.sockets import listening
 from tests.serving.conftest import CONFIG as TEACHING
 
