@@ -45,11 +45,8 @@ class CapturedSession:
     """
 
     def __init__(self, session: Session, url: str) -> None:
-        self.base_url, self.anthropic_url, self.key = (
-            f"{url}/s/{session.name}/v1",
-            f"{url}/s/{session.name}",
-            session.key,
-        )
+        self.anthropic_url, self.key = f"{url}/s/{session.name}", session.key
+        self.base_url = f"{self.anthropic_url}/v1"
         self.reward = 0.0
 
 
