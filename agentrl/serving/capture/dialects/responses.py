@@ -12,7 +12,7 @@ from typing import Any
 from agentrl.policy.base import SamplingParams
 from agentrl.serving.answer_forms import call_form
 from agentrl.serving.api_errors import ApiError
-from agentrl.serving.capture.dialects.base import Answered, Dialect, Stream, as_list, asked, event, limited
+from agentrl.serving.capture.dialects.base import Answered, Dialect, Stream, as_list, asked, event, limited, texts
 from agentrl.serving.chat_request import ChatRequest
 
 _TEXTS = ("input_text", "output_text", "text", "refusal")
@@ -77,14 +77,7 @@ def _add(message: dict[str, Any], item: Mapping[str, Any], kind: str) -> None:
 
 def _text(content: Any) -> str:
     """The text of a content or of a tool's output. Raises: ApiError for a part that is no text."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for part in as_list(content, "content"):
-        if part.get("type") not in _TEXTS:
-            raise ApiError(f"only text is supported, got a part of type {part.get('type')!r}")
-        texts.append(str(part.get("text") or part.get("refusal") or ""))
-    return "".join(texts)
+    return "".join(texts(content, _TEXTS))
 
 
 # Answers.
