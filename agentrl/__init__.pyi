@@ -43,7 +43,7 @@ from .rollout.runner import Rollouts as Rollouts
 from .rollout.store import TrajectoryStore as TrajectoryStore
 from .rollout.users.policy_user import PolicyUser as PolicyUser
 from .sandboxed.env import SandboxEnv as SandboxEnv
-from .serving.capture.recorder import CapturedGroups as CapturedGroups
+from .serving.capture.groups import CapturedGroups as CapturedGroups
 from .serving.capture.recorder import capture as capture
 from .serving.envs.client import connect as connect
 from .tool_schema import Tool as Tool

@@ -11,8 +11,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -32,6 +32,7 @@ from agentrl.serving.streaming import events
 
 logger = logging.getLogger(__name__)
 _MOST_BYTES = 32 << 20
+T = TypeVar("T")
 _GONE = Response(status_code=499)  # nobody reads it
 
 
@@ -55,7 +56,7 @@ def make_app(
             Route("/v1/chat/completions", endpoint.chat, methods=["POST"]),
         ],
         middleware=guard,
-        exception_handlers={ApiError: _refused, HTTPException: _no_route, Exception: _failed},
+        exception_handlers=error_handlers("there is POST /v1/chat/completions and GET /v1/models"),
     )
 
 
@@ -69,14 +70,14 @@ class _Endpoint:
 
     async def models(self, request: Request) -> Response:
         self._check_key(request)
-        return JSONResponse({"object": "list", "data": [self._card()]})
+        return JSONResponse({"object": "list", "data": [self._model.card(self._began)]})
 
     async def one_model(self, request: Request) -> Response:
         self._check_key(request)
         name = request.path_params["name"]
         if name != self._model.name:
             raise ApiError(f"The model {name!r} does not exist", status=404, param="model", code="model_not_found")
-        return JSONResponse(self._card())
+        return JSONResponse(self._model.card(self._began))
 
     async def chat(self, request: Request) -> Response:
         self._check_key(request)
@@ -88,20 +89,8 @@ class _Endpoint:
         head = Head(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._model.name)
         if asked.stream:
             return StreamingResponse(events(self._model, asked, prompt, head), media_type="text/event-stream")
-        answer = await self._answered(request, asked, prompt)
+        answer = await unless_gone(request, self._model.answer(asked, prompt))
         return _GONE if answer is None else json_answer(completion(head, asked, answer, self._tokens(asked, answer)))
-
-    async def _answered(self, request: Request, asked: ChatRequest, prompt: tuple[int, ...]) -> Answer | None:
-        """The answer; None if the client has gone, and then its sampling is stopped."""
-        work = asyncio.ensure_future(self._model.answer(asked, prompt))
-        gone = asyncio.ensure_future(disconnected(request))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            return work.result() if work.done() else None
-        finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
 
     def _tokens(self, asked: ChatRequest, answer: Answer) -> list[list[Token]]:
         if not asked.logprobs:
@@ -111,15 +100,6 @@ class _Endpoint:
             [Token(decode([token]), logprob) for token, logprob in zip(c.done.ids, c.done.logprobs, strict=True)]
             for c in answer.choices
         ]
-
-    def _card(self) -> dict[str, Any]:
-        return {
-            "id": self._model.name,
-            "object": "model",
-            "created": self._began,
-            "owned_by": "agentrl",
-            "max_model_len": self._model.context,
-        }
 
     def _check_key(self, request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -156,23 +136,36 @@ async def disconnected(request: Request) -> None:
         pass
 
 
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of some work; None if the client has gone, and then the work is stopped. Raises: as the work."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.wait({task, gone})
+    return None if task.cancelled() else task.result()
+
+
 def json_answer(value: Any) -> Response:
     """A JSON answer; what UTF-8 cannot hold is U+FFFD."""
     return Response(safe_text(json.dumps(value, ensure_ascii=False)).encode(), media_type="application/json")
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
+def error_handlers(known: str) -> dict[Any, Any]:
+    """What an application answers to exceptions. Args: known: says which routes there are."""
+
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}; {known}"
+        return JSONResponse(ApiError(message, status=error.status_code).to_json(), error.status_code)
+
+    return {ApiError: _refused, HTTPException: no_route, Exception: _failed}
+
+
+async def _refused(request: Request, error: ApiError) -> Response:
     headers = {"Retry-After": "1"} if error.status == 503 else None
     return JSONResponse(error.to_json(), error.status, headers)
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = (
-        f"{request.method} {request.url.path}: {error.detail}; there is POST /v1/chat/completions and GET /v1/models"
-    )
-    return JSONResponse(ApiError(message, status=error.status_code).to_json(), error.status_code)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

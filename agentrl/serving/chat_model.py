@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from msgspec import structs
 
@@ -97,6 +98,11 @@ class ChatModel:
     def context(self) -> int:
         """Most tokens of a conversation, the answer included."""
         return self.policy.engine.options.context
+
+    def card(self, created: int) -> dict[str, Any]:
+        """The entry of a list of models. Args: created: seconds since 1970."""
+        about = {"id": self.name, "object": "model", "created": created, "owned_by": "agentrl"}
+        return {**about, "max_model_len": self.context}
 
     def prompt(self, request: ChatRequest) -> tuple[int, ...]:
         """Ids of the request's conversation. Raises: ApiError if they leave no room, or too many requests wait."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from agentrl.serving.api_errors import ApiError
-from agentrl.serving.app import disconnected, read_body, read_json
+from agentrl.serving.app import error_handlers, read_body, read_json, unless_gone
 from agentrl.serving.capture.desk import Desk
 from agentrl.serving.capture.dialects.base import Dialect
 from agentrl.serving.capture.dialects.chat import Chat
@@ -32,7 +30,6 @@ from agentrl.serving.capture.episode import Episode
 from agentrl.serving.capture.session import Attempt, Session
 from agentrl.serving.capture.waiting import Handed, Waiting, answered, begun, pieces
 
-logger = logging.getLogger(__name__)
 DIALECTS: Mapping[str, Dialect] = {"/chat/completions": Chat(), "/responses": Responses(), "/messages": Messages()}
 BODY_S = 30.0
 PING_S = 10.0
@@ -72,7 +69,7 @@ class Proxy:
             Route("/next", self._next, methods=["POST"]),
         ]
         guard = Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts], www_redirect=False)
-        handlers: dict[Any, Any] = {ApiError: _refused, HTTPException: _no_route, Exception: _failed}
+        handlers = error_handlers(f"below a base URL there is {', '.join(f'POST {path}' for path in DIALECTS)}")
         self.app = Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
 
     def add(self, episode: Episode) -> None:
@@ -130,14 +127,7 @@ class Proxy:
 
     async def _models(self, request: Request) -> Response:
         model = self._episode(request).session.model
-        card = {
-            "id": model.name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "agentrl",
-            "max_model_len": model.context,
-        }
-        return JSONResponse({"object": "list", "data": [card]})
+        return JSONResponse({"object": "list", "data": [model.card(0)]})
 
     # What agents ask of the environment.
 
@@ -166,21 +156,11 @@ class Proxy:
 
     async def _next(self, request: Request) -> Response:
         desk = self.desk
-        if desk is None:
-            return Response(status_code=204)
-        asked, gone = asyncio.create_task(desk.next(_key(request))), asyncio.create_task(disconnected(request))
         try:
-            await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            asked.cancel()
-            await asyncio.wait({asked, gone})
-        if asked.cancelled():
-            return _GONE
-        if isinstance(asked.exception(), LookupError):
-            raise ApiError(_NO_SESSION, status=401, code="invalid_api_key")
-        variables = asked.result()
-        if variables is None:
+            variables = await unless_gone(request, desk.next(_key(request))) if desk is not None else None
+        except LookupError:
+            raise ApiError(_NO_SESSION, status=401, code="invalid_api_key") from None
+        if desk is None or variables is None:
             return Response(status_code=204)
         return Handed(dict(variables), lambda is_read: None if is_read else desk.take_back(variables))
 
@@ -229,20 +209,3 @@ def _digest(key: str) -> bytes:
 
 async def _health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return JSONResponse(error.to_json(), error.status)
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    known = ", ".join(f"POST {path}" for path in DIALECTS)
-    message = f"{request.method} {request.url.path}: {error.detail}; below a base URL there is {known}"
-    return JSONResponse(ApiError(message, status=error.status_code).to_json(), error.status_code)
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    logger.error("a request failed", exc_info=error)
-    return JSONResponse(ApiError(f"the server failed: {type(error).__name__}", status=500).to_json(), 500)

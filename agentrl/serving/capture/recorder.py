@@ -1,6 +1,6 @@
 """Sessions of agents that the caller's own program runs: `agentrl.capture`. Owns the thread in which the model answers.
 
-The sessions of one group are a `TrajectoryGroup`; `CapturedGroups` gives these to a stage or to a training loop.
+The sessions of one group are a `TrajectoryGroup`; `groups` gives these to a stage or to a training loop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 from collections import defaultdict, deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +21,6 @@ from agentrl.errors import EnvFault, RolloutError
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
 from agentrl.rollout.new_folder import check_new
-from agentrl.rollout.sources.base import Source, State
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.serving.capture.episode import GAVE_UP, Episode, silence
 from agentrl.serving.capture.server import CaptureServer
@@ -46,11 +45,8 @@ class CapturedSession:
     """
 
     def __init__(self, session: Session, url: str) -> None:
-        self.base_url, self.anthropic_url, self.key = (
-            f"{url}/s/{session.name}/v1",
-            f"{url}/s/{session.name}",
-            session.key,
-        )
+        self.anthropic_url, self.key = f"{url}/s/{session.name}", session.key
+        self.base_url = f"{self.anthropic_url}/v1"
         self.reward = 0.0
 
 
@@ -66,6 +62,8 @@ class Recorder:
         options: of `LocalPolicy.from_folder`.
     Attributes:
         trajectories: of the sessions that ended last.
+        closed: no session can begin any more.
+        keep: as it was given.
     """
 
     def __init__(
@@ -86,11 +84,12 @@ class Recorder:
         self._store = None if out is None else TrajectoryStore(Path(out) / "trajectories.jsonl")
         self.trajectories: deque[Trajectory] = deque(maxlen=keep)
         self._groups: dict[str, list[Trajectory]] = defaultdict(list)  # not given to a source yet
-        self._number, self._news = 0, threading.Condition()
+        self._number, self._news = 0, threading.Lock()
         self._loop, self._ready = asyncio.new_event_loop(), threading.Event()
-        self._keep, self._calls = keep, set[Future[Any]]()
+        self.keep, self._calls = keep, set[Future[Any]]()
         self._broken: BaseException | None = None
-        self._closed = False
+        self.closed = False
+        self._watchers: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         """Raises: ConfigError, or what else keeps the server from starting."""
@@ -169,51 +168,50 @@ class Recorder:
         with self._news:
             self.trajectories.append(trajectory)
             self._groups[group].append(trajectory)
-            if sum(map(len, self._groups.values())) > self._keep:
+            if sum(map(len, self._groups.values())) > self.keep:
                 self._forget_a_group()
-            self._news.notify_all()
+            self._tell()
         if self._store is not None:
             self._store.append(trajectory)
+
+    def _tell(self) -> None:
+        for tell in self._watchers:
+            tell()
 
     def _forget_a_group(self) -> None:
         """Drop the oldest group that no source has taken."""
         oldest = next(iter(self._groups))
-        logger.warning("group %s is dropped: more than %s sessions wait for a source (keep)", oldest, self._keep)
+        logger.warning("group %s is dropped: more than %s sessions wait for a source (keep)", oldest, self.keep)
         del self._groups[oldest]
 
-    def wait_for(self, group_size: int, n: int, given_up: threading.Event) -> list[TrajectoryGroup]:
-        """Block until there are `n` whole groups, and give them away. Later sessions of one make a new group.
+    def taken(self, size: int) -> TrajectoryGroup | None:
+        """A whole group of `size` sessions, the oldest one, which is then given away; None if there is none.
 
-        Args: given_up: set by `give_up`; the answer is then empty.
-        Raises: RolloutError if the recorder is closed before.
+        Later sessions of its name make a new group.
         """
         with self._news:
-            while not given_up.is_set():
-                whole = [group for group, own in self._groups.items() if len(own) >= group_size][:n]
-                if len(whole) == n:
-                    return [TrajectoryGroup(group, self._taken(group, group_size)) for group in whole]
-                if self._closed:
-                    raise RolloutError(
-                        f"the recorder is closed: {len(whole)} of {n} groups of {group_size} sessions are whole"
-                    )
-                self._news.wait()
-        return []
+            group = next((group for group, own in self._groups.items() if len(own) >= size), None)
+            if group is None:
+                return None
+            own = self._groups.pop(group)
+            if own[size:]:
+                self._groups[group] = own[size:]
+            return TrajectoryGroup(group, own[:size])
 
-    def give_up(self, waiting: threading.Event) -> None:
-        """End a `wait_for`."""
+    @contextmanager
+    def watched(self, tell: Callable[[], None]) -> Iterator[None]:
+        """Have somebody told, from any thread, of each session that ends and of the recorder's own end."""
         with self._news:
-            waiting.set()
-            self._news.notify_all()
-
-    def _taken(self, group: str, size: int) -> list[Trajectory]:
-        own = self._groups.pop(group)
-        if own[size:]:
-            self._groups[group] = own[size:]
-        return own[:size]
+            self._watchers.append(tell)
+        try:
+            yield
+        finally:
+            with self._news:
+                self._watchers.remove(tell)
 
     def _in_loop(self, call: Coroutine[Any, Any, T]) -> T:
         """Run something on the event loop, and wait for it. Raises: what it raises; RolloutError without a loop."""
-        if self._closed:
+        if self.closed:
             call.close()
             raise RolloutError("the recorder is closed: use its sessions inside its `with` block")
         future = asyncio.run_coroutine_threadsafe(call, self._loop)
@@ -229,8 +227,8 @@ class Recorder:
             self._broken = error
         finally:
             with self._news:
-                self._closed = True
-                self._news.notify_all()
+                self.closed = True
+                self._tell()
             for call in list(self._calls):
                 call.cancel()
             self._ready.set()
@@ -241,35 +239,6 @@ class Recorder:
         async with CaptureServer() as self._server:
             self._ready.set()
             await self._stop.wait()
-
-
-class CapturedGroups(Source):
-    """Groups of sessions, in the order in which they became whole.
-
-    Where they come from is the caller's program, so a position is only a count: a resumed run gets new sessions.
-
-    Args: recorder: records the sessions; group_size: of a whole group.
-    """
-
-    def __init__(self, recorder: Recorder, group_size: int) -> None:
-        self._recorder, self._size = recorder, group_size
-        self._taken = 0
-
-    async def take(self, n: int) -> list[TrajectoryGroup]:
-        """Raises: RolloutError if the recorder is closed before there are `n` groups."""
-        given_up = threading.Event()
-        try:
-            groups = await asyncio.to_thread(self._recorder.wait_for, self._size, n, given_up)
-        finally:
-            self._recorder.give_up(given_up)  # otherwise the thread of a cancelled call would wait for ever
-        self._taken += n
-        return groups
-
-    def state_dict(self) -> State:
-        return {"taken": self._taken}
-
-    def load_state_dict(self, state: State) -> None:
-        self._taken = state["taken"]
 
 
 def capture(model: str | Path | LocalPolicy, **options: Any) -> Recorder:

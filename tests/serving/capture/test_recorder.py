@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -13,8 +13,10 @@ import pytest
 from agentrl.errors import ConfigError, RolloutError
 from agentrl.learning.rows import build_rows
 from agentrl.policy.base import SamplingParams
+from agentrl.rollout.sources.prefetch import Prefetch
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.serving.capture.recorder import CapturedGroups, CapturedSession, Recorder, capture
+from agentrl.serving.capture.groups import CapturedGroups
+from agentrl.serving.capture.recorder import CapturedSession, Recorder, capture
 from agentrl.serving.chat_model import ChatModel
 
 GREEDY = SamplingParams(0.0, max_tokens=40)
@@ -102,6 +104,46 @@ async def test_a_task_that_comes_again_makes_a_new_group(model: ChatModel) -> No
         assert [group.rewards for group in await groups.take(1)] == [[0.25, 0.0]]
 
 
+async def test_a_cancelled_take_leaves_its_groups_to_the_next_one(model: ChatModel) -> None:
+    with capture(model.policy, sampling=GREEDY) as recorder:
+        groups = CapturedGroups(recorder, 1)
+        cancelled = asyncio.ensure_future(groups.take(1))
+        await asyncio.sleep(0.05)
+        play(recorder, "Lamp 1?", 1.0)
+        time.sleep(0.05)  # the group is whole, and the loop has not turned since
+        cancelled.cancel()
+        await asyncio.wait({cancelled})
+        assert cancelled.cancelled()
+        waiting = asyncio.ensure_future(groups.take(3))
+        play(recorder, "Lamp 2?", 0.5)
+        await asyncio.sleep(0.05)
+        waiting.cancel()  # two of its three groups are whole
+        await asyncio.wait({waiting})
+        assert [group.rewards for group in await asyncio.wait_for(groups.take(2), 10)] == [[1.0], [0.5]]
+
+
+async def test_groups_that_were_taken_ahead_are_given_again(model: ChatModel) -> None:
+    """A run that goes on begins again at its position; sessions cannot be played again."""
+    with capture(model.policy, sampling=GREEDY) as recorder:
+        source = CapturedGroups(recorder, 1)
+        ahead = Prefetch(source, max_lag=1)
+        for number in range(3):
+            play(recorder, f"Lamp {number}?", float(number))
+        assert [group.rewards for group in await asyncio.wait_for(ahead.take(1), 10)] == [[0.0]]
+        assert ahead.state_dict() == {"taken": 1}
+        await ahead.aclose()
+        assert [group.rewards for group in await asyncio.wait_for(source.take(2), 10)] == [[1.0], [2.0]]
+
+
+async def test_a_resumed_source_waits_for_new_sessions(model: ChatModel) -> None:
+    with capture(model.policy, sampling=GREEDY) as recorder:
+        source = CapturedGroups(recorder, 1)
+        source.load_state_dict({"taken": 5})
+        play(recorder, "Lamp 1?", 1.0)
+        assert [group.rewards for group in await asyncio.wait_for(source.take(1), 10)] == [[1.0]]
+        assert source.state_dict() == {"taken": 6}
+
+
 def test_what_is_kept_in_memory_is_bounded(model: ChatModel, tmp_path: Path) -> None:
     with capture(model.policy, out=tmp_path / "out", sampling=GREEDY, keep=2) as recorder:
         for number in range(3):
@@ -109,7 +151,7 @@ def test_what_is_kept_in_memory_is_bounded(model: ChatModel, tmp_path: Path) -> 
     assert [trajectory.task.id for trajectory in recorder.trajectories] == ["Lamp 1?", "Lamp 2?"]
     assert len(list(TrajectoryStore(tmp_path / "out" / "trajectories.jsonl"))) == 3
     with pytest.raises(RolloutError, match="0 of 1"):
-        recorder.wait_for(3, 1, threading.Event())
+        asyncio.run(CapturedGroups(recorder, 3).take(1))
 
 
 def test_a_reward_that_is_no_finite_number_is_refused(model: ChatModel) -> None:

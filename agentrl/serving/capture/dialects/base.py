@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -152,6 +152,16 @@ def as_list(value: Any, name: str) -> list[Any]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise ApiError(f"{name} must be a list of objects", param=name)
     return value
+
+
+def texts(content: Any, kinds: Collection[str]) -> list[str]:
+    """The texts of a content. Args: kinds: of parts that are texts. Raises: ApiError for a part of another kind."""
+    if content is None or isinstance(content, str):
+        return [content] if content else []
+    for part in as_list(content, "content"):
+        if part.get("type") not in kinds:
+            raise ApiError(f"only text is supported, got a part of type {part.get('type')!r}")
+    return [str(part.get("text") or part.get("refusal") or "") for part in content]
 
 
 def event(value: Mapping[str, Any], name: str = "") -> bytes:

@@ -13,12 +13,13 @@ from agentrl.messages import ToolCall
 from agentrl.policy.base import SamplingParams
 from agentrl.serving.answer_forms import call_form
 from agentrl.serving.api_errors import ApiError
-from agentrl.serving.capture.dialects.base import Answered, Dialect, Stream, as_list, asked, event, limited
+from agentrl.serving.capture.dialects.base import Answered, Dialect, Stream, as_list, asked, event, limited, texts
 from agentrl.serving.chat_model import Choice
 from agentrl.serving.chat_request import ChatRequest
 
 # A line of a client about itself, which differs from request to request.
 _BILLING = "x-anthropic-billing-header:"
+_TEXTS = ("text",)
 _UNREADABLE = "unreadable"
 """Input of a call that cannot be read, which must be an object here: the model's own text."""
 _STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
@@ -33,7 +34,7 @@ class Messages(Dialect):
     def read(self, body: Mapping[str, Any], sampling: SamplingParams) -> ChatRequest:
         if body.get("thread") is not None:
             raise ApiError("threads are not kept here: send the whole conversation", code="thread_unsupported_request")
-        told = [text for text in _texts(body.get("system")) if not text.startswith(_BILLING)]
+        told = [text for text in texts(body.get("system"), _TEXTS) if not text.startswith(_BILLING)]
         messages = [{"role": "system", "content": "\n\n".join(told)}] if told else []
         for message in as_list(body.get("messages"), "messages"):
             messages += _chat_messages(message)
@@ -68,16 +69,6 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _texts(content: Any) -> list[str]:
-    """The texts of a content. Raises: ApiError for a block that is no text."""
-    if content is None or isinstance(content, str):
-        return [content] if content else []
-    for block in as_list(content, "content"):
-        if block.get("type") != "text":
-            raise ApiError(f"only text is supported, got a block of type {block.get('type')!r}")
-    return [str(block.get("text") or "") for block in content]
-
-
 def _chat_messages(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A message in chat form: each result of a tool is one of its own."""
     role, content = message.get("role"), message.get("content")
@@ -87,15 +78,15 @@ def _chat_messages(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if not isinstance(content, list):
         yield {"role": role, "content": content}
         return
-    texts: list[Mapping[str, Any]] = []
+    others: list[Mapping[str, Any]] = []
     for block in as_list(content, "content"):
         if block.get("type") == "tool_result":
-            text = "".join(_texts(block.get("content")))
+            text = "".join(texts(block.get("content"), _TEXTS))
             yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
         else:
-            texts.append(block)
-    if texts:
-        yield {"role": role, "content": "\n\n".join(_texts(texts))}
+            others.append(block)
+    if others:
+        yield {"role": role, "content": "\n\n".join(texts(others, _TEXTS))}
 
 
 def _turn(content: Any) -> dict[str, Any]:
@@ -113,7 +104,7 @@ def _turn(content: Any) -> dict[str, Any]:
         elif kind in ("thinking", "redacted_thinking"):
             turn["signature"] = str(block.get("signature") or "")
         else:
-            turn["content"] += "".join(_texts([block]))
+            turn["content"] += "".join(texts([block], _TEXTS))
     return turn
 
 

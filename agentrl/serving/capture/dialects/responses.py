@@ -12,7 +12,7 @@ from typing import Any
 from agentrl.policy.base import SamplingParams
 from agentrl.serving.answer_forms import call_form
 from agentrl.serving.api_errors import ApiError
-from agentrl.serving.capture.dialects.base import Answered, Dialect, Stream, as_list, asked, event, limited
+from agentrl.serving.capture.dialects.base import Answered, Dialect, Stream, as_list, asked, event, limited, texts
 from agentrl.serving.chat_request import ChatRequest
 
 _TEXTS = ("input_text", "output_text", "text", "refusal")
@@ -77,14 +77,7 @@ def _add(message: dict[str, Any], item: Mapping[str, Any], kind: str) -> None:
 
 def _text(content: Any) -> str:
     """The text of a content or of a tool's output. Raises: ApiError for a part that is no text."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for part in as_list(content, "content"):
-        if part.get("type") not in _TEXTS:
-            raise ApiError(f"only text is supported, got a part of type {part.get('type')!r}")
-        texts.append(str(part.get("text") or part.get("refusal") or ""))
-    return "".join(texts)
+    return "".join(texts(content, _TEXTS))
 
 
 # Answers.
@@ -163,11 +156,8 @@ class _Events(Stream):
         return [self._event(kind, response=empty) for kind in ("response.created", "response.in_progress")]
 
     def piece(self, delta: Mapping[str, Any]) -> list[bytes]:
-        sent = (
-            self._whole_item(_thought(self._turn_id, delta["reasoning_content"]))
-            if "reasoning_content" in delta
-            else []
-        )
+        thoughts = [delta["reasoning_content"]] if "reasoning_content" in delta else []
+        sent = [part for text in thoughts for part in self._whole_item(_thought(self._turn_id, text), {})]
         return [*sent, *(self._more_text(delta["content"]) if delta.get("content") else [])]
 
     def end(self, answered: Answered) -> list[bytes]:
@@ -176,7 +166,7 @@ class _Events(Stream):
             sent += self._closed_text()
         for item in _output(answered):
             if item["type"] == "function_call":
-                sent += self._call(item)
+                sent += self._whole_item(item, {"arguments": "", "status": "in_progress"})
         final = _response(answered.id, self._model, self._created, answered)
         return [*sent, self._event(f"response.{final['status']}", response=final)]
 
@@ -184,10 +174,16 @@ class _Events(Stream):
         self._number += 1
         return event({"type": kind, "sequence_number": self._number - 1, **fields}, kind)
 
-    def _whole_item(self, item: dict[str, Any]) -> list[bytes]:
-        sent = [self._event(f"response.output_item.{k}", output_index=self._item, item=item) for k in ("added", "done")]
+    def _whole_item(self, item: Mapping[str, Any], empty: Mapping[str, Any]) -> list[bytes]:
+        """A thought, or a call with its arguments. Args: empty: what differs when it is announced."""
+        place, kind = {"output_index": self._item}, "response.function_call_arguments"
+        sent = [self._event("response.output_item.added", **place, item={**item, **empty})]
+        if "arguments" in item:
+            about, arguments = {**place, "item_id": item["id"]}, item["arguments"]
+            sent.append(self._event(f"{kind}.delta", **about, delta=arguments))
+            sent.append(self._event(f"{kind}.done", **about, arguments=arguments, name=item["name"]))
         self._item += 1
-        return sent
+        return [*sent, self._event("response.output_item.done", **place, item=item)]
 
     def _more_text(self, text: str) -> list[bytes]:
         sent = [] if self._is_open else self._opened_text()
@@ -213,17 +209,6 @@ class _Events(Stream):
         ]
         self._item, self._is_open = self._item + 1, False
         return sent
-
-    def _call(self, item: dict[str, Any]) -> list[bytes]:
-        place = {"output_index": self._item, "item_id": item["id"]}
-        empty = {**item, "arguments": "", "status": "in_progress"}
-        added = self._event("response.output_item.added", output_index=self._item, item=empty)
-        kind, arguments = "response.function_call_arguments", item["arguments"]
-        delta = self._event(f"{kind}.delta", **place, delta=arguments)
-        done = self._event(f"{kind}.done", **place, arguments=arguments, name=item["name"])
-        closed = self._event("response.output_item.done", output_index=self._item, item=item)
-        self._item += 1
-        return [added, delta, done, closed]
 
     def _part(self) -> dict[str, Any]:
         return {"item_id": f"msg_{self._turn_id}", "output_index": self._item, "content_index": 0}
