@@ -49,6 +49,8 @@ from .serving.envs.client import connect as connect
 from .tool_schema import Tool as Tool
 from .tool_schema import tool as tool
 from .training.plan import TrainConfig as TrainConfig
+from .training.status.read import RunStatus as RunStatus
+from .training.status.read import run_status as run_status
 from .training.train import resume as resume
 from .training.train import train as train
 from .trajectory import Ending as Ending

@@ -114,6 +114,10 @@ class RolloutError(AgentRLError):
     """Too many episodes were discarded: something is broken that retries do not fix."""
 
 
+class LearnerLost(AgentRLError):
+    """One of the processes that learn together has ended, and with it the exchange between them."""
+
+
 class TrainingRefused(AgentRLError):
     """A stage would train a model on feedback that is shown to be wrong."""
 

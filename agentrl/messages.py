@@ -27,7 +27,7 @@ _encode_any = json.JSONEncoder(
 ).encode
 
 
-class ToolCall(Struct, frozen=True, omit_defaults=True):
+class ToolCall(Struct, frozen=True, omit_defaults=True, gc=False):
     """One call that the model asks for.
 
     `error` says why the model's text could not be read as a call. Such a call is never run, and the
@@ -127,7 +127,7 @@ def _no_object(arguments: Any) -> str:
     return f"arguments must be a JSON object, got {type(arguments).__name__}"
 
 
-class Message(Struct, frozen=True, omit_defaults=True):
+class Message(Struct, frozen=True, omit_defaults=True, gc=False):
     """One message of a conversation, in OpenAI chat terms.
 
     Only `tool` messages have `tool_call_id` and `name`. `reasoning` is the assistant's thinking, which
@@ -179,6 +179,8 @@ def _calls(entries: Sequence[Mapping[str, Any]] | None) -> tuple[ToolCall, ...]:
         return ()
     if type(entries) is not list and (not isinstance(entries, Sequence) or isinstance(entries, str)):
         return (ToolCall("", {}, error=f"tool_calls must be a list, got {type(entries).__name__}"),)
+    if len(entries) == 1:
+        return (ToolCall.from_openai(entries[0]),)
     return tuple([ToolCall.from_openai(entry, index) for index, entry in enumerate(entries)])
 
 
@@ -188,10 +190,10 @@ def _optional(text: Any) -> str | None:
 
 def _text(content: Any) -> str:
     """The text of an OpenAI message or of its parts; a part that is not text is an error."""
-    if isinstance(content, str):
-        return safe_text(content)
     if content is None:
         return ""
+    if isinstance(content, str):
+        return content if type(content) is str and content.isascii() else safe_text(content)
     texts = []
     for part in content:
         if part.get("type") != "text":
@@ -200,7 +202,7 @@ def _text(content: Any) -> str:
     return safe_text("".join(texts))
 
 
-class TokenSignals(Struct, frozen=True, omit_defaults=True):
+class TokenSignals(Struct, frozen=True, omit_defaults=True, gc=False):
     """How sure a model was of each token that it sampled, at temperature 1 and without truncation.
 
     Attributes:
@@ -217,7 +219,7 @@ class TokenSignals(Struct, frozen=True, omit_defaults=True):
     uniform_kls: tuple[float, ...] | None = None
 
 
-class Served(Struct, frozen=True, omit_defaults=True):
+class Served(Struct, frozen=True, omit_defaults=True, gc=False):
     """What a server's reply says about a turn, in addition to the turn.
 
     Attributes:
@@ -233,7 +235,7 @@ class Served(Struct, frozen=True, omit_defaults=True):
     blocks: tuple[Mapping[str, Any], ...] = ()
 
 
-class Action(Struct, frozen=True, omit_defaults=True):
+class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     """One assistant turn, as a policy returns it and an environment receives it.
 
     Attributes:
@@ -277,8 +279,9 @@ class Action(Struct, frozen=True, omit_defaults=True):
             role = action.get("role", "assistant")
             if role not in _ROLES:
                 raise ValueError(f"message role must be system, user, assistant or tool, got {role!r}")
-            text, calls = _text(action.get("content")), _calls(action.get("tool_calls"))
-            return cls(text, calls, _optional(action.get("reasoning_content")))
+            entries, reasoning = action.get("tool_calls"), action.get("reasoning_content")
+            calls = _calls(entries) if entries else ()
+            return cls(_text(action.get("content")), calls, None if reasoning is None else _optional(reasoning))
         raise TypeError(f"an action is an Action, a str or an OpenAI assistant message, got {type(action).__name__}")
 
     def safe(self) -> Action:

@@ -207,6 +207,11 @@ def file_of(module: str) -> str:
     return "" if path is None else str(path)
 
 
+def files_named(written: bytes) -> tuple[str, ...]:
+    """The files, imported by their path, that `pickle` names in what it has written: a reader loads them first."""
+    return tuple(str(path) for name, path in _FILES.items() if name.encode() in written)
+
+
 def load_module(name: str, reference: str, error: type[Exception] = ConfigError) -> ModuleType:
     """Import a module. Raises: `error` if there is none; what the module itself raises propagates."""
     try:

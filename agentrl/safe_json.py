@@ -62,8 +62,9 @@ def problem_of(arguments: Mapping[str, Any]) -> str | None:
     """
     try:
         written = _write(arguments)
-        # Deeper nesting needs more bytes than this, and a number that is not finite is written as null.
-        if len(written) <= 2 * MAX_DEPTH and b"null" not in written:
+        # Deeper nesting needs more bytes than this, and a number that is not finite is written as null. `find`, since
+        # `in` first takes the text for a number, with an exception inside.
+        if len(written) <= 2 * MAX_DEPTH and written.find(b"null") < 0:
             return None
     except (UnicodeEncodeError, RecursionError, TypeError, ValueError, OverflowError):
         pass  # the slow way says what is wrong

@@ -131,7 +131,7 @@ def succeeded(info: Mapping[str, Any], reward: float) -> bool:
     return bool(verdict) if verdict is not None else reward >= _SUCCESS_REWARD
 
 
-class Turn(Struct):
+class Turn(Struct, gc=False):
     """One model call and what came back.
 
     Attributes:
@@ -143,6 +143,8 @@ class Turn(Struct):
         state_key: name of the environment's state before the action, for step-level baselines
             (GiGPO's anchor states); None where the environment has none.
         policy_s, env_s: wall seconds spent in the policy and in the environment.
+        trainer_logprobs: (T,) log-probability in nats that the model had for each sampled id when it began to learn
+            from the turn; None where that was not recorded.
     """
 
     observation: tuple[Message, ...]
@@ -153,6 +155,7 @@ class Turn(Struct):
     state_key: str | None = None
     policy_s: float = 0.0
     env_s: float = 0.0
+    trainer_logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(slots=True)

@@ -153,7 +153,7 @@ def run(
         unit, arm, stages: what is trained, and the name of its folder.
         start: model folder; None is a model from scratch.
         seed: by default that of the unit.
-        more: further keys of sections of the configuration, such as `run`.
+        more: further keys of sections of the configuration, such as `run` or `scale`.
     Returns: its summary.
     """
     folder = unit.folder(arm)
@@ -165,7 +165,7 @@ def run(
     }
     config = {
         "seed": unit.seed if seed is None else seed,
-        **{name: {**keys, **more.get(name, {})} for name, keys in sections.items()},
+        **{name: {**sections.get(name, {}), **more.get(name, {})} for name in {**sections, **more}},
         "stages": stages,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)

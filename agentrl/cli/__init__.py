@@ -20,6 +20,7 @@ COMMANDS = {
     "import-gguf": "Make a model folder of a GGUF file.",
     "credit": "Measure how well estimators tell which turns were good.",
     "compare": "Compare benchmarks or training runs task by task.",
+    "status": "Show how a training run is getting on.",
     "view": "Look at runs and episodes in a page, while they grow.",
     "export": "Write the model of a run as a folder of its own.",
     "capture": "Record or train an agent's own program.",

@@ -36,7 +36,7 @@ _EXTRAS = {
 # Commands whose module stands elsewhere, or has another name: `import` is a word of Python.
 _MODULES = {
     **{name: f"checks.{name}" for name in ("audit", "check", "conform", "doctor", "judge", "reproduce")},
-    **{name: f"records.{name}" for name in ("replay", "report", "rescore", "view")},
+    **{name: f"records.{name}" for name in ("replay", "report", "rescore", "status", "view")},
     "import": "import_chats",
     "import-gguf": "models.import_gguf",
     "export": "models.export",

@@ -262,6 +262,8 @@ def _train(config: TrainConfig, out: Path) -> dict[str, Any]:
     note(f"Training on {', '.join(config.trained) or config.env.id}, seed {config.seed}, in {out}")
     if config.scale.samplers and config.scale.engine == "ray" and config.scale.address is None:
         note("Ray starts on this machine before the first episode is sampled: some seconds, about 400 MB")
+    if config.scale.learners > 1:
+        note(f"{config.scale.learners} processes learn; the others start before the first update, in some seconds")
     with TrainProgress() as progress, _Rescue(out):
         return train(config, out, on_progress=progress)
 

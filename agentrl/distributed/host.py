@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from agentrl.trajectory import TrajectoryGroup
 
 @dataclass(frozen=True)
 class Outcome:
-    """A group as `pickle` writes it, and the CPU seconds of its sampling process so far."""
+    """A group as `pickle` writes it, and CPU seconds and memory of its sampling process so far."""
 
     written: bytes
     cpu_s: float
+    memory_bytes: int = 0
 
     def group(self) -> TrajectoryGroup | Exception:
         """The group; an error if it cannot be read here."""
@@ -51,13 +53,13 @@ class Host:
         self._version, self._newer = made.version, asyncio.Event()
         self._playing: dict[int, asyncio.Future[TrajectoryGroup]] = {}
 
-    async def start(self) -> Exception | None:
-        """Start the sampling process. Returns: what went wrong."""
+    async def start(self) -> Exception | str:
+        """Start the sampling process. Returns: what went wrong, or where it runs."""
         try:
             await self._worker.start()
         except Exception as error:  # the trainer raises it
             return error
-        return None
+        return f"{self._worker.place} on {socket.gethostname()}"
 
     async def take_weights(self, version: int, values: bytes) -> None:
         """Play with these from now on; older ones, which can come later, are left out."""
@@ -78,7 +80,7 @@ class Host:
         try:
             self._playing[ticket] = self._worker.play(request, version, sampling)
             group = await self._playing[ticket]
-            return Outcome(pickle.dumps(group), self._worker.cpu_s)
+            return Outcome(pickle.dumps(group), self._worker.cpu_s, self._worker.memory_bytes)
         except asyncio.CancelledError:
             return RolloutError("the group was cancelled")
         except Exception as error:  # the trainer raises it

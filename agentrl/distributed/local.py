@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import pickle
-import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from agentrl.distributed.child import killed, start_child
 from agentrl.distributed.messages import (
     Broken,
     Cancel,
@@ -30,6 +27,7 @@ from agentrl.distributed.messages import (
     Stop,
 )
 from agentrl.distributed.shared import Packed, send_descriptor
+from agentrl.distributed.state import resident_bytes
 from agentrl.distributed.worker import Weights, Worker, WorkerLost, shared_out
 from agentrl.env.registry import modules_of
 from agentrl.env.watchdog import ends_when_hung
@@ -40,13 +38,9 @@ from agentrl.sampling import SamplingParams
 from agentrl.trajectory import EnvRef, TrajectoryGroup
 
 _START_S, _STOP_S = 600.0, 15.0
+_PROCESS = "agentrl.distributed.process"
 _ALIVE_S, _MOST_SILENT = 5.0, 24
 """Seconds between two signs of life, and how many of them in a row may be missing: a stopped process is lost."""
-# Ctrl-C reaches every process of a terminal; the trainer alone decides, also while this one begins.
-_COMMAND = (
-    "import signal, sys; signal.signal(signal.SIGINT, lambda number, frame: None); sys.path[:] = {path!r}; "
-    "from agentrl.distributed.process import main; main({ids})"
-)
 
 
 class Scale(Protocol):
@@ -143,6 +137,14 @@ class LocalWorker(Worker):
         return sum(left for _, left in self._open.values())
 
     @property
+    def groups(self) -> int:
+        return len(self._open)
+
+    @property
+    def memory_bytes(self) -> int:
+        return 0 if self._process is None else resident_bytes(self._process.pid)
+
+    @property
     def is_lost(self) -> bool:
         return self._connection is None
 
@@ -151,7 +153,8 @@ class LocalWorker(Worker):
         self._ready: asyncio.Future[None] = loop.create_future()
         self._lost: asyncio.Future[None] = loop.create_future()
         self._lost.add_done_callback(lambda lost: lost.exception())  # nobody may be waiting
-        self._connection = self._spawn()
+        self._process, self._connection = start_child(_PROCESS, (self._model.fileno(),))
+        self.place = f"process {self.pid}"
         self._send(self._setup)
         loop.add_reader(self._connection.fileno(), self._read)
         try:
@@ -173,19 +176,6 @@ class LocalWorker(Worker):
             return
         self._silent += 1
         asyncio.get_running_loop().call_later(self._setup.alive_s, self._watch)
-
-    def _spawn(self) -> Connection:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            given = (theirs.fileno(), self._model.fileno())
-            command = _COMMAND.format(path=sys.path, ids=f"{given[0]}, {given[1]}, {os.getpid()}")
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", command],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what author code prints
-                pass_fds=given,
-            )
-            return Connection(ours.detach())
 
     def take_weights(self, weights: Weights) -> None:
         assert isinstance(weights.values, Packed)
@@ -268,17 +258,12 @@ class LocalWorker(Worker):
         asyncio.get_running_loop().remove_reader(self._connection.fileno())
         self._connection.close()
         self._connection = None
-        why = error or WorkerLost(f"sampler {self._number} (process {self.pid}) {self._how()}")
+        assert self._process is not None
+        why = error or WorkerLost(f"sampler {self._number} (process {self.pid}) {killed(self._process)}")
         futures: list[asyncio.Future[Any]] = [self._ready, self._lost, *(group for group, _ in self._open.values())]
         for future in futures:
             if not future.done():
                 future.set_exception(why)
-
-    def _how(self) -> str:
-        assert self._process is not None
-        self._process.kill()  # it has closed its connection, so it is ending anyway
-        code = self._process.wait()
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
     async def until_lost(self) -> None:
         await asyncio.shield(self._lost)

@@ -10,6 +10,7 @@ import heapq
 import logging
 from dataclasses import dataclass, field
 
+from agentrl.distributed.state import Condition, SamplingState, WorkerState
 from agentrl.distributed.worker import Weights, Worker, WorkerLost, Workers
 from agentrl.errors import RolloutError
 from agentrl.rollout.requests import GroupRequest
@@ -70,16 +71,38 @@ class Pool:
         self._workers, self._count, self._slots, self._most_lost = workers, count, slots, restarts
         self._waiting: list[_Attempt] = []
         self._ready: list[Worker] = []
+        self._workers_now: dict[int, Worker] = {}
         self._weights: Weights | None = None
         self._version = 0
         self._error: Exception | None = None
-        self._lost_in_a_row, self.num_restarts = 0, 0
+        self._lost_in_a_row, self.num_restarts, self._last_loss = 0, 0, ""
         self._cpu_s_of_lost = 0.0
 
     @property
     def cpu_s(self) -> float:
         """CPU seconds of all workers, those of lost ones included."""
         return self._cpu_s_of_lost + sum(worker.cpu_s for worker in self._ready)
+
+    def state(self, by: str) -> SamplingState:
+        """What is under way. Args: by: what kind of workers they are."""
+        workers = tuple(self._state_of(number, worker) for number, worker in sorted(self._workers_now.items()))
+        return SamplingState(
+            by=by,
+            episodes=sum(worker.episodes for worker in workers),
+            groups=sum(worker.groups for worker in workers),
+            waiting=sum(not attempt.group.done() for attempt in self._waiting),
+            restarts=self.num_restarts,
+            last_loss=self._last_loss,
+            workers=workers,
+        )
+
+    def _state_of(self, number: int, worker: Worker) -> WorkerState:
+        ready = worker in self._ready
+        condition: Condition = "starting" if not ready else "lost" if worker.is_lost else "ready"
+        left = worker.running if ready else 0
+        return WorkerState(
+            number, worker.place, condition, worker.groups, left, round(worker.cpu_s, 3), worker.memory_bytes
+        )
 
     def open(self, version: int) -> None:
         """Start the workers. Args: version: of the weights with which they start."""
@@ -147,7 +170,7 @@ class Pool:
     async def _tend(self, number: int) -> None:
         """Keep one worker at work, and start another where it is lost."""
         while self._error is None:
-            worker = self._workers.worker(number, self._give_work)
+            worker = self._workers_now[number] = self._workers.worker(number, self._give_work)
             try:
                 await worker.start()
                 if self._weights is not None:
@@ -166,7 +189,7 @@ class Pool:
                 await worker.aclose()
 
     def _note_loss(self, lost: WorkerLost) -> None:
-        self._lost_in_a_row += 1
+        self._lost_in_a_row, self._last_loss = self._lost_in_a_row + 1, str(lost)
         if self._lost_in_a_row > self._most_lost:
             self._break(
                 RolloutError(

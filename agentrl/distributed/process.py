@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import ctypes
 import importlib
 import logging
 import os
 import pickle
-import signal
-import sys
 import threading
 import time
-import traceback
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -25,13 +21,13 @@ from typing import Any
 
 import torch
 
+from agentrl.distributed.child import LogToTrainer, ToTrainer, end_with, portable
 from agentrl.distributed.messages import (
     Alive,
     Broken,
     Cancel,
     EpisodeEnded,
     Failed,
-    Logged,
     NewWeights,
     Play,
     Played,
@@ -49,36 +45,9 @@ from agentrl.rollout.runner import Rollouts
 from agentrl.sampling import SamplingParams
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
-_PR_SET_PDEATHSIG = 1
 _GRACE_S = 10.0
 """Seconds that a process may take to close its environments once the trainer is gone."""
 _ticket: contextvars.ContextVar[int] = contextvars.ContextVar("ticket", default=-1)
-
-
-class _ToTrainer:
-    """The connection to the trainer; any thread may send."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self._lock = connection, threading.Lock()
-
-    def send(self, message: Any) -> None:
-        with self._lock, suppress(OSError):  # the trainer is gone; the reading thread ends this process
-            self._connection.send(message)
-
-
-class _Log(logging.Handler):
-    """Passes messages on to the trainer's log."""
-
-    def __init__(self, trainer: _ToTrainer) -> None:
-        super().__init__()
-        self._trainer = trainer
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text, values = str(record.msg), record.args or ()
-        if not isinstance(values, tuple):
-            text, values = record.getMessage(), ()
-        plain = tuple(value if isinstance(value, str | int | float) else str(value) for value in values)
-        self._trainer.send(Logged(record.name, record.levelno, text, plain))
 
 
 class Sampler:
@@ -90,7 +59,7 @@ class Sampler:
         setup: how to sample.
     """
 
-    def __init__(self, connection: Connection, trainer: _ToTrainer, setup: Setup) -> None:
+    def __init__(self, connection: Connection, trainer: ToTrainer, setup: Setup) -> None:
         self._connection, self._trainer, self._setup = connection, trainer, setup
         self._playing: dict[int, asyncio.Task[None]] = {}
         self._runners: dict[SamplingParams, Rollouts] = {}
@@ -192,17 +161,6 @@ def packed_group(group: TrajectoryGroup) -> bytes:
         return pickle.dumps(replace(group, trajectories=plain))
 
 
-def portable(error: Exception) -> Exception:
-    """The error with its traceback as a note; an error of another class where it cannot be pickled."""
-    text = "".join(traceback.format_exception(error))
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # author's exceptions can raise anything
-        error = RolloutError(f"{type(error).__name__}: {error}")
-    error.add_note(f"In a sampling process:\n{text}")
-    return error
-
-
 def _policy(model: Any, tokenizer: Any, setup: Setup) -> LocalPolicy:
     return LocalPolicy(
         model,
@@ -216,14 +174,6 @@ def _policy(model: Any, tokenizer: Any, setup: Setup) -> LocalPolicy:
     )
 
 
-def end_with(parent: int) -> None:
-    """Let the kernel end this process with its parent, where it can; elsewhere the end of the connection does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def main(descriptor: int, model: int, parent: int) -> None:
     """Run a sampling process.
 
@@ -234,7 +184,7 @@ def main(descriptor: int, model: int, parent: int) -> None:
     """
     end_with(parent)
     connection = Connection(descriptor)
-    trainer = _ToTrainer(connection)
+    trainer = ToTrainer(connection)
     try:
         setup: Setup = connection.recv()
         _prepare(setup, trainer)
@@ -250,8 +200,8 @@ def main(descriptor: int, model: int, parent: int) -> None:
         trainer.send(Broken(portable(error)))
 
 
-def _prepare(setup: Setup, trainer: _ToTrainer) -> None:
-    logging.basicConfig(level=setup.log_level, handlers=[_Log(trainer)])
+def _prepare(setup: Setup, trainer: ToTrainer) -> None:
+    logging.basicConfig(level=setup.log_level, handlers=[LogToTrainer(trainer)])
     torch.set_num_threads(setup.threads)
     if setup.ends_when_hung:
         end_when_hung(lambda message: trainer.send(Broken(EnvFault(message, who="author"))))

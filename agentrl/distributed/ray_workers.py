@@ -117,6 +117,7 @@ class RayWorker(Worker):
         self._number, self._setup, self._model, self._on_free = number, setup, model, on_free
         self._tickets = itertools.count()
         self._open: dict[asyncio.Future[TrajectoryGroup], int] = {}
+        self._memory_bytes = 0
         self._actor: Any = None
         self._lost: asyncio.Future[None] | None = None
         self._waiting: set[asyncio.Task[None]] = set()
@@ -124,6 +125,14 @@ class RayWorker(Worker):
     @property
     def running(self) -> int:
         return sum(self._open.values())
+
+    @property
+    def groups(self) -> int:
+        return len(self._open)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._memory_bytes
 
     @property
     def is_lost(self) -> bool:
@@ -146,6 +155,7 @@ class RayWorker(Worker):
             ) from None
         if isinstance(outcome, Exception):
             raise outcome
+        self.place = f"actor, {outcome}"
         self._later(self._watch())
 
     async def _watch(self) -> None:
@@ -177,6 +187,7 @@ class RayWorker(Worker):
         outcome = await self._answer(asked)
         if not isinstance(outcome, Exception):
             self.cpu_s = max(self.cpu_s, outcome.cpu_s)
+            self._memory_bytes = outcome.memory_bytes
             outcome = outcome.group()
         if group.done():  # cancelled, or its worker was given up: a late answer counts for nothing
             return

@@ -10,10 +10,12 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
 from agentrl.distributed.pool import Pool
+from agentrl.distributed.state import SamplingState
 from agentrl.distributed.worker import Workers, shared_out
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.requests import GroupRequest
@@ -59,6 +61,23 @@ class Samplers:
     def metrics(self) -> dict[str, float]:
         """How many samplers there are, and how often one was started again."""
         return {"scale/samplers": float(self._count), "scale/restarts": float(self._pool.num_restarts)}
+
+    def state(self, by: str, timeout_s: float = 1.0) -> SamplingState | None:
+        """What is under way, asked from any thread but that of the pool.
+
+        Args:
+            by: what kind of workers they are.
+            timeout_s: longest wait for the pool.
+        Returns: None if the workers are not running, or the pool does not answer.
+        """
+        if self._thread is None:
+            return None
+        answer: Future[SamplingState] = Future()
+        try:
+            self._loop.call_soon_threadsafe(lambda: answer.set_result(self._pool.state(by)))
+            return answer.result(timeout_s)
+        except (TimeoutError, RuntimeError):  # it is busy, or has just been closed
+            return None
 
     @property
     def cpu_s(self) -> float:

@@ -48,15 +48,16 @@ def packed_bytes(value: Any) -> bytes:
     return written.getvalue()
 
 
-def unpacked(descriptor: int, *, only_tensors: bool = True) -> Any:
+def unpacked(descriptor: int, *, only_tensors: bool = True, device: str | None = None) -> Any:
     """The value of a `Packed`, copied.
 
     Args:
         descriptor: of the memory; stays open.
         only_tensors: False also makes objects of any class, for what this program itself has packed.
+        device: for all tensors; None leaves each on that where it was.
     """
     with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as memory:
-        return torch.load(memory, weights_only=only_tensors)  # type: ignore[arg-type]
+        return torch.load(memory, map_location=device, weights_only=only_tensors)  # type: ignore[arg-type]
 
 
 def send_descriptor(connection: Connection, descriptor: int) -> None:

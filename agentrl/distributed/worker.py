@@ -45,11 +45,23 @@ class Worker(ABC):
 
     cpu_s: float = 0.0
     """CPU seconds that it has spent, as last reported."""
+    place: str = ""
+    """What it is and where it runs, once it has started."""
 
     @property
     @abstractmethod
     def running(self) -> int:
         """Episodes that it was given and that have not ended."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> int:
+        """Groups that it is playing."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Resident memory of its sampling process; 0 if unknown."""
+        return 0
 
     @property
     @abstractmethod

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from threading import get_ident
+from time import perf_counter
 from typing import Any
 
 from msgspec import structs
@@ -235,7 +235,7 @@ async def run(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> str
 
 def run_inline(tool: Tool, arguments: Mapping[str, Any], limit_s: float = HOOK_TIMEOUT_S) -> str:
     """Run a plain `def` tool in place; the log names a slow one, since every other episode waits for it."""
-    thread, started_s = get_ident(), time.perf_counter()
+    thread, started_s = get_ident(), perf_counter()
     before, running[thread] = running.get(thread), (None, tool, limit_s)
     try:
         result = tool.function(**arguments)
@@ -248,7 +248,7 @@ def run_inline(tool: Tool, arguments: Mapping[str, Any], limit_s: float = HOOK_T
         raise fault_of(f"tool {tool.name!r}", error) from error
     finally:
         running[thread] = before
-    seconds = time.perf_counter() - started_s
+    seconds = perf_counter() - started_s
     if seconds > SLOW_INLINE_S:
         logger.warning(
             "tool %r made every other episode wait for %.1f s: make it `async def`, or mark it @tool(blocking=True)",

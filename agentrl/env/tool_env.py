@@ -207,7 +207,10 @@ class ToolEnv(Env):
             raise RuntimeError("the episode is over (or never began): call reset before step")
         action = as_action(action)
         self.__turn += 1
-        self.__tokens += len(action.token_ids or ()) or (action.usage or {}).get("completion_tokens", 0)
+        if action.token_ids:
+            self.__tokens += len(action.token_ids)
+        elif action.usage:
+            self.__tokens += action.usage.get("completion_tokens", 0)
         calls = action.tool_calls
         if calls:
             if len(calls) == 1 and self.__box.inline and self.max_calls_per_turn > 0:

@@ -9,12 +9,13 @@ from torch import nn
 
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import Objective
+from agentrl.learning.parallel.ranks import Ranks
 
 
 class ApartLearner(Learner):
     """Updates a copy of a model; the model that is given stays as it is, and no sampler sees the copy.
 
-    Args: as for `Learner`.
+    Args: as for `Learner`; its weights are not shared.
     """
 
     def __init__(
@@ -25,8 +26,11 @@ class ApartLearner(Learner):
         *,
         temperature: float = 1.0,
         total_steps: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        super().__init__(deepcopy(model), settings, objective, temperature=temperature, total_steps=total_steps)
+        super().__init__(
+            deepcopy(model), settings, objective, temperature=temperature, total_steps=total_steps, ranks=ranks
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, with the copy's weights that train."""

@@ -5,7 +5,7 @@ Owns the whole mapping between an episode's turns and a row's tokens. Knows no m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -117,6 +117,34 @@ def _at_first_tokens(trajectory: Trajectory, values: Floats) -> Floats:
     turns = _token_turns(trajectory)
     first = {turn: place for place, turn in reversed(list(enumerate(turns)))}
     return np.array([values[first[i]] if i in first else 0.0 for i in range(len(trajectory.turns))], np.float64)
+
+
+def note_trainer_logprobs(rows: Sequence[Row], trajectories: Mapping[int, Trajectory]) -> None:
+    """Write the column `old_logprobs` of rows to the turns that they are of, as `Turn.trainer_logprobs`.
+
+    Args:
+        rows: of which the trained tokens count. A turn is left out if not all its sampled tokens train in one row.
+        trajectories: by `Row.trajectory`; rows of others are left out.
+    """
+    for row in rows:
+        trajectory = trajectories.get(row.trajectory)
+        if trajectory is None:
+            continue
+        values, turns = row.column("old_logprobs")[row.mask], row.column("turns")[row.mask]
+        for number in np.unique(turns):
+            turn, own = trajectory.turns[number], values[turns == number]
+            if len(own) == len(turn.action.token_ids or ()):
+                turn.trainer_logprobs = tuple(own.astype(np.float64).tolist())
+
+
+def with_trainer_logprobs(row: Row, trajectory: Trajectory) -> Row:
+    """The row with the column `trainer_logprobs`, which is not a number where none was recorded."""
+    found, turns = np.full(len(row), np.nan, np.float32), row.column("turns")
+    for number, turn in enumerate(trajectory.turns):
+        places = np.flatnonzero(row.mask & (turns == number))
+        if turn.trainer_logprobs is not None and len(turn.trainer_logprobs) == len(places):
+            found[places] = turn.trainer_logprobs
+    return row.with_columns(trainer_logprobs=found)
 
 
 def with_turn_rewards(

@@ -27,10 +27,10 @@ from agentrl.learning.lines.layouts import Layout, Layouts
 from agentrl.learning.masters import MasterWeights
 from agentrl.learning.models import Models
 from agentrl.learning.objectives.base import Objective, Sums, check_rows
-from agentrl.learning.optimizers import OptimizerName, Schedule, check_parts_suffice, make_optimizers, set_lr
+from agentrl.learning.optimizers import OptimizerName, Schedule, load_states, make_optimizers, set_lr
 from agentrl.learning.parallel.gradient_norm import clip_gradient
 from agentrl.learning.parallel.ranks import Ranks, digest_of_model, digest_of_rows
-from agentrl.learning.parallel.sharded import is_sharded, shard, spread_again
+from agentrl.learning.parallel.sharded import check_parts_suffice, is_sharded, shard, spread_again
 from agentrl.learning.rows import Row
 from agentrl.learning.update_mode import update_mode
 
@@ -383,16 +383,10 @@ class Learner:
 
         Raises: ValueError if the state is of another optimiser, or only one side has a reference model or value head.
         """
-        if len(state["optimizers"]) != len(self.optimizers):
-            raise ValueError(
-                f"the state holds {len(state['optimizers'])} optimisers, this learner has {len(self.optimizers)}: "
-                "resume with the same learner.optimizer"
-            )
         self.models.load_state_dict(state["models"])
         self.masters.load_state_dict(state["masters"])
         self.load_counters(state)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        load_states(self.optimizers, state["optimizers"])
 
 
 def _add(sums: Sums, terms: Sums) -> None:

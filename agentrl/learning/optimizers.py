@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,15 +96,6 @@ def make_optimizers(
     return optimizers
 
 
-def check_parts_suffice(name: OptimizerName) -> None:
-    """Refuse an optimiser that cannot update a part of a matrix by that part's gradient alone. Raises: ValueError."""
-    if name != "adamw":
-        raise ValueError(
-            f"optimizer {name!r} mixes the rows of a matrix, and a model that is spread over ranks has them in "
-            "different places: use adamw, or shard=False"
-        )
-
-
 def _embedding_parameters(model: Any) -> list[nn.Parameter]:
     """Weights of embeddings and of the head: two-dimensional, but look-ups rather than maps."""
     modules = [m for m in model.modules() if isinstance(m, nn.Embedding)]
@@ -120,9 +111,29 @@ def _adamw(
     kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in parameters:  # parts of weights and whole ones cannot be updated in one call
         kinds.setdefault((p.ndim < 2, isinstance(p, DTensor)), []).append(p)
-    for (is_vector, _), members in sorted(kinds.items(), key=lambda kind: kind[0]):
+    # Parts first: a value head comes after the model's weights, as it does where all are whole.
+    for (is_vector, _), members in sorted(kinds.items(), key=lambda kind: (kind[0][0], not kind[0][1])):
         groups.append({"params": members, "weight_decay": 0.0 if is_vector else weight_decay})
     return torch.optim.AdamW(groups, lr=lr, betas=betas, foreach=True)
+
+
+def load_states(optimizers: Sequence[torch.optim.Optimizer], states: Sequence[Mapping[str, Any]]) -> None:
+    """Continue from the `state_dict` of each optimizer, also where the same parameters are grouped in another way.
+
+    Processes that share the weights have groups of their own for parts of weights.
+
+    Raises: ValueError if the states are of other optimizers.
+    """
+    if len(states) != len(optimizers):
+        raise ValueError(
+            f"the state holds {len(states)} optimisers, this learner has {len(optimizers)}: "
+            "resume with the same learner.optimizer"
+        )
+    for optimizer, saved in zip(optimizers, states, strict=True):
+        own, groups = optimizer.state_dict()["param_groups"], saved["param_groups"]
+        counts, found = ([len(group["params"]) for group in of] for of in (own, groups))
+        regrouped = counts != found and sum(counts) == sum(found)
+        optimizer.load_state_dict({"state": saved["state"], "param_groups": own if regrouped else groups})
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], fraction: float) -> None:

@@ -7,15 +7,17 @@ model that they belong to), in the form that `peft` reads.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agentrl.errors import ModelError
 
 CONFIG = "adapter_config.json"
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS = "adapter_model.safetensors"
+_WEIGHTS = (WEIGHTS, "adapter_model.bin")
 _PREFIX = "base_model.model."
+_BASE = "base_layer."
 
 
 def is_adapter_folder(folder: Path) -> bool:
@@ -91,6 +93,30 @@ def load(model: Any, folder: Path) -> None:
         named = ", ".join([*found.unexpected_keys, *missing][:3])
         raise ModelError(f"the adapters in {folder} are not of this {type(model).__name__}: {named}")
     model.eval()
+
+
+def merged(model: Any) -> Mapping[str, Any]:
+    """The tensors of a model with its adapters added to the weights that they change, by the names without adapters.
+
+    A merged weight is a new tensor; all others are the model's own.
+    """
+    found: dict[str, Any] = dict(model.state_dict())
+    if not has_adapters(model):
+        return found
+    tuned = {f"{name}.": layer for name, layer in model.named_modules() if hasattr(layer, "get_delta_weight")}
+    for prefix, layer in tuned.items():
+        own = {name: found.pop(name) for name in list(found) if name.startswith(prefix)}
+        plain = {name.removeprefix(f"{prefix}{_BASE}"): t for name, t in own.items() if f"{prefix}{_BASE}" in name}
+        weight = plain["weight"]
+        for adapter in layer.active_adapters:
+            plain["weight"] = (plain["weight"].float() + layer.get_delta_weight(adapter).float()).to(weight.dtype)
+        found |= {f"{prefix}{name}": tensor for name, tensor in plain.items()}
+    return found
+
+
+def shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of the adapters' tensors, by their names in a folder."""
+    return {f"{_PREFIX}{name}": tuple(tensor.shape) for name, tensor in model.get_adapter_state_dict().items()}
 
 
 def _peft() -> Any:

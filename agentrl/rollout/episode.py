@@ -12,7 +12,7 @@ import math
 import os
 import sysconfig
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -139,7 +139,7 @@ async def _play(
         earlier, tools = None if asked_place and not given else earlier, trajectory.tools
         state_key = env.state_key if type(env.unwrapped).state_key is not Env.state_key else None  # type: ignore[attr-defined]
         conversation: list[Message] = list(observation)
-        env_s = perf_counter() - started
+        turns, env_s = trajectory.turns, perf_counter() - started
         while True:
             anchor = None
             if state_key is not None:
@@ -150,9 +150,10 @@ async def _play(
             if turn is None:
                 earlier, asked = None, perf_counter()
                 action = as_action(await policy.act(conversation, tools, episode_id=key, sampling=sampling))
-                turn = Turn(observation, _shared(action, trajectory), state_key=anchor, policy_s=perf_counter() - asked)
+                action = action if action.prompt_ids is None else _shared(action, trajectory)
+                turn = Turn(observation, action, 0.0, {}, (), anchor, perf_counter() - asked)
             place, action = "", turn.action
-            trajectory.turns.append(turn)
+            turns.append(turn)
             if action.finish_reason == "abort":
                 raise PolicyFault("the policy aborted the turn")
             if action.finish_reason in MODEL_ENDED:
@@ -160,12 +161,11 @@ async def _play(
                 return {**first_info, "success": False}
             place, answered = "step", perf_counter()
             observation, reward, terminated, truncated, info = await env.astep(action)
-            turn.env_s = env_s + perf_counter() - answered
-            env_s = 0.0
-            _take_result(turn, observation, reward, info)
-            place = ""
+            turn.env_s, env_s = env_s + perf_counter() - answered, 0.0
+            turn.next_observation, turn.reward = observation, _finite(reward)
+            turn.reward_components, place = info.get("reward_components") or {}, ""
             if terminated or truncated:
-                if len(trajectory.turns) <= given:
+                if len(turns) <= given:
                     raise _diverged(trajectory)
                 trajectory.ending = ending_of(env, truncated=truncated and not terminated)
                 return {**first_info, **{k: v for k, v in info.items() if k != "reward_components"}}
@@ -181,10 +181,11 @@ async def _play(
 
 def _shared(action: Action, trajectory: Trajectory) -> Action:
     """The action with its prompt in the list of the prompt before, so that an episode holds each token once."""
-    if action.prompt_ids is None or isinstance(action.prompt_ids, TokenIds):
+    given = action.prompt_ids
+    if given is None or isinstance(given, TokenIds):
         return action
     earlier = trajectory.turns[-1].action.prompt_ids if trajectory.turns else None
-    return structs.replace(action, prompt_ids=TokenIds.sharing(action.prompt_ids, earlier))
+    return structs.replace(action, prompt_ids=TokenIds.sharing(given, earlier))
 
 
 def _acted(trajectory: Trajectory) -> bool:
@@ -210,14 +211,10 @@ def _fault_of(error: BaseException, place: str) -> EnvFault | PolicyFault | None
     return fault_of(place, error)
 
 
-def _take_result(turn: Turn, observation: tuple[Message, ...], reward: float, info: Mapping[str, Any]) -> None:
-    turn.next_observation = observation
+def _finite(reward: float) -> float:
     if not math.isfinite(reward):
         raise EnvFault(f"step returned reward {reward!r}; a reward must be a finite number", who="author")
-    turn.reward = float(reward)
-    components = info.get("reward_components")
-    if components:
-        turn.reward_components = components
+    return float(reward)
 
 
 def ending_of(env: Env, *, truncated: bool) -> Ending:

@@ -60,7 +60,7 @@ def canonical(value: Any) -> bytes:
         line = _sorting_encoder.encode(value)
     except (TypeError, UnicodeEncodeError, RecursionError):
         line = b"null"
-    if b"null" not in line:
+    if line.find(b"null") < 0:
         return line
     # Here null may also stand for NaN or infinity, which the standard library tells apart.
     return json.dumps(_builtins(value), sort_keys=True, separators=(",", ":")).encode()

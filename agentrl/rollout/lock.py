@@ -144,6 +144,19 @@ def is_empty(folder: str | Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not entries_of(folder))
 
 
+def holder_of(folder: str | Path) -> tuple[int, str] | None:
+    """Process and host that hold the lock of a folder, or were killed while they did; None if there is no lock."""
+    try:
+        file = os.open(Path(folder) / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        found = _signature(file)
+    finally:
+        os.close(file)
+    return (int(str(found["pid"])), str(found["host"])) if found and str(found["pid"]).isdigit() else None
+
+
 def _signature(file: int) -> dict[str, object] | None:
     """What a lock's file says about its holder; None if that cannot be read."""
     try:

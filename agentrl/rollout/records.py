@@ -53,7 +53,7 @@ class _TokenAction(Action, frozen=True, kw_only=True):
     prompt_prefix: int
 
 
-class _TurnRecord(Struct, omit_defaults=True):
+class _TurnRecord(Struct, omit_defaults=True, gc=False):
     """The JSON form of a turn; the next observation is the next turn's own."""
 
     observation: tuple[Message, ...]
@@ -63,9 +63,10 @@ class _TurnRecord(Struct, omit_defaults=True):
     policy_s: float
     env_s: float
     state_key: str | None = None
+    trainer_logprobs: tuple[float, ...] | None = None
 
 
-class _EnvRecord(Struct):
+class _EnvRecord(Struct, gc=False):
     """The JSON form of an environment's reference; where it was served is not part of it."""
 
     id: str
@@ -74,7 +75,7 @@ class _EnvRecord(Struct):
     version: str
 
 
-class TrajectoryRecord(Struct, omit_defaults=True):
+class TrajectoryRecord(Struct, omit_defaults=True, gc=False):
     """The JSON form of a trajectory. In a store `tools` may be the name that an earlier line gives them."""
 
     format: int
@@ -105,12 +106,10 @@ def _shared_prefix(before: Action | None, prompt: Sequence[int]) -> int:
     return same if same < len(seen) else same + common_prefix(sampled, prompt[same : same + len(sampled)])
 
 
-def _action_record(action: Action, before: Action | None) -> Action:
-    if action.prompt_ids is None:
-        return action
-    prefix = _shared_prefix(before, action.prompt_ids)
+def _token_record(action: Action, prompt: Sequence[int], before: Action | None) -> Action:
+    prefix = _shared_prefix(before, prompt)
     fields = structs.asdict(action)
-    fields["prompt_ids"] = action.prompt_ids[prefix:]
+    fields["prompt_ids"] = prompt[prefix:]
     return _TokenAction(**fields, prompt_prefix=prefix)
 
 
@@ -153,11 +152,6 @@ def _sampling_from_json(record: Mapping[str, Any] | None) -> SamplingParams | No
     return SamplingParams(**{**record, "stop": tuple(record.get("stop", ()))})
 
 
-def _microseconds(seconds: float) -> float:
-    """A duration to the microsecond; `round` takes three times as long."""
-    return int(seconds * 1e6 + 0.5) / 1e6
-
-
 def trajectory_record(trajectory: Trajectory) -> TrajectoryRecord:
     """The JSON form of a trajectory, for a JSON encoder.
 
@@ -167,18 +161,21 @@ def trajectory_record(trajectory: Trajectory) -> TrajectoryRecord:
     before: Action | None = None
     env = trajectory.env
     for turn in trajectory.turns:
+        action = turn.action
+        # Durations to the microsecond; `round` takes three times as long.
         turns.append(
             _TurnRecord(
                 turn.observation,
-                _action_record(turn.action, before),
+                action if action.prompt_ids is None else _token_record(action, action.prompt_ids, before),
                 turn.reward,
                 turn.reward_components,
-                _microseconds(turn.policy_s),
-                _microseconds(turn.env_s),
+                int(turn.policy_s * 1e6 + 0.5) / 1e6,
+                int(turn.env_s * 1e6 + 0.5) / 1e6,
                 turn.state_key,
+                turn.trainer_logprobs,
             )
         )
-        before = turn.action
+        before = action
     return TrajectoryRecord(
         format=FORMAT,
         env=_EnvRecord(env.id, env.kwargs, env.limits, env.version),
@@ -235,6 +232,7 @@ def trajectory_from_json(record: Mapping[str, Any], tools_of: Callable[[str], To
                 state_key=item.get("state_key"),
                 policy_s=item["policy_s"],
                 env_s=item["env_s"],
+                trainer_logprobs=tuple(item["trainer_logprobs"]) if "trainer_logprobs" in item else None,
             )
         )
     if turns:

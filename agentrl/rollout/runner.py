@@ -54,6 +54,8 @@ class Rollouts:
         backoff_s: wait before the second attempt; doubles each time, at most 30.
         max_fault_fraction: a stream with a greater share of discarded episodes ends with RolloutError.
         play: plays one episode; takes and gives what `run_episode` does.
+    Attributes:
+        running: episodes under way.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Rollouts:
         self._known: dict[EnvPool, KnownToWork] = defaultdict(KnownToWork)
         self._slots = asyncio.Semaphore(max_concurrency)
         self._workers: set[asyncio.Task[None]] = set()
+        self.running = 0
 
     def pool_of(self, ref: EnvRef | None) -> EnvPool:
         """The instances of an environment; None is the runner's own."""
@@ -182,7 +185,11 @@ class Rollouts:
                 if job is None:
                     return
                 group, index = job
-                trajectory = await self._attempts(group.request, index)
+                self.running += 1
+                try:
+                    trajectory = await self._attempts(group.request, index)
+                finally:
+                    self.running -= 1
             tally.add(trajectory)
             if self.on_trajectory is not None:
                 self.on_trajectory(trajectory)

@@ -20,13 +20,16 @@ class WrittenTools:
 
     def __init__(self) -> None:
         self._names: set[str] = set()
+        self._last, self._name_of_last = b"", ""  # most lines have the definitions of the line before
 
     def name_in(self, record: TrajectoryRecord) -> None:
         """Put the name of the record's definitions in their place if they were written before, else beside them."""
         text = canonical(record.tools)
         if len(text) <= _FEW_BYTES:
             return
-        name = hashlib.blake2b(text, digest_size=8).hexdigest()
+        if text != self._last:
+            self._last, self._name_of_last = text, hashlib.blake2b(text, digest_size=8).hexdigest()
+        name = self._name_of_last
         if name in self._names:
             record.tools = name
         else:

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 3
 MANIFEST, EXTRA, STATE = "manifest.json", "extra.json", "state.pt"
+LEARNER = "learner"
+"""Key of the learner's state in `STATE`."""
 _NAME = re.compile(r"step-(\d{8,})")
 # Folders of a save that was cut off, with the number of the process.
 _WRITING, _REPLACED = re.compile(r"\.writing-\d{8,}-\d+"), re.compile(r"\.replaced-(step-\d{8,})-\d+")
@@ -67,9 +69,9 @@ class Checkpoint:
         """
         state = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
         if learner is not None:
-            if state["learner"] is None:
+            if state[LEARNER] is None:
                 raise CheckpointError(f"{self.path} holds no learner state: it was saved without one")
-            learner.load_state_dict(state["learner"])
+            learner.load_state_dict(state[LEARNER])
         _set_rng_state(state["rng"])
 
 
@@ -119,11 +121,12 @@ def save(
     root = Path(directory)
     final, aside = root / f"step-{step:08d}", root / f".writing-{step:08d}-{os.getpid()}"
     extra_text = json.dumps(dict(extra or {}), indent=1)
+    state = {LEARNER: learner.state_dict() if learner is not None else None, "rng": _rng_state()}
     try:
         root.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(root)
         aside.mkdir()
-        _write_files(aside, model, tokenizer, learner, extra_text)
+        _write_files(aside, model, tokenizer, state, extra_text)
         _write_manifest(aside, step, config_fingerprint, run)
         _rename(aside, final, run)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -225,13 +228,12 @@ def _fallback_hint(folder: Path) -> str:
     return " No other checkpoint in the same folder is intact"
 
 
-def _write_files(folder: Path, model: Any, tokenizer: Any, learner: Stateful | None, extra_text: str) -> None:
+def _write_files(folder: Path, model: Any, tokenizer: Any, state: Mapping[str, Any], extra_text: str) -> None:
     with model_folder.quiet():
         model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    state = {"learner": learner.state_dict() if learner is not None else None, "rng": _rng_state()}
-    torch.save(state, folder / STATE)
+    torch.save(dict(state), folder / STATE)
     (folder / EXTRA).write_text(extra_text)
 
 

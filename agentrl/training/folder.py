@@ -50,6 +50,7 @@ class RunFolder:
         self.checkpoints_path = self.path / "checkpoints"
         self.model_path = self.path / "model"
         self.summary_path = self.path / "summary.json"
+        self.status_path = self.path / "status.json"
         self.format_path = self.path / "format"
         self.tensorboard = tensorboard
         self._writer: Any = None
@@ -162,6 +163,7 @@ class RunFolder:
             for own in (self.format_path, self.config_path, self.identity_path, self.metrics_path):
                 own.unlink(missing_ok=True)
             self.trajectories_path.unlink(missing_ok=True)
+            self.status_path.unlink(missing_ok=True)
             KeptWeights(self.path).remove()
             for event in (self.path / "tensorboard").glob("events.out.tfevents.*"):
                 event.unlink()

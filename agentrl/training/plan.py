@@ -18,6 +18,7 @@ from agentrl.serving.capture.settings import AgentConfig
 from agentrl.training import checkpoint, presets
 from agentrl.training.algorithms import expanded
 from agentrl.training.model_setup import ModelConfig
+from agentrl.training.scale.learners import check_learners
 from agentrl.training.settings import EnvConfig, MixedEnv, RunConfig, SamplingConfig, ScaleConfig
 from agentrl.training.stages.agents import check_agent
 from agentrl.training.stages.base import STAGES, Stage, StageSettings
@@ -50,7 +51,7 @@ class TrainConfig:
             data), `before`, `rl`, `after`.
         envs: the environments of a run over several, by name; empty for a run with one.
         train_on: names of those that the run learns from; the others are only evaluated. Empty: all of them.
-        scale: which processes of this machine sample, or which servers.
+        scale: which processes learn and sample, or which servers sample.
         agent: a program of its own that plays the episodes; None lets the model itself take the turns.
     """
 
@@ -168,6 +169,7 @@ class TrainConfig:
             raise ConfigError("scale.engine = 'ray' starts samplers: set scale.samplers to their number")
         if self.scale.server:
             self._check_servers()
+        check_learners(self.scale, self.model.device, planned)
         self.model.check(teaches_from_nothing=any(settings.teaches_from_nothing for settings in planned.values()))
 
     def _check_servers(self) -> None:
@@ -176,7 +178,7 @@ class TrainConfig:
             what = "scale.samplers" if self.scale.samplers else "[agent]"
             raise ConfigError(f"{what} samples with the embedded engine: leave it out, or leave out scale.server")
         reading = [stage.name for stage in self.make_stages() if stage.reads_signals]
-        self.scale.check_servers(reading, adapters=self.model.lora.rank > 0)
+        self.scale.check_servers(reading)
 
     def _check_samplers(self, planned: Mapping[str, StageSettings]) -> None:
         """Refuse what cannot be played in other processes."""
@@ -197,11 +199,12 @@ class TrainConfig:
 
     @property
     def learner_threads(self) -> int:
-        """Torch threads of the process that learns; 0 leaves torch's choice."""
-        samplers = self.scale.samplers * self.scale.threads
-        if self.run.threads or not any(playing.max_lag for playing in _playing(self.planned()).values()):
+        """Torch threads of each process that learns; 0 leaves torch's choice."""
+        overlaps = self.scale.samplers and any(p.max_lag for p in _playing(self.planned()).values())
+        if self.run.threads or not (overlaps or self.scale.learners > 1):
             return self.run.threads
-        return max(1, (os.cpu_count() or 1) - samplers) if samplers else 0
+        free = (os.cpu_count() or 1) - (self.scale.samplers * self.scale.threads if overlaps else 0)
+        return max(1, free // self.scale.learners)
 
     def _check_stages(self, planned: Mapping[str, StageSettings], probe: Env, env: EnvConfig) -> None:
         judges: list[str] = []

@@ -265,7 +265,7 @@ def _weights_of_run(path: Path) -> _Weights:
         found[0] = Path(config.model.path)
     for one in kept:
         found[int(checkpoint.read(one).extra["state"]["weights"])] = one
-    threads = config.scale.threads if config.scale.samplers else config.run.threads
+    threads = config.scale.threads if config.scale.samplers else config.learner_threads
     changes = []
     if folder.is_finished:
         changes = _changes(json.loads(folder.summary_path.read_text(encoding="utf-8")), threads)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from agentrl.bench.evaluate import EvalResult
 from agentrl.bench.verdicts import verdicts
 from agentrl.bench.views.run_report import read_metrics, write_report
 from agentrl.bench.views.run_tally import EVALUATION
+from agentrl.distributed.learners.calls import Begin
 from agentrl.learning.apart import ApartLearner
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import Objective
@@ -35,12 +35,14 @@ from agentrl.training.files.kept_weights import KeptWeights
 from agentrl.training.files.provenance import cost, provenance
 from agentrl.training.folder import RunFolder
 from agentrl.training.progress import OnProgress, Progress
+from agentrl.training.scale.learners import Learners
 from agentrl.training.scale.players import Players, sampler
 from agentrl.training.selection import FEWEST, Checked, Selection, recorded, split_held_out
 from agentrl.training.settings import RunSettings
 from agentrl.training.stages.base import Stage, Step
-from agentrl.training.stages.environments import OWN, PlayedEnv, played_env, trained
+from agentrl.training.stages.environments import PlayedEnv, environments_of, trained
 from agentrl.training.stages.health import speeds
+from agentrl.training.status.beat import Now
 from agentrl.trajectory import Labels, Mode, Task, Trajectory, TrajectoryGroup
 
 
@@ -102,13 +104,14 @@ class Run:
         self.seed = config.seed
         signals = any(stage.reads_signals for stage in stages)
         self.sampling = config.sampling.params(signals=signals)
-        self.environments: Mapping[str, PlayedEnv] = _environments(config)
+        self.environments: Mapping[str, PlayedEnv] = environments_of(config)
         self.env = trained(self.environments)[0].ref
         self._split_held_out()
         self._kept = KeptWeights(folder.path)
         self.max_turns = max(env.max_turns for env in trained(self.environments))
         self._saved: checkpoint.Checkpoint | None = None
         self.rollouts: Player
+        self._learners = Learners(config.scale, self._publish)
         self._learner: Learner | None = None
         self._weights_before = 0
         self._saved_at_s = time.monotonic()
@@ -149,8 +152,8 @@ class Run:
             self._saved.restore()
         refs = [self.env, *(env.ref for env in self.environments.values()), *self.config.other_environments()]
         self._players = Players(self.config, self.policy, refs, self.state.weights)
-        self.clock.elsewhere = self._players.cpu_s
-        async with self._players:
+        self.clock.elsewhere = lambda: self._players.cpu_s() + self._learners.cpu_s
+        async with self._learners, self._players:
             self.rollouts = self._players.training
             for stage in self.stages[self.state.stage :]:
                 await self._pass_through(stage)
@@ -223,7 +226,9 @@ class Run:
         self._record(step.groups, stage.name, step.number)
         timing = {"time/record_s": time.perf_counter() - started} if step.groups else {}
         self._count(step.metrics)
-        metrics = {**step.metrics, **timing, **(self._players.metrics if step.groups else {})}
+        learners = self._learners.metrics if self._learner is not None else {}
+        scale = {**learners, **(self._players.metrics if step.groups else {})}
+        metrics = {**step.metrics, **timing, **scale}
         self._log(stage.name, step.number, step.total, {**metrics, **speeds(metrics)})
         every = self.config.run.evaluate_every
         is_last = step.number >= step.total
@@ -267,6 +272,12 @@ class Run:
             self._kept.keep(stage.name, number, self.model)
             state.best = (stage.name, number)
 
+    def now(self) -> Now:
+        """Where the run is; any thread may ask."""
+        players: Players | None = getattr(self, "_players", None)  # there is none while the model is loaded
+        sampling = None if players is None else players.state()
+        return Now(self.state.stage, self.state.weights, self.clock.wall_s, self.clock.cpu_s, sampling)
+
     # What a stage sees.
 
     def tasks(self, split: str) -> Sequence[Task]:
@@ -288,10 +299,9 @@ class Run:
         apart: bool = False,
     ) -> Learner:
         """A learner with a new optimizer; in a resumed run it has the saved state of the stage in progress."""
-        make = ApartLearner if apart else partial(Learner, publish=self._publish)
-        self._learner = make(self.model, settings, objective, temperature=temperature, total_steps=total_steps)
-        if self._saved is not None and self.state.stage_state is not None:
-            self._saved.restore(self._learner)
+        begin = Begin(settings, objective, temperature, total_steps, apart, self.config.scale.shard)
+        saved = self._saved if self.state.stage_state is not None else None
+        self._learner = self._learners.make(self.model, begin, saved)
         return self._learner
 
     def reward_model(self, stage: str) -> Path:
@@ -445,13 +455,3 @@ class Run:
         self._kept.remove()
         write_report(self.folder.path)
         return summary
-
-
-def _environments(config: RunSettings) -> dict[str, PlayedEnv]:
-    """The environments of the settings, each made once."""
-    if not config.envs:
-        return {OWN: played_env(OWN, config.env, weight=1.0, trains=True)}
-    return {
-        name: played_env(name, env, weight=env.weight, trains=name in config.trained, demonstrators=env.demonstrators)
-        for name, env in config.envs.items()
-    }

@@ -117,9 +117,13 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class ScaleConfig(ServerConfig):
-    """Which processes sample episodes, on this machine or on those of a Ray cluster, or which inference servers.
+    """Which processes sample episodes, on this machine or on those of a Ray cluster, or which inference servers; and
+    how many processes of this machine learn.
 
     Attributes:
+        learners: processes that learn, the one that is started included: each works on a share of a step's rows, on
+            GPUs each on one of its own.
+        shard: spread the weights, their gradients and the optimizer's state over them; otherwise each has all.
         samplers: sampling processes; 0 samples in the process that learns. They share `run.max_concurrency`.
         engine: who starts them: `processes` of this machine, or `ray`.
         address: of a Ray cluster; `auto` is the one that this machine belongs to, None starts Ray on this machine.
@@ -132,6 +136,8 @@ class ScaleConfig(ServerConfig):
         server, server_kind, server_folder, server_tolerance, server_timeout_s, server_wait_s: see `ServerConfig`.
     """
 
+    learners: Count = 1
+    shard: bool = False
     samplers: Whole = 0
     engine: Literal["processes", "ray"] = "processes"
     address: str | None = None

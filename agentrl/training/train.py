@@ -14,13 +14,14 @@ import torch
 
 from agentrl.config import dump_config, load_config
 from agentrl.env import registry
-from agentrl.errors import CheckpointError, EnvFault, StoreError
+from agentrl.errors import CheckpointError, EnvFault, LearnerLost, StoreError
 from agentrl.training import model_setup
 from agentrl.training.folder import RunFolder
 from agentrl.training.identity import check_same, identity_of
 from agentrl.training.plan import TrainConfig
 from agentrl.training.progress import OnProgress
 from agentrl.training.run import Run
+from agentrl.training.status.heartbeat import Heartbeat
 
 
 def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress | None = None) -> dict[str, Any]:
@@ -32,7 +33,8 @@ def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress |
         on_progress: called after each step, and after each episode of an evaluation.
     Returns: the summary, as in summary.json.
     Raises: ConfigError, ModelError, RolloutError: the run cannot begin, and leaves no folder; StoreError,
-        CheckpointError: the disk is full or fails, and the run can be resumed; EnvFault: code of the run's environment
+        CheckpointError: the disk is full or fails, and the run can be resumed, as after LearnerLost: a process that
+        learns was ended; EnvFault: code of the run's environment
         or parts called `sys.exit`.
     """
     with _exits_are_errors():
@@ -41,7 +43,7 @@ def train(config: TrainConfig, out_dir: str | Path, *, on_progress: OnProgress |
         folder = RunFolder.create(out_dir, dump_config(config), identity=identity, tensorboard=config.run.tensorboard)
         try:
             return _run(folder, config, on_progress)
-        except (StoreError, CheckpointError):
+        except (StoreError, CheckpointError, LearnerLost):
             raise
         except Exception:
             folder.abandon()
@@ -116,6 +118,8 @@ def open_run(out_dir: str | Path) -> tuple[RunFolder, TrainConfig]:
 def _run(folder: RunFolder, config: TrainConfig, on_progress: OnProgress | None) -> dict[str, Any]:
     if config.learner_threads:
         torch.set_num_threads(config.learner_threads)
-    run = Run(folder, config, config.make_stages(), config.fingerprint(), on_progress or (lambda progress: None))
-    with asyncio.Runner() as runner:
+    stages = config.make_stages()
+    heartbeat = Heartbeat(folder.status_path, stages, on_progress or (lambda progress: None))
+    run = Run(folder, config, stages, config.fingerprint(), heartbeat.tell)
+    with heartbeat.of(run.now), asyncio.Runner() as runner:
         return runner.run(run.finish())

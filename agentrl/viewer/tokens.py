@@ -1,7 +1,6 @@
 """The tokens of an episode as training saw them: one line of ids per row, with the mask and numbers of each token.
 
-Owns no estimator: advantages are those of the run's own, applied again to what it recorded. Ratios of a trainer to the
-sampler are not recorded by runs, so they are not shown.
+Owns no estimator: advantages are those of the run's own, applied again to what it recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from agentrl.errors import AgentRLError
 from agentrl.learning.credit.base import CREDITS, Credit, without_faults
 from agentrl.learning.credit.by_environment import by_environment
 from agentrl.learning.credit.group_relative import GRPO
-from agentrl.learning.episode_columns import with_advantages
+from agentrl.learning.episode_columns import with_advantages, with_trainer_logprobs
 from agentrl.learning.rows import Row, rows_of_trajectory
 from agentrl.registry import names_only
 from agentrl.safe_json import for_terminal
@@ -56,7 +55,8 @@ def tokens_json(index: Index, source: Source, line: int, *, row: int, start: int
         row: number of the row: an episode has more than one where its history was rewritten.
         start: first token; at most `MOST_TOKENS` are given.
     Returns: `rows`, the number of rows; `size`, of this one; for each token `ids`, `texts` (null without a tokenizer),
-        `mask`, `logprobs`, `versions`, `turns`, `advantages` (null where they are not known); `notes`.
+        `mask`, `logprobs`, `versions`, `turns`, `advantages`, and `ratios` of the probability for the model that
+        learned from it to that for the sampler (null where they are not known); `notes`.
     """
     episode = read_episode(index, source, line)
     try:
@@ -70,7 +70,7 @@ def tokens_json(index: Index, source: Source, line: int, *, row: int, start: int
         rows = _with_advantages(index, source, line, episode, rows)
     except Unknown as unknown:
         notes.append(f"Advantages are not known: {unknown}.")
-    chosen = rows[min(row, len(rows) - 1)]
+    chosen = with_trainer_logprobs(rows[min(row, len(rows) - 1)], episode)
     piece = slice(start, start + MOST_TOKENS)
     return {
         "rows": len(rows),
@@ -84,6 +84,7 @@ def tokens_json(index: Index, source: Source, line: int, *, row: int, start: int
         "versions": chosen.columns["versions"][piece].tolist(),
         "turns": chosen.columns["turns"][piece].tolist(),
         "advantages": _numbers(chosen, "advantages", piece) if "advantages" in chosen.columns else None,
+        "ratios": _ratios(chosen, piece),
         "notes": [note for note in notes if note],
     }
 
@@ -92,6 +93,12 @@ def _numbers(row: Row, name: str, piece: slice) -> list[float | None]:
     """The numbers of the tokens that train; None elsewhere, and where a number is not known."""
     values, mask = row.columns[name][piece].tolist(), row.mask[piece].tolist()
     return [v if trains and math.isfinite(v) else None for v, trains in zip(values, mask, strict=True)]
+
+
+def _ratios(row: Row, piece: slice) -> list[float | None]:
+    """Of the trainer's probability to the sampler's; None where one of them is not known."""
+    both = zip(_numbers(row, "trainer_logprobs", piece), _numbers(row, "sampled_logprobs", piece), strict=True)
+    return [None if ours is None or theirs is None else math.exp(ours - theirs) for ours, theirs in both]
 
 
 def _trained(source: Source, episode: Trajectory) -> str:

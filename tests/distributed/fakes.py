@@ -34,6 +34,10 @@ class FakeWorker(Worker):
         return sum(self.playing.values())
 
     @property
+    def groups(self) -> int:
+        return len(self.playing)
+
+    @property
     def is_lost(self) -> bool:
         return self.lost.done()
 

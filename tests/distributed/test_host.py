@@ -25,7 +25,7 @@ REQUEST = GroupRequest(Task("t"), 0, 1, group_id="g")
 class Played:
     """A sampling process that notes what it is told, in order."""
 
-    cpu_s = 1.5
+    cpu_s, memory_bytes, place = 1.5, 7, "process 1"
 
     def __init__(self, number: int, setup: Setup, model: Any, on_free: Any) -> None:
         self.told: list[Any] = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 
-from agentrl.distributed.process import packed_group, portable
+from agentrl.distributed.child import portable
+from agentrl.distributed.process import packed_group
 from agentrl.errors import EnvFault, RolloutError
 from agentrl.messages import Action
 from agentrl.trajectory import EnvRef, Task, Trajectory, TrajectoryGroup, Turn

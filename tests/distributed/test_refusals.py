@@ -47,13 +47,22 @@ def test_other_processes_import_what_registers_an_environment_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threads", "max_lag", "samplers", "expected"),
-    [(3, 1, 1, 3), (0, 1, 0, 0), (0, 0, 1, 0), (0, 1, 1, 3), (0, 1, 9, 1)],
+    ("threads", "max_lag", "samplers", "learners", "expected"),
+    [
+        (3, 1, 1, 1, 3),
+        (0, 1, 0, 1, 0),
+        (0, 0, 1, 1, 0),
+        (0, 1, 1, 1, 3),
+        (0, 1, 9, 1, 1),
+        (0, 0, 1, 2, 2),
+        (0, 1, 2, 2, 1),
+        (3, 1, 1, 2, 3),
+    ],
 )
 def test_a_trainer_that_overlaps_with_samplers_takes_the_cores_that_they_leave(
-    monkeypatch: pytest.MonkeyPatch, threads: int, max_lag: int, samplers: int, expected: int
+    monkeypatch: pytest.MonkeyPatch, threads: int, max_lag: int, samplers: int, learners: int, expected: int
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    run, scale = replace(CONFIG.run, threads=threads), ScaleConfig(samplers=samplers)
+    run, scale = replace(CONFIG.run, threads=threads), ScaleConfig(samplers=samplers, learners=learners)
     stages = {"rl": Reinforce(playing=Playing(max_lag=max_lag))}
     assert replace(CONFIG, stages=stages, run=run, scale=scale).learner_threads == expected

@@ -102,3 +102,24 @@ async def test_what_is_cancelled_stops_on_the_workers_and_others_go_on() -> None
         groups = await samplers.run(REQUESTS[1:2])
     assert slow.cancelled()
     assert [group.group_id for group in groups] == ["t1@0"]
+
+
+async def test_they_say_what_is_under_way_and_why_the_last_worker_was_lost() -> None:
+    workers = FakeWorkers()
+    workers.duration = lambda request: 10**9  # type: ignore[method-assign]
+    async with samplers_of(workers, 2, slots=2, restarts=50) as samplers:
+        assert samplers.state("fakes") is None  # nothing has started
+        playing = asyncio.ensure_future(samplers.run(REQUESTS))
+        while (found := await asyncio.to_thread(samplers.state, "fakes")) is None or found.groups < 2:
+            await asyncio.sleep(0)
+        assert (found.by, found.episodes, found.groups, found.waiting) == ("fakes", 2, 2, 5)
+        assert [(one.number, one.condition, one.groups) for one in found.workers] == [(0, "ready", 1), (1, "ready", 1)]
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)
+        del workers.duration  # type: ignore[misc]
+        workers.loss = 0.5
+        await samplers.run(REQUESTS)
+        found = await asyncio.to_thread(samplers.state, "fakes")
+        assert found is not None
+        assert (found.groups, found.waiting, found.last_loss) == (0, 0, "the worker was killed")
+        assert found.restarts == samplers.metrics["scale/restarts"]

@@ -42,7 +42,9 @@ def turns(draw) -> list[Turn]:
         )
         after = (Message("tool", draw(st.text(max_size=3)), (), "c", "f"),) if draw(st.booleans()) else ()
         reward = draw(st.floats(-2, 2))
-        made.append(Turn(observation, action, reward, {"a": reward}, after, draw(st.none() | st.text(max_size=2))))
+        turn = Turn(observation, action, reward, {"a": reward}, after, draw(st.none() | st.text(max_size=2)))
+        turn.trainer_logprobs = draw(st.none() | st.just(action.logprobs))
+        made.append(turn)
         observation, context = after, context_after(action)
     return made
 

@@ -67,6 +67,13 @@ def test_advantages_are_those_of_the_estimator_of_the_run(tokens: Callable[..., 
     assert numbers == pytest.approx([0.75] * 4)
 
 
+def test_ratios_are_those_of_the_trainer_to_the_sampler(tokens: Callable[..., dict[str, Any]]) -> None:
+    one = sampled(0, 1.0)
+    one.turns[0].trainer_logprobs = (-0.5 + math.log(1.25), -0.7)
+    found = tokens(RL + GRPO, one, sampled(1, 0.0))
+    assert found["ratios"] == pytest.approx([None, None, None, 1.25, None, None, None, None])
+
+
 @pytest.mark.parametrize(
     ("config", "told"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,17 +23,13 @@ def check_gymnasium(subject: Subject) -> Iterator[Finding]:
     """Gymnasium's own checker: its assertions become errors, its warnings become warnings."""
     fix = "see gymnasium.farama.org/api/env for the contract of reset, step, spaces and render"
     try:
-        texts = subject.run(_gymnasium_warnings(subject), "gymnasium.utils.env_checker.check_env")
+        # In a thread without an event loop: `reset` of an environment that waits cannot run inside one.
+        texts = subject.call(lambda: _warned(subject), "gymnasium.utils.env_checker.check_env")
     except Exception as error:
         yield Finding("gymnasium", "error", f"Gymnasium's checker: {error}", fix)
         return
     for text in dict.fromkeys(texts):
         yield Finding("gymnasium", "warning", f"Gymnasium's checker warns: {text}", fix)
-
-
-async def _gymnasium_warnings(subject: Subject) -> list[str]:
-    # In another thread: `reset` of an environment that waits cannot run inside an event loop.
-    return await asyncio.to_thread(_warned, subject)
 
 
 def _warned(subject: Subject) -> list[str]:

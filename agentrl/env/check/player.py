@@ -93,15 +93,19 @@ class Subject:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, coroutine: Coroutine[Any, Any, T], doing: str) -> T:
-        """Run a coroutine in a thread with a loop of its own.
+        """Run a coroutine in a thread with a loop of its own. Raises: as `call`."""
+        return self.call(lambda: asyncio.run(coroutine), doing)
 
-        Raises: HangError if it takes longer than `timeout_s`; whatever the coroutine raises.
+    def call(self, function: Callable[[], T], doing: str) -> T:
+        """Call a function in a thread of its own, which does not delay the program's exit.
+
+        Raises: HangError if it takes longer than `timeout_s`; whatever the function raises.
         """
         box: list[Any] = []
 
         def work() -> None:
             try:
-                box.append((asyncio.run(coroutine), None))
+                box.append((function(), None))
             except BaseException as error:
                 box.append((None, error))
 

@@ -20,6 +20,7 @@ from agentrl.learning.parallel.ranks import Ranks
 
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
 _STATES = "agentrl_last_hidden_state"
+_LOW = "agentrl_low_precision"
 
 
 def shard(model: nn.Module, ranks: Ranks) -> None:
@@ -46,7 +47,8 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
         )
     first = next(model.parameters())
     policy = MixedPrecisionPolicy()
-    if first.dtype in _LOW_PRECISION:
+    setattr(model, _LOW, first.dtype in _LOW_PRECISION)
+    if is_low_precision(model):
         policy = MixedPrecisionPolicy(param_dtype=first.dtype, reduce_dtype=torch.float32)
         model.float()
     group = ranks.group or dist.distributed_c10d._get_default_group()
@@ -60,6 +62,15 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
             module.set_force_sum_reduction_for_comms(True)
     setattr(model, _STATES, MethodType(_last_hidden_state, model))
     register_fsdp_forward_method(model, _STATES)
+
+
+def check_parts_suffice(name: str) -> None:
+    """Refuse an optimiser that cannot update a part of a matrix by that part's gradient alone. Raises: ValueError."""
+    if name != "adamw":
+        raise ValueError(
+            f"optimizer {name!r} mixes the rows of a matrix, and a model that is spread over ranks has them in "
+            "different places: use adamw, or shard=False"
+        )
 
 
 def _last_hidden_state(self: Any, **inputs: Any) -> Tensor:
@@ -78,6 +89,11 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def is_low_precision(model: nn.Module) -> bool:
+    """Whether a model that is spread over ranks had weights of fewer than 32 bits before."""
+    return bool(getattr(model, _LOW))
+
+
 def spread_again(model: nn.Module) -> None:
     """Let go of weights that are still gathered after a forward pass without a gradient; call before weights change."""
     if isinstance(model, FSDPModule):
@@ -85,13 +101,19 @@ def spread_again(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def copy_weights(model: nn.Module, into: nn.Module) -> None:
+def copy_weights(model: nn.Module, into: nn.Module | None) -> None:
     """Copy the weights of a model that is spread over ranks into a whole one. All ranks call it.
 
-    Args: into: a model of the same kind, such as that of this rank's sampler; of any precision.
+    Args: into: a model of the same kind, such as that of this rank's sampler; of any precision. None where a rank has
+        none, and only gives its parts.
     Raises: ValueError if the models have other weights.
     """
     spread_again(model)
+    if into is None:
+        for weight in model.parameters():
+            if isinstance(weight, DTensor):
+                weight.full_tensor()
+        return
     whole, parts = dict(into.named_parameters()), dict(model.named_parameters())
     if whole.keys() != parts.keys():
         raise ValueError("the two models have different weights: load both from the same folder")

@@ -180,6 +180,10 @@ class Engine:
             self._pump = loop.create_task(self._run())
         return await request.future
 
+    def has_begun(self, owner: str) -> bool:
+        """Whether an episode has a slot: what it last asked for was taken in, if it has not been released since."""
+        return self.owners.slot_of(owner) >= 0
+
     def release(self, owner: str) -> None:
         """Give up an episode's slot; its content may still serve others as a prefix."""
         self.owners.release(owner)

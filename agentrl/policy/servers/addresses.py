@@ -22,6 +22,8 @@ class Servers:
         tolerance: largest difference between a server's log-probabilities and the model's own, nats.
         timeout_s: longest time of a turn, and of loading weights.
         wait_s: longest time to wait for a server to come back, when none can be reached.
+        lora: how a model with adapters reaches them: as a whole model that they are `merged` into, or as adapters
+            alone, which are `swapped` (the servers were started with the model that they belong to).
     """
 
     urls: tuple[str, ...]
@@ -30,6 +32,7 @@ class Servers:
     tolerance: float = 0.05
     timeout_s: float = 600.0
     wait_s: float = 300.0
+    lora: Literal["merged", "swapped"] = "merged"
 
     def __post_init__(self) -> None:
         if not self.urls:

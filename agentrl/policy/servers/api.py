@@ -76,15 +76,6 @@ class Scored:
     drawn: tuple[int, float]
 
 
-@dataclass(frozen=True)
-class Card:
-    """What a server says of itself: its kind, the name of its model, and most tokens of a context (0 if unknown)."""
-
-    kind: str
-    model: str
-    context: int
-
-
 class ServerApi(ABC):
     """The endpoints of one kind of server.
 
@@ -92,12 +83,15 @@ class ServerApi(ABC):
         at: where it is.
         model: name of its model.
         timeout_s: longest time of a turn or of loading weights.
+
+    Attributes: adapters: name of those that turns are sampled with; None samples with the server's own model.
     """
 
     kind: str
 
     def __init__(self, at: Address, model: str, timeout_s: float) -> None:
         self.at, self.model, self.timeout_s = at, model, timeout_s
+        self.adapters: str | None = None
 
     @abstractmethod
     def check(self, sampling: SamplingParams) -> None:
@@ -116,8 +110,16 @@ class ServerApi(ABC):
         """Take the weights of a folder under a name: pause, load, empty the caches, go on."""
 
     @abstractmethod
-    async def weights(self) -> str | None:
-        """Name of the weights that the server has; None if it cannot say."""
+    async def load_adapters(self, folder: Path, name: str) -> None:
+        """Take the adapters of a folder under a name, beside others; later turns are sampled with them."""
+
+    @abstractmethod
+    async def unload_adapters(self, name: str) -> None:
+        """Give up adapters that no turn is sampled with any more."""
+
+    @abstractmethod
+    async def weights(self) -> str:
+        """Name of the weights that turns are sampled with."""
 
     @abstractmethod
     async def is_well(self) -> None:

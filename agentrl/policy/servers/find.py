@@ -4,28 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
-
 from agentrl.errors import ConfigError
-from agentrl.policy.servers.api import ServerApi, first, read
+from agentrl.policy.servers.api import ServerApi, first
+from agentrl.policy.servers.cards import Card, cards
 from agentrl.policy.servers.sglang import Sglang
 from agentrl.policy.servers.vllm import Vllm
 from agentrl.policy.servers.wire import Address
 
 _KINDS: dict[str, type[ServerApi]] = {api.kind: api for api in (Vllm, Sglang)}
-_PATH = "/v1/models"
-_TIMEOUT_S = 30.0
-
-
-class _Card(BaseModel):
-    id: str
-    owned_by: str = ""
-    parent: str | None = None
-    max_model_len: int | None = None
-
-
-class _Models(BaseModel):
-    data: list[_Card]
 
 
 async def find(at: Address, kind: Literal["auto", "vllm", "sglang"], context: int, timeout_s: float) -> ServerApi:
@@ -38,9 +24,7 @@ async def find(at: Address, kind: Literal["auto", "vllm", "sglang"], context: in
         timeout_s: longest time of a turn or of loading weights.
     Raises: ServerLost, ServerBusy; ConfigError if it is of no known kind, or its context is too short.
     """
-    what = f"{at.shown}{_PATH}"
-    models = read(_Models, await at.get(_PATH, timeout_s=_TIMEOUT_S), what)
-    card: _Card = first([card for card in models.data if card.parent is None], what)
+    card: Card = first([card for card in await cards(at) if card.parent is None], f"the list of models of {at.shown}")
     found = card.owned_by if kind == "auto" else kind
     if found not in _KINDS:
         raise ConfigError(

@@ -9,11 +9,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import TypeVar
 
-from agentrl.errors import ConfigError, ModelError
+from agentrl.errors import ConfigError, ModelError, StoreError
 from agentrl.policy.servers.api import Sampled, ServerApi, Turn
+from agentrl.policy.servers.cards import adapters_of
 from agentrl.policy.servers.weights import Published
 from agentrl.policy.servers.wire import ServerBusy, ServerLost
 from agentrl.wire.retry import Failed, NoMoreAttempts, Retry, with_retries
@@ -24,6 +27,10 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 15.0
 _REMEDY = (
     "A server may answer 200 and keep the output head of a model that shares it with its embedding: start the server "
     "with {folder} as its model, where the head is a tensor of its own, and begin or resume the run again"
+)
+_REMEDY_ADAPTERS = (
+    "Start the server with the model that the adapters in {folder} belong to (base_model_name_or_path in "
+    "adapter_config.json), or have them merged (scale.server_lora)"
 )
 _SHARED = (
     "{shown} has the weights {name!r} of another run: two runs cannot share a server, as each would replace the "
@@ -90,8 +97,8 @@ class Replica:
         api, weights = await self._admitted(turn, published)
         try:
             sampled = await self._patient(lambda: api.sample(turn))
-            name = sampled.weights or await self._patient(api.weights)
-            if name is not None and name != weights.name:
+            name = sampled.weights if sampled.weights is not None else await self._patient(api.weights)
+            if name != weights.name:
                 if weights.is_of_another_run(name):
                     raise ConfigError(_SHARED.format(shown=self.shown, name=name))
                 raise ServerLost(f"{self.shown} has the weights {name!r} and not {weights.name!r}", "weights")
@@ -119,6 +126,8 @@ class Replica:
                 self._api.check(turn.sampling)
             except ServerLost as lost:
                 self._note(lost)
+                if lost.cause == "answer":  # turns that wait for it are not to ask for the same, one after the other
+                    self._close(str(lost))
                 raise
             self.busy += 1
             self._idle.clear()
@@ -128,16 +137,33 @@ class Replica:
         """Give the server weights, and prove that it computes with them."""
         self._loaded = None
         await self._patient(api.is_well)
-        await self._patient(lambda: api.load(weights.folder, weights.name))
+        weights.readers.add(self.shown)
+        try:
+            await self._give(api, weights)
+        finally:
+            weights.readers.discard(self.shown)
         scored = await self._patient(lambda: api.score(self._probe, weights.probe.temperature))
         try:
-            remedy = _REMEDY.format(folder=weights.folder)
+            remedy = (_REMEDY_ADAPTERS if weights.are_adapters else _REMEDY).format(folder=weights.folder)
             self.difference = weights.probe.compare(scored, self._tolerance, remedy)
         except ModelError as error:
             raise ModelError(f"the server {self.shown} {error}") from None
         self._loaded, self._is_lost = weights.name, False
         self.loads += 1
         logger.info("%s has the weights %s (largest difference %.2g nats)", self.shown, weights.name, self.difference)
+
+    async def _give(self, api: ServerApi, weights: Published) -> None:
+        """Have the server load weights. A folder that is not there would end a vLLM server."""
+        if not weights.folder.is_dir():
+            raise StoreError(f"{weights.folder} is gone, with weights that {self.shown} needs: resume the run")
+        if not weights.are_adapters:
+            await self._patient(lambda: api.load(weights.folder, weights.name))
+            return
+        await self._patient(lambda: api.load_adapters(weights.folder, weights.name))
+        for name in await self._patient(lambda: adapters_of(api.at)):
+            if weights.is_older(name):
+                with suppress(ConfigError):  # what the server has removed meanwhile
+                    await self._patient(partial(api.unload_adapters, name))
 
     def _note(self, lost: ServerLost) -> None:
         """Remember that the server is gone or has lost its weights; a failed answer says neither."""
@@ -149,9 +175,13 @@ class Replica:
         self._is_lost = True
         self._loaded = self._api = None
         if lost.cause == "network":
-            pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures, 10))
-            self._failures += not self.closed_s
-            self._closed_until_s, self._reason = monotonic() + pause_s, str(lost)
+            self._close(str(lost))
+
+    def _close(self, reason: str) -> None:
+        """Have it asked nothing for a while, longer after each time in a row."""
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures, 10))
+        self._failures += not self.closed_s
+        self._closed_until_s, self._reason = monotonic() + pause_s, reason
 
     async def _patient(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask again as long as the server says that it is busy. Raises: ServerLost, ConfigError."""

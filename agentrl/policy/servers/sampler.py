@@ -20,7 +20,6 @@ from agentrl.policy.servers.addresses import Servers
 from agentrl.policy.servers.api import ServerApi, Turn
 from agentrl.policy.servers.find import find
 from agentrl.policy.servers.pool import ReplicaPool
-from agentrl.policy.servers.probe import Probe
 from agentrl.policy.servers.replica import Replica
 from agentrl.policy.servers.weights import Published, WeightFolders
 from agentrl.policy.servers.wire import Address
@@ -30,6 +29,8 @@ from agentrl.wire.per_loop import PerLoop
 
 KEY_ENV = "AGENTRL_SERVER_KEY"
 _CONNECT_TIMEOUT_S = 10.0
+# Servers close a connection that was idle for 5 s, perhaps while the next request is on its way.
+_KEPT_ALIVE_S = 2.0
 _SEED_BITS = 2**63 - 1
 
 
@@ -69,9 +70,10 @@ class ServerSampler(TokenPolicy):
         self.model, self.tokenizer, self.servers, self.version = model, tokenizer, servers, version
         self.context = context_of(model, max_context)
         self._probe_ids = self.format.render_first(control_messages(()))
-        self._folders = WeightFolders(servers.weights)
+        self._folders = WeightFolders(servers.weights, adapters_alone=servers.lora == "swapped")
         self._published: Published | None = None
         self._was_asked = False
+        self.replicas: tuple[Replica, ...] = ()
         self._client = client
         self._pools = PerLoop(self._connect)
 
@@ -128,17 +130,16 @@ class ServerSampler(TokenPolicy):
         return self._published
 
     def _publish(self) -> None:
-        folder = self._folders.write(self.model, self.tokenizer, self.version)
-        self._published = Published(self.version, folder, Probe.of(self.model, self._probe_ids))
+        self._published = self._folders.publish(self.model, self.tokenizer, self.version, self._probe_ids)
 
     def _connect(self) -> tuple[ReplicaPool, httpx.AsyncClient]:
         client = self._client or httpx.AsyncClient(
             headers=_headers(),
             timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEPT_ALIVE_S),
         )
-        replicas = [self._replica(Address(url.rstrip("/"), client)) for url in self.servers.urls]
-        return ReplicaPool(replicas, self._newest, self.servers.wait_s), client
+        self.replicas = tuple(self._replica(Address(url.rstrip("/"), client)) for url in self.servers.urls)
+        return ReplicaPool(self.replicas, self._newest, self.servers.wait_s), client
 
     def _replica(self, at: Address) -> Replica:
         async def found() -> ServerApi:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from agentrl.errors import ConfigError
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, paused, read
+from agentrl.policy.servers.cards import adapters_of
 from agentrl.policy.servers.wire import NotOffered, ServerLost
 
 _PATH = "/generate"
@@ -22,6 +23,7 @@ _CONTROL_TIMEOUT_S = 60.0
 _PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "n": 1}
 _ALL_TOKENS = -1
 _SEED_BITS = 0x7FFFFFFF
+_LORA = "start SGLang with --enable-lora, --max-lora-rank and --lora-target-modules"
 
 Entry = tuple[float | None, int, Any]
 """Log-probability, id and text."""
@@ -58,6 +60,7 @@ class Sglang(ServerApi):
     """An SGLang server."""
 
     kind = "sglang"
+    _base: str | None = None
 
     def check(self, sampling: SamplingParams) -> None:
         """Raises: ConfigError for a truncation: the server's log-probabilities are those before it."""
@@ -90,7 +93,7 @@ class Sglang(ServerApi):
             self._logprobs(meta.output_token_logprobs),
             "stop" if meta.finish_reason.type == "stop" else "length",
             meta.cached_tokens,
-            meta.weight_version,
+            self._named(meta.weight_version),
         )
         return check_sampled(turn, sampled, self.at.shown)
 
@@ -111,8 +114,16 @@ class Sglang(ServerApi):
 
     async def _generate(self, prompt: Sequence[int], how: dict[str, Any], **more: Any) -> _Generated:
         body = {"input_ids": list(prompt), "sampling_params": {**_PLAIN, **how}, "return_logprob": True, **more}
+        if self.adapters is not None:
+            body["lora_path"] = self.adapters
         what = f"{self.at.shown}{_PATH}"
-        generated = read(_Generated, await self.at.post(_PATH, body, timeout_s=self.timeout_s), what)
+        try:
+            content = await self.at.post(_PATH, body, timeout_s=self.timeout_s)
+        except ConfigError as error:
+            if self.adapters is None or self.adapters in await adapters_of(self.at):
+                raise
+            raise ServerLost(str(error), "weights") from None
+        generated = read(_Generated, content, what)
         meta = generated.meta_info
         if meta.prompt_tokens != len(prompt):
             raise ServerLost(f"{what} read {meta.prompt_tokens} ids where the prompt has {len(prompt)}")
@@ -121,6 +132,7 @@ class Sglang(ServerApi):
         return generated
 
     async def load(self, folder: Path, name: str) -> None:
+        self.adapters = None
         what = f"{self.at.shown}/update_weights_from_disk"
         body = {"model_path": str(folder), "weight_version": name, "flush_cache": True}
         async with paused(self._pause, self._resume, self.at.shown):
@@ -137,7 +149,32 @@ class Sglang(ServerApi):
     async def _resume(self) -> None:
         await self.at.post("/continue_generation", {}, timeout_s=_CONTROL_TIMEOUT_S)
 
-    async def weights(self) -> str | None:
+    async def load_adapters(self, folder: Path, name: str) -> None:
+        self._base = await self._base_name()
+        if name not in await adapters_of(self.at):  # it is there if an answer was lost
+            body = {"lora_name": name, "lora_path": str(folder)}
+            try:
+                await self.at.post("/load_lora_adapter", body, timeout_s=self.timeout_s)
+            except NotOffered as error:
+                raise ConfigError(f"{error}: {_LORA}") from None
+            except ConfigError as error:
+                raise ConfigError(f"{error}. Was it started with what adapters need? {_LORA}") from None
+        self.adapters = name
+
+    async def unload_adapters(self, name: str) -> None:
+        await self.at.post("/unload_lora_adapter", {"lora_name": name}, timeout_s=_CONTROL_TIMEOUT_S)
+
+    async def weights(self) -> str:
+        name = self._named(await self._base_name())
+        if name is None:
+            raise ConfigError(f"{self.at.shown} does not say which weights it has: a newer SGLang names them")
+        return name
+
+    def _named(self, base: str | None) -> str | None:
+        """Name of what turns are sampled with, by that of the server's own weights."""
+        return self.adapters if self.adapters is not None and base == self._base else base
+
+    async def _base_name(self) -> str | None:
         try:
             content = await self.at.get("/model_info", timeout_s=_CONTROL_TIMEOUT_S)
         except NotOffered:  # the name of this path in older servers
@@ -145,4 +182,6 @@ class Sglang(ServerApi):
         return read(_ModelInfo, content, f"{self.at.shown}/model_info").weight_version
 
     async def is_well(self) -> None:
+        # A trainer that was killed may have left it paused, and a server that is paused says that it is not well.
+        await self._resume()
         await self.at.get("/health", timeout_s=_CONTROL_TIMEOUT_S)

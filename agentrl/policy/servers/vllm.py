@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from agentrl.errors import ConfigError
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.servers.api import Sampled, Scored, ServerApi, Turn, check_sampled, first, paused, read
+from agentrl.policy.servers.cards import adapters_of
 from agentrl.policy.servers.wire import NotOffered, ServerLost
 
 _PATH = "/v1/completions"
@@ -31,6 +32,8 @@ _PLAIN = {
     "logprobs": 0,
 }
 _DEV_MODE = "start vLLM with the environment variable VLLM_SERVER_DEV_MODE=1, which offers the update of weights"
+_NAMES = f"{_DEV_MODE}, in a version that can name its weights (/weight_info): otherwise no restart would be noticed"
+_LORA = "start vLLM with --enable-lora and the environment variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
 
 
 class _Logprobs(BaseModel):
@@ -63,15 +66,19 @@ class _Completion(BaseModel):
     usage: _Usage = _Usage()
 
 
+class _Reset(BaseModel):
+    success: bool
+
+
 class _WeightInfo(BaseModel):
-    weight_version: str | None = None
+    weight_version: str
 
 
 class Vllm(ServerApi):
     """A vLLM server."""
 
     kind = "vllm"
-    _names_weights = True
+    _base = ""
 
     def check(self, sampling: SamplingParams) -> None:
         """It samples in every way that needs no signals."""
@@ -118,9 +125,15 @@ class Vllm(ServerApi):
         return Scored(tuple(logprobs), (choice.token_ids[0], choice.logprobs.token_logprobs[0]))
 
     async def _complete(self, prompt: Sequence[int], fields: dict[str, Any]) -> tuple[_Choice, _Usage]:
-        body = {"model": self.model, "prompt": list(prompt), **_PLAIN, **fields}
+        body = {"model": self.adapters or self.model, "prompt": list(prompt), **_PLAIN, **fields}
         what = f"{self.at.shown}{_PATH}"
-        answer = read(_Completion, await self.at.post(_PATH, body, timeout_s=self.timeout_s), what)
+        try:
+            content = await self.at.post(_PATH, body, timeout_s=self.timeout_s)
+        except NotOffered as error:
+            if self.adapters is None:
+                raise
+            raise ServerLost(str(error), "weights") from None
+        answer = read(_Completion, content, what)
         choice: _Choice = first(answer.choices, what)
         if choice.prompt_token_ids != list(prompt):
             raise ServerLost(f"{what} read other ids than those of the prompt")
@@ -130,13 +143,34 @@ class Vllm(ServerApi):
 
     async def load(self, folder: Path, name: str) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+        self.adapters = None
         async with paused(self._pause, self._resume, self.at.shown):
             await self.at.post("/collective_rpc", body, timeout_s=self.timeout_s)
-            await self.at.post("/reset_prefix_cache", timeout_s=_CONTROL_TIMEOUT_S)
+            await self._empty_cache()
         try:
             await self.at.post("/update_weight_version", {"new_version": name}, timeout_s=_CONTROL_TIMEOUT_S)
-        except NotOffered:  # older servers
-            self._names_weights = False
+        except NotOffered as error:
+            raise ConfigError(f"{error}: {_NAMES}") from None
+
+    async def _empty_cache(self) -> None:
+        """Give up what was computed with the weights before; the server answers 200 also where it keeps that."""
+        path = "/reset_prefix_cache"
+        what = f"{self.at.shown}{path}"
+        if not read(_Reset, await self.at.post(path, timeout_s=_CONTROL_TIMEOUT_S), what).success:
+            raise ServerLost(f"{what} kept what it had computed with other weights")
+
+    async def load_adapters(self, folder: Path, name: str) -> None:
+        self._base = await self._base_name()
+        if name not in await adapters_of(self.at):  # it is there if an answer was lost
+            body = {"lora_name": name, "lora_path": str(folder)}
+            try:
+                await self.at.post("/v1/load_lora_adapter", body, timeout_s=self.timeout_s)
+            except NotOffered as error:
+                raise ConfigError(f"{error}: {_LORA}") from None
+        self.adapters = name
+
+    async def unload_adapters(self, name: str) -> None:
+        await self.at.post("/v1/unload_lora_adapter", {"lora_name": name}, timeout_s=_CONTROL_TIMEOUT_S)
 
     async def _pause(self) -> None:
         try:
@@ -147,10 +181,16 @@ class Vllm(ServerApi):
     async def _resume(self) -> None:
         await self.at.post("/resume", timeout_s=_CONTROL_TIMEOUT_S)
 
-    async def weights(self) -> str | None:
-        if not self._names_weights:
-            return None
-        content = await self.at.get("/weight_info", timeout_s=_CONTROL_TIMEOUT_S)
+    async def weights(self) -> str:
+        base = await self._base_name()
+        return self.adapters if self.adapters is not None and base == self._base else base
+
+    async def _base_name(self) -> str:
+        """Name of the server's own weights."""
+        try:
+            content = await self.at.get("/weight_info", timeout_s=_CONTROL_TIMEOUT_S)
+        except NotOffered as error:
+            raise ConfigError(f"{error}: {_NAMES}") from None
         return read(_WeightInfo, content, f"{self.at.shown}/weight_info").weight_version
 
     async def is_well(self) -> None:

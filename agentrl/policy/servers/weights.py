@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import secrets
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
-from agentrl.errors import ModelError, StoreError
-from agentrl.policy import adapters, model_folder
+from agentrl.errors import StoreError
+from agentrl.policy import adapters
+from agentrl.policy.servers.contents import save_adapters, save_model
 from agentrl.policy.servers.probe import Probe
 
-_FILE = "model.safetensors"
 _PARTIAL = ".writing-"
 _KEPT = 2
 _NAME = re.compile(r"v\d{6,}-(?P<run>[0-9a-f]{8})[0-9a-f]{6}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Published:
     """Weights that servers are to sample with.
 
@@ -34,11 +32,15 @@ class Published:
         version: their number.
         folder: where they are; its name says which weights a server has.
         probe: what the model itself gives for the text that servers are compared with.
+        are_adapters: whether the folder holds adapters alone, for the model that a server was started with.
+        readers: addresses of the servers that are loading it.
     """
 
     version: int
     folder: Path
     probe: Probe
+    are_adapters: bool = False
+    readers: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -47,42 +49,65 @@ class Published:
 
     def is_of_another_run(self, name: str) -> bool:
         """Whether a name that a server says is one that another run gave it."""
-        theirs, ours = _NAME.fullmatch(name), _NAME.fullmatch(self.name)
-        return theirs is not None and ours is not None and theirs["run"] != ours["run"]
+        theirs = _run_of(name)
+        return theirs is not None and theirs != _run_of(self.name)
+
+    def is_older(self, name: str) -> bool:
+        """Whether a name that a server says is one that this run gave it before."""
+        return name != self.name and _run_of(name) == _run_of(self.name)
+
+
+def _run_of(name: str) -> str | None:
+    """Which run gave a server the weights of this name; None if no run did."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else found["run"]
 
 
 class WeightFolders:
     """Folders of one sampler, in a folder that it makes.
 
-    Args: root: the folder; servers read it under the same path.
+    Args:
+        root: the folder; servers read it under the same path.
+        adapters_alone: write the adapters of a model that has some, and not the model with them.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+    def __init__(self, root: Path, *, adapters_alone: bool = False) -> None:
+        self.root, self._adapters_alone = root.absolute(), adapters_alone
         self._run = secrets.token_hex(4)
-        self._written: list[Path] = []
+        self._written: list[Published] = []
 
-    def write(self, model: Any, tokenizer: Any, version: int) -> Path:
+    def publish(self, model: Any, tokenizer: Any, version: int, probe: Sequence[int]) -> Published:
         """Write a model as a folder that appears whole, and remove those that no server needs any more.
 
+        Args: probe: ids of the text whose log-probabilities are compared.
         Raises: ModelError if the folder does not hold the model; StoreError if it cannot be written.
         """
         name = f"v{version:06d}-{self._run}{secrets.token_hex(3)}"
         partial, folder = self.root / f"{_PARTIAL}{name}", self.root / name
+        are_adapters = self._adapters_alone and adapters.has_adapters(model)
         try:
             partial.mkdir(parents=True)
-            _save(partial, model, tokenizer)
-            check_loadable(partial, model)
+            if are_adapters:
+                save_adapters(partial, model)
+            else:
+                save_model(partial, model, tokenizer)
             _to_disk(partial)
             partial.rename(folder)
             _sync(self.root)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise StoreError(f"cannot write weights for the servers to {folder}: {error}; free space there") from error
-        self._written.append(folder)
-        while len(self._written) > _KEPT:
-            shutil.rmtree(self._written.pop(0), ignore_errors=True)
-        return folder
+        published = Published(version, folder, Probe.of(model, probe), are_adapters)
+        self._written.append(published)
+        self._remove_old()
+        return published
+
+    def _remove_old(self) -> None:
+        """Remove all but the newest folders; one that a server reads is removed later."""
+        for old in self._written[:-_KEPT]:
+            if not old.readers:
+                shutil.rmtree(old.folder, ignore_errors=True)
+                self._written.remove(old)
 
     def keep(self) -> None:
         """Leave what was written so far where it is."""
@@ -90,63 +115,11 @@ class WeightFolders:
 
     def remove(self) -> None:
         """Remove what was written, and the root if nothing else is in it."""
-        for folder in self._written:
-            shutil.rmtree(folder, ignore_errors=True)
+        for published in self._written:
+            shutil.rmtree(published.folder, ignore_errors=True)
         self._written.clear()
         with suppress(OSError):
             self.root.rmdir()
-
-
-def _save(folder: Path, model: Any, tokenizer: Any) -> None:
-    """A model folder whose output head is a tensor of its own, also where the model shares it with its embedding.
-
-    vLLM 0.32 keeps the old head when it loads a folder that holds none.
-    """
-    save_file({name: tensor.contiguous() for name, tensor in _tensors(model).items()}, folder / _FILE, {"format": "pt"})
-    config = copy.deepcopy(model.config)
-    config.tie_word_embeddings = False
-    config.get_text_config().tie_word_embeddings = False
-    config.architectures = [type(model).__name__]
-    config.dtype = model.dtype
-    with model_folder.quiet():
-        config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        settings = model_folder.sampling_settings(model)
-        if settings is not None:
-            settings.save_pretrained(folder)
-
-
-def _tensors(model: Any) -> dict[str, torch.Tensor]:
-    if adapters.has_adapters(model):
-        raise ModelError(
-            "a model with adapters (model.lora) cannot be sampled by a server yet: leave out scale.server, or train "
-            "the model itself (model.lora.rank = 0)"
-        )
-    found: dict[str, torch.Tensor] = {}
-    addresses: set[tuple[int, int]] = set()
-    for name, tensor in model.state_dict(keep_vars=False).items():
-        plain = tensor.detach().cpu()
-        place = (plain.data_ptr(), plain.numel())
-        found[name] = plain.clone() if place in addresses else plain
-        addresses.add(place)
-    return found
-
-
-def check_loadable(folder: Path, model: Any) -> None:
-    """Prove that a folder holds all tensors of a model; a server that loads less may end, or keep old weights.
-
-    Raises: ModelError that names what is missing or has another shape.
-    """
-    model_folder.check_files(folder)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    try:
-        with safe_open(folder / _FILE, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no dict)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{folder / _FILE} cannot be read: {error}; write the weights again") from error
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if wrong:
-        raise ModelError(f"{folder} does not hold the model: {', '.join(wrong[:3])} are missing or have another shape")
 
 
 def _to_disk(folder: Path) -> None:

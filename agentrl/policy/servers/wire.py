@@ -18,6 +18,8 @@ from agentrl.wire.redaction import without_credentials
 _MOST_BYTES = 64 * 2**20
 _SHOWN_CHARS = 300
 _REFUSED = (400, 413, 422)
+_CLOSED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""A connection ended: a server closes one that was idle for a few seconds, also while a request is on its way."""
 
 
 Cause = Literal["network", "weights", "answer"]
@@ -85,7 +87,10 @@ class Address:
         headers = {} if content is None else {"Content-Type": "application/json"}
         request = self.client.build_request(method, f"{self.url}{path}", content=content, headers=headers)
         try:
-            found = await fetch(self.client, request, timeout_s=timeout_s, most_bytes=_MOST_BYTES)
+            try:
+                found = await fetch(self.client, request, timeout_s=timeout_s, most_bytes=_MOST_BYTES)
+            except _CLOSED:  # perhaps only this connection; a request that took effect may take effect twice
+                found = await fetch(self.client, request, timeout_s=timeout_s, most_bytes=_MOST_BYTES)
         except (TimeoutError, httpx.TimeoutException):
             raise ServerLost(f"{self.shown}{path} gave no answer within {timeout_s:g} s") from None
         except httpx.RequestError as error:

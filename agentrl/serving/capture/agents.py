@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 from agentrl.errors import EnvFault
@@ -19,8 +21,7 @@ from agentrl.serving.capture.settings import AgentConfig
 
 _TAIL_BYTES, _READ_BYTES, _READS = 2000, 1 << 16, 100
 _END_S = 5.0
-# The shell's input is a pipe that ends with this process; a watcher then kills the group. The command has no input.
-_END_WITH_US = "exec 3<&0 </dev/null; (cat <&3 >/dev/null; kill -s KILL -- -$$) & exec 3<&-"
+_REAPER = Path(__file__).with_name("reaper.py")
 T = TypeVar("T")
 
 
@@ -140,10 +141,10 @@ async def within(result: asyncio.Future[T], timeout_s: float, waited_s: Callable
 
 
 async def started(command: str, variables: Mapping[str, str], output: Tail) -> asyncio.subprocess.Process:
-    """A shell command in a process group of its own, which also ends if this process is killed. Raises: EnvFault."""
+    """A shell command without input, under a process that ends all of it (`reaper`). Raises: EnvFault."""
     try:
-        process = await asyncio.create_subprocess_shell(
-            f"{_END_WITH_US}\n{command}",
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", _REAPER, command),
             env=variables,
             stdin=asyncio.subprocess.PIPE,
             stdout=output.writer,
@@ -157,8 +158,12 @@ async def started(command: str, variables: Mapping[str, str], output: Tail) -> a
 
 
 async def ended(process: asyncio.subprocess.Process) -> None:
-    """End a process and all that it started in its group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with suppress(TimeoutError):
+    """End a process of `started` and all that it started."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
         await asyncio.wait_for(process.wait(), _END_S)
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()

@@ -117,8 +117,8 @@ def silence(session: Session, ended: str) -> EnvFault | PolicyFault | None:
     """
     if session.recorded:
         return None
-    if session.unbegun:
-        why = "it gave up on the model before the first token of its turn was sampled: give its client more time"
+    if session.too_slow:
+        why = "it gave up on the model, which was too busy to begin its turn: give its client more time"
         return PolicyFault(f"{ended}; {why}", who="host")
     context = session.model.context
     why = f"all it asked was too long for a context of {context} tokens (model.max_context, --max-context)"

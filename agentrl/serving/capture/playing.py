@@ -1,9 +1,9 @@
 """Episodes that an agent plays, as `run_episode` plays those of a policy. Owns what an agent's end means.
 
 What the agent does after the model has spoken counts: its crash is a failure, and a limit that it reaches cuts the
-episode off. So does a turn that took so long that the agent gave up on it: otherwise a model could remove its losing
-episodes from the count by speaking without end. An agent that ends before it has asked the model for anything is
-broken, and so is a sampler that failed, or had not begun when the agent gave up: these are faults, which never count.
+episode off. So does a turn that the agent gave up on: otherwise a model could remove its losing episodes from the count
+by speaking without end, and an agent by hanging up. An agent that ends before it has asked the model for anything is
+broken, and so is a sampler that failed, or was too busy to begin: these are faults, which never count.
 """
 
 from __future__ import annotations

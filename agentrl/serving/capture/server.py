@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -14,8 +15,10 @@ from agentrl.serving.capture.app import PING_S, Proxy
 from agentrl.serving.listener import ReadyServer, listening
 
 _MOST_CONNECTIONS = 4096
-_SILENT_S = 20.0
+_SILENT_S = 60.0
+"""More than clients keep an idle connection (httpx 5 s, aiohttp 15 s): otherwise a request can meet its end."""
 _GRACE_S = 2
+_BUSY = object()
 
 
 class CaptureServer:
@@ -43,6 +46,7 @@ class CaptureServer:
             log_config=None,
             access_log=False,
             limit_concurrency=_MOST_CONNECTIONS,
+            timeout_keep_alive=math.ceil(_SILENT_S),
             timeout_graceful_shutdown=_GRACE_S,
         )
         ready = asyncio.Event()
@@ -72,7 +76,7 @@ class _Impatient(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._silent = False
+        self._seen: object = _BUSY
         self._timer = self.loop.call_later(_SILENT_S / 2, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -81,9 +85,8 @@ class _Impatient(H11Protocol):
 
     def _look(self) -> None:
         cycle = self.cycle
-        is_silent = cycle is None or cycle.response_complete
-        if is_silent and self._silent:
+        seen, self._seen = self._seen, cycle if cycle is None or cycle.response_complete else _BUSY
+        if self._seen is seen is not _BUSY:  # no request has begun since the last look, and none goes on
             self.transport.close()
             return
-        self._silent = is_silent
         self._timer = self.loop.call_later(_SILENT_S / 2, self._look)

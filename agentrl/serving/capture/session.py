@@ -34,6 +34,8 @@ from agentrl.trajectory import Turn
 logger = logging.getLogger(__name__)
 OnToken = Callable[[int, float], None]
 _ASKED_S = 0.05
+_IMPATIENT_S, _PATIENT_S = 1.0, 30.0
+"""Who waits less for the first token gave up of its own accord; who waits longer had reason to."""
 
 
 @dataclass(eq=False)
@@ -74,13 +76,14 @@ class Attempt:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A turn to be sampled: of which request, where it goes on, after which ids, and since when."""
+    """A turn to be sampled: of which request, where it goes on, after which ids, since when, and what it has so far."""
 
     request: ChatRequest
     place: Place
     prompt: tuple[int, ...]
     node_id: str
-    began: float
+    began: float = field(default_factory=time.monotonic)
+    heard: list[tuple[int, float]] = field(default_factory=list)
 
 
 class Session:
@@ -94,7 +97,7 @@ class Session:
     Attributes:
         key: that the agent sends.
         works: what is being sampled.
-        unbegun: requests whose client hung up before the first token was sampled.
+        too_slow: requests that the sampler kept waiting for the first token until their client gave up.
         too_long: requests that left no room for an answer.
         retries: requests that were answered with the turn of an earlier one, or took its place.
         answer: what the agent says its answer is; None leaves it to what the model said last.
@@ -105,7 +108,7 @@ class Session:
         self.key = f"sk-agentrl-{secrets.token_urlsafe(24)}"
         self.tree = Tree()
         self.works: set[asyncio.Task[Node]] = set()
-        self.too_long = self.retries = self.unbegun = 0
+        self.too_long = self.retries = self.too_slow = 0
         self.answer: str | None = None
         self._over = ""
         self._stream = secrets.token_hex(8) if sampling.seed is None else str(sampling.seed)
@@ -191,21 +194,12 @@ class Session:
         self._used[key].add(number)
         stream = f"{self._stream}/{key.hex()}"
         node_id = attempt.turn_id = hashlib.blake2b(f"{stream}/{number}".encode(), digest_size=6).hexdigest()
-        asked = _Asked(request, place, prompt, node_id, time.monotonic())
+        asked = _Asked(request, place, prompt, node_id)
         self._since[node_id] = asked.began
-        heard: list[tuple[int, float]] = []
-
-        def hear(token: int, logprob: float) -> None:
-            heard.append((token, logprob))
-            if on_token is not None:
-                on_token(token, logprob)
-
         try:
-            done = await self._completion(asked, turn_seed(stream, number), hear)
-        except BaseException as error:
+            done = await self._completion(asked, turn_seed(stream, number), on_token)
+        except BaseException:
             self._used[key].discard(number)  # so that a retry samples the same turn
-            if isinstance(error, asyncio.CancelledError):
-                self._cut_short(asked, heard)
             raise
         finally:
             del self._since[node_id]
@@ -215,12 +209,16 @@ class Session:
         self.tree.add(node, place)
         return node
 
-    def _cut_short(self, asked: _Asked, heard: list[tuple[int, float]]) -> None:
-        """Note that nobody waits for a turn any more, with what was sampled of it so far."""
-        if not heard:
-            self.unbegun += 1
+    def _cut_short(self, asked: _Asked, *, has_begun: bool) -> None:
+        """Note that nobody waits for a turn any more, with what was sampled of it so far.
+
+        Args: has_begun: whether the engine had taken it in.
+        """
+        waited_s = time.monotonic() - asked.began
+        if not asked.heard and waited_s >= (_PATIENT_S if has_begun else _IMPATIENT_S):
+            self.too_slow += 1
             return
-        ids, logprobs = zip(*heard, strict=True)
+        ids, logprobs = tuple(id for id, _ in asked.heard), tuple(logprob for _, logprob in asked.heard)
         self._cut = [self._node(asked, Completion(ids, logprobs, "length", 0, ()))]
 
     def _prompt(self, request: ChatRequest) -> tuple[Place, tuple[int, ...]]:
@@ -239,15 +237,23 @@ class Session:
             raise context_exceeded(len(prompt), self.model.context)
         return place, prompt
 
-    async def _completion(self, asked: _Asked, seed: int, on_token: OnToken) -> Completion:
+    async def _completion(self, asked: _Asked, seed: int, on_token: OnToken | None) -> Completion:
         engine, owner = self.model.policy.engine, f"{self.name}/{asked.node_id}"
         sampling = replace(asked.request.sampling, seed=None)
+
+        def hear(token: int, logprob: float) -> None:
+            asked.heard.append((token, logprob))
+            if on_token is not None:
+                on_token(token, logprob)
+
         try:
-            return await engine.sample(owner, asked.prompt, sampling, seed, on_token=on_token)
+            return await engine.sample(owner, asked.prompt, sampling, seed, on_token=hear)
+        except asyncio.CancelledError:
+            self._cut_short(asked, has_begun=engine.has_begun(owner))
+            raise
         except Exception as error:
-            self._failed[asked.node_id] = PolicyFault(
-                f"the sampler failed: {type(error).__name__}: {error}", who="host"
-            )
+            fault = PolicyFault(f"the sampler failed: {type(error).__name__}: {error}", who="host")
+            self._failed[asked.node_id] = fault
             raise ApiError(f"the sampler failed: {type(error).__name__}", status=500) from error
         finally:
             engine.release(owner)
@@ -263,7 +269,7 @@ class Session:
             versions=done.versions,
             usage=usage,
         ).safe()
-        place, closed = asked.place, done.ids[-1] in self.model.policy.format.stop_ids
+        place, closed = asked.place, not self.model.policy.format.stop_ids.isdisjoint(done.ids[-1:])
         seconds = time.monotonic() - asked.began
         tools = asked.request.tools
         return Node(asked.node_id, place.parent, place.new, tools, choice, action, closed, place.edited, seconds)

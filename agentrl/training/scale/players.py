@@ -14,8 +14,10 @@ from typing import Any, Self
 from agentrl.distributed.local import LocalWorkers
 from agentrl.distributed.ray_workers import RayWorkers
 from agentrl.distributed.samplers import Samplers
+from agentrl.distributed.state import Condition, SamplingState, WorkerState
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
+from agentrl.policy.servers.replica import Replica
 from agentrl.policy.servers.sampler import ServerSampler
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
@@ -67,6 +69,7 @@ class Players:
     ) -> None:
         self._config, self._policy, self._envs, self._version = config, policy, envs, version
         self._samplers: Samplers | None = None
+        self._runners: list[Rollouts] = []
         self._stack = AsyncExitStack()
         self.training: Player
 
@@ -88,6 +91,7 @@ class Players:
     def _player(self) -> Rollouts | Samplers:
         scale, limit = self._config.scale, self._config.run.max_concurrency
         own = Rollouts(self._envs[0], self._policy, max_concurrency=limit, play=self._play)
+        self._runners.append(own)
         if not scale.samplers:
             return own
         assert isinstance(self._policy, LocalPolicy)  # the plan refuses samplers together with servers
@@ -111,6 +115,19 @@ class Players:
         """Of those that sample, `scale/...`."""
         return self._policy.metrics if self._samplers is None else self._samplers.metrics
 
+    def state(self) -> SamplingState:
+        """Who samples, and what is under way; any thread may ask."""
+        if self._samplers is not None:
+            engine = self._config.scale.engine
+            return self._samplers.state(engine) or SamplingState(engine)
+        episodes = sum(runner.running for runner in list(self._runners))
+        if not isinstance(self._policy, ServerSampler):
+            return SamplingState("this process", episodes=episodes)
+        replicas = self._policy.replicas
+        losses = sum(replica.losses for replica in replicas)
+        servers = tuple(_server(number, replica) for number, replica in enumerate(replicas))
+        return SamplingState("servers", episodes=episodes, restarts=losses, workers=servers)
+
     async def evaluate(
         self, requests: Sequence[GroupRequest], sampling: SamplingParams, on_episodes: Callable[[int], None]
     ) -> list[TrajectoryGroup]:
@@ -130,4 +147,14 @@ class Players:
             max_concurrency=self._config.run.max_concurrency,
             play=self._play,
         ) as rollouts:
-            return await rollouts.run(requests)
+            self._runners.append(rollouts)
+            try:
+                return await rollouts.run(requests)
+            finally:
+                self._runners.remove(rollouts)
+
+
+def _server(number: int, replica: Replica) -> WorkerState:
+    """An inference server as a worker."""
+    condition: Condition = "ready" if replica.is_ready else "lost" if replica.losses else "starting"
+    return WorkerState(number, replica.shown, condition, episodes=replica.busy)

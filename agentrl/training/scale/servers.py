@@ -30,6 +30,8 @@ class ServerConfig:
             weights, nats.
         server_timeout_s: longest time of a turn, and of loading weights.
         server_wait_s: longest time to wait for a server to come back, when none can be reached.
+        server_lora: how a model with adapters (`model.lora`) reaches a server: `merged` into a whole model, or
+            `swapped`, which writes the adapters alone for a server that was started with the model of `model.path`.
     """
 
     server: str | tuple[str, ...] = ()
@@ -38,6 +40,7 @@ class ServerConfig:
     server_tolerance: Positive = 0.05
     server_timeout_s: Positive = 600.0
     server_wait_s: Positive = 300.0
+    server_lora: Literal["merged", "swapped"] = "merged"
 
     def servers(self, run: Path) -> Servers | None:
         """The servers; None if there are none. Args: run: folder of the run. Raises: ConfigError."""
@@ -45,7 +48,8 @@ class ServerConfig:
         if not urls:
             return None
         folder = run / WEIGHTS if self.server_folder is None else Path(self.server_folder).expanduser()
-        made = Servers(urls, folder, self.server_kind, self.server_tolerance, self.server_timeout_s, self.server_wait_s)
+        limits = (self.server_tolerance, self.server_timeout_s, self.server_wait_s)
+        made = Servers(urls, folder, self.server_kind, *limits, self.server_lora)
         if self.server_folder is None and not all(_is_here(url) for url in urls):
             raise ConfigError(
                 "servers on other machines read the weights from a folder that they share with this one: set "
@@ -53,12 +57,10 @@ class ServerConfig:
             )
         return made
 
-    def check_servers(self, reads_signals: Sequence[str], *, adapters: bool) -> None:
+    def check_servers(self, reads_signals: Sequence[str]) -> None:
         """Refuse what servers cannot sample.
 
-        Args:
-            reads_signals: names of the stages that read how sure the model is of its tokens.
-            adapters: whether the run trains adapters.
+        Args: reads_signals: names of the stages that read how sure the model is of its tokens.
         Raises: ConfigError.
         """
         if self.servers(Path()) is None:
@@ -68,8 +70,6 @@ class ServerConfig:
                 f"stages.{reads_signals[0]} reads how sure the model is of its tokens, which inference servers do not "
                 "say: leave out scale.server, or what reads it"
             )
-        if adapters:
-            raise ConfigError("scale.server samples whole models: set model.lora.rank = 0, or leave out scale.server")
 
 
 def _is_here(url: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from agentrl.env import registry
 from agentrl.env.base import Env
+from agentrl.training.settings import RunSettings
 from agentrl.trajectory import EnvRef, Task
 
 OWN = "own"
@@ -68,6 +69,16 @@ def played_env(
         )
     finally:
         probe.close()
+
+
+def environments_of(config: RunSettings) -> dict[str, PlayedEnv]:
+    """The environments of a run's settings, each made once."""
+    if not config.envs:
+        return {OWN: played_env(OWN, config.env, weight=1.0, trains=True)}
+    return {
+        name: played_env(name, env, weight=env.weight, trains=name in config.trained, demonstrators=env.demonstrators)
+        for name, env in config.envs.items()
+    }
 
 
 def trained(environments: Mapping[str, PlayedEnv]) -> list[PlayedEnv]:

@@ -310,6 +310,7 @@ def _means(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
         "rollout/tokens_mean": sum(t.num_sampled_tokens for t in scored) / count,
         "rollout/truncated": sum(t.status == "truncated" for t in scored) / count,
         "rollout/faults": float(len(episodes) - len(scored)),
+        "rollout/episodes": float(len(episodes)),
         "rollout/tokens": float(sampled_tokens(groups)),
         "rollout/groups_equal": float(sum(not differs(g) for g in groups)) / max(len(groups), 1),
         "rollout/prompt_information": prompt_information(groups),

@@ -15,7 +15,13 @@ from agentrl.learning.columns import with_sampled_as_old
 from agentrl.learning.credit.base import CREDITS, Advantages, Credit, most_spread, only, pass_rate, without_faults
 from agentrl.learning.credit.by_environment import by_environment
 from agentrl.learning.credit.group_relative import GRPO
-from agentrl.learning.episode_columns import groups_taught, per_trajectory, with_advantages, with_turn_rewards
+from agentrl.learning.episode_columns import (
+    groups_taught,
+    note_trainer_logprobs,
+    per_trajectory,
+    with_advantages,
+    with_turn_rewards,
+)
 from agentrl.learning.importance import IMPORTANCES, Importance, NoCorrection, with_importance
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES, Objective, weighted
@@ -79,6 +85,9 @@ class Reinforce(StageSettings):
         recompute_old_logprobs: take the ratio's denominator from a forward pass before the update, not from the
             sampler; None does so if `top_p` is below 1, where the sampler reports the truncated distribution.
         importance: correction for probabilities that differ between sampler and trainer; it recomputes the logprobs.
+        record_ratios: write to the record of each turn how likely its tokens were for the model that began to learn
+            from it (`Turn.trainer_logprobs`), so that `agentrl view` shows ratios. Costs a forward pass a step where
+            `recompute_old_logprobs` is off.
         feedback: applied to each step's groups in order.
         canary: labelled questions on which the model's own confidence must choose right answers, or the stage is
             refused or ends; None asks none.
@@ -108,6 +117,7 @@ class Reinforce(StageSettings):
     shaping: tuple[Annotated[Shaping, OneOf(SHAPINGS)], ...] = ()
     recompute_old_logprobs: bool | None = None
     importance: Annotated[Importance, OneOf(IMPORTANCES)] = NoCorrection()
+    record_ratios: bool = False
     feedback: tuple[Annotated[Feedback, OneOf(FEEDBACKS)], ...] = ()
     canary: Canary | None = None
     checkpoint_every: Count = 10
@@ -193,7 +203,8 @@ class _ReinforceStage(GroupStage):
         started = time.perf_counter()
         groups, sampled = await self._sample(source)
         context.rollouts.check_faults(sampled)
-        metrics = await self.learnt(context, learner, sampled, self._learn(context, learner, groups), started)
+        learning = self._learn(context, learner, groups, sampled)
+        metrics = await self.learnt(context, learner, sampled, learning, started)
         return Step(self.step + 1, self._settings.steps, metrics, sampled)
 
     async def _sample(self, source: Source) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:
@@ -227,9 +238,17 @@ class _ReinforceStage(GroupStage):
         return [group for group in shaped if any(t.trains for t in group.trajectories)]
 
     async def _learn(
-        self, context: Context, learner: Learner, groups: Sequence[TrajectoryGroup]
+        self,
+        context: Context,
+        learner: Learner,
+        groups: Sequence[TrajectoryGroup],
+        sampled: Sequence[TrajectoryGroup],
     ) -> Mapping[str, float]:
-        """One update from the groups; no update if no row can change the model. Returns: its metrics."""
+        """One update from the groups; no update if no row can change the model.
+
+        Args: sampled: all episodes of the step, which are recorded after it.
+        Returns: its metrics.
+        """
         rows = context.rows(groups)
         if not rows:
             logger.warning("step %d: no episode has a sampled token, so there is nothing to learn from", self.step + 1)
@@ -250,6 +269,11 @@ class _ReinforceStage(GroupStage):
             return metrics
         flags = [[flag] * len(group.trajectories) for flag, group in zip(taught, groups, strict=True)]
         rows = await self._weighed(context, learner, rows, _chosen(flags))
+        if self._settings.record_ratios:
+            learnt = [row for row in rows if not self._objective.ignores(row)]
+            if not self._recomputes_old(context):
+                learnt = await learner.fill(learnt, "old_logprobs")
+            _record_ratios(learnt, groups, sampled)
         rows = await with_expert(rows, shown, learner)
         return {**await learner.update(rows, self._objective), **metrics}
 
@@ -281,10 +305,7 @@ class _ReinforceStage(GroupStage):
         counted = taught if settings.weight == "differing" else None
         rows = with_coefficients(rows, settings.aggregation, max_tokens=max_tokens, counted=counted)
         rows = without_expert(rows) if settings.expert else rows
-        recompute = settings.recompute_old_logprobs
-        if recompute is None:
-            recompute = context.sampling.top_p < 1 or settings.importance.corrects
-        if recompute:
+        if self._recomputes_old(context):
             rows = with_importance(await self._filled(learner, rows, "old_logprobs"), settings.importance)
         else:
             rows = with_sampled_as_old(rows)
@@ -292,6 +313,10 @@ class _ReinforceStage(GroupStage):
             if column not in rows[0].columns:
                 rows = await self._filled(learner, rows, column)
         return rows
+
+    def _recomputes_old(self, context: Context) -> bool:
+        chosen = self._settings.recompute_old_logprobs
+        return chosen if chosen is not None else context.sampling.top_p < 1 or self._settings.importance.corrects
 
     async def _filled(self, learner: Learner, rows: Sequence[Row], column: str) -> list[Row]:
         """The rows with a column. Rows that the objective ignores go through no model and get the sampler's numbers."""
@@ -301,6 +326,18 @@ class _ReinforceStage(GroupStage):
             row.with_columns(**{column: row.column("sampled_logprobs")}) if flag else next(found)
             for row, flag in zip(rows, ignored, strict=True)
         ]
+
+
+def _record_ratios(rows: Sequence[Row], groups: Sequence[TrajectoryGroup], sampled: Sequence[TrajectoryGroup]) -> None:
+    """Write the trainer's log-probabilities to the turns of the episodes that are recorded.
+
+    Args:
+        rows: of the groups, with `old_logprobs` of the trainer.
+        sampled: what is recorded; shaped groups hold other turns.
+    """
+    recorded = {t.episode_id: t for group in sampled for t in group.trajectories}
+    names = enumerate(t.episode_id for group in groups for t in group.trajectories)
+    note_trainer_logprobs(rows, {number: recorded[name] for number, name in names if name in recorded})
 
 
 def _kl(row: Row) -> Array:

@@ -2,13 +2,14 @@
 
 import { api, h, problem, short } from "./dom.js";
 
-const NAMES = { logprobs: "log-probability", advantages: "advantage", versions: "policy version", turns: "turn" };
+const NAMES = { logprobs: "log-probability", advantages: "advantage", ratios: "ratio, trainer to sampler", versions: "policy version", turns: "turn" };
 const tip = document.getElementById("tip");
 
 // Strength and side of the colour of a number, in [-1, 1].
 const SCALES = {
   logprobs: () => value => -Math.min(1, -value / 4),
   advantages: values => { const most = Math.max(1e-9, ...values.map(Math.abs)); return value => value / most; },
+  ratios: () => value => Math.max(-1, Math.min(1, Math.log(value) / 0.2)),
   versions: values => { const low = Math.min(...values), range = Math.max(1, Math.max(...values) - low); return value => 0.2 + (0.8 * (value - low)) / range; },
   turns: () => value => (value % 2 ? 0.55 : 0.2),
 };

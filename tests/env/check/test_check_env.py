@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,14 @@ def _problem(name: str, code: str) -> str:
 def test_a_hang_is_found_with_its_line():
     assert "planted.py:" in _problem("HangsInScore", "hangs")
     assert "score did not return within 0.8 s" in _problem("HangsInAsyncScore", "hangs")
+
+
+def test_a_hang_does_not_keep_the_program_from_ending():
+    before = set(threading.enumerate())
+    report_on("HangsInScore")
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    assert left
+    assert all(thread.daemon for thread in left)
 
 
 def test_tasks_of_a_class_that_no_other_process_can_make_are_made_again_here():

@@ -177,6 +177,16 @@ async def test_a_server_that_is_gone_for_too_long_is_an_infrastructure_fault(
     assert caught.value.at == "network"
 
 
+async def test_a_connection_that_was_closed_while_idle_is_no_lost_server(server: FakeServer, connect: Connect) -> None:
+    sampler = connect(here=server)
+    await sampler.act(ASKED, (), episode_id="a")
+    server.faults.closing = 1
+    assert (await sampler.act(ASKED, (), episode_id="b")).token_ids
+    assert server.faults.closing == 0
+    assert sampler.metrics["scale/server_losses"] == 0
+    assert sum("pause" in path for path in server.seen.paths) == 1
+
+
 async def test_a_pause_whose_answer_was_lost_is_ended(server: FakeServer, connect: Connect) -> None:
     """Others may sample from the server too, and would wait without end."""
     sampler = connect(here=server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,30 @@ async def test_what_an_agent_started_ends_with_it(tmp_path: Path) -> None:
     assert await gone(int((tmp_path / "pid").read_text()))
 
 
+AWAY = "setsid sh -c 'sleep 60 & echo $! > {0}/pid' </dev/null >/dev/null 2>&1; cat {0}/pid >/dev/null"
+"""Starts a silent process in a session of its own, whose parent then ends."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such a process has no tie to the agent")
+@pytest.mark.parametrize("end", ["; exit 3", "; sleep 60"])
+async def test_a_process_that_left_the_agents_session_ends_with_it(tmp_path: Path, end: str) -> None:
+    ended = await CommandAgent(AgentConfig(AWAY.format(tmp_path) + end, timeout_s=0.5)).run({}, lambda: 0.0)
+    assert ended.status == (3 if "exit" in end else None)
+    assert not is_alive(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such a process has no tie to the agent")
+async def test_a_process_that_left_the_agents_session_ends_if_this_process_is_killed(tmp_path: Path) -> None:
+    with Tail() as output:
+        process = await started(f"{AWAY.format(tmp_path)}; sleep 60", os.environ, output)
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            await asyncio.sleep(0.01)
+        assert process.stdin is not None
+        process.stdin.close()  # as the kernel does it
+        assert await asyncio.wait_for(process.wait(), 10) == 137
+        assert not is_alive(int((tmp_path / "pid").read_text()))
+
+
 async def test_time_in_which_the_agent_waits_for_the_model_does_not_count() -> None:
     agent = CommandAgent(AgentConfig("sleep 0.6", timeout_s=0.2))
     assert (await agent.run({}, lambda: 0.0)).status is None
@@ -68,7 +93,7 @@ async def test_an_agent_ends_if_this_process_is_killed(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
         assert process.stdin is not None
         process.stdin.close()  # as the kernel does it
-        assert await asyncio.wait_for(process.wait(), 10) == -9
+        assert await asyncio.wait_for(process.wait(), 10) == 137
         assert await gone(int((tmp_path / "pid").read_text()))
 
 

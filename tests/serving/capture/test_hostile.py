@@ -196,6 +196,27 @@ async def test_slow_clients_lose_their_place(server: CaptureServer, monkeypatch:
     await goes_on(server)
 
 
+async def test_a_connection_in_use_keeps_its_place(server: CaptureServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two requests it is silent whenever the server looks."""
+    looks = []
+
+    class Watched(capture_server._Impatient):
+        def _look(self) -> None:
+            looks.append(self)
+            super()._look()
+
+    monkeypatch.setattr(server._server.config, "http_protocol_class", Watched)
+    monkeypatch.setattr(capture_server, "_SILENT_S", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+    async with asyncio.timeout(60):
+        while len(looks) < 4:
+            writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert (await reader.readuntil(b"}")).endswith(b'{"status":"ok"}')
+            await asyncio.sleep(0.005)
+        assert await reader.read() == b""  # no more requests: it ends
+    writer.close()
+
+
 async def test_a_thousand_idle_sessions(server: CaptureServer, model: ChatModel) -> None:
     env = registry.make(ENV)
     task = env.tasks.split("eval")[0]

@@ -14,9 +14,12 @@ import pytest
 from agentrl.env import registry
 from agentrl.errors import RolloutError
 from agentrl.learning.rows import build_rows
+from agentrl.policy.base import SamplingParams
+from agentrl.policy.engine.scheduler import Engine, EngineOptions
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.store import TrajectoryStore
+from agentrl.serving.capture import session
 from agentrl.serving.capture.agents import Exit
 from agentrl.serving.capture.playing import AgentPlayer
 from agentrl.serving.capture.recorder import capture
@@ -31,6 +34,7 @@ class Mouth:
 
     def __init__(self, engine: Any, said: int = 0, failures: int = 0) -> None:
         self._engine, self.release, self.options, self.busy = engine, engine.release, engine.options, 0
+        self.has_begun = engine.has_begun
         self._said, self._failures, self.spoke = said, failures, asyncio.Event()
 
     async def sample(self, *arguments: Any, on_token: Callable[[int, float], None], **named: Any) -> Any:
@@ -123,10 +127,52 @@ async def test_a_first_turn_that_takes_too_long_is_a_failure(
     assert build_rows([group]) == []  # it counts, and none of its tokens trains
 
 
-async def test_a_sampler_that_had_not_begun_is_a_fault(model: ChatModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_a_client_that_hangs_up_at_once_does_not_hide_its_episode(
+    model: ChatModel, tmp_path: Path, has_begun: bool
+) -> None:
     mouth = Mouth(model.policy.engine)
-    with pytest.raises(RolloutError, match="before the first token of its turn was sampled"):
+    mouth.has_begun = lambda owner: has_begun
+    group, stored = await played(model, mouth, Impatient(mouth, status=0), tmp_path / "t.jsonl")
+    (trajectory,) = group.trajectories
+    assert (trajectory.ending.kind, trajectory.success, trajectory.labels.attempt) == ("error", False, 0)
+    (turn,) = stored.turns
+    assert (turn.action.text, turn.action.usage["completion_tokens"]) == ("", 0)
+    assert build_rows([group]) == []
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_a_sampler_that_is_too_busy_to_begin_is_a_fault(
+    model: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_begun: bool
+) -> None:
+    """A turn that has no place yet is the engine's matter after a second; one that has a place, after half a minute."""
+    monkeypatch.setattr(session, "_PATIENT_S" if has_begun else "_IMPATIENT_S", 0.0)
+    mouth = Mouth(model.policy.engine)
+    mouth.has_begun = lambda owner: has_begun
+    with pytest.raises(RolloutError, match="too busy to begin its turn"):
         await played(model, mouth, Impatient(mouth, status=1), tmp_path / "t.jsonl")
+
+
+async def test_an_engine_knows_which_turns_wait_for_a_place(model: ChatModel) -> None:
+    """Seen from outside: of two turns in an engine with one slot, the one that waits is the engine's matter."""
+    engine = Engine(
+        model.policy.model,
+        stop_ids=frozenset(),
+        decode=model.policy.format.decode,
+        options=EngineOptions(slots=1, context=64),
+    )
+    began = asyncio.Event()
+    turns = [
+        asyncio.create_task(
+            engine.sample(name, [1, 2], SamplingParams(max_tokens=40), 1, on_token=lambda *_: began.set())
+        )
+        for name in ("first", "second")
+    ]
+    await began.wait()
+    assert [engine.has_begun(name) for name in ("first", "second", "third")] == [True, False, False]
+    for turn in turns:
+        turn.cancel()
+    await asyncio.gather(*turns, return_exceptions=True)
 
 
 async def test_a_failure_of_the_sampler_counts_unless_a_retry_got_the_turn(model: ChatModel, tmp_path: Path) -> None:
@@ -142,13 +188,13 @@ def test_a_session_whose_turn_nobody_read_has_failed(model: ChatModel) -> None:
     with capture(model.policy) as recorder:
         mouth = Mouth(model.policy.engine, said=2)
         recorder.policy.engine = mouth  # type: ignore[assignment]
-        with recorder.session("Lamp 1?") as session:
-            session.reward = 1.0
+        with recorder.session("Lamp 1?") as open_session:
+            open_session.reward = 1.0
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(
-                    f"{session.base_url}/chat/completions",
+                    f"{open_session.base_url}/chat/completions",
                     json={"model": "any", "messages": [{"role": "user", "content": "Lamp 1?"}]},
-                    headers={"authorization": f"Bearer {session.key}"},
+                    headers={"authorization": f"Bearer {open_session.key}"},
                     timeout=1.0,
                 )
     (trajectory,) = recorder.trajectories

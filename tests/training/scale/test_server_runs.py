@@ -87,6 +87,22 @@ def test_a_run_over_a_server_is_the_embedded_run(kind: type[FakeServer], taught:
     assert not (tmp_path / "served" / "server_weights").exists()
 
 
+@pytest.mark.parametrize("lora", ["merged", "swapped"])
+def test_a_run_that_trains_adapters_over_a_server(lora: str, taught: Path, tmp_path: Path) -> None:
+    server = FakeVllm(taught)
+    with listening(server) as process:
+        config = config_of(taught, server=process.url, server_lora=lora)
+        rl = replace(PLAYED["rl"], steps=2)
+        model = replace(config.model, lora=LoRA(rank=2))
+        train(replace(config, model=model, stages={"rl": rl}), tmp_path / "served")
+    lines = [json.loads(line) for line in (tmp_path / "served" / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["stage"] == "rl"]
+    assert [line["version"] for line in trained] == [1, 2]
+    assert trained[0]["mismatch/nats"] < 1e-4
+    assert all(line["scale/server_difference"] < 1e-3 for line in trained)
+    assert bool(server.adapters) == (lora == "swapped")
+
+
 def test_a_server_that_is_killed_changes_nothing(taught: Path, tmp_path: Path) -> None:
     """Between steps its connections close; in mid-step it begins again while turns are sampled."""
     train(config_of(taught), tmp_path / "embedded")
@@ -135,8 +151,6 @@ def test_settings_that_cannot_work_are_refused(taught: Path, tmp_path: Path, sca
 
 def test_what_servers_cannot_give_is_refused(taught: Path, tmp_path: Path) -> None:
     served = config_of(taught, server="http://localhost:8000")
-    with pytest.raises(ConfigError, match=r"model.lora.rank = 0"):
-        train(replace(served, model=replace(served.model, lora=LoRA(rank=2))), tmp_path / "run")
     reading = replace(served, stages={"after": Evaluate(num_tasks=6, measures=("confidence",))})
     with pytest.raises(ConfigError, match=r"stages.after reads how sure the model is"):
         train(reading, tmp_path / "run")

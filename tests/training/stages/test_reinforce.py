@@ -255,6 +255,26 @@ def test_rows_without_an_advantage_go_through_no_model(run_of: RunOf, monkeypatc
     assert filled[0] < len(rows)
 
 
+def test_how_likely_tokens_were_for_the_model_that_learns_is_recorded(run_of: RunOf) -> None:
+    """Also under a shaping, which gives the estimator other turns than those of the record; weights stay the same."""
+    stage = Reinforce(steps=3, playing=Playing(4, 4, max_lag=1), shaping=(Minus(),), learner=FAST)
+    plain, noted = run_of({"rl": stage}), run_of({"rl": replace(stage, record_ratios=True)}, "noted")
+    assert metrics_of(noted, "rl")[-1]["loss/policy"] == metrics_of(plain, "rl")[-1]["loss/policy"]
+    episodes = list(TrajectoryStore(noted / "trajectories.jsonl"))
+    differs = {
+        group: len({t.reward for t in episodes if t.group_id == group}) > 1 for t in episodes for group in [t.group_id]
+    }
+    known = [turn for t in episodes for turn in t.turns if differs[t.group_id]]
+    assert known
+    for turn in known:
+        assert turn.trainer_logprobs == pytest.approx(turn.action.logprobs, abs=1.0)
+    assert any(turn.trainer_logprobs != turn.action.logprobs for turn in known)
+    fresh = [turn for t in episodes for turn in t.turns if differs[t.group_id] and t.labels.step == 1]
+    assert all(turn.trainer_logprobs == pytest.approx(turn.action.logprobs, abs=1e-4) for turn in fresh)
+    assert all(turn.trainer_logprobs is None for t in episodes for turn in t.turns if not differs[t.group_id])
+    assert all(turn.trainer_logprobs is None for t in TrajectoryStore(plain / "trajectories.jsonl") for turn in t.turns)
+
+
 def test_dynamic_sampling_that_finds_too_few_groups_does_not_enlarge_their_weight(
     run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
