@@ -36,7 +36,7 @@ sys.path.insert(0, sys.argv[1])
 import agentrl
 assert agentrl.__file__.startswith(sys.argv[1]), agentrl.__file__
 names = [found.name for found in pkgutil.walk_packages(agentrl.__path__, "agentrl.")]
-optional = ("mcp", "mcp_types", "openenv", "websockets")
+optional = ("aiohttp", "mcp", "mcp_types", "openenv", "verifiers", "websockets")
 modules = []
 for name in names:
     try:
@@ -89,6 +89,12 @@ def test_every_module_is_in_the_wheel_and_can_be_imported(installed: Path) -> No
 @pytest.mark.parametrize("name", DATA)
 def test_the_wheel_has_what_is_no_module(installed: Path, name: str) -> None:
     assert (installed / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_wheel_has_the_names_that_verifiers_looks_for(installed: Path) -> None:
+    for path in (ROOT / "plugins").glob("*.py"):
+        assert (installed / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentrl.conform import doors, files
+from agentrl.conform import doors, files, verifiers_doors
 from agentrl.conform.doors import Job
 from agentrl.conform.episodes import played
 from agentrl.conform.report import ConformReport, Door
@@ -44,7 +44,9 @@ DOORS: Mapping[str, Callable[[Job], Door]] = {
     "harbor": files.harbor,
     "atif": files.records("atif", "atif"),
     "inspect": files.records("inspect", "inspect_ai"),
-    "verifiers": files.records("verifiers", "verifiers"),
+    "verifiers traces": files.records("verifiers", "verifiers"),
+    "verifiers: our taskset": verifiers_doors.ours,
+    "verifiers: as our Env": verifiers_doors.theirs,
 }
 _INSTALL = {
     "serve": "pip install 'agentrl[serve]'",
@@ -57,6 +59,7 @@ _INSTALL = {
     "atif": "pip install atif==1.8.0",
     "inspect_ai": "pip install inspect_ai==0.3.285",
     "verifiers": "pip install verifiers==0.4.0",
+    "agentrl_verifiers": "pip install 'agentrl[viewer]' next to verifiers",
 }
 
 

@@ -41,7 +41,7 @@ class Parrot(LocalPolicy):
 
     def __init__(self, episode: Trajectory) -> None:
         texts = [message.content for message in episode.messages()]
-        config = {"hidden_size": 8, "num_layers": 1, "max_position_embeddings": _CONTEXT}
+        config: dict[str, Any] = {"hidden_size": 8, "num_layers": 1, "max_position_embeddings": _CONTEXT}
         super().__init__(*build_tiny([*texts, "{}"], **config), slots=1, max_context=_CONTEXT)
         actions = [turn.action for turn in episode.turns]
         self.engine: Any = _Said([tuple(self.format.render_action(a, episode.tools)) for a in (*actions, _END)])
