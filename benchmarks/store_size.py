@@ -1,18 +1,21 @@
 """What `agentrl report` and `agentrl compare` take on stores of growing size: peak memory and time.
 
-usage: nice -n 10 python benchmarks/store_size.py [--mb 10 100 1000] [--turns 20] [--observed 300] [--sampled 60]
-       [--under DIR] [--json]
+usage: nice -n 10 python benchmarks/store_size.py [--mb 10 100 1000] [--shapes long short] [--out OUT] [--under DIR]
 
-Makes stores of each size in a temporary folder (or under --under): a benchmark's and a training run's. One benchmark of
-16 short episodes is really played; its lines are repeated under other names until the store has the size. Then each
-command runs in a process of its own, and the table says its peak of resident memory, its seconds of CPU, and how both
-grow: an exponent of 1 is as fast as the store, 0 not at all. Exit code 1 if a command fails, or holds more than
+Makes stores of each size in a temporary folder (or under --under): two benchmarks and a training run. A benchmark of 16
+episodes is really played; its lines are repeated under other names until the store has the size. `long` episodes have
+10 turns of 300 observed and 60 sampled tokens, `short` ones 4 turns of 24 and 24. The second benchmark has other
+outcomes on half of the tasks. Then each command runs in a process of its own, and the table says its peak of resident
+memory, its seconds of CPU, and how both grow: an exponent of 1 is as fast as the store, 0 not at all.
+
+Each finished row is a line of OUT/rows.jsonl and is not measured again. Exit code 1 if a command holds more than
 --most-mb.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -22,8 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ from agentrl.trajectory import Task
 
 PLAYED = 16
 VOCABULARY = 150_000
+KEPT = Path(__file__).resolve().parent / "results" / "store-size"
 COMMANDS = {
     "report, benchmark": ["report", "{bench}"],
     "report, training run": ["report", "{run}"],
@@ -64,6 +68,8 @@ main(sys.argv[1:])
 class Row:
     """One command on one size of store."""
 
+    shape: str
+    size_mb: float
     command: str
     store_mb: float
     episodes: int
@@ -71,20 +77,28 @@ class Row:
     cpu_s: float
     wall_s: float
 
+    @property
+    def cell(self) -> tuple[str, float, str]:
+        return self.shape, self.size_mb, self.command
+
 
 @dataclass(frozen=True)
 class Shape:
     """Of an episode: its turns, and the tokens that each of them observes and samples."""
 
-    turns: int = 20
-    observed: int = 300
-    sampled: int = 60
+    turns: int
+    observed: int
+    sampled: int
+
+
+SHAPES = {"long": Shape(10, 300, 60), "short": Shape(4, 24, 24)}
 
 
 class Library(ToolEnv):
     """Read pages until enough were read, then answer."""
 
     words = 150
+    solved_by = 1
 
     tasks = Tasks.of(eval=[{"n": n} for n in range(PLAYED)])
 
@@ -98,7 +112,7 @@ class Library(ToolEnv):
         return " ".join(f"word{words.randrange(5_000)}" for _ in range(self.words))
 
     def score(self, answer: str | None) -> float:
-        return float(self.task.data["n"] % 2)
+        return float(self.task.data["n"] // self.solved_by % 2)
 
 
 def reader(shape: Shape) -> FunctionPolicy:
@@ -123,12 +137,13 @@ def reader(shape: Shape) -> FunctionPolicy:
     return FunctionPolicy(act, "reader")
 
 
-def play(folder: Path, shape: Shape) -> None:
-    """The benchmark whose lines are repeated."""
+def play(folder: Path, shape: Shape, solved: int = 1) -> None:
+    """The benchmark whose lines are repeated. Args: solved: which half of the tasks are."""
 
     class Shaped(Library):
         max_turns = shape.turns + 1
         words = shape.observed // 2
+        solved_by = solved
 
     run_bench(Shaped, reader(shape), config=BenchConfig(references=False), out=folder)
 
@@ -208,33 +223,31 @@ def exponent(first: tuple[float, float], last: tuple[float, float]) -> float:
     return math.log(last[1] / first[1]) / math.log(last[0] / first[0])
 
 
-def rows_of(size_mb: float, played: Path, root: Path) -> list[Row]:
-    """Every command on stores of one size, which are removed afterwards."""
+def measure(shape: str, size_mb: float, commands: Collection[str], root: Path, keep: Callable[[Row], None]) -> None:
+    """Commands on stores of one shape and size, which are removed afterwards."""
     places = {name: root / f"{size_mb:g}-{name}" for name in ("bench", "other", "run")}
-    count = multiply(played, places["bench"], int(size_mb * 1e6))
-    places["other"].mkdir()
-    for file in places["bench"].iterdir():
-        os.link(file, places["other"] / file.name)
+    for name, solved in (("bench", 1), ("other", 2)):
+        play(root / f"played-{solved}", SHAPES[shape], solved)
+        count = multiply(root / f"played-{solved}", places[name], int(size_mb * 1e6))
+        shutil.rmtree(root / f"played-{solved}")
     as_run(places["bench"], places["run"])
     store_mb = (places["bench"] / "trajectories.jsonl").stat().st_size / 1e6
-    rows = []
-    for name, words in COMMANDS.items():
-        peak, cpu_s, wall_s = measured([word.format(**places) for word in words])
-        rows.append(Row(name, store_mb, count, peak, cpu_s, wall_s))
-        print(f"{store_mb:8.0f} MB  {name:22}  peak {peak:7.0f} MB  {cpu_s:7.1f} s CPU", file=sys.stderr, flush=True)
+    for name in commands:
+        peak, cpu_s, wall_s = measured([word.format(**places) for word in COMMANDS[name]])
+        keep(Row(shape, size_mb, name, store_mb, count, peak, cpu_s, wall_s))
+        print(f"{shape} {store_mb:8.0f} MB  {name:22}  peak {peak:7.0f} MB  {cpu_s:7.1f} s CPU", flush=True)
     for place in places.values():
         shutil.rmtree(place)
-    return rows
 
 
 def shown(rows: list[Row]) -> str:
-    """The table: one line for each command and size, with the exponents over all sizes."""
+    """The table: one line for each shape, command and size, with the exponents over all sizes."""
     lines = [
-        "| command | store | episodes | peak | CPU | memory grows with | time grows with |",
-        "|---|---|---|---|---|---|---|",
+        "| episodes | command | store | number | peak | CPU | memory grows with | time grows with |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for name in COMMANDS:
-        own = [row for row in rows if row.command == name]
+    for shape, name in itertools.product(SHAPES, COMMANDS):
+        own = sorted((row for row in rows if (row.shape, row.command) == (shape, name)), key=lambda row: row.store_mb)
         for row in own:
             power = ["", ""]
             if row is own[-1] and len(own) > 1:
@@ -244,8 +257,8 @@ def shown(rows: list[Row]) -> str:
                     for of in ("peak_mb", "cpu_s")
                 ]
             lines.append(
-                f"| {name} | {row.store_mb:,.0f} MB | {row.episodes:,} | {row.peak_mb:,.0f} MB | {row.cpu_s:.1f} s "
-                f"| {power[0]} | {power[1]} |"
+                f"| {shape} | {name} | {row.store_mb:,.0f} MB | {row.episodes:,} | {row.peak_mb:,.0f} MB "
+                f"| {row.cpu_s:.1f} s | {power[0]} | {power[1]} |"
             )
     return "\n".join(lines)
 
@@ -253,19 +266,27 @@ def shown(rows: list[Row]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--mb", type=float, nargs="+", default=[10, 100, 1000], help="sizes of stores")
-    for name in (one.name for one in fields(Shape)):
-        parser.add_argument(f"--{name}", type=int, default=getattr(Shape, name), help=f"as Shape.{name}")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="of the episodes")
     parser.add_argument("--most-mb", type=float, default=300, help="exit code 1 above this peak")
+    parser.add_argument("--out", type=Path, default=KEPT, help="where finished rows are kept")
     parser.add_argument("--under", type=Path, help="where the stores are made; a temporary folder by default")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows: list[Row] = []
+    options.out.mkdir(parents=True, exist_ok=True)
+    log = options.out / "rows.jsonl"
+    rows = [Row(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def keep(row: Row) -> None:
+        rows.append(row)
+        with log.open("a") as lines:
+            lines.write(json.dumps(asdict(row)) + "\n")
+
+    done = {row.cell for row in rows}
     with tempfile.TemporaryDirectory(dir=options.under) as temporary:
-        root = Path(temporary)
-        play(root / "played", Shape(options.turns, options.observed, options.sampled))
-        for size_mb in options.mb:
-            rows += rows_of(size_mb, root / "played", root)
-    print(json.dumps([asdict(row) for row in rows], indent=2) if options.json else shown(rows))
+        for shape, size_mb in itertools.product(options.shapes, options.mb):
+            missing = [name for name in COMMANDS if (shape, size_mb, name) not in done]
+            if missing:
+                measure(shape, size_mb, missing, Path(temporary), keep)
+    print(shown(rows))
     return int(any(row.peak_mb > options.most_mb for row in rows))
 
 

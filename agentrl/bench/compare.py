@@ -27,7 +27,7 @@ from agentrl.bench.statistics.significance import (
 from agentrl.errors import ConfigError, did_you_mean
 
 SUCCESS = Success()
-ValuesByTask = Mapping[str, list[float]]
+ValuesByTask = Mapping[str, Sequence[float]]
 RECORDED = tuple(measure.name for measure in (SUCCESS, SuccessOfAttempted(), Reward()))
 """Measures that a record holds; others are computed from trajectories."""
 RESOLVED = (0.01, 0.02, 0.05, 0.1)
@@ -77,7 +77,7 @@ def _check(first: BenchRecord, second: BenchRecord, *, allow_versions: bool, for
     )
     if found and not force:
         raise ConfigError(f"cannot compare: {found[0]}. {found[0].advice}")
-    if not first.tasks.keys() & second.tasks.keys():
+    if first.tasks.keys().isdisjoint(second.tasks):
         raise ConfigError(
             f"cannot compare: no task was played by both (splits {first.split!r} and {second.split!r}). Give both the "
             "same split, seed and number of tasks"
@@ -91,21 +91,26 @@ def _values(one: BenchResult | BenchRecord, measure: PerEpisode) -> ValuesByTask
     return recorded_values(one, measure.name)
 
 
-def recorded_values(record: BenchRecord, measure: str) -> dict[str, list[float]]:
-    """Task id -> the numbers of its episodes. Raises: ConfigError for a measure that a record does not hold."""
+def recorded_values(record: BenchRecord, measure: str) -> dict[str, tuple[float, ...]]:
+    """Task id -> the numbers of its episodes. Raises: ConfigError for a measure that a record does not hold.
+
+    Tasks with equal numbers share them.
+    """
     if measure not in RECORDED:
         raise ConfigError(
             f"a record does not hold the measure {measure!r}.{did_you_mean(measure, RECORDED)} In Python, compare() of "
             "two results takes every measure that is a mean over episodes"
         )
-    return {task: _numbers(result.trials, measure) for task, result in record.tasks.items()}
+    found = ((task, _numbers(result.trials, measure)) for task, result in record.tasks.items())
+    equal: dict[tuple[float, ...], tuple[float, ...]] = {}
+    return {task: equal.setdefault(values, values) for task, values in found}
 
 
-def _numbers(trials: Any, measure: str) -> list[float]:
+def _numbers(trials: Any, measure: str) -> tuple[float, ...]:
     counting: list[TrialResult] = [t for t in trials if t.is_scored or measure == SuccessOfAttempted.name]
     if measure == Reward.name:
-        return [t.reward for t in counting if t.reward is not None]
-    return [float(t.success) for t in counting]
+        return tuple(t.reward for t in counting if t.reward is not None)
+    return tuple(float(t.success) for t in counting)
 
 
 @dataclass(frozen=True)

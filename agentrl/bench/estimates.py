@@ -212,8 +212,8 @@ def _effective_size(
 
 
 def cluster_bootstrap(
-    values_by_task: Sequence[Any],
-    statistic: Callable[[Sequence[Any]], float],
+    values_by_task: Sequence[Any] | NDArray[Any],
+    statistic: Callable[[Any], float],
     *,
     resamples: int = 2000,
     seed: int = 0,
@@ -222,7 +222,7 @@ def cluster_bootstrap(
     """Percentile bootstrap over whole tasks, for statistics without a formula.
 
     Args:
-        values_by_task: one entry per task, of any kind that `statistic` reads.
+        values_by_task: one entry per task, of any kind that `statistic` reads; an array is resampled as an array.
         statistic: of a resampled list of entries; resamples where it is not finite are left out. If all resamples
             agree, the interval is infinite.
     Source: Efron and Tibshirani 1993, chapter 13; resampling clusters: Field and Welsh 2007, JRSS B 69(3).
@@ -231,13 +231,17 @@ def cluster_bootstrap(
     if n == 0:
         return Estimate(math.nan, -math.inf, math.inf, 0)
     rng = np.random.default_rng(seed)
-    drawn = [statistic([values_by_task[i] for i in rng.integers(n, size=n)]) for _ in range(resamples)]
+    drawn = [statistic(_chosen(values_by_task, rng.integers(n, size=n))) for _ in range(resamples)]
     values = [value for value in drawn if math.isfinite(value)]
     mean = float(statistic(values_by_task))
     if n == 1 or len(values) == 0 or _all_equal(values):
         return Estimate(mean, -math.inf, math.inf, n)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(mean, float(low), float(high), n)
+
+
+def _chosen(values_by_task: Sequence[Any] | NDArray[Any], tasks: NDArray[np.int64]) -> Sequence[Any] | NDArray[Any]:
+    return values_by_task[tasks] if isinstance(values_by_task, np.ndarray) else [values_by_task[i] for i in tasks]
 
 
 def paired_difference(

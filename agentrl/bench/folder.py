@@ -94,16 +94,18 @@ class BenchFolder:
             write_summary(self.path / SUMMARY, {"identity": self.identity.to_json(), **summary})
 
 
-def read_summary(folder: Path, *, raw: Collection[str] = ()) -> dict[str, Any]:
+def read_summary(folder: Path, *, raw: Collection[str] = (), without: Collection[str] = ()) -> dict[str, Any]:
     """The summary of a benchmark's folder. Raises: ConfigError if there is none.
 
-    Args: raw: fields that stay as they are written (`msgspec.Raw`): those of every task may be large.
+    Args:
+        raw: fields that stay as they are written (`msgspec.Raw`): those of every task may be large.
+        without: fields that are not read either; they are None where the summary has them.
     """
     path = folder / SUMMARY
     try:
-        summary = _fields(path.read_bytes(), raw)
+        summary = _fields(path.read_bytes(), raw, without)
         identity = summary["identity"]
-        if "identity" not in raw:
+        if "identity" not in (*raw, *without):
             identity["tasks"]["fingerprints"].items()
     except (FileNotFoundError, NotADirectoryError):
         if (folder / SUITE).is_file():
@@ -120,16 +122,19 @@ def read_summary(folder: Path, *, raw: Collection[str] = ()) -> dict[str, Any]:
     return summary
 
 
-def _fields(text: bytes, raw: Collection[str]) -> dict[str, Any]:
-    if not raw:
+def _fields(text: bytes, raw: Collection[str], without: Collection[str]) -> dict[str, Any]:
+    if not raw and not without:
         found: dict[str, Any] = json.loads(text)
         return found
     try:
         parts = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        return {name: part.copy() if name in raw else msgspec.json.decode(part) for name, part in parts.items()}
+        wanted = {name: part for name, part in parts.items() if name not in without}
+        decoded = {name: part if name in raw else msgspec.json.decode(part) for name, part in wanted.items()}
     except msgspec.DecodeError:  # half a character, which the standard library reads
-        parts = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in json.loads(text).items()}
-        return {name: part if name in raw else json.loads(bytes(part)) for name, part in parts.items()}
+        values = json.loads(text)
+        decoded = {name: msgspec.Raw(json.dumps(of).encode()) if name in raw else of for name, of in values.items()}
+        parts = decoded
+    return {name: None if name in without else decoded[name] for name in parts}
 
 
 def default_out(env_id: str, policy: str, root: str | Path = "runs") -> Path:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,6 +23,8 @@ from agentrl.bench.identity import package_version
 from agentrl.bench.measures.endings import follows_actions
 from agentrl.errors import ConfigError, Who
 from agentrl.trajectory import Ending, EndingKind, EnvRef, Trajectory
+
+_MOST_EQUAL = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class BenchRecord:
     @classmethod
     def from_json(cls, summary: Mapping[str, Any]) -> BenchRecord:
         """Read what `BenchResult.to_json` wrote. Raises: KeyError, TypeError or AttributeError for something else."""
-        tasks = {task: _task(result) for task, result in _one_by_one(summary["tasks"])}
+        tasks = _Tasks(_one_by_one(summary["tasks"]))
         config = summary["config"]
         return cls(
             env=EnvRef(**summary["env"]),
@@ -140,7 +143,7 @@ def read_record(place: str | Path) -> BenchRecord:
     """
     path = Path(place)
     folder = path.parent if path.name == SUMMARY else path
-    summary = read_summary(folder, raw=("tasks", "identity"))
+    summary = read_summary(folder, raw=["tasks"], without=["identity"])
     if "tasks" not in summary:
         raise ConfigError(
             f"{folder} holds a benchmark that was stopped before its results were written: the same `agentrl bench` "
@@ -210,20 +213,53 @@ def _trial_to_json(trial: TrialResult) -> dict[str, Any]:
     }
 
 
-def _task(record: Mapping[str, Any]) -> TaskResult:
-    trials = tuple(_trial(trial) for trial in record["trials"])
-    return TaskResult(record["fingerprint"], trials, record.get("family", ""))
+class _Tasks(Mapping[str, TaskResult]):
+    """The results of tasks from their JSON, in columns: about 0.3 kB each. A `TaskResult` is made when it is asked for.
+
+    Args: records: id and JSON form of each task.
+    Raises: KeyError, TypeError or AttributeError for something else.
+    """
+
+    def __init__(self, records: Iterable[tuple[str, Any]]) -> None:
+        self._rows: dict[str, int] = {}
+        self._fingerprints: list[str] = []
+        self._families: list[str] = []
+        self._ends = array("q")
+        self._trials: list[tuple[int, float | None, bool, Ending, bool]] = []
+        self._seeds: list[int] = []
+        equal: dict[Any, Any] = {}
+        for task, record in records:
+            self._rows[task] = len(self._ends)
+            self._fingerprints.append(record["fingerprint"])
+            family = record.get("family", "")
+            self._families.append(equal.setdefault(family, family) if len(equal) < _MOST_EQUAL else family)
+            for trial in record["trials"]:
+                found = _but_seed(trial)
+                self._trials.append(equal.setdefault(found, found) if len(equal) < _MOST_EQUAL else found)
+                self._seeds.append(trial["seed"])
+            self._ends.append(len(self._trials))
+
+    def __getitem__(self, task: str) -> TaskResult:
+        row = self._rows[task]
+        numbers = range(self._ends[row - 1] if row else 0, self._ends[row])
+        trials = tuple(_trial(self._seeds[number], self._trials[number]) for number in numbers)
+        return TaskResult(self._fingerprints[row], trials, self._families[row])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
-def _trial(record: Mapping[str, Any]) -> TrialResult:
-    return TrialResult(
-        record["trial"],
-        record["seed"],
-        record["reward"],
-        record["success"],
-        _ending(record["ending"], record.get("detail", ""), record.get("who", "")),
-        record.get("after_actions", False),
-    )
+def _but_seed(record: Mapping[str, Any]) -> tuple[int, float | None, bool, Ending, bool]:
+    ending = _ending(record["ending"], record.get("detail", ""), record.get("who", ""))
+    return record["trial"], record["reward"], record["success"], ending, record.get("after_actions", False)
+
+
+def _trial(seed: int, others: tuple[int, float | None, bool, Ending, bool]) -> TrialResult:
+    trial, reward, success, ending, after_actions = others
+    return TrialResult(trial, seed, reward, success, ending, after_actions)
 
 
 @lru_cache(maxsize=256)

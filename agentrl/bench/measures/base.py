@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agentrl.bench.estimates import Estimate, ValuesByTask, mean_over_trials
 from agentrl.bench.statistics.families import Families, families_of
 from agentrl.registry import Registry
@@ -156,3 +159,11 @@ def by_task(episodes: Sequence[Trajectory], value: Callable[[Trajectory], float]
     for episode in episodes:
         values.setdefault(episode.task.id, []).append(value(episode))
     return values
+
+
+def sums_by_task(episodes: Sequence[Trajectory], *values: Callable[[Trajectory], float]) -> NDArray[np.float64]:
+    """(C, K) sums of K numbers over the episodes of each task, tasks in order of first appearance."""
+    rows: dict[str, int] = {}
+    labels = np.array([rows.setdefault(episode.task.id, len(rows)) for episode in episodes], dtype=np.int64)
+    columns = (np.fromiter(map(value, episodes), dtype=np.float64, count=len(episodes)) for value in values)
+    return np.stack([np.bincount(labels, weights=column, minlength=len(rows)) for column in columns], axis=1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentrl.bench.estimates import Estimate, cluster_bootstrap
-from agentrl.bench.measures.base import Measure, PerEpisode, by_task, scored
+from agentrl.bench.measures.base import Measure, PerEpisode, scored, sums_by_task
 from agentrl.bench.measures.success import Success
 from agentrl.bench.measures.tools import ratio
 from agentrl.trajectory import Trajectory, Turn
@@ -82,9 +82,7 @@ class TokensPerSuccess(Measure):
     def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
         sampled, success = CompletionTokens().of, Success().of
         known = [episode for episode in scored(episodes) if not math.isnan(sampled(episode))]
-        tokens, successes = by_task(known, sampled).values(), by_task(known, success).values()
-        pairs = [(sum(t), sum(s)) for t, s in zip(tokens, successes, strict=True)]
-        return cluster_bootstrap(pairs, ratio, resamples=500)
+        return cluster_bootstrap(sums_by_task(known, sampled, success), ratio, resamples=500)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from agentrl.bench.estimates import Estimate, cluster_bootstrap
-from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, by_task, scored
+from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, scored, sums_by_task
 from agentrl.trajectory import Trajectory
 
 
@@ -77,10 +81,8 @@ class ToolErrors(Measure):
         return f"tool_errors:{self.tool}" if self.tool else "tool_errors"
 
     def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
-        counting = scored(episodes)
-        errors = by_task(counting, lambda episode: _count(episode, self.tool, "errors")).values()
-        calls = by_task(counting, lambda episode: _count(episode, self.tool, "calls")).values()
-        return cluster_bootstrap([(sum(e), sum(c)) for e, c in zip(errors, calls, strict=True)], ratio, resamples=500)
+        errors, calls = (partial(_count, tool=self.tool, what=what) for what in ("errors", "calls"))
+        return cluster_bootstrap(sums_by_task(scored(episodes), errors, calls), ratio, resamples=500)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _count(episode: Trajectory, tool: str, what: str) -> int:
     return sum(numbers[what] for name, numbers in counts.items() if tool in ("", name))
 
 
-def ratio(pairs: Sequence[tuple[float, float]]) -> float:
+def ratio(pairs_C2: NDArray[np.float64]) -> float:
     """The sum of the firsts over the sum of the seconds; nan if the second sum is 0."""
-    below = sum(second for _, second in pairs)
-    return sum(first for first, _ in pairs) / below if below else math.nan
+    above, below = (float(total) for total in pairs_C2.sum(axis=0))
+    return above / below if below else math.nan

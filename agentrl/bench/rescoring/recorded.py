@@ -72,7 +72,7 @@ def read_recorded(
         return _of_training(folder, stage, mode)
     if stage is not None or mode is not None:
         raise ConfigError(f"--stage and --mode choose an evaluation of a training run, and {folder} is none")
-    summary = read_summary(folder, raw=() if kept_as is None else ("tasks", "identity"))
+    summary = read_summary(folder, without=() if kept_as is None else ("tasks", "identity"))
     lines, finals = _finals(folder, kept_as)
     if "tasks" not in summary or MAIN not in {episode.labels.stage for episode in finals.values()}:
         raise ConfigError(f"{folder} holds no benchmark with results: play it with `agentrl bench --out {folder}`")

@@ -121,28 +121,10 @@ def cost_plot(runs: Sequence[ReportRun]) -> tuple[str, str]:
 
 def failure_rows(runs: Sequence[ReportRun]) -> list[Row]:
     """How many episodes ended in which way, a column for each run."""
-    kinds: dict[str, list[int]] = {}
-    for index, run in enumerate(runs):
-        for episode in run.episodes:
-            kind = (
-                "solved"
-                if episode.success
-                else _failure(episode.ending.kind, episode.ending.detail, episode.ending.who)
-            )
-            kinds.setdefault(kind, [0] * len(runs))[index] += 1
-    ordered = sorted(kinds.items(), key=lambda item: (item[0] != "solved", -sum(item[1])))
-    return [(name, [f"{count:,}" for count in counts]) for name, counts in ordered]
-
-
-def _failure(kind: str, detail: str, who: str) -> str:
-    """The kind of a failure in words."""
-    if kind == "limit":
-        return f"cut off: {detail or 'by a limit'}"
-    if kind == "error":
-        return f"error of the model: {detail[:60] or 'unknown'}" + (f" ({who})" if who else "")
-    if kind == "fault":
-        return f"discarded: {who or 'unknown'}"
-    return "answered, but not solved" if kind == "answer" else f"ended by the {kind}, not solved"
+    kinds = dict.fromkeys(kind for run in runs for kind in run.tally.endings)
+    counts = {kind: [run.tally.endings.get(kind, 0) for run in runs] for kind in kinds}
+    ordered = sorted(counts.items(), key=lambda item: (item[0] != "solved", -sum(item[1])))
+    return [(name, [f"{count:,}" for count in of_runs]) for name, of_runs in ordered]
 
 
 def tool_rows(runs: Sequence[ReportRun]) -> list[Row]:
@@ -160,14 +142,9 @@ def _tool(score: Score, name: str) -> tuple[str, str]:
 
 def flaky_rows(runs: Sequence[ReportRun]) -> list[Row]:
     """All tasks whose trials differ within a run, nearest to a coin first; successes of trials for each run."""
-    found: dict[str, list[tuple[int, int]]] = {}
-    for index, run in enumerate(runs):
-        for episode in run.episodes:
-            if episode.ending.kind != "fault":
-                cells = found.setdefault(episode.task.id, [(0, 0)] * len(runs))
-                won, played = cells[index]
-                cells[index] = (won + episode.success, played + 1)
-    flaky = {task: cells for task, cells in found.items() if any(0 < won < played for won, played in cells)}
+    differ = {task for run in runs for task, (won, played) in run.tally.trials.items() if 0 < won < played}
+    tasks = dict.fromkeys(task for run in runs for task in run.tally.trials if task in differ)
+    flaky = {task: [run.tally.trials.get(task, (0, 0)) for run in runs] for task in tasks}
     nearest = sorted(flaky, key=lambda task: min(abs(won / played - 0.5) for won, played in flaky[task] if played))
     return [(task, [f"{won} of {played}" for won, played in flaky[task]]) for task in nearest]
 

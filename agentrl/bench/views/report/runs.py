@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from agentrl.bench.rescoring.recorded import MAIN, Recorded, read_recorded
 from agentrl.bench.result import Score, score_of
 from agentrl.bench.views.report.packed import Packer, shortened
 from agentrl.bench.views.report.state_diff import state_diffs
+from agentrl.bench.views.report.tally import Tally
 from agentrl.bench.views.transcripts import shown_message
 from agentrl.errors import ConfigError
 from agentrl.messages import Message
@@ -39,7 +39,8 @@ class ReportRun:
 
     Attributes:
         name: of its folder, with those above it where other runs of the report have the same.
-        recorded: its episodes.
+        recorded: where its episodes are; it holds none.
+        tally: of its policy's episodes, references left out.
         score: of its policy.
         summary: what its folder's summary.json says.
         audit: the JSON of `agentrl audit`, if it stands next to the episodes.
@@ -47,19 +48,15 @@ class ReportRun:
 
     name: str
     recorded: Recorded
+    tally: Tally
     score: Score
     summary: Mapping[str, Any]
     audit: Mapping[str, Any] | None
 
-    @property
-    def episodes(self) -> list[Trajectory]:
-        """The outlines of those of the policy, references left out."""
-        return [episode for episode in self.recorded.episodes if episode.labels.stage == MAIN]
-
     def whole(self, every: int = 1) -> Iterator[Trajectory]:
-        """One in `every` of them, whole, read one by one."""
-        lines = frozenset(sorted(self.recorded.lines)[::every])
-        return islice(self.recorded.of_phase(MAIN, lines), 0, None, every if self.recorded.folder is None else 1)
+        """One in `every` of the episodes of the policy, whole, read one by one; references are left out."""
+        lines = self.recorded.lines if every == 1 else frozenset(sorted(self.recorded.lines)[::every])
+        return self.recorded.of_phase(MAIN, lines)
 
     @property
     def price(self) -> Price | None:
@@ -94,10 +91,10 @@ def folder_names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, name: str) -> ReportRun:
     recorded = read_recorded(folder, kept_as=Outlines().of)
-    summary = {name: of for name, of in read_summary(folder, raw=_OF_TASKS).items() if name not in _OF_TASKS}
     own = [episode for episode in recorded.episodes if episode.labels.stage == MAIN]
     score = score_of(own, trials=recorded.config.trials, n_planned=recorded.planned(MAIN))
-    return ReportRun(name, recorded, score, summary, _audit(folder / AUDIT))
+    summary = {key: of for key, of in read_summary(folder, without=_OF_TASKS).items() if key not in _OF_TASKS}
+    return ReportRun(name, replace(recorded, episodes=()), Tally.of(own), score, summary, _audit(folder / AUDIT))
 
 
 def _audit(path: Path) -> Mapping[str, Any] | None:
@@ -134,7 +131,7 @@ def packed_runs(runs: Sequence[ReportRun], most_bytes: int = MOST_BYTES) -> Pack
     One in ten is packed first, to find out which length is worth while. Episodes are read from the store one by one.
     """
     sizes = dict.fromkeys(_LENGTHS, 0)
-    if sum(len(run.episodes) for run in runs) > _SAMPLED:
+    if sum(run.tally.num_episodes for run in runs) > _SAMPLED:
         sizes = {length: _SAMPLED * size for length, size in _sizes(runs).items()}
     for length in _LENGTHS[:-1]:
         if sizes[length] <= 1.5 * most_bytes:
