@@ -38,6 +38,7 @@ _MODULES = {
     **{name: f"checks.{name}" for name in ("audit", "check", "conform", "doctor", "judge", "reproduce")},
     **{name: f"records.{name}" for name in ("replay", "report", "rescore", "status", "view")},
     "import": "import_chats",
+    "ship": "cluster.ship",
     "import-gguf": "models.import_gguf",
     "export": "models.export",
     "export-episodes": "records.export_episodes",

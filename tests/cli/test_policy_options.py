@@ -114,7 +114,7 @@ def test_options_that_cannot_work_are_refused(arguments: list[str], words: str) 
 
 SOURCES = sorted(Path(agentrl.__file__).parent.rglob("*.py"))
 # Programs of others, whose options are named in commands that we run or recommend.
-FOREIGN = re.compile(r"\b(pip|ps|ls|docker|podman|systemd-run|openenv|vllm|vLLM|python -m (?!agentrl))\b")
+FOREIGN = re.compile(r"\b(pip|ps|ls|docker|podman|systemd-run|openenv|vllm|vLLM|SGLang|ray|python -m (?!agentrl))\b")
 
 
 def literals(path: Path) -> Iterator[tuple[int, str]]:
@@ -166,7 +166,7 @@ def test_every_command_that_takes_a_model_takes_its_chat_format_and_template(nam
 def test_every_key_that_a_message_names_exists() -> None:
     known = set(keys_of(TrainConfig))
     sections = {key.partition(".")[0] for key in known}
-    named = re.compile(rf"(?<![\w./])({'|'.join(sorted(sections))})\.([a-z][a-z_]+)\b(?!\()")
+    named = re.compile(rf"(?<![\w./-])({'|'.join(sorted(sections))})\.([a-z][a-z_]+)\b(?!\()")
     unknown = [
         f"{path.name}:{line}: {section}.{key}"
         for path in SOURCES
