@@ -218,6 +218,11 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def _kept(run: Path) -> dict[Path, bytes]:
+    """All files but the status, which is that of the last attempt."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "status.json"}
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "trajectories.jsonl", "tensorboard/events*"])
 @pytest.mark.parametrize("what", DAMAGES)
 def test_a_damaged_log_is_refused_by_name_and_nothing_changes(
@@ -227,10 +232,11 @@ def test_a_damaged_log_is_refused_by_name_and_nothing_changes(
     shutil.copytree(stopped, run)
     [log] = run.glob(name)
     DAMAGES[what](log)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = _kept(run)
     with pytest.raises(CheckpointError, match=rf"{log.name}.*{what}.*resume again, or start a new run"):
         resume(run)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert _kept(run) == before
+    assert log.name in (run / "status.json").read_text(), "the status says why the run did not go on"
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "trajectories.jsonl"])
