@@ -83,7 +83,9 @@ def mcnemar_test(first: ValuesByTask, second: ValuesByTask) -> float | None:
         return None
     only_first = sum(one[0] > other[0] for one, other in pairs)
     differ = sum(one[0] != other[0] for one, other in pairs)
-    tail = sum(math.comb(differ, k) for k in range(min(only_first, differ - only_first) + 1))
+    tail, ways = 0, 1
+    for k in range(min(only_first, differ - only_first) + 1):
+        tail, ways = tail + ways, ways * (differ - k) // (k + 1)  # ways: differ choose k, from the one before
     return float(min(1.0, 2 * tail / 2**differ))
 
 
