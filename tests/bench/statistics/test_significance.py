@@ -77,7 +77,7 @@ def test_tasks_of_a_family_are_swapped_together():
 
 def test_mcnemar_is_scipys_binomial_test_of_the_tasks_that_differ():
     rng = np.random.default_rng(3)
-    for size in (5, 40, 300):
+    for size in (5, 40, 300, 60_000):  # the last one takes minutes if each term is computed anew
         first, second = rng.integers(2, size=size), rng.integers(2, size=size)
         differ = int((first != second).sum())
         wanted = stats.binomtest(int(((first == 1) & (second == 0)).sum()), differ).pvalue
