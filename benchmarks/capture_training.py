@@ -6,7 +6,7 @@ evaluations too. The agents' packages are in an environment of their own. A fini
 computed again; a run that was interrupted begins anew, so that its seconds are those of one run.
 
     python -m venv VENV && VENV/bin/pip install openai-agents==0.24.0 pydantic-ai-slim[openai]==2.68.0 httpx
-    python benchmarks/capture_training.py --python VENV/bin/python [--agents openai-agents] [--seeds 0,1,2] [--table]
+    python benchmarks/capture_training.py --python VENV/bin/python [--agents openai-agents] [--seeds 0,1,2] [--steps 20]
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AGENTS = {"openai-agents": "openai_agents.py", "pydantic-ai": "pydantic_agent.py
 RESULTS = Path(__file__).resolve().parent / "results" / "capture-training"
 ENV = {"id": "agentrl/Shop-v0"}
 WARM: Mapping[str, Any] = {"kind": "supervise", "demonstrators": {"oracle": 0.25, "hasty": 0.75}}
-TASKS, STEPS = 100, 20
+TASKS = 100
 REINFORCE: Mapping[str, Any] = {"learner": {"lr": 1.2e-3}, "playing": {"prompts_per_step": 8, "group_size": 8}}
 COLUMNS = (
     *("agent", "seed", "steps", "before, greedy", "before, sampled", "after, greedy", "after, sampled"),
@@ -52,11 +52,16 @@ class Unit:
     seed: int
     out: Path
     runs: Path
+    steps: int
     short: bool = False
 
     @property
+    def name(self) -> str:
+        return f"{self.agent}-{self.steps}-steps-{self.seed}"
+
+    @property
     def cell(self) -> Path:
-        return self.out / f"{self.agent}-{self.seed}.json"
+        return self.out / f"{self.name}.json"
 
 
 def work(unit: Unit, python: Path) -> None:
@@ -66,9 +71,9 @@ def work(unit: Unit, python: Path) -> None:
     if not spent.exists():
         stage = {**WARM, **({"num_episodes": 400} if unit.short else {})}
         spent.write_text(json.dumps(trained(warm, {"seed": unit.seed, "stages": {"warm_start": stage}})))
-    warm_s, folder = json.loads(spent.read_text()), unit.runs / f"{unit.agent}-{unit.seed}"
+    warm_s, folder = json.loads(spent.read_text()), unit.runs / unit.name
     evaluation = {"num_tasks": 16 if unit.short else TASKS}
-    rl = {**REINFORCE, "steps": 2 if unit.short else STEPS}
+    rl = {**REINFORCE, "steps": 2 if unit.short else unit.steps}
     table = {
         "seed": unit.seed,
         "model": {"path": str(warm / "model")},
@@ -174,6 +179,7 @@ def main() -> None:
     parser.add_argument("--python", type=Path, help="of the environment that has the agents")
     parser.add_argument("--agents", default=",".join(AGENTS), help="comma-separated")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
+    parser.add_argument("--steps", type=int, default=20, help="of RL, 64 episodes each")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the finished cells")
     parser.add_argument("--runs", type=Path, default=Path("runs/capture-training"), help="folder of runs under way")
     parser.add_argument("--short", action="store_true", help="few demonstrations and steps, to try this script")
@@ -186,7 +192,8 @@ def main() -> None:
         if args.python is None:
             parser.error("--python: name the interpreter of the environment that has the agents")
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        units = [Unit(name, int(s), args.out, args.runs, args.short) for s in args.seeds.split(",") for name in names]
+        seeds = [int(seed) for seed in args.seeds.split(",")]
+        units = [Unit(name, seed, args.out, args.runs, args.steps, args.short) for seed in seeds for name in names]
         for unit in units:
             if not unit.cell.exists():
                 work(unit, args.python.absolute())
