@@ -7,6 +7,7 @@ computed again; a run that was interrupted begins anew, so that its seconds are 
 
     python -m venv VENV && VENV/bin/pip install openai-agents==0.24.0 pydantic-ai-slim[openai]==2.68.0 httpx
     python benchmarks/capture_training.py --python VENV/bin/python [--agents openai-agents] [--seeds 0,1,2] [--steps 20]
+        [--rate 1.2e-3]
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ RESULTS = Path(__file__).resolve().parent / "results" / "capture-training"
 ENV = {"id": "agentrl/Shop-v0"}
 WARM: Mapping[str, Any] = {"kind": "supervise", "demonstrators": {"oracle": 0.25, "hasty": 0.75}}
 TASKS = 100
-REINFORCE: Mapping[str, Any] = {"learner": {"lr": 1.2e-3}, "playing": {"prompts_per_step": 8, "group_size": 8}}
+REINFORCE: Mapping[str, Any] = {"playing": {"prompts_per_step": 8, "group_size": 8}}
+RATE = 1.2e-3
 COLUMNS = (
-    *("agent", "seed", "steps", "before, greedy", "before, sampled", "after, greedy", "after, sampled"),
+    *("agent", "seed", "steps", "rate", "before, greedy", "before, sampled", "after, greedy", "after, sampled"),
     *("CPU s: warm start, run", "wall s", "first ratio − 1", "first KL", "re-tokenised ids", "forks (edited)"),
     "episodes: errors, faults",
 )
@@ -53,11 +55,13 @@ class Unit:
     out: Path
     runs: Path
     steps: int
+    rate: float = RATE
     short: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.agent}-{self.steps}-steps-{self.seed}"
+        rate = "" if self.rate == RATE else f"-rate-{self.rate:g}"
+        return f"{self.agent}-{self.steps}-steps{rate}-{self.seed}"
 
     @property
     def cell(self) -> Path:
@@ -73,14 +77,15 @@ def work(unit: Unit, python: Path) -> None:
         spent.write_text(json.dumps(trained(warm, {"seed": unit.seed, "stages": {"warm_start": stage}})))
     warm_s, folder = json.loads(spent.read_text()), unit.runs / unit.name
     evaluation = {"num_tasks": 16 if unit.short else TASKS}
-    rl = {**REINFORCE, "steps": 2 if unit.short else unit.steps}
+    rl = {**REINFORCE, "learner": {"lr": unit.rate}, "steps": 2 if unit.short else unit.steps}
     table = {
         "seed": unit.seed,
         "model": {"path": str(warm / "model")},
         "agent": {"command": f"exec {python} {PROGRAMS / AGENTS[unit.agent]}", "processes": 1},
         "stages": {"before": evaluation, "rl": rl, "after": evaluation},
     }
-    cell = {"agent": unit.agent, "seed": unit.seed, "warm_start": warm_s, "run": trained(folder, table), **read(folder)}
+    known = {"agent": unit.agent, "seed": unit.seed, "rate": unit.rate}
+    cell = {**known, "warm_start": warm_s, "run": trained(folder, table), **read(folder)}
     unit.out.mkdir(parents=True, exist_ok=True)
     unit.cell.write_text(json.dumps(cell, indent=1) + "\n")
     shutil.rmtree(folder)
@@ -158,7 +163,7 @@ def _row(cell: Mapping[str, Any]) -> str:
     warm, run = cell["warm_start"], cell["run"]
     scores = [_score(cell[when][mode]) for when in ("before", "after") for mode in ("greedy", "sampled")]
     fields = [
-        *(cell["agent"], cell["seed"], cell["steps"], *scores),
+        *(cell["agent"], cell["seed"], cell["steps"], f"{cell.get('rate', RATE):g}", *scores),
         *(f"{warm[key]:.0f} + {run[key]:.0f}" for key in ("cpu_s", "wall_s")),
         f"{cell['first_ratio'] - 1:.0e}",
         f"{cell['first_kl']:.0e}",
@@ -180,6 +185,7 @@ def main() -> None:
     parser.add_argument("--agents", default=",".join(AGENTS), help="comma-separated")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--steps", type=int, default=20, help="of RL, 64 episodes each")
+    parser.add_argument("--rate", type=float, default=RATE, help="of the learner")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the finished cells")
     parser.add_argument("--runs", type=Path, default=Path("runs/capture-training"), help="folder of runs under way")
     parser.add_argument("--short", action="store_true", help="few demonstrations and steps, to try this script")
@@ -193,7 +199,9 @@ def main() -> None:
             parser.error("--python: name the interpreter of the environment that has the agents")
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         seeds = [int(seed) for seed in args.seeds.split(",")]
-        units = [Unit(name, seed, args.out, args.runs, args.steps, args.short) for seed in seeds for name in names]
+        units = [
+            Unit(name, seed, args.out, args.runs, args.steps, args.rate, args.short) for seed in seeds for name in names
+        ]
         for unit in units:
             if not unit.cell.exists():
                 work(unit, args.python.absolute())
