@@ -71,11 +71,19 @@ def make_plan(vocab: int, *, episodes: int, group: int, turns: int, seed: int) -
     )
 
 
+def make_engine(model: Any, slots: int, exact: bool | None = None) -> Engine:
+    """An engine for a plan's sizes, by default as exact as it can be."""
+    options = EngineOptions(slots=slots, context=1024, exact=exact)
+    return Engine(model, stop_ids=frozenset(), decode=lambda ids: "", options=options)
+
+
 def run_engine(model: Any, plan: Plan, slots: int) -> list[Context]:
-    """The embedded engine: episodes advance on their own, their keys and values stay."""
-    engine = Engine(
-        model, stop_ids=frozenset(), decode=lambda ids: "", options=EngineOptions(slots=slots, context=1024)
-    )
+    """The embedded engine, made anew: episodes advance on their own, their keys and values stay."""
+    return play(make_engine(model, slots), plan)
+
+
+def play(engine: Engine, plan: Plan) -> list[Context]:
+    """A plan on an engine."""
 
     async def episode(index: int) -> Context:
         context = list(plan.prompts[index])

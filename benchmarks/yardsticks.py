@@ -108,8 +108,8 @@ def cells_of(pythons: dict[str, str], sizes: Sequence[str], dtypes: Sequence[str
     """All cells, round by round."""
     whos = {
         "training": ("ours", "trl"),
-        "engine": ("engine", "generate", "vllm"),
-        f"engine-{SINGLE}": ("engine", "generate", "vllm"),
+        "engine": ("engine", "exact", "generate", "vllm"),
+        f"engine-{SINGLE}": ("engine", "exact", "generate", "vllm"),
     }
     for number, size, (what, names) in product(range(rounds), sizes, whos.items()):
         for dtype, who in product(dtypes, names):
@@ -140,26 +140,29 @@ def share_of_peak(cell: dict[str, Any]) -> float | None:
     return float(tokens * operations / 1e9 / cell["step_cpu_s"] / gflops)
 
 
+def _times(own: Sequence[dict[str, Any]], other: float) -> str:
+    return f"{statistics.median(map(speed, own)) / other:.2f}x" if own else "-"
+
+
 def table(out: Path) -> str:
-    """Medians over rounds, and how many times as fast AgentRL is in the same type."""
+    """Medians over rounds, and how many times as fast AgentRL is in the same type, also its exact engine."""
     found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for file in sorted(out.glob("*.json")):
         cell = json.loads(file.read_text())
         found.setdefault((cell["what"], cell["size"], cell["dtype"], cell["who"]), []).append(cell)
     lines = [
-        "| what | size | type | who | rounds | per CPU s | AgentRL is | share of GEMM | load |",
-        "|---|---|---|---|---:|---:|---:|---:|---|",
+        "| what | size | type | who | rounds | per CPU s | AgentRL is | exact, it is | share of GEMM | load |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for (what, size, dtype, who), cells in sorted(found.items()):
-        own = found.get((what, size, dtype, "ours" if what == "training" else "engine"), [])
         middle = statistics.median(map(speed, cells))
-        ratio = statistics.median(map(speed, own)) / middle if own else None
+        ours = ("ours", "") if what == "training" else ("engine", "exact")
+        faster = [_times(found.get((what, size, dtype, own), []), middle) for own in ours]
         shares = [share for cell in cells if (share := share_of_peak(cell)) is not None]
         loads = [cell["load"][0] for cell in cells]
-        faster = f"{ratio:.2f}x" if ratio else "-"
         share = f"{statistics.median(shares):.1%}" if shares else "-"
         lines.append(
-            f"| {what} | {size} | {dtype} | {who} | {len(cells)} | {middle:.4g} | {faster} | "
+            f"| {what} | {size} | {dtype} | {who} | {len(cells)} | {middle:.4g} | {' | '.join(faster)} | "
             f"{share} | {min(loads):.0f}-{max(loads):.0f} |"
         )
     return "\n".join(lines)

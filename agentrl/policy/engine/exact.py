@@ -7,6 +7,7 @@ this machine, for the model's own layers; nothing is assumed. `AnyShapes` takes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,10 +23,11 @@ from agentrl.policy.engine.slots import KvSlots
 
 Counts = NDArray[np.int64]
 
-# Rows of a batch are filled up to a multiple of this, so that no elementwise kernel has a rest that it computes
-# otherwise than the whole.
 TILE = 16
-_SIZES = (*range(TILE, 129, TILE), 192, 256, 384, 512)
+"""Rows of the product that all others are compared with."""
+_SIZES = (1, 2, *range(4, 64, 4), *range(64, 129, TILE), 192, 256, 384, 512)
+_LANES = 128
+"""Elementwise kernels compute a rest that does not fill this many numbers otherwise than the whole."""
 KEYS = 64
 """Keys are attended in multiples of this."""
 _SERIAL = 1 << 14
@@ -150,22 +152,36 @@ class ExactShapes:
     def __init__(self, attention: AttentionShape) -> None:
         self._attention = attention
         self._sizes: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self._common: tuple[int, ...] = ()
+        self._widths = {attention.kv_heads * attention.width}
         self._fewest = _query_rows(attention)
         self._upto: list[int] = []
         self._fixed: list[bool] = []
 
     def rows(self, count: int) -> int:
-        return -(-count // TILE) * TILE
+        tiles = _ceil(count, TILE)
+        return next((size for size in self._common if count <= size < tiles), tiles)
 
     def linear(self, layer: Any, x: Tensor) -> Tensor:
         key = _signature(layer)
         sizes = self._sizes.get(key)
         if sizes is None:
-            product, draws = _trial_of(layer)
-            sizes = self._sizes[key] = row_sizes(product, x, draws)
+            sizes = self._try(layer, key, x)
         if len(x) in sizes:
             return apply_linear(layer, x)
-        return torch.cat([apply_linear(layer, part) for part in torch.split(x, parts_of(len(x), sizes))])
+        filled = F.pad(x, (0, 0, 0, -len(x) % TILE))
+        parts = torch.split(filled, parts_of(len(filled), sizes))
+        return torch.cat([apply_linear(layer, part) for part in parts])[: len(x)]
+
+    def _try(self, layer: Any, key: tuple[Any, ...], x: Tensor) -> tuple[int, ...]:
+        """Find the sizes of a kind of layer, and those that all kinds have in common."""
+        product, draws = _trial_of(layer)
+        found = self._sizes[key] = row_sizes(product, x, draws)
+        self._widths.add(x.shape[-1])
+        whole = _LANES // math.gcd(_LANES, *self._widths)
+        of_all = set.intersection(*map(set, self._sizes.values()))
+        self._common = tuple(size for size in sorted(of_all) if size % whole == 0)
+        return found
 
     def silu(self, x: Tensor) -> Tensor:
         # Where threads share the work, the rest at the end of each one's share is computed with other rounding.

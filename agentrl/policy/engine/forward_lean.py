@@ -176,19 +176,16 @@ class LeanForward:
         at = self._layout(rows, prefills, groups)
         tokens = np.concatenate([last, *(prefills[number][1] for group in groups for number in group)])
         model = self.model.model
-        x_ND = self._filled(F.embedding(torch.from_numpy(tokens).to(at.rows.device), model.embed_tokens.weight))
-        cos, sin = self._filled(self.cos_TD[at.positions]), self._filled(self.sin_TD[at.positions])
+        x_ND = F.embedding(torch.from_numpy(tokens).to(at.rows.device), model.embed_tokens.weight)
+        count = self.shapes.rows(len(x_ND))
+        x_ND = _filled(x_ND, count)
+        cos, sin = (_filled(of_all[at.positions], count) for of_all in (self.cos_TD, self.sin_TD))
         for index, layer in enumerate(model.layers):
             x_ND = self._layer(index, layer, x_ND, cos, sin, at)
         if len(at.ends) < len(x_ND):
-            x_ND = self._filled(x_ND[at.ends])
+            x_ND = _filled(x_ND[at.ends], self.shapes.rows(len(at.ends)))
         logits: Tensor = self.shapes.linear(self.model.lm_head, self._norm(x_ND, model.norm))
         return logits[: len(at.ends)].float()
-
-    def _filled(self, x: Tensor) -> Tensor:
-        """The rows, with zeros after them up to a number that the products take."""
-        missing = self.shapes.rows(len(x)) - len(x)
-        return torch.cat((x, x.new_zeros((missing, *x.shape[1:])))) if missing else x
 
     def _layer(self, index: int, layer: Any, x_ND: Tensor, cos: Tensor, sin: Tensor, at: _Layout) -> Tensor:
         attention, mlp, linear = layer.self_attn, layer.mlp, self.shapes.linear
@@ -213,7 +210,7 @@ class LeanForward:
         values[at.rows, :, at.positions] = value[:new]
         parts = [self._decode_attention(query[: at.decode], keys, values, at)] if at.decode else []
         parts += [self._prefill_attention(query[group.tokens], keys, values, group) for group in at.prefills]
-        return self._filled(parts[0] if len(parts) == 1 else torch.cat(parts))
+        return _filled(parts[0] if len(parts) == 1 else torch.cat(parts), n)
 
     def _decode_attention(self, query: Tensor, keys: Tensor, values: Tensor, at: _Layout) -> Tensor:
         """(B, H * D) of all decoding rows."""
@@ -377,6 +374,11 @@ class LeanForward:
 
     def _put(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.cos_TD.device)
+
+
+def _filled(x: Tensor, count: int) -> Tensor:
+    """The rows, with zeros after them up to a number that the products take."""
+    return torch.cat((x, x.new_zeros((count - len(x), *x.shape[1:])))) if count > len(x) else x
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

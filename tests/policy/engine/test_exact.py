@@ -188,6 +188,29 @@ def test_what_cannot_be_exact_is_refused_where_it_is_asked_for(monkeypatch: pyte
     exact.exact_shapes.cache_clear()
 
 
+def test_batches_are_filled_up_to_the_least_rows_that_all_layers_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    alike = {(64, 64): (4, 12, 16, 32), (96, 64): (4, 8, 16, 32, 48), (64, 96): (2, 4, 16)}
+    monkeypatch.setattr(exact, "row_sizes", lambda product, like, draws: alike[tuple(product(like[:1]).shape)[1:]])
+    monkeypatch.setattr(exact, "_trial_of", lambda layer: (lambda x: layer.weight[None, :, :], 1))
+    shape = exact.AttentionShape(2, 2, 32, 256, torch.float32, torch.device("cpu"), torch.get_num_threads())
+    shapes = exact.ExactShapes(shape)
+    assert [shapes.rows(count) for count in (1, 16, 17)] == [16, 16, 32]  # nothing is known yet
+    layers = [torch.nn.Linear(width, size) for size, width in alike]
+    for layer in layers:
+        shapes.linear(layer, torch.randn(16, layer.in_features))
+    assert [shapes.rows(count) for count in (1, 4, 5, 16, 17, 40)] == [4, 4, 16, 16, 32, 48]
+    x = torch.randn(12, 96)
+    assert shapes.linear(layers[2], x).shape == (12, 64)  # which the layer does not take by itself
+
+
+def test_a_width_that_fills_no_register_keeps_whole_tiles() -> None:
+    shapes = exact.ExactShapes(
+        exact.AttentionShape(1, 1, 12, 256, torch.float32, torch.device("cpu"), torch.get_num_threads())
+    )
+    shapes.linear(torch.nn.Linear(12, 12), torch.randn(16, 12))
+    assert [shapes.rows(count) for count in (1, 17)] == [16, 32]
+
+
 def test_a_product_that_depends_on_its_neighbours_is_found() -> None:
     weight = torch.randn(8, 8)
     like = torch.zeros(0, 8)
