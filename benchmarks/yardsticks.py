@@ -73,9 +73,9 @@ class Yardsticks:
         if what.endswith(SINGLE):
             episodes, group = 1, 1
         whole = make_plan(900, episodes=episodes, group=group, turns=turns, seed=0)
-        small = make_plan(900, episodes=min(episodes, 4), group=1, turns=1, seed=1)
+        first = make_plan(900, episodes=episodes, group=group, turns=turns, seed=1)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"whole": asdict(whole), "small": asdict(small)}))
+        path.write_text(json.dumps({"first": asdict(first), "whole": asdict(whole)}))
         return path
 
     def command(self, cell: Cell) -> list[str]:

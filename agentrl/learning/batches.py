@@ -77,6 +77,20 @@ class Branches:
     keys: Ints
     seen: Bools | None
 
+    def at(self, chosen: Bools) -> tuple[Branches, Bools]:
+        """Fewer queries, if that saves much: those of the chosen ones, and where they are among the new ones.
+
+        Plain causal attention reads half of the keys, and a mask reads all.
+        """
+        count, most = chosen.shape
+        size = int(chosen.sum(1).max())
+        if size > most * (0.8 if self.seen is not None else 0.4):
+            return self, chosen
+        order = np.argsort(~chosen, axis=1, kind="stable")[:, :size]
+        rows = np.arange(count)[:, None]
+        seen = order[..., None] >= np.arange(self.keys.shape[1]) if self.seen is None else self.seen[rows, order]
+        return Branches(self.queries[rows, order], self.keys, seen), chosen[rows, order]
+
 
 @dataclass(frozen=True, slots=True)
 class Paths:
@@ -89,6 +103,21 @@ class Paths:
 
     branches: tuple[Branches, ...]
     owners: Ints
+
+    def at(self, places: Ints) -> Paths:
+        """The same for a layer whose output is needed at some places of the line alone: `owners` elsewhere is 0."""
+        asked = np.zeros(len(self.owners), np.bool_)
+        asked[places] = True
+        owners, branches, start, made = np.zeros_like(self.owners), [], 0, 0
+        for branch in self.branches:
+            own = self.owners[branch.queries] == start + np.arange(branch.queries.size).reshape(branch.queries.shape)
+            start += branch.queries.size
+            found, chosen = branch.at(own & asked[branch.queries])
+            if chosen.any():
+                owners[found.queries[chosen]] = made + np.flatnonzero(chosen)
+                branches.append(found)
+                made += found.queries.size
+        return Paths(tuple(branches), owners)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from agentrl.learning.batches import MicroBatch
 from agentrl.learning.head import Head, TokenScores, token_scores
+from agentrl.learning.lines.attention import at_trained
 from agentrl.learning.parallel.sharded import last_hidden_state
 from agentrl.learning.rows import Array
 from agentrl.learning.terms import entropy_of_logits
@@ -77,15 +78,16 @@ class TokenScorer:
         self.temperature, self.chunk = temperature, chunk
         self.device = next(model.parameters()).device
         self._last_maps: list[nn.Module] = []
+        self._last_attention: nn.Module | None = None  # whose output nothing but these maps reads
         self._head = self._find_head()
         if self._head is not None:
-            self._last_maps = self._check_last_maps()
+            self._last_maps, self._last_attention = self._check_last_maps()
 
     def states(self, batch: MicroBatch) -> Tensor:
         """(N, H) last hidden states at the positions that predict the trained tokens; those of `distinct` if set."""
         index = self._put(batch.index if batch.distinct is None else batch.distinct.places)
-        maps = [] if is_checkpointing(self.model) else self._last_maps
-        with _only_at(maps, index):
+        maps, attention = ([], None) if is_checkpointing(self.model) else (self._last_maps, self._last_attention)
+        with _only_at(maps, index), at_trained(attention):
             hidden = last_hidden_state(self.model, **self._inputs(batch))
         states = hidden.flatten(0, 1)[index]
         return states if batch.distinct is None else states[self._put(batch.distinct.place_of)]
@@ -155,11 +157,12 @@ class TokenScorer:
         return None
 
     @torch.no_grad()
-    def _check_last_maps(self) -> list[nn.Module]:
-        """Per-token maps of the last layer whose output is needed only at trained positions, if any."""
+    def _check_last_maps(self) -> tuple[list[nn.Module], nn.Module | None]:
+        """Per-token maps of the last layer whose output is needed only at trained positions, if any, and its attention
+        if that is read by one of them alone."""
         layers = getattr(self.model.base_model, "layers", None)
         if not isinstance(layers, nn.ModuleList) or not len(layers):
-            return []
+            return [], None
         attention, mlp = getattr(layers[-1], "self_attn", None), getattr(layers[-1], "mlp", None)
         found = [mlp, getattr(attention, "o_proj", None), getattr(attention, "q_proj", None)]
         modules = [m for m in found if isinstance(m, nn.Module)]
@@ -170,8 +173,10 @@ class TokenScorer:
             with _only_at(maps, index):
                 actual = self._hidden(inputs)[index]
         except (RuntimeError, TypeError, AttributeError, IndexError):
-            return []
-        return maps if _close(expected, actual) else []
+            return [], None
+        if not _close(expected, actual):
+            return [], None
+        return maps, attention if found[1] in maps else None
 
     def _probe(self) -> tuple[dict[str, Any], Tensor]:
         """A few tokens, and the positions to compare."""

@@ -22,7 +22,7 @@ def main() -> None:
     folder, dtype, plans, who = sys.argv[1:5]
     torch.set_num_threads(1)
     model, _ = model_folder.load(folder, dtype=getattr(torch, dtype))
-    small, plan = (Plan(**json.loads(Path(plans).read_text())[name]) for name in ("small", "whole"))
+    first, plan = (Plan(**json.loads(Path(plans).read_text())[name]) for name in ("first", "whole"))
     started = cpu_s()
     engine = None if who == "generate" else make_engine(model, len(plan.prompts), exact=who == "exact")
     made = cpu_s() - started
@@ -30,7 +30,7 @@ def main() -> None:
     def chosen(of: Plan) -> object:
         return run_generate(model, of) if engine is None else play(engine, of)
 
-    chosen(small)  # allocations and prepared products
+    chosen(first)  # memory for keys and values, and prepared products
     started = cpu_s()
     chosen(plan)
     taken = round(cpu_s() - started, 3)

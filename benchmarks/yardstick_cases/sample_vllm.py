@@ -39,7 +39,7 @@ def main() -> None:
         model=folder, dtype=dtype, max_model_len=1024, max_num_seqs=len(plans["whole"]["prompts"]),
         enable_prefix_caching=True, enforce_eager=True, skip_tokenizer_init=True,
     )  # fmt: skip
-    run(model, plans["small"])
+    run(model, plans["first"])
     started = cpu_s()
     run(model, plans["whole"])
     sampled = sum(map(sum, plans["whole"]["lengths"]))

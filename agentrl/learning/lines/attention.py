@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from agentrl.learning.batches import Branches, MicroBatch
+from agentrl.learning.batches import Branches, MicroBatch, Paths
+from agentrl.learning.rows import Ints
 
 NAME = "agentrl_tree"
 
@@ -37,17 +39,41 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """The line that goes through a model now: its rows, as `Paths` has them, and the model's own attention."""
+class _Line:
+    """`Paths` as tensors."""
 
     rows: tuple[_Rows, ...]
     owners: Tensor
-    inner: str
+
+    @classmethod
+    def of(cls, paths: Paths, device: torch.device) -> _Line:
+        rows = tuple(_Rows.of(branches, device) for branches in paths.branches)
+        return cls(rows, torch.from_numpy(paths.owners).to(device))
+
+
+class _Reading:
+    """The line that goes through a model now.
+
+    Attributes:
+        whole: its rows.
+        inner: the model's own attention.
+    """
+
+    def __init__(self, paths: Paths, places: Ints, device: torch.device, inner: str) -> None:
+        self.whole, self.inner = _Line.of(paths, device), inner
+        self._paths, self._places, self._device = paths, places, device
+
+    @cached_property
+    def trained(self) -> _Line:
+        """The rows' tokens that predict a trained one, for a layer that is asked for no others."""
+        return _Line.of(self._paths.at(self._places), self._device)
 
 
 # The backward pass of a checkpointed layer calls attention again, where there is a GPU on a thread of its own, so this
 # is no context variable. A process does one update at a time.
 _reading: list[_Reading] = []
+# Attention whose output is needed where a trained token is predicted, and nowhere else.
+_at_trained: list[Any] = []
 
 
 @contextmanager
@@ -58,8 +84,8 @@ def reading(model: Any, batch: MicroBatch, device: torch.device) -> Iterator[Non
         return
     _attention_functions().register(NAME, _attention)
     inner = model.config._attn_implementation
-    rows = tuple(_Rows.of(branches, device) for branches in batch.paths.branches)
-    _reading.append(_Reading(rows, torch.from_numpy(batch.paths.owners).to(device), inner))
+    places = batch.index if batch.distinct is None else batch.distinct.places
+    _reading.append(_Reading(batch.paths, places, device, inner))
     model.config._attn_implementation = NAME
     try:
         yield
@@ -68,23 +94,34 @@ def reading(model: Any, batch: MicroBatch, device: torch.device) -> Iterator[Non
         _reading.pop()
 
 
+@contextmanager
+def at_trained(module: Any | None) -> Iterator[None]:
+    """Within, this attention of a tree batch answers where a trained token is predicted; elsewhere anything."""
+    _at_trained.append(module)
+    try:
+        yield
+    finally:
+        _at_trained.pop()
+
+
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
     """Args: query, key, value: (1, heads, U, D) of the line. Returns: (1, U, heads, D)."""
     now = _reading[-1]
+    line = now.trained if _at_trained and _at_trained[-1] is module else now.whole
     more.pop("position_ids", None)  # those of the line
     attend = _inner(module, now.inner)
     query, key, value = (values[0].transpose(0, 1) for values in (query, key, value))
     mixed = []
-    for rows in now.rows:
+    for rows in line.rows:
         own, keys, values = (
             _of_rows(of, places, rows.count)
             for of, places in ((query, rows.queries), (key, rows.keys), (value, rows.keys))
         )
         found, *_ = attend(module, own, keys, values, _mask(rows, now.inner, query.dtype), **more)
         mixed.append(found.flatten(0, 1))
-    return torch.cat(mixed).index_select(0, now.owners)[None], None
+    return torch.cat(mixed).index_select(0, line.owners)[None], None
 
 
 def _of_rows(line: Tensor, places: Tensor, count: int) -> Tensor:

@@ -15,21 +15,26 @@ _MOST_COMPARED = 8
 
 
 class Prefixes:
-    """Sequences by the blocks that they begin with. Adding and finding one takes time linear in its length."""
+    """Sequences by the blocks that they begin with. Finding one takes time linear in its length, and in that of those
+    that were added since."""
 
     def __init__(self) -> None:
         self._having: dict[int, list[int]] = {}
+        self._added: list[tuple[int, Ids]] = []
 
     def add(self, number: int, ids: Ids) -> None:
-        """Note that the sequence of this number begins with these ids."""
-        for key in _keys(ids):
-            self._having.setdefault(key, []).append(number)
+        """Note that the sequence of this number begins with these ids, which must stay until one is looked for."""
+        self._added.append((number, ids))
 
     def longest(self, ids: Ids) -> tuple[int, Sequence[int]]:
         """How many leading ids another sequence shares in whole blocks, and the numbers of those that share as many.
 
         Returns: (0, ()) if none begins with the same block.
         """
+        for number, begun in self._added:
+            for key in _keys(begun):
+                self._having.setdefault(key, []).append(number)
+        self._added.clear()
         blocks = 0
         found: Sequence[int] = ()
         for key in _keys(ids):

@@ -34,7 +34,7 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from agentrl.learning.batches import MicroBatch, pad
+from agentrl.learning.batches import MicroBatch, Paths, pad
 from agentrl.learning.learner import Learner, LearnerSettings
 from agentrl.learning.lines.proof import attention_window, why_no_tree
 from agentrl.learning.lines.tree import tree
@@ -73,8 +73,10 @@ NOT_READ: dict[str, Any] = {
 }
 
 
-def random_tree(rng: np.random.Generator, count: int = 12, depth: int = 4, trajectories: int = 6) -> list[Row]:
-    """Rows whose beginnings are those of others, some of them whole; about half of the tokens train."""
+def random_tree(
+    rng: np.random.Generator, count: int = 12, depth: int = 4, trajectories: int = 6, trained: float = 0.5
+) -> list[Row]:
+    """Rows whose beginnings are those of others, some of them whole."""
     rows: list[Row] = []
     for number in range(count):
         ids = rng.integers(1, 50, rng.integers(2, 12))
@@ -84,7 +86,7 @@ def random_tree(rng: np.random.Generator, count: int = 12, depth: int = 4, traje
                 ids = np.concatenate(
                     [other[: rng.integers(1, len(other) + 1)], rng.integers(1, 50, rng.integers(0, 5))]
                 )
-        mask = rng.random(len(ids)) < 0.5
+        mask = rng.random(len(ids)) < trained
         mask[0] = False
         numbers = rng.normal(size=(3, len(ids)))
         rows.append(
@@ -116,17 +118,22 @@ def causal(keys: Any) -> Any:
     return np.tile(np.tri(keys.shape[1], dtype=bool), (len(keys), 1, 1))
 
 
+def attended(paths: Paths) -> list[tuple[Any, Any]]:
+    """Each query's place in the line, and the places that it attends to."""
+    return [
+        (branches.queries[row, m], branches.keys[row][seen[row, m]])
+        for branches in paths.branches
+        for seen in [causal(branches.keys) if branches.seen is None else branches.seen]
+        for row, m in np.ndindex(branches.queries.shape)
+    ]
+
+
 def seen_by_place(batch: MicroBatch) -> list[Any] | None:
     """For each token of a tree's line the places that it attends to, in order."""
     if batch.paths is None:
         return None
     assert batch.positions is not None
-    every = [
-        (branches.queries[row, m], branches.keys[row][seen[row, m]])
-        for branches in batch.paths.branches
-        for seen in [causal(branches.keys) if branches.seen is None else branches.seen]
-        for row, m in np.ndindex(branches.queries.shape)
-    ]
+    every = attended(batch.paths)
     own = [every[place] for place in batch.paths.owners]
     assert [int(place) for place, _ in own] == list(range(batch.ids.shape[1]))
     for place, before in own:
@@ -160,6 +167,33 @@ def test_every_trained_token_sees_exactly_its_row_before_it(seed: int, max_token
     if keep == "trajectory":
         batches = [{rows[s].trajectory for s in batch.sources} for batch in tree(rows, max_tokens, keep)]
         assert sum(map(len, batches)) == len(set().union(*batches)) if batches else True
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**40), st.sampled_from([0.05, 0.3, 1.0]))
+def test_a_layer_that_is_asked_at_some_places_sees_the_same_there(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    for batch in tree(random_tree(rng), 90):
+        if batch.paths is None:
+            continue
+        places = np.flatnonzero(rng.random(batch.ids.shape[1]) < share)
+        whole, part = batch.paths, batch.paths.at(places)
+        every, fewer = attended(whole), attended(part)
+        assert len(fewer) <= len(every)
+        assert all(branches.queries.shape[1] for branches in part.branches)
+        for place in places:
+            query, seen = fewer[part.owners[place]]
+            assert query == place
+            assert seen.tolist() == every[whole.owners[place]][1].tolist()
+
+
+def test_a_layer_that_is_asked_at_few_places_computes_few() -> None:
+    prompt = list(range(1, 41))
+    rows = [Row.of([*prompt, 41 + n, *range(30), 42], [False] * 71 + [True]) for n in range(6)]
+    (batch,) = tree(rows, 500)
+    assert batch.paths is not None
+    assert len(attended(batch.paths)) > 200
+    assert len(attended(batch.paths.at(batch.index))) == 6
 
 
 def test_a_common_prefix_stands_once_and_rows_that_share_nothing_are_padded() -> None:
@@ -222,6 +256,14 @@ async def test_the_gradient_of_every_family_is_that_of_separate_rows(kind: str) 
     expected = await gradients(model, rows, PPOClip(), "pad")
     for tokens in (60, 2048):
         assert difference(await gradients(model, rows, PPOClip(), "tree", micro_batch_tokens=tokens), expected) < 1e-6
+
+
+@pytest.mark.parametrize("kind", READ)
+async def test_the_gradient_is_the_same_where_few_tokens_train(kind: str) -> None:
+    model = model_of(kind)
+    rows = with_coefficients(random_tree(np.random.default_rng(2), count=16, trained=0.1), "token")
+    expected = await gradients(model, rows, PPOClip(), "pad")
+    assert difference(await gradients(model, rows, PPOClip(), "tree"), expected) < 1e-6
 
 
 @pytest.mark.parametrize("seed", range(4))
