@@ -11,7 +11,9 @@ import builtins
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -21,6 +23,16 @@ from typing import Any
 
 IMPORTER = __file__
 """The file whose frame stands in a traceback between an `import` that fails and its author's line."""
+_SITES = ("site-packages", "dist-packages")
+INSTALLED = tuple(
+    os.path.join(folder, "")
+    for folder in {
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        # Further ones: of the user, of the system, of another environment on the path.
+        *(os.path.abspath(path) for path in sys.path if os.path.basename(os.path.normpath(path)) in _SITES),
+    }
+)
+"""Folders of Python's own and of installed modules, each with a separator at its end."""
 _PREFIX = "agentrl_folder_"
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pickle
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +58,16 @@ def test_a_helper_that_is_missing_or_fails_is_told_as_ever(tmp_path):
         load_reference(f"{file}:words")
     (tmp_path / "one" / "words.py").write_text("WORD = 'mended'\nHeld = 1\n")
     assert load_reference(f"{file}:words")()[0] == "mended"
+
+
+def test_libraries_of_every_folder_on_the_path_are_no_code_of_an_author(tmp_path: Path) -> None:
+    for name in ("site-packages", "dist-packages", "mine"):
+        (tmp_path / name).mkdir()
+    paths = os.pathsep.join(str(tmp_path / name) for name in ("site-packages", "dist-packages", "mine"))
+    program = "from agentrl.file_modules import INSTALLED; print(*INSTALLED, sep='\\n')"
+    environ = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    found = set(done.stdout.splitlines())
+    assert {os.path.join(tmp_path, name, "") for name in ("site-packages", "dist-packages")} <= found
+    assert os.path.join(tmp_path, "mine", "") not in found
+    assert os.path.join(os.path.dirname(os.__file__), "") in found

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -23,7 +22,7 @@ from click.exceptions import NoSuchCommand
 
 from agentrl.env.watchdog import end_when_hung
 from agentrl.errors import AgentRLError
-from agentrl.file_modules import IMPORTER
+from agentrl.file_modules import IMPORTER, INSTALLED
 from agentrl.safe_json import for_terminal
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,7 +47,6 @@ _MODULES = {
 }
 EXIT_FAILED, EXIT_UNTRUSTED, EXIT_INTERRUPTED = 1, 3, 130
 _OURS = (os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ""),)
-_INSTALLED = tuple({os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib")})
 
 
 def module_of(command: str) -> str:
@@ -93,7 +91,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             fail(ctx, "Interrupted", "stopped by Ctrl-C", EXIT_INTERRUPTED)
-        except BrokenPipeError:
+        except (BrokenPipeError, click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except SystemExit as error:  # author code that calls sys.exit must not end a command as if it had succeeded
             place = author_place(error)
@@ -149,7 +147,7 @@ def author_place(error: BaseException) -> str | None:
     """`file:line in function` where an environment author's own code raised; None where it was ours."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}" if error.filename and not _is_within(error.filename, _OURS) else None
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_within(f.filename, _INSTALLED)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_within(f.filename, INSTALLED)]
     frames = [f for f in frames if not f.filename.startswith("<") and f.filename != IMPORTER]
     if not frames or _is_within(frames[-1].filename, _OURS):
         return None

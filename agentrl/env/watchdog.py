@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import sysconfig
 import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+from agentrl.file_modules import INSTALLED
 
 logger = logging.getLogger(__name__)
 EXIT_HUNG = 4
@@ -25,7 +26,6 @@ HOOK_TIMEOUT_S = 300.0
 _LOOK_S = 1.0
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OURS = tuple(os.path.join(_HERE, floor, "") for floor in ("env", "policy", "rollout", "sandboxed"))
-_INSTALLED = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
 
 Running = tuple[Any, Any, float]
 """What runs: its owner (an environment or None), the name of a hook or a tool, and its limit in seconds."""
@@ -121,5 +121,5 @@ def place_in(thread: int) -> str:
     if frame is None:
         return "an unknown place"
     frames = [f for f in traceback.extract_stack(frame) if not f.filename.startswith((*_OURS, "<frozen"))]
-    own = [f for f in frames if not f.filename.startswith(_INSTALLED)] or frames
+    own = [f for f in frames if not f.filename.startswith(INSTALLED)] or frames
     return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}"

@@ -10,7 +10,6 @@ import itertools
 import logging
 import math
 import os
-import sysconfig
 import traceback
 from collections.abc import Callable
 from time import perf_counter
@@ -21,7 +20,7 @@ from msgspec import structs
 from agentrl.env.base import Env, Observation, as_action
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.errors import EnvFault, PolicyFault, TaskError
-from agentrl.file_modules import IMPORTER
+from agentrl.file_modules import IMPORTER, INSTALLED
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.token_ids import TokenIds
@@ -31,7 +30,6 @@ logger = logging.getLogger(__name__)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FLOORS = ("env", "policy", "rollout", "sandboxed", "serving", "tools")
 _OURS = (IMPORTER, *(os.path.join(_HERE, floor, "") for floor in _FLOORS))
-_INSTALLED = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
 _numbers = itertools.count()
 # Ways in which a turn ends the episode as a failure, without the environment being asked.
 MODEL_ENDED = ("content_filter", "refused")
@@ -241,5 +239,5 @@ def _origin(fault: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     frames = [f for f in reversed(traceback.extract_tb(cause.__traceback__)) if not f.filename.startswith(_OURS)]
-    own = [f for f in frames if not f.filename.startswith(_INSTALLED)] or frames
+    own = [f for f in frames if not f.filename.startswith(INSTALLED)] or frames
     return f"{os.path.basename(own[0].filename)}:{own[0].lineno} in {own[0].name}" if own else ""

@@ -161,3 +161,11 @@ def test_a_flood_of_like_warnings_is_cut_short() -> None:
         "episode 1 is void (more like this are not shown; agentrl -v shows all)",
         "something else",
     ]
+
+
+def test_wrong_usage_is_said_by_click_wherever_click_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boundary, "INSTALLED", ())
+    result = CliRunner().invoke(main, ["import-gguf", "model.gguf"])
+    assert result.exit_code == 2
+    assert "Missing option '--out'" in result.output
+    assert "traceback" not in result.output

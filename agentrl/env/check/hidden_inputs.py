@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import random
 import sys
-import sysconfig
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from agentrl.env.base import Env
 from agentrl.env.check.determinism import SEED_FIX
 from agentrl.env.check.player import Behaviour, Start, Subject, chance, oracle, play_on
 from agentrl.env.check.report import Finding
+from agentrl.file_modules import INSTALLED
 
 _CLOCK_FIX = "make time part of the task's data, or count turns; use `time.perf_counter` for measuring only"
 _CLOCKS = {
@@ -92,7 +93,7 @@ class _Watch:
         name = code.co_filename
         if name.startswith((_OURS, "<frozen")):
             return False
-        return name.startswith(self.home) or not name.startswith(("<", *_LIBRARIES))
+        return name.startswith(self.home) or not name.startswith(("<", *INSTALLED))
 
     def _note(self, name: str, frame: FrameType) -> None:
         self.seen.setdefault(name, f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
@@ -108,7 +109,6 @@ def _clock_name(function: Any) -> str | None:
     return f"{module}.{name}" if name in _CLOCKS.get(module, ()) else None
 
 
-_LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
 _OURS = str(Path(__file__).resolve().parents[2])
 
 
@@ -118,4 +118,4 @@ def _home_of(env_class: type[Env]) -> str:
         path = Path(inspect.getfile(env_class)).resolve()
     except (TypeError, OSError):  # a class of a notebook
         return "<"
-    return str(path) if str(path.parent) in _LIBRARIES else str(path.parent)
+    return str(path) if os.path.join(path.parent, "") in INSTALLED else str(path.parent)
