@@ -146,17 +146,40 @@ class RayWorker(Worker):
         options = {"num_cpus": self._setup.threads, "max_restarts": 0, "max_concurrency": 1000}
         kind = ray.remote(Host).options(**options)
         self._actor = kind.remote(self._number, pickle.dumps(self._setup), self._model, sys.path)
+        self._later(self._ask_again_and_again())
+        starting = asyncio.ensure_future(self._answer(self._actor.start.remote()))
         try:
             async with asyncio.timeout(_START_S):
-                outcome = await self._answer(self._actor.start.remote())
+                await asyncio.wait([starting, self._lost], return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             raise WorkerLost(
                 f"sampler {self._number} was not ready after {_START_S:g} s; it needs {self._setup.threads} free CPUs"
             ) from None
+        finally:
+            starting.cancel()
+        outcome = self._lost.exception() if self._lost.done() else starting.result()
         if isinstance(outcome, Exception):
             raise outcome
         self.place = f"actor, {outcome}"
         self._later(self._watch())
+
+    async def _ask_again_and_again(self) -> None:
+        """Give up an actor that answers no longer, once it runs. Until then it may wait for free CPUs.
+
+        Time in which the trainer itself stood still counts once at most.
+        """
+        await self._answer(self._actor.alive.remote())
+        every_s, longest_s = self._setup.alive_s, self._setup.silent_s
+        while not self.is_lost:
+            asked, silent_s = asyncio.ensure_future(self._answer(self._actor.alive.remote())), 0.0
+            while not asked.done() and silent_s <= longest_s:
+                await asyncio.wait([asked], timeout=every_s)
+                silent_s += every_s
+            if not asked.done():
+                asked.cancel()
+                self._end(WorkerLost(f"the actor of sampler {self._number} gave no sign of life for {longest_s:g} s"))
+                return
+            await asyncio.sleep(every_s)
 
     async def _watch(self) -> None:
         outcome = await self._answer(self._actor.until_lost.remote())

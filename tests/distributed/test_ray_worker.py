@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -111,6 +112,21 @@ async def test_an_actor_that_cannot_take_weights_is_lost(actor: Actor) -> None:
     with pytest.raises(WorkerLost, match="no memory"):
         await group
     assert worker.is_lost
+
+
+async def test_an_actor_that_was_stopped_is_given_up_also_before_it_is_ready(actor: Actor) -> None:
+    """Ray notices only those that have ended. One that waits for free CPUs has not begun, and is waited for."""
+    setup = replace(SETUP, alive_s=0.01, silent_s=0.05)
+    worker = RayWorker(0, setup, None, lambda: None)
+    starting = asyncio.ensure_future(worker.start())
+    await asyncio.sleep(0.2)
+    assert not starting.done(), "it waits for CPUs"
+    actor.answer("alive").set_result(None)
+    with pytest.raises(WorkerLost, match=r"the actor of sampler 0 gave no sign of life for 0.05 s"):
+        await starting
+    assert worker.is_lost
+    await worker.aclose()
+    assert actor.calls[-1][0] == "kill"
 
 
 async def test_a_cancelled_group_is_stopped_on_the_actor(actor: Actor) -> None:
