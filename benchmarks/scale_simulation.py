@@ -32,7 +32,7 @@ from scale_parts.simulation import Plan, gains, steps_per_s
 from agentrl.training.model_setup import ModelConfig
 
 SHAPES = {
-    "waits": Shape(wait_s=1.5),
+    "waits": Shape(wait_s=2.5),
     "computes": Shape(),
     "larger model": Shape(model=ModelConfig(hidden_size=512, num_layers=8)),
 }
@@ -59,7 +59,7 @@ def measure(given: argparse.Namespace, log: Path) -> Rows:
     done = {row["cell"] for row in rows}
     with TemporaryDirectory(prefix="scale-") as scratch:
         for cell, name, plan, seed in cells(given.repeats, given.engine):
-            if cell in done or given.table:
+            if cell in done or given.table or given.only not in cell:
                 continue
             model = model_of(SHAPES[name], Path(scratch) / name.replace(" ", "-"))
             found = measured_run(SHAPES[name], model, plan, given.steps, seed, given.engine)
@@ -133,11 +133,14 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="of every run")
     parser.add_argument("--steps", type=int, default=10, help="of a run, the first of which do not count")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="who starts the samplers")
+    parser.add_argument("--only", default="", help="runs whose name, such as processes/check/1 at lag 0/0, has this")
     parser.add_argument("--out", type=Path, default=KEPT, help="where finished runs are kept")
     parser.add_argument("--table", action="store_true", help="only print the tables of the finished runs")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     rows = measure(given, given.out / "runs.jsonl")
+    if not of(rows, f"{given.engine}/costs/{CHECKED}"):
+        return 0
     table, worst = check_table(rows, given.engine)
     print(f"\n{cost_table(rows, given.engine)}\n\n{table}\n\n{growth_table(rows, given.engine)}")
     print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; largest error {worst:.1%}")

@@ -21,7 +21,7 @@ from agentrl.distributed.local import LocalWorkers
 from agentrl.distributed.messages import Setup
 from agentrl.distributed.shared import packed_bytes
 from agentrl.distributed.worker import Weights, Worker, WorkerLost
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, RolloutError
 from agentrl.rollout.requests import GroupRequest
 from agentrl.sampling import SamplingParams
 from agentrl.trajectory import TrajectoryGroup
@@ -79,12 +79,28 @@ class RayWorkers(LocalWorkers):
         import ray  # an optional extra
 
         if not ray.is_initialized():
-            where = {"address": self._address} if self._address else {"include_dashboard": False}
-            logger.info("%s Ray", "joining" if self._address else "starting")
-            ray.init(**where, configure_logging=False)
+            self._begin(ray)
             self._started = True
         self._setup = self._make_setup()
         self._kept = Stored(ray.put(packed_bytes((self._policy.model, self._policy.tokenizer))))
+
+    def _begin(self, ray: Any) -> None:
+        """Start Ray, or join a cluster. Raises: RolloutError."""
+        where = {"address": self._address} if self._address else {"include_dashboard": False}
+        logger.info("%s Ray", "joining" if self._address else "starting")
+        try:
+            ray.init(**where, configure_logging=False)
+        except Exception as error:  # Ray raises any class
+            ray.shutdown()
+            if self._address:
+                told = (
+                    f"the Ray cluster at {self._address!r} cannot be joined: {error}. See that it runs, and that this"
+                )
+                raise RolloutError(f"{told} process has its token (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)") from error
+            raise RolloutError(
+                f"Ray cannot be started on this machine: {error} Its processes have to be up within 30 s: begin again "
+                "where fewer others are running, or leave out scale.engine, which needs no Ray"
+            ) from error
 
     def weights(self, version: int) -> Weights:
         import ray  # an optional extra

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 from agentrl.env.base import StepResult
@@ -14,6 +15,8 @@ from agentrl.trajectory import Task
 
 class Waiting(ToolEnv):
     """Look, then answer. Each turn waits without using a core, as for a remote tool, and the reward is drawn.
+
+    Draws differ between the episodes of a group, which share their seed: here times count, and no run is repeated.
 
     Args: wait_s: mean of a turn's wait, which is drawn between half and one and a half times as long.
     """
@@ -34,11 +37,11 @@ class Waiting(ToolEnv):
 
     async def astep(self, action: Any) -> StepResult:
         if self._wait_s:
-            await asyncio.sleep(self._wait_s * float(self.np_random.uniform(0.5, 1.5)))
+            await asyncio.sleep(self._wait_s * random.uniform(0.5, 1.5))
         return await super().astep(action)
 
     def score(self, answer: str | None) -> float:
-        return float(self.np_random.uniform() < 0.5)
+        return float(random.random() < 0.5)
 
     def yes(self, messages: Any) -> Any:
         return "yes" if messages[-1].role == "tool" else call("look")

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from agentrl.distributed.host import Outcome
-from agentrl.distributed.ray_workers import RayWorker, Stored
+from agentrl.distributed.ray_workers import RayWorker, RayWorkers, Stored
 from agentrl.distributed.worker import Weights, WorkerLost
+from agentrl.errors import RolloutError
 from agentrl.rollout.requests import GroupRequest
 from agentrl.trajectory import Task, TrajectoryGroup
 from tests.distributed.test_host import SETUP
@@ -54,6 +55,30 @@ def actor(monkeypatch: pytest.MonkeyPatch) -> Actor:
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
     return made
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (None, "Ray cannot be started on this machine: too slow.*leave out scale.engine"),
+        ("auto", "'auto' cannot be joined"),
+    ],
+)
+def test_a_ray_that_cannot_begin_says_what_to_do(
+    address: str | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, ended = ModuleType("ray"), list[int]()
+
+    def init(**options: Any) -> None:
+        raise Exception("too slow.")  # as Ray does
+
+    ray.init, ray.is_initialized, ray.shutdown = init, lambda: False, lambda: ended.append(1)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr("agentrl.distributed.ray_workers.check_installed", lambda: None)
+    scale: Any = SimpleNamespace(samplers=1)
+    with pytest.raises(RolloutError, match=words):
+        RayWorkers(None, "auto", [], 1, scale, address=address).open()  # type: ignore[arg-type]
+    assert ended
 
 
 async def started(actor: Actor, freed: list[int]) -> RayWorker:
