@@ -1,10 +1,12 @@
-"""Two samplers and their trainer, killed with SIGKILL at random moments: is a group lost, doubled or trained in part?
+"""Trainer, samplers and learners of a run, killed with SIGKILL at random moments: is a group lost or doubled?
 
-usage: OMP_NUM_THREADS=1 nice -n 10 python benchmarks/kills.py [--moments 12] [--seed 0] [--out OUT] [--table]
+usage: OMP_NUM_THREADS=1 nice -n 10 python benchmarks/kills.py [--moments 12] [--seed 0] [--only ranks] [--out OUT]
+       [--table]
 
-A training run with two samplers is killed at random moments, each millisecond of its steps being as likely as another:
-the trainer, one of the samplers, or both at once, at lag 0 and at lag 1. A trainer that was killed is begun again and
-goes on to its end; a sampler that was killed is replaced. Of every run is then asked:
+A training run is killed at random moments, each millisecond of its steps being as likely as another. With two samplers,
+at lag 0 and at lag 1: the trainer, one of the samplers, or both at once. With a sampler and two ranks of a learner that
+share its weights, at lag 0: the trainer, the other rank, or the sampler. A run that lost its trainer or a rank is begun
+again and goes on to its end; a sampler that was killed is replaced. Of every run is then asked:
 
 - whether each step trained the groups that it trains in the run that nobody killed, whole, once and in their order;
 - whether no token that was trained was older than the lag;
@@ -53,7 +55,6 @@ from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import resume, train
 from agentrl.trajectory import Task
 
-VICTIMS, LAGS, SAMPLERS = ("trainer", "sampler", "both"), (0, 1), 2
 STEPS, GROUPS, EPISODES = 6, 3, 4
 KEPT = Path(__file__).resolve().parent / "results" / "kills"
 STAGE, _END_S = "rl", 30.0
@@ -86,6 +87,22 @@ class Agree(ToolEnv):
 ENV = EnvConfig(f"{Path(__file__).resolve()}:Agree", max_turns=3)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run. Attributes: victims: what is killed of it."""
+
+    lag: int
+    scale: ScaleConfig
+    victims: tuple[str, ...]
+
+
+KINDS = {
+    "lag 0": Kind(0, ScaleConfig(samplers=2), ("trainer", "sampler", "both")),
+    "lag 1": Kind(1, ScaleConfig(samplers=2), ("trainer", "sampler", "both")),
+    "ranks": Kind(0, ScaleConfig(samplers=1, learners=2, shard=True), ("trainer", "rank", "sampler")),
+}
+
+
 def warmed_up(folder: Path) -> ModelConfig:
     """A model that says yes about as often as no."""
     warm = LearnerSettings(lr=0.03, optimizer="muon")
@@ -97,9 +114,9 @@ def warmed_up(folder: Path) -> ModelConfig:
     return ModelConfig(path=str(folder / "model"))
 
 
-def plan(model: ModelConfig, lag: int) -> TrainConfig:
+def plan(model: ModelConfig, kind: Kind) -> TrainConfig:
     """The run that is killed."""
-    playing = Playing(GROUPS, EPISODES, max_lag=lag)
+    playing = Playing(GROUPS, EPISODES, max_lag=kind.lag)
     stage = Reinforce(steps=STEPS, playing=playing, checkpoint_every=2, learner=LearnerSettings(lr=1e-3))
     return TrainConfig(
         env=ENV,
@@ -107,7 +124,7 @@ def plan(model: ModelConfig, lag: int) -> TrainConfig:
         sampling=SamplingConfig(max_tokens=16),
         stages={STAGE: stage},
         run=RunConfig(evaluate_every=0, tensorboard=False, threads=1),
-        scale=ScaleConfig(samplers=SAMPLERS),
+        scale=kind.scale,
     )
 
 
@@ -190,6 +207,11 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+def is_rank(pid: int) -> bool:
+    """Whether a process is a rank of a learner."""
+    return b"learners.follower" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def marked(mark: str) -> list[int]:
     """Live processes whose environment has the mark."""
     wanted, found = f"AGENTRL_BENCHMARK={mark}".encode(), []
@@ -212,19 +234,23 @@ def kill_at(config: TrainConfig, place: Place, moment: Moment, victim: str, rng:
     if ours.poll(300):
         ours.recv()
         child.join(moment.delay_s)
-    samplers = sorted(children_of(child.pid))
-    pids = {child.pid, *samplers}
-    hit = [] if victim == "trainer" else [rng.choice(samplers)]
-    for pid in ([child.pid] if victim != "sampler" else []) + hit:
+    started = sorted(children_of(child.pid))
+    pids = {child.pid, *started}
+    others = [pid for pid in started if is_rank(pid) == (victim == "rank")]
+    hit = [] if victim == "trainer" else [rng.choice(others)]
+    kills_trainer = victim in ("trainer", "both")
+    for pid in [child.pid] * kills_trainer + hit:
         os.kill(pid, signal.SIGKILL)
-    if victim == "sampler":
+    if not kills_trainer:
         ours.send(None)
     child.join()
     ours.close()
     if victim == "sampler" and child.exitcode:
         raise SystemExit(f"{place.run}: the run ended with exit code {child.exitcode} after its sampler was killed")
-    names = ["trainer"] * (victim != "sampler") + [f"sampler {samplers.index(pid)} of {len(samplers)}" for pid in hit]
-    return " and ".join(names), pids
+    if victim == "rank" and child.exitcode != 1:
+        raise SystemExit(f"{place.run}: the run ended with exit code {child.exitcode} after a rank was killed")
+    names = [f"{'rank' if victim == 'rank' else 'sampler'} {others.index(pid)} of {len(others)}" for pid in hit]
+    return " and ".join(["trainer"] * kills_trainer + names), pids
 
 
 def go_on(config: TrainConfig, place: Place) -> set[int]:
@@ -289,22 +315,25 @@ def faults(place: Place, reference: Path, lag: int, pids: set[int]) -> list[str]
     return wrong + left_behind(place, pids)
 
 
-def cells(root: Path, moments: int, seed: int, done: set[str]) -> Iterator[dict[str, Any]]:
+def cells(root: Path, kinds: list[str], moments: int, seed: int, done: set[str]) -> Iterator[dict[str, Any]]:
     """Kill once for each moment that is not done yet; one of each kind, then a second one, and so on."""
+    wanted = [(n, kind, victim) for n in range(moments) for kind in kinds for victim in KINDS[kind].victims]
+    wanted = [(n, kind, victim) for n, kind, victim in wanted if f"{kind}/{victim}/{n}" not in done]
+    if not wanted:
+        return
     model = warmed_up(root / "warm")
-    plans = {lag: plan(model, lag) for lag in LAGS}
-    places = {lag: Place.fresh(root, f"whole-{lag}") for lag in LAGS}
-    reports = {lag: whole(plans[lag], places[lag]) for lag in LAGS}
-    for number, lag, victim in itertools.product(range(moments), LAGS, VICTIMS):
-        name = f"lag {lag}/{victim}/{number}"
-        if name in done:
-            continue
+    needed = {kind for _, kind, _ in wanted}
+    plans = {kind: plan(model, KINDS[kind]) for kind in needed}
+    places = {kind: Place.fresh(root, f"whole-{kind.replace(' ', '-')}") for kind in needed}
+    reports = {kind: whole(plans[kind], places[kind]) for kind in needed}
+    for number, kind, victim in wanted:
+        name = f"{kind}/{victim}/{number}"
         rng, before_s, place = random.Random(f"{seed}/{name}"), cpu_seconds(), Place.fresh(root, "killed")
-        moment = draw(rng, _between_steps(reports[lag]), STAGE)
-        hit, pids = kill_at(plans[lag], place, moment, victim, rng)
+        moment = draw(rng, _between_steps(reports[kind]), STAGE)
+        hit, pids = kill_at(plans[kind], place, moment, victim, rng)
         if victim != "sampler":
-            pids |= go_on(plans[lag], place)
-        wrong = faults(place, places[lag].run, lag, pids)
+            pids |= go_on(plans[kind], place)
+        wrong = faults(place, places[kind].run, KINDS[kind].lag, pids)
         took = {"cpu_s": round(cpu_seconds() - before_s, 1), "killed": hit, "faults": wrong}
         yield {"cell": name, "after": moment.report.what, "delay_ms": round(1000 * moment.delay_s), **took}
 
@@ -316,18 +345,19 @@ def _between_steps(reports: list[Report]) -> list[Report]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Kills and how many runs came out whole, by lag and victim, with the moments."""
-    lines = ["| lag | killed | kills | whole | after report + ms |", "|---|---|---|---|---|"]
-    for lag, victim in itertools.product(LAGS, VICTIMS):
-        own = [row for row in rows if row["cell"].startswith(f"lag {lag}/{victim}/")]
+    """Kills and how many runs came out whole, by kind and victim, with the moments."""
+    lines = ["| run | killed | kills | whole | after report + ms |", "|---|---|---|---|---|"]
+    for kind, victim in [(name, victim) for name in KINDS for victim in KINDS[name].victims]:
+        own = [row for row in rows if row["cell"].startswith(f"{kind}/{victim}/")]
         when = ", ".join(f"{row['after']} + {row['delay_ms']}" for row in own)
-        lines.append(f"| {lag} | {victim} | {len(own)} | {sum(not row['faults'] for row in own)} | {when} |")
+        lines.append(f"| {kind} | {victim} | {len(own)} | {sum(not row['faults'] for row in own)} | {when} |")
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=12, help="kills of each victim at each lag")
+    parser.add_argument("--only", choices=KINDS, action="append", help="kinds of runs; all by default")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=KEPT, help="where finished cells are kept")
     parser.add_argument("--table", action="store_true", help="only print the table of the finished cells")
@@ -337,7 +367,8 @@ def main() -> int:
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     if not given.table:
         with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
-            for one in cells(Path(scratch), given.moments, given.seed, {row["cell"] for row in rows}):
+            done = {row["cell"] for row in rows}
+            for one in cells(Path(scratch), given.only or list(KINDS), given.moments, given.seed, done):
                 rows.append(one)
                 with log.open("a") as lines:
                     lines.write(json.dumps(one) + "\n")

@@ -50,7 +50,7 @@ _SAME = ("oracle", "null", "scripted")
 )
 @click.option("--seeds", default="0,1,2", show_default=True, metavar="N,N", help="Of the runs of --curves.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs of --curves; runs/credit by default.")
-@click.option("--jobs", type=click.IntRange(1), help="Runs of --curves at once; one for each core by default.")
+@click.option("--jobs", type=click.IntRange(1), help="Most runs of --curves at once.")
 @json_option
 @click.pass_context
 def command(

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--grid", multiple=True, metavar="KEY=A,B", help="Runs for each value; several make every combination.")
 @click.option("--controls", is_flag=True, help="Run each [controls.NAME] of the file as well, and compare all.")
 @click.option("--control", "control", multiple=True, metavar="NAME", help="As --controls, but this one; repeatable.")
-@click.option("--jobs", type=click.IntRange(1), help="Runs at once with --seeds, --grid and --controls; one a core.")
+@click.option("--jobs", type=click.IntRange(1), help="Most runs of --seeds, --grid and --controls at once.")
 @json_option
 @click.pass_context
 def command(

@@ -6,6 +6,7 @@ A child ends when the trainer ends, however that happens. What its work is stand
 from __future__ import annotations
 
 import ctypes
+import importlib
 import logging
 import os
 import pickle
@@ -14,39 +15,42 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from agentrl.distributed.messages import Logged
+from agentrl.distributed.messages import Alive, Logged
 from agentrl.errors import RolloutError
 
 _PR_SET_PDEATHSIG = 1
 # Ctrl-C reaches every process of a terminal; the trainer alone decides, also while this one begins.
 _COMMAND = (
     "import signal, sys; signal.signal(signal.SIGINT, lambda number, frame: None); sys.path[:] = {path!r}; "
-    "from {module} import main; main({numbers})"
+    "from agentrl.distributed.child import begin; begin({module!r}, {numbers})"
 )
 
 
 def start_child(
-    module: str, given: Sequence[int], variables: Mapping[str, str] | None = None
+    module: str, given: int, alive_s: float, variables: Mapping[str, str] | None = None
 ) -> tuple[subprocess.Popen[bytes], Connection]:
     """Start a process that calls `main` of a module, and a connection to it.
 
-    `main` gets the descriptor of its end of the connection, the descriptors in `given`, and this process's number.
+    `main` gets its end of the connection, a `ToTrainer` of the same, and the descriptor `given`.
 
     Args:
         module: its name.
-        given: descriptors of this process, which the other one gets under the same numbers.
+        given: a descriptor of this process, which the other one gets under the same number.
+        alive_s: seconds between two messages that say that it is running; it begins with them before it imports what
+            takes long.
         variables: of its environment, besides those of this process.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        passed = (theirs.fileno(), *given)
-        numbers = ", ".join(map(str, (*passed, os.getpid())))
+        passed = (theirs.fileno(), given)
+        numbers = ", ".join(map(str, (*passed, os.getpid(), alive_s)))
         process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND.format(path=sys.path, module=module, numbers=numbers)],
             stdin=subprocess.DEVNULL,
@@ -55,6 +59,15 @@ def start_child(
             env={**os.environ, **(variables or {})},
         )
         return process, Connection(ours.detach())
+
+
+def begin(module: str, descriptor: int, given: int, parent: int, alive_s: float) -> None:
+    """What a child does, with what `start_child` gave it. Args: parent: number of the trainer's process."""
+    end_with(parent)
+    connection = Connection(descriptor)
+    trainer = ToTrainer(connection)
+    threading.Thread(target=_say_alive, args=(trainer, alive_s), daemon=True, name="alive").start()
+    importlib.import_module(module).main(connection, trainer, given)
 
 
 def killed(process: subprocess.Popen[bytes]) -> str:
@@ -73,6 +86,13 @@ class ToTrainer:
     def send(self, message: Any) -> None:
         with self._lock, suppress(OSError):  # the trainer is gone, which is noticed where its messages are read
             self._connection.send(message)
+
+
+def _say_alive(trainer: ToTrainer, every_s: float) -> None:
+    """A thread of its own: the process may be busy with something long, and is not lost then."""
+    while True:
+        trainer.send(Alive(time.process_time()))
+        time.sleep(every_s)
 
 
 class LogToTrainer(logging.Handler):

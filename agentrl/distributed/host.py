@@ -88,6 +88,9 @@ class Host:
         finally:
             self._playing.pop(ticket, None)
 
+    async def alive(self) -> None:
+        """Answers as long as the actor runs: Ray notices one that has ended, but not one that was stopped."""
+
     async def cancel(self, ticket: int) -> None:
         """Stop a group."""
         if ticket in self._playing:

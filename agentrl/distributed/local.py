@@ -9,11 +9,12 @@ import pickle
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from agentrl.distributed.child import killed, start_child
+from agentrl.distributed.line import Line
 from agentrl.distributed.messages import (
+    Alive,
     Broken,
     Cancel,
     EpisodeEnded,
@@ -26,7 +27,7 @@ from agentrl.distributed.messages import (
     Setup,
     Stop,
 )
-from agentrl.distributed.shared import Packed, send_descriptor
+from agentrl.distributed.shared import Packed
 from agentrl.distributed.state import resident_bytes
 from agentrl.distributed.worker import Weights, Worker, WorkerLost, shared_out
 from agentrl.env.registry import modules_of
@@ -39,8 +40,8 @@ from agentrl.trajectory import EnvRef, TrajectoryGroup
 
 _START_S, _STOP_S = 600.0, 15.0
 _PROCESS = "agentrl.distributed.process"
-_ALIVE_S, _MOST_SILENT = 5.0, 24
-"""Seconds between two signs of life, and how many of them in a row may be missing: a stopped process is lost."""
+_ALIVE_S, _SILENT_S = 5.0, 120.0
+"""Seconds between two signs of life, and longest time without any: a stopped process is lost."""
 
 
 class Scale(Protocol):
@@ -92,6 +93,7 @@ class LocalWorkers:
             log_level=logging.getLogger().getEffectiveLevel(),
             ends_when_hung=ends_when_hung(),
             alive_s=_ALIVE_S,
+            silent_s=_SILENT_S,
         )
 
     def weights(self, version: int) -> Weights:
@@ -123,7 +125,7 @@ class LocalWorker(Worker):
         self._tickets = itertools.count()
         self._open: dict[int, tuple[asyncio.Future[TrajectoryGroup], int]] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._line: Line | None = None
         self._silent = 0
 
     @property
@@ -146,32 +148,31 @@ class LocalWorker(Worker):
 
     @property
     def is_lost(self) -> bool:
-        return self._connection is None
+        return self._line is None
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = loop.create_future()
         self._lost: asyncio.Future[None] = loop.create_future()
         self._lost.add_done_callback(lambda lost: lost.exception())  # nobody may be waiting
-        self._process, self._connection = start_child(_PROCESS, (self._model.fileno(),))
+        self._process, connection = start_child(_PROCESS, self._model.fileno(), self._setup.alive_s)
+        self._line = Line(connection, self._hear, self._end)
         self.place = f"process {self.pid}"
         self._send(self._setup)
-        loop.add_reader(self._connection.fileno(), self._read)
+        self._silent = 0
+        self._watch()
         try:
             async with asyncio.timeout(_START_S):
                 await self._ready
         except TimeoutError:
             raise WorkerLost(f"sampler {self._number} was not ready after {_START_S:g} s") from None
-        self._silent = 0
-        self._watch()
 
     def _watch(self) -> None:
         """Count the missing signs of life. Time in which the trainer itself stood still counts once at most."""
-        if self._connection is None:
+        if self._line is None:
             return
-        if self._silent > _MOST_SILENT:
-            silent_s = _MOST_SILENT * self._setup.alive_s
-            what = f"sampler {self._number} (process {self.pid}) gave no sign of life for {silent_s:g} s"
+        if self._silent * self._setup.alive_s > self._setup.silent_s:
+            what = f"sampler {self._number} (process {self.pid}) gave no sign of life for {self._setup.silent_s:g} s"
             self._end(WorkerLost(f"{what} (stopped, or code that never lets go of Python's lock), and was killed"))
             return
         self._silent += 1
@@ -198,27 +199,15 @@ class LocalWorker(Worker):
         self._on_free()
 
     def _send(self, message: Any, descriptor: int | None = None) -> None:
-        """A process that is gone is noticed where its messages are read."""
-        if self._connection is None:
-            return
-        with suppress(OSError):
-            self._connection.send(message)
-            if descriptor is not None:
-                send_descriptor(self._connection, descriptor)
+        if self._line is not None:
+            self._line.send(message, descriptor)
 
-    def _read(self) -> None:
-        assert self._connection is not None
+    def _hear(self, message: Any) -> None:
         self._silent = 0
-        try:
-            message = self._connection.recv()
-        except (EOFError, OSError):
-            self._end()
-        else:
-            self._take(message)
-
-    def _take(self, message: Any) -> None:
         if isinstance(message, EpisodeEnded):
             self._count(message.ticket)
+        elif isinstance(message, Alive):
+            self.cpu_s = message.cpu_s
         elif isinstance(message, Played):
             self.cpu_s = message.cpu_s
             self._settle(message.ticket, message.group)
@@ -253,11 +242,10 @@ class LocalWorker(Worker):
 
     def _end(self, error: Exception | None = None) -> None:
         """The process has ended, or has said why it will: everything that it was playing is lost."""
-        if self._connection is None:
+        if self._line is None:
             return
-        asyncio.get_running_loop().remove_reader(self._connection.fileno())
-        self._connection.close()
-        self._connection = None
+        self._line.close()
+        self._line = None
         assert self._process is not None
         why = error or WorkerLost(f"sampler {self._number} (process {self.pid}) {killed(self._process)}")
         futures: list[asyncio.Future[Any]] = [self._ready, self._lost, *(group for group, _ in self._open.values())]

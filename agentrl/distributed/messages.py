@@ -25,7 +25,8 @@ class Setup:
         threads: of torch.
         log_level: of messages that are passed on to the trainer's log.
         ends_when_hung: end the process when author code hangs.
-        alive_s: seconds between two messages that say that the process is running.
+        alive_s: seconds between two messages that say that the process is running; it begins with them.
+        silent_s: a process that says so no longer is lost after so many seconds.
     """
 
     env: EnvRef
@@ -42,6 +43,7 @@ class Setup:
     log_level: int
     ends_when_hung: bool
     alive_s: float
+    silent_s: float
 
 
 # To a sampling process.
@@ -91,7 +93,9 @@ class Ready:
 
 @dataclass(frozen=True)
 class Alive:
-    """The process is running; sent again and again once it is ready."""
+    """The process is running, and has spent so many CPU seconds; sent again and again from its beginning on."""
+
+    cpu_s: float
 
 
 @dataclass(frozen=True)

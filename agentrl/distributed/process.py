@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 
-from agentrl.distributed.child import LogToTrainer, ToTrainer, end_with, portable
+from agentrl.distributed.child import LogToTrainer, ToTrainer, portable
 from agentrl.distributed.messages import (
-    Alive,
     Broken,
     Cancel,
     EpisodeEnded,
@@ -71,17 +70,10 @@ class Sampler:
         async with self._policy, AsyncExitStack() as self._opened:
             threading.Thread(target=self._read, daemon=True, name="trainer").start()
             self._trainer.send(Ready())
-            threading.Thread(target=self._say_alive, daemon=True, name="alive").start()
             await self._stopped.wait()
             for task in self._playing.values():
                 task.cancel()
             await asyncio.gather(*self._playing.values(), return_exceptions=True)
-
-    def _say_alive(self) -> None:
-        """A thread of its own: the event loop may be busy, and the process is not lost then."""
-        while True:
-            time.sleep(self._setup.alive_s)
-            self._trainer.send(Alive())
 
     async def _runner(self, sampling: SamplingParams | None) -> Rollouts:
         """The runner of a way to sample."""
@@ -174,17 +166,14 @@ def _policy(model: Any, tokenizer: Any, setup: Setup) -> LocalPolicy:
     )
 
 
-def main(descriptor: int, model: int, parent: int) -> None:
+def main(connection: Connection, trainer: ToTrainer, model: int) -> None:
     """Run a sampling process.
 
     Args:
-        descriptor: of the connection to the trainer.
-        model: of the memory that holds model and tokenizer.
-        parent: number of the trainer's process.
+        connection: to the trainer.
+        trainer: the same, to send.
+        model: descriptor of the memory that holds model and tokenizer.
     """
-    end_with(parent)
-    connection = Connection(descriptor)
-    trainer = ToTrainer(connection)
     try:
         setup: Setup = connection.recv()
         _prepare(setup, trainer)

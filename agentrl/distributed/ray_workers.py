@@ -21,7 +21,7 @@ from agentrl.distributed.local import LocalWorkers
 from agentrl.distributed.messages import Setup
 from agentrl.distributed.shared import packed_bytes
 from agentrl.distributed.worker import Weights, Worker, WorkerLost
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, RolloutError
 from agentrl.rollout.requests import GroupRequest
 from agentrl.sampling import SamplingParams
 from agentrl.trajectory import TrajectoryGroup
@@ -79,12 +79,28 @@ class RayWorkers(LocalWorkers):
         import ray  # an optional extra
 
         if not ray.is_initialized():
-            where = {"address": self._address} if self._address else {"include_dashboard": False}
-            logger.info("%s Ray", "joining" if self._address else "starting")
-            ray.init(**where, configure_logging=False)
+            self._begin(ray)
             self._started = True
         self._setup = self._make_setup()
         self._kept = Stored(ray.put(packed_bytes((self._policy.model, self._policy.tokenizer))))
+
+    def _begin(self, ray: Any) -> None:
+        """Start Ray, or join a cluster. Raises: RolloutError."""
+        where = {"address": self._address} if self._address else {"include_dashboard": False}
+        logger.info("%s Ray", "joining" if self._address else "starting")
+        try:
+            ray.init(**where, configure_logging=False)
+        except Exception as error:  # Ray raises any class
+            ray.shutdown()
+            if self._address:
+                told = (
+                    f"the Ray cluster at {self._address!r} cannot be joined: {error}. See that it runs, and that this"
+                )
+                raise RolloutError(f"{told} process has its token (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)") from error
+            raise RolloutError(
+                f"Ray cannot be started on this machine: {error} Its processes have to be up within 30 s: begin again "
+                "where fewer others are running, or leave out scale.engine, which needs no Ray"
+            ) from error
 
     def weights(self, version: int) -> Weights:
         import ray  # an optional extra
@@ -146,17 +162,40 @@ class RayWorker(Worker):
         options = {"num_cpus": self._setup.threads, "max_restarts": 0, "max_concurrency": 1000}
         kind = ray.remote(Host).options(**options)
         self._actor = kind.remote(self._number, pickle.dumps(self._setup), self._model, sys.path)
+        self._later(self._ask_again_and_again())
+        starting = asyncio.ensure_future(self._answer(self._actor.start.remote()))
         try:
             async with asyncio.timeout(_START_S):
-                outcome = await self._answer(self._actor.start.remote())
+                await asyncio.wait([starting, self._lost], return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             raise WorkerLost(
                 f"sampler {self._number} was not ready after {_START_S:g} s; it needs {self._setup.threads} free CPUs"
             ) from None
+        finally:
+            starting.cancel()
+        outcome = self._lost.exception() if self._lost.done() else starting.result()
         if isinstance(outcome, Exception):
             raise outcome
         self.place = f"actor, {outcome}"
         self._later(self._watch())
+
+    async def _ask_again_and_again(self) -> None:
+        """Give up an actor that answers no longer, once it runs. Until then it may wait for free CPUs.
+
+        Time in which the trainer itself stood still counts once at most.
+        """
+        await self._answer(self._actor.alive.remote())
+        every_s, longest_s = self._setup.alive_s, self._setup.silent_s
+        while not self.is_lost:
+            asked, silent_s = asyncio.ensure_future(self._answer(self._actor.alive.remote())), 0.0
+            while not asked.done() and silent_s <= longest_s:
+                await asyncio.wait([asked], timeout=every_s)
+                silent_s += every_s
+            if not asked.done():
+                asked.cancel()
+                self._end(WorkerLost(f"the actor of sampler {self._number} gave no sign of life for {longest_s:g} s"))
+                return
+            await asyncio.sleep(every_s)
 
     async def _watch(self) -> None:
         outcome = await self._answer(self._actor.until_lost.remote())

@@ -200,11 +200,26 @@ class TrainConfig:
     @property
     def learner_threads(self) -> int:
         """Torch threads of each process that learns; 0 leaves torch's choice."""
-        overlaps = self.scale.samplers and any(p.max_lag for p in _playing(self.planned()).values())
+        overlaps = self._overlaps
         if self.run.threads or not (overlaps or self.scale.learners > 1):
             return self.run.threads
         free = (os.cpu_count() or 1) - (self.scale.samplers * self.scale.threads if overlaps else 0)
         return max(1, free // self.scale.learners)
+
+    @property
+    def busy_cores(self) -> int:
+        """Cores of this machine that the processes of a run keep busy at once: those that learn, and its samplers.
+
+        At `max_lag = 0` they take turns. Samplers on a Ray cluster do not count: Ray gives them cores.
+        """
+        learning = self.scale.learners * max(1, self.run.threads)
+        sampling = 0 if self.scale.address else self.scale.samplers * self.scale.threads
+        return learning + sampling if self._overlaps else max(learning, sampling)
+
+    @property
+    def _overlaps(self) -> bool:
+        """Whether samplers play while the learner updates."""
+        return self.scale.samplers > 0 and any(p.max_lag for p in _playing(self.planned()).values())
 
     def _check_stages(self, planned: Mapping[str, StageSettings], probe: Env, env: EnvConfig) -> None:
         judges: list[str] = []

@@ -18,7 +18,7 @@ from agentrl.rollout.requests import GroupRequest
 from agentrl.sampling import SamplingParams
 from agentrl.trajectory import EnvRef, Task, TrajectoryGroup
 
-SETUP = Setup(EnvRef("x"), (), SamplingParams(), "auto", 1, None, True, 1, 3, False, 1, 20, False, 5.0)
+SETUP = Setup(EnvRef("x"), (), SamplingParams(), "auto", 1, None, True, 1, 3, False, 1, 20, False, 5.0, 120.0)
 REQUEST = GroupRequest(Task("t"), 0, 1, group_id="g")
 
 

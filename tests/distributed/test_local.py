@@ -14,7 +14,7 @@ from agentrl.distributed.shared import Packed
 from agentrl.sampling import SamplingParams
 from agentrl.trajectory import EnvRef
 
-SETUP = Setup(EnvRef("e"), (), SamplingParams(), "chatml", 1, None, False, 1, 0, False, 1, 30, False, 5.0)
+SETUP = Setup(EnvRef("e"), (), SamplingParams(), "chatml", 1, None, False, 1, 0, False, 1, 30, False, 5.0, 120.0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")

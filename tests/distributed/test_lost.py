@@ -69,7 +69,8 @@ def all_end(pids: list[int]) -> bool:
 def test_a_sampler_that_is_killed_or_stopped_in_the_middle_of_a_group_changes_no_bit(
     undecided: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr("agentrl.distributed.local._ALIVE_S", 0.2)
+    monkeypatch.setattr("agentrl.distributed.local._ALIVE_S", 0.5)
+    monkeypatch.setattr("agentrl.distributed.local._SILENT_S", 15.0)
     kwargs = {"mark": str(tmp_path / "mark"), "spare": os.getpid(), "number": int(number)}
     env = EnvConfig("tests.distributed.fatal:Fatal", kwargs=kwargs)
     config = replace(CONFIG, env=env, model=undecided, stages={"it": RL})

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import pickle
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agentrl.distributed.host import Outcome
-from agentrl.distributed.ray_workers import RayWorker, Stored
+from agentrl.distributed.ray_workers import RayWorker, RayWorkers, Stored
 from agentrl.distributed.worker import Weights, WorkerLost
+from agentrl.errors import RolloutError
 from agentrl.rollout.requests import GroupRequest
 from agentrl.trajectory import Task, TrajectoryGroup
 from tests.distributed.test_host import SETUP
@@ -53,6 +55,30 @@ def actor(monkeypatch: pytest.MonkeyPatch) -> Actor:
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
     return made
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (None, "Ray cannot be started on this machine: too slow.*leave out scale.engine"),
+        ("auto", "'auto' cannot be joined"),
+    ],
+)
+def test_a_ray_that_cannot_begin_says_what_to_do(
+    address: str | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, ended = ModuleType("ray"), list[int]()
+
+    def init(**options: Any) -> None:
+        raise Exception("too slow.")  # as Ray does
+
+    ray.init, ray.is_initialized, ray.shutdown = init, lambda: False, lambda: ended.append(1)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr("agentrl.distributed.ray_workers.check_installed", lambda: None)
+    scale: Any = SimpleNamespace(samplers=1)
+    with pytest.raises(RolloutError, match=words):
+        RayWorkers(None, "auto", [], 1, scale, address=address).open()  # type: ignore[arg-type]
+    assert ended
 
 
 async def started(actor: Actor, freed: list[int]) -> RayWorker:
@@ -111,6 +137,21 @@ async def test_an_actor_that_cannot_take_weights_is_lost(actor: Actor) -> None:
     with pytest.raises(WorkerLost, match="no memory"):
         await group
     assert worker.is_lost
+
+
+async def test_an_actor_that_was_stopped_is_given_up_also_before_it_is_ready(actor: Actor) -> None:
+    """Ray notices only those that have ended. One that waits for free CPUs has not begun, and is waited for."""
+    setup = replace(SETUP, alive_s=0.01, silent_s=0.05)
+    worker = RayWorker(0, setup, None, lambda: None)
+    starting = asyncio.ensure_future(worker.start())
+    await asyncio.sleep(0.2)
+    assert not starting.done(), "it waits for CPUs"
+    actor.answer("alive").set_result(None)
+    with pytest.raises(WorkerLost, match=r"the actor of sampler 0 gave no sign of life for 0.05 s"):
+        await starting
+    assert worker.is_lost
+    await worker.aclose()
+    assert actor.calls[-1][0] == "kill"
 
 
 async def test_a_cancelled_group_is_stopped_on_the_actor(actor: Actor) -> None:

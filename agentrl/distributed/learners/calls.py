@@ -35,7 +35,6 @@ class Join:
         device: of its learner.
         whole_device: where it keeps a whole model.
         threads: of torch.
-        alive_s: seconds between two signs of life.
     """
 
     rank: int
@@ -45,14 +44,6 @@ class Join:
     device: str
     whole_device: str
     threads: int
-    alive_s: float
-
-
-@dataclass(frozen=True)
-class Alive:
-    """To the trainer: the process is running, and has spent so many CPU seconds."""
-
-    cpu_s: float
 
 
 @dataclass(frozen=True)

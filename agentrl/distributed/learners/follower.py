@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import pickle
-import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
@@ -19,26 +18,23 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from agentrl.distributed.child import LogToTrainer, ToTrainer, end_with, portable
-from agentrl.distributed.learners.calls import Alive, Call, Gone, Join, Rank, StopFollowing
+from agentrl.distributed.child import LogToTrainer, ToTrainer, portable
+from agentrl.distributed.learners.calls import Call, Gone, Join, Rank, StopFollowing
 from agentrl.distributed.learners.group import join_group
-from agentrl.distributed.messages import Broken, Ready
+from agentrl.distributed.messages import Alive, Broken, Ready
 from agentrl.distributed.shared import unpacked
 from agentrl.learning.parallel.ranks import Ranks
 from agentrl.registry import load_file
 
 
-def main(descriptor: int, model: int, parent: int) -> None:
+def main(connection: Connection, trainer: ToTrainer, model: int) -> None:
     """Be a rank.
 
     Args:
-        descriptor: of the connection to the trainer.
-        model: of the memory that holds a whole model.
-        parent: number of the trainer's process.
+        connection: to the trainer.
+        trainer: the same, to send.
+        model: descriptor of the memory that holds a whole model.
     """
-    end_with(parent)
-    connection = Connection(descriptor)
-    trainer = ToTrainer(connection)
     where = "a rank of the learner"
     try:
         join: Join = connection.recv()
@@ -47,7 +43,6 @@ def main(descriptor: int, model: int, parent: int) -> None:
         whole = unpacked(model, only_tensors=False, device=join.whole_device)
         os.close(model)
         trainer.send(Ready())
-        threading.Thread(target=_say_alive, args=(trainer, join.alive_s), daemon=True).start()
         join_group(join)
         asyncio.run(_follow(connection, trainer, Rank(Ranks.of(), whole, torch.device(join.device))))
     except StopFollowing:
@@ -77,13 +72,6 @@ async def _follow(connection: Connection, trainer: ToTrainer, rank: Rank) -> Non
             load_file(Path(file))
         call: Call = pickle.loads(written)
         await call.take_part(rank)
-        trainer.send(Alive(time.process_time()))
-
-
-def _say_alive(trainer: ToTrainer, every_s: float) -> None:
-    """A thread of its own: an update may take long, and the process is not lost then."""
-    while True:
-        time.sleep(every_s)
         trainer.send(Alive(time.process_time()))
 
 

@@ -22,9 +22,9 @@ import torch.distributed as dist
 from torch import nn
 
 from agentrl.distributed.child import killed, start_child
-from agentrl.distributed.learners.calls import Alive, Begin, Call, Gone, Join, Stop
+from agentrl.distributed.learners.calls import Begin, Call, Gone, Join, Stop
 from agentrl.distributed.learners.group import backend_of, interface, join_group, meeting_place
-from agentrl.distributed.messages import Broken, Logged, Ready
+from agentrl.distributed.messages import Alive, Broken, Logged, Ready
 from agentrl.distributed.shared import Packed
 from agentrl.errors import ConfigError, LearnerLost
 from agentrl.learning.parallel.ranks import Ranks
@@ -98,7 +98,7 @@ class Team:
         packed = Packed(self._model)
         try:
             for rank in range(1, self._size):
-                process, connection = start_child(_PROCESS, (packed.fileno(),), interface())
+                process, connection = start_child(_PROCESS, packed.fileno(), _ALIVE_S, interface())
                 self._members.append(_Member(rank, process, connection))
                 connection.send(self._join(rank, store.port))
         finally:
@@ -124,7 +124,6 @@ class Team:
             device=device,
             whole_device="cpu" if self._shard else device,
             threads=torch.get_num_threads(),
-            alive_s=_ALIVE_S,
         )
 
     # Calls.
@@ -213,7 +212,7 @@ class Team:
         if self._gone is not None and time.monotonic() - self._gone[0] > _CAUSE_S / 2:
             self._end(LearnerLost(f"the ranks of the learner lost each other: {self._gone[1]}. {_GO_ON}"))
         for member in self._members:
-            member.silent_s += passed_s if member.is_ready else 0.0
+            member.silent_s += passed_s
             if member.silent_s > _LONGEST_SILENCE_S:
                 silent = f"{member} gave no sign of life for {_LONGEST_SILENCE_S:g} s, and was killed. {_GO_ON}"
                 self._end(LearnerLost(silent))

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,8 @@ def run_grid(
     """Begin, resume or skip each run, each in a process of its own. A run that fails does not stop the others.
 
     Args:
-        jobs: most processes at once; one for each core by default, and never more.
+        jobs: most runs at once; by default, and never more than, as many as the cores are enough for. A run that
+            wants more cores than there are goes on alone.
         on_result: called when a run has ended.
     Returns: in the order of `runs`. Ctrl-C ends all processes; the same call goes on.
     Raises: ConfigError before anything begins if a folder holds a run of another configuration.
@@ -105,17 +106,17 @@ def run_grid(
     results = {run.folder: GridResult(run, _summary(run)) for run in runs if run not in waiting}
     for result in results.values():
         on_result(result)
-    for result in _executed(waiting, max(1, min(jobs or cores, cores))):
+    for result in _executed(waiting, min(jobs or cores, cores), cores):
         results[result.run.folder] = result
         on_result(result)
     return [results[run.folder] for run in runs]
 
 
-def _executed(waiting: list[GridRun], jobs: int) -> Iterator[GridResult]:
+def _executed(waiting: list[GridRun], jobs: int, cores: int) -> Iterator[GridResult]:
     queue, active = list(reversed(waiting)), dict[Path, tuple[GridRun, subprocess.Popen[bytes]]]()
     try:
         while queue or active:
-            while queue and len(active) < jobs:
+            while queue and (not active or (len(active) < jobs and _fits(queue[-1], active.values(), cores))):
                 run = queue.pop()
                 active[run.folder] = run, _begin(run)
             ended = [run for run, process in active.values() if process.poll() is not None]
@@ -129,6 +130,10 @@ def _executed(waiting: list[GridRun], jobs: int) -> Iterator[GridResult]:
             process.terminate()
         for _, process in active.values():
             process.wait()
+
+
+def _fits(run: GridRun, active: Iterable[tuple[GridRun, object]], cores: int) -> bool:
+    return run.config.busy_cores + sum(other.config.busy_cores for other, _ in active) <= cores
 
 
 def _begin(run: GridRun) -> subprocess.Popen[bytes]:

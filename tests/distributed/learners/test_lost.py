@@ -36,7 +36,7 @@ async def test_what_fails_on_one_rank_ends_all(
     """Each in the middle of an update, while the other rank waits for it."""
     if how == "SIGSTOP":
         monkeypatch.setattr(team_module, "_ALIVE_S", 0.2)
-        monkeypatch.setattr(team_module, "_LONGEST_SILENCE_S", 3.0)
+        monkeypatch.setattr(team_module, "_LONGEST_SILENCE_S", 15.0)
     loss = Fatal(counts=str(tmp_path / "counts"), how=how, rank=rank, at=2)
     model, rows = model_of(), rows_of()
     settings = LearnerSettings(lr=1e-3, num_minibatches=2)

@@ -20,7 +20,9 @@ from agentrl.cli import main
 from agentrl.config import dump_config, load_config
 from agentrl.errors import ConfigError
 from agentrl.training.plan import TrainConfig
-from agentrl.training.settings import EnvConfig
+from agentrl.training.settings import EnvConfig, ScaleConfig
+from agentrl.training.stages.playing import Playing
+from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.sweeps.grid import GridResult, GridRun, grid_table, plan_grid, run_grid
 from tests.training.test_preflight import CONFIG, Ask
 
@@ -125,6 +127,68 @@ def test_ctrl_c_stops_all_runs_and_the_same_command_goes_on(tmp_path: Path) -> N
     for run in (Path(tmp_path, name) for name in cell["runs"]):
         assert (run / "summary.json").exists()
         assert ("Resuming" in run.with_name(f"{run.name}.log").read_text()) == (run in begun)
+
+
+class Standing:
+    """A run's process, which ends when it has been asked a few times; and how many of them there were at once."""
+
+    now, most = 0, 0
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        self.folder, self.asked = Path(command[command.index("--out") + 1]), 0
+        Standing.now += 1
+        Standing.most = max(Standing.most, Standing.now)
+        self.returncode = 0
+
+    def poll(self) -> int | None:
+        self.asked += 1
+        if self.asked < 3:
+            return None
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "summary.json").write_text("{}")
+        Standing.now -= 1
+        return 0
+
+    def terminate(self) -> None:
+        pass
+
+    wait = terminate
+    __class_getitem__ = classmethod(lambda cls, kind: cls)
+
+
+SCALES: list[tuple[dict[str, Any], int, int | None, int]] = [
+    ({}, 0, None, 4),
+    ({}, 0, 3, 3),
+    ({"learners": 2}, 0, None, 2),
+    ({"learners": 2}, 0, 1, 1),
+    ({"learners": 3, "shard": True}, 0, 4, 1),
+    ({"samplers": 2}, 0, 4, 2),
+    ({"samplers": 2, "threads": 2}, 0, 4, 1),
+    ({"samplers": 1}, 1, 4, 2),
+    ({"samplers": 2, "learners": 2}, 0, 4, 2),
+    ({"samplers": 2, "learners": 2}, 1, 4, 1),
+    ({"samplers": 9}, 0, 4, 1),
+    ({"samplers": 9, "engine": "ray", "address": "auto"}, 1, 4, 4),
+]
+
+
+@pytest.mark.parametrize(("scale", "max_lag", "jobs", "at_once"), SCALES)
+def test_runs_at_once_leave_cores_to_the_samplers_and_learners_of_each(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scale: dict[str, Any],
+    max_lag: int,
+    jobs: int | None,
+    at_once: int,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(subprocess, "Popen", Standing)
+    monkeypatch.setattr(Standing, "most", 0)
+    stages = {"rl": Reinforce(playing=Playing(max_lag=max_lag))}
+    config = replace(SMALL, stages=stages, scale=ScaleConfig(**scale))
+    runs = [GridRun("all", config, tmp_path / "out" / str(number)) for number in range(6)]
+    assert all(result.summary is not None for result in run_grid(runs, jobs=jobs))
+    assert Standing.most == at_once
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
