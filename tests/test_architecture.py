@@ -168,7 +168,7 @@ LATE_IMPORTS = {
     ("agentrl.sandbox.worker.preload", "random"): "it is loaded in a way of our own, whoever imports first",
     ("", "tensorboard"): "an optional extra",
     ("", "yaml"): "an optional extra",
-    ("agentrl.serving.envs.server", "agentrl.serving.envs.mcp_door"): "an optional extra",
+    ("agentrl.serving.envs.server", "agentrl.serving.mcp.door"): "an optional extra",
     ("agentrl.conform.conform", "agentrl.conform.dialects"): "an optional extra",
     ("agentrl.conform.clients", ""): "runs where one foreign package is installed",
     ("agentrl.viewer.tokens", "tokenizers"): "an optional extra",

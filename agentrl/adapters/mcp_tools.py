@@ -129,7 +129,7 @@ def _text_of(part: Any) -> str:
     return text if isinstance(text, str) else f"[{getattr(part, 'type', 'content')} that is no text]"
 
 
-class _Anything(BaseModel):
+class Anything(BaseModel):
     """Arguments that the server checks."""
 
 
@@ -160,7 +160,7 @@ def tool_of(found: Any, connection: McpConnection) -> McpTool:
 
     function.__name__ = found.name
     schema = {key: value for key, value in found.input_schema.items() if key != "$schema"}
-    return McpTool(found.name, found.description or "", _Anything, function, timeout_s=_CALL_S, parameters=schema)
+    return McpTool(found.name, found.description or "", Anything, function, timeout_s=_CALL_S, parameters=schema)
 
 
 class McpEnv(ToolEnv):

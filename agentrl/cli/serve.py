@@ -59,7 +59,7 @@ def command(env: str, kwargs: tuple[str, ...], as_json: bool, **given: Any) -> N
     ref = reference(env, **arguments_of(kwargs, "--kwarg"))
     if given["stdio"]:
         from agentrl.serving.envs.seats import Start
-        from agentrl.serving.mcp_stdio import serve_stdio
+        from agentrl.serving.mcp.stdio import serve_stdio
 
         serve_stdio(ref, Start(given["seed"], given["task"]), given["result"])
         return

@@ -8,13 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentrl.conform import doors, files, verifiers_doors
+from agentrl.conform import docker_door, doors, files, mcp_suite, verifiers_doors
 from agentrl.conform.doors import Job
 from agentrl.conform.episodes import played
 from agentrl.conform.report import ConformReport, Door
+from agentrl.conform.tools import how_to_install
 from agentrl.env import registry
 from agentrl.errors import PackageMissing
 from agentrl.trajectory import EnvRef, Trajectory
+
+TOOLS = ".venv-conform"
+"""Where external packages are looked for by default."""
 
 
 def _dialect(name: str, which: str) -> Callable[[Job], Door]:
@@ -38,6 +42,7 @@ DOORS: Mapping[str, Callable[[Job], Door]] = {
     "openenv": doors.openenv,
     "mcp (2026-07-28)": doors.mcp("mcp (2026-07-28)"),
     "mcp (2025-11-25)": doors.mcp("mcp (2025-11-25)"),
+    **{name: mcp_suite.suite(name) for name in mcp_suite.SUITES},
     "chat completions": _dialect("chat completions", "chat"),
     "responses": _dialect("responses", "responses"),
     "anthropic messages": _dialect("anthropic messages", "messages"),
@@ -47,19 +52,7 @@ DOORS: Mapping[str, Callable[[Job], Door]] = {
     "verifiers traces": files.records("verifiers", "verifiers"),
     "verifiers: our taskset": verifiers_doors.ours,
     "verifiers: as our Env": verifiers_doors.theirs,
-}
-_INSTALL = {
-    "serve": "pip install 'agentrl[serve]'",
-    "openai": "pip install openai",
-    "anthropic": "pip install anthropic",
-    "websockets": "pip install 'agentrl[openenv]'",
-    "openenv": "pip install openenv==0.10.0",
-    "mcp": "pip install 'agentrl[mcp]'",
-    "harbor": "pip install harbor==0.26.0 (Python 3.12)",
-    "atif": "pip install atif==1.8.0",
-    "inspect_ai": "pip install inspect_ai==0.3.285",
-    "verifiers": "pip install verifiers==0.4.0",
-    "agentrl_verifiers": "pip install 'agentrl[viewer]' next to verifiers",
+    "dockerfile": docker_door.door,
 }
 
 
@@ -68,6 +61,7 @@ def conform(
     *,
     episodes: int = 4,
     pythons: Mapping[str, str] | None = None,
+    tools: str = TOOLS,
     on_door: Callable[[Door], None] = lambda door: None,
     **kwargs: Any,
 ) -> ConformReport:
@@ -78,6 +72,8 @@ def conform(
         episodes: through each door.
         pythons: name of a package (`openenv`, `harbor`, ...) -> a Python that has it; packages that cannot share an
             installation are tried that way.
+        tools: folder with an installation for each external package, named after it; the present one is used for what
+            is not there.
         on_door: called after each.
         kwargs: given to the constructor.
     Raises: EnvNotFound if there is no such environment; EnvFault if it fails without any door.
@@ -85,7 +81,7 @@ def conform(
     ref = registry.reference(env, **kwargs)
     found: list[Door] = []
     with tempfile.TemporaryDirectory(prefix="agentrl-conform-") as folder:
-        job = Job(ref, asyncio.run(_played(ref, episodes)), Path(folder), dict(pythons or {}))
+        job = Job(ref, asyncio.run(_played(ref, episodes)), Path(folder), dict(pythons or {}), tools)
         for name, door in DOORS.items():
             found.append(_tried(name, door, job))
             on_door(found[-1])
@@ -104,10 +100,6 @@ def _tried(name: str, door: Callable[[Job], Door], job: Job) -> Door:
     try:
         return door(job)
     except PackageMissing as error:
-        package = str(error)
-        where = _INSTALL[package]
-        if package not in ("mcp", "websockets", "serve"):  # these our own server needs
-            where += f", or name a Python that has it: --python {package}=PATH"
-        return Door(name, "not installed", where)
+        return Door(name, "not run", how_to_install(str(error), job.tools))
     except Exception as error:  # whatever a foreign tool raises is its verdict
         return Door(name, "failed", f"{type(error).__name__}: {error}"[:500])

@@ -29,6 +29,7 @@ from agentrl.serving.capture.settings import AgentConfig
 from agentrl.trajectory import Trajectory
 
 _CONTEXT = 1 << 20
+_ENGINE_CONTEXT = 512  # of the engine that is replaced: a proof of a long context takes minutes
 _TIMEOUT_S = 120.0
 _END = Action("The episode is over.")
 _PACKAGES = {"chat": "openai", "responses": "openai", "messages": "anthropic"}
@@ -41,8 +42,9 @@ class Parrot(LocalPolicy):
 
     def __init__(self, episode: Trajectory) -> None:
         texts = [message.content for message in episode.messages()]
-        config: dict[str, Any] = {"hidden_size": 8, "num_layers": 1, "max_position_embeddings": _CONTEXT}
-        super().__init__(*build_tiny([*texts, "{}"], **config), slots=1, max_context=_CONTEXT)
+        config: dict[str, Any] = {"hidden_size": 8, "num_layers": 1, "max_position_embeddings": _ENGINE_CONTEXT}
+        super().__init__(*build_tiny([*texts, "{}"], **config), slots=1, max_context=_ENGINE_CONTEXT, exact=False)
+        self.context = _CONTEXT
         actions = [turn.action for turn in episode.turns]
         self.engine: Any = _Said([tuple(self.format.render_action(a, episode.tools)) for a in (*actions, _END)])
 

@@ -16,6 +16,7 @@ from gymnasium.utils.env_checker import check_env as check_gymnasium
 
 from agentrl.conform.episodes import again, episode_hash, hash_of, transcript
 from agentrl.conform.report import Door
+from agentrl.conform.tools import python_in
 from agentrl.env import registry
 from agentrl.env.base import Env
 from agentrl.env.check import check_env
@@ -41,14 +42,16 @@ class Job:
     Attributes:
         ref: the environment.
         episodes: as they were played in this process.
-        pythons: name of a package -> a Python that has it, where this one does not.
         folder: for files.
+        pythons: name of a package -> a Python that has it, where this one does not.
+        tools: folder with an installation for each external package, as `agentrl.conform.tools` lays it out.
     """
 
     ref: EnvRef
     episodes: Sequence[Trajectory]
     folder: Path
     pythons: Mapping[str, str] = field(default_factory=dict)
+    tools: str = ""
 
     @property
     def hashes(self) -> tuple[str, ...]:
@@ -57,7 +60,7 @@ class Job:
 
 def python_of(job: Job, package: str) -> str:
     """A Python that has a package. Raises: PackageMissing if the one that was named, or this one, does not."""
-    python = job.pythons.get(package, sys.executable)
+    python = job.pythons.get(package) or python_in(job.tools, package) or sys.executable
     code = f"import importlib.util, sys; sys.exit(0 if importlib.util.find_spec({package!r}) else {_MISSING})"
     if subprocess.run([python, "-c", code], check=False, timeout=60, cwd=job.folder).returncode == _MISSING:
         raise PackageMissing(package)
@@ -98,7 +101,8 @@ def gymnasium(job: Job) -> Door:
     return Door("gymnasium", "green", "its checker accepts reset, step, spaces and render")
 
 
-def _compared(name: str, job: Job, found: Sequence[Trajectory]) -> Door:
+def compared(name: str, job: Job, found: Sequence[Trajectory]) -> Door:
+    """Whether episodes have the records of those of this process."""
     hashes = tuple(episode_hash(episode) for episode in found)
     different = [index for index, (one, other) in enumerate(zip(hashes, job.hashes, strict=True)) if one != other]
     if different:
@@ -125,7 +129,7 @@ def pooled(job: Job) -> Door:
         finally:
             await pool.aclose()
 
-    return _compared("pooled", job, asyncio.run(play()))
+    return compared("pooled", job, asyncio.run(play()))
 
 
 def served(job: Job) -> Door:
@@ -138,7 +142,7 @@ def served(job: Job) -> Door:
             finally:
                 await env.aclose()
 
-        return _compared("served", job, asyncio.run(play(connect(server.url, server.token))))
+        return compared("served", job, asyncio.run(play(connect(server.url, server.token))))
 
 
 def _openenv_action(action: Action) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Outcome = Literal["green", "failed", "not installed", "does not apply"]
+Outcome = Literal["green", "failed", "not run", "does not apply"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ConformReport:
 
     @property
     def ok(self) -> bool:
-        """Whether no door failed; one whose package is not installed was not tried."""
+        """Whether no door failed; one whose package is not installed did not run."""
         return all(door.outcome != "failed" for door in self.doors)
 
     def to_json(self) -> dict[str, Any]:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import secrets
 import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from agentrl.conform.doors import Job, python_of, run_client
 from agentrl.conform.episodes import again, hash_of, transcript
+from agentrl.conform.process import serving, toml_of
 from agentrl.conform.report import Door
 from agentrl.env.base import Env
 from agentrl.errors import PackageMissing
@@ -25,17 +22,16 @@ from agentrl.serving.envs.client import connect
 from agentrl.trajectory import Trajectory
 
 _TASKS = 3
-_START_S = 120
 _PLUGIN = "agentrl_verifiers"
 _ENV = "agentrl.adapters.verifiers.theirs:VerifiersEnv"
 
 
 def _python(job: Job) -> str:
-    """A Python with verifiers and our plugin for it. Raises: PackageMissing."""
+    """A Python with verifiers and AgentRL, which is the plugin for it. Raises: PackageMissing."""
     python = python_of(job, "verifiers")
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({_PLUGIN!r}) is None)"
     if subprocess.run([python, "-c", code], check=False, timeout=60, cwd=job.folder).returncode:
-        raise PackageMissing(_PLUGIN)
+        raise PackageMissing("verifiers")
     return python
 
 
@@ -107,7 +103,8 @@ def theirs(job: Job) -> Door:
     python = _python(job)
     settings = {"env": job.ref.id, "kwargs": dict(job.ref.kwargs), "split": job.episodes[0].task.split}
     kwargs = {"taskset": _PLUGIN, "harness": _PLUGIN, "settings": settings, "seed_field": "seed"}
-    with _served(python, kwargs, job) as (url, token):
+    pairs = [word for key, value in kwargs.items() for word in ("--kwarg", f"{key}={toml_of(value)}")]
+    with serving([python, "-m", "agentrl", "serve", _ENV, *pairs, "--port", "0"], job.folder) as (url, token):
         found = asyncio.run(_played(connect(url, token), job.episodes))
     hashes, problems = tuple(hash_of(_texts(one)) for one in found), []
     for episode, one in zip(job.episodes, found, strict=True):
@@ -137,40 +134,3 @@ async def _played(env: Env, episodes: Sequence[Trajectory]) -> list[Trajectory]:
         return await again(env, [replace(episode, task=rows[episode.task.id]) for episode in episodes])
     finally:
         await env.aclose()
-
-
-@contextmanager
-def _served(python: str, kwargs: Mapping[str, Any], job: Job) -> Iterator[tuple[str, str]]:
-    """`agentrl serve` of an environment in another Python: its URL and token."""
-    token, port_file = secrets.token_urlsafe(16), job.folder / f"port-{secrets.token_hex(4)}"
-    pairs = [word for key, value in kwargs.items() for word in ("--kwarg", f"{key}={_toml(value)}")]
-    command = [python, "-m", "agentrl", "serve", _ENV, *pairs, "--port", "0"]
-    with port_file.open("wb") as output:
-        environment = {**os.environ, "AGENTRL_ENV_TOKEN": token}
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=job.folder, env=environment)
-    try:
-        yield _url(process, port_file), token
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def _toml(value: Any) -> str:
-    """A value as `--kwarg` reads it."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items()) + "}"
-    return json.dumps(value)
-
-
-def _url(process: subprocess.Popen[bytes], output: Any) -> str:
-    """The URL that a server prints. Raises: RuntimeError if it ends first, TimeoutError."""
-    until = time.monotonic() + _START_S
-    while time.monotonic() < until:
-        text = output.read_text(errors="replace")
-        found = next((word for word in text.split() if word.startswith("http://127.0.0.1:")), None)
-        if found is not None:
-            return str(found).rstrip(".,")
-        if process.poll() is not None:
-            raise RuntimeError(f"agentrl serve ended: {text.strip()[-300:]}")
-        time.sleep(0.2)
-    raise TimeoutError(f"agentrl serve printed no URL within {_START_S} s")

@@ -80,7 +80,7 @@ def test_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: Any = {"fine": fine, "broken": broken, "missing": missing}
     monkeypatch.setattr("agentrl.conform.conform.DOORS", chosen)
     report = conform(EnvRef(SHOP), episodes=1, on_door=lambda door: seen.append(door.name))
-    assert [door.outcome for door in report.doors] == ["green", "failed", "not installed"]
+    assert [door.outcome for door in report.doors] == ["green", "failed", "not run"]
     assert not report.ok
     assert seen == ["fine", "broken", "missing"]
     assert "pip install 'agentrl[mcp]'" in report.to_text()

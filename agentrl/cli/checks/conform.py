@@ -21,15 +21,29 @@ from agentrl.errors import ConfigError
     metavar="PACKAGE=PATH",
     help="A Python that has a package which this one does not, such as openenv=.venv-openenv/bin/python; repeatable.",
 )
+@click.option(
+    "--tools",
+    metavar="FOLDER",
+    default=".venv-conform",
+    show_default=True,
+    help="Has a virtual environment or an npm folder for each external package, named after it.",
+)
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, env: str, kwargs: tuple[str, ...], episodes: int, pythons: tuple[str, ...], as_json: bool
+    ctx: click.Context,
+    env: str,
+    kwargs: tuple[str, ...],
+    episodes: int,
+    pythons: tuple[str, ...],
+    tools: str,
+    as_json: bool,
 ) -> None:
     """Play the same episodes of ENV through every door, and compare.
 
-    Doors are our own server, Gymnasium, OpenEnv, MCP in both of its eras, Harbor, ATIF, Inspect and verifiers. Other
-    frameworks' own clients and readers judge, where they are installed. Exit code 1 if a door failed.
+    Doors are our own server, Gymnasium, OpenEnv, MCP in both of its eras, three chat APIs, Harbor, ATIF, Inspect,
+    verifiers and the Dockerfile. Other frameworks' own clients, readers and conformance suites judge. A door whose
+    package is missing is not run, and the table says how to install it. Exit code 1 if a door failed.
     """
     from agentrl.conform.conform import conform
 
@@ -43,6 +57,7 @@ def command(
         env,
         episodes=episodes,
         pythons=chosen,
+        tools=tools,
         on_door=lambda door: None if as_json else note(f"{door.name}: {door.outcome}"),
         **arguments_of(kwargs, "--kwarg"),
     )

@@ -58,6 +58,11 @@ class Episodes:
         self._has_begun, self._is_over = True, False
 
     @property
+    def instance(self) -> Any:
+        """The environment itself, without wrappers; None where none is lent."""
+        return None if self._env is None else self._env.unwrapped
+
+    @property
     def never_waits(self) -> bool:
         """Whether a step of the present episode needs no event loop."""
         return self._env is not None and self._has_begun and not self._env.unwrapped._agentrl_waits()

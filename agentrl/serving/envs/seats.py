@@ -105,6 +105,11 @@ class Seat:
         return cls(sessions, await sessions.begin())
 
     @property
+    def env(self) -> Any:
+        """The environment's instance; None before the first reset."""
+        return self.session.episodes.instance
+
+    @property
     def is_open(self) -> bool:
         return self.session.id in self._sessions
 

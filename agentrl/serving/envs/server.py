@@ -97,7 +97,7 @@ class EnvServer:
         found: list[BaseRoute] = []
         self._doors.append(OpenEnvDoor(self.served, self.sessions))
         if find_spec("mcp") is not None and find_spec("mcp_types") is not None:
-            from agentrl.serving.envs.mcp_door import McpDoor
+            from agentrl.serving.mcp.door import McpDoor
 
             self._doors.insert(0, McpDoor(self.served.ref.id, self.sessions))
         for door in self._doors:

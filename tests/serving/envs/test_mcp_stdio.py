@@ -16,8 +16,8 @@ pytest.importorskip("mcp")
 import anyio
 
 from agentrl.errors import ConfigError, TaskError
-from agentrl.serving import mcp_stdio
 from agentrl.serving.envs.seats import Start
+from agentrl.serving.mcp import stdio as mcp_stdio
 from agentrl.trajectory import EnvRef
 from tests.serving.envs.conftest import ODD
 

@@ -14,9 +14,9 @@ from mcp.server.stdio import stdio_server
 
 from agentrl.errors import ConfigError
 from agentrl.serving.envs.describe import Served
-from agentrl.serving.envs.mcp_door import mcp_server
 from agentrl.serving.envs.seats import Seat, Start
 from agentrl.serving.envs.sessions import Bounds, Sessions
+from agentrl.serving.mcp.door import mcp_server
 from agentrl.trajectory import EnvRef
 
 

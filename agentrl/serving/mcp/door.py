@@ -26,6 +26,16 @@ from agentrl.errors import AgentRLError, EnvFault, TaskError
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.serving.envs.seats import FAILED, NotPlaying, Seat, Start
 from agentrl.serving.envs.sessions import Sessions, TooMany
+from agentrl.serving.mcp.offers import McpOffers
+from agentrl.serving.mcp.parts import (
+    completions,
+    content_of,
+    prompt_messages,
+    prompts_of,
+    read_resource,
+    resources_of,
+    templates_of,
+)
 
 TASK_PROMPT = "task"
 _SUBMIT = ("submit", "submit_answer", "submit_final_answer")
@@ -77,9 +87,18 @@ async def called(seat: Seat, name: str, arguments: Mapping[str, Any] | None) -> 
     except EnvFault:
         return _text(f"Error: {FAILED}", is_error=True)
     text = "\n\n".join(message.content for message in reply.observation)
+    parts = offers_of(seat).results.get(name)
+    if parts is not None and not text.startswith("Error: ") and not seat.result.is_over:
+        return types.CallToolResult(content=[content_of(part) for part in parts(text)], is_error=False)
     if seat.result.is_over:
         text = f"{text}\n\n({_OVER})" if text else _OVER
     return _text(text, is_error=text.startswith("Error: "))
+
+
+def offers_of(seat: Seat) -> McpOffers:
+    """What the environment offers in addition to its task and the text of its tools."""
+    found = getattr(seat.env, "mcp_offers", None)
+    return found if isinstance(found, McpOffers) else McpOffers()
 
 
 def _text(text: str, *, is_error: bool = False) -> types.CallToolResult:
@@ -101,15 +120,33 @@ def mcp_server(name: str, seat_of: Any) -> Server[Any]:
         return await called(seat_of(ctx), params.name, params.arguments)
 
     async def list_prompts(ctx: Any, params: Any) -> types.ListPromptsResult:
-        seat_of(ctx)
-        prompt = types.Prompt(name=TASK_PROMPT, description="What is to be done in this episode")
-        return types.ListPromptsResult(prompts=[prompt])
+        task = types.Prompt(name=TASK_PROMPT, description="What is to be done in this episode")
+        return types.ListPromptsResult(prompts=[task, *prompts_of(offers_of(seat_of(ctx)))])
 
     async def get_prompt(ctx: Any, params: types.GetPromptRequestParams) -> types.GetPromptResult:
-        if params.name != TASK_PROMPT:
-            raise MCPError(types.INVALID_PARAMS, f"there is no prompt {params.name!r}; there is {TASK_PROMPT!r}")
-        content = types.TextContent(text=task_text(seat_of(ctx).first))
-        return types.GetPromptResult(messages=[types.PromptMessage(role="user", content=content)])
+        seat = seat_of(ctx)
+        if params.name == TASK_PROMPT:
+            content = types.TextContent(text=task_text(seat.first))
+            return types.GetPromptResult(messages=[types.PromptMessage(role="user", content=content)])
+        prompts = offers_of(seat).prompts
+        if params.name not in prompts:
+            known = ", ".join((TASK_PROMPT, *prompts))
+            raise MCPError(types.INVALID_PARAMS, f"there is no prompt {params.name!r}; there is {known}")
+        messages = prompt_messages(prompts[params.name], dict(params.arguments or {}))
+        return types.GetPromptResult(messages=messages, description=prompts[params.name].description)
+
+    async def list_resources(ctx: Any, params: Any) -> types.ListResourcesResult:
+        return types.ListResourcesResult(resources=resources_of(offers_of(seat_of(ctx))))
+
+    async def list_templates(ctx: Any, params: Any) -> types.ListResourceTemplatesResult:
+        return types.ListResourceTemplatesResult(resource_templates=templates_of(offers_of(seat_of(ctx))))
+
+    async def read(ctx: Any, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
+        return types.ReadResourceResult(contents=read_resource(offers_of(seat_of(ctx)), params.uri))
+
+    async def complete(ctx: Any, params: types.CompleteRequestParams) -> types.CompleteResult:
+        values = list(completions(offers_of(seat_of(ctx)), params))
+        return types.CompleteResult(completion=types.Completion(values=values, total=len(values), has_more=False))
 
     return Server(
         name,
@@ -118,6 +155,10 @@ def mcp_server(name: str, seat_of: Any) -> Server[Any]:
         on_call_tool=call_tool,
         on_list_prompts=list_prompts,
         on_get_prompt=get_prompt,
+        on_list_resources=list_resources,
+        on_list_resource_templates=list_templates,
+        on_read_resource=read,
+        on_completion=complete,
     )
 
 

@@ -1,0 +1,112 @@
+"""The door of the Dockerfile: its text, the command in it, and the image where docker can build one.
+
+The command that the image would run is run here, on a free port of this machine, and the episodes are played over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agentrl.conform.doors import Job, compared
+from agentrl.conform.episodes import again
+from agentrl.conform.process import serving, toml_of
+from agentrl.conform.report import Door
+from agentrl.env.base import Env
+from agentrl.serving.env_image import dockerfile
+from agentrl.serving.envs.client import connect
+from agentrl.trajectory import Trajectory
+
+_NAME = "dockerfile"
+_BUILD_S = 1800
+
+
+def door(job: Job) -> Door:
+    """The text, then its command, then the image."""
+    place = job.ref.id.rpartition(":")[0]
+    if place.endswith(".py"):
+        return Door(
+            _NAME, "does not apply", "a file's folder is built: `agentrl serve --dockerfile` in it writes the text"
+        )
+    text = dockerfile(job.ref.id, [f"{key}={toml_of(value)}" for key, value in job.ref.kwargs.items()])
+    problem = problem_of(text)
+    if problem:
+        return Door(_NAME, "failed", problem)
+    with serving(_here(_command(text)), job.folder) as (url, token):
+        found = asyncio.run(_played(connect(url, token), job.episodes))
+    seen = compared(_NAME, job, found)
+    if seen.outcome != "green":
+        return seen
+    why = _no_docker()
+    if why:
+        detail = (
+            f"its text is right, and over its command {len(found)} records are equal, but no image was built: {why}"
+        )
+        return Door(_NAME, "not run", f"{detail}. Install docker and start its daemon", seen.hashes)
+    return _built(text, job.folder, seen)
+
+
+def problem_of(text: str) -> str:
+    """What is wrong with a Dockerfile: empty if it pins packages, serves without root and holds no token."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    words = [line.split(" ", 1)[0] for line in lines]
+    if words[:1] != ["FROM"] or words[-1:] != ["ENTRYPOINT"]:
+        return "it does not begin with FROM and end with ENTRYPOINT"
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    if not users or users[-1] in ("root", "0"):
+        return "it serves as root"
+    installed = re.findall(r'"([^"]+)"', next(line for line in lines if "pip install" in line))
+    loose = [package for package in installed if not re.search(r"==[0-9*]", package)]
+    if loose:
+        return f"it installs {loose[0]} without a version"
+    if "AGENTRL_ENV_TOKEN" in "".join(lines) or "--no-token" in text:
+        return "it holds a token, or serves without one"
+    return ""
+
+
+def _command(text: str) -> list[str]:
+    found: list[str] = json.loads(text.rpartition("ENTRYPOINT ")[2])
+    return found
+
+
+def _here(command: Sequence[str]) -> list[str]:
+    """The image's command for this machine: by this Python, on loopback, at a free port."""
+    words = [sys.executable, "-m", *command]
+    words[words.index("--host") + 1], words[words.index("--port") + 1] = "127.0.0.1", "0"
+    return words
+
+
+async def _played(env: Env, episodes: Sequence[Trajectory]) -> list[Trajectory]:
+    try:
+        return await again(env, episodes)
+    finally:
+        await env.aclose()
+
+
+def _no_docker() -> str:
+    """Why no image can be built; empty where one can."""
+    try:
+        done = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"docker does not answer ({type(error).__name__})"
+    return "" if done.returncode == 0 else "no docker daemon answers"
+
+
+def _built(text: str, folder: Path, seen: Door) -> Door:
+    """Build the image in an empty folder."""
+    place = folder / "image"
+    place.mkdir()
+    (place / "Dockerfile").write_text(text)
+    command = ["docker", "build", "--quiet", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_BUILD_S)
+    if done.returncode:
+        return Door(_NAME, "failed", f"docker build: {done.stderr.strip()[-300:]}", seen.hashes)
+    subprocess.run(["docker", "image", "rm", done.stdout.strip()], capture_output=True, check=False, timeout=60)
+    return Door(
+        _NAME, "green", f"the image was built; over its command {len(seen.hashes)} records are equal", seen.hashes
+    )

@@ -1,0 +1,143 @@
+"""`agentrl conform` on four bundled environments, with every external package in an installation of its own.
+
+    python benchmarks/conform.py [--tools .venv-conform] [--out runs/conform] [--envs agentrl/Shop-v0,...]
+    python benchmarks/conform.py --table         (print what is finished)
+
+Needs Python 3.11 and 3.12, npm, and about 3 GB of disk. Every installation and every environment is done once: a second
+call goes on where the first was cut off. A package that cannot be installed is told, and its doors are "not run".
+Exit code 1 if a door failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from agentrl.conform.tools import EXTERNAL, External, install_commands  # noqa: E402
+
+ENVS = ("agentrl/Shop-v0", "agentrl/Guess-v0", "agentrl/LoanDesk-v0", "agentrl/FunctionSynthesis-v0")
+_OWN = f"{shlex.quote(str(ROOT))}'[serve,mcp,openenv]' -c {shlex.quote(str(ROOT / 'constraints.txt'))}"
+
+
+def is_there(tools: Path, name: str, found: External) -> bool:
+    """Whether a package is installed in its version."""
+    package = found.packages[0]
+    if found.is_npm:
+        title, _, version = package.rpartition("@")
+        about = tools / name / "node_modules" / title / "package.json"
+        return about.exists() and json.loads(about.read_text())["version"] == version
+    title, _, version = package.partition("==")
+    code = f"import importlib.metadata as m, sys; sys.exit(m.version({title!r}) != {version!r})"
+    more = "; import agentrl" if found.needs_agentrl else ""
+    return run_python(tools / name, code + more)
+
+
+def run_python(folder: Path, code: str) -> bool:
+    python = folder / "bin" / "python"
+    return python.exists() and not subprocess.run([python, "-c", code], capture_output=True, check=False).returncode
+
+
+def python_of(version: str) -> str:
+    """A Python of a version: on the path, or of pyenv."""
+    name = f"python{version}"
+    found = sorted(
+        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions").glob(f"{version}.*/bin/{name}")
+    )
+    return str(found[-1]) if found else name
+
+
+def install(tools: Path) -> None:
+    """All packages that are missing."""
+    tools.mkdir(parents=True, exist_ok=True)
+    for name, found in EXTERNAL.items():
+        if is_there(tools, name, found):
+            continue
+        commands = install_commands(name, str(tools), f"-e {shlex.quote(str(ROOT))}'[viewer]'")
+        if found.python:
+            commands[0] = commands[0].replace(f"python{found.python}", python_of(found.python), 1)
+        told(name, commands)
+    if not run_python(tools / "agentrl", "import agentrl, torch, mcp, websockets"):
+        place = shlex.quote(str(tools / "agentrl"))
+        own = [f"{shlex.quote(sys.executable)} -m venv {place}", f"{place}/bin/python -m pip install -e {_OWN}"]
+        told("agentrl", own)
+
+
+def told(name: str, commands: list[str]) -> None:
+    for command in commands:
+        print(f"{name}: {command}", flush=True)
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{name} was not installed: {(done.stderr or done.stdout).strip()[-300:]}", flush=True)
+            return
+
+
+def conformed(tools: Path, out: Path, env: str, episodes: int) -> None:
+    """One environment, unless it is done."""
+    file = out / f"{env.replace('/', '-')}.json"
+    if file.exists():
+        return
+    began = time.monotonic()
+    command = [str(tools / "agentrl" / "bin" / "python"), "-m", "agentrl", "conform", env, "--json"]
+    done = subprocess.run(
+        [*command, "--tools", str(tools), "--episodes", str(episodes)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    try:
+        report = json.loads(done.stdout)
+    except ValueError:
+        print(f"{env}: {done.stderr.strip()[-500:]}", flush=True)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**report, "seconds": round(time.monotonic() - began)}, indent=1))
+
+
+def printed(out: Path, envs: list[str]) -> bool:
+    """Print the table of what is finished. Returns: whether no door failed and all are finished."""
+    files = [out / f"{env.replace('/', '-')}.json" for env in envs]
+    reports: list[dict[str, Any]] = [json.loads(file.read_text()) for file in files if file.exists()]
+    if not reports:
+        return False
+    print("| door | " + " | ".join(report["env"] for report in reports) + " |")
+    print("|---|" + "---|" * len(reports))
+    for doors in zip(*(report["doors"] for report in reports), strict=True):
+        print(f"| {doors[0]['name']} | " + " | ".join(door["outcome"] for door in doors) + " |")
+    print("\nWhat each door said, where environments differ the first of them:\n")
+    for doors in zip(*(report["doors"] for report in reports), strict=True):
+        for outcome in dict.fromkeys(door["outcome"] for door in doors):
+            first = next(door for door in doors if door["outcome"] == outcome)
+            print(f"- {first['name']}, {outcome}: {first['detail']}")
+    return all(report["ok"] for report in reports) and len(reports) == len(envs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tools", type=Path, default=ROOT / ".venv-conform")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "conform")
+    parser.add_argument("--envs", default=",".join(ENVS))
+    parser.add_argument("--episodes", type=int, default=4)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    envs = options.envs.split(",")
+    if not options.table:
+        tools = options.tools.absolute()
+        install(tools)
+        for env in envs:
+            conformed(tools, options.out, env, options.episodes)
+    sys.exit(0 if printed(options.out, envs) else 1)
+
+
+if __name__ == "__main__":
+    main()
