@@ -28,13 +28,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 ARGUMENTS := $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh,--continue)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart quickstart-picture quickstart-real test lint format types tests sandbox-tests docker-tests fuzz bubblewrap clean
+.PHONY: help quickstart quickstart-picture quickstart-real test lint format types tests sandbox-tests docker-tests browser-tests fuzz bubblewrap chromium clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
 	@echo "  make lint | types | tests            the parts of make test"
 	@echo "  make sandbox-tests                   of those, the sandbox and the environments that run code in it"
 	@echo "  make docker-tests                    the docker sandbox, where a daemon runs or can be started"
+	@echo "  make browser-tests                   the pages in Chromium; installs playwright here, and as root Debian's chromium"
 	@echo "  make fuzz [EXAMPLES=2000]            random arguments, schemas, messages and results; one second each at most"
 	@echo "  make format                          rewrite the code as ruff wants it"
 	@echo "  make clean                           remove $(VENV) and caches; runs/ stays"
@@ -72,6 +73,18 @@ sandbox-tests: $(DEV) bubblewrap
 
 docker-tests: $(DEV)
 	.ci/with-docker $(BIN)/pytest -m docker $(PYTEST_ARGS)
+
+browser-tests: $(DEV) chromium
+	$(INSTALL) playwright
+	$(BIN)/pytest -m browser $(PYTEST_ARGS) tests/browser
+
+chromium:
+	@command -v chromium >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	  else \
+	    echo "The browser tests need Chromium and fail without it: sudo apt-get install -y chromium" >&2; \
+	  fi; }
 
 bubblewrap:
 	@command -v bwrap >/dev/null || { \

@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 
 from agentrl.rollout.json_lines import decode_line, encode_line
 from agentrl.rollout.records import FORMAT, READ_FORMATS
+from agentrl.safe_json import for_terminal
 from agentrl.trajectory import Ending, Labels
 
 _EMPTY = Raw(b"")
@@ -143,7 +144,10 @@ def _whole(number: int) -> int:
 
 
 def _short(text: str) -> str:
-    """A text as the index holds it: SQLite takes no half characters."""
-    if len(text) <= _MOST_TEXT and text.isascii():
+    """A text as the index holds it and the page shows it, so that a filter finds what stands there.
+
+    SQLite takes no half characters.
+    """
+    if len(text) <= _MOST_TEXT and text.isprintable():
         return text
-    return text[:_MOST_TEXT].encode(errors="replace").decode()
+    return for_terminal(text)[:_MOST_TEXT].encode(errors="replace").decode()

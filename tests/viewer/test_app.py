@@ -194,6 +194,9 @@ async def test_hostile_texts_come_as_inert_json(tmp_path: Path, watch: Watch) ->
             assert "<script>" in text
             assert not {"\x1b", "\x07", "\u202e", "\u2066"} & set("".join(_texts(answer.json())))
             assert "\\\\u001b[2J" in text
+        one = await got(client, f"/api/runs/{run}/episodes/1")
+        same = await got(client, "/api/task", env=one["env_id"], task=one["task"][:300])
+        assert [row["line"] for row in same["rows"]] == [1], "found under the name that is shown"
 
 
 def _texts(value: Any) -> list[str]:

@@ -54,7 +54,8 @@ export async function show(root, [, id, , line], params) {
   const fork = async turn => {
     try { location.hash = `#/fork/${(await send("/api/forks", { run: id, line: Number(line), turn })).id}`; } catch (error) { failed.replaceChildren(problem(error)); }
   };
-  const across = `#/task?${new URLSearchParams({ env: episode.env_id, task: episode.task })}`;
+  const indexed = text => [...text].slice(0, 300).join("");  // the index holds no more of an id
+  const across = `#/task?${new URLSearchParams({ env: indexed(episode.env_id), task: indexed(episode.task) })}`;
   const ids = h("section", { className: "card", hidden: true });
   let asked = false;
   const button = episode.has_tokens ? h("button", { className: "plain", onclick: () => {

@@ -32,7 +32,7 @@ export async function show(root) {
   }
   await load();
   root.append(h("h1", {}, "Runs"), empty, full,
-    h("section", { className: "card scroll" }, h("table", { className: "list" },
+    h("section", { className: "card scroll" }, h("table", { className: "list runs" },
       heads([".run", ".kind", ".policy", ".state", "episodes", "success", ".of the last"]), body)));
   const update = () => { waiting ??= setTimeout(() => { waiting = null; load(); }, 300); };
   return { update, leave: () => clearTimeout(waiting), trail: [] };
