@@ -189,10 +189,12 @@ class Repeated:
 
         Args: last: the attempts are used up.
         """
-        self.count += fault.after_action
+        # A server that begins the model's first answer and never ends it failed on what the model says.
+        acted = fault.after_action or (isinstance(fault, PolicyFault) and bool(fault.answers))
+        self.count += acted
         if not last:
             return True
-        if not fault.after_action:
+        if not acted:
             return False
         if self.count < 2:
             return True

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ class Gambler(Policy):
     def __init__(self) -> None:
         self.words: dict[str, int] = {}
 
-    async def act(self, messages, tools, *, episode_id, sampling=None):
+    async def act(self, messages: Any, tools: Any, *, episode_id: str, sampling: Any = None) -> Action:
         if len(messages) == 1:
             return call("look")
         if len(messages) == 3:
@@ -107,7 +108,7 @@ class Always(Policy):
     def __init__(self, answer: str, account: str = "mine") -> None:
         self.answer, self.account = answer, account
 
-    async def act(self, messages, tools, *, episode_id, sampling=None):
+    async def act(self, messages: Any, tools: Any, *, episode_id: str, sampling: Any = None) -> Action:
         return call("bank", account=self.account) if len(messages) == 1 else Action(self.answer)
 
 
@@ -117,7 +118,7 @@ class Moody(Policy):
     name = "moody"
     numbers = itertools.count()
 
-    async def act(self, messages, tools, *, episode_id, sampling=None):
+    async def act(self, messages: Any, tools: Any, *, episode_id: str, sampling: Any = None) -> Action:
         return call("bank", account=f"number {next(self.numbers)}") if len(messages) == 1 else Action("heads")
 
 
@@ -152,7 +153,7 @@ async def test_an_attempt_that_stops_earlier_forgets_no_action() -> None:
             return "rich"
 
     class Random(Moody):
-        async def act(self, messages, tools, *, episode_id, sampling=None):
+        async def act(self, messages: Any, tools: Any, *, episode_id: str, sampling: Any = None) -> Action:
             messages = messages[:1] if len(messages) < 5 else messages
             return await super().act(messages, tools, episode_id=episode_id, sampling=sampling)
 
@@ -180,7 +181,7 @@ class Hasty(Policy):
 
     name = "hasty"
 
-    async def act(self, messages, tools, *, episode_id, sampling=None):
+    async def act(self, messages: Any, tools: Any, *, episode_id: str, sampling: Any = None) -> Action:
         wins = int(messages[0].content.split()[1]) % 2 == 0
         if wins:
             await asyncio.sleep(0.05)

@@ -127,6 +127,12 @@ class Counts:
                 f"all {self.scored} scored episodes ended because the environment's own code raised, which says "
                 "nothing of the model: run `agentrl check` on the environment"
             )
+        if self.scored and sum(self.failed.values()) == self.scored:
+            return (
+                f"all {self.scored} scored episodes ended because a server failed on what the model said, though it "
+                "answered less: read the causes. If the model's answers are right but slow, raise timeout_s of its "
+                "server, or lower max_concurrency, and play them again"
+            )
         if not self.after_actions:
             return None
         return (
