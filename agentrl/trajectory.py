@@ -91,6 +91,8 @@ class Labels:
         mode: how its actions came about.
         attempt: number of the try, from 0.
         superseded: another attempt followed, so this one does not count.
+        asked_anew: an earlier attempt ended in a fault after the model had acted, and in this one the environment
+            answered otherwise, so that the model acted in another way: it had a second choice.
     """
 
     stage: str = ""
@@ -98,6 +100,7 @@ class Labels:
     mode: Mode = "sampled"
     attempt: int = 0
     superseded: bool = False
+    asked_anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,8 @@ def _numbers(trials: Any, measure: str) -> tuple[float, ...]:
     counting: list[TrialResult] = [t for t in trials if t.is_scored or measure == SuccessOfAttempted.name]
     if measure == Reward.name:
         return tuple(t.reward for t in counting if t.reward is not None)
-    return tuple(float(t.success) for t in counting)
+    bound = measure == SuccessOfAttempted.name
+    return tuple(float(t.success and not (bound and t.asked_anew)) for t in counting)
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ class Comparison:
         measure: what is compared.
         values: it for the first and the second, each over all its tasks.
         difference: first - second, over the tasks that both played.
-        of_attempted: the difference of the success rates that count discarded episodes as failures.
+        of_attempted: the difference of the success rates that count discarded episodes, and those with a second choice,
+            as failures.
         tests: whether the difference is more than chance.
         notes: what differs between the two.
         warnings: why the difference cannot be trusted; empty where it can.
@@ -294,6 +296,12 @@ def _notes(first: BenchRecord, second: BenchRecord) -> list[str]:
             notes.append(f"the {which} is {record.status}: it holds {record.num_attempted} episodes")
         if record.num_discarded:
             notes.append(f"the {which} has {record.num_discarded} of {record.num_attempted} episodes discarded")
+        if record.num_asked_anew:
+            notes.append(
+                f"in {record.num_asked_anew} of {record.num_attempted} episodes of the {which} the model was asked "
+                "anew after a fault, as the environment answered otherwise; of the attempted episodes they count as "
+                "failures"
+            )
     return notes
 
 

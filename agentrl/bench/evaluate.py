@@ -39,7 +39,7 @@ class EvalResult:
 
     Attributes:
         success, reward: means over tasks; the trials of a task are averaged first.
-        success_of_attempted: the success rate, with discarded episodes as failures.
+        success_of_attempted: the success rate, with discarded episodes, and those with a second choice, as failures.
         counts: how the episodes ended: attempted = scored + discarded.
         wall_s: seconds for the whole evaluation.
         trajectories: all episodes in the order of tasks and trials, faults included.

@@ -25,6 +25,8 @@ from agentrl.errors import ConfigError, Who
 from agentrl.trajectory import Ending, EndingKind, EnvRef, Trajectory
 
 _MOST_EQUAL = 4096
+_ButSeed = tuple[int, float | None, bool, Ending, bool, bool]
+"""The fields of a `TrialResult` without its seed, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class TrialResult:
         success: whether it solved the task.
         ending: why it stopped.
         after_actions: it was discarded after an action of the model reached the environment.
+        asked_anew: a fault gave the model a second choice.
     """
 
     trial: int
@@ -46,6 +49,7 @@ class TrialResult:
     success: bool
     ending: Ending
     after_actions: bool = False
+    asked_anew: bool = False
 
     @property
     def is_scored(self) -> bool:
@@ -117,6 +121,11 @@ class BenchRecord:
         """Episodes that were discarded after the model had acted."""
         return sum(trial.after_actions for result in self.tasks.values() for trial in result.trials)
 
+    @property
+    def num_asked_anew(self) -> int:
+        """Scored episodes in which a fault gave the model a second choice."""
+        return sum(t.is_scored and t.asked_anew for result in self.tasks.values() for t in result.trials)
+
     @classmethod
     def from_json(cls, summary: Mapping[str, Any]) -> BenchRecord:
         """Read what `BenchResult.to_json` wrote. Raises: KeyError, TypeError or AttributeError for something else."""
@@ -185,6 +194,7 @@ def _result(episode: Trajectory) -> TrialResult:
         success=episode.success,
         ending=episode.ending,
         after_actions=follows_actions(episode),
+        asked_anew=episode.labels.asked_anew,
     )
 
 
@@ -202,7 +212,8 @@ def tasks_to_json(tasks: Mapping[str, TaskResult]) -> dict[str, Any]:
 
 def _trial_to_json(trial: TrialResult) -> dict[str, Any]:
     ending = trial.ending
-    further = {"detail": ending.detail, "who": ending.who, "after_actions": trial.after_actions}
+    further: dict[str, Any] = {"detail": ending.detail, "who": ending.who}
+    further |= {"after_actions": trial.after_actions, "asked_anew": trial.asked_anew}
     return {
         "trial": trial.trial,
         "seed": trial.seed,
@@ -225,7 +236,7 @@ class _Tasks(Mapping[str, TaskResult]):
         self._fingerprints: list[str] = []
         self._families: list[str] = []
         self._ends = array("q")
-        self._trials: list[tuple[int, float | None, bool, Ending, bool]] = []
+        self._trials: list[_ButSeed] = []
         self._seeds: list[int] = []
         equal: dict[Any, Any] = {}
         for task, record in records:
@@ -252,14 +263,15 @@ class _Tasks(Mapping[str, TaskResult]):
         return len(self._rows)
 
 
-def _but_seed(record: Mapping[str, Any]) -> tuple[int, float | None, bool, Ending, bool]:
+def _but_seed(record: Mapping[str, Any]) -> _ButSeed:
     ending = _ending(record["ending"], record.get("detail", ""), record.get("who", ""))
-    return record["trial"], record["reward"], record["success"], ending, record.get("after_actions", False)
+    after_actions, asked_anew = record.get("after_actions", False), record.get("asked_anew", False)
+    return record["trial"], record["reward"], record["success"], ending, after_actions, asked_anew
 
 
-def _trial(seed: int, others: tuple[int, float | None, bool, Ending, bool]) -> TrialResult:
-    trial, reward, success, ending, after_actions = others
-    return TrialResult(trial, seed, reward, success, ending, after_actions)
+def _trial(seed: int, others: _ButSeed) -> TrialResult:
+    trial, reward, success, ending, after_actions, asked_anew = others
+    return TrialResult(trial, seed, reward, success, ending, after_actions, asked_anew)
 
 
 @lru_cache(maxsize=256)

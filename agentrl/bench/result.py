@@ -148,7 +148,8 @@ class Score:
         headline: the answers of `HEADLINE`, by name.
         pass_at, pass_hat: pass@k and pass^k for k = 1, 2, 4, … and the number of trials, all over the same tasks: those
             that have as many scored trials as the largest k.
-        pass_hat_attempted: pass^k of all tasks, with discarded episodes as failures; empty where none was discarded.
+        pass_hat_attempted: pass^k of all tasks, with discarded episodes, and those with a second choice, as failures;
+            empty where there is neither.
         components: the reward's named parts, mean per episode.
         counts: how the episodes ended: attempted = scored + discarded.
         n_planned: episodes asked for; more than `n_episodes + n_faults` where the run was interrupted.
@@ -183,7 +184,7 @@ class Score:
 
     @property
     def of_attempted(self) -> Estimate:
-        """The success rate, with discarded episodes as failures."""
+        """The success rate, with discarded episodes, and those with a second choice, as failures."""
         return self.headline["success_of_attempted"].estimate
 
     @property
@@ -340,16 +341,17 @@ def score_of(
     largest, whole = complete_episodes(counting, trials)
     largest = max(largest, 1)
     ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, largest) if k <= largest})
-    discards = len(counting) < len(trajectories)
+    counts = Counts.of(trajectories)
+    differs = bool(counts.num_discarded or counts.asked_anew)
     components = dict.fromkeys(name for t in counting for name in t.reward_components)
     return Score(
         headline=measured(HEADLINE, trajectories),
         pass_at={k: PassAt(k)(whole) for k in ks},
         pass_hat={k: PassHat(k)(whole) for k in ks},
-        pass_hat_attempted={k: pass_hat_of_attempted(trajectories, k) for k in ks if discards},
+        pass_hat_attempted={k: pass_hat_of_attempted(trajectories, k) for k in ks if differs},
         components={name: Component(name)(trajectories) for name in components},
         n_tasks=len(outcomes(trajectories)),
-        counts=Counts.of(trajectories),
+        counts=counts,
         n_planned=n_planned,
         truncated=truncations(counting),
         faults=fault_causes(trajectories),

@@ -322,6 +322,7 @@ class _Bench:
             store=self.folder.store,
             on_trajectory=self._ended,
         )
+        rollouts.recall(self._finals(phase))
         try:
             async with player(self.config.agent if phase == MAIN else None) as rollouts.play, rollouts:
                 await rollouts.run(self._affordable(missing))

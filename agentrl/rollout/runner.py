@@ -24,7 +24,7 @@ from agentrl.rollout.episode import mark_fault, new_key, run_episode
 from agentrl.rollout.fault_tally import FaultTally
 from agentrl.rollout.requests import GroupRequest, Job, PendingGroup, jobs_of, sampling_seed
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.rollout.verdict import KnownToWork, Repeated
+from agentrl.rollout.verdict import KnownToWork, Repeated, UnderWay, acts_otherwise, longest
 from agentrl.trajectory import EnvRef, Labels, Task, Trajectory, TrajectoryGroup
 
 logger = logging.getLogger(__name__)
@@ -83,9 +83,14 @@ class Rollouts:
         self.envs = EnvPool(make_env)
         self._pools = {(self.ref.url, self.ref.key): self.envs}
         self._known: dict[EnvPool, KnownToWork] = defaultdict(KnownToWork)
+        self._discarded: dict[str, Trajectory] = {}
         self._slots = asyncio.Semaphore(max_concurrency)
         self._workers: set[asyncio.Task[None]] = set()
-        self.running = 0
+        self._under_way = UnderWay()
+
+    @property
+    def running(self) -> int:
+        return len(self._under_way)
 
     def pool_of(self, ref: EnvRef | None) -> EnvPool:
         """The instances of an environment; None is the runner's own."""
@@ -95,6 +100,20 @@ class Rollouts:
         if place not in self._pools:
             self._pools[place] = EnvPool(partial(registry.make, ref))
         return self._pools[place]
+
+    def recall(self, episodes: Iterable[Trajectory]) -> None:
+        """Go on from what was recorded of the runner's own environment, before the first episode is asked for.
+
+        An episode that was discarded is taken again with its actions, as after a fault in this run; the others show
+        what works.
+
+        Args: episodes: final attempts.
+        """
+        for episode in episodes:
+            if episode.ending.kind == "fault":
+                self._discarded[episode.episode_id] = episode
+            else:
+                self._known[self.envs].note(episode)
 
     async def stream(self, requests: Iterable[GroupRequest]) -> AsyncIterator[TrajectoryGroup]:
         """Run groups and yield each as it completes.
@@ -185,11 +204,8 @@ class Rollouts:
                 if job is None:
                     return
                 group, index = job
-                self.running += 1
-                try:
-                    trajectory = await self._attempts(group.request, index)
-                finally:
-                    self.running -= 1
+                with self._under_way.episode() as name:
+                    trajectory = await self._attempts(group.request, index, name)
             tally.add(trajectory)
             if self.on_trajectory is not None:
                 self.on_trajectory(trajectory)
@@ -198,19 +214,23 @@ class Rollouts:
             # An episode that never waited has not let anyone else run.
             await asyncio.sleep(0)
 
-    async def _attempts(self, request: GroupRequest, index: int) -> Trajectory:
+    async def _attempts(self, request: GroupRequest, index: int, name: object) -> Trajectory:
         """Play an episode, again from the same seeds while it faults; store every attempt."""
         pool = self.pool_of(request.env)
         known = self._known[pool]
-        repeated = Repeated(pool, known, self.policy)
-        key = new_key(f"{request.group_id}/{index}")
-        trajectory: Trajectory | None = None
-        attempt = 0
+        repeated = Repeated(pool, known, self.policy, self._under_way, name)
+        episode_id = f"{request.group_id}/{index}"
+        key = new_key(episode_id)
+        former, asked_anew, attempt = self._discarded.pop(episode_id, None), False, 0
         try:
             while True:
-                earlier = _taken_again(request, trajectory)
+                earlier = _taken_again(request, former)
                 trajectory, fault = await self._episode(pool, request, index, attempt, key, earlier, repeated)
                 attempt += 1
+                if former is not None and acts_otherwise(former, trajectory):
+                    asked_anew = True
+                trajectory.labels = replace(trajectory.labels, asked_anew=asked_anew)
+                former = trajectory if former is None else longest(former, trajectory)
                 if fault is None:
                     known.note(trajectory)
                 again = fault is not None and await repeated.again(trajectory, fault, last=attempt >= self.max_attempts)

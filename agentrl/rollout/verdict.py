@@ -1,13 +1,15 @@
 """Whose failure a fault is that comes again.
 
 A fault discards its episode, so a policy that could bring faults about could remove its losing episodes from the count.
-Owns the evidence (what is known to work in an environment, tried again in a new instance) and the ruling.
+Owns the evidence (what is known to work in an environment, tried again in a new instance, and what other episodes under
+way may show) and the ruling.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from agentrl.env.base import Env
@@ -54,6 +56,10 @@ class KnownToWork:
         if scored and (whole is None or len(whole.actions) > len(trajectory.turns)):
             self._known[_WHOLE] = _beginning(trajectory, len(trajectory.turns))
 
+    def knows(self, tools: Set[str]) -> bool:
+        """Whether there is a control for these tools; for none of them: a whole episode."""
+        return all(name in self._known for name in tools or (_WHOLE,))
+
     async def works(self, env: Env, tools: Set[str]) -> bool | None:
         """Whether what is known to work still does, in a new instance.
 
@@ -69,6 +75,62 @@ class KnownToWork:
             if not await _plays(env, known):
                 return False
         return True
+
+
+class UnderWay:
+    """The episodes of a runner that are being played. One that met a fault can wait for what the others show."""
+
+    def __init__(self) -> None:
+        self._playing, self._waiting = set[object](), set[object]()
+        self._change = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._playing)
+
+    @contextmanager
+    def episode(self) -> Iterator[object]:
+        """While one is played. Yields: what names it."""
+        name = object()
+        self._playing.add(name)
+        try:
+            yield name
+        finally:
+            self._playing.remove(name)
+            self._changed()
+
+    async def show(self, name: object, is_known: Callable[[], bool]) -> None:
+        """Wait until something is known, or all others that are under way now have ended, or wait for the same."""
+        others = self._playing - {name}
+        self._waiting.add(name)
+        self._changed()
+        try:
+            while (others & self._playing) - self._waiting and not is_known():
+                await self._change.wait()
+        finally:
+            self._waiting.remove(name)
+
+    def _changed(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
+
+
+def acts_otherwise(former: Trajectory, now: Trajectory) -> bool:
+    """Whether the model acted in another way where it had acted before: it got a second choice.
+
+    An attempt that stops earlier gives none.
+    """
+    pairs = zip(_acts(former), _acts(now), strict=False)
+    return any((a.text, a.tool_calls) != (b.text, b.tool_calls) for a, b in pairs)
+
+
+def longest(former: Trajectory, now: Trajectory) -> Trajectory:
+    """The attempt whose actions the next one takes again: the newer, unless it stopped within what was done before."""
+    is_beginning = len(_acts(now)) < len(_acts(former)) and not acts_otherwise(former, now)
+    return former if is_beginning else now
+
+
+def _acts(trajectory: Trajectory) -> list[Action]:
+    return [turn.action for turn in trajectory.turns if turn.action.finish_reason != "abort"]
 
 
 def _beginning(trajectory: Trajectory, num_turns: int) -> _Known:
@@ -109,10 +171,13 @@ class Repeated:
         pool: of the episode's environment; gives the instance for a control episode.
         known: what works in that environment.
         policy: plays the episode.
+        under_way: the episodes that are being played.
+        name: of the episode among these.
     """
 
-    def __init__(self, pool: EnvPool, known: KnownToWork, policy: Policy) -> None:
+    def __init__(self, pool: EnvPool, known: KnownToWork, policy: Policy, under_way: UnderWay, name: object) -> None:
         self._pool, self._known, self._policy = pool, known, policy
+        self._under_way, self._name = under_way, name
         self.count = 0
         self.readable: frozenset[str] = frozenset()
 
@@ -124,10 +189,12 @@ class Repeated:
 
         Args: last: the attempts are used up.
         """
-        self.count += fault.after_action
+        # A server that begins the model's first answer and never ends it failed on what the model says.
+        acted = fault.after_action or (isinstance(fault, PolicyFault) and bool(fault.answers))
+        self.count += acted
         if not last:
             return True
-        if not fault.after_action:
+        if not acted:
             return False
         if self.count < 2:
             return True
@@ -154,9 +221,13 @@ class Repeated:
                 return await self._serves_others(trajectory)
             return bool(fault.answers)
         works = await self._environment_works(trajectory, tools)
+        if works is None and (fault.at == "author" or fault.answers):
+            return True
         if works is None:
-            return fault.at == "author" or bool(fault.answers)
-        return works
+            # Whoever fails at once would otherwise be ruled on before any other episode can have shown that it works.
+            await self._under_way.show(self._name, lambda: self._known.knows(tools))
+            works = await self._environment_works(trajectory, tools) if self._known.knows(tools) else False
+        return bool(works)
 
     async def _environment_works(self, trajectory: Trajectory, tools: Set[str]) -> bool | None:
         try:

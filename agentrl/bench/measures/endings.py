@@ -86,6 +86,7 @@ class Counts:
         failed: those of `errors` in which something failed again on what the model sent, by what failed.
         after_actions: discarded episodes that `follows_actions` names.
         retried: scored episodes whose earlier attempt met a fault.
+        asked_anew: those in which the model then acted in another way than before the fault.
     """
 
     scored: int = 0
@@ -94,6 +95,7 @@ class Counts:
     failed: Mapping[str, int] = field(default_factory=dict)
     after_actions: int = 0
     retried: int = 0
+    asked_anew: int = 0
 
     @classmethod
     def of(cls, episodes: Iterable[Trajectory]) -> Counts:
@@ -125,6 +127,12 @@ class Counts:
                 f"all {self.scored} scored episodes ended because the environment's own code raised, which says "
                 "nothing of the model: run `agentrl check` on the environment"
             )
+        if self.scored and sum(self.failed.values()) == self.scored:
+            return (
+                f"all {self.scored} scored episodes ended because a server failed on what the model said, though it "
+                "answered less: read the causes. If the model's answers are right but slow, raise timeout_s of its "
+                "server, or lower max_concurrency, and play them again"
+            )
         if not self.after_actions:
             return None
         return (
@@ -142,6 +150,7 @@ class Counts:
             "failed": {**dict.fromkeys(CAUSES, 0), **self.failed},
             "n_discarded_after_actions": self.after_actions,
             "n_retried": self.retried,
+            "n_asked_anew": self.asked_anew,
         }
 
 
@@ -149,7 +158,7 @@ class Counting:
     """Counts episodes one by one, for a store that is too large to hold in memory."""
 
     def __init__(self) -> None:
-        self._scored = self._after_actions = self._retried = 0
+        self._scored = self._after_actions = self._retried = self._asked_anew = 0
         self._discarded, self._errors, self._failed = Counter[str](), Counter[str](), Counter[str]()
 
     def add(self, episode: Trajectory) -> None:
@@ -161,6 +170,7 @@ class Counting:
             return
         self._scored += 1
         self._retried += episode.labels.attempt > 0
+        self._asked_anew += episode.labels.asked_anew
         if ending.kind == "error":
             self._errors[ending.detail or "unknown"] += 1
             if ending.who:
@@ -170,7 +180,8 @@ class Counting:
     def counts(self) -> Counts:
         """The counts so far, most first."""
         discarded, errors, failed = (dict(c.most_common()) for c in (self._discarded, self._errors, self._failed))
-        return Counts(self._scored, discarded, errors, failed, self._after_actions, self._retried)
+        retried, asked_anew = self._retried, self._asked_anew
+        return Counts(self._scored, discarded, errors, failed, self._after_actions, retried, asked_anew)
 
 
 def by_cause(numbers: Mapping[str, int]) -> str:

@@ -1,6 +1,6 @@
 """Measures of how well the tasks are solved: success, reward and its components, pass@k and pass^k.
 
-Discarded episodes are left out, except in `SuccessOfAttempted`.
+Discarded episodes are left out, except in `SuccessOfAttempted`, which no policy can raise by failing in a clever way.
 """
 
 from __future__ import annotations
@@ -33,9 +33,15 @@ class Success(PerEpisode):
 
 @dataclass(frozen=True)
 class SuccessOfAttempted(Success):
-    """The mean over tasks of each task's success rate, where a discarded episode counts as a failure."""
+    """The mean over tasks of each task's success rate, where a discarded episode counts as a failure.
+
+    So does one in which a fault gave the model a second choice.
+    """
 
     name = "success_of_attempted"
+
+    def of(self, episode: Trajectory) -> float:
+        return float(episode.success and not episode.labels.asked_anew)
 
     def values_by_task(self, episodes: Sequence[Trajectory]) -> dict[str, list[float]]:
         return by_task(episodes, self.of)
@@ -139,7 +145,7 @@ def outcomes(episodes: Sequence[Trajectory]) -> list[list[bool]]:
 
 
 def pass_hat_of_attempted(episodes: Sequence[Trajectory], k: int) -> Estimate:
-    """pass^k of all tasks, with discarded episodes as failures."""
+    """pass^k of all tasks, with discarded episodes, and those with a second choice, as failures."""
     values = SuccessOfAttempted().values_by_task(episodes)
     won = [[value > 0 for value in of_task] for of_task in values.values()]
     return pass_hat_k(won, k, families=families_of(list(values), task_families(episodes)))

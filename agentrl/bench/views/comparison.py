@@ -27,7 +27,7 @@ def render_comparison(found: Comparison) -> RenderableType:
     table.add_row("difference", _shown(found.difference, found), style="bold")
     table.caption, table.caption_justify = "95% intervals over tasks; the difference is taken task by task", "left"
     parts: list[RenderableType] = [table]
-    if found.first.num_discarded or found.second.num_discarded:
+    if any(record.num_discarded or record.num_asked_anew for record in (found.first, found.second)):
         counted = percent(found.of_attempted)
         parts.append(Text(f"difference in success with discarded episodes as failures: {counted}"))
     parts.append(Text(tests_in_words(found)))

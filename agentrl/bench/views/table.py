@@ -56,6 +56,11 @@ def notes(result: BenchResult) -> Iterator[str]:
         yield f"{total} episodes ended because of what the model sent, and count as failures; {number}x: {detail}"
     if score.counts.retried:
         yield f"{score.counts.retried} episodes were played again after a fault, and their last attempt counts"
+    if score.counts.asked_anew:
+        yield (
+            f"in {score.counts.asked_anew} episodes the environment answered otherwise after a fault, so that the "
+            "model was asked anew: of the attempted episodes these count as failures"
+        )
     left_out = score.n_tasks - next(iter(score.pass_at.values())).n if len(score.pass_at) > 1 else 0
     if left_out:
         yield f"pass@k and pass^k leave out {left_out} tasks that have fewer than {max(score.pass_at)} scored trials"

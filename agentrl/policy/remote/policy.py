@@ -39,6 +39,7 @@ DEFAULT_SAMPLING = SamplingParams(max_tokens=4096)
 _SHOWN_CHARS = 500
 _GENERATION_CHARS = 4000
 _CONTROL_TIMEOUT_S = 30.0
+_FEW_TOKENS = 16  # OpenAI's Responses API takes no fewer
 _KEY_CHARS = 16
 _CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "x-api-key")
 
@@ -183,18 +184,26 @@ class ServerPolicy(Policy):
             return await self._ask(request, self.options.retry)
         except NoMoreAttempts as end:
             seconds, answers = monotonic() - started, None
-            if request.has_spoken and not end.asked_too_long:
+            if not end.asked_too_long:
                 busy = isinstance(end.last, _Busy)
                 answers = not busy and await self._accepts_control(request, Retry(attempts=1))
+                answers = answers if request.has_spoken else answers or None
             raise self._exhausted(end, seconds, answers) from None
 
     async def _accepts_control(self, request: Asked, retry: Retry) -> bool:
-        """Whether the server answers a conversation that no model had a hand in."""
+        """Whether the server answers a conversation that no model had a hand in.
+
+        Where no model has spoken yet, only the answer can be the model's doing: the same conversation, with room for a
+        few tokens.
+        """
+        control = request.control if request.has_spoken else request.with_room(_FEW_TOKENS)
+        if not request.has_spoken and request.sampling.max_tokens <= _FEW_TOKENS:
+            return False
         try:
-            outcome = await self._ask(request.control, retry, min(self.options.timeout_s, _CONTROL_TIMEOUT_S))
+            outcome = await self._ask(control, retry, min(self.options.timeout_s, _CONTROL_TIMEOUT_S))
         except NoMoreAttempts:
             return False
-        return isinstance(outcome, Action) or outcome.meaning(0) in ("unreadable_call", "filtered")
+        return isinstance(outcome, Action) or outcome.meaning(0) in ("unreadable_call", "filtered", "cut_off")
 
     def _warn_once(self, what: str, error: ServerError) -> None:
         if what not in self._warned:

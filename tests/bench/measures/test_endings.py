@@ -94,6 +94,7 @@ def test_attempted_is_scored_and_discarded_by_cause() -> None:
         "failed": {"author": 1, "server": 0, "network": 0, "sandbox": 0, "host": 0},
         "n_discarded_after_actions": 4,
         "n_retried": 1,
+        "n_asked_anew": 0,
     }
     assert counts.errors_shown == "2 (1 model, 1 author)"
     assert by_cause(counts.discarded) == "4 (2 server, 1 unknown, 1 network)"
