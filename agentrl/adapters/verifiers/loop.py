@@ -29,7 +29,7 @@ class AgentRLLoop(vf.Harness[vf.HarnessConfig]):  # type: ignore[misc]
     async def launch(
         self, ctx: Any, trace: Any, runtime: Any, endpoint: str, secret: str, mcp_urls: dict[str, str], data: Any
     ) -> ProgramResult:
-        headers = {"Authorization": f"Bearer {secret}"}
+        headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(httpx.AsyncClient(headers=headers, timeout=None))
             servers = {name: {"url": url} for name, url in mcp_urls.items()}
@@ -37,7 +37,7 @@ class AgentRLLoop(vf.Harness[vf.HarnessConfig]):  # type: ignore[misc]
             messages = self._first(data)
             while True:
                 body = {"model": ctx.model, "messages": messages, **({"tools": tools} if tools else {})}
-                reply = await client.post(f"{endpoint}/chat/completions", json=body)
+                reply = await client.post(f"{endpoint}/chat/completions", content=json.dumps(body))
                 if reply.is_error:
                     return ProgramResult(0 if trace.stop_condition else 1, "", reply.text)
                 messages.append(said := reply.json()["choices"][0]["message"])

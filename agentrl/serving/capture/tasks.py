@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ async def _asked(url: str, body: dict[str, Any]) -> float:
     """The reward that a program gives. Raises: EnvFault if it gives none."""
     try:
         async with httpx.AsyncClient(timeout=_CALLBACK_S) as client:
-            reply = await client.post(url, json=body)
+            # An answer may hold half of a surrogate pair, which no UTF-8 can hold and an escape in JSON can.
+            reply = await client.post(url, content=json.dumps(body), headers={"Content-Type": "application/json"})
             reply.raise_for_status()
             return float(reply.json()["reward"])
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
