@@ -211,11 +211,12 @@ class Repeated:
         """Whether the model brought a fault about that came again.
 
         Author code that raises is its doing, unless what is known to work fails as well. Anything else that fails is
-        its doing only if what is known to work works. A judge's failure never is: the verdict on an episode is not the
-        episode, and what a cached verdict proves is nothing.
+        its doing only if what is known to work works. A judge's server that fails never is: the verdict on an episode
+        is not the episode, and what a cached verdict proves is nothing. A text on which a judge says what is no verdict
+        is, if the judge gives one on another text.
         """
         if isinstance(fault, JudgeFault):
-            return False
+            return fault.is_of_the_text
         if isinstance(fault, PolicyFault):
             if fault.answers is None and fault.at == "server":
                 return await self._serves_others(trajectory)
