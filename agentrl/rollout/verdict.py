@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from agentrl.env.base import Env
-from agentrl.env.blame import is_authors
+from agentrl.env.blame import host_gives_it, is_authors
 from agentrl.errors import EnvFault, JudgeFault, PolicyFault
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
@@ -222,7 +222,7 @@ class Repeated:
                 return await self._serves_others(trajectory)
             return bool(fault.answers)
         works = await self._environment_works(trajectory, tools)
-        if works is None and (fault.at == "author" or fault.answers):
+        if works is None and (fault.at == "author" or fault.answers or (fault.at == "host" and host_gives_it(fault))):
             return True
         if works is None:
             # Whoever fails at once would otherwise be ruled on before any other episode can have shown that it works.
