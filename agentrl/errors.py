@@ -70,16 +70,25 @@ class PolicyFault(_Fault):
 class JudgeFault(EnvFault):
     """A judge gave no verdict: its server failed, or its answers cannot be read. The episode is discarded.
 
-    It is never ruled to be the model's doing, since a score of 0 would then be what a judge's failure is worth.
+    A server that fails is never ruled to be the model's doing, since a score of 0 would then be what a judge's failure
+    is worth. A text is, on which a judge that grades others says what is no verdict.
 
     Args:
-        message, who, answers: as `EnvFault`.
+        message, who: as `EnvFault`.
+        answers: whether the judge gave a verdict on another text.
         cause: for counts: `unreadable`, or what failed.
     """
+
+    UNREADABLE: ClassVar[str] = "unreadable"
 
     def __init__(self, message: str = "", *, who: Who | None = None, answers: bool | None = None, cause: str = ""):
         super().__init__(message, who=who, answers=answers)
         self.cause = cause or self.at
+
+    @property
+    def is_of_the_text(self) -> bool:
+        """Whether the judge gives verdicts, and none on this text."""
+        return self.cause == self.UNREADABLE and bool(self.answers)
 
 
 class TaskError(AgentRLError, ValueError):

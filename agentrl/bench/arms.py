@@ -21,7 +21,8 @@ from agentrl.bench.generalisation import EnvironmentRun, Generalisation, general
 from agentrl.bench.measures.base import SHARE, Measure, by_task, scored
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.confidence import CalibrationError
-from agentrl.bench.measures.success import Success
+from agentrl.bench.measures.endings import Faults, follows_actions
+from agentrl.bench.measures.success import Success, SuccessOfAttempted
 from agentrl.bench.statistics.jackknife import over_seeds
 from agentrl.bench.training_runs import MODES
 from agentrl.errors import ConfigError
@@ -30,7 +31,7 @@ from agentrl.rollout.store import TrajectoryStore
 from agentrl.trajectory import Trajectory
 
 Episodes = Mapping[str, Sequence[Trajectory]]
-"""Task id -> its scored episodes."""
+"""Task id -> its episodes."""
 Value = Callable[[Sequence[Trajectory]], float]
 Measures = Mapping[str, tuple[Measure, Value]]
 """Measures by name, each with its number alone."""
@@ -116,7 +117,9 @@ class _Run:
     sampled_tokens: float
     num_played: int
     num_discarded: int
+    num_after_actions: int
     episodes: Mapping[str, Episodes] = field(repr=False)
+    attempted: Mapping[str, Episodes] = field(repr=False)
     environments: EnvironmentRun | None = field(repr=False)
 
 
@@ -129,7 +132,9 @@ def compare_arms(arms: Sequence[ArmRuns]) -> ArmsTable:
         raise ConfigError("no run of the main arm is finished, so there is nothing to compare with")
     read = {arm.name: {seed: _read(path) for seed, path in arm.runs.items()} for arm in arms}
     main = next(iter(read[arms[0].name].values()))
-    named = measures_of(list(dict.fromkeys(("success", *main.measures))))
+    lost = any(run.num_discarded for of in read.values() for run in of.values())
+    of_attempted = [SuccessOfAttempted.name] if lost else []
+    named = measures_of(list(dict.fromkeys(("success", *of_attempted, *main.measures))))
     measures = {measure.name: (measure, _value(measure)) for measure in named}
     rows = [_row(arm, read, arms[0].name, measures, mode) for mode in MODES for arm in arms if arm.runs]
     notes = [f"{arm.name}: no run is finished" for arm in arms if not arm.runs]
@@ -147,7 +152,11 @@ def compare_arms(arms: Sequence[ArmRuns]) -> ArmsTable:
 def _discards(name: str, runs: Sequence[_Run]) -> str:
     """A note on the episodes of an arm that no number contains."""
     discarded, played = sum(run.num_discarded for run in runs), sum(run.num_played for run in runs)
-    return f"{name}: {discarded} of {played} episodes were discarded and count in no number" if discarded else ""
+    if not discarded:
+        return ""
+    acted = sum(run.num_after_actions for run in runs)
+    trust = f", {acted} of them after the model had acted: do not trust a comparison of its success" if acted else ""
+    return f"{name}: {discarded} of {played} episodes were discarded and count as failures of those attempted{trust}"
 
 
 def _read(path: Path) -> _Run:
@@ -160,18 +169,23 @@ def _read(path: Path) -> _Run:
     if not tables:
         raise ConfigError(f"{path} evaluates nothing: give its plan a stage of kind evaluate at the end")
     stage = list(tables)[-1]
-    played = list(TrajectoryStore(path / "trajectories.jsonl").read(stage=stage))
+    recorded = TrajectoryStore(path / "trajectories.jsonl").read(stage=stage)
+    played = [episode for episode in recorded if not episode.labels.superseded]
     played = named_tasks(played, tables[stage].get("environments", {}))
-    episodes = {mode: _by_task([t for t in played if t.labels.mode == mode]) for mode in MODES}
+    attempted = {mode: _by_task([t for t in played if t.labels.mode == mode]) for mode in MODES}
+    episodes = {mode: _by_task([t for t in scored(played) if t.labels.mode == mode]) for mode in MODES}
+    acted = sum(map(follows_actions, played))
     tokens = cost["tokens"].get("sampled", 0)
     measures, discarded = tables[stage].get("measures", ()), len(played) - len(scored(played))
     environments = EnvironmentRun.of(summary)
-    return _Run(stage, measures, cost["cpu_s"], tokens, len(played), discarded, episodes, environments)
+    return _Run(
+        stage, measures, cost["cpu_s"], tokens, len(played), discarded, acted, episodes, attempted, environments
+    )
 
 
 def _by_task(episodes: Sequence[Trajectory]) -> Episodes:
     found: dict[str, list[Trajectory]] = {}
-    for episode in scored(episodes):
+    for episode in episodes:
         found.setdefault(episode.task.id, []).append(episode)
     return found
 
@@ -180,11 +194,14 @@ def _row(arm: ArmRuns, read: Mapping[str, Mapping[int, _Run]], main: str, measur
     own, first = read[arm.name], read[main]
     both = [seed for seed in own if seed in first]
     here = {seed: run.episodes[mode] for seed, run in own.items()}
-    values = {name: _estimate(*measure, list(here.values())) for name, measure in measures.items()}
+    values = {name: _estimate(*m, [_of(m[0], run, mode) for run in own.values()]) for name, m in measures.items()}
     differences = {}
     if arm.name != main and both:
-        pairs = [here[seed] for seed in both], [first[seed].episodes[mode] for seed in both]
-        differences = {name: _difference(*measure, *pairs) for name, measure in measures.items()}
+        pairs = [own[seed] for seed in both], [first[seed] for seed in both]
+        differences = {
+            name: _difference(*m, *([_of(m[0], run, mode) for run in side] for side in pairs))
+            for name, m in measures.items()
+        }
     runs = list(own.values())
     return ArmRow(
         arm.name,
@@ -199,6 +216,11 @@ def _row(arm: ArmRuns, read: Mapping[str, Mapping[int, _Run]], main: str, measur
     )
 
 
+def _of(measure: Measure, run: _Run, mode: str) -> Episodes:
+    """The episodes that a measure is of: the scored ones, or all where it counts discarded ones."""
+    return (run.attempted if isinstance(measure, (SuccessOfAttempted, Faults)) else run.episodes)[mode]
+
+
 def _reliability(measures: Sequence[Measure], seeds: Sequence[Episodes]) -> Sequence[Bin]:
     """The bars of the first calibration error among the measures."""
     found = next((measure for measure in measures if type(measure) is CalibrationError), None)
@@ -209,7 +231,7 @@ def _reliability(measures: Sequence[Measure], seeds: Sequence[Episodes]) -> Sequ
 
 def _estimate(measure: Measure, value: Value, seeds: Sequence[Episodes]) -> Estimate:
     if isinstance(measure, Success):
-        outcomes = [_outcomes(of_seed) for of_seed in seeds]
+        outcomes = [_outcomes(measure, of_seed) for of_seed in seeds]
         shared = [task for task in outcomes[0] if all(task in of_seed for of_seed in outcomes)]
         return clustered_proportion([[x for of_seed in outcomes for x in of_seed[task]] for task in shared])
     return _within(measure, over_seeds(seeds, value), 0.0)
@@ -217,7 +239,8 @@ def _estimate(measure: Measure, value: Value, seeds: Sequence[Episodes]) -> Esti
 
 def _difference(measure: Measure, value: Value, one: Sequence[Episodes], other: Sequence[Episodes]) -> Estimate:
     if isinstance(measure, Success):
-        return paired_over_seeds([_outcomes(s) for s in one], [_outcomes(s) for s in other], same_seeds=True)
+        sides = ([_outcomes(measure, of_seed) for of_seed in side] for side in (one, other))
+        return paired_over_seeds(*sides, same_seeds=True)
     return _within(measure, over_seeds(one, value, minus=other), -1.0)
 
 
@@ -245,5 +268,5 @@ def _value(measure: Measure) -> Value:
     return value
 
 
-def _outcomes(episodes: Episodes) -> dict[str, list[float]]:
-    return by_task([episode for of_task in episodes.values() for episode in of_task], Success().of)
+def _outcomes(measure: Success, episodes: Episodes) -> dict[str, list[float]]:
+    return by_task([episode for of_task in episodes.values() for episode in of_task], measure.of)

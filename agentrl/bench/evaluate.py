@@ -81,6 +81,11 @@ class EvalResult:
         """Success of each task's scored episodes, by task id."""
         return Success().values_by_task(self.trajectories)
 
+    @property
+    def outcomes_of_attempted(self) -> dict[str, list[float]]:
+        """The same of all episodes, where those that `success_of_attempted` counts as failures are 0."""
+        return SuccessOfAttempted().values_by_task(self.trajectories)
+
     def metrics(self) -> dict[str, float]:
         """Success and reward with their 95% intervals, counts and wall seconds, as a training run logs them."""
         (low, high), (reward_low, reward_high) = self.ci95, self.reward.ci95

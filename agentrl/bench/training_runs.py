@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class TrainedRun:
         fingerprints: of the held-out tasks, by id; empty where the run did not keep them.
         before, after: outcomes by mode, of the first and the last evaluation; `before` is None where there is only
             one.
+        before_attempted, after_attempted: the same, with discarded episodes as failures.
+        discarded: episodes of these evaluations that were discarded, and of those the ones after an action.
     """
 
     path: Path
@@ -45,6 +47,9 @@ class TrainedRun:
     fingerprints: Mapping[str, str]
     before: Mapping[str, Outcomes] | None
     after: Mapping[str, Outcomes]
+    before_attempted: Mapping[str, Outcomes] | None = None
+    after_attempted: Mapping[str, Outcomes] = field(default_factory=dict)
+    discarded: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,15 @@ class Setting:
     def seeds(self) -> list[int]:
         return [run.seed for run in self.runs]
 
-    def after(self, mode: str) -> list[Outcomes]:
-        """Outcomes of each seed's last evaluation."""
-        return [run.after[mode] for run in self.runs]
+    def after(self, mode: str, *, attempted: bool = False) -> list[Outcomes]:
+        """Outcomes of each seed's last evaluation. Args: attempted: with discarded episodes as failures."""
+        return [(run.after_attempted if attempted else run.after)[mode] for run in self.runs]
 
-    def before(self, mode: str) -> list[Outcomes] | None:
+    def before(self, mode: str, *, attempted: bool = False) -> list[Outcomes] | None:
         """Outcomes of each seed's first evaluation; None if a run has none before training."""
-        found = [run.before[mode] for run in self.runs if run.before is not None]
-        return found if len(found) == len(self.runs) else None
+        found = [run.before_attempted if attempted else run.before for run in self.runs]
+        known = [table[mode] for table in found if table is not None]
+        return known if len(known) == len(self.runs) else None
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ class Row:
             measured.
         change: after - before, paired by task and seed.
         against_first: this setting's success after training minus that of the first setting; None for the first.
+        change_attempted, against_first_attempted: the same, with discarded episodes as failures; None where no compared
+            evaluation has any.
     """
 
     setting: Setting
@@ -96,10 +104,13 @@ class Row:
     after: Estimate
     change: Estimate | None
     against_first: Estimate | None
+    change_attempted: Estimate | None = None
+    against_first_attempted: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        shown = {name: getattr(self, name) for name in ("before", "after", "change", "against_first")}
+        names = ("before", "after", "change", "against_first", "change_attempted", "against_first_attempted")
+        shown = {name: getattr(self, name) for name in names}
         return {
             "mode": self.mode,
             "runs": [str(run.path) for run in self.setting.runs],
@@ -118,12 +129,14 @@ class RunsComparison:
         n_tasks: held-out tasks that every run reports.
         rows: by setting and mode.
         notes: what a reader must know.
+        warnings: why the numbers cannot be trusted; empty where they can.
     """
 
     env: EnvRef
     n_tasks: int
     rows: Sequence[Row]
     notes: Sequence[str]
+    warnings: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
@@ -132,6 +145,7 @@ class RunsComparison:
             "n_tasks": self.n_tasks,
             "settings": [row.to_json() for row in self.rows],
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
         }
 
 
@@ -168,8 +182,21 @@ def compare_runs(places: Iterable[Path], *, allow_versions: bool = False) -> Run
     left_out = max(len(run.after[mode]) for run in runs for mode in MODES) - len(shared)
     if left_out > 0:
         notes.append(f"{left_out} tasks that not every run scored are left out")
+    notes += [f"{run.path}: {run.discarded[0]} held-out episodes were discarded" for run in runs if run.discarded[0]]
     rows = [_row(setting, settings[0], mode, shared) for mode in MODES for setting in settings]
-    return RunsComparison(runs[0].env, len(shared), rows, notes)
+    if any(run.after_attempted != run.after or run.before_attempted != run.before for run in runs):
+        every = _shared_tasks(runs, attempted=True)
+        rows = [_with_attempted(row, settings[0], every) for row in rows]
+    return RunsComparison(runs[0].env, len(shared), rows, notes, _warnings(runs))
+
+
+def _warnings(runs: Sequence[TrainedRun]) -> list[str]:
+    return [
+        f"{run.discarded[1]} held-out episodes of {run.path} were discarded after the model had acted, so the "
+        "model may have brought that about: do not trust this comparison"
+        for run in runs
+        if run.discarded[1]
+    ]
 
 
 # Reading.
@@ -201,7 +228,7 @@ def _read(path: Path) -> TrainedRun:
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         identity = json.loads((path / "identity.json").read_text(encoding="utf-8"))
         settings = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
-        tables = [stage["outcomes"] for stage in summary["stages"].values() if "outcomes" in stage]
+        tables = [stage for stage in summary["stages"].values() if "outcomes" in stage]
         env, fingerprints = _environment_of(settings, identity["environments"])
         seed = settings.pop("seed", 0)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -211,8 +238,13 @@ def _read(path: Path) -> TrainedRun:
             f"{path} records no outcomes of held-out tasks: its plan needs a stage of kind evaluate, and the run must "
             "be of this version of AgentRL"
         )
-    before = tables[0] if len(tables) > 1 else None
-    return TrainedRun(path, env, seed, _flat(settings), fingerprints, before, tables[-1])
+    ends = tables[:1] + tables[-1:] if len(tables) > 1 else [None, *tables]
+    before, after = [None if table is None else table["outcomes"] for table in ends]
+    attempted = [None if table is None else table.get("outcomes_of_attempted", table["outcomes"]) for table in ends]
+    cells = [table.get(mode) or {} for table in ends if table is not None for mode in MODES]
+    lost = sum(sum((cell.get("discarded") or {}).values()) for cell in cells)
+    acted = sum(cell.get("n_discarded_after_actions", 0) for cell in cells)
+    return TrainedRun(path, env, seed, _flat(settings), fingerprints, before, after, *attempted, (lost, acted))
 
 
 def _environment_of(settings: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> tuple[EnvRef, dict[str, str]]:
@@ -270,10 +302,11 @@ def _differ(key: str, tables: Sequence[Mapping[str, Any]]) -> bool:
     return any(table.get(key) != tables[0].get(key) for table in tables)
 
 
-def _shared_tasks(runs: Sequence[TrainedRun]) -> set[str]:
-    """Tasks that every evaluation of every run scored. Raises: ConfigError if there are none."""
-    tables = [(run, table) for run in runs for side in (run.before, run.after) if side for table in side.values()]
-    shared = {task for task, values in runs[0].after[MODES[0]].items() if values}
+def _shared_tasks(runs: Sequence[TrainedRun], *, attempted: bool = False) -> set[str]:
+    """Tasks that every evaluation of every run scored, or attempted. Raises: ConfigError if there are none."""
+    sides = [(r, (r.before_attempted, r.after_attempted) if attempted else (r.before, r.after)) for r in runs]
+    tables = [(run, table) for run, ends in sides for side in ends if side for table in side.values()]
+    shared = {task for _, ends in sides[:1] for task, values in (ends[1] or {})[MODES[0]].items() if values}
     for run, table in tables:
         remaining = shared & {task for task, values in table.items() if values}
         if not remaining:
@@ -300,6 +333,18 @@ def _row(setting: Setting, first: Setting, mode: str, shared: set[str]) -> Row:
         if setting is first
         else paired_over_seeds(after, _only(first.after(mode), shared), same_seeds=same_seeds),
     )
+
+
+def _with_attempted(row: Row, first: Setting, tasks: set[str]) -> Row:
+    """The row with its differences over all attempted episodes. Args: tasks: that every evaluation attempted."""
+    setting, mode = row.setting, row.mode
+    after, before = _only(setting.after(mode, attempted=True), tasks), setting.before(mode, attempted=True)
+    change = None if before is None else paired_over_seeds(after, _only(before, tasks), same_seeds=True)
+    if setting is first:
+        return replace(row, change_attempted=change)
+    base, same = _only(first.after(mode, attempted=True), tasks), setting.seeds == first.seeds
+    against = paired_over_seeds(after, base, same_seeds=same)
+    return replace(row, change_attempted=change, against_first_attempted=against)
 
 
 def _only(outcomes: Sequence[Outcomes], tasks: set[str]) -> list[Outcomes]:

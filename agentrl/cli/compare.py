@@ -144,3 +144,5 @@ def _compare_runs(places: tuple[Path, ...], measure: str, *, allow_versions: boo
         print_json(found.to_json())
     else:
         print_tables(render_runs(found), _PIPE_WIDTH_OF_RUNS)
+    if found.warnings:
+        click.get_current_context().exit(EXIT_UNTRUSTED)

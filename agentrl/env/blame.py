@@ -1,14 +1,18 @@
 """What failed, where code of an environment's author raised: that code, a server, the network or this machine.
 
-Owns the one function that makes an `EnvFault` of an exception. What follows from a fault belongs to the rollout.
+Owns the one function that makes an `EnvFault` of an exception, and the look at this machine. What follows from a fault
+belongs to the rollout.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import ssl
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 from agentrl.errors import EnvFault, Who
@@ -46,6 +50,10 @@ _STATUS_NAMES = frozenset(
     )
 )
 _SERVER_FAILED = (408, 429)
+_NO_THREAD = "can't start new thread"
+# What a machine that is well has left.
+_SPARE_BYTES = 256 << 20
+_SPARE_FILES = 32
 
 
 def fault_of(what: str, error: BaseException) -> EnvFault:
@@ -91,6 +99,36 @@ def culprit(error: BaseException) -> Who:
     return "author"
 
 
+def host_gives_it(error: BaseException) -> bool:
+    """Whether this machine now gives what some code did not get from it: memory, descriptors or a thread.
+
+    Then that code asked for more than a machine has. A full disk is not looked at: nothing says which one it was.
+    """
+    for cause in _causes(error):
+        number = cause.errno if isinstance(cause, OSError) else None
+        if isinstance(cause, MemoryError) or number == errno.ENOMEM:
+            return _gets(lambda: bytearray(_SPARE_BYTES))
+        if number in (errno.EMFILE, errno.ENFILE):
+            return _gets(_open_some)
+        if _text_of(cause) == _NO_THREAD:
+            return _gets(lambda: threading.Thread(target=int, daemon=True).start())
+    return False
+
+
+def _gets(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except (MemoryError, OSError, RuntimeError):
+        return False
+    return True
+
+
+def _open_some() -> None:
+    with ExitStack() as stack:
+        for _ in range(_SPARE_FILES):
+            stack.enter_context(open(os.devnull, "rb"))
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The exception, then what it was raised from or while handling."""
     cause: BaseException | None = error
@@ -107,7 +145,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _culprit_of(error: BaseException) -> Who | None:
     if isinstance(error, EnvFault):
         return error.at
-    if isinstance(error, MemoryError) or _text_of(error) == "can't start new thread":
+    if isinstance(error, MemoryError) or _text_of(error) == _NO_THREAD:
         return "host"
     names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
     if names & _STATUS_NAMES:

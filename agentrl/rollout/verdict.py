@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from agentrl.env.base import Env
-from agentrl.env.blame import is_authors
+from agentrl.env.blame import host_gives_it, is_authors
 from agentrl.errors import EnvFault, JudgeFault, PolicyFault
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
@@ -211,17 +211,18 @@ class Repeated:
         """Whether the model brought a fault about that came again.
 
         Author code that raises is its doing, unless what is known to work fails as well. Anything else that fails is
-        its doing only if what is known to work works. A judge's failure never is: the verdict on an episode is not the
-        episode, and what a cached verdict proves is nothing.
+        its doing only if what is known to work works. A judge's server that fails never is: the verdict on an episode
+        is not the episode, and what a cached verdict proves is nothing. A text on which a judge says what is no verdict
+        is, if the judge gives one on another text.
         """
         if isinstance(fault, JudgeFault):
-            return False
+            return fault.is_of_the_text
         if isinstance(fault, PolicyFault):
             if fault.answers is None and fault.at == "server":
                 return await self._serves_others(trajectory)
             return bool(fault.answers)
         works = await self._environment_works(trajectory, tools)
-        if works is None and (fault.at == "author" or fault.answers):
+        if works is None and (fault.at == "author" or fault.answers or (fault.at == "host" and host_gives_it(fault))):
             return True
         if works is None:
             # Whoever fails at once would otherwise be ruled on before any other episode can have shown that it works.

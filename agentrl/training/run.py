@@ -426,7 +426,7 @@ class Run:
     def _conclude(self) -> dict[str, Any]:
         heads = {name: s.pop("value_head") for name, s in self.state.summaries.items() if "value_head" in s}
         tables = [summary for summary in self.state.summaries.values() if "greedy" in summary]
-        shown = [{name: cell for name, cell in table.items() if name != "outcomes"} for table in tables]
+        shown = [{n: cell for n, cell in table.items() if not n.startswith("outcomes")} for table in tables]
         made_with = provenance(self.folder.config_path, str(self.model.device))
         summary: dict[str, Any] = {
             "env": asdict(self.env),

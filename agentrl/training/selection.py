@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any, Literal
 
 from agentrl.bench.estimates import paired_difference
 from agentrl.bench.evaluate import EvalResult
+from agentrl.bench.measures.base import by_task
 from agentrl.trajectory import Task
 
 FEWEST = 16
@@ -44,9 +46,10 @@ class Checked:
 
     Attributes:
         step: of the stage; 0 is before the first one.
-        success, low, high: sampled success on the tasks to choose with, and its 95% interval.
-        reward: mean.
-        outcomes: success of each task's episodes, by task id.
+        success, low, high: sampled success on the tasks to choose with, and its 95% interval. Discarded episodes count
+            as failures: weights must not be chosen because their losing episodes are missing.
+        reward: mean, in which a discarded episode has the lowest reward of the others.
+        outcomes: success of each task's scored episodes, by task id: what was lost by a fault stops no stage.
     """
 
     step: int
@@ -58,8 +61,9 @@ class Checked:
 
     @classmethod
     def of(cls, step: int, result: EvalResult) -> Checked:
-        """The evaluation after a step; discarded episodes are left out."""
-        return cls(step, result.mean, *result.ci95, result.reward_mean, result.outcomes)
+        """The evaluation after a step; all its numbers are nan where every episode was discarded."""
+        found = result.success_of_attempted if result.n_episodes else result.success
+        return cls(step, found.mean, *found.ci95, _reward_at_least(result), result.outcomes)
 
     def clearly_below(self, other: Checked) -> bool:
         """Whether the paired 95% interval of the difference in success, over the tasks of both, is below 0."""
@@ -68,6 +72,13 @@ class Checked:
     def shown(self) -> dict[str, Any]:
         """What the summary shows of it."""
         return {"step": self.step, "success": self.success, "ci95": [self.low, self.high]}
+
+
+def _reward_at_least(result: EvalResult) -> float:
+    """The mean over tasks of their mean rewards, with the lowest reward of a scored episode for each discarded one."""
+    lowest = min((t.reward for t in result.trajectories if t.status != "fault"), default=math.nan)
+    values = by_task(result.trajectories, lambda t: lowest if t.status == "fault" else t.reward)
+    return result.reward_mean if not result.n_faults else fmean(map(fmean, values.values()))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,10 @@ def run_of(folder: Path, rewards: Mapping[str, Sequence[float | None]], measures
                 for value in values:
                     turn = Turn((), Action(text="x"), reward=value or 0.0)
                     ending = ENDINGS["fault" if value is None else "terminated"]
-                    labels = Labels("after", 1, mode)
+                    labels = Labels("after", 1, mode, attempt=1)
+                    again = replace(labels, attempt=0, superseded=True)
+                    lost = ENDINGS["fault"]
+                    store.append(Trajectory(EnvRef("e"), Task(task), 0, [turn], ending=lost, labels=again))
                     store.append(Trajectory(EnvRef("e"), Task(task), 0, [turn], ending=ending, labels=labels))
     stages = {"rl": {}, "after": {"outcomes": {}, "measures": list(measures)}}
     cost = {"cpu_s": 10.0, "tokens": {"sampled": 7}}
@@ -55,8 +59,25 @@ def test_discarded_episodes_are_told(tmp_path: Path) -> None:
     main = {0: run_of(tmp_path / "a", tasks([1, 0]))}
     other = {0: run_of(tmp_path / "b", tasks([1, None]))}
     found = compare_arms([ArmRuns("main", "", main), ArmRuns("other", "", other)])
-    assert "other: 2 of 4 episodes were discarded and count in no number" in found.notes
+    assert found.notes[-1] == (
+        "other: 2 of 4 episodes were discarded and count as failures of those attempted, 2 of them after the model had "
+        "acted: do not trust a comparison of its success"
+    )
     assert not any(note.startswith("main: ") for note in found.notes)
+
+
+def test_an_arm_that_loses_its_failures_is_not_the_better_one(tmp_path: Path) -> None:
+    main = {seed: run_of(tmp_path / f"a{seed}", tasks([1, 1, 0, 0])) for seed in (0, 1)}
+    other = {seed: run_of(tmp_path / f"b{seed}", tasks([1, 1, None, None]), ["faults"]) for seed in (0, 1)}
+    found = compare_arms([ArmRuns("voids", "", other), ArmRuns("honest", "", main)])
+    assert list(found.units) == ["success", "success_of_attempted", "faults"]
+    voids, honest = (row for row in found.rows if row.mode == "sampled")
+    assert (voids.values["success"].mean, voids.values["success_of_attempted"].mean) == (1.0, 0.5)
+    assert voids.values["faults"].mean == 0.5
+    assert honest.differences["success_of_attempted"].mean == 0.0
+    assert honest.differences["success_of_attempted"].n == 4
+    alike = compare_arms([ArmRuns("main", "", main), ArmRuns("again", "", main)])
+    assert list(alike.units) == ["success"]
 
 
 def test_the_interval_of_a_share_stays_a_share(tmp_path: Path) -> None:

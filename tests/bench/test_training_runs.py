@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from agentrl.bench.estimates import paired_over_seeds
 from agentrl.bench.training_runs import compare_runs
+from agentrl.bench.views.training_runs import render_runs
 from agentrl.errors import ConfigError
 
 TASKS = [f"eval-{i}" for i in range(6)]
@@ -125,3 +128,41 @@ def test_a_run_without_outcomes_is_refused(tmp_path: Path) -> None:
     (run / "summary.json").write_text("{")
     with pytest.raises(ConfigError, match="is no training run of this version"):
         compare_runs([run])
+
+
+def test_a_run_that_loses_its_failures_is_not_the_better_one(tmp_path: Path) -> None:
+    """Every task that one of them lost would be missing on both sides, and no number would show it."""
+    honest = write_run(tmp_path / "honest", [1, 1, 1, 0, 0, 0], lr=1e-3)
+    voids = write_run(tmp_path / "voids", [1, 1, 1, 0, 0, 0], lr=2e-3)
+    path = voids / "summary.json"
+    summary = json.loads(path.read_text())
+    after = summary["stages"]["after"]
+    attempted, left = after["outcomes"], dict(list(after["outcomes"]["greedy"].items())[:3])
+    summary["stages"]["after"] = {
+        "outcomes": {"greedy": left, "sampled": left},
+        "outcomes_of_attempted": attempted,
+        "greedy": {"discarded": {"server": 3}, "n_discarded_after_actions": 3},
+        "sampled": {"discarded": {"server": 3}, "n_discarded_after_actions": 1},
+    }
+    path.write_text(json.dumps(summary))
+    found = compare_runs([honest, voids])
+    row = next(row for row in found.rows if row.against_first is not None)
+    assert (found.n_tasks, row.after.mean) == (3, 1.0)
+    assert row.against_first_attempted is not None
+    assert row.against_first_attempted.mean == 0.0
+    assert row.against_first_attempted.n == 6
+    (warning,) = found.warnings
+    assert warning.startswith(f"4 held-out episodes of {voids} were discarded after the model had acted")
+    assert any("6 held-out episodes were discarded" in note for note in found.notes)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render_runs(found))
+    shown = console.export_text()
+    assert "with discarded episodes as failures: minus the first" in shown
+    assert "warning: 4 held-out episodes" in shown
+    assert json.loads(json.dumps(found.to_json()))["warnings"] == [warning]
+
+
+def test_runs_without_discarded_episodes_have_no_second_number(tmp_path: Path) -> None:
+    found = compare_runs([write_run(tmp_path / "run", [1, 1, 1, 0, 0, 0], before=[0] * 6)])
+    assert found.warnings == []
+    assert all(row.change_attempted is None for row in found.rows)

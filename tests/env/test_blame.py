@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import http.client
+import os
+import resource
 import socket
 import ssl
 import urllib.error
@@ -12,7 +14,7 @@ import urllib.error
 import httpx
 import pytest
 
-from agentrl.env.blame import culprit, fault_of, is_authors
+from agentrl.env.blame import culprit, fault_of, host_gives_it, is_authors
 from agentrl.errors import EnvFault
 
 REQUEST = httpx.Request("GET", "https://api.example/x")
@@ -135,3 +137,29 @@ async def test_what_stops_the_program_or_the_task_is_no_fault():
     await asyncio.sleep(0)
     task.cancel()
     assert await task is False
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no memory")])
+def test_what_this_machine_gives_now_is_asked_of_it(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = fault_of("tool 'x'", error)
+    fault.__cause__ = error
+    assert host_gives_it(fault)
+    monkeypatch.setattr("agentrl.env.blame._SPARE_BYTES", 2**62)
+    assert not host_gives_it(fault)
+
+
+def test_a_machine_without_descriptors_is_not_well() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lost = OSError(errno.EMFILE, "too many")
+    assert host_gives_it(lost)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 4, hard))
+    try:
+        assert not host_gives_it(lost)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_thread_can_be_started_and_a_full_disk_is_not_looked_at() -> None:
+    assert host_gives_it(RuntimeError("can't start new thread"))
+    assert not host_gives_it(OSError(errno.ENOSPC, "full"))
+    assert not host_gives_it(ValueError("no"))

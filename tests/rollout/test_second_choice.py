@@ -202,3 +202,42 @@ async def test_episodes_that_wait_for_each_other_end() -> None:
     async with asyncio.timeout(30):
         async with Rollouts(env, Always("tails", "odd"), backoff_s=0, max_fault_fraction=1.0) as rollouts:
             assert await requested(rollouts, env) == ["fault"] * LOST
+
+
+class Greedy(ToolEnv):
+    """Repeat a word; nobody else has used the tool."""
+
+    tasks = Tasks.of(eval=[{}])
+    limits = Limits(max_turns=3)
+
+    def start(self, task: Task) -> str:
+        return "Repeat."
+
+    @tool
+    def repeat(self, word: str, times: int) -> int:
+        """Repeat a word."""
+        return len(word * times)
+
+    def score(self, answer: str | None) -> float:
+        return 0.0
+
+
+class Repeats(Policy):
+    name = "repeats"
+
+    async def act(self, messages: Any, tools: Any, *, episode_id: str, sampling: Any = None) -> Action:
+        return call("repeat", word="ab", times=2**61) if len(messages) == 1 else Action("I give up")
+
+
+@pytest.mark.parametrize(("is_well", "kind"), [(True, "answer"), (False, "fault")])
+async def test_what_no_machine_has_is_asked_for_by_the_model(
+    is_well: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_well:
+        monkeypatch.setattr("agentrl.env.blame._SPARE_BYTES", 2**62)
+    async with Rollouts(Greedy, Repeats(), backoff_s=0, max_fault_fraction=1.0) as rollouts:
+        (group,) = await rollouts.run([GroupRequest(Greedy.tasks.split("eval")[0], 0)])
+    (episode,) = group.trajectories
+    assert episode.ending.kind == kind
+    read = [m.content for m in episode.turns[0].next_observation]
+    assert bool(read and read[0].startswith("Error: tool 'repeat' raised MemoryError")) is is_well

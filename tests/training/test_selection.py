@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from agentrl.bench.estimates import clustered_proportion
+from agentrl.bench.evaluate import summarize
 from agentrl.errors import CheckpointError
 from agentrl.training.files.kept_weights import KeptWeights
 from agentrl.training.selection import Checked, Selection, described, recorded, split_held_out
-from agentrl.trajectory import Task
+from agentrl.trajectory import Ending, Task
+from tests.bench.measures.episodes import episode
 
 
 def tasks(count: int) -> list[Task]:
@@ -94,6 +96,39 @@ def test_an_evaluation_of_discarded_episodes_alone_changes_nothing() -> None:
     selection = after(checked(0, 40))
     empty = Checked(5, math.nan, -math.inf, math.inf, math.nan, {})
     assert selection.after(empty, solved=0.9, worse=2) == selection
+
+
+def evaluated(step: int, solved: int, failed: int, discarded: int = 0) -> Checked:
+    """An evaluation of tasks with one episode each: solved, failed, and discarded ones."""
+    ends = [Ending("answer")] * (solved + failed) + [Ending("fault", "EnvFault: down", "server")] * discarded
+    rewards = [float(n < solved) for n in range(len(ends))]
+    played = [episode(f"t{n}", reward=rewards[n], ending=ending) for n, ending in enumerate(ends)]
+    return Checked.of(step, summarize(played))
+
+
+def test_weights_whose_losing_episodes_are_discarded_are_not_chosen_for_that() -> None:
+    honest, voids = evaluated(0, 34, 30), evaluated(5, 30, 2, 32)
+    assert (honest.success, voids.success) == (34 / 64, 30 / 64)
+    best = after(honest, voids).best
+    assert best is not None
+    assert best.step == 0
+    assert after(evaluated(5, 16, 0, 48)).stopped == "", "all that count are solved, and most do not count"
+
+
+def test_of_two_that_solve_nothing_the_one_without_its_low_rewards_is_not_the_better() -> None:
+    honest = Checked.of(0, summarize([episode(f"t{n}", reward=0.1 * n) for n in range(8)]))
+    lost = [Ending("answer") if n > 3 or not n else Ending("fault", "EnvFault: down", "server") for n in range(8)]
+    voids = Checked.of(5, summarize([episode(f"t{n}", reward=0.1 * n, ending=e) for n, e in enumerate(lost)]))
+    assert voids.reward == pytest.approx((0.4 + 0.5 + 0.6 + 0.7) / 8)
+    best = after(honest, voids).best
+    assert best is not None
+    assert best.step == 0
+
+
+def test_an_outage_stops_no_stage() -> None:
+    evaluations = [evaluated(0, 40, 24), evaluated(5, 32, 0, 32), evaluated(10, 32, 0, 32)]
+    assert after(*evaluations).stopped == ""
+    assert not math.isfinite(evaluated(5, 0, 0, 64).success)
 
 
 def test_a_saved_selection_goes_on_as_the_first_one() -> None:

@@ -18,8 +18,17 @@ def render_runs(found: RunsComparison) -> RenderableType:
     parts.append(
         Text("95% intervals over tasks and seeds; differences are taken task by task, success on held-out tasks")
     )
+    parts.extend(Text(f"warning: {warning}", style="bold red") for warning in found.warnings)
+    parts.extend(Text(said) for row in found.rows if (said := _of_attempted(row)))
     parts.extend(Text(note, style="yellow") for note in found.notes)
     return Group(*parts)
+
+
+def _of_attempted(row: Row) -> str:
+    """The differences of a row with discarded episodes as failures; empty where there are none."""
+    pairs = {"after - before": row.change_attempted, "minus the first": row.against_first_attempted}
+    shown = [f"{name} {number(estimate)}" for name, estimate in pairs.items() if estimate is not None]
+    return f"{_name(row)}, {row.mode}, with discarded episodes as failures: {'; '.join(shown)}" if shown else ""
 
 
 def _table(found: RunsComparison, mode: str) -> Table:

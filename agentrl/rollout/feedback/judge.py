@@ -26,7 +26,8 @@ _MOST_FAILED = 0.9
 class ByJudge(Feedback):
     """Adds a judge's score, from 0 to 1, to the reward of each episode's last turn, as its part `judge`.
 
-    Success stays the environment's. An episode without a verdict does not train.
+    Success stays the environment's. An episode without a verdict does not train, unless its text is the reason: where
+    the judge gives verdicts on other texts and says what is no verdict on this one, the score is 0.
 
     Attributes:
         policy: name of the judge, such as `openai:NAME` or `local:DIR`.
@@ -73,19 +74,30 @@ class ByJudge(Feedback):
         found = await judged(_judge_of(self), [t.messages() for t in known], max_concurrency=self.max_concurrency)
         after = {id(t): self._with(t, verdict) for t, verdict in zip(known, found, strict=True)}
         tally = FaultTally(_MOST_FAILED, len(known) + 1)
-        for trajectory in after.values():
-            tally.add(trajectory)
+        for trajectory, verdict in zip(known, found, strict=True):
+            tally.add(_without(trajectory, verdict) if isinstance(verdict, JudgeFault) else trajectory)
         tally.finish()
         if tally.causes:
+            unread = sum(isinstance(verdict, JudgeFault) and verdict.is_of_the_text for verdict in found)
             logger.warning(
-                "the judge gave no verdict on %d of %d episodes, which do not train", tally.causes.total(), len(known)
+                "the judge gave no verdict on %d of %d episodes: %d score 0, as it says of them what is no verdict and "
+                "gives verdicts on others; the others do not train",
+                tally.causes.total(),
+                len(known),
+                unread,
             )
         return [replace(g, trajectories=[after.get(id(t), t) for t in g.trajectories]) for g in groups]
 
     def _with(self, episode: Trajectory, verdict: Verdict | JudgeFault) -> Trajectory:
-        if isinstance(verdict, JudgeFault):
-            return replace(episode, ending=Ending("fault", f"{JudgeFault.__name__}: {verdict}", verdict.at))
-        return rewarded(episode, PART, verdict.score, weight=self.weight, keep=self.keep)
+        if isinstance(verdict, JudgeFault) and not verdict.is_of_the_text:
+            return _without(episode, verdict)
+        score = verdict.score if isinstance(verdict, Verdict) else 0.0
+        return rewarded(episode, PART, score, weight=self.weight, keep=self.keep)
+
+
+def _without(episode: Trajectory, fault: JudgeFault) -> Trajectory:
+    """The episode without a verdict, which does not train."""
+    return replace(episode, ending=Ending("fault", f"{JudgeFault.__name__}: {fault}", fault.at))
 
 
 _judges: dict[str, Judge] = {}

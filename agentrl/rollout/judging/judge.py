@@ -26,7 +26,7 @@ SAMPLING = SamplingParams(temperature=0.0, max_tokens=1024, seed=0)
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 _numbers = itertools.count()
-UNREADABLE = "unreadable"
+_CONTROL = (Message("user", "Say hello."), Message("assistant", "Hello."))
 _NO_JUDGES = ("oracle", "null", "random", "human", "scripted")
 
 
@@ -109,8 +109,9 @@ class Judge:
         """Judge a conversation.
 
         Args: reference: a right answer that the judge may compare with.
-        Raises: JudgeFault if the judge's server fails, or gives no verdict that can be read. It is never a score of 0.
-            ConfigError if the server can never answer, such as for a wrong key; in an environment that is a JudgeFault.
+        Raises: JudgeFault if the judge's server fails, or gives no verdict that can be read: `is_of_the_text` says
+            whose doing that is. ConfigError if the server can never answer, such as for a wrong key; in an
+            environment that is a JudgeFault.
         """
         score, reason, cached = await self._answer(question(self.rubric, conversation, reference))
         share = self.rubric.share(score)
@@ -140,7 +141,7 @@ class Judge:
         self.cache.put(key, score, reason)
         return score, reason, False
 
-    async def _ask(self, asked: Question) -> tuple[float, str]:
+    async def _ask(self, asked: Question, *, is_control: bool = False) -> tuple[float, str]:
         """Ask, and ask again while the answer cannot be read. Raises: JudgeFault."""
         messages, problem, text = asked.messages, "", ""
         for attempt in range(self.attempts):
@@ -153,7 +154,16 @@ class Judge:
                 messages = asked.again(text, problem)
         answers = f"{self.attempts} answer{'s' if self.attempts > 1 else ''}"
         why = f"the judge {self.name} gave no verdict in {answers}: {problem}, in {shown(text)}"
-        raise JudgeFault(why, cause=UNREADABLE)
+        answers_others = None if is_control else await self._reads_others()
+        raise JudgeFault(why, answers=answers_others, cause=JudgeFault.UNREADABLE)
+
+    async def _reads_others(self) -> bool:
+        """Whether this judge gives a verdict, now, on a conversation that no model had a hand in."""
+        try:
+            await self._ask(question(self.rubric, _CONTROL, ""), is_control=True)
+        except JudgeFault:
+            return False
+        return True
 
     async def _act(self, messages: Sequence[Message]) -> Action:
         key = f"judge#{next(_numbers)}"

@@ -87,6 +87,9 @@ def _table(greedy: EvalResult, sampled: EvalResult, measures: Sequence[str]) -> 
         "n_faults": greedy.n_faults + sampled.n_faults,
         "outcomes": {"greedy": greedy.outcomes, "sampled": sampled.outcomes},
     }
+    if any(one.counts.num_discarded or one.counts.asked_anew for one in (greedy, sampled)):
+        of = {"greedy": greedy.outcomes_of_attempted, "sampled": sampled.outcomes_of_attempted}
+        table["outcomes_of_attempted"] = of
     return {**table, "measures": list(measures)} if measures else table
 
 

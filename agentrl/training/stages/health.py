@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from agentrl.bench.measures.endings import follows_actions
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 _ENDINGS = ("answer", "tool", "environment", "limit", "error")
@@ -42,9 +43,14 @@ def endings(episodes: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def discards(episodes: Sequence[Trajectory]) -> dict[str, float]:
-    """The number of discarded episodes by cause; causes without any are left out."""
+    """The number of discarded episodes by cause, and of those after an action; causes without any are left out.
+
+    What was discarded after an action teaches nothing, and the model may have brought that about where it would lose.
+    """
     causes = Counter(t.ending.who or "unknown" for t in episodes if t.status == "fault")
-    return {f"rollout/discarded_{cause}": float(number) for cause, number in sorted(causes.items())}
+    found = {f"rollout/discarded_{cause}": float(number) for cause, number in sorted(causes.items())}
+    acted = sum(map(follows_actions, episodes))
+    return {**found, "rollout/discarded_after_actions": float(acted)} if acted else found
 
 
 def lags(groups: Sequence[TrajectoryGroup], version: int) -> dict[str, float]:

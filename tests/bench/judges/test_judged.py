@@ -25,7 +25,7 @@ from tests.rollout.judging.judges import Flaky, fair, material, says
 def sums(messages, tools) -> str:
     """Passes the sums of the first six tasks, and says nothing of the last."""
     last = material(messages)[-1]["content"]
-    return "Hm." if last == "77" else says(messages, 10.0 * (last != "0" and int(last) < 60))
+    return "Hm." if last == "77" else says(messages, 10.0 * (last.isdigit() and 0 < int(last) < 60))
 
 
 def test_a_benchmark_is_judged_and_its_failures_stand_apart(tmp_path: Path):
@@ -51,11 +51,11 @@ def test_another_call_asks_only_about_what_has_no_verdict(tmp_path: Path):
     out = tmp_path / "bench"
     judge = Judge(policy, "Right?", attempts=1, cache=out / "verdicts.sqlite")
     run_bench(Adder, Some(), judge=judge, out=out)
-    assert len(policy.asked) == 8
+    assert len(policy.asked) == 8 + 1, "and a control, whether it gives verdicts at all"
     judge.cache.close()
     policy.then = Flaky(then=lambda m, t: says(m, 10)).then
     result = run_bench(Adder, Some(), judge=Judge(policy, "Right?", cache=out / "verdicts.sqlite"), out=out)
-    assert len(policy.asked) == 9
+    assert len(policy.asked) == 8 + 1 + 1
     assert result.judged is not None
     assert (len(result.judged.verdicts), result.warnings) == (8, [])
 

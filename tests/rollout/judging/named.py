@@ -7,4 +7,5 @@ from tests.rollout.judging.judges import Flaky, fair, material
 FAIR = Flaky()
 DOWN = Flaky()
 DOWN.down = True
-SPEECHLESS = Flaky(then=lambda m, t: fair(m, t) if material(m)[-1]["content"] == "right" else "Hm.")
+MUTE = Flaky(then=lambda m, t: "Hm.")
+SPEECHLESS = Flaky(then=lambda m, t: fair(m, t) if material(m)[-1]["content"] in ("right", "Hello.") else "Hm.")

@@ -74,7 +74,11 @@ def test_why_episodes_end() -> None:
 def test_discards_are_counted_by_cause() -> None:
     unknown = Ending("fault", "EnvFault: x")
     found = discards([episode(), episode(ending=FAULT), episode(ending=FAULT), episode(ending=unknown)])
-    assert found == {"rollout/discarded_server": 2.0, "rollout/discarded_unknown": 1.0}
+    by_cause = {"rollout/discarded_server": 2.0, "rollout/discarded_unknown": 1.0}
+    assert found == {**by_cause, "rollout/discarded_after_actions": 3.0}
+    before = episode(ending=FAULT)
+    before.turns = []
+    assert discards([before, episode()]) == {"rollout/discarded_server": 1.0}
 
 
 def test_replies_that_tell_the_prompt_carry_its_information() -> None:
