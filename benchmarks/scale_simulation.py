@@ -3,7 +3,7 @@
 usage: OMP_NUM_THREADS=1 python benchmarks/scale_simulation.py [--repeats 3] [--steps 10] [--out OUT] [--table]
        VENV/bin/python benchmarks/scale_simulation.py --engine ray      VENV has agentrl[ray]
 
-1. Costs: for each shape a training run with one sampler, which plays one group at a time: durations of groups, the
+1. Costs: for each shape a training run with one sampler, which plays four episodes at once: their durations, the
    learner's seconds, packing and taking weights, and what a group costs the thread that talks to the samplers.
 2. Check: real runs with 1, 2 and 4 samplers at lag 0 and 1 against the simulation with the costs of one sampler. Their
    tools wait, so that four samplers overlap also on two cores. Cost runs and checked runs have different seeds and take
@@ -26,7 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from scale_parts.measuring import GROUPS, Shape, costs_of, measured_run, model_of
+from scale_parts.measuring import EPISODES, GROUPS, Shape, costs_of, measured_run, model_of
 from scale_parts.simulation import Plan, gains, steps_per_s
 
 from agentrl.training.model_setup import ModelConfig
@@ -37,7 +37,7 @@ SHAPES = {
     "larger model": Shape(model=ModelConfig(hidden_size=512, num_layers=8)),
 }
 CHECKED, BOUND = "waits", 0.2
-PLANS = [Plan(workers, GROUPS, lag) for lag in (0, 1) for workers in (1, 2, 4)]
+PLANS = [Plan(workers, GROUPS, EPISODES, lag, EPISODES) for lag in (0, 1) for workers in (1, 2, 4)]
 COUNTS, LARGE_STEP, LAGS = (1, 4, 16, 64, 256, 1000), 256, (0, 1)
 KEPT = Path(__file__).resolve().parent / "results" / "scale-simulation"
 Rows = list[dict[str, Any]]
@@ -47,7 +47,7 @@ def cells(repeats: int, engine: str) -> Iterator[tuple[str, str, Plan, int]]:
     """Name, shape, plan and seed of every run, in the order in which they take turns."""
     for repeat in range(repeats):
         for shape in SHAPES if engine == "processes" else [CHECKED]:
-            yield f"{engine}/costs/{shape}/{repeat}", shape, Plan(1, GROUPS), 100 + repeat
+            yield f"{engine}/costs/{shape}/{repeat}", shape, PLANS[0], 100 + repeat
             if shape == CHECKED:
                 for plan in PLANS:
                     yield f"{engine}/check/{plan.workers} at lag {plan.lag}/{repeat}", shape, plan, 200 + repeat
@@ -94,16 +94,16 @@ def check_table(rows: Rows, engine: str) -> tuple[str, float]:
 
 def cost_table(rows: Rows, engine: str) -> str:
     lines = [
-        "| shape | group, s (median, 95%) | learner, s/group | rest, s/step | pack, s | take weights, s | "
+        "| shape | episode, s (median, 95%) | learner, s/group | rest, s/step | pack, s | take weights, s | "
         "driver, ms/group | push, ms/sampler |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in SHAPES:
         if runs := of(rows, f"{engine}/costs/{name}"):
             costs = costs_of(runs)
-            groups = sorted(costs.group_s)
+            episodes = sorted(costs.episode_s)
             lines.append(
-                f"| {name} | {statistics.median(groups):.3f}, {groups[int(0.95 * (len(groups) - 1))]:.3f} | "
+                f"| {name} | {statistics.median(episodes):.3f}, {episodes[int(0.95 * (len(episodes) - 1))]:.3f} | "
                 f"{costs.learn_s:.4f} | {costs.fixed_s:.3f} | {costs.pack_s:.4f} | {costs.unpack_s:.4f} | "
                 f"{1000 * costs.message_s:.2f} | {1000 * costs.push_s:.2f} |"
             )
@@ -120,7 +120,7 @@ def growth_table(rows: Rows, engine: str) -> str:
         for lag in LAGS:
             found = []
             for workers in COUNTS:
-                plan = Plan(workers, LARGE_STEP, lag)
+                plan = Plan(workers, LARGE_STEP, EPISODES, lag, EPISODES)
                 gain = gains(costs, plan, steps=10)
                 part = max(gain, key=lambda part: gain[part])
                 found.append(f"{60 * steps_per_s(costs, plan, steps=10):.2f}, {part} {gain[part]:.1f}x")

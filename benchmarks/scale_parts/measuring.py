@@ -21,6 +21,7 @@ from agentrl.distributed.local import LocalWorker, LocalWorkers
 from agentrl.distributed.ray_workers import RayWorker, RayWorkers
 from agentrl.distributed.shared import Packed, unpacked
 from agentrl.learning.learner import LearnerSettings
+from agentrl.rollout.store import TrajectoryStore
 from agentrl.training.model_setup import ModelConfig, load
 from agentrl.training.plan import TrainConfig
 from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig, ScaleConfig
@@ -28,6 +29,7 @@ from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import train
+from agentrl.trajectory import Trajectory
 from scale_parts import waiting
 from scale_parts.simulation import WARM_STEPS, Costs, Plan
 
@@ -72,7 +74,7 @@ def measured_run(shape: Shape, model: ModelConfig, plan: Plan, steps: int, seed:
     scale = ScaleConfig(samplers=plan.workers, engine=engine)  # type: ignore[arg-type]
     stage = Reinforce(
         steps=steps,
-        playing=Playing(plan.groups, EPISODES, max_lag=plan.lag),
+        playing=Playing(plan.groups, plan.episodes, max_lag=plan.lag),
         checkpoint_every=10 * steps,
         learner=LearnerSettings(lr=1e-5),
     )
@@ -86,7 +88,7 @@ def measured_run(shape: Shape, model: ModelConfig, plan: Plan, steps: int, seed:
             tensorboard=False,
             checkpoint_seconds=0,
             threads=1,
-            max_concurrency=plan.workers * plan.at_once * EPISODES,
+            max_concurrency=plan.workers * plan.slots,
         ),
         scale=scale,
         seed=seed,
@@ -95,18 +97,19 @@ def measured_run(shape: Shape, model: ModelConfig, plan: Plan, steps: int, seed:
 
 
 def _measured(config: TrainConfig) -> dict[str, Any]:
-    log: dict[str, list[Any]] = {"group_s": [], "pack_s": [], "push_s": [], "driver": []}
+    log: dict[str, list[Any]] = {"pack_s": [], "push_s": [], "driver": []}
     with TemporaryDirectory() as folder, _noted(log):
         run = Path(folder) / "run"
         train(config, run)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         unpack_s = _unpack_s(run / "model")
+        episodes = [_seconds(episode) for episode in TrajectoryStore(run / "trajectories.jsonl").read()]
     ends = [line["time_s"] for line in lines]
     parts = [(line["time/sample_s"], line["time/learn_s"]) for line in lines]
     rest = [after - before - sum(part) for before, after, part in zip(ends, ends[1:], parts[1:], strict=False)]
     return {
         "steps_per_s": (len(ends) - WARM_STEPS) / (ends[-1] - ends[WARM_STEPS - 1]),
-        "group_s": [round(seconds, 4) for seconds in log["group_s"][GROUPS:]],
+        "episode_s": [round(seconds, 4) for seconds in episodes[GROUPS * EPISODES :]],
         "learn_s": statistics.median(learn for _, learn in parts[1:]),
         "fixed_s": statistics.median(rest),
         "pack_s": statistics.median(log["pack_s"]) if log["pack_s"] else 0.0,
@@ -119,16 +122,13 @@ def _measured(config: TrainConfig) -> dict[str, Any]:
 
 @contextmanager
 def _noted(log: dict[str, list[Any]]) -> Iterator[None]:
-    """Note the durations of groups, and what the driver spends, whoever starts the samplers."""
+    """Note what the driver spends, and what weights cost the trainer, whoever starts the samplers."""
     main = time.pthread_getcpuclockid(threading.main_thread().ident or 0)
     kept = [(kind, name, getattr(kind, name)) for kind, name in _NOTED]
 
     def play(kept_play: Any, worker: Any, *given: Any) -> Any:
         log["driver"].append(time.process_time() - time.clock_gettime(main))
-        began = time.perf_counter()
-        group = kept_play(worker, *given)
-        group.add_done_callback(lambda done: log["group_s"].append(time.perf_counter() - began))
-        return group
+        return kept_play(worker, *given)
 
     def timed(name: str, kept_method: Any, owner: Any, *given: Any) -> Any:
         began = time.perf_counter()
@@ -154,6 +154,11 @@ _NOTED = [(kind, name) for kind in (LocalWorker, RayWorker) for name in ("play",
 _NOTED += [(kind, "weights") for kind in (LocalWorkers, RayWorkers)]  # type: ignore[list-item]
 
 
+def _seconds(episode: Trajectory) -> float:
+    """How long an episode took on its sampler."""
+    return sum(turn.policy_s + turn.env_s for turn in episode.turns)
+
+
 def _message_s(driver: list[float]) -> float:
     """CPU seconds that the threads of the trainer other than the first spend on a group, start-up left out."""
     skipped = GROUPS * WARM_STEPS
@@ -176,14 +181,14 @@ def _unpack_s(folder: Path) -> float:
 
 
 def costs_of(runs: list[dict[str, Any]]) -> Costs:
-    """Costs from runs of one plan: all durations of groups, medians of the rest."""
+    """Costs from runs of one plan: all durations of episodes, medians of the rest."""
 
     def median(name: str) -> float:
         return statistics.median(run[name] for run in runs)
 
     names = ("fixed_s", "pack_s", "unpack_s", "push_s", "message_s")
-    groups = tuple(seconds for run in runs for seconds in run["group_s"])
-    found = Costs(groups, median("learn_s") / GROUPS)
+    episodes = tuple(seconds for run in runs for seconds in run["episode_s"])
+    found = Costs(episodes, median("learn_s") / GROUPS)
     return replace(found, **{name: max(0.0, median(name)) for name in names})
 
 

@@ -2,7 +2,8 @@
 
 The trainer asks for batches of groups, as many ahead as the lag allows, waits for the oldest, learns from it, and packs
 new weights. One thread of it, the driver, sends groups and weights to samplers and takes groups back, one message after
-the other. A sampler plays some groups at once; it stands still while it unpacks weights.
+the other. A sampler plays some episodes at once, and is given a group when it has fewer; it stands still while it
+unpacks weights.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 WARM_STEPS = 3
 """Steps at the beginning that do not count."""
@@ -23,7 +25,7 @@ class Costs:
     """What was measured, all in seconds.
 
     Attributes:
-        group_s: durations of groups on a sampler, one of which is drawn for each group.
+        episode_s: durations of episodes on a sampler, one of which is drawn for each episode.
         learn_s: of the learner, for each group of a step.
         fixed_s: of the trainer, for each step.
         pack_s: of the trainer, for each new version of the weights.
@@ -32,7 +34,7 @@ class Costs:
         message_s: of the driver, for each group, there and back.
     """
 
-    group_s: tuple[float, ...]
+    episode_s: tuple[float, ...]
     learn_s: float
     fixed_s: float = 0.0
     pack_s: float = 0.0
@@ -46,7 +48,7 @@ class Costs:
 
 
 _FREE: dict[str, dict[str, object]] = {
-    "sampling": {"group_s": (0.0,)},
+    "sampling": {"episode_s": (0.0,)},
     "learner": {"learn_s": 0.0, "fixed_s": 0.0},
     "broadcast": {"pack_s": 0.0, "unpack_s": 0.0, "push_s": 0.0},
     "driver": {"message_s": 0.0},
@@ -61,26 +63,38 @@ class Plan:
     Attributes:
         workers: samplers.
         groups: of a step.
+        episodes: of a group.
         lag: batches that may be begun ahead.
-        at_once: groups that a sampler plays at once.
+        slots: episodes that a sampler plays at once.
     """
 
     workers: int
     groups: int
+    episodes: int = 1
     lag: int = 0
-    at_once: int = 1
+    slots: int = 1
 
 
 @dataclass
 class _Group:
     batch: int
+    left: int
+
+
+@dataclass
+class _Episode:
+    group: _Group
     ends: float = 0.0
 
 
 @dataclass
 class _Sampler:
+    """Attributes: running: episodes that it was given and that have not ended, as the driver knows."""
+
+    running: int = 0
     ready_at: float = 0.0
-    playing: list[_Group] = field(default_factory=list)
+    waiting: deque[_Episode] = field(default_factory=deque)
+    playing: list[_Episode] = field(default_factory=list)
 
 
 class _Run:
@@ -90,7 +104,6 @@ class _Run:
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.driver_free_at = 0.0
         self.samplers = [_Sampler() for _ in range(plan.workers)]
-        self.free = [(0, number) for number in range(plan.workers)]
         self.waiting: deque[_Group] = deque()
         self.left: dict[int, int] = {}
         self.asked, self.step, self.is_waiting = 0, 0, False
@@ -116,7 +129,7 @@ class _Run:
     def _begin_step(self) -> None:
         while self.asked <= self.step + self.plan.lag:
             self.left[self.asked] = self.plan.groups
-            self.waiting.extend(_Group(self.asked) for _ in range(self.plan.groups))
+            self.waiting.extend(_Group(self.asked, self.plan.episodes) for _ in range(self.plan.groups))
             self.asked += 1
         self._give_work()
         self.is_waiting = True
@@ -131,7 +144,7 @@ class _Run:
     def _end_step(self) -> None:
         self.ended.append(self.now)
         for sampler in self.samplers:
-            self._by_driver(self.costs.push_s, lambda sampler=sampler: self._take_weights(sampler))  # type: ignore[misc]
+            self._by_driver(self.costs.push_s, partial(self._take_weights, sampler))
         self.step += 1
         self._begin_step()
 
@@ -139,40 +152,46 @@ class _Run:
 
     def _take_weights(self, sampler: _Sampler) -> None:
         sampler.ready_at = max(self.now, sampler.ready_at) + self.costs.unpack_s
-        for group in sampler.playing:
-            group.ends += self.costs.unpack_s
+        for episode in sampler.playing:
+            episode.ends += self.costs.unpack_s
 
     def _give_work(self) -> None:
-        """Begin waiting groups, oldest first, on the samplers with the fewest."""
-        while self.waiting and self.free:
-            playing, number = heapq.heappop(self.free)
+        """Begin waiting groups, oldest first, on the samplers with the fewest episodes."""
+        free = [sampler for sampler in self.samplers if sampler.running < self.plan.slots] if self.waiting else []
+        while self.waiting and free:
+            sampler = min(free, key=lambda sampler: sampler.running)
             group = self.waiting.popleft()
-            if playing + 1 < self.plan.at_once:
-                heapq.heappush(self.free, (playing + 1, number))
-            self._by_driver(self.costs.message_s / 2, lambda group=group, number=number: self._begin(group, number))  # type: ignore[misc]
+            sampler.running += self.plan.episodes
+            if sampler.running >= self.plan.slots:
+                free.remove(sampler)
+            self._by_driver(self.costs.message_s / 2, partial(self._begin, group, sampler))
 
-    def _begin(self, group: _Group, number: int) -> None:
-        sampler = self.samplers[number]
-        group.ends = max(self.now, sampler.ready_at) + self.rng.choice(self.costs.group_s)
-        sampler.playing.append(group)
-        self._at(group.ends, lambda: self._look(group, number))
+    def _begin(self, group: _Group, sampler: _Sampler) -> None:
+        sampler.waiting.extend(_Episode(group) for _ in range(self.plan.episodes))
+        self._fill(sampler)
 
-    def _look(self, group: _Group, number: int) -> None:
-        """A group ends, unless its sampler took weights meanwhile."""
-        if group.ends > self.now:
-            self._at(group.ends, lambda: self._look(group, number))
+    def _fill(self, sampler: _Sampler) -> None:
+        while sampler.waiting and len(sampler.playing) < self.plan.slots:
+            episode = sampler.waiting.popleft()
+            episode.ends = max(self.now, sampler.ready_at) + self.rng.choice(self.costs.episode_s)
+            sampler.playing.append(episode)
+            self._at(episode.ends, partial(self._look, episode, sampler))
+
+    def _look(self, episode: _Episode, sampler: _Sampler) -> None:
+        """An episode ends, unless its sampler took weights meanwhile."""
+        if episode.ends > self.now:
+            self._at(episode.ends, partial(self._look, episode, sampler))
             return
-        self.samplers[number].playing.remove(group)
-        self._by_driver(self.costs.message_s / 2, lambda: self._arrive(group, number))
-
-    def _arrive(self, group: _Group, number: int) -> None:
-        self.left[group.batch] -= 1
-        playing = [entry for entry in self.free if entry[1] == number]
-        if playing:
-            self.free.remove(playing[0])
-            heapq.heapify(self.free)
-        heapq.heappush(self.free, (playing[0][0] - 1 if playing else self.plan.at_once - 1, number))
+        sampler.playing.remove(episode)
+        sampler.running -= 1
+        self._fill(sampler)
+        episode.group.left -= 1
+        if not episode.group.left:
+            self._by_driver(self.costs.message_s / 2, partial(self._arrive, episode.group))
         self._give_work()
+
+    def _arrive(self, group: _Group) -> None:
+        self.left[group.batch] -= 1
         self._learn_if_complete()
 
 

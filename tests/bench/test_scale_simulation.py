@@ -29,7 +29,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, int], float]] = {
     "two samplers": ({"learn_s": 0.5, "fixed_s": 1.0}, {"workers": 2}, 2 * 2 + 4 * 0.5 + 1),
     "three samplers": ({"learn_s": 0.5}, {"workers": 3}, 2 * 2 + 4 * 0.5),
     "more samplers than groups": ({"learn_s": 0.5}, {"workers": 9}, 2 + 4 * 0.5),
-    "two at once": ({"learn_s": 0.5}, {"workers": 1, "at_once": 2}, 2 * 2 + 4 * 0.5),
+    "two at once": ({"learn_s": 0.5}, {"workers": 1, "slots": 2}, 2 * 2 + 4 * 0.5),
+    # A sampler of 4 slots begins a second group of 3 when it has fewer than 4 episodes; two of that wait for a slot.
+    "groups overlap": ({"learn_s": 0.5}, {"workers": 1, "groups": 2, "episodes": 3, "slots": 4}, 2 + 2 + 2 * 0.5),
+    "groups fill the slots": ({"learn_s": 0.5}, {"workers": 1, "episodes": 2, "slots": 4}, 2 * 2 + 4 * 0.5),
     "overlap, samplers are slower": ({"learn_s": 0.5}, {"workers": 1, "lag": 1}, 4 * 2),
     "overlap, the learner is slower": ({"learn_s": 1.5}, {"workers": 4, "lag": 1}, 4 * 1.5),
     # A group is sent in half a message and comes back in half a one; the last of four waits for the others.
@@ -40,15 +43,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, int], float]] = {
         {"workers": 2},
         0.25 + 2 * 0.5 + 0.125 + 2 * 2,
     ),
-    "only weights": ({"group_s": (0.0,), "learn_s": 0.0, "pack_s": 0.25}, {"workers": 1}, 0.25),
+    "only weights": ({"episode_s": (0.0,), "learn_s": 0.0, "pack_s": 0.25}, {"workers": 1}, 0.25),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_takes_what_can_be_worked_out(simulation: ModuleType, name: str) -> None:
     costs, plan, seconds = CASES[name]
-    made = simulation.Costs(**{"group_s": (2.0,), **costs})
-    found = simulation.steps_per_s(made, simulation.Plan(groups=4, **plan))
+    made = simulation.Costs(**{"episode_s": (2.0,), **costs})
+    found = simulation.steps_per_s(made, simulation.Plan(**{"groups": 4, **plan}))
     assert 1 / found == pytest.approx(seconds)
 
 
