@@ -114,7 +114,9 @@ def test_options_that_cannot_work_are_refused(arguments: list[str], words: str) 
 
 SOURCES = sorted(Path(agentrl.__file__).parent.rglob("*.py"))
 # Programs of others, whose options are named in commands that we run or recommend.
-FOREIGN = re.compile(r"\b(pip|npm|ps|ls|docker|podman|systemd-run|openenv|vllm|vLLM|SGLang|ray|python -m (?!agentrl))\b")
+FOREIGN = re.compile(
+    r"\b(pip|npm|ps|ls|docker|podman|systemd-run|openenv|vllm|vLLM|SGLang|ray|python -m (?!agentrl))\b"
+)
 
 
 def literals(path: Path) -> Iterator[tuple[int, str]]:
