@@ -152,7 +152,8 @@ def judged(scenarios: Mapping[str, Mapping[str, str]]) -> Verdict:
 
 def failures_of(ref: EnvRef, program: tuple[str, str], suite: Suite) -> dict[str, dict[str, str]]:
     """Run a suite against an episode. Returns: scenario -> failed check -> its message. Raises: RuntimeError."""
-    endless = EnvRef(ref.id, ref.kwargs, {**ref.limits, "max_turns": None})
+    limits: dict[str, Any] = {**ref.limits, "max_turns": None}
+    endless = EnvRef(ref.id, ref.kwargs, limits)
     with EnvServer(endless, ServeOptions(port=0)) as server, tempfile.TemporaryDirectory() as folder:
         headers = {"Authorization": f"Bearer {server.token}", "Content-Type": "application/json"}
         request = urllib.request.Request(server.url + "/mcp/episodes", b"{}", headers)
