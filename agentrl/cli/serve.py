@@ -32,6 +32,7 @@ from agentrl.trajectory import EnvRef
 @click.option("--sessions", type=click.IntRange(1), default=256, show_default=True, help="Most at the same time.")
 @click.option("--idle-s", type=click.FloatRange(1), default=600.0, show_default=True, help="Then a session ends.")
 @click.option("--episode-s", type=click.FloatRange(1), default=3600.0, show_default=True, help="Most of an episode.")
+@click.option("--saved-mib", type=click.IntRange(1), default=64, show_default=True, help="Saved states of a session.")
 @click.option("--no-oracle", is_flag=True, help="Clients may not ask the environment's oracle.")
 @click.option("--any-task", is_flag=True, help="Take tasks of clients that the environment does not have.")
 @click.option("--dockerfile", "only_dockerfile", is_flag=True, help="Print a Dockerfile that serves it, and end.")
@@ -76,7 +77,7 @@ def _serve(ref: EnvRef, given: Mapping[str, Any], as_json: bool) -> None:
         port=given["port"],
         token=token,
         hosts=given["hosts"],
-        bounds=Bounds(given["sessions"], given["idle_s"], given["episode_s"]),
+        bounds=Bounds(given["sessions"], given["idle_s"], given["episode_s"], given["saved_mib"] << 20),
         demonstrates=not given["no_oracle"],
         takes_any_task=given["any_task"],
     )

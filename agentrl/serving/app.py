@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -32,6 +32,9 @@ from agentrl.serving.streaming import events
 
 logger = logging.getLogger(__name__)
 _MOST_BYTES = 32 << 20
+BODY_S = 30.0
+_HUNG_UP_ON = (401, 403, 408, 413, 415)
+"""Statuses after which a connection is closed: its body may not be read, and whoever holds it has no right to."""
 T = TypeVar("T")
 _GONE = Response(status_code=499)  # nobody reads it
 
@@ -108,17 +111,27 @@ class _Endpoint:
             raise ApiError("Incorrect API key provided: send it as a bearer token", status=401, code="invalid_api_key")
 
 
-async def read_body(request: Request) -> bytes:
-    """The body of a JSON request. Raises: ApiError if it is of another type, or too large."""
+async def read_body(request: Request, seconds: float = BODY_S) -> bytes:
+    """The body of a JSON request.
+
+    Args: seconds: in which it must have come.
+    Raises: ApiError if it is of another type, too large or too slow, or if its client has gone.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # a web page can send other types without asking
         raise ApiError(f"the body must be of type application/json, got {kind or 'none'}", status=415)
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > _MOST_BYTES:
-            raise ApiError(f"the body is larger than {_MOST_BYTES >> 20} MiB", status=413)
-        parts.append(part)
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > _MOST_BYTES:
+                    raise ApiError(f"the body is larger than {_MOST_BYTES >> 20} MiB", status=413)
+                parts.append(part)
+    except ClientDisconnect:
+        raise ApiError("the client has gone", status=499) from None
+    except TimeoutError:
+        raise ApiError(f"the body did not arrive within {seconds:.0f} seconds", status=408) from None
     return b"".join(parts)
 
 
@@ -164,8 +177,13 @@ def error_handlers(known: str) -> dict[Any, Any]:
 
 
 async def _refused(request: Request, error: ApiError) -> Response:
-    headers = {"Retry-After": "1"} if error.status == 503 else None
+    headers = {"Retry-After": "1"} if error.status == 503 else closing(error)
     return JSONResponse(error.to_json(), error.status, headers)
+
+
+def closing(error: ApiError) -> dict[str, str] | None:
+    """Headers of the answer to a request that is refused."""
+    return {"Connection": "close"} if error.status in _HUNG_UP_ON else None
 
 
 async def _failed(request: Request, error: Exception) -> Response:

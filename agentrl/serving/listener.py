@@ -1,4 +1,7 @@
-"""An application on an address of this machine: the socket, and a clean end. Owns no application."""
+"""An application on an address of this machine: the socket, what a slow client may hold, and a clean end.
+
+Owns no application. The deadline of a body belongs to the application that reads it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,72 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agentrl.errors import ConfigError
+
+HEAD_S = 10.0
+"""Seconds in which the head of a request must have come."""
+KEEP_ALIVE_S = 75
+"""More than clients keep an idle connection (httpx 5 s, aiohttp 15 s): otherwise a request can meet its end."""
+_MOST_CONNECTIONS = 512
+
+
+def patient(head_s: float) -> type[H11Protocol]:
+    """uvicorn's HTTP, which hangs up on a connection whose next head does not come.
+
+    Args: head_s: seconds for the first head of a connection from its beginning, and for others from their first byte.
+    """
+
+    class Patient(H11Protocol):
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._expect_head()
+
+        def data_received(self, data: bytes) -> None:
+            if self._deadline is None and self.cycle is not None and self.cycle.response_complete:
+                self._expect_head()
+            super().data_received(data)
+            if self.conn.our_state is not h11.IDLE:
+                self._forget_deadline()
+
+        def _expect_head(self) -> None:
+            self._deadline = self.loop.call_later(head_s, self.transport.close)
+
+        def _forget_deadline(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget_deadline()
+            super().connection_lost(exc)
+
+        def handle_websocket_upgrade(self, event: h11.Request) -> None:
+            self._forget_deadline()
+            super().handle_websocket_upgrade(event)
+
+    return Patient
+
+
+def config_of(app: ASGIApp, grace_s: int) -> uvicorn.Config:
+    """How an application for a few clients is served. Args: grace_s: seconds for answers in progress at the end."""
+    return uvicorn.Config(
+        app,
+        http=patient(HEAD_S),
+        log_config=None,
+        access_log=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=grace_s,
+    )
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -34,8 +97,7 @@ def answer_requests(app: ASGIApp, listener: socket.socket, *, on_ready: Callable
         on_ready: called when requests are accepted.
         grace_s: seconds that answers in progress then have.
     """
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=grace_s)
-    answer_requests_of(config, listener, on_ready=on_ready)
+    answer_requests_of(config_of(app, grace_s), listener, on_ready=on_ready)
 
 
 async def _nothing() -> None:

@@ -6,6 +6,7 @@ does not encrypt, and it does not keep out other programs of the same user.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _SAFE = ("GET", "HEAD")
 _MOST_BYTES = 1 << 20
+_BODY_S = 30.0
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -107,12 +109,20 @@ class Guard:
         return True
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        read = 0
+        read, is_whole = 0, False
+        until = asyncio.get_running_loop().time() + _BODY_S
 
         async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, is_whole
+            if is_whole:  # what comes now is that the client has gone
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                return {"type": "http.disconnect"}
             read += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             return message if read <= _MOST_BYTES else {"type": "http.disconnect"}
 
         await self.app(scope, bounded, send)
@@ -128,4 +138,4 @@ def _with_headers(send: Send, more: Mapping[str, str]) -> Send:
 
 
 def _error(status: int, message: str) -> Response:
-    return JSONResponse({"error": message}, status)
+    return JSONResponse({"error": message}, status, {"connection": "close"})

@@ -6,7 +6,6 @@ encrypt, and who has a session's key is trusted with that session: an agent coul
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +14,12 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agentrl.serving.api_errors import ApiError
-from agentrl.serving.app import error_handlers, read_body, read_json, unless_gone
+from agentrl.serving.app import BODY_S, closing, error_handlers, read_body, read_json, unless_gone
 from agentrl.serving.capture.desk import Desk
 from agentrl.serving.capture.dialects.base import Dialect
 from agentrl.serving.capture.dialects.chat import Chat
@@ -31,7 +30,6 @@ from agentrl.serving.capture.session import Attempt, Session
 from agentrl.serving.capture.waiting import Handed, Waiting, answered, begun, pieces
 
 DIALECTS: Mapping[str, Dialect] = {"/chat/completions": Chat(), "/responses": Responses(), "/messages": Messages()}
-BODY_S = 30.0
 PING_S = 10.0
 _GONE = Response(status_code=499)  # nobody reads it
 _NO_SESSION = "there is no session of this name and key: use the base URL and the key that the agent was given"
@@ -98,7 +96,7 @@ class Proxy:
             try:
                 return await self._asked(request, dialect)
             except ApiError as error:
-                return JSONResponse(dialect.refused(error), error.status)
+                return JSONResponse(dialect.refused(error), error.status, closing(error))
 
         return ask
 
@@ -180,13 +178,7 @@ def _key(request: Request) -> str:
 
 async def _read(request: Request) -> tuple[bytes, Mapping[str, Any]]:
     """The JSON object of a body. Raises: ApiError."""
-    try:
-        async with asyncio.timeout(BODY_S):
-            raw = await read_body(request)
-    except ClientDisconnect:
-        raise ApiError("the client has gone", status=499) from None
-    except TimeoutError:
-        raise ApiError(f"the body did not arrive within {BODY_S:.0f} seconds", status=408) from None
+    raw = await read_body(request, BODY_S)
     body = read_json(raw)
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object")

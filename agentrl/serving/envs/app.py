@@ -6,7 +6,7 @@ import logging
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
@@ -15,7 +15,7 @@ from agentrl.errors import AgentRLError, TaskError
 from agentrl.serving.envs.describe import Served
 from agentrl.serving.envs.guard import Gate, Guarded
 from agentrl.serving.envs.seats import NotPlaying
-from agentrl.serving.envs.wire import DESCRIPTION, TASKS, encoded
+from agentrl.serving.envs.wire import DESCRIPTION, MOST_BYTES, TASKS, encoded
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def make_app(served: Served, gate: Gate, more: list[BaseRoute] | None = None) ->
         *(more or []),
     ]
     handlers = {
+        ClientDisconnect: _cut_off,
         HTTPException: _refused,
         TaskError: _not_there,
         NotPlaying: _not_now,
@@ -60,6 +61,12 @@ def make_app(served: Served, gate: Gate, more: list[BaseRoute] | None = None) ->
 
 async def _refused(request: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _cut_off(request: Request, error: Exception) -> Response:
+    """The guard ends a body that is too large or too slow as if its client had gone."""
+    text = f"the body is larger than {MOST_BYTES >> 20} MiB, or did not come in time"
+    return JSONResponse({"error": text}, 413, {"connection": "close"})
 
 
 async def _not_there(request: Request, error: Exception) -> Response:

@@ -32,13 +32,12 @@ from agentrl.serving.envs.wire import (
     encoded,
     frame,
 )
+from agentrl.serving.listener import HEAD_S, patient
 
 logger = logging.getLogger(__name__)
-REQUEST_S = 10.0
-"""Seconds in which the head of a request must have come."""
 
 
-def protocol_of(sessions: Sessions, gate: Gate, version: str, request_s: float = REQUEST_S) -> type[H11Protocol]:
+def protocol_of(sessions: Sessions, gate: Gate, version: str, request_s: float = HEAD_S) -> type[H11Protocol]:
     """The protocol class that a server is given.
 
     Args:
@@ -48,45 +47,21 @@ def protocol_of(sessions: Sessions, gate: Gate, version: str, request_s: float =
         request_s: seconds for the head of a request.
     """
 
-    class Patient(H11Protocol):
-        """uvicorn's HTTP, which hangs up on slow heads and upgrades to frames."""
-
-        _deadline: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._expect_head()
-
-        def data_received(self, data: bytes) -> None:
-            if self._deadline is None and self.cycle is not None and self.cycle.response_complete:
-                self._expect_head()
-            super().data_received(data)
-            if self.conn.our_state is not h11.IDLE and self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-
-        def _expect_head(self) -> None:
-            self._deadline = self.loop.call_later(request_s, self.transport.close)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-            super().connection_lost(exc)
+    class Upgrading(patient(request_s)):  # type: ignore[misc]
+        """Hangs up on slow heads, and upgrades to frames."""
 
         def _should_upgrade(self) -> bool:
-            return self._get_upgrade() == UPGRADE.encode() or super()._should_upgrade()
+            return bool(self._get_upgrade() == UPGRADE.encode() or super()._should_upgrade())
 
         def handle_websocket_upgrade(self, event: h11.Request) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
             if self._get_upgrade() != UPGRADE.encode():
                 super().handle_websocket_upgrade(event)
                 return
+            self._forget_deadline()
             self.connections.discard(self)
             Frames(self.scope, self.transport, self.connections, self.tasks).begin(sessions, gate, version)
 
-    return Patient
+    return Upgrading
 
 
 class Frames(asyncio.Protocol):
@@ -123,6 +98,8 @@ class Frames(asyncio.Protocol):
             self._refuse(error)
             return
         self._session = session
+        if not self._is_over:
+            session.clients += 1
         session.touch()
         head = f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n"
         welcome = frame(encoded(Welcome(session.id, session.last, version)))
@@ -209,6 +186,8 @@ class Frames(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._session is not None:
+            self._session.clients -= 1
         self._is_over = True
         self._connections.discard(self)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import pickle
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from agentrl.byte_cache import ByteCache
 from agentrl.env.base import Env, Limits
 from agentrl.env.blame import culprit, fault_of, is_authors
 from agentrl.errors import AgentRLError, EnvFault, JudgeFault, TaskError
@@ -35,19 +37,20 @@ class Episodes:
     Args:
         pool: lends the instance.
         longest_s: seconds that one episode may take.
-        most_saved: states that are kept.
+        most_saved_bytes: of the states that are kept; those that were not used for longest leave first.
         takes_any_task: whether a task that the environment does not have is taken.
     """
 
-    def __init__(self, pool: EnvPool, longest_s: float, most_saved: int, *, takes_any_task: bool) -> None:
-        self._pool, self._longest_s, self._most_saved = pool, longest_s, most_saved
+    def __init__(self, pool: EnvPool, longest_s: float, most_saved_bytes: int, *, takes_any_task: bool) -> None:
+        self._pool, self._longest_s = pool, longest_s
         self._takes_any_task = takes_any_task
         self._env: Any = None
         self._own_limits = Limits()
         self._is_lent, self._well = False, True
         self._has_begun, self._is_over = False, True
         self._began_s = time.monotonic()
-        self.saved: dict[int, Any] = {}
+        self.saved: ByteCache[int, Any] = ByteCache(most_saved_bytes)
+        self._num_saved = 0
         self.forked: Callable[[Any], Awaitable[str]] = _no_fork
         self.saved_in: Callable[[str, int], Any] = lambda session, number: None
 
@@ -75,12 +78,31 @@ class Episodes:
                 self._env, self._is_lent = await self._pool.lend(), True
                 self._own_limits = self._env.unwrapped.limits
             self._check(request)
-            return await getattr(self, f"_{request.op}")(request)  # type: ignore[no-any-return]
+            if request.op == "step" and self.never_waits:  # no event loop may run here, and nothing can hang in it
+                return await self._step(request)
+            return await self._in_time(request)
         except BaseException as error:
             if not isinstance(error, Exception) and not is_authors(error):
                 raise
             self._well = False
             return Reply(request.n, raised=raised_of(error, place))
+
+    async def _in_time(self, request: Request) -> Reply:
+        """Raises: EnvFault where the time of the episode is over before the environment has answered."""
+        left_s = self._longest_s
+        if request.op not in ("reset", "load", "close"):
+            left_s -= time.monotonic() - self._began_s
+        try:
+            async with asyncio.timeout(left_s) as limit:
+                return await getattr(self, f"_{request.op}")(request)  # type: ignore[no-any-return]
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._is_over = True
+            raise self._too_long() from None
+
+    def _too_long(self) -> EnvFault:
+        return EnvFault(f"the server gives an episode {self._longest_s:g} s, and this one took longer")
 
     def _check(self, request: Request) -> None:
         """Refuse what no episode of this session can answer: an instance may have served another one before."""
@@ -89,7 +111,7 @@ class Episodes:
         if not self._has_begun:
             raise RuntimeError(f"the episode is over (or never began): call reset before {request.op}")
         if time.monotonic() - self._began_s > self._longest_s:
-            raise EnvFault(f"the server gives an episode {self._longest_s:g} s, and this one took longer")
+            raise self._too_long()
 
     # What a client may ask.
 
@@ -158,11 +180,13 @@ class Episodes:
         return Reply(request.n, session=await self.forked(await self._env.afork()))
 
     async def _save(self, request: Request) -> Reply:
-        number = max(self.saved, default=0) + 1
-        self.saved[number] = await self._env.aget_state()
-        if len(self.saved) > self._most_saved:
-            del self.saved[min(self.saved)]
-        return Reply(request.n, saved=number)
+        state = await self._env.aget_state()
+        self._num_saved += 1
+        self.saved.put(self._num_saved, state, size_of(state))
+        if self._num_saved not in self.saved:
+            most = self.saved.max_bytes >> 20
+            raise ValueError(f"the state is larger than the {most} MiB that a session keeps: start with --saved-mib")
+        return Reply(request.n, saved=self._num_saved)
 
     async def _load(self, request: Request) -> Reply:
         state = self.saved_in(request.session, request.saved)
@@ -191,6 +215,14 @@ class Episodes:
                 await asyncio.wait_for(env.aclose(), 10)
             except Exception as error:
                 logger.warning("closing a fork failed: %s: %s", type(error).__name__, error)
+
+
+def size_of(state: Any) -> int:
+    """About how many bytes a state takes: those of its pickle, or of its text where it cannot be pickled."""
+    try:
+        return len(pickle.dumps(state, protocol=pickle.HIGHEST_PROTOCOL))
+    except Exception:  # an author's object
+        return len(repr(state))
 
 
 def raised_of(error: BaseException, place: str) -> Raised:

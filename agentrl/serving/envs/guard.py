@@ -104,7 +104,8 @@ class Guarded:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:100]})
             else:
-                await JSONResponse({"error": str(error)}, error.status)(scope, receive, send)
+                refusal = JSONResponse({"error": str(error)}, error.status, {"connection": "close"})
+                await refusal(scope, receive, send)
             return
         await self._app(scope, _Bounded(receive, self._body_s) if scope["type"] == "http" else receive, send)
 

@@ -25,6 +25,7 @@ from agentrl.serving.envs.sessions import Sessions, TooMany
 from agentrl.serving.envs.wire import MOST_BYTES, Reply
 
 _INVALID, _NO_METHOD, _FAILED = -32600, -32601, -32603
+_COOKIE = "agentrl_session"
 _ANY = {"type": "object", "additionalProperties": True}
 
 
@@ -40,7 +41,7 @@ class OpenEnvDoor:
         self._served, self._sessions = served, sessions
         self._name = served.ref.id.rsplit("/", 1)[-1]
         self._seats: dict[str, Seat] = {}
-        self._http: Seat | None = None
+        self._over_http: set[str] = set()
 
     def routes(self) -> list[BaseRoute]:
         """All of the protocol's."""
@@ -102,23 +103,65 @@ class OpenEnvDoor:
         if request.path_params["env"] != self._name:
             raise HTTPException(404, f"there is no such environment; there is {self._name!r}")
 
-    # One episode over HTTP alone: OpenEnv has no sessions there.
+    # Episodes over HTTP alone. OpenEnv has no sessions there: ours is in a cookie, and in the metadata of a reset.
 
     async def _reset(self, request: Request) -> Response:
-        if self._http is None or not self._http.is_open:
-            self._http = await self._seat()
-        return JSONResponse(await self._begun(self._http, await _object(request)))
+        self._forget_ended()
+        seat = self._seats.get(_named(request))
+        if seat is None:
+            seat = await self._new_seat()
+            try:
+                found = await self._begun(seat, await _object(request))
+            except BaseException:
+                await seat.close()
+                raise
+            self._seats[seat.session.id] = seat
+            self._over_http.add(seat.session.id)
+        else:
+            found = await self._begun(seat, await _object(request))
+        id = seat.session.id
+        reply = JSONResponse({**found, "metadata": {**found["metadata"], "session_id": id}})
+        reply.set_cookie(_COOKIE, id, httponly=True, samesite="strict")
+        return reply
 
     async def _step(self, request: Request) -> Response:
-        if self._http is None or not self._http.is_open:
-            raise HTTPException(409, "reset first")
         given = await _object(request)
-        return JSONResponse(await self._acted(self._http, given.get("action", given)))
+        seat = self._seat_of(request)
+        if seat is None:
+            raise HTTPException(409, "reset first")
+        return JSONResponse(await self._acted(seat, given.get("action", given)))
 
     async def _state(self, request: Request) -> Response:
-        return JSONResponse(_state_of(self._http))
+        return JSONResponse(_state_of(self._seat_of(request)))
 
-    async def _seat(self) -> Seat:
+    def _seat_of(self, request: Request) -> Seat | None:
+        """The seat that a request names, or the one that plays over HTTP. Raises: HTTPException if it is not clear."""
+        self._forget_ended()
+        named = _named(request)
+        if named:
+            seat = self._seats.get(named)
+            if seat is None:
+                raise HTTPException(404, "there is no such session: it expired, or was closed; reset to begin another")
+            return seat
+        if len(self._over_http) > 1:
+            raise HTTPException(
+                409,
+                f"{len(self._over_http)} episodes are played over HTTP: send the cookie that reset gave, or its "
+                "metadata's session_id as ?session_id=",
+            )
+        return next((self._seats[id] for id in self._over_http), None)
+
+    def _forget_ended(self) -> None:
+        self._seats = {id: seat for id, seat in self._seats.items() if seat.is_open}
+        self._over_http &= set(self._seats)
+
+    async def _new_seat(self) -> Seat:
+        """A seat over HTTP. Its clients never say goodbye, so it takes the place of one whose episode is over."""
+        if len(self._sessions) >= self._sessions.bounds.sessions:
+            over = next((self._seats[id] for id in sorted(self._over_http) if self._seats[id].result.is_over), None)
+            if over is not None:
+                await over.close()
+                self._forget_ended()
         try:
             return await Seat.at(self._sessions)
         except TooMany as error:
@@ -161,7 +204,7 @@ class OpenEnvDoor:
         method, params, id = given.get("method"), given.get("params") or {}, given.get("id")
         try:
             if method == "openenv/session/create":
-                self._seats = {name: kept for name, kept in self._seats.items() if kept.is_open}
+                self._forget_ended()
                 seat = await Seat.at(self._sessions)
                 try:
                     await seat.reset(Start())
@@ -235,6 +278,11 @@ class OpenEnvDoor:
             text = str(error) if isinstance(error, AgentRLError) else f"{type(error).__name__}: {error}"
             return _error(text, "EXECUTION_ERROR")
         return _error(f"Unknown message type: {str(kind)[:60]}", "UNKNOWN_TYPE")
+
+
+def _named(request: Request) -> str:
+    """The session that a request names; empty where it names none."""
+    return request.query_params.get("session_id") or request.cookies.get(_COOKIE) or ""
 
 
 def _kind(split: str) -> str:

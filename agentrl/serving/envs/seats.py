@@ -149,9 +149,13 @@ class Seat:
             raise EnvFault(f"{FAILED}: {fault.detail}; reset to begin another one", who=fault.who or None)
 
     async def _executed(self, request: Request) -> Reply:
-        self.session.touch()
-        reply = await self.session.episodes.execute(request)
-        self.session.touch()
+        try:
+            with self.session.working():
+                reply = await self.session.episodes.execute(request)
+        except asyncio.CancelledError:
+            if self.is_open:  # the client has gone
+                raise
+            raise EnvFault("the session was ended: it had no answer of the environment for too long") from None
         if reply.raised is not None:
             raise exception_of(reply.raised)
         return reply

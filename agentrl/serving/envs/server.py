@@ -16,13 +16,13 @@ from starlette.routing import BaseRoute
 
 from agentrl.errors import ConfigError
 from agentrl.serving.envs.app import make_app
-from agentrl.serving.envs.connection import REQUEST_S, protocol_of
+from agentrl.serving.envs.connection import protocol_of
 from agentrl.serving.envs.describe import Served
 from agentrl.serving.envs.guard import LOOPBACK, Gate, is_loopback
 from agentrl.serving.envs.openenv_door import OpenEnvDoor
 from agentrl.serving.envs.sessions import Bounds, Sessions
 from agentrl.serving.envs.wire import MOST_BYTES
-from agentrl.serving.listener import ReadyServer, answer_requests_of, listening
+from agentrl.serving.listener import HEAD_S, KEEP_ALIVE_S, ReadyServer, answer_requests_of, listening
 from agentrl.trajectory import EnvRef
 
 _GRACE_S = 5
@@ -51,7 +51,7 @@ class ServeOptions:
     bounds: Bounds = field(default_factory=Bounds)
     demonstrates: bool = True
     takes_any_task: bool = False
-    request_s: float = REQUEST_S
+    request_s: float = HEAD_S
 
 
 class EnvServer:
@@ -84,6 +84,7 @@ class EnvServer:
             log_config=None,
             access_log=False,
             limit_concurrency=options.bounds.sessions + _MORE_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
             lifespan="off",
             ws_max_size=MOST_BYTES,

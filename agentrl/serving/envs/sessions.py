@@ -9,8 +9,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,13 @@ class Bounds:
         sessions: that live at the same time.
         idle_s: seconds without a request after which a session ends.
         episode_s: seconds after which an episode may not go on.
-        saved: states that one session keeps.
+        saved_bytes: of the states that one session keeps for its client.
     """
 
     sessions: int = 256
     idle_s: float = 600.0
     episode_s: float = 3600.0
-    saved: int = 16
+    saved_bytes: int = 64 << 20
 
 
 class Session:
@@ -55,6 +55,8 @@ class Session:
     Args:
         episodes: executes requests on the instance.
         bounds: of the server.
+    Attributes:
+        clients: connections that are joined to it.
     """
 
     def __init__(self, episodes: Episodes, bounds: Bounds) -> None:
@@ -65,11 +67,28 @@ class Session:
         self._kept: asyncio.Future[bytes] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._body = b""
+        self._is_working = False
+        self.clients = 0
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is being executed."""
-        return self._kept is not None and not self._kept.done()
+        return self._is_working or (self._kept is not None and not self._kept.done())
+
+    def is_idle(self, now: float) -> bool:
+        """Whether no client has asked for too long; one that is connected and waits for its answer does not count."""
+        return now - self.touched_s > self._bounds.idle_s and not (self.is_busy and self.clients)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Around a request of this process; `close` cancels it."""
+        self.touch()
+        self._is_working, self._task = True, asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._is_working = False
+            self.touch()
 
     def touch(self) -> None:
         """Count idle time from now."""
@@ -144,7 +163,9 @@ class Sessions:
             self._sweeper = asyncio.ensure_future(self._sweep())
         if len(self._open) >= self.bounds.sessions:
             raise TooMany(f"the server has {self.bounds.sessions} sessions, as many as it may have: try again later")
-        episodes = Episodes(self._pool, self.bounds.episode_s, self.bounds.saved, takes_any_task=self._takes_any_task)
+        episodes = Episodes(
+            self._pool, self.bounds.episode_s, self.bounds.saved_bytes, takes_any_task=self._takes_any_task
+        )
         session = Session(episodes, self.bounds)
         self._open[session.id] = session
         episodes.forked, episodes.saved_in = self._forked, self._saved_in
@@ -176,7 +197,7 @@ class Sessions:
             await asyncio.sleep(_SWEEP_S)
             now = time.monotonic()
             for session in list(self._open.values()):
-                if not session.is_busy and now - session.touched_s > self.bounds.idle_s:
+                if session.is_idle(now):
                     logger.info("a session was idle for %g s and has ended", self.bounds.idle_s)
                     try:
                         await self.end(session)

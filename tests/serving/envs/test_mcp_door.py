@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ async def test_stdio_is_the_same_episode(odd: EnvServer, tmp_path: Any, mode: st
     out = tmp_path / "reward.json"
     arguments = ["-m", "agentrl", "serve", ODD, "--stdio", "--seed", "11", "--result", str(out)]
     here = str(Path(__file__).parents[3])
-    command = StdioServerParameters(command=sys.executable, args=arguments, cwd=here)
+    env = {
+        name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ
+    }  # the client hands over few variables
+    command = StdioServerParameters(command=sys.executable, args=arguments, cwd=here, env=env)
     first = asked(odd, "POST", "/mcp/episodes", {"seed": 11}).json()
     async with Client(command, mode=mode) as client, Client(odd.url + first["path"], mode=mode) as other:
         assert client.protocol_version == version
