@@ -87,8 +87,8 @@ def run_bench(
         bench = runner.run(_prepare(env, policy, config, out, setup, on_progress, further))
         bench.judge = judge
         with bench.folder:
+            bench.recall()  # a store that cannot be read leaves the summary of earlier calls as it is
             try:
-                bench.recall()
                 runner.run(bench.play())
             except KeyboardInterrupt:
                 return bench.finish("interrupted")
@@ -116,8 +116,8 @@ async def arun_bench(
     bench = await _prepare(env, policy, config, out, setup, on_progress, further)
     bench.judge = judge
     with bench.folder:
+        bench.recall()
         try:
-            bench.recall()
             await bench.play()
         except asyncio.CancelledError:
             bench.finish("interrupted")

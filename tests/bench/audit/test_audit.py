@@ -22,6 +22,7 @@ from tests.bench.audit.planted_in_suites import (
     RefusesShippedSolutions,
     SkipsAPart,
 )
+from tests.bench.audit.table import ALL, NAMES, environment
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,28 @@ def test_a_planted_flaw_is_found_and_its_evidence_is_shown(env, kind):
     assert flaw.evidence
     assert flaw.fix
     assert kind in report.to_text()
+
+
+def test_the_table_names_every_planted_flaw_and_every_kind_once():
+    named = [environment(name) for names in NAMES.values() for name in names]
+    assert len(named) == len(set(named)) >= 30
+    assert set(named) == set(ALL)
+    asked = (
+        *(
+            "do nothing",
+            "echo",
+            "random tools",
+            "refuse",
+            "longest answer",
+            "answer copied from the prompt",
+            "judge-talk",
+        ),
+        *("early exit", "overwritten files", "reward in reach", "gold in reach", "score of an untouched world"),
+        *("skipped checks", "empty checks", "verifier that differs between two calls", "oracle below 1"),
+        *("overlap by content", "overlap by near-copy", "tasks that nothing passes", "prompt or tool text"),
+        "episodes that do not reproduce",
+    )
+    assert [part for part in asked if not any(part in wrong for wrong in NAMES)] == []
 
 
 def test_a_sound_benchmark_has_no_flaw():

@@ -40,6 +40,27 @@ def test_json_is_one_document():
     assert len(record["flaws"][0]["tasks"]) == 4
 
 
+def test_a_suite_is_audited_environment_by_environment(tmp_path):
+    suite, out = tmp_path / "suite.toml", tmp_path / "run"
+    suite.write_text(f'[envs.good]\nid = "{SOUND}"\nnum_tasks = 4\n\n[envs.bad]\nid = "{FLAWED}"\nnum_tasks = 3\n')
+    result = run(str(suite), "--json")
+    record = json.loads(result.stdout)
+    assert (result.exit_code, record["ok"], record["errors"]) == (1, False, {})
+    assert {name: (one["ok"], one["num_tasks"]) for name, one in record["envs"].items()} == {
+        "good": (True, 4),
+        "bad": (False, 3),
+    }
+    assert "[bad] " in run(str(suite), "--tasks", "2").stdout
+    assert run(str(suite), "--split", "train").exit_code == 2
+    played = CliRunner().invoke(main, ["bench", str(suite), "--out", str(out)])
+    assert played.exit_code == 0, played.output
+    (out / "audit.json").write_text(result.stdout)
+    assert CliRunner().invoke(main, ["report", str(out), "--out", str(tmp_path / "page.html")]).exit_code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "answering nothing solves 100% of the tasks" in page, "the banner of each environment is its own audit"
+    assert "nothing found" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"), [(("agentrl/Shpo-v0",), "Shop-v0"), ((SOUND, "--split", "test"), "no split 'test'")]
 )

@@ -94,19 +94,29 @@ def _read_run(folder: Path, name: str) -> ReportRun:
     own = [episode for episode in recorded.episodes if episode.labels.stage == MAIN]
     score = score_of(own, trials=recorded.config.trials, n_planned=recorded.planned(MAIN))
     summary = {key: of for key, of in read_summary(folder, without=_OF_TASKS).items() if key not in _OF_TASKS}
-    return ReportRun(name, replace(recorded, episodes=()), Tally.of(own), score, summary, _audit(folder / AUDIT))
+    return ReportRun(name, replace(recorded, episodes=()), Tally.of(own), score, summary, _audit(folder.resolve()))
 
 
-def _audit(path: Path) -> Mapping[str, Any] | None:
+def _audit(folder: Path) -> Mapping[str, Any] | None:
+    """The audit of a benchmark, or its part of the audit of the suite whose folder it stands in."""
+    found = _read_audit(folder / AUDIT)
+    of_suite = _read_audit(folder.parent / AUDIT) if found is None else None
+    if of_suite is not None:
+        found = of_suite.get("envs", {}).get(folder.name)
+    if found is not None and not {"ok", "flaws", "checks", "env"} <= found.keys():
+        raise ConfigError(
+            f"{folder / AUDIT} is no result of `agentrl audit --json` (it has no verdict): write it again"
+        )
+    return found
+
+
+def _read_audit(path: Path) -> Mapping[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not {"ok", "flaws", "checks", "env"} <= found.keys():
-            raise ValueError("it has no verdict")
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is no result of `agentrl audit --json` ({error}): write it again") from None
-    return dict(found)
 
 
 @dataclass(frozen=True)
