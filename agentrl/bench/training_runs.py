@@ -238,13 +238,28 @@ def _read(path: Path) -> TrainedRun:
             f"{path} records no outcomes of held-out tasks: its plan needs a stage of kind evaluate, and the run must "
             "be of this version of AgentRL"
         )
-    ends = tables[:1] + tables[-1:] if len(tables) > 1 else [None, *tables]
-    before, after = [None if table is None else table["outcomes"] for table in ends]
-    attempted = [None if table is None else table.get("outcomes_of_attempted", table["outcomes"]) for table in ends]
-    cells = [table.get(mode) or {} for table in ends if table is not None for mode in MODES]
+    first, last = tables[0] if len(tables) > 1 else None, tables[-1]
+    cells = [table.get(mode) or {} for table in (first, last) if table is not None for mode in MODES]
     lost = sum(sum((cell.get("discarded") or {}).values()) for cell in cells)
     acted = sum(cell.get("n_discarded_after_actions", 0) for cell in cells)
-    return TrainedRun(path, env, seed, _flat(settings), fingerprints, before, after, *attempted, (lost, acted))
+    return TrainedRun(
+        path,
+        env,
+        seed,
+        _flat(settings),
+        fingerprints,
+        None if first is None else first["outcomes"],
+        last["outcomes"],
+        None if first is None else _attempted(first),
+        _attempted(last),
+        (lost, acted),
+    )
+
+
+def _attempted(table: Mapping[str, Any]) -> Mapping[str, Outcomes]:
+    """Outcomes of all attempted episodes; a table says them where they differ from those of the scored ones."""
+    found: Mapping[str, Outcomes] = table.get("outcomes_of_attempted", table["outcomes"])
+    return found
 
 
 def _environment_of(settings: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> tuple[EnvRef, dict[str, str]]:
