@@ -239,8 +239,8 @@ def _estimate(measure: Measure, value: Value, seeds: Sequence[Episodes]) -> Esti
 
 def _difference(measure: Measure, value: Value, one: Sequence[Episodes], other: Sequence[Episodes]) -> Estimate:
     if isinstance(measure, Success):
-        first, second = ([_outcomes(measure, of_seed) for of_seed in side] for side in (one, other))
-        return paired_over_seeds(first, second, same_seeds=True)
+        sides = [[_outcomes(measure, of_seed) for of_seed in side] for side in (one, other)]
+        return paired_over_seeds(sides[0], sides[1], same_seeds=True)
     return _within(measure, over_seeds(one, value, minus=other), -1.0)
 
 

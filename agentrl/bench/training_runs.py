@@ -250,14 +250,14 @@ def _read(path: Path) -> TrainedRun:
         fingerprints,
         None if first is None else first["outcomes"],
         last["outcomes"],
-        None if first is None else _of_attempted(first),
-        _of_attempted(last),
+        None if first is None else _attempted(first),
+        _attempted(last),
         (lost, acted),
     )
 
 
-def _of_attempted(table: Mapping[str, Any]) -> Mapping[str, Outcomes]:
-    """The outcomes with discarded episodes as failures; a run of an earlier version has none of its own."""
+def _attempted(table: Mapping[str, Any]) -> Mapping[str, Outcomes]:
+    """Outcomes of all attempted episodes; a table says them where they differ from those of the scored ones."""
     found: Mapping[str, Outcomes] = table.get("outcomes_of_attempted", table["outcomes"])
     return found
 
