@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import operator
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -48,6 +49,10 @@ class ToolCall(Struct, frozen=True, omit_defaults=True, gc=False):
             arguments = _encode_any(dict(call.arguments))
         function = {"name": call.name, "arguments": arguments}
         return {"id": call.id, "type": "function", "function": function}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As of `Action`."""
+        return _unpickled, (type(self), structs.asdict(self))
 
     @classmethod
     def from_openai(cls, call: Mapping[str, Any], index: int = 0) -> ToolCall:
@@ -284,6 +289,10 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
             return cls(_text(action.get("content")), calls, None if reasoning is None else _optional(reasoning))
         raise TypeError(f"an action is an Action, a str or an OpenAI assistant message, got {type(action).__name__}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Records leave out a default by its identity, which a text loses on its way to another process."""
+        return _unpickled, (type(self), structs.asdict(self))
+
     def safe(self) -> Action:
         """The action itself if it is safe to send and store, else a safe copy; token ids stay as they are.
 
@@ -310,6 +319,12 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
         """This action as an assistant message of the conversation."""
         blocks = () if self.served is None else self.served.blocks
         return Message("assistant", self.text, self.tool_calls, None, None, self.reasoning, blocks)
+
+
+def _unpickled(kind: type[Any], fields: dict[str, Any]) -> Any:
+    """A copy from another process, in which a text that may be a default is the default itself again."""
+    texts = {name: sys.intern(fields[name]) for name in ("finish_reason", "id") if type(fields.get(name)) is str}
+    return kind(**{**fields, **texts})
 
 
 def _tell_apart(calls: list[ToolCall]) -> None:
