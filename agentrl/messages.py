@@ -50,10 +50,6 @@ class ToolCall(Struct, frozen=True, omit_defaults=True, gc=False):
         function = {"name": call.name, "arguments": arguments}
         return {"id": call.id, "type": "function", "function": function}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """As of `Action`."""
-        return _unpickled, (type(self), structs.asdict(self))
-
     @classmethod
     def from_openai(cls, call: Mapping[str, Any], index: int = 0) -> ToolCall:
         """Read one entry of `message.tool_calls`; what cannot be read or is not safe sets `error`."""
@@ -322,9 +318,8 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 def _unpickled(kind: type[Any], fields: dict[str, Any]) -> Any:
-    """A copy from another process, in which a text that may be a default is the default itself again."""
-    texts = {name: sys.intern(fields[name]) for name in ("finish_reason", "id") if type(fields.get(name)) is str}
-    return kind(**{**fields, **texts})
+    """A copy from another process, whose `finish_reason` is the default itself again where it equals that."""
+    return kind(**{**fields, "finish_reason": sys.intern(fields["finish_reason"])})
 
 
 def _tell_apart(calls: list[ToolCall]) -> None:
