@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import operator
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -284,6 +285,10 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
             return cls(_text(action.get("content")), calls, None if reasoning is None else _optional(reasoning))
         raise TypeError(f"an action is an Action, a str or an OpenAI assistant message, got {type(action).__name__}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Records leave out a default by its identity, which a text loses on its way to another process."""
+        return _unpickled, (type(self), structs.asdict(self))
+
     def safe(self) -> Action:
         """The action itself if it is safe to send and store, else a safe copy; token ids stay as they are.
 
@@ -310,6 +315,11 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
         """This action as an assistant message of the conversation."""
         blocks = () if self.served is None else self.served.blocks
         return Message("assistant", self.text, self.tool_calls, None, None, self.reasoning, blocks)
+
+
+def _unpickled(kind: type[Any], fields: dict[str, Any]) -> Any:
+    """A copy from another process, whose `finish_reason` is the default itself again where it equals that."""
+    return kind(**{**fields, "finish_reason": sys.intern(fields["finish_reason"])})
 
 
 def _tell_apart(calls: list[ToolCall]) -> None:

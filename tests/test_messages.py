@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
+from msgspec.json import encode
 
 from agentrl.messages import Action, Message, ToolCall
 
@@ -119,6 +120,13 @@ def test_the_vocabulary_is_frozen_and_copies_pickles_and_compares(value):
         setattr(value, first, "other")
     with pytest.raises(AttributeError):
         value.unknown = 3
+
+
+@pytest.mark.parametrize("action", [Action("x"), Action("x", finish_reason="length")])
+def test_an_action_of_another_process_is_recorded_as_one_of_this(action):
+    """Records leave out defaults, which are told by their identity."""
+    assert encode(pickle.loads(pickle.dumps(action))) == encode(action)
+    assert encode(copy.deepcopy(action)) == encode(action)
 
 
 def test_equal_messages_hash_alike_and_calls_share_no_arguments():

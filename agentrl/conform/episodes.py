@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from agentrl.env.base import Env
 from agentrl.errors import EnvFault
 from agentrl.messages import Action
@@ -26,11 +28,11 @@ def hash_of(value: Any) -> str:
 
 
 def episode_hash(episode: Trajectory) -> str:
-    """A hash of all that an episode's record holds but names, labels, times and the sampling.
+    """A hash of all that an episode's record holds but names, labels, costs and the sampling.
 
     Episodes of the same environment, task, seed and actions have the same hash, wherever they were played.
     """
-    turns = [replace_times(turn) for turn in trajectory_record(episode).turns]
+    turns = [without_costs(turn) for turn in trajectory_record(episode).turns]
     record = trajectory_record(
         replace(episode, group_id="", episode_id="", labels=Labels(), sampling=None, fork=None, turns=[])
     )
@@ -39,9 +41,10 @@ def episode_hash(episode: Trajectory) -> str:
     return hash_of([record, last, episode.reward, episode.success])
 
 
-def replace_times(turn: Any) -> Any:
-    """A turn's record without the seconds it took."""
+def without_costs(turn: Any) -> Any:
+    """A turn's record without the seconds it took, and the tokens that the policy counted or had in its cache."""
     turn.policy_s = turn.env_s = 0.0
+    turn.action = structs.replace(turn.action, usage=None)
     return turn
 
 

@@ -188,11 +188,14 @@ class RayWorker(Worker):
         every_s, longest_s = self._setup.alive_s, self._setup.silent_s
         while not self.is_lost:
             asked, silent_s = asyncio.ensure_future(self._answer(self._actor.alive.remote())), 0.0
-            while not asked.done() and silent_s <= longest_s:
-                await asyncio.wait([asked], timeout=every_s)
-                silent_s += every_s
-            if not asked.done():
+            try:
+                while not asked.done() and silent_s <= longest_s:
+                    await asyncio.wait([asked], timeout=every_s)
+                    silent_s += every_s
+                is_silent = not asked.done()
+            finally:
                 asked.cancel()
+            if is_silent:
                 self._end(WorkerLost(f"the actor of sampler {self._number} gave no sign of life for {longest_s:g} s"))
                 return
             await asyncio.sleep(every_s)

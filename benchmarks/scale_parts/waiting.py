@@ -38,10 +38,11 @@ class Waiting(ToolEnv):
     async def astep(self, action: Any) -> StepResult:
         if self._wait_s:
             await asyncio.sleep(self._wait_s * random.uniform(0.5, 1.5))
-        return await super().astep(action)
+        observation, _, terminated, truncated, info = await super().astep(action)
+        return observation, float(random.random() < 0.5), terminated, truncated, info
 
     def score(self, answer: str | None) -> float:
-        return float(random.random() < 0.5)
+        return 0.0
 
     def yes(self, messages: Any) -> Any:
         return "yes" if messages[-1].role == "tool" else call("look")

@@ -105,6 +105,21 @@ def test_a_run_that_trains_adapters_over_a_server(lora: str, taught: Path, tmp_p
     assert bool(server.adapters) == (lora == "swapped")
 
 
+def test_a_server_gets_the_weights_that_several_ranks_share(taught: Path, tmp_path: Path) -> None:
+    stage = Reinforce(steps=2, playing=Playing(prompts_per_step=4, group_size=4), learner=LearnerSettings(lr=3e-3))
+
+    def run(name: str, **scale: Any) -> Path:
+        config = replace(config_of(taught, **scale), stages={"rl": stage})
+        scaled = replace(config.scale, learners=2, shard=True)
+        train(replace(config, scale=scaled), tmp_path / name)
+        return tmp_path / name
+
+    embedded = run("embedded")
+    with listening(FakeVllm(taught)) as process:
+        served = run("served", server=process.url)
+    same_runs(served, embedded, taught)
+
+
 def test_a_server_that_is_killed_changes_nothing(taught: Path, tmp_path: Path) -> None:
     """Between steps its connections close; in mid-step it begins again while turns are sampled."""
     train(config_of(taught), tmp_path / "embedded")

@@ -1,11 +1,10 @@
-"""Several ranks learn while samplers or a server sample: the bits of the ranks alone."""
+"""Several ranks learn while samplers sample: the bits of the ranks alone."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,18 +12,13 @@ from agentrl.learning.learner import LearnerSettings
 from agentrl.training.model_setup import ModelConfig
 from agentrl.training.settings import EnvConfig, ScaleConfig
 from agentrl.training.stages.evaluate import Evaluate
-from agentrl.training.stages.playing import Playing
-from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.train import train
 from tests.distributed.conftest import importable_tests
 from tests.distributed.learners.fatal import no_children
-from tests.policy.servers.fake_vllm import FakeVllm
-from tests.policy.servers.sockets import listening
-from tests.training.scale.test_server_runs import config_of, metrics_of, small_seeds, taught, turns_of
 from tests.training.stages.conftest import CONFIG, undecided
 from tests.training.stages.test_resume import RL, left_by
 
-__all__ = ["importable_tests", "small_seeds", "taught", "undecided"]
+__all__ = ["importable_tests", "undecided"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 ADAMW = LearnerSettings(lr=3e-3)
 RANKS = {"whole": ScaleConfig(learners=2), "shared": ScaleConfig(learners=2, shard=True)}
@@ -43,20 +37,3 @@ def test_samplers_get_the_weights_of_several_ranks(ranks: str, undecided: ModelC
     added = {"scale/samplers": 2.0, "scale/restarts": 0.0}
     assert elsewhere["metrics"] == [m | added if m["stage"] == "it" else m for m in here["metrics"]]
     assert no_children()
-
-
-def test_a_server_gets_the_weights_of_several_ranks(taught: Path, tmp_path: Path) -> None:
-    stage = Reinforce(steps=2, playing=Playing(prompts_per_step=4, group_size=4), learner=ADAMW)
-
-    def run(name: str, **scale: Any) -> Path:
-        config = replace(config_of(taught, **scale), stages={"rl": stage})
-        scaled = replace(config.scale, learners=2, shard=True)
-        train(replace(config, scale=scaled), tmp_path / name)
-        return tmp_path / name
-
-    embedded = run("embedded")
-    with listening(FakeVllm(taught)) as process:
-        served = run("served", server=process.url)
-    assert turns_of(served) == turns_of(embedded)
-    assert metrics_of(served) == metrics_of(embedded)
-    assert left_by(served)["weights"] == left_by(embedded)["weights"]
