@@ -4,7 +4,8 @@
     python benchmarks/conform.py --table         (print what is finished)
 
 Needs Python 3.11 and 3.12, npm, and about 3 GB of disk. Every installation and every environment is done once: a second
-call goes on where the first was cut off, and tries again the doors that failed or did not run. A package that cannot be installed is told, and its doors are "not run".
+call goes on where the first was cut off, and tries again the doors that failed or did not run. A package that cannot be
+installed is told, and its doors are "not run".
 Exit code 1 if a door failed.
 """
 
