@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ async def _played(ref: EnvRef, count: int) -> list[Trajectory]:
 
 def _tried(name: str, door: Callable[[Job], Door], job: Job) -> Door:
     try:
-        return door(job)
+        return replace(door(job), name=name)
     except PackageMissing as error:
         return Door(name, "not run", how_to_install(str(error), job.tools))
     except Exception as error:  # whatever a foreign tool raises is its verdict
