@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from agentrl.conform.episodes import played
 from agentrl.conform.report import ConformReport, Door
 from agentrl.conform.tools import how_to_install
 from agentrl.env import registry
-from agentrl.errors import PackageMissing
+from agentrl.errors import ConfigError, PackageMissing
 from agentrl.trajectory import EnvRef, Trajectory
 
 TOOLS = ".venv-conform"
@@ -62,6 +63,7 @@ def conform(
     episodes: int = 4,
     pythons: Mapping[str, str] | None = None,
     tools: str = TOOLS,
+    only: Collection[str] = (),
     on_door: Callable[[Door], None] = lambda door: None,
     **kwargs: Any,
 ) -> ConformReport:
@@ -74,15 +76,22 @@ def conform(
             installation are tried that way.
         tools: folder with an installation for each external package, named after it; the present one is used for what
             is not there.
+        only: names of doors; all by default.
         on_door: called after each.
         kwargs: given to the constructor.
-    Raises: EnvNotFound if there is no such environment; EnvFault if it fails without any door.
+    Raises: EnvNotFound if there is no such environment; EnvFault if it fails without any door; ConfigError if there is
+        no such door.
     """
+    unknown = [name for name in only if name not in DOORS]
+    if unknown:
+        raise ConfigError(f"there is no door {unknown[0]!r}; there is {', '.join(DOORS)}")
     ref = registry.reference(env, **kwargs)
     found: list[Door] = []
     with tempfile.TemporaryDirectory(prefix="agentrl-conform-") as folder:
         job = Job(ref, asyncio.run(_played(ref, episodes)), Path(folder), dict(pythons or {}), tools)
         for name, door in DOORS.items():
+            if only and name not in only:
+                continue
             found.append(_tried(name, door, job))
             on_door(found[-1])
     return ConformReport(str(ref), episodes, tuple(found))
@@ -98,7 +107,7 @@ async def _played(ref: EnvRef, count: int) -> list[Trajectory]:
 
 def _tried(name: str, door: Callable[[Job], Door], job: Job) -> Door:
     try:
-        return door(job)
+        return replace(door(job), name=name)
     except PackageMissing as error:
         return Door(name, "not run", how_to_install(str(error), job.tools))
     except Exception as error:  # whatever a foreign tool raises is its verdict

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_START_S = 120
+_START_S = 600  # importing a framework takes minutes on a busy machine
 
 
 @contextmanager

@@ -111,22 +111,26 @@ class _Endpoint:
             raise ApiError("Incorrect API key provided: send it as a bearer token", status=401, code="invalid_api_key")
 
 
-async def read_body(request: Request, seconds: float = BODY_S) -> bytes:
+async def read_body(request: Request, seconds: float | None = None) -> bytes:
     """The body of a JSON request.
 
-    Args: seconds: in which it must have come.
+    Args: seconds: in which it must have come; `BODY_S` by default.
     Raises: ApiError if it is of another type, too large or too slow, or if its client has gone.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # a web page can send other types without asking
         raise ApiError(f"the body must be of type application/json, got {kind or 'none'}", status=415)
-    parts, size = [], 0
+    parts, size, too_large = [], 0, ApiError(f"the body is larger than {_MOST_BYTES >> 20} MiB", status=413)
+    told = request.headers.get("content-length", "0")
+    if not told.isdigit() or int(told) > _MOST_BYTES:
+        raise too_large
+    seconds = BODY_S if seconds is None else seconds
     try:
         async with asyncio.timeout(seconds):
             async for part in request.stream():
                 size += len(part)
                 if size > _MOST_BYTES:
-                    raise ApiError(f"the body is larger than {_MOST_BYTES >> 20} MiB", status=413)
+                    raise too_large
                 parts.append(part)
     except ClientDisconnect:
         raise ApiError("the client has gone", status=499) from None

@@ -15,7 +15,7 @@ from agentrl.conform.doors import Job
 from agentrl.conform.episodes import episode_hash, played
 from agentrl.conform.report import ConformReport, Door
 from agentrl.env import registry
-from agentrl.errors import PackageMissing
+from agentrl.errors import ConfigError, PackageMissing
 from agentrl.trajectory import EnvRef, Labels
 
 SHOP = "agentrl/Shop-v0"
@@ -74,7 +74,7 @@ def test_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PackageMissing("mcp")
 
     def fine(job: Job) -> Door:
-        return Door("fine", "green", "all equal")
+        return Door("another name", "green", "all equal")
 
     seen: list[str] = []
     chosen: Any = {"fine": fine, "broken": broken, "missing": missing}
@@ -82,6 +82,9 @@ def test_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     report = conform(EnvRef(SHOP), episodes=1, on_door=lambda door: seen.append(door.name))
     assert [door.outcome for door in report.doors] == ["green", "failed", "not run"]
     assert not report.ok
+    assert [door.name for door in conform(EnvRef(SHOP), episodes=1, only=["fine"]).doors] == ["fine"]
+    with pytest.raises(ConfigError, match="there is no door 'other'; there is fine, broken, missing"):
+        conform(EnvRef(SHOP), only=["other"])
     assert seen == ["fine", "broken", "missing"]
     assert "pip install 'agentrl[mcp]'" in report.to_text()
     assert report.to_json()["doors"][1]["detail"] == "ValueError: it is broken"

@@ -28,6 +28,9 @@ from agentrl.errors import ConfigError
     show_default=True,
     help="Has a virtual environment or an npm folder for each external package, named after it.",
 )
+@click.option(
+    "--door", "doors", multiple=True, metavar="NAME", help="Only this one, named as in the table; repeatable."
+)
 @json_option
 @click.pass_context
 def command(
@@ -37,6 +40,7 @@ def command(
     episodes: int,
     pythons: tuple[str, ...],
     tools: str,
+    doors: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Play the same episodes of ENV through every door, and compare.
@@ -58,6 +62,7 @@ def command(
         episodes=episodes,
         pythons=chosen,
         tools=tools,
+        only=doors,
         on_door=lambda door: None if as_json else note(f"{door.name}: {door.outcome}"),
         **arguments_of(kwargs, "--kwarg"),
     )
