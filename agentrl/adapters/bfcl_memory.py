@@ -1,8 +1,8 @@
 """BFCL v4, memory: questions about earlier conversations, whose answers stand in a memory that the agent can search.
 
 The memory's functions and the verdict are the package's own. Owns that each episode has a memory of its own, and what
-stands in it at first. The conversations in which a model writes the memory are not played here. The memory of vectors,
-which loads a model from the network, is left out.
+stands in it at first. The conversations in which a model writes the memory belong to `bfcl_memories`. The memory of
+vectors, which loads a model from the network, is left out.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def _snapshot(category: str, scenario: str, memory: str | None) -> Snapshot:
     found = sorted(Path(memory).rglob(name))
     if len(found) != 1:
         raise ConfigError(
-            f"memory={memory!r} must hold one {name}, as `bfcl generate` writes it into the folder of a model's "
-            f"results; it holds {len(found)}"
+            f"memory={memory!r} must hold one {name}, as `python -m agentrl.adapters.bfcl_memories` or "
+            f"`bfcl generate` writes it; it holds {len(found)}"
         )
     try:
         read = json.loads(found[0].read_text(encoding="utf-8"))
@@ -80,6 +80,17 @@ def _key(number: int, text: str) -> str:
     """A key by which a passage can be found: the package searches keys, not what stands under them."""
     words = re.findall(r"[a-z0-9]+", text.lower())[:_WORDS_OF_KEY]
     return "_".join(["note", *words, str(number)])
+
+
+def check_category(category: str) -> None:
+    """Raises: ValueError for a memory that is not here."""
+    if category == "memory_vector":
+        raise ValueError(
+            "memory_vector is not here: the package searches it with the embedding model all-MiniLM-L6-v2, which it "
+            f"loads from a model hub when it is imported; take {' or '.join(BACKENDS)}"
+        )
+    if category not in BACKENDS:
+        raise ValueError(f"BFCL has no category {category!r} of memory here.{did_you_mean(category, BACKENDS)}")
 
 
 @lru_cache(maxsize=8)
@@ -118,15 +129,16 @@ class BFCLMemory(ToolEnv):
 
     Args:
         category: `memory_kv` (keys and values) or `memory_rec_sum` (one text).
-        memory: a folder of results of `bfcl generate`, whose `memory_snapshot` holds what a model wrote in the
-            conversations. Without it the memory holds the passages that the package names as sources of the answers.
+        memory: a folder that `python -m agentrl.adapters.bfcl_memories` or `bfcl generate` wrote, whose
+            `memory_snapshot` holds what a model wrote in the conversations. Without it the memory holds the passages
+            that the package names as sources of the answers.
         train_share: a share of the tasks for the split `train`; BFCL itself has no training tasks.
     """
 
     third_party = ("bfcl-eval",)
     known_flaws = (
-        "The conversations in which a model writes its memory are not played. Without `memory=`, the sources of the "
-        "answers stand in it, so the numbers are no BFCL numbers: they measure looking up, not remembering.",
+        "Without `memory=`, the sources of the answers stand in the memory, so the numbers are no BFCL numbers: they "
+        "measure looking up, not remembering. `python -m agentrl.adapters.bfcl_memories` lets a model write it.",
         "A right answer anywhere in the last message counts: a message that lists many things may hold it.",
     )
     score_truncated = True
@@ -141,12 +153,17 @@ class BFCLMemory(ToolEnv):
         render_mode: str | None = None,
     ) -> None:
         super().__init__(render_mode=render_mode)
-        if category not in BACKENDS:
-            raise ValueError(f"BFCL has no category {category!r} of memory here.{did_you_mean(category, BACKENDS)}")
+        check_category(category)
         self.tasks = _tasks(category, memory, train_share)
 
     def start(self, task: Task) -> list[Message]:
-        data = task.data
+        told = self._told(task.data)
+        prompts = from_package("bfcl_eval.constants.default_prompts", INSTALL)
+        system = f"{told}\n\n{prompts.ADDITIONAL_SYSTEM_PROMPT_FOR_AGENTIC_RESPONSE_FORMAT}"
+        return [Message("system", system), Message("user", task.data["question"])]
+
+    def _told(self, data: Mapping[str, Any]) -> str:
+        """Make the memory, and what the package's prompt says of it."""
         self.steps = 0
         self.memory = _backend(data["category"])()
         for name, value in deepcopy(dict(data["memory"])).items():
@@ -154,12 +171,11 @@ class BFCLMemory(ToolEnv):
         self.use_tools(*_tools(data["category"]))
         prompts = from_package("bfcl_eval.constants.default_prompts", INSTALL)
         kind = "UNIFIED" if data["category"] == "memory_rec_sum" else "CORE_ARCHIVAL"
-        told = getattr(prompts, f"MEMORY_BACKEND_INSTRUCTION_{kind}").format(
+        told: str = getattr(prompts, f"MEMORY_BACKEND_INSTRUCTION_{kind}").format(
             scenario_setting=prompts.MEMORY_AGENT_SETTINGS[data["scenario"]],
             memory_content=self.memory._dump_core_memory_to_context(),
         )
-        system = f"{told}\n\n{prompts.ADDITIONAL_SYSTEM_PROMPT_FOR_AGENTIC_RESPONSE_FORMAT}"
-        return [Message("system", system), Message("user", data["question"])]
+        return told
 
     def _run(self, name: str, given: Mapping[str, Any]) -> str:
         """A call, with its result as the package writes it."""

@@ -8,9 +8,13 @@ import sys
 import pytest
 
 from agentrl.adapters import bfcl, bfcl_memory
+from agentrl.adapters.bfcl_memories import conversations
+from agentrl.adapters.bfcl_memories.conversations import Conversation, write_memories
 from agentrl.env.registry import make
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, PolicyFault, RolloutError
 from agentrl.messages import Action, ToolCall
+from agentrl.policy.base import Policy
+from agentrl.rollout.store import TrajectoryStore
 from tests.adapters.fakes import forget, install
 
 ID = "agentrl.adapters.bfcl_memory:BFCLMemory"
@@ -24,6 +28,11 @@ def lines(*items) -> str:
 def question(number: int, text: str) -> dict:
     said = [[{"role": "user", "content": text}]]
     return {"id": f"memory_{number}-pets-{number}", "question": said, "scenario": "pets"}
+
+
+def conversation(number: int, *says: str) -> dict:
+    said = [[{"role": "user", "content": text}] for text in says]
+    return {"id": f"memory_prereq_{number}-pets-{number}", "question": said, "scenario": "pets"}
 
 
 def tool(name: str, *arguments: str) -> dict:
@@ -59,6 +68,9 @@ FILES = {
     "data/possible_answer/BFCL_v4_memory.json": lines(
         answer(0, "Ada", "The dog is Ada."), answer(1, "Tom", "Tom, the cat!"), answer(2, "Ada", "The dog is Ada.")
     ),
+    "data/memory_prereq_conversation/memory_pets.json": lines(
+        conversation(0, "I have a dog.", "She is Ada."), conversation(1, "And a cat, Tom.")
+    ),
     "data/multi_turn_func_doc/memory_kv.json": lines(
         tool("archival_memory_key_search", "query"),
         tool("archival_memory_add", "key", "value"),
@@ -82,7 +94,7 @@ FILES = {
 @pytest.fixture(autouse=True)
 def package(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, "bfcl_eval", FILES)
-    forget("bfcl_eval", bfcl, bfcl_memory)
+    forget("bfcl_eval", bfcl, bfcl_memory, conversations)
     yield
     forget("bfcl_eval", bfcl, bfcl_memory)
 
@@ -167,3 +179,71 @@ def test_a_folder_without_a_memory_is_refused_by_its_name(tmp_path, text):
 def test_a_category_that_is_not_here_is_refused():
     with pytest.raises(ValueError, match=r"no category 'memory_kw' of memory here\. Did you mean 'memory_kv'"):
         make(ID, category="memory_kw")
+
+
+def test_the_memory_of_vectors_says_what_it_needs():
+    with pytest.raises(ValueError, match=r"embedding model all-MiniLM-L6-v2.* take memory_kv or memory_rec_sum"):
+        make(ID, category="memory_vector")
+
+
+class Remembers(Policy):
+    """Writes down each message, and says what stands in its memory."""
+
+    def __init__(self, fails_at: str = "") -> None:
+        self.fails_at, self.seen = fails_at, []
+
+    async def act(self, messages, tools, *, episode_id, sampling=None):
+        last = messages[-1]
+        if last.role == "user":
+            if last.content == self.fails_at:
+                raise PolicyFault("the server is down")
+            self.seen.append((messages[0].content, last.content))
+            return called("archival_memory_add", key=f"note-{len(self.seen)}", value=last.content)
+        return Action("I see.")
+
+
+async def test_a_policy_writes_its_memory_in_conversations_one_after_another_and_is_asked(tmp_path):
+    policy = Remembers()
+    out = await write_memories(policy, tmp_path / "memories", name="remembers")
+    assert [text for _, text in policy.seen] == ["I have a dog.", "She is Ada.", "And a cat, Tom."]
+    assert {prompt for prompt, _ in policy.seen} == {"You know pets. Here: core: {}"}
+    held = list(TrajectoryStore(out / "trajectories.jsonl"))
+    assert [(len(one.turns), one.reward) for one in held] == [(4, 1.0), (2, 1.0)]
+    assert len(held[1].task.data["memory"]["archival_memory"]) == 2, "the second begins with what the first left"
+    env = make(ID, memory=str(out))
+    await env.areset(seed=0, options={"task": env.tasks.split("eval")[0]})
+    (listed,) = (await env.astep(called("archival_memory_list")))[0]
+    assert json.loads(listed.content) == ["note-1", "note-2", "note-3"]
+    again = Remembers()
+    await write_memories(again, out, name="remembers")
+    assert again.seen == [], "what was played is not played again"
+
+
+async def test_a_conversation_that_is_discarded_is_played_by_the_next_call(tmp_path):
+    with pytest.raises(ExceptionGroup) as caught:
+        await write_memories(Remembers("And a cat, Tom."), tmp_path / "m", name="remembers")
+    assert isinstance(caught.value.exceptions[0], RolloutError)
+    assert not list((tmp_path / "m").rglob("*_final.json")), "half a memory is none"
+    policy = Remembers()
+    await write_memories(policy, tmp_path / "m", name="remembers")
+    assert [text for _, text in policy.seen] == ["And a cat, Tom."]
+
+
+@pytest.mark.parametrize("name", ["other", None])
+async def test_memories_of_another_policy_and_other_files_are_refused(tmp_path, name):
+    out = tmp_path / "m"
+    if name is None:
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work")
+    else:
+        await write_memories(Remembers(), out, name=name)
+    with pytest.raises(ConfigError, match="choose another folder"):
+        await write_memories(Remembers(), out, name="remembers")
+
+
+def test_calls_without_end_end_a_conversation():
+    env = Conversation()
+    env.reset(seed=0)
+    for _ in range(20):
+        assert not env.step(called("archival_memory_list"))[2]
+    assert env.step(called("archival_memory_list"))[1:3] == (0.0, True)

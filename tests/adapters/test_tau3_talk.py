@@ -6,6 +6,7 @@ import json
 import sys
 from unittest.mock import Mock
 
+import httpx
 import pytest
 
 from agentrl.adapters.tau3 import talk, worker, world
@@ -15,8 +16,9 @@ from agentrl.env.registry import make
 from agentrl.errors import ConfigError, EnvFault, PackageMissing
 from agentrl.messages import Action
 from agentrl.policy.base import Policy
-from agentrl.policy.scripted import NullPolicy, OraclePolicy
+from agentrl.policy.scripted import NullPolicy, OraclePolicy, ScriptedPolicy
 from agentrl.rollout.episode import run_episode
+from tests.policy.chat_server import ChatServer, completion
 
 ENV = "agentrl.adapters.tau3.talk:Tau3"
 GREETING = "Hi! How can I help you today?"
@@ -177,6 +179,24 @@ async def test_a_policy_as_the_user_reads_the_packages_prompt_and_ends_by_its_wo
         ("assistant", "A book, please."),
         ("user", "Which one?"),
     ]
+
+
+async def test_a_server_that_plays_the_user_gets_its_own_key(shop, monkeypatch):
+    server = ChatServer()
+    server.start()
+    try:
+        body = json.dumps([{"json": completion("A book, please.")}, {"json": completion("###STOP###")}]).encode()
+        httpx.post(f"{server.url.removesuffix('/v1')}/script", content=body).raise_for_status()
+        monkeypatch.setenv("KEY_OF_THE_USER", "sk-user")
+        env = make(ENV, domain="mock", user="openai:customer", base_url=server.url, api_key_env="KEY_OF_THE_USER")
+        trajectory = await played(env, ScriptedPolicy(["Which one?", "Bye."]), "idle")
+        asked = httpx.get(f"{server.url.removesuffix('/v1')}/log").json()["requests"]
+    finally:
+        server.kill()
+    assert trajectory.reward == 1.0
+    assert [(one["body"]["model"], one["headers"]["Authorization"]) for one in asked] == [
+        ("customer", "Bearer sk-user")
+    ] * 2
 
 
 # The worker process.

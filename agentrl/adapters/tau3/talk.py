@@ -98,6 +98,7 @@ class Tau3(UserEnv):
         user: the policy that plays the user, such as `openai:NAME`. `scripted` says all instructions at once, and ends
             the conversation at the second answer.
         base_url: of the user's server.
+        api_key_env: the environment variable with the key of that server; None is the API's own.
         python: an interpreter for which tau2-bench is installed: the worlds then stand in a process of it.
         train_share: a share of the tasks for the split `train`.
     """
@@ -123,6 +124,7 @@ class Tau3(UserEnv):
         domain: str = "retail",
         user: str = SCRIPTED,
         base_url: str | None = None,
+        api_key_env: str | None = None,
         python: str | None = None,
         train_share: float = 0.0,
         render_mode: str | None = None,
@@ -133,7 +135,9 @@ class Tau3(UserEnv):
         self._world: int | None = None
         self.tasks = _tasks(domain, python, train_share)
         self.user: User = (
-            ScriptedUser(_scripted) if user == SCRIPTED else _Customer(user, PolicySetup(base_url=base_url))
+            ScriptedUser(_scripted)
+            if user == SCRIPTED
+            else _Customer(user, PolicySetup(base_url=base_url, api_key_env=api_key_env))
         )
 
     async def _ask(self, name: str, *given: Any) -> Any:

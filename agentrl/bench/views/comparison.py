@@ -49,7 +49,9 @@ def tests_in_words(found: Comparison) -> str:
         said.append(f"{_p(tests.mcnemar)} (McNemar, exact)")
     lines = [", ".join(said)]
     floor = max(tests.noise_floor)
-    if math.isfinite(floor):
+    if floor == 0:
+        lines.append("all trials of each task agree: of the noise between two runs of one agent they say nothing")
+    elif math.isfinite(floor):
         shown = f"{floor:.3g}" if found.measure == Reward.name else f"{100 * floor:.1f} points"
         lines.append(f"two runs of one agent on these tasks lie within {shown} of each other, in 95 of 100 cases")
     needed = [f"{100 * d:g} points: {n:,}" for d, n in tests.tasks_needed.items() if n is not None]

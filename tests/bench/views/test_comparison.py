@@ -39,7 +39,7 @@ def test_the_tests_are_said_in_words() -> None:
         run_bench(Adder, "oracle", references=False, trials=2),
         run_bench(Adder, Some(right=4), references=False, trials=2),
     )
-    assert "two runs of one agent on these tasks lie within 0.0 points of each other" in twice
+    assert "all trials of each task agree: of the noise between two runs of one agent they say nothing" in twice
     assert "tasks that would tell a difference (power 0.8, as many trials) of 1 points:" in twice
     assert "McNemar" not in twice
 
