@@ -143,17 +143,19 @@ class Judge:
 
     async def _ask(self, asked: Question, *, is_control: bool = False) -> tuple[float, str]:
         """Ask, and ask again while the answer cannot be read. Raises: JudgeFault."""
-        messages, problem, text = asked.messages, "", ""
+        messages, problem, text, cut = asked.messages, "", "", ""
         for attempt in range(self.attempts):
             self.counts.reasked += attempt > 0
-            text = (await self._act(messages)).text
+            action = await self._act(messages)
+            text = action.text
+            cut = f" (cut off at max_tokens = {self.sampling.max_tokens})" if action.finish_reason == "length" else ""
             try:
                 return read_verdict(text, asked)
             except NoVerdict as error:
                 problem = str(error)
                 messages = asked.again(text, problem)
         answers = f"{self.attempts} answer{'s' if self.attempts > 1 else ''}"
-        why = f"the judge {self.name} gave no verdict in {answers}: {problem}, in {shown(text)}"
+        why = f"the judge {self.name} gave no verdict in {answers}: {problem}, in {shown(text)}{cut}"
         answers_others = None if is_control else await self._reads_others()
         raise JudgeFault(why, answers=answers_others, cause=JudgeFault.UNREADABLE)
 

@@ -8,7 +8,8 @@ import pytest
 
 from agentrl.bench.judges.bias import JUDGE_TALK
 from agentrl.errors import ConfigError, JudgeFault
-from agentrl.messages import Message, ToolCall
+from agentrl.messages import Action, Message, ToolCall
+from agentrl.policy.base import SamplingParams
 from agentrl.rollout.judging.judge import Judge, judged
 from agentrl.rollout.judging.prompt import MAX_MESSAGE_CHARS, question, transcript
 from agentrl.rollout.judging.rubric import JudgeRubric, rubric_of
@@ -203,3 +204,14 @@ def test_a_rubric_that_cannot_be_used_is_refused(given: str, why: str):
 def test_fair_is_what_the_other_tests_take_it_for():
     asked = question(RUBRIC, conversation("right"))
     assert '"score": 10.0' in fair(asked.messages, ())
+
+
+async def test_a_judge_whose_answers_are_cut_off_says_so():
+    class Rambling(Flaky):
+        async def act(self, messages, tools, *, episode_id, sampling=None):
+            return Action("Well, on the one hand", finish_reason="length")
+
+    async with Judge(Rambling(), RUBRIC, attempts=1, sampling=SamplingParams(max_tokens=7)) as judge:
+        with pytest.raises(JudgeFault, match=r"cut off at max_tokens = 7") as caught:
+            await judge(conversation("wrong"))
+    assert not caught.value.is_of_the_text, "it cannot grade anything"
