@@ -99,10 +99,13 @@ def conformed(tools: Path, out: Path, env: str, episodes: int) -> None:
         command = [str(tools / "agentrl" / "bin" / "python"), "-m", "agentrl", "conform", env, "--json"]
         command += ["--tools", str(tools), "--episodes", str(episodes)]
         command += [word for name in names for word in ("--door", name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        # Not in this checkout, whose own `agentrl` would stand before the installed one.
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tools)
         try:
             found = json.loads(done.stdout)
         except ValueError:
+            found = {}
+        if "doors" not in found:
             print(f"{env}: {done.stderr.strip()[-500:]}", flush=True)
             return
         report["doors"] |= {door["name"]: door for door in found["doors"]}
