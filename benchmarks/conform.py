@@ -99,8 +99,8 @@ def conformed(tools: Path, out: Path, env: str, episodes: int) -> None:
         command = [str(tools / "agentrl" / "bin" / "python"), "-m", "agentrl", "conform", env, "--json"]
         command += ["--tools", str(tools), "--episodes", str(episodes)]
         command += [word for name in names for word in ("--door", name)]
-        # Not in this checkout, whose own `agentrl` would stand before the installed one.
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tools)
+        # Where no folder is called `agentrl`, which would stand before the installed package.
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=out)
         try:
             found = json.loads(done.stdout)
         except ValueError:
