@@ -62,7 +62,7 @@ def test_the_served_model_plays_as_the_model_itself_and_ctrl_c_is_clean(
     here = played(LocalPolicy.from_folder(folder, max_context=256, sampling=GREEDY))
     there = played(ChatPolicy("lamp", base_url=url, sampling=GREEDY))
     assert there == here
-    assert 0 < sum(success for _, success, _ in here) < len(here)  # so that it says something
+    assert len({tuple(said) for _, success, said in here if success}) > 1  # so that it says something
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "")

@@ -75,7 +75,8 @@ async def test_a_fault_that_stays_is_of_its_class(kind: str, fault: str, who: st
             with pytest.raises(PolicyFault) as raised:
                 await policy.act(QUESTION, (), episode_id="e")
     assert raised.value.at == who
-    assert len(server.arrivals) == 2
+    # Where a server may have failed on the answer, it is asked once more, with room for a short one.
+    assert len(server.arrivals) == 2 + (not fault.startswith("429"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

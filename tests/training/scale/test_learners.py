@@ -91,7 +91,8 @@ def test_a_run_of_two_ranks_is_that_of_one(config: TrainConfig, tmp_path: Path) 
     for name, scale in (("whole", TWO), ("shared", SHARED)):
         summary = train(replace(config, scale=scale), tmp_path / name)
         assert weights_of(tmp_path / name)["model.norm.weight"].dtype == np.float64
-        assert difference(tmp_path / name, tmp_path / "one") < 1e-6
+        # Not 1e-6, which gradients keep: AdamW divides a gradient near 0 by its own size, rounding included.
+        assert difference(tmp_path / name, tmp_path / "one") < 1e-5
         for stage in STAGES:
             expected, found = (numbers_of(run, stage) for run in (tmp_path / "one", tmp_path / name))
             assert {line.pop("scale/learners") for line in found} == {2.0}
