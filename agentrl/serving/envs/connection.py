@@ -72,7 +72,7 @@ class Frames(asyncio.Protocol):
         self._buffer = bytearray()
         self._session: Session | None = None
         self._end: Callable[[Session], Awaitable[None]] | None = None
-        self._is_over, self._is_asked, self._is_full = False, False, False
+        self._is_over, self._is_asked, self._is_full, self._is_counted = False, False, False, False
 
     def begin(self, sessions: Sessions, gate: Gate, version: str) -> None:
         """Take the connection over from HTTP."""
@@ -99,7 +99,7 @@ class Frames(asyncio.Protocol):
             return
         self._session = session
         if not self._is_over:
-            session.clients += 1
+            session.clients, self._is_counted = session.clients + 1, True
         session.touch()
         head = f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n"
         welcome = frame(encoded(Welcome(session.id, session.last, version)))
@@ -186,7 +186,7 @@ class Frames(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._session is not None:
+        if self._session is not None and self._is_counted:
             self._session.clients -= 1
         self._is_over = True
         self._connections.discard(self)
