@@ -13,11 +13,13 @@ import pytest
 from agentrl.env.tool_env import call
 from agentrl.errors import EnvFault
 from agentrl.serving.envs.client import connect
+from agentrl.serving.envs.connection import Frames
 from agentrl.serving.envs.describe import Served
+from agentrl.serving.envs.guard import Gate
 from agentrl.serving.envs.seats import Seat, Start
 from agentrl.serving.envs.server import EnvServer, ServeOptions
 from agentrl.serving.envs.sessions import Bounds, Sessions
-from agentrl.serving.envs.wire import Request
+from agentrl.serving.envs.wire import SESSION, SESSION_HEADER, Request
 from agentrl.serving.listener import KEEP_ALIVE_S
 from agentrl.trajectory import EnvRef
 from tests.serving.envs.conftest import ODD
@@ -64,6 +66,30 @@ async def test_a_session_whose_client_waits_does_not_end_while_a_tool_works(sess
     await session.answer(Request(1, "reset", seed=1))
     await session.answer(Request(2, "step", action=call("wait", seconds=1.0)))
     assert session.id in sessions
+
+
+class _Transport:
+    """A connection that is closed later than it is asked to."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_connection_that_ends_before_it_has_joined_leaves_the_others_counted(sessions: Sessions) -> None:
+    session = await sessions.begin()
+    session.clients = 1
+    headers = [(SESSION_HEADER.encode(), session.id.encode())]
+    late = Frames({"type": "http", "path": SESSION, "headers": headers}, _Transport(), set(), set())
+    late.shutdown()
+    await late._join(sessions, Gate("", ("*",)), "1")
+    late.connection_lost(None)
+    assert session.clients == 1
 
 
 async def test_a_seat_ends_while_a_tool_hangs(sessions: Sessions) -> None:
