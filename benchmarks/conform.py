@@ -2,6 +2,10 @@
 
     python benchmarks/conform.py [--tools .venv-conform] [--out runs/conform] [--envs agentrl/Shop-v0,...]
     python benchmarks/conform.py --table         (print what is finished)
+    .ci/with-docker python benchmarks/conform.py --base debian [--doors dockerfile]
+
+The Dockerfile's image needs a docker daemon. It is built on `--base IMAGE`; `debian` makes one from Debian packages,
+where no registry is reached (`conform_base.sh`).
 
 Needs Python 3.11 and 3.12, npm, and about 3 GB of disk. Every installation and every environment is done once: a second
 call goes on where the first was cut off, and tries again the doors that failed or did not run. A package that cannot be
@@ -15,6 +19,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -25,11 +30,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from agentrl.conform.conform import DOORS  # noqa: E402
+from agentrl.conform.image import WHEELS  # noqa: E402
 from agentrl.conform.tools import EXTERNAL, External, install_commands  # noqa: E402
 
 ENVS = ("agentrl/Shop-v0", "agentrl/Guess-v0", "agentrl/LoanDesk-v0", "agentrl/FunctionSynthesis-v0")
 _AT_ONCE = 4
 """Doors between two looks at what is finished."""
+_DEBIAN = "agentrl-python:3.11"
 _OWN = f"{shlex.quote(str(ROOT))}'[serve,mcp,openenv]' -c {shlex.quote(str(ROOT / 'constraints.txt'))}"
 
 
@@ -85,19 +92,37 @@ def told(name: str, commands: list[str]) -> None:
             return
 
 
-def conformed(tools: Path, out: Path, env: str, episodes: int) -> None:
+def wheel(tools: Path) -> None:
+    """The wheel of this repository, for the Dockerfile's image."""
+    folder = tools / WHEELS
+    shutil.rmtree(folder, ignore_errors=True)
+    told("wheel", [f"{shlex.quote(sys.executable)} -m pip wheel --no-deps -w {shlex.quote(str(folder))} {ROOT}"])
+
+
+def base_image(name: str) -> str:
+    """The image that the Dockerfile's is built on; `debian` is made first if it is not there."""
+    if name != "debian":
+        return name
+    if subprocess.run(["docker", "image", "inspect", _DEBIAN], capture_output=True, check=False).returncode:
+        told("base", [f"bash {shlex.quote(str(ROOT / 'benchmarks' / 'conform_base.sh'))} {_DEBIAN}"])
+    return _DEBIAN
+
+
+def conformed(tools: Path, out: Path, env: str, options: argparse.Namespace) -> None:
     """One environment, some doors at a time. Doors that were green, or do not apply, are not tried again."""
     file = out / f"{env.replace('/', '-')}.json"
     out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"env": env, "doors": {}, "seconds": 0}
     if file.exists():
         report = json.loads(file.read_text())
-    left = [name for name in DOORS if report["doors"].get(name, {}).get("outcome") not in ("green", "does not apply")]
+    wanted = options.doors.split(",") if options.doors else DOORS
+    left = [name for name in wanted if report["doors"].get(name, {}).get("outcome") not in ("green", "does not apply")]
     for begin in range(0, len(left), _AT_ONCE):
         began = time.monotonic()
         names = left[begin : begin + _AT_ONCE]
         command = [str(tools / "agentrl" / "bin" / "python"), "-m", "agentrl", "conform", env, "--json"]
-        command += ["--tools", str(tools), "--episodes", str(episodes)]
+        command += ["--tools", str(tools), "--episodes", str(options.episodes)]
+        command += ["--base", options.base] if options.base else []
         command += [word for name in names for word in ("--door", name)]
         # Where no folder is called `agentrl`, which would stand before the installed package.
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=out)
@@ -137,14 +162,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "conform")
     parser.add_argument("--envs", default=",".join(ENVS))
     parser.add_argument("--episodes", type=int, default=4)
+    parser.add_argument("--doors", default="", help="only these, comma-separated")
+    parser.add_argument("--base", default="", help="image on which the Dockerfile's is built; debian: one made here")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     envs = options.envs.split(",")
     if not options.table:
         tools = options.tools.absolute()
         install(tools)
+        wheel(tools)
+        options.base = base_image(options.base)
         for env in envs:
-            conformed(tools, options.out, env, options.episodes)
+            conformed(tools, options.out, env, options)
     sys.exit(0 if printed(options.out, envs) else 1)
 
 

@@ -63,6 +63,7 @@ def conform(
     episodes: int = 4,
     pythons: Mapping[str, str] | None = None,
     tools: str = TOOLS,
+    base: str = "",
     only: Collection[str] = (),
     on_door: Callable[[Door], None] = lambda door: None,
     **kwargs: Any,
@@ -75,7 +76,8 @@ def conform(
         pythons: name of a package (`openenv`, `harbor`, ...) -> a Python that has it; packages that cannot share an
             installation are tried that way.
         tools: folder with an installation for each external package, named after it; the present one is used for what
-            is not there.
+            is not there. Its folder `wheels` has what is installed in the Dockerfile's image.
+        base: image on which that one is built, if not the one that the Dockerfile names.
         only: names of doors; all by default.
         on_door: called after each.
         kwargs: given to the constructor.
@@ -88,7 +90,7 @@ def conform(
     ref = registry.reference(env, **kwargs)
     found: list[Door] = []
     with tempfile.TemporaryDirectory(prefix="agentrl-conform-") as folder:
-        job = Job(ref, asyncio.run(_played(ref, episodes)), Path(folder), dict(pythons or {}), tools)
+        job = Job(ref, asyncio.run(_played(ref, episodes)), Path(folder), dict(pythons or {}), tools, base)
         for name, door in DOORS.items():
             if only and name not in only:
                 continue

@@ -1,6 +1,7 @@
 """The door of the Dockerfile: its text, the command in it, and the image where docker can build one.
 
-The command that the image would run is run here, on a free port of this machine, and the episodes are played over it.
+The command that the image runs is run here first, on a free port of this machine, and the episodes are played over it.
+Then they are played over a container.
 """
 
 from __future__ import annotations
@@ -8,22 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
+from agentrl.conform import image
 from agentrl.conform.doors import Job, compared
 from agentrl.conform.episodes import again
 from agentrl.conform.process import serving, toml_of
 from agentrl.conform.report import Door
 from agentrl.env.base import Env
-from agentrl.serving.env_image import dockerfile
+from agentrl.serving.env_image import dockerfile, run_options
 from agentrl.serving.envs.client import connect
 from agentrl.trajectory import Trajectory
 
 _NAME = "dockerfile"
-_BUILD_S = 1800
 
 
 def door(job: Job) -> Door:
@@ -42,21 +42,30 @@ def door(job: Job) -> Door:
     seen = compared(_NAME, job, found)
     if seen.outcome != "green":
         return seen
-    why = _no_docker()
+    why = image.no_docker()
     if why:
         detail = (
             f"its text is right, and over its command {len(found)} records are equal, but no image was built: {why}"
         )
         return Door(_NAME, "not run", f"{detail}. Install docker and start its daemon", seen.hashes)
-    return _built(text, job.folder, seen)
+    return _contained(text, job)
+
+
+def _contained(text: str, job: Job) -> Door:
+    """Build the image, and play the episodes over a container of it."""
+    folder = image.folder_for(text, job.folder / "image", job.tools)
+    options = run_options(job.ref.id)
+    with image.built(folder, job.base) as name, image.container(name, job.folder, options) as (url, token):
+        seen = compared(_NAME, job, asyncio.run(_played(connect(url, token), job.episodes)))
+    return replace(seen, detail=f"the image was built; over its container {seen.detail}")
 
 
 def problem_of(text: str) -> str:
     """What is wrong with a Dockerfile: empty if it pins packages, serves without root and holds no token."""
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     words = [line.split(" ", 1)[0] for line in lines]
-    if words[:1] != ["FROM"] or words[-1:] != ["ENTRYPOINT"]:
-        return "it does not begin with FROM and end with ENTRYPOINT"
+    if words[:2] != ["ARG", "FROM"] or words[-1:] != ["ENTRYPOINT"]:
+        return "it does not begin with ARG and FROM and end with ENTRYPOINT"
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     if not users or users[-1] in ("root", "0"):
         return "it serves as root"
@@ -86,27 +95,3 @@ async def _played(env: Env, episodes: Sequence[Trajectory]) -> list[Trajectory]:
         return await again(env, episodes)
     finally:
         await env.aclose()
-
-
-def _no_docker() -> str:
-    """Why no image can be built; empty where one can."""
-    try:
-        done = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False, timeout=30)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"docker does not answer ({type(error).__name__})"
-    return "" if done.returncode == 0 else "no docker daemon answers"
-
-
-def _built(text: str, folder: Path, seen: Door) -> Door:
-    """Build the image in an empty folder."""
-    place = folder / "image"
-    place.mkdir()
-    (place / "Dockerfile").write_text(text)
-    command = ["docker", "build", "--quiet", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_BUILD_S)
-    if done.returncode:
-        return Door(_NAME, "failed", f"docker build: {done.stderr.strip()[-300:]}", seen.hashes)
-    subprocess.run(["docker", "image", "rm", done.stdout.strip()], capture_output=True, check=False, timeout=60)
-    return Door(
-        _NAME, "green", f"the image was built; over its command {len(seen.hashes)} records are equal", seen.hashes
-    )

@@ -45,6 +45,7 @@ class Job:
         folder: for files.
         pythons: name of a package -> a Python that has it, where this one does not.
         tools: folder with an installation for each external package, as `agentrl.conform.tools` lays it out.
+        base: image on which that of the Dockerfile is built, if not the one that it names.
     """
 
     ref: EnvRef
@@ -52,6 +53,7 @@ class Job:
     folder: Path
     pythons: Mapping[str, str] = field(default_factory=dict)
     tools: str = ""
+    base: str = ""
 
     @property
     def hashes(self) -> tuple[str, ...]:

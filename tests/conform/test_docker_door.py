@@ -23,7 +23,7 @@ GUESS = "agentrl/Guess-v0"
         ("USER served\n", "", "it serves as root"),
         ("==0.1.0", "", "without a version"),
         ("EXPOSE", "ENV AGENTRL_ENV_TOKEN=secret\nEXPOSE", "it holds a token"),
-        ("FROM", "RUN true\nFROM", "does not begin with FROM"),
+        ("ARG", "RUN true\nARG", "does not begin with ARG"),
     ],
 )
 def test_what_is_wrong_with_a_text(old: str, new: str, problem: str) -> None:
@@ -34,7 +34,7 @@ def test_what_is_wrong_with_a_text(old: str, new: str, problem: str) -> None:
 
 
 def test_the_command_serves_the_same_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_door, "_no_docker", lambda: "there is none")
+    monkeypatch.setattr(docker_door.image, "no_docker", lambda: "there is none")
     episodes = asyncio.run(played(registry.make(GUESS), 2))
     job = Job(registry.reference(GUESS), episodes, tmp_path)
     found = docker_door.door(job)

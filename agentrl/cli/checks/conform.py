@@ -29,6 +29,9 @@ from agentrl.errors import ConfigError
     help="Has a virtual environment or an npm folder for each external package, named after it.",
 )
 @click.option(
+    "--base", metavar="IMAGE", default="", help="Build the Dockerfile on this image, not on python:3.11-slim."
+)
+@click.option(
     "--door", "doors", multiple=True, metavar="NAME", help="Only this one, named as in the table; repeatable."
 )
 @json_option
@@ -40,6 +43,7 @@ def command(
     episodes: int,
     pythons: tuple[str, ...],
     tools: str,
+    base: str,
     doors: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -62,6 +66,7 @@ def command(
         episodes=episodes,
         pythons=chosen,
         tools=tools,
+        base=base,
         only=doors,
         on_door=lambda door: None if as_json else note(f"{door.name}: {door.outcome}"),
         **arguments_of(kwargs, "--kwarg"),
