@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.conform import docker_door
+from agentrl.conform import docker_door, image
 from agentrl.conform.doors import Job
 from agentrl.conform.episodes import played
 from agentrl.env import registry
@@ -34,7 +34,7 @@ def test_what_is_wrong_with_a_text(old: str, new: str, problem: str) -> None:
 
 
 def test_the_command_serves_the_same_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_door.image, "no_docker", lambda: "there is none")
+    monkeypatch.setattr(image, "no_docker", lambda: "there is none")
     episodes = asyncio.run(played(registry.make(GUESS), 2))
     job = Job(registry.reference(GUESS), episodes, tmp_path)
     found = docker_door.door(job)
