@@ -55,7 +55,11 @@ def is_there(tools: Path, name: str, found: External) -> bool:
 
 def run_python(folder: Path, code: str) -> bool:
     python = folder / "bin" / "python"
-    return python.exists() and not subprocess.run([python, "-c", code], capture_output=True, check=False).returncode
+    # Where no folder is called `agentrl`, as in `conformed`.
+    return (
+        python.exists()
+        and not subprocess.run([python, "-c", code], capture_output=True, check=False, cwd=folder).returncode
+    )
 
 
 def python_of(version: str) -> str:
