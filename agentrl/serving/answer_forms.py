@@ -61,6 +61,13 @@ def chunk(
     return {**head.fields("chat.completion.chunk"), "choices": [choice]}
 
 
+def last_chunks(head: Head, number: int, choice: Choice, **further: Any) -> list[dict[str, Any]]:
+    """The calls of one choice, and why it ended. Args: further: fields of the last piece."""
+    calls = [{"index": index, **call_form(choice, call)} for index, call in enumerate(choice.action.tool_calls)]
+    found = [chunk(head, number, {"tool_calls": [call]}) for call in calls]
+    return [*found, chunk(head, number, {}, finish=choice.action.finish_reason, **further)]
+
+
 def usage_chunk(head: Head, answer: Answer) -> dict[str, Any]:
     """The last piece, where the request asks for the counts."""
     return {**head.fields("chat.completion.chunk"), "choices": [], "usage": answer.usage()}

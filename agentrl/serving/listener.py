@@ -65,14 +65,19 @@ def patient(head_s: float) -> type[H11Protocol]:
     return Patient
 
 
-def config_of(app: ASGIApp, grace_s: int) -> uvicorn.Config:
-    """How an application for a few clients is served. Args: grace_s: seconds for answers in progress at the end."""
+def config_of(app: ASGIApp, grace_s: int, connections: int = _MOST_CONNECTIONS) -> uvicorn.Config:
+    """How an application for a few clients is served.
+
+    Args:
+        grace_s: seconds for answers in progress at the end.
+        connections: most at the same time.
+    """
     return uvicorn.Config(
         app,
         http=patient(HEAD_S),
         log_config=None,
         access_log=False,
-        limit_concurrency=_MOST_CONNECTIONS,
+        limit_concurrency=connections,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=grace_s,
     )

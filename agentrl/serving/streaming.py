@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from agentrl.messages import Action
-from agentrl.serving.answer_forms import Head, Token, call_form, chunk, logprobs, usage_chunk
+from agentrl.serving.answer_forms import Head, Token, chunk, last_chunks, logprobs, usage_chunk
 from agentrl.serving.api_errors import ApiError
 from agentrl.serving.chat_model import Answer, ChatModel
 from agentrl.serving.chat_request import ChatRequest
@@ -117,15 +117,12 @@ def _ends(
     """What is left to send when every choice has ended."""
     found = []
     for number, choice in enumerate(answer.choices):
-        action = choice.action
-        rest = pieces[number].rest(action)
+        rest = pieces[number].rest(choice.action)
         if rest is not None:
             found.append(chunk(head, number, rest.pop("delta"), **rest))
-        for index, call in enumerate(action.tool_calls):
-            found.append(chunk(head, number, {"tool_calls": [{"index": index, **call_form(choice, call)}]}))
         further: dict[str, Any] = {"logprobs": logprobs(pieces[number].waiting)} if request.logprobs else {}
         ids = {"token_ids": list(choice.done.ids)} if request.token_ids else {}
-        found.append(chunk(head, number, {}, finish=action.finish_reason, **further, **ids))
+        found += last_chunks(head, number, choice, **further, **ids)
     if request.include_usage:
         found.append(usage_chunk(head, answer))
     return found

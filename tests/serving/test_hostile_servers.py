@@ -11,7 +11,6 @@ import pytest
 from agentrl.serving import app as chat_app
 from agentrl.serving import listener
 from agentrl.serving.capture import app as capture_app
-from agentrl.serving.capture import server as capture_server
 from agentrl.serving.envs import guard as env_guard
 from agentrl.viewer import guard as viewer_guard
 from tests.serving.faces import FACES, Face, answer_to, opened
@@ -25,7 +24,6 @@ def face(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A server whose deadlines are short."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listener, "HEAD_S", _SOON_S)
-        patch.setattr(capture_server, "_SILENT_S", _SOON_S)
         patch.setattr(capture_app, "BODY_S", _SOON_S)
         patch.setattr(viewer_guard, "_BODY_S", _SOON_S)
         patch.setattr(env_guard, "_BODY_S", _SOON_S)

@@ -5,17 +5,17 @@ The sessions of one group are a `TrajectoryGroup`; `groups` gives these to a sta
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
+
+from anyio.from_thread import start_blocking_portal
 
 from agentrl.errors import EnvFault, RolloutError
 from agentrl.policy.base import SamplingParams
@@ -30,7 +30,6 @@ from agentrl.serving.chat_model import ChatModel
 from agentrl.trajectory import CAPTURED, Ending, EnvRef, Labels, Task, Trajectory, TrajectoryGroup
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 _NAME = "agentrl"
 
 
@@ -85,28 +84,25 @@ class Recorder:
         self.trajectories: deque[Trajectory] = deque(maxlen=keep)
         self._groups: dict[str, list[Trajectory]] = defaultdict(list)  # not given to a source yet
         self._number, self._news = 0, threading.Lock()
-        self._loop, self._ready = asyncio.new_event_loop(), threading.Event()
-        self.keep, self._calls = keep, set[Future[Any]]()
-        self._broken: BaseException | None = None
-        self.closed = False
+        self.keep, self.closed = keep, False
         self._watchers: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         """Raises: ConfigError, or what else keeps the server from starting."""
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._ready.wait()
-        if self._broken is not None:
-            self._thread.join()
-            raise self._broken
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal())
+            self._model = self._portal.call(ChatModel, self.policy, _NAME)
+            self._server = stack.enter_context(self._portal.wrap_async_context_manager(CaptureServer()))
+            self._thread = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(RuntimeError):  # the loop has ended already
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        with self._news:
+            self.closed = True
+            self._tell()
+        self._thread.close()
         if self._store is not None:
             self._store.close()
 
@@ -121,7 +117,7 @@ class Recorder:
         self._number += 1
         session = Session(self._model, self._sampling, max_turns=self._max_turns, name=str(self._number))
         played = Task(task or session.name, "train", {"text": task})
-        self._in_loop(self._begin(Episode(session, AgentTasks(), played)))
+        self._in_loop(self._server.proxy.add, Episode(session, AgentTasks(), played))
         found = CapturedSession(session, self._server.url)
         ending = Ending("error", "the agent raised", "author")
         try:
@@ -129,14 +125,11 @@ class Recorder:
             ending = Ending("answer")
         finally:
             try:
-                self._in_loop(self._end(session))
+                self._in_loop(self._end, session)
             finally:
                 self._record(session, played, found, ending, group or played.id)
         if not math.isfinite(found.reward):
             raise ValueError(f"reward = {found.reward!r}: expected a finite number; the session is recorded as a fault")
-
-    async def _begin(self, episode: Episode) -> None:
-        self._server.proxy.add(episode)
 
     async def _end(self, session: Session) -> None:
         self._server.proxy.remove(session)
@@ -209,36 +202,11 @@ class Recorder:
             with self._news:
                 self._watchers.remove(tell)
 
-    def _in_loop(self, call: Coroutine[Any, Any, T]) -> T:
-        """Run something on the event loop, and wait for it. Raises: what it raises; RolloutError without a loop."""
+    def _in_loop(self, call: Callable[..., Any], about: Session | Episode) -> None:
+        """Call something where the server runs, and wait for it. Raises: RolloutError if the recorder is closed."""
         if self.closed:
-            call.close()
             raise RolloutError("the recorder is closed: use its sessions inside its `with` block")
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
-        self._calls.add(future)
-        future.add_done_callback(self._calls.discard)
-        return future.result()
-
-    def _run(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                runner.run(self._serve())
-        except BaseException as error:
-            self._broken = error
-        finally:
-            with self._news:
-                self.closed = True
-                self._tell()
-            for call in list(self._calls):
-                call.cancel()
-            self._ready.set()
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
-        self._model = ChatModel(self.policy, _NAME)
-        async with CaptureServer() as self._server:
-            self._ready.set()
-            await self._stop.wait()
+        self._portal.call(call, about)
 
 
 def capture(model: str | Path | LocalPolicy, **options: Any) -> Recorder:

@@ -13,11 +13,11 @@ import pytest
 from agentrl.env import registry
 from agentrl.policy.base import SamplingParams
 from agentrl.serving.capture import app as capture_app
-from agentrl.serving.capture import server as capture_server
 from agentrl.serving.capture.episode import Episode
 from agentrl.serving.capture.server import CaptureServer
 from agentrl.serving.capture.session import Session
 from agentrl.serving.chat_model import ChatModel
+from agentrl.serving.listener import patient
 from tests.serving.conftest import ENV
 
 BODY = {"model": "any", "messages": [{"role": "user", "content": "Lamp 3?"}]}
@@ -175,7 +175,7 @@ async def test_a_body_that_is_too_large(server: CaptureServer, monkeypatch: pyte
 
 async def test_slow_clients_lose_their_place(server: CaptureServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture_app, "BODY_S", 0.3)
-    monkeypatch.setattr(capture_server, "_SILENT_S", 0.3)
+    monkeypatch.setattr(server._server.config, "http_protocol_class", patient(0.3))
     port = int(server.url.rpartition(":")[2])
     slow = []
     for sent in (b"", b"POST /s/mine/v1/chat", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "):
@@ -197,22 +197,15 @@ async def test_slow_clients_lose_their_place(server: CaptureServer, monkeypatch:
 
 
 async def test_a_connection_in_use_keeps_its_place(server: CaptureServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two requests it is silent whenever the server looks."""
-    looks = []
-
-    class Watched(capture_server._Impatient):
-        def _look(self) -> None:
-            looks.append(self)
-            super()._look()
-
-    monkeypatch.setattr(server._server.config, "http_protocol_class", Watched)
-    monkeypatch.setattr(capture_server, "_SILENT_S", 0.1)
+    """It lasts longer than the head of a request may take, and than it may be silent."""
+    monkeypatch.setattr(server._server.config, "http_protocol_class", patient(0.4))
+    monkeypatch.setattr(server._server.config, "timeout_keep_alive", 1)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
     async with asyncio.timeout(60):
-        while len(looks) < 4:
+        for _ in range(6):
             writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert (await reader.readuntil(b"}")).endswith(b'{"status":"ok"}')
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.2)
         assert await reader.read() == b""  # no more requests: it ends
     writer.close()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentrl.policy.base import SamplingParams
-from agentrl.serving.answer_forms import Head, call_form, chunk, completion, usage_chunk
+from agentrl.serving.answer_forms import Head, chunk, completion, last_chunks, usage_chunk
 from agentrl.serving.capture.dialects.base import Answered, Dialect, Stream, as_list, asked, event, limited
 from agentrl.serving.chat_request import ChatRequest
 
@@ -43,10 +43,7 @@ class _ChatStream(Stream):
         return [event(chunk(self._head, 0, delta))]
 
     def end(self, answered: Answered) -> list[bytes]:
-        choice = answered.answer.choices[0]
-        calls = [{"index": number, **call_form(choice, call)} for number, call in enumerate(choice.action.tool_calls)]
-        found = [chunk(self._head, 0, {"tool_calls": [call]}) for call in calls]
-        found.append(chunk(self._head, 0, {}, finish=choice.action.finish_reason))
+        found = last_chunks(self._head, 0, answered.answer.choices[0])
         if answered.request.include_usage:
             found.append(usage_chunk(self._head, answered.answer))
         return [*map(event, found), b"data: [DONE]\n\n"]
