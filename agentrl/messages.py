@@ -20,6 +20,7 @@ from agentrl.safe_json import made_safe, problem_of, safe_text
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "content_filter", "refused"]
 _ROLES = get_args(Role)
+_TURN_KEYS = frozenset(("role", "content", "tool_calls", "reasoning_content"))
 _decode_object = Decoder(dict[str, Any]).decode
 _decode_any = json.JSONDecoder().decode
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -280,6 +281,8 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
             role = action.get("role", "assistant")
             if role not in _ROLES:
                 raise ValueError(f"message role must be system, user, assistant or tool, got {role!r}")
+            if not _TURN_KEYS & action.keys():
+                raise TypeError(f"an assistant message has content or tool_calls, got keys {sorted(map(str, action))}")
             entries, reasoning = action.get("tool_calls"), action.get("reasoning_content")
             calls = _calls(entries) if entries else ()
             return cls(_text(action.get("content")), calls, None if reasoning is None else _optional(reasoning))

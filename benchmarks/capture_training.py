@@ -38,7 +38,7 @@ ENV = {"id": "agentrl/Shop-v0"}
 WARM: Mapping[str, Any] = {"kind": "supervise", "demonstrators": {"oracle": 0.25, "hasty": 0.75}}
 TASKS = 100
 REINFORCE: Mapping[str, Any] = {"playing": {"prompts_per_step": 8, "group_size": 8}}
-RATE = 1.2e-3
+RATE = 6e-4
 COLUMNS = (
     *("agent", "seed", "steps", "rate", "before, greedy", "before, sampled", "after, greedy", "after, sampled"),
     *("CPU s: warm start, run", "wall s", "first ratio − 1", "first KL", "re-tokenised ids", "forks (edited)"),

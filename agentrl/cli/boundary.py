@@ -85,13 +85,20 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(self.summaries.items()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_JSON] = "--json" in args  # wrong usage may be found before the command has read its options
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         end_when_hung(lambda message: _say(ctx, "Hung", message))
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             fail(ctx, "Interrupted", "stopped by Ctrl-C", EXIT_INTERRUPTED)
-        except (BrokenPipeError, click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            _say_json(ctx, "Usage", error.format_message())
+            raise
+        except (BrokenPipeError, click.exceptions.Exit, click.Abort):
             raise
         except SystemExit as error:  # author code that calls sys.exit must not end a command as if it had succeeded
             place = author_place(error)
@@ -111,6 +118,7 @@ class Commands(click.Group):
         except Exception as error:
             place = author_place(error)
             if ctx.meta.get(_DEBUG) or (place is None and not isinstance(error, (ValueError, OSError))):
+                _say_json(ctx, type(error).__name__, str(error))
                 raise
             if place is None:
                 fail(ctx, "Error", str(error))
@@ -139,6 +147,10 @@ def say(message: str, *, err: bool = False) -> None:
 
 def _say(ctx: click.Context, kind: str, message: str) -> None:
     say(f"{kind}: {message}", err=True)
+    _say_json(ctx, kind, message)
+
+
+def _say_json(ctx: click.Context, kind: str, message: str) -> None:
     if ctx.meta.get(_JSON):
         print_json({"error": {"type": kind, "message": message}})
 

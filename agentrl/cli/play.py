@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import sys
@@ -22,7 +23,7 @@ from agentrl.trajectory import Ending
 
 HELP = """\
   tool {"arg": 1}    call a tool with JSON arguments
-  tool arg=1 b=tea   the same, shorter; quote values with spaces
+  tool arg=1 b=tea   the same, shorter; quote words with spaces; lists and objects are JSON: c=[1, 2]
   any other text     your answer
   /say TEXT          answer with a text that begins like a tool
   /tools  /help  /quit"""
@@ -129,15 +130,38 @@ def read_arguments(text: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     Raises: ValueError if they are neither.
     """
     if text.startswith("{"):
-        arguments = json.loads(text)
-        return dict(arguments)
-    arguments = {}
-    for word in shlex.split(text):
+        return dict(json.loads(text))
+    arguments: dict[str, Any] = {}
+    while text:
+        name, _, rest = text.partition("=")
+        schema = parameters.get("properties", {}).get(name, {})
+        found = _json_at_start(rest) if rest[:1] in ("[", "{") and schema.get("type") != "string" else None
+        if found is not None:
+            arguments[name], text = found
+            continue
+        word, text = _first_word(text)
         name, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"{word!r} is not name=value")
-        arguments[name] = _value(value, parameters.get("properties", {}).get(name, {}))
+        arguments[name] = _value(value, schema)
     return arguments
+
+
+def _json_at_start(text: str) -> tuple[Any, str] | None:
+    """A JSON list or object, whose quotes a shell would remove, and the text after it; None if it is none."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return None
+    return value, text[end:].strip()
+
+
+def _first_word(text: str) -> tuple[str, str]:
+    """The first word, without its quotes, and the text after it. Raises: ValueError if a quote is not closed."""
+    stream = io.StringIO(text)
+    words = shlex.shlex(stream, posix=True)
+    words.whitespace_split, words.commenters = True, ""
+    return words.get_token() or "", stream.read().strip()
 
 
 def _value(text: str, schema: Mapping[str, Any]) -> Any:

@@ -123,6 +123,20 @@ def test_json_is_one_document_also_on_failure() -> None:
     assert bad.stderr == "EnvFault: gone\n"
 
 
+@pytest.mark.parametrize("command", [["do", "--json", "--fast"], ["do", "--fast", "--json"], ["dont", "--json"]])
+def test_json_is_one_document_also_where_usage_is_wrong(command: list[str]) -> None:
+    wrong = CliRunner().invoke(group(None), command)
+    assert (wrong.exit_code, json.loads(wrong.stdout)["error"]["type"]) == (2, "Usage")
+    assert CliRunner().invoke(group(None), [word for word in command if word != "--json"]).stdout == ""
+
+
+def test_json_is_one_document_also_for_a_bug_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boundary, "_OURS", (str(Path(__file__).parent),))  # as if raised by AgentRL itself
+    bug = CliRunner().invoke(group(RuntimeError("no such state")), ["do", "--json"])
+    assert isinstance(bug.exception, RuntimeError)  # its traceback is shown
+    assert json.loads(bug.stdout) == {"error": {"type": "RuntimeError", "message": "no such state"}}
+
+
 def test_usage_errors_exit_with_2_and_suggest() -> None:
     result = CliRunner().invoke(main, ["tran"])
     assert result.exit_code == 2

@@ -52,6 +52,11 @@ def play(*lines: str, **options: Any) -> float | None:
         ("price item='green tea' count=2", {"item": "green tea", "count": 2}),
         ("price item=12 count=2", {"item": "12", "count": 2}),
         ("price item=a=b", {"item": "a=b"}),
+        ("price item=[a] count=2", {"item": "[a]", "count": 2}),
+        ('price of={"kind": "tea", "in": ["cup", 2]} item=x', {"of": {"kind": "tea", "in": ["cup", 2]}, "item": "x"}),
+        ("price of=[1, 2]", {"of": [1, 2]}),
+        ("price of='{\"a\": 1}'", {"of": {"a": 1}}),
+        ("price of=[a", {"of": "[a"}),
         ("price", {}),
     ],
 )

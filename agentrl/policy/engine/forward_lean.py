@@ -23,8 +23,10 @@ from agentrl.policy.engine.slots import Ids, KvSlots
 _FAMILY = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 _FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 
-# Decoding a contiguous range of slots reads keys in place; decoding scattered ones copies them first,
-# which costs about as much again. So idle slots inside the range are computed too, up to this factor.
+# Decoding a contiguous range of slots reads keys in place; decoding scattered ones copies them first, which costs three
+# times as much on a CPU. Where a slot's keys and values are more than this, each range is a call of its own there.
+# Elsewhere a call costs more than its rows, so idle slots inside a range are computed too, up to this factor.
+_COPIED_BYTES = 2**19
 _DENSE_UP_TO = 2.0
 
 # Prefills of at most this many tokens count as equally long.
@@ -87,15 +89,15 @@ class _Decode:
     """Decoding rows attended at once.
 
     Attributes:
-        at: (B,) which of the decoding rows they are; None where they are all of them.
-        rows: (B,) their slots.
-        dense: slots [0, dense) are attended in place; 0 where rows are gathered.
+        at: (B,) which of the decoding rows they are.
+        slots: a range that is attended in place, or (B,) slots whose keys are copied first.
+        inside: (B,) their places in the range; None where it has no others.
         seen: which positions each row sees, additive, (rows, 1, 1, span).
     """
 
-    at: Tensor | None
-    rows: Tensor
-    dense: int
+    at: slice | Tensor
+    slots: slice | Tensor
+    inside: Tensor | None
     seen: Tensor
 
 
@@ -214,7 +216,7 @@ class LeanForward:
 
     def _decode_attention(self, query: Tensor, keys: Tensor, values: Tensor, at: _Layout) -> Tensor:
         """(B, H * D) of all decoding rows."""
-        if at.decodes[0].at is None:
+        if len(at.decodes) == 1:
             return self._decode_group(query, keys, values, at.decodes[0])
         mixed = query.new_empty((at.decode, self.heads * self.head_dim))
         for group in at.decodes:
@@ -223,22 +225,19 @@ class LeanForward:
 
     def _decode_group(self, query: Tensor, keys: Tensor, values: Tensor, at: _Decode) -> Tensor:
         """(B, H * D). The query heads that share a key head attend as if they were further positions."""
-        rows, span, count = at.rows, at.seen.shape[-1], len(query)
+        span, count = at.seen.shape[-1], len(query)
         group = self.heads // self.kv_heads
         query = query.view(count, self.kv_heads, group, self.head_dim)
         filled = self.shapes.queries(group)
         if filled > group:
             query = F.pad(query, (0, 0, 0, filled - group))
-        if at.dense:
-            if count < at.dense:
-                query = query.new_zeros((at.dense, *query.shape[1:])).index_copy_(0, rows, query)
-            keys, values = keys[: at.dense, :, :span], values[: at.dense, :, :span]
-        else:
-            keys, values = keys[rows, :, :span], values[rows, :, :span]
+        if at.inside is not None:
+            query = query.new_zeros((len(at.seen), *query.shape[1:])).index_copy_(0, at.inside, query)
+        keys, values = keys[at.slots, :, :span], values[at.slots, :, :span]
         mask = at.seen.expand(-1, 1, filled, -1)
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)[:, :, :group]
-        if at.dense and count < at.dense:
-            mixed = mixed[rows]
+        if at.inside is not None:
+            mixed = mixed[at.inside]
         return mixed.reshape(count, -1)
 
     def _prefill_attention(self, query: Tensor, keys: Tensor, values: Tensor, at: _Prefill) -> Tensor:
@@ -319,22 +318,30 @@ class LeanForward:
         if not len(rows):
             return ()
         kinds = self.shapes.classes(self.kv.length[rows] + 1)
-        found = np.unique(kinds)
-        if len(found) == 1:
-            return (self._decode(None, rows, int(found[0])),)
-        return tuple(self._decode(np.flatnonzero(kinds == kind), rows, int(kind)) for kind in found)
+        parts = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+        parts = [run for part in parts for run in self._runs(part, rows[part])]
+        return tuple(self._decode(at, rows, int(kinds[at[0]])) for at in parts)
 
-    def _decode(self, at: NDArray[np.int64] | None, all_rows: NDArray[np.int64], kind: int) -> _Decode:
-        """A group: the decoding rows `at`, or all of them."""
-        rows = all_rows if at is None else all_rows[at]
-        length = self.kv.length
-        reach = int(rows.max()) + 1
-        dense = reach if reach <= _DENSE_UP_TO * len(rows) else 0
-        last_seen = length[:dense] if dense else length[rows]
+    def _runs(self, at: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Decoding rows of ascending slots, split into ranges of slots where that costs less than copies."""
+        numbers = 2 * int(self.kv.length[rows].max()) * self.kv_heads * self.head_dim
+        if self.cos_TD.device.type != "cpu" or numbers * self.cos_TD.element_size() < _COPIED_BYTES:
+            return [at]
+        return np.split(at, np.flatnonzero(np.diff(rows) != 1) + 1)
+
+    def _decode(self, at: NDArray[np.int64], all_rows: NDArray[np.int64], kind: int) -> _Decode:
+        """A group: the decoding rows `at`."""
+        rows, length = all_rows[at], self.kv.length
+        first, last = int(rows.min()), int(rows.max()) + 1
+        dense = last - first <= _DENSE_UP_TO * len(rows)
+        slots = slice(first, last) if dense else self._put(rows)
+        inside = self._put(rows - first) if dense and last - first > len(rows) else None
         span = self.shapes.span(kind, int(length[rows].max()) + 1)
-        hidden = np.arange(span)[None] > last_seen[:, None]
+        hidden = np.arange(span)[None] > length[slots if dense else rows][:, None]
         mask = self._put(np.where(hidden, -np.inf, 0.0)).to(self.cos_TD.dtype)
-        return _Decode(None if at is None else self._put(at), self._put(rows), dense, mask[:, None, None])
+        begin, end = int(at[0]), int(at[-1]) + 1
+        which = slice(begin, end) if end - begin == len(at) else self._put(at)
+        return _Decode(which, slots, inside, mask[:, None, None])
 
     def _prefills(self, slots: NDArray[np.int64], counts: NDArray[np.int64], start: int) -> list[_Prefill]:
         """A group whose tokens begin at flat index `start`."""

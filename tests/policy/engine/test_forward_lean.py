@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from agentrl.errors import ModelError
+from agentrl.policy.engine import forward_lean
 from agentrl.policy.engine.forward_hf import HfForward
 from agentrl.policy.engine.forward_lean import LeanForward, supports
 from agentrl.policy.engine.slots import KvSlots
@@ -126,6 +127,19 @@ def test_prefills_attended_at_once_equal_the_model(make: Any, monkeypatch: pytes
     model = seeded(make)
     kv = KvSlots(5, 100)
     assert check_rounds(model, LeanForward(model, kv), kv) < 2e-5
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_slots_attended_in_ranges_equal_the_model(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_lean, "_COPIED_BYTES", 0)
+    model = seeded(qwen3)
+    kv = KvSlots(5, 128)
+    forward = LeanForward(model, kv, exact=exact)
+    assert check_rounds(model, forward, kv) < 2e-5
+    kv.length[:] = [7, 8, 9, 100, 10]
+    ranges = [group.slots for group in forward._decodes(np.array([0, 2, 4]))]
+    assert ranges == [slice(0, 1), slice(2, 3), slice(4, 5)]
+    assert [group.slots for group in forward._decodes(np.array([0, 1, 2]))] == [slice(0, 3)]
 
 
 def test_groups_on_an_accelerator_are_of_like_length() -> None:
