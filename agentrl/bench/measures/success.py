@@ -12,7 +12,7 @@ from agentrl.bench.estimates import Estimate, ValuesByTask, clustered_mean, clus
 from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, by_task, scored, task_families
 from agentrl.bench.statistics.families import Families, families_of
 from agentrl.bench.statistics.pass_rates import complete, pass_at_k, pass_hat_k
-from agentrl.trajectory import Trajectory
+from agentrl.trajectory import Trajectory, follows_actions
 
 _ROUNDING = 1e-12
 
@@ -97,7 +97,11 @@ def mean_of_rewards(values_by_task: ValuesByTask, families: Families = ()) -> Es
 
 @dataclass(frozen=True)
 class PassAt(Measure):
-    """pass@k: the chance that at least one of k trials succeeds; tasks with fewer than k scored trials are left out."""
+    """pass@k: the chance that at least one of k trials succeeds; tasks with fewer than k counted trials are left out.
+
+    Scored trials count, and those that were discarded after the model had acted count as failures: a policy could
+    otherwise remove a task by losing one of its trials.
+    """
 
     k: int
     unit = SHARE
@@ -110,7 +114,10 @@ class PassAt(Measure):
         return f"pass_at:{self.k}"
 
     def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
-        return pass_at_k(outcomes(episodes), self.k, families=outcome_families(episodes))
+        counted = [t for t in episodes if t.ending.kind != "fault" or follows_actions(t)]
+        won = by_task(counted, Success().of)
+        families = families_of(list(won), task_families(episodes))
+        return pass_at_k([[value > 0 for value in of_task] for of_task in won.values()], self.k, families=families)
 
 
 @dataclass(frozen=True)
