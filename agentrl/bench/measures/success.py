@@ -114,10 +114,8 @@ class PassAt(Measure):
         return f"pass_at:{self.k}"
 
     def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
-        counted = [t for t in episodes if t.ending.kind != "fault" or follows_actions(t)]
-        won = by_task(counted, Success().of)
-        families = families_of(list(won), task_families(episodes))
-        return pass_at_k([[value > 0 for value in of_task] for of_task in won.values()], self.k, families=families)
+        won = won_of_tried(episodes)
+        return pass_at_k(list(won.values()), self.k, families=families_of(list(won), task_families(episodes)))
 
 
 @dataclass(frozen=True)
@@ -151,6 +149,12 @@ def outcomes(episodes: Sequence[Trajectory]) -> list[list[bool]]:
     return [[bool(value) for value in values] for values in by_task(scored(episodes), Success().of).values()]
 
 
+def won_of_tried(episodes: Sequence[Trajectory]) -> dict[str, list[bool]]:
+    """Task id -> whether each episode succeeded: the scored ones, and those discarded after the model had acted."""
+    tried = [t for t in episodes if t.ending.kind != "fault" or follows_actions(t)]
+    return {task: [value > 0 for value in of_task] for task, of_task in by_task(tried, Success().of).items()}
+
+
 def pass_hat_of_attempted(episodes: Sequence[Trajectory], k: int) -> Estimate:
     """pass^k of all tasks, with discarded episodes, and those with a second choice, as failures."""
     values = SuccessOfAttempted().values_by_task(episodes)
@@ -166,7 +170,8 @@ def outcome_families(episodes: Sequence[Trajectory]) -> Families:
 
 def complete_episodes(episodes: Sequence[Trajectory], trials: int) -> tuple[int, list[Trajectory]]:
     """The episodes of one set of tasks for pass@k and pass^k of every k, and the largest k. Args: as `complete`."""
-    largest, kept = complete(outcomes(episodes), trials)
-    tasks = list(dict.fromkeys(episode.task.id for episode in scored(episodes)))
+    won = won_of_tried(episodes)
+    largest, kept = complete(list(won.values()), trials)
+    tasks = list(won)
     chosen = {tasks[index] for index in kept}
     return largest, [episode for episode in episodes if episode.task.id in chosen]
