@@ -21,7 +21,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from threading import get_ident
-from time import monotonic, process_time
+from time import monotonic, process_time, sleep
 from types import FrameType
 from typing import Any
 
@@ -52,6 +52,8 @@ _overdue: dict[int, tuple[Running | None, str]] = {}
 
 _left: dict[threading.Thread, int] = {}
 """Threads that nobody waits for -> times that they were interrupted."""
+_to_raise: set[int] = set()
+"""Threads in which `Hung` is to be raised after this look."""
 
 
 class Hung(BaseException):
@@ -142,6 +144,7 @@ class Watchdog:
         """Look until told to stop."""
         while not stop.wait(self.look_s):
             self.look()
+            _raise_in_others(self.look_s / 4)
 
 
 def interrupted(thread: int) -> None:
@@ -149,11 +152,34 @@ def interrupted(thread: int) -> None:
     if _watchdog.has_alarm and thread == threading.main_thread().ident:
         signal.pthread_kill(thread, signal.SIGVTALRM)
     else:
-        _raise_in(thread)
+        _to_raise.add(thread)
 
 
-def _raise_in(thread: int) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Hung))
+def _raise_in_others(window_s: float) -> None:
+    """Raise `Hung` in the threads that are to be interrupted, if they run Python code within a while.
+
+    What a thread has not taken by then is withdrawn: as long as it waits there, every thread of the process runs
+    slowly, and code that is profiled stands still (CPython 3.11).
+    """
+    threads = [*_to_raise]
+    _to_raise.clear()
+    if not threads:
+        return
+    for thread in threads:
+        _set_exception(thread, ctypes.py_object(Hung))
+    sleep(window_s)
+    for thread in threads:
+        _set_exception(thread, None)
+    try:  # the interpreter forgets that there was one where a thread takes one
+        _set_exception(get_ident(), ctypes.py_object(Hung))
+        while True:
+            sleep(0)
+    except Hung:
+        pass
+
+
+def _set_exception(thread: int, exception: Any) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception)
 
 
 _watchdog = Watchdog()
@@ -178,6 +204,7 @@ def _forget() -> None:
     running.clear()
     _overdue.clear()
     _left.clear()
+    _to_raise.clear()
 
 
 def leave(thread: threading.Thread) -> bool:
@@ -188,10 +215,9 @@ def leave(thread: threading.Thread) -> bool:
     number = thread.ident
     if number is None or not thread.is_alive():
         return False
-    at_network = waits_for_network(number)
-    _left[thread] = 1
-    _raise_in(number)
-    return at_network
+    _left[thread] = 0
+    start()
+    return waits_for_network(number)
 
 
 def num_left() -> int:
@@ -207,7 +233,7 @@ def _interrupt_left() -> None:
     for thread, times in list(_left.items()):
         if times < _GRACE_LOOKS and thread.ident is not None:
             _left[thread] = times + 1
-            _raise_in(thread.ident)
+            _to_raise.add(thread.ident)
 
 
 def end_when_hung(say: Callable[[str], None] | None) -> None:

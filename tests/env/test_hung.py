@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 import urllib.request
@@ -296,3 +297,19 @@ async def test_code_that_waits_for_a_server_is_no_failure_of_the_author(name: st
     with pytest.raises(EnvFault) as raised:
         await env.astep(call(name, text=TEXT))
     assert raised.value.at == "network"
+
+
+def test_a_thread_that_cannot_be_ended_holds_up_no_profiled_code() -> None:
+    waits = threading.Thread(target=released.wait, daemon=True)
+    waits.start()
+    watchdog.leave(waits)
+    while watchdog._left[waits] < 3:
+        time.sleep(0.001)
+    calls = []
+    sys.setprofile(lambda frame, event, arg: calls.append(event))
+    try:
+        for text in ("a", "b"):
+            text.upper()
+    finally:
+        sys.setprofile(None)
+    assert len(calls) >= 4
