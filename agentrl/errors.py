@@ -40,6 +40,8 @@ class _Fault(AgentRLError):
         # Set on the way out: which tool was called, and whether it happened after the model had acted.
         self.tool = ""
         self.after_action = False
+        # Set where it is made: code was interrupted after all the seconds that it may take.
+        self.is_late = False
 
 
 class EnvFault(_Fault):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from msgspec import Struct
 
-from agentrl.errors import Who
+from agentrl.errors import PolicyFault, Who
 from agentrl.messages import Action, Message
 from agentrl.sampling import SamplingParams
 
@@ -271,3 +271,28 @@ class TrajectoryGroup:
 def context_after(action: Action) -> tuple[int, ...]:
     """Ids the model has seen or sampled up to the end of this action."""
     return (*(action.prompt_ids or ()), *(action.token_ids or ()))
+
+
+def follows_actions(episode: Trajectory) -> bool:
+    """Whether an episode is discarded after an action of the model reached the environment.
+
+    The model may then have brought the fault about. A fault of the policy's own server is no such case, nor is one
+    before the first action.
+    """
+    if episode.ending.kind != "fault" or not episode.turns:
+        return False
+    if not episode.ending.detail.startswith(PolicyFault.__name__):
+        return any(turn.action.finish_reason != "abort" for turn in episode.turns)
+    # A server that the environment asks, such as that of a simulated user, fails in a step, which stays unfinished.
+    last = episode.turns[-1]
+    return last.action.finish_reason != "abort" and not last.next_observation and last.env_s == 0.0
+
+
+def counted_successes(episodes: Iterable[Trajectory]) -> list[bool]:
+    """Success of each sampled episode, for pass rates that decide what is played, trained on or stopped.
+
+    One that was discarded after the model had acted counts as failed, and so does one with a second choice: a policy
+    could otherwise remove its losing episodes. Greedy ones, and what was discarded before, are left out.
+    """
+    sampled = [t for t in episodes if t.trains or (t.labels.mode != "greedy" and follows_actions(t))]
+    return [t.success and not t.labels.asked_anew for t in sampled]

@@ -209,6 +209,16 @@ class Fickle(ToolEnv):
         made = self.odd_tool() if word == "odd" else "even"
         return await made if asyncio.iscoroutine(made) else made
 
+    @tool
+    def use_in_place(self, word: str) -> Any:
+        """Use a word."""
+        return self.odd_tool() if word == "odd" else "even"
+
+    @tool(blocking=True)
+    def use_apart(self, word: str) -> Any:
+        """Use a word."""
+        return self.odd_tool() if word == "odd" else "even"
+
     def respond(self, text: str) -> Any:
         return self.odd_user() if text == "odd?" else None
 
@@ -228,6 +238,16 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
+def endless() -> None:
+    while True:
+        pass
+
+
+def hangs(name: str, hang: Callable[[], Any]) -> Cause:
+    env = type("Fickle", (Fickle,), {"odd_tool": staticmethod(hang)})
+    return Cause(FAILED, lambda: second_of(env, Steps([call(name, word="a"), "bye"], [call(name, word="odd"), "bye"])))
+
+
 def lost(kind: int) -> OSError:
     return OSError(kind, "no")
 
@@ -239,6 +259,11 @@ CODE = {
     "a tool raises on some arguments": fickle(FAILED, odd_tool=raising(lambda: KeyError("odd"))),
     "a tool calls sys.exit": fickle(FAILED, odd_tool=raising(lambda: SystemExit(0))),
     "a tool does not return": fickle(FAILED, odd_tool=forever),
+    "a plain tool does not return": hangs("use_in_place", endless),
+    "a plain tool runs a regular expression without end": hangs(
+        "use_in_place", lambda: re.match(r"(a+)+$", "a" * 60 + "!")
+    ),
+    "a blocking tool does not return": hangs("use_apart", endless),
     "a tool recurses without an end": fickle(FAILED, odd_tool=raising(RecursionError)),
     "a tool returns what has no JSON form": fickle(FAILED, odd_tool=object),
     "a tool awaits something cancelled": fickle(FAILED, odd_tool=raising(asyncio.CancelledError)),
@@ -468,6 +493,7 @@ def lands(trajectory: Trajectory) -> str:
     "name", [pytest.param(n, marks=pytest.mark.docker if n.endswith("docker") else ()) for n in CAUSES]
 )
 async def test_a_cause_lands_in_its_column(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentrl.env.watchdog._watchdog.look_s", 0.02)
     monkeypatch.setenv("API_TOKEN", "a-token-of-these-tests")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-of-these-tests")
     cause = CAUSES[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from agentrl.rollout.judging.judge import Judge
 from agentrl.rollout.users.policy_user import PolicyUser
 from agentrl.trajectory import Task, Trajectory
 from tests.rollout.judging.judges import fair
-from tests.test_whose_failure import FAILED, NETWORK, SERVER, Cause, Steps, lands, second_of
+from tests.test_whose_failure import COUNTS, FAILED, NETWORK, SERVER, Cause, Steps, lands, second_of
 
 
 class Server(Policy):
@@ -29,13 +30,16 @@ class Server(Policy):
 
     Args:
         answers: what it says otherwise.
-        fails: what it raises or says then; None is no answer at all.
+        fails: what it raises or says then; None is no answer at all, a number how many tokens it thinks.
+        most: tokens of an answer that the server takes.
     """
 
     name = "server"
 
-    def __init__(self, answers: Callable[..., str], fails: Exception | str | None, *, always: bool) -> None:
-        self.answers, self.fails, self.always, self.down = answers, fails, always, False
+    def __init__(
+        self, answers: Callable[..., str], fails: Exception | str | int | None, *, always: bool, most: int = 10**6
+    ) -> None:
+        self.answers, self.fails, self.always, self.down, self.most = answers, fails, always, False, most
 
     async def act(self, messages, tools, *, episode_id, sampling=None):
         poisoned = any("poison" in message.content for message in messages)
@@ -44,6 +48,11 @@ class Server(Policy):
             return Action(self.answers(messages, tools))
         if isinstance(self.fails, Exception):
             raise self.fails
+        if isinstance(self.fails, int):
+            if sampling.max_tokens > self.most:
+                raise ConfigError("the server refused the request: max_tokens is too large")
+            enough = sampling.max_tokens > self.fails
+            return Action(self.answers(messages, tools)) if enough else Action("", finish_reason="length")
         if self.fails is None:
             await asyncio.Event().wait()
         return Action(str(self.fails))
@@ -73,8 +82,11 @@ def played(**attributes: Any) -> Callable[[], Any]:
     return play
 
 
-def judge(fails: Exception | str | None, lands: str, *, always: bool = False) -> Cause:
-    return Cause(lands, played(judge=lambda: Judge(Server(fair, fails, always=always), "Right?", attempts=2)))
+def judge(
+    fails: Exception | str | int | None, lands: str, *, always: bool = False, most: int = 10**6, attempts: int = 2
+) -> Cause:
+    server = partial(Server, fair, fails, always=always, most=most)
+    return Cause(lands, played(judge=lambda: Judge(server(), "Right?", attempts=attempts)))
 
 
 def user(fails: Exception | str | None, lands: str, *, always: bool = False) -> Cause:
@@ -97,6 +109,9 @@ CAUSES = {
     "a judge's server fails on what the model said": judge(DOWN, SERVER),
     "a judge gives no verdict on what the model said": judge("Hm.", FAILED),
     "a judge says nothing to what the model said": judge("", FAILED),
+    "a judge thinks longer than its max_tokens on what the model said": judge(5000, COUNTS, attempts=1),
+    "a judge thinks without an end on what the model said": judge(10**6, FAILED, most=4096),
+    "a judge thinks without an end on anything": judge(10**6, SERVER, always=True),
     "a judge gives no verdict on anything": judge("Hm.", SERVER, always=True),
     "a simulated user's server is down": user(DOWN, SERVER, always=True),
     "a simulated user's server cannot be reached": user(GONE, NETWORK, always=True),

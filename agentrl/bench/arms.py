@@ -21,14 +21,14 @@ from agentrl.bench.generalisation import EnvironmentRun, Generalisation, general
 from agentrl.bench.measures.base import SHARE, Measure, by_task, scored
 from agentrl.bench.measures.by_name import measures_of
 from agentrl.bench.measures.confidence import CalibrationError
-from agentrl.bench.measures.endings import Faults, follows_actions
+from agentrl.bench.measures.endings import Faults
 from agentrl.bench.measures.success import Success, SuccessOfAttempted
 from agentrl.bench.statistics.jackknife import over_seeds
 from agentrl.bench.training_runs import MODES
 from agentrl.errors import ConfigError
 from agentrl.learning.confidence.calibration import Bin
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.trajectory import Trajectory
+from agentrl.trajectory import Trajectory, follows_actions
 
 Episodes = Mapping[str, Sequence[Trajectory]]
 """Task id -> its episodes."""

@@ -79,6 +79,7 @@ def success_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
         **{f"eval/success@{name}": estimate.mean for name, estimate in found.items()},
         "eval/success_env_mean": mean_over(list(found.values())).mean,
         "eval/success_env_min": min(estimate.mean for estimate in found.values()),
+        **{f"eval/success_of_attempted@{name}": r.success_of_attempted.mean for name, r in results.items()},
     }
 
 

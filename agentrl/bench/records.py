@@ -20,9 +20,8 @@ import msgspec
 
 from agentrl.bench.folder import SUMMARY, read_summary
 from agentrl.bench.identity import package_version
-from agentrl.bench.measures.endings import follows_actions
 from agentrl.errors import ConfigError, Who
-from agentrl.trajectory import Ending, EndingKind, EnvRef, Trajectory
+from agentrl.trajectory import Ending, EndingKind, EnvRef, Trajectory, follows_actions
 
 _MOST_EQUAL = 4096
 _ButSeed = tuple[int, float | None, bool, Ending, bool, bool]

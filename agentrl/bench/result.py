@@ -338,7 +338,7 @@ def score_of(
         measures: further ones to compute.
     """
     counting = scored(trajectories)
-    largest, whole = complete_episodes(counting, trials)
+    largest, whole = complete_episodes(trajectories, trials)
     largest = max(largest, 1)
     ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, largest) if k <= largest})
     counts = Counts.of(trajectories)

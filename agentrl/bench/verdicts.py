@@ -148,16 +148,23 @@ def signs_of(metrics: Sequence[Metrics], summary: Metrics) -> Signs:
     playing = [row for row in metrics if "rollout/success" in row]
     playing = [row for row in playing if row["stage"] == playing[-1]["stage"]]
     after = (summary.get("after") or {}).get("sampled") or {}
+    held_out = after.get("success_of_attempted") or after
     changes = [one for one in summary.get("verdicts", []) if one["name"] in CHANGES]
     return Signs(
         failed=_mean(playing, "rollout/groups_failed"),
         solved=_mean(playing[-_LAST:], "rollout/groups_solved"),
-        trained=_mean(playing[-_LAST:], "rollout/success"),
-        held_out=_number(after.get("mean")),
-        held_out_high=_number((after.get("ci95") or [None, None])[1]),
+        trained=_mean(playing[-_LAST:], _attempted_in(playing)),
+        held_out=_number(held_out.get("mean")),
+        held_out_high=_number((held_out.get("ci95") or [None, None])[1]),
         is_flat=_ends_flat([row["loss/supervised"] for row in metrics if _known(row.get("loss/supervised"))]),
         improved=any(one["name"] == "better" for one in changes) if changes else None,
     )
+
+
+def _attempted_in(rows: Sequence[Metrics]) -> str:
+    """The name of the success rate that counts discarded episodes as failures; older runs have the other alone."""
+    has = any("rollout/success_of_attempted" in row for row in rows)
+    return "rollout/success_of_attempted" if has else "rollout/success"
 
 
 def _mean(rows: Sequence[Metrics], name: str) -> float:

@@ -120,15 +120,31 @@ async def awaited(value: Any, running_as: Running, name: str) -> Any:
         name: what a fault calls it.
     Raises: EnvFault if it takes longer; whatever it raises.
     """
+    steps, first, result = _begun(value, running_as)
+    return result if steps is None else await _in_time(steps, first, running_as, name)
+
+
+async def watched(value: Any, running_as: Running) -> Any:
+    """The result of an awaitable of the author's, which has no deadline where it waits. Each of its steps is watched.
+
+    Args:
+        value: a coroutine or a future. One that never waits needs no event loop.
+        running_as: what the watchdog calls it, and the seconds after which it interrupts a step.
+    """
+    steps, first, result = _begun(value, running_as)
+    return result if steps is None else await _the_rest(steps, first, running_as)
+
+
+def _begun(value: Any, running_as: Running) -> tuple[Any, Any, Any]:
+    """The steps of an awaitable and what its first step waits for; no steps and its result, where it has not waited."""
     steps, thread = value.__await__(), get_ident()
     before, running[thread] = running.get(thread), (*running_as,)
     try:
-        first = next(steps)
+        return steps, next(steps), None
     except StopIteration as stop:
-        return stop.value
+        return None, None, stop.value
     finally:
         running[thread] = before
-    return await _in_time(steps, first, running_as, name)
 
 
 async def _in_time(steps: Any, first: Any, running_as: Running, name: str) -> Any:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from agentrl.errors import EnvFault, Who
+from agentrl.env.watchdog import Hung
+from agentrl.errors import EnvFault, RolloutError, Who
 from agentrl.safe_json import safe_text
 
 _MOST_CHARS = 2000
@@ -67,19 +68,23 @@ def fault_of(what: str, error: BaseException) -> EnvFault:
     """
     if isinstance(error, EnvFault):
         return error
+    if isinstance(error, Hung):
+        fault = EnvFault(str(error), who="network" if error.at_network else "author")
+        fault.is_late = True
+        return fault
     if isinstance(error, asyncio.CancelledError):
         return EnvFault(f"{what} awaited something that had been cancelled", who="author")
     return EnvFault(f"{what} raised {type(error).__name__}: {_text_of(error)}", who=culprit(error))
 
 
 def is_authors(error: BaseException) -> bool:
-    """Whether an exception is to become a fault: all but those that stop the program or this task from outside.
+    """Whether an exception is to become a fault: all but those that stop the program, this run or this task.
 
     An author's code may await something that had been cancelled; that is a fault, and no cancellation of this task.
     """
     if isinstance(error, asyncio.CancelledError):
         return not _asked_to_stop()
-    return not isinstance(error, (KeyboardInterrupt, GeneratorExit))
+    return not isinstance(error, (KeyboardInterrupt, GeneratorExit, RolloutError))
 
 
 def _asked_to_stop() -> bool:
@@ -145,6 +150,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _culprit_of(error: BaseException) -> Who | None:
     if isinstance(error, EnvFault):
         return error.at
+    if isinstance(error, Hung):
+        return "network" if error.at_network else "author"
     if isinstance(error, MemoryError) or _text_of(error) == _NO_THREAD:
         return "host"
     names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}

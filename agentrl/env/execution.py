@@ -1,8 +1,8 @@
 """Answers to tool calls: each runs in place, awaited, or in a thread under a timeout. Owns their order.
 
 What a failure means is decided here: `ToolError` is for the model, anything else is an `EnvFault` that
-`agentrl.env.blame` attributes. A timeout cancels an `async` tool. A thread cannot be stopped: a blocking tool runs on
-after its timeout. How a result reads belongs to `agentrl.env.results`.
+`agentrl.env.blame` attributes. A timeout cancels an `async` tool, and interrupts the thread of a blocking one; a thread
+that one call into C holds is left behind. How a result reads belongs to `agentrl.env.results`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from threading import get_ident
 from time import perf_counter
@@ -21,8 +22,8 @@ from msgspec import structs
 from agentrl.env.author_code import acting, awaited
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.env.results import to_text
-from agentrl.env.watchdog import HOOK_TIMEOUT_S, running
-from agentrl.errors import EnvFault, ToolError, did_you_mean
+from agentrl.env.watchdog import HOOK_TIMEOUT_S, MOST_LEFT, Hung, leave, num_left, running
+from agentrl.errors import EnvFault, RolloutError, ToolError, did_you_mean
 from agentrl.messages import Message, ToolCall
 from agentrl.safe_json import safe_text, shown
 from agentrl.tool_schema import Tool
@@ -138,7 +139,7 @@ def answer(tools: Mapping[str, Tool], call: ToolCall, stats: ToolStats, limit_s:
     try:
         if tool is None or call.error is not None:
             raise _refusal(tools, call)
-        content = run_inline(tool, _validated(tool, call), limit_s)
+        content = run_inline(tool, _validated(tool, call, limit_s), limit_s)
     except ToolError as error:
         content = _error_text(counts, error)
     except EnvFault as fault:
@@ -154,7 +155,7 @@ async def _answer_one(
     tool, counts = tools[call.name], _counts(stats, call.name)
     counts["calls"] += 1
     try:
-        content = await run(tool, _validated(tool, call), timeout_s)
+        content = await run(tool, _validated(tool, call, limit_s), timeout_s)
     except ToolError as error:
         content = _error_text(counts, error)
     except EnvFault as fault:
@@ -178,8 +179,10 @@ def _refusal(tools: Mapping[str, Tool], call: ToolCall) -> ToolError:
     return ToolError(f"there is no tool {shown(call.name)}.{did_you_mean(call.name[:_MOST_COMPARED], tools)}")
 
 
-def _validated(tool: Tool, call: ToolCall) -> dict[str, Any]:
-    """The converted arguments; a validator of the author's may raise anything."""
+def _validated(tool: Tool, call: ToolCall, limit_s: float) -> dict[str, Any]:
+    """The converted arguments; a validator of the author's may raise anything, and may not return."""
+    thread = get_ident()
+    before, running[thread] = running.get(thread), (None, tool, limit_s)
     try:
         return tool.convert(call.arguments)  # type: ignore[arg-type]  # safe actions hold a dict
     except (ToolError, EnvFault):
@@ -188,6 +191,8 @@ def _validated(tool: Tool, call: ToolCall) -> dict[str, Any]:
         if not is_authors(error):
             raise
         raise fault_of(f"a validator of tool {tool.name!r}", error) from error
+    finally:
+        running[thread] = before
 
 
 def _counts(stats: ToolStats, name: str) -> dict[str, int]:
@@ -220,10 +225,18 @@ async def run(tool: Tool, arguments: Mapping[str, Any], timeout_s: float) -> str
         return run_inline(tool, arguments)
     limit_s = tool.timeout_s if tool.timeout_s is not None else timeout_s
     token = acting.set(getattr(tool.function, "__self__", None) or acting.get())
+    waits: list[bool] = []
     try:
-        waiting = tool.function(**arguments) if tool.is_async else in_thread(tool.function, arguments)
+        if tool.is_async:
+            waiting = tool.function(**arguments)
+        else:
+            waiting = in_thread(tool.function, arguments, lambda thread: waits.append(leave(thread)))
         return to_text(await awaited(waiting, (None, tool, limit_s), f"tool {tool.name!r}"))
-    except (ToolError, EnvFault):
+    except EnvFault as fault:
+        if any(waits):
+            fault.at = "network"
+        raise
+    except ToolError:
         raise
     except BaseException as error:
         if not is_authors(error):
@@ -258,8 +271,22 @@ def run_inline(tool: Tool, arguments: Mapping[str, Any], limit_s: float = HOOK_T
     return text
 
 
-def in_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> asyncio.Future[Any]:
-    """Run a blocking function in a daemon thread of its own, which does not delay the program's exit."""
+def in_thread(
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    on_cancel: Callable[[threading.Thread], object] | None = None,
+) -> asyncio.Future[Any]:
+    """Run a blocking function in a daemon thread of its own, which does not delay the program's exit.
+
+    Args: on_cancel: called with the thread once nobody waits for its result any more.
+    Raises: RolloutError if too many threads have not ended that nobody waits for.
+    """
+    name = getattr(function, "__name__", "")
+    if num_left() > MOST_LEFT:
+        raise RolloutError(
+            f"{num_left()} threads of blocking tools have not returned after their timeouts and cannot be ended; the "
+            f"next is {name!r}. Make such a tool `async def`, or have it run a process, which can be ended"
+        )
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 
@@ -281,12 +308,19 @@ def in_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> asy
         except Exception as error:
             failure = error
         except BaseException as error:  # SystemExit and its like must not stop the event loop
-            failure = fault_of(f"{getattr(function, '__name__', 'code')} in a thread", error)
+            failure = fault_of(f"{name or 'code'} in a thread", error)
             failure.__cause__ = error
         try:
             loop.call_soon_threadsafe(settle, result, failure)
         except RuntimeError:  # the loop was closed while the thread ran on after its timeout
             logger.debug("a tool returned after its event loop was closed")
 
-    threading.Thread(target=work, daemon=True, name=f"tool-{getattr(function, '__name__', '')}").start()
+    def watched() -> None:
+        with suppress(Hung):  # which came when `work` had ended already
+            work()
+
+    thread = threading.Thread(target=watched, daemon=True, name=f"tool-{name}")
+    if on_cancel is not None:
+        future.add_done_callback(lambda ended: on_cancel(thread) if ended.cancelled() else None)
+    thread.start()
     return future

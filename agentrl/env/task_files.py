@@ -40,7 +40,7 @@ class TaskFile:
 
     def splits(self) -> dict[str, list[Task]]:
         """The tasks of each split, in the order of the file. Raises: TaskError that names the line of a mistake."""
-        rows = list(self._rows())
+        rows = list(self.rows())
         if not rows:
             raise TaskError(f"{self.path} holds no task")
         ids, named = self._field(self.id, rows), self._field(self.split, rows)
@@ -80,8 +80,8 @@ class TaskFile:
             found.append(str(value))
         return found
 
-    def _rows(self) -> Iterator[Row]:
-        """Each task's line number and fields."""
+    def rows(self) -> Iterator[Row]:
+        """Each task's line number and fields. Raises: TaskError that names the line of a mistake."""
         kind = self.path.suffix.lower()
         try:
             text = self.path.read_text(encoding="utf-8-sig")

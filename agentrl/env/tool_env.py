@@ -68,9 +68,8 @@ class ToolEnv(Env):
         system_prompt: a first system message, if any.
         rubric: weights of the components that `score` and `add_reward` name.
         tool_timeout_s: seconds before an `async` or blocking tool call counts as a fault.
-        hook_timeout_s: seconds before a `start`, `respond` or `score` that waits counts as a fault. Nothing can
-            interrupt a plain `def`: after this time the log names a hook or tool that has not returned, and a
-            command ends with exit code 4.
+        hook_timeout_s: seconds before a `start`, `respond` or `score` counts as a fault, and before a plain `def` tool
+            does: it is interrupted where it is. One call into C that nothing interrupts ends a command (exit code 4).
         score_truncated: also score an episode that a limit cut off (its answer is None).
         extra_tools: tools that are not methods: `Tool` objects, or functions with type hints. A function whose first
             parameter is `self` gets the instance. An instance may set its own, also in `start`.

@@ -12,11 +12,13 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
 from functools import partial
+from threading import get_ident
 from typing import Any, TypeVar
 
 import gymnasium
 
 from agentrl.env.execution import in_thread
+from agentrl.env.watchdog import limit_of, running
 from agentrl.messages import Message
 
 T = TypeVar("T")
@@ -84,7 +86,7 @@ class WrappedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     async def _run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         if not self.unwrapped._agentrl_waits():  # type: ignore[attr-defined]
             return function(*args, **kwargs)
-        return await in_wrappers(partial(function, *args, **kwargs))
+        return await in_wrappers(partial(function, *args, **kwargs), self.unwrapped)
 
 
 def _checked(observation: Any, outer: gymnasium.Env[Any, Any]) -> Any:
@@ -141,7 +143,13 @@ class _Bridge:
             self._loop.call_soon_threadsafe(self._ask, coroutine, reply)
         except RuntimeError:  # the loop was closed
             self._refuse(coroutine, reply)
-        return reply.result()
+        thread = get_ident()
+        before = running.pop(thread, None)
+        try:
+            return reply.result()
+        finally:
+            if before is not None:
+                running[thread] = (*before,)
 
     def close(self) -> None:
         """Let the thread end: what it drives from now on is cancelled. Called in the loop."""
@@ -172,11 +180,23 @@ def awaited_for_a_wrapper() -> Callable[[Coroutine[Any, Any, T]], T] | None:
     return None if bridge is None else bridge.result_of
 
 
-async def in_wrappers(function: Callable[[], T]) -> T:
-    """Run plain code in a thread; what it drives is awaited here, in this task."""
+def _watched(function: Callable[[], T], owner: Any) -> T:
+    thread = get_ident()
+    running[thread] = (owner, "a wrapper", limit_of(owner))
+    try:
+        return function()
+    finally:
+        running.pop(thread)
+
+
+async def in_wrappers(function: Callable[[], T], owner: Any) -> T:
+    """Run plain code in a thread, where it is watched; what it drives is awaited here, in this task.
+
+    Args: owner: the environment in the wrappers.
+    """
     bridge, context = _Bridge(), copy_context()
     context.run(_bridge.set, bridge)
-    ended = in_thread(partial(context.run, function), {})
+    ended = in_thread(partial(context.run, _watched, function, owner), {})
 
     def tell(_: Any) -> None:
         if not ended.cancelled():

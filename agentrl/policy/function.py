@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from agentrl.errors import ConfigError
@@ -29,6 +30,7 @@ class FunctionPolicy(Policy):
         except TypeError as error:
             raise ConfigError(f"the agent {name!r} is called as agent(messages, tools): {error}") from None
         self.function, self.name = function, name
+        self._told: dict[str, list[tuple[Message, dict[str, Any]]]] = {}
 
     async def act(
         self,
@@ -39,5 +41,20 @@ class FunctionPolicy(Policy):
         sampling: SamplingParams | None = None,
     ) -> Action:
         """What the function returns. Raises: TypeError for something else than a turn, and what the function raises."""
-        turn = await self.function([message.to_openai() for message in messages], [dict(tool) for tool in tools])
+        told = self._told.setdefault(episode_id, [])
+        same = takewhile(lambda pair: pair[0][0] is pair[1], zip(told, messages, strict=False))
+        del told[sum(1 for _ in same) :]
+        told += [(message, message.to_openai()) for message in messages[len(told) :]]
+        turn = await self.function([_copy(shown) for _, shown in told], [dict(tool) for tool in tools])
         return Action.of(turn)
+
+    async def release(self, episode_id: str) -> None:
+        self._told.pop(episode_id, None)
+
+
+def _copy(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with dictionaries and lists of its own, which the function may change."""
+    if "tool_calls" not in message:
+        return dict(message)
+    calls = [{**call, "function": dict(call["function"])} for call in message["tool_calls"]]
+    return {**message, "tool_calls": calls}

@@ -6,7 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from agentrl.env.author_code import watched
 from agentrl.env.base import Env
+from agentrl.env.watchdog import Hung, limit_of
 from agentrl.env.wrapped import as_env
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,6 @@ async def _close(env: Env) -> None:
     """Close one instance. An exception of the author's code is logged and affects no episode."""
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-            await env.aclose()
-    except Exception as error:
+            await watched(env.aclose(), (env.unwrapped, "close", limit_of(env.unwrapped)))
+    except (Exception, Hung) as error:
         logger.warning("closing %s failed: %s: %s", type(env).__name__, type(error).__name__, error)

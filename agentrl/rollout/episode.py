@@ -11,14 +11,18 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
 from msgspec import structs
 
-from agentrl.env.base import Env, Observation, as_action
+from agentrl.env import watchdog
+from agentrl.env.author_code import watched
+from agentrl.env.base import Env, Observation, StepResult, as_action
 from agentrl.env.blame import fault_of, is_authors
+from agentrl.env.tool_env import ToolEnv
+from agentrl.env.watchdog import limit_of
 from agentrl.errors import EnvFault, PolicyFault, TaskError
 from agentrl.file_modules import IMPORTER, INSTALLED
 from agentrl.messages import Action, Message
@@ -84,6 +88,7 @@ async def run_episode(
     players: list[Policy] = [policy]
     if earlier is not None:
         env.unwrapped._agentrl_recall(earlier)  # type: ignore[attr-defined]
+    watchdog.start()
     try:
         trajectory.info = await _play(trajectory, env, players, own_key, sampling, earlier)
     except (EnvFault, PolicyFault) as fault:
@@ -128,7 +133,7 @@ async def _play(
     asked_place, given = "", trajectory.first_own_turn
     try:
         started = perf_counter()
-        observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
+        observation, first_info = await _reset(env, trajectory)
         trajectory.tools, place = env.tool_schemas, ""
         policy = players[0].bind(env)
         players.append(policy)
@@ -158,7 +163,7 @@ async def _play(
                 trajectory.ending = Ending("error", action.finish_reason)
                 return {**first_info, "success": False}
             place, answered = "step", perf_counter()
-            observation, reward, terminated, truncated, info = await env.astep(action)
+            observation, reward, terminated, truncated, info = await _step(env, action)
             turn.env_s, env_s = env_s + perf_counter() - answered, 0.0
             turn.next_observation, turn.reward = observation, _finite(reward)
             turn.reward_components, place = info.get("reward_components") or {}, ""
@@ -175,6 +180,19 @@ async def _play(
             raise
         fault.after_action = _acted(trajectory) and (isinstance(fault, PolicyFault) or place != asked_place)
         raise fault from (error if fault is not error else error.__cause__)
+
+
+def _reset(env: Env, trajectory: Trajectory) -> Awaitable[tuple[Observation, dict[str, Any]]]:
+    resetting = env.areset(seed=trajectory.seed, options={"task": trajectory.task})
+    return watched(resetting, (env.unwrapped, "reset", limit_of(env.unwrapped)))
+
+
+def _step(env: Env, action: Action) -> Awaitable[StepResult]:
+    """The step of an environment. `ToolEnv` watches each hook and tool for itself."""
+    stepping = env.astep(action)
+    if type(env).astep is ToolEnv.astep:
+        return stepping
+    return watched(stepping, (env.unwrapped, "step", limit_of(env.unwrapped)))
 
 
 def _shared(action: Action, trajectory: Trajectory) -> Action:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from agentrl.env.base import Env
 from agentrl.env.blame import host_gives_it, is_authors
 from agentrl.errors import EnvFault, JudgeFault, PolicyFault
@@ -20,11 +22,13 @@ from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.scripted import OraclePolicy
 from agentrl.rollout.env_pool import EnvPool
 from agentrl.rollout.episode import run_episode
+from agentrl.schema_values import draw_arguments
 from agentrl.trajectory import CAPTURED, Ending, Task, Trajectory, Turn
 
 _ERROR = "Error:"
 _WHOLE = ""
 _CONTROL_TIMEOUT_S = 120.0
+_DRAWN_CALLS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,10 @@ class KnownToWork:
         self._known: dict[str, _Known] = {}
 
     def note(self, trajectory: Trajectory) -> None:
-        """Learn from an episode that did not end in a fault; not from one whose turns another program played."""
+        """Learn from an episode, of one that ended in a fault from what went before.
+
+        Not from one whose turns another program played.
+        """
         if trajectory.env.id.startswith(CAPTURED):
             return
         for index, turn in enumerate(trajectory.turns):
@@ -160,6 +167,27 @@ async def _plays(env: Env, known: _Known) -> bool:
     return True
 
 
+async def _answers_drawn(env: Env, trajectory: Trajectory, tool: str) -> bool:
+    """Whether a tool answers one of a few calls with drawn arguments at the beginning of the episode."""
+    if not callable(getattr(type(env.unwrapped), tool, None)):
+        return False
+    for number in range(_DRAWN_CALLS):
+        rng = np.random.default_rng((trajectory.seed, number))
+        try:
+            async with asyncio.timeout(_CONTROL_TIMEOUT_S):
+                await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
+                schemas = {schema["function"]["name"]: schema["function"] for schema in env.tool_schemas}
+                arguments = draw_arguments(schemas[tool].get("parameters", {}), rng)
+                (answer, *_), *_ = await env.astep(Action(tool_calls=(ToolCall(tool, arguments, "control"),)))
+        except BaseException as error:
+            if not is_authors(error):
+                raise
+        else:
+            if not _is_error(answer):
+                return True
+    return False
+
+
 class Repeated:
     """The faults of one episode's attempts, and what follows from them.
 
@@ -192,7 +220,7 @@ class Repeated:
         # A server that begins the model's first answer and never ends it failed on what the model says.
         acted = fault.after_action or (isinstance(fault, PolicyFault) and bool(fault.answers))
         self.count += acted
-        if not last:
+        if not last and not (fault.is_late and self.count >= 2):  # code that hangs holds up every other episode
             return True
         if not acted:
             return False
@@ -221,13 +249,17 @@ class Repeated:
             if fault.answers is None and fault.at == "server":
                 return await self._serves_others(trajectory)
             return bool(fault.answers)
+        self._known.note(trajectory)  # what the tool did earlier in this episode
         works = await self._environment_works(trajectory, tools)
         if works is None and (fault.at == "author" or fault.answers or (fault.at == "host" and host_gives_it(fault))):
             return True
         if works is None:
             # Whoever fails at once would otherwise be ruled on before any other episode can have shown that it works.
             await self._under_way.show(self._name, lambda: self._known.knows(tools))
-            works = await self._environment_works(trajectory, tools) if self._known.knows(tools) else False
+            if self._known.knows(tools):
+                works = await self._environment_works(trajectory, tools)
+            elif fault.at in ("network", "server"):  # a machine that is short of something may give others less
+                works = await self._takes_others(trajectory, tools)
         return bool(works)
 
     async def _environment_works(self, trajectory: Trajectory, tools: Set[str]) -> bool | None:
@@ -244,6 +276,23 @@ class Repeated:
                 self._known.note(shown)
                 works = await self._known.works(env, tools)
             return works
+        finally:
+            await self._pool.discard(env)
+
+    async def _takes_others(self, trajectory: Trajectory, tools: Set[str]) -> bool:
+        """Whether tools that nobody has used well answer other arguments, drawn from their schemas, at once.
+
+        Of methods of the environment alone, which `agentrl check` calls so too: what another tool does to a service is
+        not known.
+        """
+        if not tools:
+            return False
+        try:
+            env = await self._pool.lend()
+        except EnvFault:
+            return False
+        try:
+            return all([await _answers_drawn(env, trajectory, name) for name in sorted(tools)])
         finally:
             await self._pool.discard(env)
 

@@ -318,7 +318,7 @@ class Stuck(Quiet):
     ids=lambda value: value.split()[0] if isinstance(value, str) else "",
 )
 async def test_code_that_hangs_is_named_with_its_line(actions, name, monkeypatch):
-    watchdog, names = Watchdog(look_s=1.0), []
+    watchdog, names = Watchdog(look_s=1.0, interrupt=Mock()), []
 
     def look_often() -> None:
         for _ in range(40):
@@ -342,7 +342,7 @@ async def test_code_that_hangs_is_named_with_its_line(actions, name, monkeypatch
 
 
 async def test_calls_that_return_are_never_taken_for_one_that_hangs(caplog):
-    watchdog = Watchdog(look_s=1.0)
+    watchdog = Watchdog(look_s=1.0, interrupt=Mock())
     env = type("Quick", (Stuck,), {})()
     with caplog.at_level(logging.ERROR, "agentrl.env.watchdog"):
         await env.areset(seed=0)
@@ -360,11 +360,11 @@ def test_one_thread_looks_in_each_process():
 
 
 HUNG = '''
-import threading
+import hashlib
 from agentrl import Tasks, ToolEnv
 
 class Hung(ToolEnv):
-    """Hangs in score."""
+    """Hangs in score, in one call into C."""
 
     tasks = Tasks.of(train=[{}], eval=[{"n": 1}])
     hook_timeout_s = 1.0
@@ -373,11 +373,11 @@ class Hung(ToolEnv):
         return "go"
 
     def score(self, answer):
-        threading.Event().wait()  # the line
+        hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2**31 - 1)  # the line
 '''
 
 
-def test_a_command_ends_when_author_code_hangs(tmp_path: Path):
+def test_a_command_ends_when_author_code_hangs_and_cannot_be_interrupted(tmp_path: Path):
     (tmp_path / "hung.py").write_text(HUNG)
     command = [sys.executable, "-m", "agentrl", "bench", "./hung.py:Hung", "--policy", "null", "--json", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from agentrl.bench.runner import run_bench
 from agentrl.errors import ConfigError
-from agentrl.messages import Action
+from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.by_name import resolve
 from agentrl.policy.function import FunctionPolicy
 from tests.bench.toys import Adder
@@ -72,3 +73,39 @@ def test_a_function_of_other_arguments_is_refused(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("async def agent(messages):\n    return ''\n")
     with pytest.raises(ConfigError, match=r"is called as agent\(messages, tools\): too many positional arguments"):
         resolve(f"{tmp_path}/agent.py:agent")
+
+
+async def test_each_message_is_written_once_and_what_the_function_changes_stays_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written, seen = [], []
+    plain = Message.to_openai
+
+    def counted(message: Message) -> dict[str, Any]:
+        written.append(message)
+        return plain(message)
+
+    async def spoils(messages: list[dict[str, Any]], tools: Any) -> str:
+        seen.append([json.dumps(message) for message in messages])
+        for message in messages:
+            message["content"] = "spoilt"
+            for call in message.get("tool_calls", ()):
+                call["function"]["name"] = "spoilt"
+        messages.clear()
+        return "hi"
+
+    monkeypatch.setattr(Message, "to_openai", counted)
+    policy, talk = FunctionPolicy(spoils), [Message("user", "a")]
+    for number in range(20):
+        await policy.act(talk, (), episode_id="e")
+        talk += [
+            Message("assistant", "", (ToolCall("look", {}, f"c{number}"),)),
+            Message("tool", "b", (), f"c{number}"),
+        ]
+    assert len(written) == 39, "the last two messages were not asked about"
+    assert seen[-1][:3] == seen[1]
+    assert "spoilt" not in seen[-1][1]
+    await policy.act([Message("user", "another attempt")], (), episode_id="e")
+    assert len(seen[-1]) == 1
+    await policy.release("e")
+    await policy.release("e")

@@ -53,7 +53,7 @@ class Coin(ToolEnv):
     @tool
     def bank(self, account: str) -> str:
         """Ask the bank."""
-        if type(self).is_down or account == "odd":
+        if type(self).is_down or not account.startswith(("mine", "number")):
             raise ConnectionResetError("the bank hung up")
         return "rich"
 

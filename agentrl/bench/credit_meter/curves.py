@@ -74,7 +74,7 @@ def _steps(run: Path, stage: str) -> list[tuple[float, float]]:
     """Sampled tokens and success of training episodes of each step."""
     every = map(decode_line, (run / "metrics.jsonl").read_bytes().splitlines())
     lines = [line for line in every if line["stage"] == stage]
-    return [(float(line["rollout/tokens"]), float(line["rollout/success"])) for line in lines]
+    return [(float(line["rollout/tokens"]), float(line["rollout/success_of_attempted"])) for line in lines]
 
 
 def _part(steps: Sequence[tuple[float, float]], low: float, high: float) -> float:

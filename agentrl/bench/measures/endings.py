@@ -13,8 +13,8 @@ from typing import Any, get_args
 from agentrl.bench.estimates import Estimate, ValuesByTask, clustered_proportion
 from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, by_task
 from agentrl.bench.statistics.families import Families
-from agentrl.errors import PolicyFault, Who
-from agentrl.trajectory import Trajectory
+from agentrl.errors import Who
+from agentrl.trajectory import Trajectory, follows_actions
 
 CAUSES: tuple[str, ...] = get_args(Who)
 """What can fail that is not the model; an older record that does not say it counts as `unknown`."""
@@ -57,21 +57,6 @@ def truncations(episodes: Iterable[Trajectory]) -> dict[str, int]:
 def fault_causes(episodes: Iterable[Trajectory]) -> dict[str, int]:
     """Cause -> how many episodes it discarded, most first."""
     return dict(Counter(e.error or "unknown" for e in episodes if e.status == "fault").most_common())
-
-
-def follows_actions(episode: Trajectory) -> bool:
-    """Whether an episode is discarded after an action of the model reached the environment.
-
-    The model may then have brought the fault about. A fault of the policy's own server is no such case, nor is one
-    before the first action.
-    """
-    if episode.ending.kind != "fault" or not episode.turns:
-        return False
-    if not episode.ending.detail.startswith(PolicyFault.__name__):
-        return any(turn.action.finish_reason != "abort" for turn in episode.turns)
-    # A server that the environment asks, such as that of a simulated user, fails in a step, which stays unfinished.
-    last = episode.turns[-1]
-    return last.action.finish_reason != "abort" and not last.next_observation and last.env_s == 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from agentrl.bench.estimates import Estimate, ValuesByTask, clustered_mean, clus
 from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, by_task, scored, task_families
 from agentrl.bench.statistics.families import Families, families_of
 from agentrl.bench.statistics.pass_rates import complete, pass_at_k, pass_hat_k
-from agentrl.trajectory import Trajectory
+from agentrl.trajectory import Trajectory, follows_actions
 
 _ROUNDING = 1e-12
 
@@ -97,7 +97,11 @@ def mean_of_rewards(values_by_task: ValuesByTask, families: Families = ()) -> Es
 
 @dataclass(frozen=True)
 class PassAt(Measure):
-    """pass@k: the chance that at least one of k trials succeeds; tasks with fewer than k scored trials are left out."""
+    """pass@k: the chance that at least one of k trials succeeds; tasks with fewer than k counted trials are left out.
+
+    Scored trials count, and those that were discarded after the model had acted count as failures: a policy could
+    otherwise remove a task by losing one of its trials.
+    """
 
     k: int
     unit = SHARE
@@ -110,7 +114,8 @@ class PassAt(Measure):
         return f"pass_at:{self.k}"
 
     def __call__(self, episodes: Sequence[Trajectory]) -> Estimate:
-        return pass_at_k(outcomes(episodes), self.k, families=outcome_families(episodes))
+        won = won_of_tried(episodes)
+        return pass_at_k(list(won.values()), self.k, families=families_of(list(won), task_families(episodes)))
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,12 @@ def outcomes(episodes: Sequence[Trajectory]) -> list[list[bool]]:
     return [[bool(value) for value in values] for values in by_task(scored(episodes), Success().of).values()]
 
 
+def won_of_tried(episodes: Sequence[Trajectory]) -> dict[str, list[bool]]:
+    """Task id -> whether each episode succeeded: the scored ones, and those discarded after the model had acted."""
+    tried = [t for t in episodes if t.ending.kind != "fault" or follows_actions(t)]
+    return {task: [value > 0 for value in of_task] for task, of_task in by_task(tried, Success().of).items()}
+
+
 def pass_hat_of_attempted(episodes: Sequence[Trajectory], k: int) -> Estimate:
     """pass^k of all tasks, with discarded episodes, and those with a second choice, as failures."""
     values = SuccessOfAttempted().values_by_task(episodes)
@@ -159,7 +170,8 @@ def outcome_families(episodes: Sequence[Trajectory]) -> Families:
 
 def complete_episodes(episodes: Sequence[Trajectory], trials: int) -> tuple[int, list[Trajectory]]:
     """The episodes of one set of tasks for pass@k and pass^k of every k, and the largest k. Args: as `complete`."""
-    largest, kept = complete(outcomes(episodes), trials)
-    tasks = list(dict.fromkeys(episode.task.id for episode in scored(episodes)))
+    won = won_of_tried(episodes)
+    largest, kept = complete(list(won.values()), trials)
+    tasks = list(won)
     chosen = {tasks[index] for index in kept}
     return largest, [episode for episode in episodes if episode.task.id in chosen]

@@ -19,7 +19,7 @@ import numpy as np
 
 from agentrl.env.base import Env
 from agentrl.env.blame import culprit, fault_of, is_authors
-from agentrl.env.watchdog import place_in
+from agentrl.env.watchdog import Hung, leave, place_in
 from agentrl.errors import EnvFault
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.schema_values import draw_arguments
@@ -114,6 +114,7 @@ class Subject:
         thread.join(self.timeout_s)
         if not box:
             where = f"; it is at {place_in(thread.ident)}" if thread.ident is not None else ""
+            leave(thread)
             raise HangError(f"{doing} did not return within {self.timeout_s:g} s{where}")
         result, error = box[0]
         if error is not None:
@@ -184,10 +185,9 @@ def _record_fault(episode: Episode, error: BaseException, doing: str) -> None:
 
 def is_hang(fault: BaseException | None) -> bool:
     """Whether a fault says that a hook or a tool waited beyond its deadline."""
-    return (
-        isinstance(fault, EnvFault)
-        and isinstance(fault.__cause__, TimeoutError)
-        and "did not return within" in str(fault)
+    return isinstance(fault, EnvFault) and (
+        isinstance(fault.__cause__, Hung)
+        or (isinstance(fault.__cause__, TimeoutError) and "did not return within" in str(fault))
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentrl.registry import Registry, part_of_function
-from agentrl.trajectory import Trajectory, TrajectoryGroup
+from agentrl.trajectory import Trajectory, TrajectoryGroup, counted_successes
 
 Floats = npt.NDArray[np.float64]
 PerTrajectory = Sequence[Sequence[Floats]]
@@ -147,8 +147,11 @@ def most_spread(groups: Sequence[TrajectoryGroup], share: float) -> list[Traject
 
 
 def pass_rate(group: TrajectoryGroup) -> float:
-    """The share of the sampled episodes that solved the task; 0 where none counts."""
-    solved = [t.success for t in _whole(group)]
+    """The share of the sampled episodes that solved the task, of those that `counted_successes` counts; 0 without any.
+
+    Args: group: with its discarded episodes.
+    """
+    solved = counted_successes(t for t in group.trajectories if t.fork is None)
     return sum(solved) / len(solved) if solved else 0.0
 
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -23,6 +23,8 @@ from agentrl.safe_json import shown
 
 SAMPLING = SamplingParams(temperature=0.0, max_tokens=1024, seed=0)
 """How a judge is sampled unless it is said otherwise: greedily, so that the same words get the same score."""
+_ROOM = (1, 4, 16)
+"""Times `max_tokens` that a judge gets, once its answers are cut off: a long text takes longer thoughts."""
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 _numbers = itertools.count()
@@ -143,21 +145,33 @@ class Judge:
 
     async def _ask(self, asked: Question, *, is_control: bool = False) -> tuple[float, str]:
         """Ask, and ask again while the answer cannot be read. Raises: JudgeFault."""
-        messages, problem, text, cut = asked.messages, "", "", ""
-        for attempt in range(self.attempts):
-            self.counts.reasked += attempt > 0
-            action = await self._act(messages)
-            text = action.text
-            cut = f" (cut off at max_tokens = {self.sampling.max_tokens})" if action.finish_reason == "length" else ""
+        messages, problem, action = asked.messages, "", Action()
+        rooms, tries = self._rooms(), 0
+        while tries < self.attempts or (action.finish_reason == "length" and len(rooms) > 1):
+            if action.finish_reason == "length":  # the room may have gone into thinking on a long text
+                rooms = rooms[1:] or rooms
+            elif tries:
+                messages = asked.again(action.text, problem)
+            self.counts.reasked += tries > 0
+            tries += 1
             try:
-                return read_verdict(text, asked)
+                action = await self._act(messages, replace(self.sampling, max_tokens=rooms[0]))
+                return read_verdict(action.text, asked)
             except NoVerdict as error:
                 problem = str(error)
-                messages = asked.again(text, problem)
-        answers = f"{self.attempts} answer{'s' if self.attempts > 1 else ''}"
-        why = f"the judge {self.name} gave no verdict in {answers}: {problem}, in {shown(text)}{cut}"
+            except (JudgeFault, ConfigError) as error:  # a server may take no more than its own most tokens
+                if action.finish_reason != "length" or not isinstance(error.__cause__, ConfigError):
+                    raise
+                break
+        cut = f" (cut off at max_tokens = {rooms[0]})" if action.finish_reason == "length" else ""
+        answers = f"{tries} answer{'s' if tries > 1 else ''}"
+        why = f"the judge {self.name} gave no verdict in {answers}: {problem}, in {shown(action.text)}{cut}"
         answers_others = None if is_control else await self._reads_others()
         raise JudgeFault(why, answers=answers_others, cause=JudgeFault.UNREADABLE)
+
+    def _rooms(self) -> list[int]:
+        """Most tokens of an answer, and of the next ones after each that was cut off."""
+        return [self.sampling.max_tokens * times for times in _ROOM]
 
     async def _reads_others(self) -> bool:
         """Whether this judge gives a verdict, now, on a conversation that no model had a hand in."""
@@ -167,7 +181,7 @@ class Judge:
             return False
         return True
 
-    async def _act(self, messages: Sequence[Message]) -> Action:
+    async def _act(self, messages: Sequence[Message], sampling: SamplingParams) -> Action:
         key = f"judge#{next(_numbers)}"
         late = JudgeFault(
             f"the judge {self.name} gave no verdict before the time of the hook was over: raise the environment's "
@@ -175,7 +189,7 @@ class Judge:
         )
         try:
             with waiting_for(late):
-                action = await self.policy.act(list(messages), (), episode_id=key, sampling=self.sampling)
+                action = await self.policy.act(list(messages), (), episode_id=key, sampling=sampling)
             if action.finish_reason == "abort":
                 raise PolicyFault("it stopped in the middle of an answer")
         except PolicyFault as fault:

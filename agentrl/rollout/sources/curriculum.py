@@ -12,7 +12,7 @@ from agentrl.config import Fraction, Share
 from agentrl.rollout.sources.base import State
 from agentrl.rollout.sources.tasks import TaskGroups, TaskOrder
 from agentrl.seeds import Purpose, sequence
-from agentrl.trajectory import Task, TrajectoryGroup
+from agentrl.trajectory import Task, TrajectoryGroup, counted_successes
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,6 @@ class CurriculumGroups(TaskGroups):
 
 
 def pass_rate_of(group: TrajectoryGroup) -> float | None:
-    """The share of the episodes that solved the task; None where none counts."""
-    solved = [trajectory.success for trajectory in group.trajectories if trajectory.trains]
+    """The share of the episodes that solved the task, of those that `counted_successes` counts; None where none is."""
+    solved = counted_successes(group.trajectories)
     return sum(solved) / len(solved) if solved else None

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 
+from agentrl.env.task_files import TaskFile
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv
-from agentrl.errors import ConfigError, EnvFault
-from agentrl.rollout.json_lines import decode_line
+from agentrl.errors import ConfigError, EnvFault, TaskError
 from agentrl.serving.capture.agents import Exit
 from agentrl.trajectory import Task
 
@@ -22,8 +22,8 @@ class AgentTasks(ToolEnv):
     """Tasks of an agent that has its own tools; scored by its exit status, or by a program that is asked over HTTP.
 
     Args:
-        file: JSON lines of tasks, each with `text` and, if they are to be evaluated, `split`; None is one task without
-            a text.
+        file: a file of tasks (.jsonl, .json, .csv or .tsv), each with `text` and, if they are to be evaluated, `split`;
+            None is one task without a text.
         reward: `exit`, which is 1 where the agent's exit status is 0; or a URL: it is sent the task, the exit status
             and the answer, and replies `{"reward": NUMBER}`.
     """
@@ -61,20 +61,12 @@ async def _asked(url: str, body: dict[str, Any]) -> float:
 
 
 def _tasks(file: Path) -> Tasks:
-    """The tasks of a file. Raises: ConfigError that names the line."""
+    """The tasks of a file. Raises: TaskError that names the line."""
     found: dict[str, list[dict[str, Any]]] = {}
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            data = decode_line(line)
-        except ValueError:
-            data = None
-        if not isinstance(data, dict) or not isinstance(data.get("text"), str):
-            raise ConfigError(f"{file}, line {number}: expected a JSON object with a text")
+    for number, data in TaskFile(file).rows():
+        if not isinstance(data.get("text"), str):
+            raise TaskError(f"{file}, line {number}: the field 'text' is missing or is no text")
         found.setdefault(str(data.pop("split", "train")), []).append(data)
     if not found:
-        raise ConfigError(f'{file} has no tasks: write one JSON object a line, as in {{"text": "..."}}')
+        raise TaskError(f'{file} has no tasks: write one JSON object a line, as in {{"text": "..."}}')
     return Tasks.of(**found)

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from agentrl.bench.measures.endings import follows_actions
-from agentrl.trajectory import Trajectory, TrajectoryGroup
+from agentrl.trajectory import Trajectory, TrajectoryGroup, counted_successes, follows_actions
 
 _ENDINGS = ("answer", "tool", "environment", "limit", "error")
 
@@ -20,11 +19,11 @@ _ENDINGS = ("answer", "tool", "environment", "limit", "error")
 def group_kinds(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
     """The shares of groups in which no episode succeeds, in which all do, and in which some do.
 
-    Discarded and greedy episodes are left out; groups without any other episode too.
+    An episode counts as `counted_successes` says; groups without any are left out.
     """
     kinds = Counter[str]()
     for group in groups:
-        successes = {t.success for t in group.trajectories if t.trains}
+        successes = set(counted_successes(group.trajectories))
         if successes:
             kinds["mixed" if len(successes) > 1 else "solved" if True in successes else "failed"] += 1
     total = max(kinds.total(), 1)

@@ -25,7 +25,7 @@ from agentrl.rollout.sources.tasks import TaskGroups
 from agentrl.training.stages.base import Context, check_split
 from agentrl.training.stages.environments import OWN, PlayedEnv, trained
 from agentrl.training.stages.health import discards, endings, group_kinds, prompt_information
-from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup
+from agentrl.trajectory import EnvRef, Labels, Task, TrajectoryGroup, counted_successes
 
 
 @dataclass(frozen=True)
@@ -286,9 +286,11 @@ def rollout_metrics(
 def _scores(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
     scored = [t for group in groups for t in group.trajectories if t.trains]
     count = max(len(scored), 1)
+    counted = counted_successes(t for group in groups for t in group.trajectories)
     return {
         "reward_mean": sum(t.reward for t in scored) / count,
         "success": sum(t.success for t in scored) / count,
+        "success_of_attempted": sum(counted) / max(len(counted), 1),
     }
 
 

@@ -230,7 +230,7 @@ class _ReinforceStage(GroupStage):
         """The groups as the estimator sees them: of the right difficulty, with shaped rewards, and without faults."""
         settings = self._settings
         low, high = settings.pass_rate_band
-        shaped = [g for g in map(without_faults, groups) if low <= pass_rate(g) <= high]
+        shaped = [without_faults(group) for group in groups if low <= pass_rate(group) <= high]
         for shape in settings.shaping:
             shaped = shape(shaped)
         if settings.truncated == "leave_out":

@@ -12,11 +12,10 @@ from agentrl.bench.measures.endings import (
     Truncated,
     by_cause,
     fault_causes,
-    follows_actions,
     truncations,
 )
 from agentrl.messages import Action, Message
-from agentrl.trajectory import Ending, Labels, Trajectory, Turn
+from agentrl.trajectory import Ending, Labels, Trajectory, Turn, follows_actions
 from tests.bench.measures.episodes import FAULT, episode
 
 EPISODES = [

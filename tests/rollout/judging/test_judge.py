@@ -212,6 +212,6 @@ async def test_a_judge_whose_answers_are_cut_off_says_so():
             return Action("Well, on the one hand", finish_reason="length")
 
     async with Judge(Rambling(), RUBRIC, attempts=1, sampling=SamplingParams(max_tokens=7)) as judge:
-        with pytest.raises(JudgeFault, match=r"cut off at max_tokens = 7") as caught:
+        with pytest.raises(JudgeFault, match=r"cut off at max_tokens = 112") as caught:
             await judge(conversation("wrong"))
     assert not caught.value.is_of_the_text, "it cannot grade anything"

@@ -29,7 +29,7 @@ class Level(Source):
 
     def group(self, rate, number):
         ending = Ending("fault" if rate is None else "answer")
-        turns = [[Turn((), Action("x"), float(i < 2 * (rate or 0.0)))] for i in range(2)]
+        turns = [[] if rate is None else [Turn((), Action("x"), float(i < 2 * rate))] for i in range(2)]
         return TrajectoryGroup(
             f"{self.name}-{number}", [Trajectory(EnvRef("e"), Task("t"), 0, turn, ending) for turn in turns]
         )

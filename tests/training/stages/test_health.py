@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,10 +28,10 @@ FAULT = Ending("fault", "EnvFault: x", "server")
 def test_groups_that_fail_succeed_and_differ() -> None:
     groups = [
         group(episode(0), episode(0.5)),  # differ in reward, but none succeeds
-        group(episode(1), episode(1), episode(0, ending=FAULT)),  # a discarded one does not count
+        group(episode(1), episode(1), replace(episode(0, ending=FAULT), turns=[])),  # discarded before it began
         group(episode(1), episode(0)),
         group(episode(1), episode(0, labels=Labels(mode="greedy"))),  # nor does a baseline
-        group(episode(0, ending=FAULT)),  # no episode that counts: no group
+        group(replace(episode(0, ending=FAULT), turns=[])),  # no episode that counts: no group
     ]
     assert group_kinds(groups) == {
         "rollout/groups_failed": 0.25,
