@@ -121,6 +121,10 @@ class StoreError(AgentRLError):
     """The trajectory store cannot be read or written (full disk, broken line in the middle)."""
 
 
+class PolicyError(AgentRLError, TypeError):
+    """The code of a policy's author is wrong: what it returned is no turn. The run ends."""
+
+
 class RolloutError(AgentRLError):
     """Too many episodes were discarded: something is broken that retries do not fix."""
 

@@ -96,7 +96,7 @@ def test_what_may_stand_for_an_action():
     assert Action.of({"role": "assistant", "content": "x", "reasoning_content": "hm"}) == Action("x", reasoning="hm")
     with pytest.raises(TypeError, match="an action is an Action, a str or an OpenAI assistant message, got int"):
         Action.of(3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="an assistant message has content or tool_calls, got keys .'answer'."):
+    with pytest.raises(TypeError, match=r"an assistant message has content or tool_calls, got keys \['answer'\]"):
         Action.of({"answer": "x"})
 
 

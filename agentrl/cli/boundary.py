@@ -123,7 +123,7 @@ class Commands(click.Group):
             if place is None:
                 fail(ctx, "Error", str(error))
             else:
-                fail(ctx, type(error).__name__, f"{_reason(error)} ({place}); --debug shows the traceback")
+                fail(ctx, type(error).__name__, f"{_reason(error)} ({place}); --debug shows the traceback".lstrip())
         finally:
             end_when_hung(None)
         return None

@@ -74,7 +74,8 @@ def fault_of(what: str, error: BaseException) -> EnvFault:
         return fault
     if isinstance(error, asyncio.CancelledError):
         return EnvFault(f"{what} awaited something that had been cancelled", who="author")
-    return EnvFault(f"{what} raised {type(error).__name__}: {_text_of(error)}", who=culprit(error))
+    text = _text_of(error)
+    return EnvFault(f"{what} raised {type(error).__name__}" + (f": {text}" if text else ""), who=culprit(error))
 
 
 def is_authors(error: BaseException) -> bool:

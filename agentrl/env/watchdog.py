@@ -12,6 +12,7 @@ not seen.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
@@ -133,6 +134,8 @@ class Watchdog:
         """Let the signal call `alarm`; in the main thread."""
         if signal.getsignal(signal.SIGVTALRM) == signal.SIG_DFL:  # else it is somebody's
             signal.signal(signal.SIGVTALRM, self.alarm)
+            # An interpreter that ends gives signals back their default, and that of this one ends the process.
+            atexit.register(signal.signal, signal.SIGVTALRM, signal.SIG_IGN)
             self.has_alarm = True
             self._wind()
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, PolicyError
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
 
@@ -40,13 +40,16 @@ class FunctionPolicy(Policy):
         episode_id: str,
         sampling: SamplingParams | None = None,
     ) -> Action:
-        """What the function returns. Raises: TypeError for something else than a turn, and what the function raises."""
+        """What the function returns. Raises: PolicyError if that is no turn, and what the function raises."""
         told = self._told.setdefault(episode_id, [])
         same = takewhile(lambda pair: pair[0][0] is pair[1], zip(told, messages, strict=False))
         del told[sum(1 for _ in same) :]
         told += [(message, message.to_openai()) for message in messages[len(told) :]]
         turn = await self.function([_copy(shown) for _, shown in told], [dict(tool) for tool in tools])
-        return Action.of(turn)
+        try:
+            return Action.of(turn)
+        except (TypeError, ValueError) as error:
+            raise PolicyError(f"what the agent {self.name!r} returned is no turn: {error}") from None
 
     async def release(self, episode_id: str) -> None:
         self._told.pop(episode_id, None)

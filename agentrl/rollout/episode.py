@@ -6,6 +6,7 @@ Owns the turn loop and what counts as a fault. Concurrency, retries and storing 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import math
@@ -23,7 +24,7 @@ from agentrl.env.base import Env, Observation, StepResult, as_action
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.env.tool_env import ToolEnv
 from agentrl.env.watchdog import limit_of
-from agentrl.errors import EnvFault, PolicyFault, TaskError
+from agentrl.errors import EnvFault, PolicyError, PolicyFault, TaskError
 from agentrl.file_modules import IMPORTER, INSTALLED
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
@@ -152,7 +153,7 @@ async def _play(
             turn = None if earlier is None else _taken_before(earlier, trajectory, observation, anchor)
             if turn is None:
                 earlier, asked = None, perf_counter()
-                action = as_action(await policy.act(conversation, tools, episode_id=key, sampling=sampling))
+                action = await _asked(policy, policy.act(conversation, tools, episode_id=key, sampling=sampling))
                 action = action if action.prompt_ids is None else _shared(action, trajectory)
                 turn = Turn(observation, action, 0.0, {}, (), anchor, perf_counter() - asked)
             place, action = "", turn.action
@@ -180,6 +181,20 @@ async def _play(
             raise
         fault.after_action = _acted(trajectory) and (isinstance(fault, PolicyFault) or place != asked_place)
         raise fault from (error if fault is not error else error.__cause__)
+
+
+async def _asked(policy: Policy, acting: Awaitable[Action]) -> Action:
+    """The policy's turn. Raises: PolicyError if it is none, or if the policy's code cancelled what it waits for."""
+    try:
+        turn = await acting
+    except asyncio.CancelledError as error:
+        if not is_authors(error):
+            raise
+        raise PolicyError(f"policy {policy.name!r} awaited something that had been cancelled") from error
+    try:
+        return as_action(turn)
+    except (TypeError, ValueError) as error:
+        raise PolicyError(f"what policy {policy.name!r} returned is no turn: {error}") from None
 
 
 def _reset(env: Env, trajectory: Trajectory) -> Awaitable[tuple[Observation, dict[str, Any]]]:

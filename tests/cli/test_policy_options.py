@@ -115,7 +115,7 @@ def test_options_that_cannot_work_are_refused(arguments: list[str], words: str) 
 SOURCES = sorted(Path(agentrl.__file__).parent.rglob("*.py"))
 # Programs of others, whose options are named in commands that we run or recommend.
 FOREIGN = re.compile(
-    r"\b(pip|npm|ps|ls|docker|podman|systemd-run|openenv|vllm|vLLM|SGLang|ray|python -m (?!agentrl))\b"
+    r"\b(apt-get|pip|npm|ps|ls|docker|podman|systemd-run|openenv|vllm|vLLM|SGLang|ray|python -m (?!agentrl))\b"
 )
 
 

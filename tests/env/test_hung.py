@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -313,3 +314,24 @@ def test_a_thread_that_cannot_be_ended_holds_up_no_profiled_code() -> None:
     finally:
         sys.setprofile(None)
     assert len(calls) >= 4
+
+
+ENDS = """
+import time
+from agentrl.env import watchdog
+
+class Slow:
+    def __del__(self):
+        began = time.process_time()
+        while time.process_time() - began < 0.5:
+            pass
+
+watchdog._watchdog.look_s = 0.001
+watchdog.start()
+watchdog.kept = Slow()  # ends with the interpreter
+"""
+
+
+def test_a_program_that_is_slow_to_end_is_not_ended_by_the_timer() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentrl.bench.evaluate import evaluate
 from agentrl.bench.runner import run_bench
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, PolicyError
 from agentrl.messages import Action, Message, ToolCall
+from agentrl.policy.base import Policy
 from agentrl.policy.by_name import resolve
 from agentrl.policy.function import FunctionPolicy
 from tests.bench.toys import Adder
@@ -59,8 +62,37 @@ async def test_something_else_is_refused() -> None:
     async def agent(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
         return 7
 
-    with pytest.raises(TypeError, match="an action is an Action, a str or an OpenAI assistant message, got int"):
+    with pytest.raises(
+        PolicyError, match="is no turn: an action is an Action, a str or an OpenAI assistant message, got int"
+    ):
         await FunctionPolicy(agent).act((), (), episode_id="e")
+
+
+@pytest.mark.parametrize("returned", [None, 7, {"answer": "3"}, {"role": "robot", "content": "3"}])
+def test_what_is_no_turn_ends_the_run_with_a_sentence(returned: Any) -> None:
+    class Broken(Policy):
+        name = "broken"
+
+        async def act(self, *args: Any, **kwargs: Any) -> Any:
+            return returned
+
+    async def agent(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
+        return returned
+
+    with pytest.raises(PolicyError, match="what policy 'broken' returned is no turn: "):
+        evaluate(Broken(), Adder, Adder.tasks.split("eval")[:1])
+    with pytest.raises(PolicyError, match="what the agent 'mine' returned is no turn: "):
+        evaluate(FunctionPolicy(agent, "mine"), Adder, Adder.tasks.split("eval")[:1])
+
+
+def test_an_agent_that_cancels_what_it_waits_for_is_named() -> None:
+    async def agent(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
+        waiting = asyncio.ensure_future(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(waiting.cancel)
+        await waiting
+
+    with pytest.raises(PolicyError, match="policy 'mine' awaited something that had been cancelled"):
+        evaluate(FunctionPolicy(agent, "mine"), Adder, Adder.tasks.split("eval")[:1])
 
 
 def test_a_function_that_is_not_async_is_refused(tmp_path: Path) -> None:
