@@ -51,11 +51,9 @@ class EnvPool:
         self._idle.append(env)
 
     async def discard(self, env: Env) -> None:
-        """Close an instance that may be in any state."""
-        try:
-            await _close(env)
-        finally:
-            self._lent.pop(id(env), None)
+        """Close an instance that may be in any state. Where that is cancelled, it is closed with the pool."""
+        await _close(env)
+        self._lent.pop(id(env), None)
 
     async def aclose(self) -> None:
         """Close every instance; lent ones too. The pool can be used again."""

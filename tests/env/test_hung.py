@@ -65,9 +65,10 @@ IN_A_THREAD = (loop, stubborn, lock)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(watchdog._watchdog, "look_s", 0.02)
     released.clear()
+    earlier = set(watchdog._left)  # of other tests: those may wait for ever
     yield
     released.set()
-    for thread in list(watchdog._left):
+    for thread in set(watchdog._left) - earlier:
         thread.join()
 
 

@@ -74,7 +74,9 @@ def _steps(run: Path, stage: str) -> list[tuple[float, float]]:
     """Sampled tokens and success of training episodes of each step."""
     every = map(decode_line, (run / "metrics.jsonl").read_bytes().splitlines())
     lines = [line for line in every if line["stage"] == stage]
-    return [(float(line["rollout/tokens"]), float(line["rollout/success_of_attempted"])) for line in lines]
+    # Older runs have the success of scored episodes alone.
+    successes = [line.get("rollout/success_of_attempted", line["rollout/success"]) for line in lines]
+    return [(float(line["rollout/tokens"]), float(success)) for line, success in zip(lines, successes, strict=True)]
 
 
 def _part(steps: Sequence[tuple[float, float]], low: float, high: float) -> float:
