@@ -57,7 +57,7 @@ def call_result(reply: Reply) -> CallResult:
     claim = reply.parts[2] if len(reply.parts) > 2 else b""
     if reply.header["status"] == "ok" and claim[:1] == b"R":
         try:
-            return result_of(CallResult, reply, value=decode(claim[1:]), returned=True)
+            return result_of(CallResult, reply, value=decode(memoryview(claim)[1:]), returned=True)
         except ValueFormError as error:
             return result_of(CallResult, reply, raised=str(error))
     raised = claim[1:].decode("utf-8", "replace") if claim[:1] == b"E" else ""

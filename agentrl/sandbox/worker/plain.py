@@ -42,7 +42,7 @@ def encode(value: Any) -> bytes:
     return b"".join(out)
 
 
-def decode(content: bytes) -> Any:
+def decode(content: bytes | memoryview) -> Any:
     """The value of bytes that `encode` made.
 
     Raises: ValueFormError for anything that `encode` does not produce.
@@ -90,8 +90,8 @@ def _put(value: Any, depth: int, out: list[bytes]) -> None:
 class _Reader:
     """Reads one value from bytes, and counts what that costs."""
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
+    def __init__(self, content: bytes | memoryview) -> None:
+        self._content = memoryview(content)  # slices are no copies
         self._at = 0
         self._parts_left = MAX_PARTS - 1
         self._work_left = _MAX_WORK
@@ -120,7 +120,7 @@ class _Reader:
     def _sized(self, tag: bytes, count: int, depth: int) -> Any:
         if tag in b"uy":
             content = self._bytes(count)
-            return content if tag == b"y" else content.decode("utf-8", "surrogatepass")
+            return bytes(content) if tag == b"y" else str(content, "utf-8", "surrogatepass")
         if tag == b"d":
             return self._dict(self._items(2 * count, depth))
         items = self._items(count, depth)
@@ -128,7 +128,7 @@ class _Reader:
             self._check_hashes(items)
         return _CONTAINERS[tag](items)
 
-    def _bytes(self, size: int) -> bytes:
+    def _bytes(self, size: int) -> memoryview:
         end = self._at + size
         if end > len(self._content):
             raise ValueFormError("a value that is cut off")
