@@ -74,13 +74,16 @@ def success_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
     """Success in each environment, their mean and their minimum, as a run logs them; nothing for one environment."""
     if len(results) == 1:
         return {}
-    found = {name: result.success for name, result in results.items()}
-    return {
-        **{f"eval/success@{name}": estimate.mean for name, estimate in found.items()},
-        "eval/success_env_mean": mean_over(list(found.values())).mean,
-        "eval/success_env_min": min(estimate.mean for estimate in found.values()),
-        **{f"eval/success_of_attempted@{name}": r.success_of_attempted.mean for name, r in results.items()},
+    kinds = {
+        "eval/success": {name: result.success for name, result in results.items()},
+        "eval/success_of_attempted": {name: result.success_of_attempted for name, result in results.items()},
     }
+    metrics: dict[str, float] = {}
+    for kind, found in kinds.items():
+        metrics |= {f"{kind}@{name}": estimate.mean for name, estimate in found.items()}
+        metrics[f"{kind}_env_mean"] = mean_over(list(found.values())).mean
+        metrics[f"{kind}_env_min"] = min(estimate.mean for estimate in found.values())
+    return metrics
 
 
 def mean_over(estimates: Sequence[Estimate]) -> Estimate:
@@ -99,6 +102,8 @@ def mean_over(estimates: Sequence[Estimate]) -> Estimate:
 def environments_to_json(results: Mapping[str, EvalResult], trained: Sequence[str]) -> dict[str, Any]:
     """Mean success over environments and the lowest one, of all, of those trained on, and of those held out.
 
+    `of_attempted` has the same with discarded episodes as failures.
+
     Args:
         results: by name.
         trained: names of those that the model learnt from.
@@ -108,7 +113,12 @@ def environments_to_json(results: Mapping[str, EvalResult], trained: Sequence[st
         "trained": [name for name in results if name in trained],
         "held_out": [name for name in results if name not in trained],
     }
-    return {kind: _spread({name: results[name].success for name in names}) for kind, names in kinds.items() if names}
+    return {kind: _spreads({name: results[name] for name in names}) for kind, names in kinds.items() if names}
+
+
+def _spreads(results: Mapping[str, EvalResult]) -> dict[str, Any]:
+    attempted = _spread({name: result.success_of_attempted for name, result in results.items()})
+    return {**_spread({name: result.success for name, result in results.items()}), "of_attempted": attempted}
 
 
 def _spread(found: Mapping[str, Estimate]) -> dict[str, Any]:

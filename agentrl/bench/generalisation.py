@@ -15,6 +15,7 @@ from typing import Any
 from agentrl.bench.environments import mean_over
 from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_seeds
 from agentrl.bench.statistics.jackknife import over_seeds
+from agentrl.bench.verdicts import attempted_outcomes
 
 ByTask = Mapping[str, Sequence[float]]
 """Task id -> success of its episodes."""
@@ -26,7 +27,8 @@ class EnvironmentRun:
 
     Attributes:
         trained: names of the environments that the run learnt from.
-        evaluations: of each evaluating stage, in order: mode -> environment -> outcomes by task.
+        evaluations: of each evaluating stage, in order: mode -> environment -> outcomes by task, where discarded
+            episodes are failures.
     """
 
     trained: Sequence[str]
@@ -39,7 +41,7 @@ class EnvironmentRun:
         if not tables:
             return None
         names = tables[-1]["environments"]
-        evaluations = [{mode: _split(of, names) for mode, of in table["outcomes"].items()} for table in tables]
+        evaluations = [{mode: _split(of, names) for mode, of in attempted_outcomes(table).items()} for table in tables]
         return cls([name for name, found in names.items() if found["trains"]], evaluations)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from agentrl.bench.comparing.obstacles import check_same_tasks
 from agentrl.bench.estimates import Estimate, clustered_proportion, paired_over_seeds
+from agentrl.bench.verdicts import attempted_outcomes
 from agentrl.errors import ConfigError
 from agentrl.trajectory import EnvRef
 
@@ -250,16 +251,10 @@ def _read(path: Path) -> TrainedRun:
         fingerprints,
         None if first is None else first["outcomes"],
         last["outcomes"],
-        None if first is None else _attempted(first),
-        _attempted(last),
+        None if first is None else attempted_outcomes(first),
+        attempted_outcomes(last),
         (lost, acted),
     )
-
-
-def _attempted(table: Mapping[str, Any]) -> Mapping[str, Outcomes]:
-    """Outcomes of all attempted episodes; a table says them where they differ from those of the scored ones."""
-    found: Mapping[str, Outcomes] = table.get("outcomes_of_attempted", table["outcomes"])
-    return found
 
 
 def _environment_of(settings: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> tuple[EnvRef, dict[str, str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from agentrl.bench.estimates import paired_difference
+from agentrl.bench.estimates import Estimate, paired_difference
 
 Metrics = Mapping[str, Any]
 Outcomes = Mapping[str, Sequence[float]]
@@ -47,23 +47,44 @@ class Verdict:
         return {"name": self.name, "text": self.text, **self.numbers}
 
 
-def change(before: Outcomes, after: Outcomes, mode: str) -> Verdict | None:
+def change(
+    before: Outcomes, after: Outcomes, mode: str, attempted: tuple[Outcomes, Outcomes] | None = None
+) -> Verdict | None:
     """Whether the success of after is above or below that of before, paired over the same tasks.
 
-    Args: mode: `greedy` or `sampled`, for the text.
+    Args:
+        mode: `greedy` or `sampled`, for the text.
+        attempted: before and after with discarded episodes as failures, where there are any. What is said must hold for
+            them too: else a model that has its losing episodes discarded would be called better.
+
     Returns: `better` or `worse` where the paired 95% interval excludes 0, else `undecided`; None without a shared task.
     """
     difference = paired_difference(after, before)
     if not difference.n or not math.isfinite(difference.mean):
         return None
-    name = "better" if difference.low > 0 else "worse" if difference.high < 0 else "undecided"
-    shown = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-    chance = ": this may be chance" if name == "undecided" else ""
+    name, why = _side(difference), ""
+    numbers = {"mode": mode, "difference": difference.to_json()}
+    if attempted:
+        of_attempted = paired_difference(attempted[1], attempted[0])
+        numbers["difference_of_attempted"] = of_attempted.to_json()
+        if name != "undecided" and name != _side(of_attempted):
+            name = "undecided"
+            why = f": with discarded episodes as failures it is {_shown(of_attempted)}"
+    if name == "undecided" and not why:
+        why = ": this may be chance"
     text = (
-        f"{name.capitalize()} ({mode}): success changed by {shown} on the same {difference.n} held-out tasks "
-        f"(paired 95% interval){chance}."
+        f"{name.capitalize()} ({mode}): success changed by {_shown(difference)} on the same {difference.n} held-out "
+        f"tasks (paired 95% interval){why}."
     )
-    return Verdict(name, text, {"mode": mode, "difference": difference.to_json()})
+    return Verdict(name, text, numbers)
+
+
+def _side(difference: Estimate) -> str:
+    return "better" if difference.low > 0 else "worse" if difference.high < 0 else "undecided"
+
+
+def _shown(difference: Estimate) -> str:
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 @dataclass(frozen=True)
@@ -192,23 +213,41 @@ def _ends_flat(losses: Sequence[float]) -> bool | None:
 
 
 def verdicts(
-    metrics: Sequence[Metrics], summary: Metrics, before: Mapping[str, Outcomes], after: Mapping[str, Outcomes]
+    metrics: Sequence[Metrics], summary: Metrics, evaluations: Sequence[Mapping[str, Any]] = ()
 ) -> list[dict[str, Any]]:
     """Everything that can be said of a run, as JSON values: the change of each mode, then the causes.
 
     Args:
         metrics: lines of metrics.jsonl.
         summary: with the table `after`.
-        before, after: outcomes by mode, of the first and the last evaluation; empty where there is none.
+        evaluations: tables of evaluating stages; the change is that from the first to the last of them.
     """
-    changes = [change(before[mode], after[mode], mode) for mode in before if mode in after]
+    changes = _changes(evaluations[0], evaluations[-1]) if len(evaluations) > 1 else []
     shown = [one.to_json() for one in changes if one is not None]
     return [*shown, *(one.to_json() for one in causes(signs_of(metrics, {**summary, "verdicts": shown})))]
 
 
+def _changes(first: Mapping[str, Any], last: Mapping[str, Any]) -> list[Verdict | None]:
+    """The change of each mode between two tables."""
+    before, after = first["outcomes"], last["outcomes"]
+    attempted = attempted_outcomes(first), attempted_outcomes(last)
+    lost = any("outcomes_of_attempted" in table for table in (first, last))
+    return [
+        change(before[mode], after[mode], mode, (attempted[0][mode], attempted[1][mode]) if lost else None)
+        for mode in before
+        if mode in after
+    ]
+
+
+def attempted_outcomes(table: Mapping[str, Any]) -> Mapping[str, Outcomes]:
+    """Outcomes by mode of all attempted episodes; a table says them where they differ from those of the scored ones."""
+    found: Mapping[str, Outcomes] = table.get("outcomes_of_attempted", table["outcomes"])
+    return found
+
+
 def said_of(metrics: Sequence[Metrics], summary: Metrics) -> list[dict[str, Any]]:
     """The verdicts of a summary; those that the metrics alone allow where a run is not finished."""
-    return list(summary["verdicts"]) if "verdicts" in summary else verdicts(metrics, summary, {}, {})
+    return list(summary["verdicts"]) if "verdicts" in summary else verdicts(metrics, summary)
 
 
 def choices(summary: Metrics) -> list[str]:

@@ -442,8 +442,7 @@ class Run:
             "cost": cost(self.clock.wall_s, self.clock.cpu_s, self.state.cpu_s_by_stage, self.state.tokens),
             **made_with,
         }
-        before, after = (tables[0]["outcomes"], tables[-1]["outcomes"]) if len(tables) > 1 else ({}, {})
-        summary["verdicts"] = verdicts(read_metrics(self.folder.metrics_path), summary, before, after)
+        summary["verdicts"] = verdicts(read_metrics(self.folder.metrics_path), summary, tables)
 
         def save(folder: Path) -> None:
             model_folder.save(folder, self.model, self.tokenizer)

@@ -126,6 +126,17 @@ def test_the_interval_of_success_knows_that_seeds_differ() -> None:
     assert 0.9 < perfect.low < 1
 
 
+def test_losing_episodes_that_are_gone_count_in_the_matrix() -> None:
+    table = stage({"a": [1, 1], "b": [1, 1]}, ["a"])
+    lost = {**table["outcomes"]["greedy"], "b/lost": [0.0], "b/lost too": [0.0]}
+    found = EnvironmentRun.of({"stages": {"after": {**table, "outcomes_of_attempted": dict.fromkeys(MODES, lost)}}})
+    assert found is not None
+    matrix = generalisation({"main": {0: found}}, MODES)
+    assert matrix is not None
+    assert matrix.rows[0].cells["a"].success.mean == 1
+    assert matrix.rows[0].cells["b"].success.mean == 0.5
+
+
 def test_one_environment_has_no_matrix() -> None:
     assert EnvironmentRun.of({"stages": {"after": {"outcomes": dict.fromkeys(MODES, outcomes([1]))}}}) is None
     assert generalisation({"main": {}}, MODES) is None

@@ -107,11 +107,26 @@ def test_a_loss_is_flat_when_its_last_quarter_is_hardly_below_the_one_before(las
 def test_a_whole_run_gets_its_changes_and_its_causes() -> None:
     rows = lines(12, rollout__success=0.99, rollout__groups_failed=0.0, rollout__groups_solved=0.97)
     summary = {"after": {"sampled": {"mean": 0.98, "ci95": [0.95, 0.99]}}}
-    tables = {"greedy": outcomes(8), "sampled": outcomes(16)}, {"greedy": outcomes(40), "sampled": outcomes(39)}
-    found = verdicts(rows, summary, *tables)
+    first, last = {"greedy": outcomes(8), "sampled": outcomes(16)}, {"greedy": outcomes(40), "sampled": outcomes(39)}
+    found = verdicts(rows, summary, [{"outcomes": first}, {"outcomes": last}])
     assert [one["name"] for one in found] == ["better", "better", "solved"]
     assert said_of(rows, {**summary, "verdicts": found}) == found
     assert [one["name"] for one in said_of(rows, {})] == ["solved"]
+
+
+@pytest.mark.parametrize(("num_lost", "name"), [(0, "better"), (2, "better"), (30, "undecided")])
+def test_losing_episodes_that_are_gone_make_no_run_better(num_lost: int, name: str) -> None:
+    first, kept = outcomes(16), outcomes(40)
+    last = {**kept, **{f"lost{n}": [0.0] for n in range(num_lost)}}
+    first |= {f"lost{n}": [1.0] for n in range(num_lost)}
+    tables = [
+        {"outcomes": {"greedy": first}},
+        {"outcomes": {"greedy": kept}, "outcomes_of_attempted": {"greedy": last}},
+    ]
+    (found,) = verdicts([], {}, tables)
+    assert found["name"] == name
+    assert ("with discarded episodes as failures it is" in found["text"]) == (name == "undecided")
+    assert found["difference_of_attempted"]["mean"] <= found["difference"]["mean"]
 
 
 def test_choices_of_stages_are_one_sentence_each() -> None:

@@ -103,6 +103,7 @@ def test_the_table_shows_each_environment_their_mean_and_the_lowest(run: Path) -
         "ci95": over["held_out"]["min"]["ci95"]
     }
     assert over["all"]["min"]["mean"] == min(means.values())
+    assert over["all"]["of_attempted"]["mean"]["mean"] == over["all"]["mean"]["mean"]  # nothing was discarded
     assert table["sampled"]["mean"] == pytest.approx(sum(means.values()) / 3)
 
 
@@ -145,6 +146,7 @@ def test_weights_are_chosen_by_held_out_tasks_of_the_trained_environments(tmp_pa
     checks = metrics_of(tmp_path / "run", "eval")
     assert {key for key in checks[0] if "success@" in key} == {"eval/success@once", "eval/success@twice"}
     assert checks[0]["eval/success_env_min"] == min(checks[0]["eval/success@once"], checks[0]["eval/success@twice"])
+    assert checks[0]["eval/success_of_attempted_env_min"] == checks[0]["eval/success_env_min"]
 
 
 def test_the_written_configuration_is_read_back(tmp_path: Path) -> None:
