@@ -115,15 +115,16 @@ class Commands(click.Group):
             if ctx.meta.get(_DEBUG):
                 raise
             fail(ctx, type(error).__name__, str(error))
-        except Exception as error:
-            place = author_place(error)
-            if ctx.meta.get(_DEBUG) or (place is None and not isinstance(error, (ValueError, OSError))):
-                _say_json(ctx, type(error).__name__, str(error))
+        except BaseException as raised:  # an author's code may raise what is no Exception
+            own = _own(raised)
+            place = author_place(own)
+            if ctx.meta.get(_DEBUG) or (place is None and not isinstance(own, (ValueError, OSError))):
+                _say_json(ctx, type(own).__name__, str(own))
                 raise
             if place is None:
-                fail(ctx, "Error", str(error))
+                fail(ctx, "Error", str(own))
             else:
-                fail(ctx, type(error).__name__, f"{_reason(error)} ({place}); --debug shows the traceback".lstrip())
+                fail(ctx, type(own).__name__, f"{_reason(own)} ({place}); --debug shows the traceback".lstrip())
         finally:
             end_when_hung(None)
         return None
@@ -170,6 +171,12 @@ def _is_within(filename: str, folders: tuple[str, ...]) -> bool:
     path = os.path.abspath(filename)
     # An installed AgentRL is within site-packages, but its files are still ours.
     return path.startswith(folders) and (folders is _OURS or not path.startswith(_OURS))
+
+
+def _own(error: BaseException) -> BaseException:
+    """What author code raised: Python says of a coroutine that a StopIteration left only that there was one."""
+    cause = error.__cause__
+    return cause if isinstance(error, RuntimeError) and isinstance(cause, StopIteration | StopAsyncIteration) else error
 
 
 def _reason(error: BaseException) -> str:

@@ -100,6 +100,25 @@ def test_sys_exit_in_an_authors_file_is_no_success(
     assert "SystemExit: sys.exit(0) was called (mine.py:2 in <module>)" in result.stderr
 
 
+AGENTS = {
+    "next(iter([]))": "StopIteration: (agent.py:2 in play)",
+    "raise StopAsyncIteration('tea')": "StopAsyncIteration: tea (agent.py:2 in play)",
+    "raise GeneratorExit('tea')": "GeneratorExit: tea (agent.py:2 in play)",
+    "raise BaseException('tea')": "BaseException: tea (agent.py:2 in play)",
+}
+
+
+@pytest.mark.parametrize("line", AGENTS)
+def test_whatever_an_agent_raises_is_named_with_its_line(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("agent.py").write_text(f"async def play(messages, tools):\n    {line}\n")
+    result = CliRunner().invoke(main, ["bench", "agentrl/Guess-v0", "--policy", "./agent.py:play", "--tasks", "1"])
+    assert result.exit_code == 1
+    assert AGENTS[line] in result.stderr
+
+
 def test_a_mistake_in_start_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(
