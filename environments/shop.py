@@ -33,19 +33,20 @@ _SHORT = (0.85, 0.3, 0.0)
 
 def make_task(rng: np.random.Generator) -> dict[str, Any]:
     """Draw a store and an order: offers are `[seller, kind, price, stock]`."""
-    kinds = [str(kind) for kind in rng.choice(KINDS, KINDS_IN_STORE, replace=False)]
-    sellers = iter(rng.choice(SELLERS, KINDS_IN_STORE * OFFERS_PER_KIND, replace=False).tolist())
+    kinds = [KINDS[number] for number in rng.choice(len(KINDS), KINDS_IN_STORE, replace=False)]
+    chosen = rng.choice(len(SELLERS), KINDS_IN_STORE * OFFERS_PER_KIND, replace=False)
+    sellers = iter([SELLERS[number] for number in chosen])
     quantity = int(rng.integers(2, 6))
     offers = [offer for kind in kinds for offer in _offers(rng, kind, quantity, sellers)]
     return {"want": kinds[0], "quantity": quantity, "offers": offers}
 
 
 def _offers(rng: np.random.Generator, kind: str, quantity: int, sellers: Iterator[str]) -> list[list[Any]]:
-    prices = sorted(rng.choice(np.arange(1, 10), OFFERS_PER_KIND, replace=False).tolist())
+    prices = sorted(1 + number for number in rng.choice(9, OFFERS_PER_KIND, replace=False).tolist())
     offers = []
     for price, short in zip(prices, _SHORT, strict=True):
         stock = rng.integers(0, quantity) if rng.random() < short else rng.integers(quantity, 10)
-        offers.append([next(sellers), kind, int(price), int(stock)])
+        offers.append([next(sellers), kind, price, int(stock)])
     return [offers[index] for index in rng.permutation(OFFERS_PER_KIND)]
 
 

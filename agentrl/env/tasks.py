@@ -17,6 +17,7 @@ from agentrl.env.task_files import TaskFile
 from agentrl.errors import TaskError, did_you_mean
 from agentrl.trajectory import Task
 
+_encode = json.JSONEncoder(sort_keys=True).encode
 TaskMaker = Callable[[np.random.Generator], Mapping[str, Any]]
 
 
@@ -28,6 +29,7 @@ class Tasks:
 
     def __init__(self, splits: Callable[[], Mapping[str, Sequence[Task]]]) -> None:
         self._make = splits
+        self._are_disjoint = False
         self._splits: dict[str, tuple[Task, ...]] | None = None
         self._by_id: dict[str, Task] = {}
 
@@ -47,7 +49,9 @@ class Tasks:
         Raises: TaskError at first use if `make` cannot produce that many different tasks.
         """
         wanted = sizes or {"train": 1000, "eval": 200}
-        return cls(lambda: _generate(make, seed, wanted))
+        made = cls(lambda: _generate(make, seed, wanted))
+        made._are_disjoint = True  # `_generate` leaves out what it drew before
+        return made
 
     @classmethod
     def from_file(cls, path: str | Path, *, id: str = "id", split: str = "split", eval_share: float = 0.2) -> Tasks:
@@ -90,12 +94,16 @@ class Tasks:
 
     def made_again(self) -> Tasks:
         """The same tasks, made a second time; those of an unseeded generator differ."""
-        return Tasks(self._make)
+        again = Tasks(self._make)
+        again._are_disjoint = self._are_disjoint
+        return again
 
     def _load(self) -> dict[str, tuple[Task, ...]]:
         if self._splits is None:
             splits = {name: tuple(tasks) for name, tasks in self._make().items()}
-            self._by_id = _check_disjoint(splits)
+            self._by_id = _by_id(splits)
+            if not self._are_disjoint:
+                _check_disjoint(splits)
             self._splits = splits
         return self._splits
 
@@ -106,7 +114,7 @@ def _number(split: str, items: Sequence[Mapping[str, Any]]) -> list[Task]:
 
 def _fingerprint(data: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(data, sort_keys=True)
+        return _encode(data)
     except TypeError as error:
         raise TaskError(f"a task's data must be plain JSON (numbers, text, lists, dicts): {error}") from error
 
@@ -135,18 +143,22 @@ def _generate(make: TaskMaker, seed: int, sizes: Mapping[str, int]) -> dict[str,
     return splits
 
 
-def _check_disjoint(splits: Mapping[str, Sequence[Task]]) -> dict[str, Task]:
+def _by_id(splits: Mapping[str, Sequence[Task]]) -> dict[str, Task]:
     by_id: dict[str, Task] = {}
+    for task in (task for tasks in splits.values() for task in tasks):
+        if task.id in by_id:
+            raise TaskError(f"task id {task.id!r} is used twice; ids must be unique within an environment")
+        by_id[task.id] = task
+    return by_id
+
+
+def _check_disjoint(splits: Mapping[str, Sequence[Task]]) -> None:
     owner: dict[str, str] = {}
     for name, tasks in splits.items():
         for task in tasks:
-            if task.id in by_id:
-                raise TaskError(f"task id {task.id!r} is used twice; ids must be unique within an environment")
-            by_id[task.id] = task
             mark = _fingerprint(task.data)
             if owner.setdefault(mark, name) != name:
                 raise TaskError(
                     f"task {task.id!r} of split {name!r} is also in split {owner[mark]!r}; "
                     "held-out tasks must not be trained on: remove it from one of them"
                 )
-    return by_id
