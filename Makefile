@@ -17,7 +17,7 @@ REAL_OUT ?= runs/quickstart-real
 REAL_ARGS ?=
 WHEEL ?=
 PYTEST_ARGS ?=
-WORKERS ?= -n 2 --dist worksteal
+WORKERS ?= -n 3 --dist worksteal
 EXAMPLES ?= 2000
 
 BIN := $(VENV)/bin
