@@ -137,12 +137,15 @@ def _fits(run: GridRun, active: Iterable[tuple[GridRun, object]], cores: int) ->
 
 
 def _begin(run: GridRun) -> subprocess.Popen[bytes]:
-    """Start a process for a run; its output goes to a file next to the run's folder."""
+    """Start a process for a run; its output is added to a file next to the run's folder.
+
+    A run that an earlier call began may still write to that file.
+    """
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     config = _next_to(run, "toml")
     config.write_text(dump_config(run.config), encoding="utf-8")
     command = [sys.executable, "-m", "agentrl", "train", str(config), "--out", str(run.folder), "--continue", "--json"]
-    with _next_to(run, "log").open("wb") as log:
+    with _next_to(run, "log").open("ab") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 

@@ -65,9 +65,13 @@ def test_a_grid_that_cannot_be_is_refused_before_anything_begins(
 
 def test_a_failing_run_stops_no_other_and_the_same_call_goes_on(tmp_path: Path) -> None:
     runs = plan(tmp_path, [0], "env.eval_split=none,eval")  # the first has no held-out tasks
+    log = runs[0].folder.with_name("seed-0.log")
+    log.parent.mkdir(parents=True)
+    log.write_text("what an earlier call said\n")
     results = run_grid(runs, jobs=1)
     assert [result.summary is None for result in results] == [True, False]
-    assert "none" in Path(runs[0].folder.with_name("seed-0.log")).read_text()
+    assert log.read_text().startswith("what an earlier call said\n")
+    assert "none" in log.read_text()
     assert "exit code" in results[0].error
     written = (runs[1].folder / "summary.json").stat().st_mtime_ns
     seen: list[GridResult] = []
