@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from agentrl.config import NotNegative, Whole
 from agentrl.learning.masters import MasterWeights
+from agentrl.policy.precision import cpu_has_bfloat16
 
 OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine"]
@@ -90,10 +91,62 @@ def make_optimizers(
     rest = [p for p in parameters if p.ndim != 2 or id(p) in outer]
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay))
+        is_slow = matrices[0].device.type == "cpu" and not cpu_has_bfloat16()
+        kind = Float32Muon if is_slow else torch.optim.Muon
+        optimizers.append(kind(matrices, lr=lr, weight_decay=weight_decay))
     if rest or of_head:
         optimizers.append(_adamw([*rest, *of_head], adamw_lr, betas, weight_decay))
     return optimizers
+
+
+class Float32Muon(torch.optim.Muon):
+    """Muon, with the products of its Newton-Schulz iteration in float32.
+
+    torch computes them in bfloat16, which a CPU without such products emulates: at 128 x 128 in 20 times the time, so
+    that they were 60% of an update of a small model.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every matrix that has a gradient. Args: closure: computes the loss and the gradients anew."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    self._update(matrix, matrix.grad, group)
+        return loss
+
+    def _update(self, matrix: torch.Tensor, gradient: torch.Tensor, group: Mapping[str, Any]) -> None:
+        lr, momentum = group["lr"], group["momentum"]
+        state = self.state[matrix]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        update = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
+        update = orthogonal(update.float(), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        matrix.mul_(1 - lr * group["weight_decay"])
+        matrix.add_(update, alpha=-lr * math.sqrt(max(1, matrix.size(0) / matrix.size(1))))
+
+
+def orthogonal(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
+    """The nearest orthogonal matrix, roughly: singular values end between 0.5 and 1.5.
+
+    X <- a X + (b A + c A A) X with A = X X^T, from X = matrix / ||matrix||.
+
+    Args: matrix: (rows, columns). coefficients: a, b and c. eps: least norm.
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+    """
+    a, b, c = coefficients
+    is_tall = matrix.size(0) > matrix.size(1)
+    found = matrix.T if is_tall else matrix
+    found = found / found.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = found @ found.T
+        found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
+    return found.T if is_tall else found
 
 
 def _embedding_parameters(model: Any) -> list[nn.Parameter]:

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from agentrl.learning.optimizers import Schedule, make_optimizers, set_lr
+from agentrl.learning import optimizers
+from agentrl.learning.optimizers import Float32Muon, Schedule, make_optimizers, orthogonal, set_lr
 
 
 def fractions(schedule, steps, total=None):
@@ -72,6 +73,64 @@ def test_adamw_first_step_by_hand():
     optimizer.step()
     # Decay multiplies by 1 - lr * decay; the first bias-corrected step has size lr.
     assert model.weight.flatten().tolist() == pytest.approx([0.95 - 0.1, -1.9 + 0.1], abs=1e-6)
+
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+@pytest.mark.parametrize("able", [False, True])
+def test_a_cpu_without_products_in_bfloat16_makes_those_of_muon_in_float32(make_model, monkeypatch, able):
+    monkeypatch.setattr(optimizers, "cpu_has_bfloat16", lambda: able)
+    muon, _ = make(make_model())
+    assert type(muon) is (torch.optim.Muon if able else Float32Muon)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9)])
+def test_updates_in_float32_are_those_of_torch_but_for_its_rounding(shape):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(3)]
+    found = []
+    for kind in (torch.optim.Muon, Float32Muon):
+        matrix = nn.Parameter(start.clone())
+        optimizer = kind([matrix], lr=0.1, weight_decay=0.5)
+        for gradient in gradients:
+            matrix.grad = gradient.clone()
+            optimizer.step()
+        found.append((matrix.detach(), optimizer.state_dict()))
+    (theirs, their_state), (ours, our_state) = found
+    assert (ours - theirs).abs().max() < 0.01 * (theirs - start).abs().max()
+    assert our_state["param_groups"] == their_state["param_groups"]  # a checkpoint of one is one of the other
+    torch.testing.assert_close(our_state["state"], their_state["state"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9)])
+def test_newton_and_schulz_by_singular_values(shape):
+    """The iteration is the odd polynomial s -> a s + b s^3 + c s^5 on each singular value."""
+    torch.manual_seed(1)
+    matrix = torch.randn(shape, dtype=torch.float64)
+    a, b, c = COEFFICIENTS
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    s = s / matrix.norm()
+    for _ in range(5):
+        s = a * s + b * s**3 + c * s**5
+    found = orthogonal(matrix, COEFFICIENTS, 5, 1e-7)
+    torch.testing.assert_close(found, u @ s.diag() @ v, rtol=0, atol=1e-12)
+    assert float(torch.linalg.svdvals(found).max()) < 1.5
+    torch.testing.assert_close(orthogonal(matrix.float(), COEFFICIENTS, 5, 1e-7).double(), found, rtol=0, atol=1e-5)
+
+
+def test_a_matrix_without_a_gradient_is_left_alone():
+    with_gradient, without = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    optimizer = Float32Muon([with_gradient, without], lr=0.1)
+
+    def loss():
+        optimizer.zero_grad()
+        (with_gradient * torch.tensor([[1.0, 2.0], [3.0, 5.0]])).sum().backward()
+        return 7.0
+
+    assert optimizer.step(loss) == 7.0
+    assert torch.equal(without, torch.ones(2, 2))
+    assert not torch.equal(with_gradient, torch.ones(2, 2))
 
 
 def test_a_frozen_model_is_refused():
