@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from agentrl.env.author_code import watched
 from agentrl.env.base import Env
-from agentrl.env.watchdog import Hung, limit_of
+from agentrl.env.blame import fault_of, is_authors
+from agentrl.env.watchdog import limit_of
 from agentrl.env.wrapped import as_env
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class EnvPool:
         self._idle: list[Env] = []
         self._lent: dict[int, Env] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._has_made = False
 
     @property
     def num_open(self) -> int:
@@ -34,15 +36,29 @@ class EnvPool:
         return len(self._idle) + len(self._lent)
 
     async def lend(self) -> Env:
-        """An idle instance, or a new one. Raises: any exception of the constructor."""
+        """An idle instance, or a new one.
+
+        Raises: any exception of the constructor, which is wrong input; EnvFault once an instance has been made: what an
+            episode did, such as to a file or a table, may keep the next one from being made.
+        """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
             stale, self._idle = self._idle, []
             for env in stale:
                 await _close(env)
-        env = self._idle.pop() if self._idle else as_env(self._make_env())
+        env = self._idle.pop() if self._idle else self._made()
         self._lent[id(env)] = env
+        return env
+
+    def _made(self) -> Env:
+        try:
+            env: Env = as_env(self._make_env())
+        except BaseException as error:
+            if not self._has_made or not is_authors(error):
+                raise
+            raise fault_of("making the environment", error) from error
+        self._has_made = True
         return env
 
     def give_back(self, env: Env) -> None:
@@ -64,9 +80,11 @@ class EnvPool:
 
 
 async def _close(env: Env) -> None:
-    """Close one instance. An exception of the author's code is logged and affects no episode."""
+    """Close one instance. What the author's code raises is logged and affects no episode."""
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await watched(env.aclose(), (env.unwrapped, "close", limit_of(env.unwrapped)))
-    except (Exception, Hung) as error:
+    except BaseException as error:
+        if not is_authors(error):  # a cancellation that the code brought about itself is its own
+            raise
         logger.warning("closing %s failed: %s: %s", type(env).__name__, type(error).__name__, error)
