@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from agentrl.env.author_code import watched
 from agentrl.env.base import Env
@@ -29,6 +31,7 @@ class EnvPool:
         self._lent: dict[int, Env] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_made = False
+        self._folder, self._has_told = os.getcwd(), False
 
     @property
     def num_open(self) -> int:
@@ -41,6 +44,7 @@ class EnvPool:
         Raises: any exception of the constructor, which is wrong input; EnvFault once an instance has been made: what an
             episode did, such as to a file or a table, may keep the next one from being made.
         """
+        self._go_back()
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
@@ -63,13 +67,31 @@ class EnvPool:
 
     def give_back(self, env: Env) -> None:
         """Take back an instance whose episode ended well."""
+        self._go_back()
         self._lent.pop(id(env), None)
         self._idle.append(env)
 
     async def discard(self, env: Env) -> None:
         """Close an instance that may be in any state. Where that is cancelled, it is closed with the pool."""
         await _close(env)
+        self._go_back()
         self._lent.pop(id(env), None)
+
+    def _go_back(self) -> None:
+        """Go back to the working directory, which a tool may have changed: every episode begins in the same one."""
+        try:
+            if os.getcwd() == self._folder:
+                return
+        except OSError:  # it was removed
+            pass
+        if not self._has_told:
+            self._has_told = True
+            logger.warning(
+                "an environment changed the working directory of the whole process: give a program its directory "
+                "(`cwd=`), or keep the model's in an attribute"
+            )
+        with suppress(OSError):
+            os.chdir(self._folder)
 
     async def aclose(self) -> None:
         """Close every instance; lent ones too. The pool can be used again."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -15,6 +17,7 @@ from agentrl.policy.base import Policy
 from agentrl.policy.scripted import ScriptedPolicy
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts
+from agentrl.rollout.store import TrajectoryStore
 from agentrl.tool_schema import tool
 from agentrl.trajectory import Task, Trajectory, counted_successes
 
@@ -142,3 +145,44 @@ async def test_a_cancellation_while_an_instance_is_closed_passes() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+class Cd(ToolEnv):
+    """Its tool changes the working directory, as a shell's `cd` that was written in a hurry."""
+
+    tasks, limits = Leaves.tasks, Leaves.limits
+
+    def start(self, task: Task) -> str:
+        return Path("prompt.txt").read_text(encoding="utf-8")
+
+    @tool
+    def use(self, word: str) -> str:
+        """Use a word."""
+        os.chdir(word)
+        return os.getcwd()
+
+    def score(self, answer: str | None) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_a_tool_that_changes_the_working_directory_harms_no_other_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_removed: bool
+) -> None:
+    (tmp_path / "prompt.txt").write_text("Go.", encoding="utf-8")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    class Removes(Cd):
+        def score(self, answer: str | None) -> float:
+            if is_removed and elsewhere.exists():
+                elsewhere.rmdir()
+            return 1.0
+
+    store = TrajectoryStore("runs/episodes.jsonl")
+    episodes = await played(Removes, Words(first=str(elsewhere), second=".", third="."), store=store)
+    assert [episode.success for episode in episodes] == [True, True, True]
+    assert Path.cwd() == tmp_path
+    assert len(list(TrajectoryStore(tmp_path / "runs" / "episodes.jsonl"))) == 3
+    assert caplog.text.count("changed the working directory of the whole process") == 1
