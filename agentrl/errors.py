@@ -129,6 +129,10 @@ class RolloutError(AgentRLError):
     """Too many episodes were discarded: something is broken that retries do not fix."""
 
 
+class ThreadsLeft(RolloutError):
+    """Too many threads of an environment's code do not return and cannot be ended."""
+
+
 class LearnerLost(AgentRLError):
     """One of the processes that learn together has ended, and with it the exchange between them."""
 

@@ -45,6 +45,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.env.watchdog": (2, "env", 0),
     "agentrl.env.results": (2, "env", 0),
     "agentrl.env.author_code": (2, "env", 0),
+    "agentrl.env.started": (2, "env", 0),
     "agentrl.env.execution": (2, "env", 1),
     "agentrl.env.wrapped": (2, "env", 1),
     "agentrl.env.base": (2, "env", 1),

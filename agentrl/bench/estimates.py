@@ -224,17 +224,18 @@ def cluster_bootstrap(
     Args:
         values_by_task: one entry per task, of any kind that `statistic` reads; an array is resampled as an array.
         statistic: of a resampled list of entries; resamples where it is not finite are left out. If all resamples
-            agree, the interval is infinite.
+            agree, or the statistic itself is infinite, the interval is infinite.
     Source: Efron and Tibshirani 1993, chapter 13; resampling clusters: Field and Welsh 2007, JRSS B 69(3).
     """
     n = len(values_by_task)
     if n == 0:
         return Estimate(math.nan, -math.inf, math.inf, 0)
     rng = np.random.default_rng(seed)
-    drawn = [statistic(_chosen(values_by_task, rng.integers(n, size=n))) for _ in range(resamples)]
+    with np.errstate(over="ignore", invalid="ignore"):  # a model may say numbers whose squares are infinite
+        drawn = [statistic(_chosen(values_by_task, rng.integers(n, size=n))) for _ in range(resamples)]
+        mean = float(statistic(values_by_task))
     values = [value for value in drawn if math.isfinite(value)]
-    mean = float(statistic(values_by_task))
-    if n == 1 or len(values) == 0 or _all_equal(values):
+    if n == 1 or len(values) == 0 or _all_equal(values) or math.isinf(mean):
         return Estimate(mean, -math.inf, math.inf, n)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(mean, float(low), float(high), n)

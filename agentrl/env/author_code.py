@@ -7,6 +7,7 @@ Owns deadlines, what escapes from author code, and whose code is running: a clie
 from __future__ import annotations
 
 import asyncio
+import logging
 import types
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -18,11 +19,15 @@ from agentrl.env.blame import fault_of, is_authors
 from agentrl.env.watchdog import Running, running
 from agentrl.errors import EnvFault
 
+logger = logging.getLogger(__name__)
+
 # The environment whose hook or tool runs in this asyncio task.
 acting: ContextVar[Any] = ContextVar("agentrl_acting_env", default=None)
 _EPISODE = "agentrl: state of clients in this episode"
 _ELSEWHERE = "held elsewhere"
 _UNANSWERED = "unanswered"
+LAST_S = 30.0
+"""Seconds that cancelled code may take to clean up."""
 
 
 def acting_env() -> Any:
@@ -111,6 +116,16 @@ async def ask(env: Any, name: str, hook: Callable[..., Any], *given: Any) -> Any
         acting.reset(token)
 
 
+def called(function: Callable[[], Any], running_as: Running) -> Any:
+    """What plain code of an author's returns, watched as a hook is."""
+    thread = get_ident()
+    before, running[thread] = running.get(thread), (*running_as,)
+    try:
+        return function()
+    finally:
+        running[thread] = before
+
+
 async def awaited(value: Any, running_as: Running, name: str) -> Any:
     """The result of an awaitable of the author's. Each of its steps is watched.
 
@@ -165,17 +180,75 @@ async def _in_time(steps: Any, first: Any, running_as: Running, name: str) -> An
 def _the_rest(steps: Any, yielded: Any, running_as: Running) -> Generator[Any, Any, Any]:
     """Go on with an awaitable that has waited once, and watch each step."""
     owner, what, limit_s = running_as
-    thread = get_ident()
+    thread, end = get_ident(), _End()
     while True:
-        go, given = steps.send, None
+        go, given, was_thrown = steps.send, None, False
         try:
             given = yield yielded
         except BaseException as error:
-            go, given = steps.throw, error
+            if end.is_over and isinstance(error, asyncio.CancelledError):
+                end.forsake(steps, (owner, what, limit_s))
+                raise
+            go, given, was_thrown = steps.throw, error, True
         before, running[thread] = running.get(thread), (owner, what, limit_s)
         try:
             yielded = go(given)
         except StopIteration as stop:
+            end.cancel()
             return stop.value
+        except BaseException:
+            end.cancel()
+            raise
         finally:
             running[thread] = before
+        if was_thrown:
+            end.begin()
+
+
+class _End:
+    """The time that code has to end once its task is cancelled. Code that goes on is left where it waits.
+
+    It may wait for what it cleans up. Code that catches every exception, as a loop of retries may, would wait for ever.
+    """
+
+    __slots__ = ("_asked", "_before", "_task", "_timer", "is_over")
+
+    def __init__(self) -> None:
+        try:
+            self._task = asyncio.current_task()
+        except RuntimeError:  # no event loop, so that nothing can be cancelled
+            self._task = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._before = self._asked = 0 if self._task is None else self._task.cancelling()
+        self.is_over = False
+
+    def begin(self) -> None:
+        """Count from now, if the task is being cancelled and the code goes on."""
+        task = self._task
+        if self._timer is None and task is not None and task.cancelling() > self._before:
+            self._asked = task.cancelling()
+            self._timer = task.get_loop().call_later(LAST_S, self._over)
+
+    def _over(self) -> None:
+        self.is_over = True
+        assert self._task is not None
+        self._task.cancel()
+
+    def cancel(self) -> None:
+        """The code has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def forsake(self, steps: Any, running_as: Running) -> None:
+        """Leave the code where it waits. Its task goes on as if the code had passed the cancellation on."""
+        assert self._task is not None
+        while self._task.cancelling() > self._asked:  # requests of `_over`, here and in what the code awaits
+            self._task.uncancel()
+        name = running_as[1] if isinstance(running_as[1], str) else f"tool {running_as[1].name!r}"
+        logger.error("%s goes on %g s after it was cancelled: it is left where it waits", name, LAST_S)
+        close = getattr(steps, "close", None)
+        if close is not None:
+            try:
+                called(close, running_as)
+            except Exception as error:  # it goes on even so
+                logger.debug("%s cannot be closed: %s", name, error)

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from agentrl.env.watchdog import Hung
-from agentrl.errors import EnvFault, RolloutError, Who
+from agentrl.errors import EnvFault, JudgeFault, PolicyFault, ThreadsLeft, Who
 from agentrl.safe_json import safe_text
 
 _MOST_CHARS = 2000
@@ -68,14 +68,35 @@ def fault_of(what: str, error: BaseException) -> EnvFault:
     """
     if isinstance(error, EnvFault):
         return error
-    if isinstance(error, Hung):
-        fault = EnvFault(str(error), who="network" if error.at_network else "author")
+    hung = _first_hung(error)
+    if hung is not None:
+        fault = EnvFault(str(hung), who="network" if hung.at_network else "author")
         fault.is_late = True
         return fault
+    inner = _first_fault(error)
+    if inner is not None and culprit(error) != "author":
+        return inner
     if isinstance(error, asyncio.CancelledError):
         return EnvFault(f"{what} awaited something that had been cancelled", who="author")
     text = _text_of(error)
-    return EnvFault(f"{what} raised {type(error).__name__}" + (f": {text}" if text else ""), who=culprit(error))
+    answers = error.answers if isinstance(error, PolicyFault) else None
+    raised = f"{what} raised {type(error).__name__}" + (f": {text}" if text else "")
+    return EnvFault(raised, who=culprit(error), answers=answers)
+
+
+def _first_hung(error: BaseException) -> Hung | None:
+    """The interruption in an exception, which a group of tasks wraps in one of its own."""
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_first_hung, error.exceptions)), None)
+    return error if isinstance(error, Hung) else None
+
+
+def _first_fault(error: BaseException) -> EnvFault | None:
+    """The fault in a group of exceptions; first of all that of a judge, which is never the model's doing."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error if isinstance(error, EnvFault) else None
+    found = [fault for fault in map(_first_fault, error.exceptions) if fault is not None]
+    return next((fault for fault in found if isinstance(fault, JudgeFault)), found[0] if found else None)
 
 
 def is_authors(error: BaseException) -> bool:
@@ -85,7 +106,7 @@ def is_authors(error: BaseException) -> bool:
     """
     if isinstance(error, asyncio.CancelledError):
         return not _asked_to_stop()
-    return not isinstance(error, (KeyboardInterrupt, GeneratorExit, RolloutError))
+    return not isinstance(error, (KeyboardInterrupt, GeneratorExit, ThreadsLeft))
 
 
 def _asked_to_stop() -> bool:
@@ -97,8 +118,14 @@ def _asked_to_stop() -> bool:
 
 
 def culprit(error: BaseException) -> Who:
-    """What failed, told from an exception and its causes: `network`, `server`, `host`, else `author`."""
+    """What failed, told from an exception and its causes: `network`, `server`, `host`, else `author`.
+
+    Of a group of exceptions: what failed first, if none of them is the author's.
+    """
     for cause in _causes(error):
+        if isinstance(cause, BaseExceptionGroup):
+            each = [culprit(one) for one in cause.exceptions]
+            return "author" if "author" in each else each[0]
         found = _culprit_of(cause)
         if found is not None:
             return found
@@ -149,7 +176,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _culprit_of(error: BaseException) -> Who | None:
-    if isinstance(error, EnvFault):
+    if isinstance(error, (EnvFault, PolicyFault)):  # a policy that an author's code asks is a server to it
         return error.at
     if isinstance(error, Hung):
         return "network" if error.at_network else "author"

@@ -22,8 +22,9 @@ from msgspec import structs
 from agentrl.env.author_code import acting, awaited
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.env.results import to_text
-from agentrl.env.watchdog import HOOK_TIMEOUT_S, MOST_LEFT, Hung, leave, num_left, running
-from agentrl.errors import EnvFault, RolloutError, ToolError, did_you_mean
+from agentrl.env.started.threads import check_left
+from agentrl.env.watchdog import HOOK_TIMEOUT_S, Hung, leave, running
+from agentrl.errors import EnvFault, ToolError, did_you_mean
 from agentrl.messages import Message, ToolCall
 from agentrl.safe_json import safe_text, shown
 from agentrl.tool_schema import Tool
@@ -279,14 +280,10 @@ def in_thread(
     """Run a blocking function in a daemon thread of its own, which does not delay the program's exit.
 
     Args: on_cancel: called with the thread once nobody waits for its result any more.
-    Raises: RolloutError if too many threads have not ended that nobody waits for.
+    Raises: ThreadsLeft if too many threads have not ended that nobody waits for.
     """
     name = getattr(function, "__name__", "")
-    if num_left() > MOST_LEFT:
-        raise RolloutError(
-            f"{num_left()} threads of blocking tools have not returned after their timeouts and cannot be ended; the "
-            f"next is {name!r}. Make such a tool `async def`, or have it run a process, which can be ended"
-        )
+    check_left(name)
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 

@@ -13,8 +13,10 @@ from enum import Enum
 from itertools import islice
 from typing import Any
 
+from msgspec import structs
 from pydantic_core import to_jsonable_python
 
+from agentrl.messages import Message
 from agentrl.safe_json import number_text, safe_text
 from agentrl.tool_hints import MAX_ITEMS
 
@@ -68,6 +70,54 @@ def plain_number(value: Any, what: str) -> float:
         return float(value)
     except (TypeError, ValueError) as error:  # an array of several numbers
         raise TypeError(f"{what} must be a number, got {value!r}") from error
+
+
+def plain_truth(value: Any, what: str) -> bool:
+    """A verdict as a truth value. Raises: TypeError for a text, NaN and an array, which say neither yes nor no."""
+    if value is True or value is False:
+        return value
+    try:
+        if not isinstance(value, (str, bytes)) and value == value:  # NaN is not equal to itself
+            return bool(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what} must be True or False, got {type(value).__name__}") from error
+    raise TypeError(f"{what} must be True or False, got {value!r}")
+
+
+def plain_name(value: Any) -> str | None:
+    """The name of a state as text: of anything but text its JSON form. Raises: TypeError, ValueError."""
+    return None if value is None else to_text(value)
+
+
+def plain_messages(observation: Any) -> tuple[Message, ...]:
+    """An observation whose texts can be encoded. Raises: TypeError that says what it must be."""
+    if not isinstance(observation, (tuple, list)):
+        raise TypeError(f"an observation must be a tuple of Messages, got {type(observation).__name__}")
+    for message in observation:
+        if not isinstance(message, Message) or not isinstance(message.content, str):
+            kind = (
+                f"{type(message).__name__} in it" if not isinstance(message, Message) else "a content that is no text"
+            )
+            raise TypeError(f"an observation must be a tuple of Messages, got a {kind}")
+    return tuple([with_safe_text(message) for message in observation])
+
+
+def with_safe_text(message: Message) -> Message:
+    """The message with U+FFFD in place of each lone surrogate in its text."""
+    text = safe_text(message.content)
+    return message if text is message.content else structs.replace(message, content=text)
+
+
+def plain_components(parts: Any) -> dict[str, float]:
+    """The named parts of a reward. Raises: TypeError that says what they must be."""
+    if not isinstance(parts, Mapping):
+        raise TypeError(f"reward_components must be a dict of numbers, got {type(parts).__name__}")
+    found = {}
+    for name, value in parts.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a reward component must be text, got {type(name).__name__}")
+        found[safe_text(name)] = plain_number(value, f"the reward component {name!r}")
+    return found
 
 
 def _plain(value: Any, outer: tuple[int, ...]) -> Any:

@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Self
 
-from msgspec import structs
-
 from agentrl.env import watchdog
 from agentrl.env.author_code import ask
 from agentrl.env.base import Env, Observation, StepResult, as_action, contains_await
@@ -28,7 +26,7 @@ from agentrl.env.execution import (
     within,
     without_repeats,
 )
-from agentrl.env.results import plain_number, to_text
+from agentrl.env.results import plain_number, plain_truth, to_text, with_safe_text
 from agentrl.env.rubric import Rubric
 from agentrl.env.toolbox import (
     Offered,
@@ -295,7 +293,7 @@ class ToolEnv(Env):
         info = {**self.__own_info, **info}
         info["tool_stats"] = {name: dict(stats) for name, stats in self.tool_stats.items()}
         if self.success is not None:
-            info["success"] = bool(self.success)
+            info["success"] = plain_truth(self.success, "success")
         return observation, reward, not truncated, truncated, info
 
     def _agentrl_failed(self, why: str) -> StepResult:
@@ -412,12 +410,7 @@ def _as_messages(first: Any) -> Observation:
             raise TypeError(f"start returned a message whose content is {type(message.content).__name__}, not text")
     if not messages:
         raise ValueError("start returned no message: the model needs a first one")
-    return tuple([_safe(message) for message in messages])
-
-
-def _safe(message: Message) -> Message:
-    text = safe_text(message.content)
-    return message if text is message.content else structs.replace(message, content=text)
+    return tuple([with_safe_text(message) for message in messages])
 
 
 def tools_of(env: ToolEnv) -> Mapping[str, Tool]:

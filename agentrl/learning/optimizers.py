@@ -13,7 +13,6 @@ from torch.distributed.tensor import DTensor
 
 from agentrl.config import NotNegative, Whole
 from agentrl.learning.masters import MasterWeights
-from agentrl.policy.precision import cpu_has_bfloat16
 
 OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine"]
@@ -91,12 +90,17 @@ def make_optimizers(
     rest = [p for p in parameters if p.ndim != 2 or id(p) in outer]
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
-        is_slow = matrices[0].device.type == "cpu" and not cpu_has_bfloat16()
-        kind = Float32Muon if is_slow else torch.optim.Muon
+        kind = Float32Muon if emulates_bfloat16(matrices[0].device) else torch.optim.Muon
         optimizers.append(kind(matrices, lr=lr, weight_decay=weight_decay))
     if rest or of_head:
         optimizers.append(_adamw([*rest, *of_head], adamw_lr, betas, weight_decay))
     return optimizers
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are emulated there: on CPUs without an instruction for them."""
+    has_kernels = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return device.type == "cpu" and not (has_kernels and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Float32Muon(torch.optim.Muon):

@@ -53,15 +53,15 @@ def choose(width: int, device: str) -> Choice:
         major, _ = torch.cuda.get_device_capability(device)
         has = major >= _FIRST_WITH_BFLOAT16
         return Choice("bfloat16" if has else "float32", f"this GPU has {'' if has else 'no '}products in bfloat16")
-    if not cpu_has_bfloat16():
+    if not _has_bfloat16():
         return Choice("float32", "this CPU has no products in bfloat16")
     gain = _gain(width)
     found = f"products of this CPU are {gain:.1f} times as fast in bfloat16 as in float32"
     return Choice("bfloat16" if gain >= _WORTH else "float32", found)
 
 
-def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself; elsewhere it is emulated, and 20 times as slow as float32."""
+def _has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; elsewhere it is emulated, and slow."""
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -18,16 +18,18 @@ from typing import Any
 
 from msgspec import structs
 
-from agentrl.env import watchdog
-from agentrl.env.author_code import watched
+from agentrl.env.author_code import called, watched
 from agentrl.env.base import Env, Observation, StepResult, as_action
 from agentrl.env.blame import fault_of, is_authors
+from agentrl.env.results import plain_components, plain_messages, plain_name, plain_truth
+from agentrl.env.started.tasks import guard_loop
 from agentrl.env.tool_env import ToolEnv
 from agentrl.env.watchdog import limit_of
 from agentrl.errors import EnvFault, PolicyError, PolicyFault, TaskError
 from agentrl.file_modules import IMPORTER, INSTALLED
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.rollout.plain_json import as_json
 from agentrl.token_ids import TokenIds
 from agentrl.trajectory import Ending, EnvRef, Labels, Task, Trajectory, Turn
 
@@ -89,7 +91,7 @@ async def run_episode(
     players: list[Policy] = [policy]
     if earlier is not None:
         env.unwrapped._agentrl_recall(earlier)  # type: ignore[attr-defined]
-    watchdog.start()
+    guard_loop()
     try:
         trajectory.info = await _play(trajectory, env, players, own_key, sampling, earlier)
     except (EnvFault, PolicyFault) as fault:
@@ -141,14 +143,11 @@ async def _play(
         # A policy that looks into its environment asks a method of it: the author's code again.
         asked_place = "the oracle or demonstrator" if policy is not players[0] else ""
         earlier, tools = None if asked_place and not given else earlier, trajectory.tools
-        state_key = env.state_key if type(env.unwrapped).state_key is not Env.state_key else None  # type: ignore[attr-defined]
         conversation: list[Message] = list(observation)
         turns, env_s = trajectory.turns, perf_counter() - started
         while True:
-            anchor = None
-            if state_key is not None:
-                place = "state_key"
-                anchor = state_key()
+            place = "state_key"
+            anchor = _state_key(env)
             place = asked_place
             turn = None if earlier is None else _taken_before(earlier, trajectory, observation, anchor)
             if turn is None:
@@ -167,12 +166,14 @@ async def _play(
             observation, reward, terminated, truncated, info = await _step(env, action)
             turn.env_s, env_s = env_s + perf_counter() - answered, 0.0
             turn.next_observation, turn.reward = observation, _finite(reward)
-            turn.reward_components, place = info.get("reward_components") or {}, ""
+            turn.reward_components = info.get("reward_components") or {}
             if terminated or truncated:
                 if len(turns) <= given:
                     raise _diverged(trajectory)
                 trajectory.ending = ending_of(env, truncated=truncated and not terminated)
-                return {**first_info, **{k: v for k, v in info.items() if k != "reward_components"}}
+                _finite(trajectory.reward)
+                return _final_info(env, first_info, info)
+            place = ""
             conversation.append(action.to_message())
             conversation.extend(observation)
     except BaseException as error:
@@ -197,17 +198,51 @@ async def _asked(policy: Policy, acting: Awaitable[Action]) -> Action:
         raise PolicyError(f"what policy {policy.name!r} returned is no turn: {error}") from None
 
 
-def _reset(env: Env, trajectory: Trajectory) -> Awaitable[tuple[Observation, dict[str, Any]]]:
+# What an environment hands out is made plain while its own code is at fault for what cannot be: a model may have
+# written it, and the store, a measure or the learner would fail on it later, and with it the run.
+
+
+async def _reset(env: Env, trajectory: Trajectory) -> tuple[Observation, dict[str, Any]]:
     resetting = env.areset(seed=trajectory.seed, options={"task": trajectory.task})
-    return watched(resetting, (env.unwrapped, "reset", limit_of(env.unwrapped)))
+    observation, info = await watched(resetting, (env.unwrapped, "reset", limit_of(env.unwrapped)))
+    return plain_messages(observation), info
 
 
 def _step(env: Env, action: Action) -> Awaitable[StepResult]:
-    """The step of an environment. `ToolEnv` watches each hook and tool for itself."""
+    """The step of an environment. `ToolEnv` watches each hook and tool for itself, and makes plain what they return."""
     stepping = env.astep(action)
-    if type(env).astep is ToolEnv.astep:
-        return stepping
-    return watched(stepping, (env.unwrapped, "step", limit_of(env.unwrapped)))
+    return stepping if type(env).astep is ToolEnv.astep else _plain_step(env, stepping)
+
+
+async def _plain_step(env: Env, stepping: Awaitable[StepResult]) -> StepResult:
+    result = await watched(stepping, (env.unwrapped, "step", limit_of(env.unwrapped)))
+    observation, reward, terminated, truncated, info = result
+    parts = info.get("reward_components")
+    if parts:
+        info = {**info, "reward_components": plain_components(parts)}
+    over = plain_truth(terminated, "terminated"), plain_truth(truncated, "truncated")
+    return plain_messages(observation), _finite(reward), *over, info
+
+
+def _state_key(env: Env) -> str | None:
+    if type(env.unwrapped).state_key is Env.state_key:  # type: ignore[attr-defined]
+        return None
+    name: str | None = _from_author(env, "state_key", lambda: plain_name(env.state_key()))
+    return name
+
+
+def _final_info(env: Env, first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
+    """What an environment says at the end of an episode, as JSON."""
+    info = {**first, **{name: value for name, value in last.items() if name != "reward_components"}}
+    if info.get("success") is not None:
+        info["success"] = plain_truth(info["success"], "success")
+    made: dict[str, Any] = _from_author(env, "info", lambda: as_json(info))
+    return made
+
+
+def _from_author(env: Env, name: str, make: Callable[[], Any]) -> Any:
+    """What is made of an author's objects, watched as a hook."""
+    return called(make, (env.unwrapped, name, limit_of(env.unwrapped)))
 
 
 def _shared(action: Action, trajectory: Trajectory) -> Action:
@@ -235,11 +270,11 @@ def _diverged(trajectory: Trajectory) -> EnvFault:
 
 def _fault_of(error: BaseException, place: str) -> EnvFault | PolicyFault | None:
     """The fault of an exception; None if it is a bug of the policy, bad input or a cancellation, which propagate."""
-    if isinstance(error, (EnvFault, PolicyFault)):
+    if isinstance(error, EnvFault) or (isinstance(error, PolicyFault) and not place):
         return error
-    if not place or isinstance(error, TaskError) or not is_authors(error):
+    if not place or (isinstance(error, TaskError) and place == "reset") or not is_authors(error):
         return None
-    return fault_of(place, error)
+    return fault_of(place, error)  # a policy that the author's code asks is a server of the environment
 
 
 def _finite(reward: float) -> float:

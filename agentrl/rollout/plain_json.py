@@ -21,96 +21,153 @@ import msgspec
 
 _PLAIN = frozenset({str, int, bool, type(None)})
 _MOST_LEVELS = 100
+MOST_VALUES = 1_000_000
+"""Values of one `info`, and as many characters of text for each of 64: an answer may name one list a million times."""
+_MOST_CHARS = 64 * MOST_VALUES
+_TOO_MUCH = f"<more than {MOST_VALUES} values or {_MOST_CHARS} characters>"
+_PRINTED = 1 << 14_000  # Python refuses to print integers of more than 4300 digits
 
 
 def as_json(value: Any) -> Any:
-    """The value itself if it is JSON already, else `plain` of it.
+    """The value itself if it is JSON already, else `plain` of it. Never raises.
 
-    Args: value: numbers that are not finite, tuples and levels beyond the hundredth are not JSON.
+    Args: value: numbers that are not finite, integers of thousands of digits, tuples, levels beyond the hundredth and
+        what is beyond `MOST_VALUES` are not JSON.
     """
-    return value if _is_json(value, _MOST_LEVELS) else plain(value)
+    return value if _Room().holds(value, _MOST_LEVELS) else plain(value)
 
 
-def _is_json(value: Any, levels: int) -> bool:
-    kind = type(value)
-    if kind in _PLAIN:
-        return True
-    if kind is float:
-        return math.isfinite(value)
-    if levels == 0:
-        return False
-    if kind is dict:
-        for key in value:
-            if type(key) is not str:
-                return False
-        value = value.values()
-    elif kind is not list:
-        return False
-    for item in value:  # noqa: SIM110 (`all` of a generator takes twice as long)
-        if type(item) not in _PLAIN and not _is_json(item, levels - 1):
+class _Room:
+    """What is left of the values and characters of one document."""
+
+    def __init__(self) -> None:
+        self.values, self.chars = MOST_VALUES, _MOST_CHARS
+
+    @property
+    def is_full(self) -> bool:
+        return self.values < 0 or self.chars < 0
+
+    def holds(self, value: Any, levels: int) -> bool:
+        """Whether a value is JSON, and there is room for it."""
+        kind = type(value)
+        self.values -= 1
+        if kind is str:
+            self.chars -= len(value)
+            return not self.is_full
+        if kind is int:
+            return bool(-_PRINTED < value < _PRINTED)
+        if kind in _PLAIN:
+            return True
+        if kind is float:
+            return math.isfinite(value)
+        if levels == 0 or self.is_full:
             return False
-    return True
+        if kind is dict:
+            for key in value:
+                if type(key) is not str:
+                    return False
+                self.chars -= len(key)
+            value = value.values()
+        elif kind is not list:
+            return False
+        for item in value:  # noqa: SIM110 (`all` of a generator takes twice as long)
+            if not self.holds(item, levels - 1):
+                return False
+        return True
+
+    def plain(self, value: Any, around: tuple[int, ...]) -> Any:
+        """`plain` of a value that stands in the containers whose ids are `around`."""
+        self.values -= 1
+        if self.is_full:
+            return _TOO_MUCH
+        kind = type(value)
+        if kind is int and not -_PRINTED < value < _PRINTED:
+            return hex(value)
+        if kind is str:
+            self.chars -= len(value)
+            return _TOO_MUCH if self.is_full else value
+        if kind in _PLAIN or kind is float:
+            return value
+        if id(value) in around or len(around) >= _MOST_LEVELS:
+            within = id(value) in around
+            return f"<{kind.__name__} within itself>" if within else f"<nested beyond {_MOST_LEVELS} levels>"
+        try:
+            return self._inner(value, (*around, id(value)))
+        except Exception:  # the object of an author's library can raise anything
+            return _named(value)
+
+    def _inner(self, value: Any, inside: tuple[int, ...]) -> Any:
+        if isinstance(value, (list, tuple)):
+            return self._items(value, inside)
+        if isinstance(value, Mapping):
+            found = {}
+            for key, item in value.items():
+                if self.is_full:
+                    found["..."] = _TOO_MUCH
+                    break
+                found[self._key(key)] = self.plain(item, inside)
+            return found
+        if isinstance(value, Set):
+            return sorted(self._items(value, inside), key=_sorting_text)
+        if isinstance(value, Sequence) and not isinstance(value, _TEXTS):
+            return self._items(value, inside)  # such as a range, which may be longer than any list
+        return self.plain(plain_object(value), inside)
+
+    def _items(self, values: Iterable[Any], inside: tuple[int, ...]) -> list[Any]:
+        found = []
+        for item in values:
+            found.append(self.plain(item, inside))
+            if self.is_full:
+                break
+        return found
+
+    def _key(self, key: Any) -> str:
+        if isinstance(key, str):
+            text = str.__str__(key)
+        else:
+            made = self.plain(plain_object(key), ())
+            text = made if isinstance(made, str) else json.dumps(made)
+        self.chars -= len(text)
+        return text
 
 
 def plain(value: Any) -> Any:
-    """A value as numbers, text, lists and dictionaries with text as keys.
+    """A value as numbers, text, lists and dictionaries with text as keys. Never raises.
 
-    Sets become sorted lists, bytes and paths text, dates ISO text, arrays lists. A value of another type, a level
-    beyond the hundredth and a container within itself become a text that says so. NaN and infinity stay.
+    Sets become sorted lists, bytes and paths text, dates ISO text, arrays lists, integers of thousands of digits
+    hexadecimal text. A value of another type or one that fails, a level beyond the hundredth, a container within itself
+    and what is beyond `MOST_VALUES` become a text that says so. NaN and infinity stay.
     """
-    return _plain(value, ())
-
-
-def _plain(value: Any, around: tuple[int, ...]) -> Any:
-    kind = type(value)
-    if kind in _PLAIN or kind is float:
-        return value
-    if id(value) in around or len(around) >= _MOST_LEVELS:
-        return f"<{kind.__name__} within itself>" if id(value) in around else f"<nested beyond {_MOST_LEVELS} levels>"
-    inside = (*around, id(value))
-    if isinstance(value, Mapping):
-        return {_key(key): _plain(item, inside) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, inside) for item in value]
-    if isinstance(value, Set):
-        return sorted((_plain(item, inside) for item in value), key=_sorting_text)
-    return _plain(plain_object(value), inside)
+    return _Room().plain(value, ())
 
 
 def _sorting_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _key(key: Any) -> str:
-    if isinstance(key, str):
-        return str(key)
-    made = plain_object(key)
-    return made if isinstance(made, str) else json.dumps(made)
-
-
 def plain_object(value: Any) -> Any:
-    """One step towards JSON for an object of another type; None and booleans come here only as keys."""
+    """One step towards JSON for an object of another type; None and booleans come here only as keys. Never raises."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
+    try:
+        return _form_of(value)
+    except Exception:  # the object of an author's library can raise anything
+        return _named(value)
+
+
+def _form_of(value: Any) -> Any:
     found = next((form for kinds, form in _FORMS if isinstance(value, kinds)), None)
     if found is not None:
         return found(value)
     for name in ("tolist", "model_dump"):  # of numpy's scalars and arrays, of torch's tensors; of pydantic's models
         if callable(getattr(value, name, None)) and not isinstance(value, type):
-            return _tried(value, name)
+            made = getattr(value, name)()
+            return _named(value) if made is value else made
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     if isinstance(value, (Sequence, Set)):
         return list(value)
     return _named(value)
-
-
-def _tried(value: Any, method: str) -> Any:
-    try:
-        made = getattr(value, method)()
-    except Exception:  # the object of an author's library can raise anything
-        return _named(value)
-    return _named(value) if made is value else made
 
 
 def _named(value: Any) -> str:
@@ -122,6 +179,7 @@ def _text_of_bytes(value: Any) -> str:
     return bytes(value).decode("utf-8", "backslashreplace")
 
 
+_TEXTS = (str, bytes, bytearray, memoryview)
 # In this order: an Enum may also be a str or an int.
 _FORMS: Sequence[tuple[type | tuple[type, ...], Callable[[Any], Any]]] = (
     (Enum, lambda value: value.value),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ class Prediction:
 
     Attributes:
         target: what it should be.
-        value: what the model said; what the environment counts instead where it said no number.
+        value: what the model said; what the environment counts instead where it said no number, and infinity where
+            that is not known: then an answer that is no number is no way out of a bad score.
         scale: standard deviation of the training numbers, the unit of rewards.
     """
 
@@ -35,13 +37,28 @@ class Prediction:
 
 
 def prediction_of(episode: Trajectory) -> Prediction | None:
-    """The prediction of an episode; None if its environment asks for no number."""
+    """The prediction of an episode; None if its environment asks for no number. Nothing in `info` raises an error.
+
+    A prediction that is no finite number, such as the model's own words, counts as the task's `worst`.
+    """
     info, data = episode.info, episode.task.data
-    if TARGET in info and PREDICTION in info:
-        return Prediction(float(info[TARGET]), float(info[PREDICTION]), float(info.get(SCALE, 1.0)))
+    target = finite_number(info.get(TARGET)) if PREDICTION in info else None
+    if target is not None:
+        value, worst = finite_number(info[PREDICTION]), finite_number(data.get(WORST))
+        found = value if value is not None else math.inf if worst is None else worst
+        return Prediction(target, found, finite_number(info.get(SCALE)) or 1.0)
     if TARGET in data and WORST in data:
         return Prediction(float(data[TARGET]), float(data[WORST]))
     return None
+
+
+def finite_number(value: Any) -> float | None:
+    """The value as a float; None if it is no finite number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def crps(samples: Sequence[float] | Floats, target: float) -> float:
@@ -55,6 +72,8 @@ def crps(samples: Sequence[float] | Floats, target: float) -> float:
     if not count:
         return math.nan
     error = float(np.abs(values - target).mean())
+    if math.isinf(error):  # a sample that is no number; its distance from another one is not known
+        return math.inf
     return error - (float(mean_distances(values).mean()) / 2 if count > 1 else 0.0)
 
 

@@ -233,7 +233,9 @@ class Rollouts:
                 former = trajectory if former is None else longest(former, trajectory)
                 if fault is None:
                     known.note(trajectory)
-                again = fault is not None and await repeated.again(trajectory, fault, last=attempt >= self.max_attempts)
+                last = attempt >= self.max_attempts
+                trajectory, fault = repeated.ruled_on(trajectory, fault, last=last)
+                again = fault is not None and await repeated.again(trajectory, fault, last=last)
                 if again:
                     trajectory.labels = replace(trajectory.labels, superseded=True)
                 if self.store is not None:

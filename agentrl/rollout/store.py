@@ -36,6 +36,7 @@ class TrajectoryStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._place = self.path.absolute()  # an author's code may change the working directory
         self._file: int | None = None
         self._size = 0
         self._written = WrittenTools()
@@ -43,8 +44,8 @@ class TrajectoryStore:
     @property
     def position(self) -> int:
         """Bytes of whole lines; `rewind` goes back to it."""
-        if self._file is None and self.path.exists():
-            with self.path.open("rb") as file:
+        if self._file is None and self._place.exists():
+            with self._place.open("rb") as file:
                 return _whole_bytes(file)
         return self._size
 
@@ -103,7 +104,7 @@ class TrajectoryStore:
 
         Args: lines: only those of these numbers. The other lines are not decoded, which takes a tenth of the time.
         """
-        known = KnownTools(self.path)
+        known = KnownTools(self._place)
         for number, record in self.records(lines=lines):
             known.note(record)
             if group_id is not None and record.get("group_id") != group_id:
@@ -128,7 +129,7 @@ class TrajectoryStore:
         Args: lines: only those of these numbers.
         """
         try:
-            with self.path.open("rb") as file:
+            with self._place.open("rb") as file:
                 for number, line in enumerate(file, 1):
                     if lines is not None and number not in lines:
                         continue
@@ -170,11 +171,11 @@ class TrajectoryStore:
         if self._file is not None:
             return self._file
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._place.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._place, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise StoreError(f"cannot write {self.path}: {error.strerror}; give a folder you may write to") from error
-        with self.path.open("rb") as file:
+        with self._place.open("rb") as file:
             self._size = _whole_bytes(file)
         if os.fstat(self._file).st_size > self._size:
             self._repair_tail()
@@ -183,7 +184,7 @@ class TrajectoryStore:
     def _repair_tail(self) -> None:
         """Add the newline that a complete last line lacks; cut off an incomplete one."""
         assert self._file is not None
-        with self.path.open("rb") as file:
+        with self._place.open("rb") as file:
             file.seek(self._size)
             tail = file.read()
         if _decode(tail) is not None:

@@ -208,6 +208,26 @@ class Repeated:
         self._under_way, self._name = under_way, name
         self.count = 0
         self.readable: frozenset[str] = frozenset()
+        self._acted: tuple[Trajectory, EnvFault | PolicyFault] | None = None
+
+    def ruled_on(
+        self, trajectory: Trajectory, fault: EnvFault | PolicyFault | None, *, last: bool
+    ) -> tuple[Trajectory, EnvFault | PolicyFault | None]:
+        """The attempt that is ruled on, and its fault.
+
+        It is the newest one, unless the attempts are used up and it failed before the model had acted, where an earlier
+        one failed after that: what an episode left behind, such as a folder, may keep it from being begun again, and
+        the model would then remove it by whatever makes a tool fail.
+        """
+        if fault is None:
+            return trajectory, None
+        if _brought_about(fault):
+            self._acted = trajectory, fault
+        elif last and self._acted is not None:
+            earlier, fault = self._acted
+            labels = replace(trajectory.labels, asked_anew=earlier.labels.asked_anew)
+            return replace(earlier, labels=labels), fault
+        return trajectory, fault
 
     async def again(self, trajectory: Trajectory, fault: EnvFault | PolicyFault, *, last: bool) -> bool:
         """Whether to play the episode once more; may let it count as failed instead.
@@ -217,8 +237,7 @@ class Repeated:
 
         Args: last: the attempts are used up.
         """
-        # A server that begins the model's first answer and never ends it failed on what the model says.
-        acted = fault.after_action or (isinstance(fault, PolicyFault) and bool(fault.answers))
+        acted = _brought_about(fault)
         self.count += acted
         if not last and not (fault.is_late and self.count >= 2):  # code that hangs holds up every other episode
             return True
@@ -309,6 +328,14 @@ class Repeated:
         finally:
             await self._policy.release(key)
         return action.finish_reason != "abort"
+
+
+def _brought_about(fault: EnvFault | PolicyFault) -> bool:
+    """Whether the model may have brought a fault about.
+
+    A server that begins the model's first answer and never ends it failed on what the model says.
+    """
+    return fault.after_action or (isinstance(fault, PolicyFault) and bool(fault.answers))
 
 
 def _tools_of(trajectory: Trajectory, fault: EnvFault | PolicyFault) -> frozenset[str]:

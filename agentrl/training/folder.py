@@ -42,7 +42,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, *, tensorboard: bool = False) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # an author's code may change the working directory
         self.config_path = self.path / "config.toml"
         self.identity_path = self.path / "identity.json"
         self.metrics_path = self.path / "metrics.jsonl"

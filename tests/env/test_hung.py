@@ -265,7 +265,7 @@ async def test_a_thread_that_computes_is_ended_and_the_number_of_others_is_bound
     while watchdog.num_left() > 1:
         time.sleep(0.001)
     assert watchdog.num_left() == 1, "the one that waits cannot be ended"
-    monkeypatch.setattr("agentrl.env.execution.MOST_LEFT", 0)
+    monkeypatch.setattr("agentrl.env.started.threads.MOST_LEFT", 0)
     with pytest.raises(
         RolloutError, match=r"1 threads of blocking tools have not returned.*Make such a tool `async def`"
     ):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from agentrl.learning import optimizers
-from agentrl.learning.optimizers import Float32Muon, Schedule, make_optimizers, orthogonal, set_lr
+from agentrl.learning.optimizers import Float32Muon, Schedule, emulates_bfloat16, make_optimizers, orthogonal, set_lr
 
 
 def fractions(schedule, steps, total=None):
@@ -78,11 +78,16 @@ def test_adamw_first_step_by_hand():
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-@pytest.mark.parametrize("able", [False, True])
-def test_a_cpu_without_products_in_bfloat16_makes_those_of_muon_in_float32(make_model, monkeypatch, able):
-    monkeypatch.setattr(optimizers, "cpu_has_bfloat16", lambda: able)
+@pytest.mark.parametrize("emulates", [False, True])
+def test_a_cpu_without_products_in_bfloat16_makes_those_of_muon_in_float32(make_model, monkeypatch, emulates):
+    monkeypatch.setattr(optimizers, "emulates_bfloat16", lambda device: emulates and device.type == "cpu")
     muon, _ = make(make_model())
-    assert type(muon) is (torch.optim.Muon if able else Float32Muon)
+    assert type(muon) is (Float32Muon if emulates else torch.optim.Muon)
+
+
+def test_what_is_emulated_is_known_for_this_machine():
+    assert emulates_bfloat16(torch.device("cpu")) is not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert not emulates_bfloat16(torch.device("meta"))
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9)])

@@ -15,7 +15,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A CPU with products in bfloat16 that are as many times faster as the test says."""
 
     def of(gain: float, *, able: bool = True) -> None:
-        monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: able)
+        monkeypatch.setattr(precision, "_has_bfloat16", lambda: able)
         monkeypatch.setattr(precision, "_gain", lambda width: gain)
 
     return of

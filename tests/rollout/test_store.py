@@ -11,8 +11,10 @@ import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -295,6 +297,45 @@ def test_info_that_is_not_json_never_ends_a_run_and_is_stored_in_words_that_repe
     }
     assert "<nested beyond 100 levels>" in str(back.info["deep"])
     assert back.success
+
+
+class Odd:
+    """An object of an author's that raises at everything."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class OddError(Odd, ValueError):
+    pass
+
+
+def test_info_of_any_size_is_written_in_bounded_time_and_space(path):
+    often: Any = "x"
+    for _ in range(64):
+        often = {"a": often, "b": often}
+    info = {
+        "n": -(10**5000),
+        "r": range(10**12),
+        "often": often,
+        "odd": Odd(),
+        "e": OddError(),
+        "f": Fraction("1e5000"),
+    }
+    store = filled(path, 0)
+    for name, value in info.items():
+        store.append(replace(trajectory(0), info={name: value, "success": True}))
+    found = {name: back.info[name] for name, back in zip(info, store, strict=True)}
+    assert found["n"] == hex(-(10**5000))
+    assert len(found["r"]) == 10**6 - 1
+    assert found["r"][-1] == "<more than 1000000 values or 64000000 characters>"
+    assert len(str(found["often"])) < 10**8
+    assert found["odd"] == f"<{__name__}.Odd>"
+    assert found["e"] == f"<{__name__}.OddError>"
+    assert found["f"] == "<fractions.Fraction>"
 
 
 def test_numbers_that_are_not_finite_come_back_where_replaying_needs_them(path):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from agentrl.bench.estimates import Estimate, ValuesByTask, cluster_bootstrap, clustered_proportion
 from agentrl.bench.measures.base import SHARE, Measure, PerEpisode, scored
 from agentrl.bench.statistics.families import Families
-from agentrl.rollout.predictions import IS_NUMBER, PREDICTION, crps, prediction_of
+from agentrl.rollout.predictions import IS_NUMBER, PREDICTION, crps, finite_number, prediction_of
 from agentrl.trajectory import Trajectory
 
 Floats = npt.NDArray[np.float64]
@@ -243,7 +243,8 @@ class NoNumber(PerEpisode):
     def of(self, episode: Trajectory) -> float:
         if prediction_of(episode) is None:
             return math.nan
-        return float(not episode.info.get(IS_NUMBER, True) or PREDICTION not in episode.info)
+        said = finite_number(episode.info.get(PREDICTION))
+        return float(not episode.info.get(IS_NUMBER, True) or said is None)
 
     def estimate(self, values_by_task: ValuesByTask, families: Families = ()) -> Estimate:
         return clustered_proportion(values_by_task, families=families)
@@ -251,7 +252,8 @@ class NoNumber(PerEpisode):
 
 def interval(predicted: Floats, level: float) -> tuple[float, float]:
     """The central interval between two quantiles, interpolated linearly."""
-    low, high = np.quantile(predicted, [(1 - level) / 2, (1 + level) / 2])
+    with np.errstate(invalid="ignore"):  # between two infinities
+        low, high = np.quantile(predicted, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

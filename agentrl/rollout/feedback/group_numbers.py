@@ -19,6 +19,8 @@ from agentrl.rollout.predictions import mean_distances, prediction_of
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
 Floats = npt.NDArray[np.float64]
+_FARTHEST = 1e6
+"""Standard deviations from the target that a number may be away."""
 _AGGREGATES: dict[str, Callable[[Floats], float]] = {
     "mean": lambda values: float(values.mean()),
     "median": lambda values: float(np.median(values)),
@@ -50,13 +52,26 @@ class _GroupNumbers(Feedback):
         if not known:
             return list(episodes)
         scale = next(iter(known.values())).scale
-        samples = np.array([found.value for found in known.values()]) / scale
-        added = self.added(samples, next(iter(known.values())).target / scale)
+        target = next(iter(known.values())).target / scale
+        added = self.added(_bounded(np.array([found.value for found in known.values()]) / scale, target), target)
         rewards = dict(zip(known, added.tolist(), strict=True))
         return [self._rewarded(t, rewards[i]) if i in rewards else t for i, t in enumerate(episodes)]
 
     def _rewarded(self, episode: Trajectory, added: float) -> Trajectory:
         return rewarded(episode, self.part, added, weight=self.weight, keep=self.keep)
+
+
+def _bounded(samples_G: Floats, target: float) -> Floats:
+    """The samples, where one that is no number is as far from the target as the farthest, and at least one unit.
+
+    A huge one is as far as its square can be computed: otherwise no episode of the group would have a reward.
+    """
+    distances_G = np.minimum(np.abs(samples_G - target), _FARTHEST)
+    known_G = np.isfinite(samples_G)
+    farthest = max(1.0, float(distances_G[known_G].max(initial=0.0)))
+    signs_G = np.where(samples_G < target, -1.0, 1.0)
+    near_G = known_G & (distances_G < _FARTHEST)
+    return np.where(near_G, samples_G, target + signs_G * np.where(known_G, distances_G, farthest))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agentrl.byte_cache import ByteCache
+from agentrl.env import watchdog
+from agentrl.env.author_code import called, watched
 from agentrl.env.base import Env, Limits
 from agentrl.env.blame import culprit, fault_of, is_authors
+from agentrl.env.results import plain_messages, plain_name, plain_truth
+from agentrl.env.started.tasks import guard_loop
 from agentrl.errors import AgentRLError, EnvFault, JudgeFault, TaskError
 from agentrl.messages import Action
 from agentrl.rollout.env_pool import EnvPool
@@ -118,6 +122,7 @@ class Episodes:
     async def _reset(self, request: Request) -> Reply:
         inner = self._env.unwrapped
         self._began_s = time.monotonic()
+        guard_loop()
         inner.limits = Limits(**request.limits) if request.limits else self._own_limits
         if request.readable:
             inner.make_readable(frozenset(request.readable))
@@ -130,16 +135,24 @@ class Episodes:
         elif request.split is not None:
             options["split"] = request.split
         self._has_begun = self._is_over = False
-        observation, info = await self._env.areset(seed=request.seed, options=options)
+        resetting = self._env.areset(seed=request.seed, options=options)
+        observation, info = await watched(resetting, self._running_as("reset"))
         self._has_begun = True
         task: Task = inner.task
         return Reply(
             request.n,
-            observation=observation,
+            observation=plain_messages(observation),
             info={**plain_info(info), "task_id": task.id},
             tools=tuple(self._env.tool_schemas),
-            state_key=self._env.state_key(),
+            state_key=self._state_key(),
         )
+
+    def _running_as(self, name: str) -> watchdog.Running:
+        inner = self._env.unwrapped
+        return inner, name, watchdog.limit_of(inner)
+
+    def _state_key(self) -> str | None:
+        return plain_name(called(self._env.state_key, self._running_as("state_key")))
 
     def _task(self, form: TaskForm) -> Task:
         """The task that a client names. Raises: TaskError."""
@@ -154,18 +167,20 @@ class Episodes:
         return task
 
     async def _step(self, request: Request) -> Reply:
-        observation, reward, terminated, truncated, info = await self._env.astep(request.action or Action())
+        stepping = watched(self._env.astep(request.action or Action()), self._running_as("step"))
+        observation, reward, terminated, truncated, info = await stepping
         inner = self._env.unwrapped
-        self._is_over = bool(terminated or truncated)
+        terminated, truncated = plain_truth(terminated, "terminated"), plain_truth(truncated, "truncated")
+        self._is_over = terminated or truncated
         ending: Any = getattr(inner, "ending", None)
         return Reply(
             request.n,
-            observation=observation,
+            observation=plain_messages(observation),
             reward=sent_number(reward),
-            terminated=bool(terminated),
-            truncated=bool(truncated),
-            info=plain_info(info),
-            state_key=self._env.state_key(),
+            terminated=terminated,
+            truncated=truncated,
+            info=called(lambda: plain_info(info), self._running_as("info")),
+            state_key=self._state_key(),
             ending=ending if isinstance(ending, Ending) else None,
         )
 
@@ -194,7 +209,7 @@ class Episodes:
             raise ValueError("the server no longer has that state")
         await self._env.aset_state(state)
         self._has_begun, self._is_over = True, False
-        return Reply(request.n, tools=tuple(self._env.tool_schemas), state_key=self._env.state_key())
+        return Reply(request.n, tools=tuple(self._env.tool_schemas), state_key=self._state_key())
 
     async def _close(self, request: Request) -> Reply:
         await self.close()

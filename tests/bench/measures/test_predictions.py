@@ -132,3 +132,33 @@ def test_answers_without_a_number_are_counted() -> None:
     ]
     assert measure("no_number").value(episodes) == 0.25
     assert measure("mae").value(episodes) == (1 + 2 + 3 + 8) / 4
+
+
+NO_NUMBERS = ["a lot", "nan", "1e999", None, [1.0], {}, math.nan, math.inf, -math.inf, 10**400, np.array([1.0, 2.0])]
+
+
+@pytest.mark.parametrize("said", NO_NUMBERS, ids=repr)
+def test_a_prediction_that_is_no_number_ends_no_benchmark_and_is_no_way_out_of_a_bad_score(said) -> None:
+    """An environment may put the model's own words into its info; they are read when all episodes have been played."""
+    info = {"target": 3.0, "prediction": said}
+    episodes = [*predicted("a", 3.0, 3.0), *predicted("b", 5.0, 6.0), episode("c", info=info)]
+    for one in measures_of(NAMES):
+        found = one(episodes)
+        assert math.isnan(found.mean) or found.low <= found.mean <= found.high, one.name
+    assert measure("mae").value(episodes) == measure("crps").value(episodes) == math.inf
+    assert measure("no_number").value(episodes) == 1 / 3
+    task = Task("c", "eval", {"worst": 10.0})
+    known = Trajectory(EnvRef("x"), task, 0, [], Ending("answer"), info=info)
+    assert prediction_of(known).value == 10.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_whose_squares_are_infinite_are_measured_without_a_warning() -> None:
+    episodes = [*predicted("a", 3.0, 1e308, math.inf), *predicted("b", 5.0, -1e308)]
+    assert all(one(episodes).n in (2, 3) for one in measures_of(NAMES))
+
+
+def test_a_number_that_is_written_out_is_one() -> None:
+    info = {"target": 3.0, "prediction": " 4.5 ", "scale": "none"}
+    assert prediction_of(episode("a", info=info)).value == 4.5
+    assert prediction_of(episode("a", info=info)).scale == 1.0

@@ -80,6 +80,23 @@ async def test_who_makes_no_prediction_that_counts_is_left_alone() -> None:
     assert alone.trajectories == others
 
 
+@pytest.mark.parametrize("feedback", [RewardCRPS(), RewardLeaveOneOut(), RewardLeaveOneOut(aggregate="median")])
+@pytest.mark.parametrize("said", ["much", float("nan"), float("inf"), -float("inf"), 1e308, -1e308])
+async def test_one_answer_that_is_no_number_spoils_no_group_and_earns_least(feedback, said) -> None:
+    """The target is 2, a unit is 2: the others are 0, 1 and 2 units away."""
+    group = TrajectoryGroup("g", [episode(2.0), episode(4.0), episode(6.0), episode(said)])
+    (found,) = await feedback([group])
+    rewards = [t.reward for t in found.trajectories]
+    assert np.isfinite(rewards).all()
+    if feedback != RewardLeaveOneOut(aggregate="median"):  # to a median it matters on which side an answer is
+        assert rewards[3] == min(rewards)
+
+
+async def test_a_group_without_any_number_has_rewards() -> None:
+    (found,) = await RewardCRPS()([TrajectoryGroup("g", [episode("a"), episode("b")])])
+    assert [t.reward for t in found.trajectories] == [-1.0, -1.0]
+
+
 def test_they_are_found_by_name() -> None:
     assert FEEDBACKS.find("reward_crps") is RewardCRPS
     assert FEEDBACKS.find("reward_leave_one_out") is RewardLeaveOneOut
