@@ -103,7 +103,6 @@ MISTAKES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: IcePop(low=-1.0), ValueError, "IcePop.low = -1.0: expected at least 0"),
     (lambda: Schedule("cos"), ValueError, "'constant', 'linear' or 'cosine'"),  # type: ignore[arg-type]
     (lambda: Schedule(warmup_steps=-3), ValueError, "Schedule.warmup_steps = -3"),
-    (lambda: Reinforce(entropy_coef=NAN), ValueError, "Reinforce.entropy_coef = nan"),
     (lambda: SamplingConfig(temperature=NAN), ValueError, "above 0 to train, and finite, got nan"),
     (lambda: SamplingConfig(temperature=math.inf), ValueError, "above 0 to train, and finite, got inf"),
     (lambda: SamplingParams(temperature=NAN), ValueError, "a finite number above, got nan"),

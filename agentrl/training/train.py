@@ -127,5 +127,5 @@ def _run(folder: RunFolder, config: TrainConfig, on_progress: OnProgress | None)
     stages = config.make_stages()
     heartbeat = Heartbeat(folder.status_path, stages, on_progress or (lambda progress: None))
     run = Run(folder, config, stages, config.fingerprint(), heartbeat.tell)
-    with heartbeat.of(run.now), asyncio.Runner() as runner:
+    with run.store, heartbeat.of(run.now), asyncio.Runner() as runner:
         return runner.run(run.finish())

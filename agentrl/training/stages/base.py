@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agentrl.bench.evaluate import EvalResult
-from agentrl.config.field_checks import check_fields
 from agentrl.env.base import Env
 from agentrl.errors import ConfigError
 from agentrl.learning.learner import Learner, LearnerSettings
@@ -189,9 +188,6 @@ class Stage(ABC):
 
 class StageSettings(ABC):
     """The settings of a stage: a frozen dataclass that can make the stage and check itself before a run begins."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @abstractmethod
     def stage(self, name: str) -> Stage:

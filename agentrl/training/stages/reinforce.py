@@ -126,7 +126,6 @@ class Reinforce(StageSettings):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.pass_rate_band[0] > self.pass_rate_band[1]:
             raise ValueError(f"pass_rate_band must be (lowest, highest), got {self.pass_rate_band}")
         if self.importance.corrects and self.recompute_old_logprobs is False:
