@@ -155,6 +155,9 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    longer = [name for name in names if name.startswith(given) and len(given) > 1]
+    if longer and close != [given]:
+        return f" Did you mean {longer[0]!r}?" if len(longer) == 1 else f" Did you mean one of {', '.join(longer)}?"
     if close:
         return f" Did you mean {close[0]!r}?"
     return f" Known: {', '.join(names)}." if names else ""

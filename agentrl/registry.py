@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import MISSING, dataclass, field, make_dataclass
+from dataclasses import MISSING, dataclass, field, is_dataclass, make_dataclass
 from functools import cache, cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, signature
@@ -124,6 +124,14 @@ class Registry:
         """
         part = self._found(name)
         return self._of_function(part) if self._of_function and isinstance(part, FunctionType) else part
+
+    def given(self, value: Any) -> Any:
+        """The part that an object stands for: a function or class makes one with its defaults. None if it is none."""
+        if self._of_function and isinstance(value, FunctionType):
+            value = self._of_function(value)
+        if isinstance(value, type):
+            return value() if is_dataclass(value) else None
+        return value if is_dataclass(value) else None
 
     def _found(self, name: str) -> Any:
         if name in self._given:
@@ -249,6 +257,10 @@ def load_file(path: Path, error: type[Exception] = ConfigError) -> ModuleType:
     own_imports(module, path.parent)
     try:
         found.loader.exec_module(module)
+    except SyntaxError as error:
+        error.filename = error.filename or str(path)  # Python names no file if it cannot read the text at all
+        del sys.modules[name]
+        raise
     except BaseException:
         del sys.modules[name]
         raise

@@ -11,12 +11,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
 from agentrl.config import Count, OneOf, Positive, check_config, dump_config, load_config
+from agentrl.config.field_checks import check_fields
 from agentrl.errors import ConfigError
 from agentrl.registry import Registry
 
@@ -179,6 +181,71 @@ def test_file_errors(tmp_path: Path) -> None:
     assert "no such file" in refusal(Run, tmp_path / "absent.toml")
     assert "cannot be read" in refusal(Run, tmp_path)
     assert "not valid TOML" in refusal(Run, write(tmp_path, "a = = 3"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = False", r"not valid TOML: .*line 1.*: x = False; TOML writes false"),
+        ("\nx = True", "line 2.*: x = True; TOML writes true"),
+        ("x = None", 'x = None; write "none"'),
+        ("x = \n", "line 1.*: x ="),
+    ],
+)
+def test_a_line_that_is_no_toml_is_shown(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(Bounded, tmp_path / "a.toml")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes("\ufeffcount = 3\n".encode())
+    assert load_config(Bounded, tmp_path / "a.toml").count == 3
+    (tmp_path / "a.toml").write_bytes("count = 3\n".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"is not UTF-8 text: .*; save it as UTF-8"):
+        load_config(Bounded, tmp_path / "a.toml")
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Bounded = Bounded()
+    name: str = ""
+
+
+def test_a_key_of_an_inner_section_is_found_there() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'share' in the top level. It is inner.share."):
+        load_config(Outer, None, ["share=0.5"])
+    with pytest.raises(ConfigError, match='inner = "x": expected a section'):
+        load_config(Outer, None, ["inner=x"])
+    with pytest.raises(ConfigError, match=r"inner.extra = 3: expected a section"):
+        load_config(Outer, None, ["inner.extra=3"])
+
+
+@dataclass(frozen=True)
+class Checked:
+    rate: Positive = 1.0
+    steps: Count | None = None
+    kind: Literal["a", "b"] = "a"
+    pair: tuple[Positive, Positive] = (1.0, 1.0)
+    other: Any = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def test_fields_are_checked_when_an_object_is_made() -> None:
+    made = Checked(np.float32(2.0), np.int64(3), "b", [1, 2])  # type: ignore[arg-type]
+    assert (made.rate, made.steps) == (2.0, 3)
+    for wrong, message in (
+        ({"rate": math.nan}, "Checked.rate = nan: expected a finite number"),
+        ({"rate": "1"}, "Checked.rate = '1': expected a valid number"),
+        ({"steps": 0}, "Checked.steps = 0: expected at least 1"),
+        ({"steps": 1.5}, "Checked.steps = 1.5: expected a valid integer"),
+        ({"kind": "c"}, "Checked.kind = 'c': expected 'a' or 'b'"),
+        ({"pair": (1.0, -1.0)}, r"Checked.pair = \(1.0, -1.0\): expected more than 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Checked(**wrong)
 
 
 def test_dump_round_trips_every_kind_of_value(tmp_path: Path) -> None:

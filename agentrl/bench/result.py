@@ -45,7 +45,7 @@ from agentrl.bench.measures.tools import ToolStatistics, num_malformed_calls, to
 from agentrl.bench.provenance import Provenance
 from agentrl.bench.records import BenchRecord, task_results, tasks_to_json
 from agentrl.env.base import Env
-from agentrl.errors import ConfigError, TaskError
+from agentrl.errors import ConfigError, TaskError, did_you_mean
 from agentrl.policy.base import SamplingParams
 from agentrl.serving.capture.settings import AgentConfig
 from agentrl.trajectory import EnvRef, Task, Trajectory
@@ -97,10 +97,12 @@ class BenchConfig:
 
 def choose_tasks(env: Env, config: BenchConfig) -> list[Task]:
     """The tasks of a benchmark. Raises: ConfigError if there are not enough; TaskError if there is no such split."""
-    try:
-        tasks = env.tasks.split(config.split)
-    except TaskError as error:
-        raise TaskError(f"{error} Choose another split, or give {type(env).__name__} tasks under that name") from error
+    if config.split not in env.tasks.splits:
+        raise TaskError(
+            f"no split {config.split!r}.{did_you_mean(config.split, env.tasks.splits)} Choose another split, or give "
+            f"{type(env).__name__} tasks under that name"
+        )
+    tasks = env.tasks.split(config.split)
     if config.num_tasks is None:
         chosen = list(tasks)
     elif config.num_tasks > len(tasks):

@@ -147,6 +147,8 @@ async def _prepare(
         tasks = choose_tasks(probe, config)
         has_oracle = callable(getattr(probe, "oracle", None))
         owned, server, given = isinstance(policy, str), None, policy
+        if isinstance(policy, type) or not (isinstance(policy, str) or callable(getattr(policy, "act", None))):
+            raise TypeError(f"policy must be a Policy, or a name such as 'oracle', got {policy!r}")
         if isinstance(policy, str):
             setup = setup or PolicySetup()
             server = server_of(policy, setup)

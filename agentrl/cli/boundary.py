@@ -159,12 +159,19 @@ def _say_json(ctx: click.Context, kind: str, message: str) -> None:
 def author_place(error: BaseException) -> str | None:
     """`file:line in function` where an environment author's own code raised; None where it was ours."""
     if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}" if error.filename and not _is_within(error.filename, _OURS) else None
+        where = f"{error.filename}:{error.lineno}" if error.lineno else error.filename
+        return where if error.filename and not _is_within(error.filename, _OURS) else None
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_within(f.filename, INSTALLED)]
     frames = [f for f in frames if not f.filename.startswith("<") and f.filename != IMPORTER]
-    if not frames or _is_within(frames[-1].filename, _OURS):
+    if not frames:
         return None
-    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name}"
+    found = frames[-1]
+    if _is_within(found.filename, _OURS):  # ours refused what a file of an author holds, while it was imported
+        authors = [frame for frame in frames if not _is_within(frame.filename, _OURS)]
+        if not authors or authors[-1].name != "<module>":
+            return None
+        found = authors[-1]
+    return f"{os.path.basename(found.filename)}:{found.lineno} in {found.name}"
 
 
 def _is_within(filename: str, folders: tuple[str, ...]) -> bool:

@@ -77,6 +77,8 @@ def register(id: str, *, max_turns: int | None = None, **kwargs: Any) -> Callabl
         kwargs: given to the constructor.
     Raises: ValueError if Gymnasium would not accept the id, or if `max_turns` is no whole number from 1 on.
     """
+    if not isinstance(id, str):
+        raise TypeError(f'register needs an id: write @register("my/Name-v0") above the class; got {id!r}')
     Limits(max_turns=max_turns)  # refuses what is no limit
     _announce(id)
 
@@ -111,6 +113,8 @@ def make(env: str | EnvRef, **kwargs: Any) -> Env:
 
 def reference(env: str | EnvRef, **kwargs: Any) -> EnvRef:
     """A reference with more arguments; names of `Limits`, such as `max_turns`, become its limits."""
+    if not isinstance(env, (str, EnvRef)):
+        raise TypeError(f"an environment is named by a text, such as 'agentrl/Shop-v0', or by an EnvRef; got {env!r}")
     ref = EnvRef(env) if isinstance(env, str) else env
     if is_url(ref.id):
         served: EnvRef = _served().resolved(ref.id)
@@ -255,10 +259,13 @@ def spec(id: str) -> EnvSpec:
         return _spec_of_reference(id)
     if id.endswith(".py"):
         classes = [name for name, value in vars(load_file(Path(id), EnvNotFound)).items() if _is_env_class(value)]
+        if not classes:
+            raise EnvNotFound(f"{id!r} has no class of an environment, such as `class Till(ToolEnv)`")
         raise EnvNotFound(f"{id!r}: which class of it? Write {' or '.join(f'{id}:{name}' for name in classes)}")
     entry = _entries().get(id)
     if entry is None:
-        raise EnvNotFound(f"{id!r}.{did_you_mean(id, env_ids())}")
+        own = " An environment in a file of yours is named ./file.py:Class" if "/" in id or Path(id).exists() else ""
+        raise EnvNotFound(f"{id!r}.{did_you_mean(id, env_ids())}{own}")
     made_by = _load_entry(entry)
     if id not in _REGISTERED:
         register(id)(made_by)

@@ -43,13 +43,17 @@ def groups_taught(found: Advantages) -> list[bool]:
 def _with_column(
     rows: Sequence[Row], groups: Sequence[TrajectoryGroup], name: str, numbers: PerTrajectory, level: str
 ) -> list[Row]:
-    _check(groups, name, numbers, level)
+    _check(rows, groups, name, numbers, level)
     flat = [np.asarray(values, np.float64) for group in numbers for values in group]
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     return [row.with_columns(**{name: _spread(row, flat[row.trajectory], trajectories, level)}) for row in rows]
 
 
-def _check(groups: Sequence[TrajectoryGroup], name: str, numbers: PerTrajectory, level: str) -> None:
+def _check(
+    rows: Sequence[Row], groups: Sequence[TrajectoryGroup], name: str, numbers: PerTrajectory, level: str
+) -> None:
+    if (most := max((row.trajectory for row in rows), default=-1)) >= sum(len(g.trajectories) for g in groups):
+        raise ValueError(f"the rows are of other groups: one is of trajectory {most}, and the groups have fewer")
     if len(groups) != len(numbers):
         raise ValueError(f"got {len(groups)} groups but {name} of {len(numbers)}")
     for group, values in zip(groups, numbers, strict=True):

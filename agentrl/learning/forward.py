@@ -6,6 +6,7 @@ token. Most of an agent's tokens are prompts and observations, for which this wo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -72,8 +73,8 @@ class TokenScorer:
     """
 
     def __init__(self, model: nn.Module, temperature: float = 1.0, chunk: int | None = None) -> None:
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0 to train, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 to train, and finite, got {temperature}")
         self.model: Any = model
         self.temperature, self.chunk = temperature, chunk
         self.device = next(model.parameters()).device

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from agentrl.config import NotNegative, Positive
+from agentrl.config.field_checks import check_fields
 from agentrl.learning.rows import Row, check_sampler_known
 from agentrl.learning.terms import masked_importance, sequence_log_ratio, truncated_importance
 from agentrl.registry import Registry
@@ -36,6 +37,9 @@ IMPORTANCES = Registry(
 
 class Importance(ABC):
     """A frozen dataclass of its own numbers; a pure function."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @abstractmethod
     def __call__(self, log_ratio: Tensor) -> Tensor:
@@ -93,6 +97,7 @@ class IcePop(Importance):
     level: Level = "token"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.low >= self.high:
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
 
@@ -116,6 +121,7 @@ class Mask(Importance):
     level: Level = "geometric"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.low >= self.high:
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
 

@@ -10,14 +10,16 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from agentrl.config import Count, Fraction, NotNegative, Whole
+from agentrl.config.field_checks import check_fields
 from agentrl.learning import drift
 from agentrl.learning.batches import MicroBatch, Unit, shares
 from agentrl.learning.columns import fill
@@ -36,6 +38,7 @@ from agentrl.learning.update_mode import update_mode
 
 logger = logging.getLogger(__name__)
 Metrics = dict[str, float]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class LearnerSettings:
     lr: NotNegative = 3e-4
     optimizer: OptimizerName = "adamw"
     adamw_lr: NotNegative | None = None
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     weight_decay: NotNegative = 0.0
     schedule: Schedule = field(default_factory=Schedule)
     max_grad_norm: NotNegative = 1.0
@@ -90,14 +93,7 @@ class LearnerSettings:
     seed: Whole = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "num_minibatches", "micro_batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "max_grad_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.layout not in get_args(Layout):
-            raise ValueError(f"layout must be 'tree', 'pad' or 'pack', got {self.layout!r}")
+        check_fields(self)
 
 
 class Learner:
@@ -130,6 +126,10 @@ class Learner:
         ranks: Ranks | None = None,
         shard: bool = False,
     ) -> None:
+        if not isinstance(settings, LearnerSettings) or not isinstance(objective, Objective):
+            raise TypeError(
+                f"expected LearnerSettings and an objective like PPOClip(), got {settings!r} and {objective!r}"
+            )
         self.model: Any = model
         self.ranks = Ranks() if ranks is None else ranks
         self.settings, self.total_steps = settings, total_steps

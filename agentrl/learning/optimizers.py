@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from agentrl.config import NotNegative, Whole
+from agentrl.config.field_checks import check_fields
 from agentrl.learning.masters import MasterWeights
 
 OptimizerName = Literal["adamw", "muon"]
@@ -33,8 +34,7 @@ class Schedule:
     final: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        if self.name not in ("constant", "linear", "cosine"):
-            raise ValueError(f"schedule must be 'constant', 'linear' or 'cosine', got {self.name!r}")
+        check_fields(self)
 
     def fraction(self, step: int, total_steps: int | None = None) -> float:
         """The fraction for the update numbered `step`, from 0.

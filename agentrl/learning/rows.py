@@ -23,6 +23,8 @@ Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+_ROUNDING = 0.02
+"""How far above 0 a sampler of few bits may round a log-probability: bfloat16 has steps of 0.008 at 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,15 @@ class _RowBuilder:
 
     def row(self, trajectory: int) -> Row:
         mask_T = np.asarray(self.mask, bool)
+        logprobs_T = np.asarray(self.sampled_logprobs, np.float32)
+        impossible = logprobs_T[mask_T & ((logprobs_T > _ROUNDING) | np.isneginf(logprobs_T))]
+        if impossible.size:
+            raise ValueError(
+                f"{impossible.size} sampled tokens have log-probabilities that no sampled token can have, such as "
+                f"{impossible[0]:g}: natural logarithms are expected, finite and at most 0"
+            )
         columns: dict[str, Array] = {
-            "sampled_logprobs": np.asarray(self.sampled_logprobs, np.float32),
+            "sampled_logprobs": logprobs_T,
             "versions": np.asarray(self.versions, np.int32),
             "turns": np.asarray(self.turns, np.int32),
             "coefficients": mask_T.astype(np.float32),

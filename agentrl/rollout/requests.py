@@ -119,6 +119,8 @@ Job = tuple[PendingGroup, int]
 def jobs_of(requests: Iterable[GroupRequest]) -> Iterator[Job]:
     """Episodes in the order of their start; shared by all slots."""
     for number, request in enumerate(requests):
+        if not isinstance(request, GroupRequest):
+            raise TypeError(f"what is played is a GroupRequest(task, seed=...), got {request!r:.80}")
         group = PendingGroup(number, request)
         for index in range(request.num_episodes):
             yield group, index

@@ -75,6 +75,8 @@ class Rollouts:
     ) -> None:
         if max_concurrency < 1 or max_attempts < 1:
             raise ValueError(f"max_concurrency and max_attempts must be >= 1, got {max_concurrency} and {max_attempts}")
+        if isinstance(policy, type) or not callable(getattr(policy, "act", None)):
+            raise TypeError(f"policy must be a Policy, such as OraclePolicy(), got {policy!r}")
         self.policy = policy
         self.max_concurrency, self.max_attempts = max_concurrency, max_attempts
         self.sampling, self.store, self.on_trajectory = sampling, store, on_trajectory
@@ -168,7 +170,9 @@ class Rollouts:
         outcomes: asyncio.Queue[PendingGroup | BaseException | None] = asyncio.Queue()
         jobs = jobs_of(requests)
         # A request for a few episodes needs no more workers than it has episodes.
-        known = sum(r.num_episodes for r in requests) if isinstance(requests, Sequence) else self.max_concurrency
+        known = self.max_concurrency
+        if isinstance(requests, Sequence):
+            known = sum(getattr(request, "num_episodes", 1) for request in requests)
         needed = max(1, min(known, self.max_concurrency))
         workers = {asyncio.create_task(self._work(jobs, outcomes, tally)) for _ in range(needed)}
         self._workers |= workers
@@ -329,6 +333,8 @@ def _own_env(env: str | EnvRef | Callable[[], Env], env_id: str) -> tuple[EnvRef
     if isinstance(env, (str, EnvRef)):
         ref = registry.reference(env)
         return ref, partial(registry.make, ref)
+    if not callable(env):
+        raise TypeError(f"env must be an id, or a class or function that makes an environment, got {env!r}")
     return EnvRef(env_id or getattr(env, "__name__", "env")), env
 
 

@@ -302,18 +302,32 @@ def _verify(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing: the checkpoint is incomplete")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
-        format_number, files = manifest["format"], dict(manifest["files"])
-        _ = manifest["step"], manifest["config_fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
+        format_number = manifest["format"]
+        problem = _problem_of(manifest) if format_number == FORMAT else ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is corrupt: {error}") from error
+    if problem:
+        raise CheckpointError(f"{path} is corrupt: {problem}")
     if format_number != FORMAT:
         raise CheckpointError(
             f"{folder} has checkpoint format {format_number}, and this version reads format {FORMAT}: continue with "
             "the version of AgentRL that wrote it, or set model.path to it and start a new run"
         )
-    for name, expected in files.items():
+    for name, expected in manifest["files"].items():
         _verify_file(folder / name, expected)
     return manifest
+
+
+def _problem_of(manifest: Mapping[str, Any]) -> str:
+    """What is wrong with a manifest of this format; empty if nothing is. Raises: KeyError for a missing key."""
+    step, files, fingerprint = manifest["step"], manifest["files"], manifest["config_fingerprint"]
+    if type(step) is not int or step < 0 or not isinstance(fingerprint, str):
+        return f"step = {step!r} is no number of a step, or config_fingerprint = {fingerprint!r} no text"
+    entries = files.values() if isinstance(files, dict) else [None]
+    if not all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in entries):
+        return "files does not give size and hash of each file"
+    missing = sorted({EXTRA, STATE} - files.keys())
+    return f"files does not name {' and '.join(missing)}" if missing else ""
 
 
 def _verify_file(path: Path, expected: Mapping[str, Any]) -> None:

@@ -74,6 +74,8 @@ class TrainConfig:
 
         Raises: ConfigError, as `load_config`.
         """
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"expected a table, such as {{'env': {{'id': 'agentrl/Shop-v0'}}}}, got {table!r}")
         return from_table(cls, cls.completed(deepcopy(dict(table))))
 
     @staticmethod
@@ -92,6 +94,11 @@ class TrainConfig:
         stages = table.get("stages", {})
         if not isinstance(stages, Mapping):
             return table
+        for name, stage in stages.items():
+            if not isinstance(stage, Mapping):
+                raise ConfigError(
+                    f"stages.{name} = {stage!r}: expected a section; a published method is its key algorithm"
+                )
         own_plan = any("kind" in s or ("algorithm" in s and n not in _STANDARD) for n, s in _tables(stages))
         stages = {name: expanded(stage, f"stages.{name}") for name, stage in stages.items()}
         if own_plan:

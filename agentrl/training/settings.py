@@ -5,6 +5,7 @@ Those of its model are in `model_setup`, those of a stage in the stage's own mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -72,8 +73,8 @@ class SamplingConfig:
     exact: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0 to train, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 to train, and finite, got {self.temperature}")
 
     def params(self, *, signals: bool = False) -> SamplingParams:
         """What a policy is asked for. Args: signals: as in `SamplingParams`."""

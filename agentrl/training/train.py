@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from agentrl.config import dump_config, load_config
+from agentrl.config import check_config, dump_config, load_config
 from agentrl.env import registry
 from agentrl.errors import CheckpointError, EnvFault, LearnerLost, StoreError
 from agentrl.training import model_setup
@@ -77,6 +77,12 @@ def resume(out_dir: str | Path, *, on_progress: OnProgress | None = None) -> dic
 
 def checked_identity(config: TrainConfig) -> dict[str, Any]:
     """The identity of a run that can work. Raises: ConfigError, ModelError, EnvNotFound."""
+    if not isinstance(config, TrainConfig):
+        raise TypeError(
+            "config must be a TrainConfig: TrainConfig.of(table), or load_config(TrainConfig, path) of agentrl.config; "
+            f"got {config!r}"
+        )
+    check_config(config)
     probe = registry.make(config.env.ref)
     try:
         config.check(probe)
@@ -121,5 +127,5 @@ def _run(folder: RunFolder, config: TrainConfig, on_progress: OnProgress | None)
     stages = config.make_stages()
     heartbeat = Heartbeat(folder.status_path, stages, on_progress or (lambda progress: None))
     run = Run(folder, config, stages, config.fingerprint(), heartbeat.tell)
-    with heartbeat.of(run.now), asyncio.Runner() as runner:
+    with run.store, heartbeat.of(run.now), asyncio.Runner() as runner:
         return runner.run(run.finish())

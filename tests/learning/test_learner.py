@@ -1,6 +1,7 @@
 """Gradients against a loop that runs one row at a time through the whole model, with no code of ours."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -392,9 +393,15 @@ async def test_metrics_of_an_objective_from_outside(make_model, make_rows):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_epochs": 0}, "num_epochs must be at least 1"),
-        ({"lr": -1.0}, "lr must not be negative"),
+        ({"num_epochs": 0}, "LearnerSettings.num_epochs = 0: expected at least 1"),
+        ({"lr": -1.0}, "lr = -1.0: expected at least 0"),
         ({"layout": "stack"}, "'tree', 'pad' or 'pack'"),
+        ({"lr": math.nan}, "lr = nan: expected a finite number"),
+        ({"lr": "1e-4"}, "lr = '1e-4': expected a valid number"),
+        ({"betas": (1.5, 0.9)}, r"betas = \(1.5, 0.9\): expected less than 1"),
+        ({"optimizer": "adam"}, "'adamw' or 'muon'"),
+        ({"measure_share": -1.0}, "measure_share = -1.0: expected at least 0"),
+        ({"num_epochs": 1.5}, "num_epochs = 1.5: expected a valid integer"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):

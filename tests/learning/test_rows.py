@@ -1,3 +1,4 @@
+import math
 import random
 
 import numpy as np
@@ -211,3 +212,11 @@ def test_ids_without_logprobs_never_count_as_certain():
     for refused in (lambda: with_sampled_as_old([row]), lambda: with_importance(filled, TIS())):
         with pytest.raises(ValueError, match="2 sampled tokens have ids but no log-probabilities"):
             refused()
+
+
+@pytest.mark.parametrize("impossible", [0.5, math.inf, -math.inf])
+def test_a_logprob_that_no_sampled_token_has_is_refused(impossible):
+    with pytest.raises(ValueError, match=f"1 sampled tokens have log-probabilities .* such as {impossible:g}: natural"):
+        rows_of_trajectory(trajectory_of([([1, 2], [3, 4], [-0.5, impossible])]))
+    (row,) = rows_of_trajectory(trajectory_of([([1, 2], [3, 4], [-0.5, 0.004])]))  # rounded to bfloat16
+    assert row.num_trained == 2

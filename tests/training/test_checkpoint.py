@@ -152,6 +152,27 @@ def test_damage_is_named_and_the_one_before_is_found(small_save, name, message):
     assert checkpoint.latest(newest.parent) == before
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"step": "x"}, "step = 'x' is no number of a step"),
+        ({"step": True}, "step = True is no number of a step"),
+        ({"config_fingerprint": 3}, "config_fingerprint = 3 no text"),
+        ({"files": {}}, "files does not name extra.json and state.pt"),
+        ({"files": ["state.pt"]}, "files does not give size and hash"),
+        ({"files": {"state.pt": 3, "extra.json": 3}}, "files does not give size and hash"),
+    ],
+)
+def test_a_manifest_that_was_edited_is_damage_like_any_other(small_save, changed, message):
+    before, newest = small_save(1), small_save(2)
+    manifest = newest / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changed}))
+    with pytest.raises(CheckpointError, match=r"manifest.json is corrupt") as caught:
+        checkpoint.read(newest)
+    assert message in str(caught.value)
+    assert checkpoint.latest(newest.parent) == before
+
+
 def test_nothing_intact_is_an_error_not_a_fresh_start(small_save):
     path = small_save(1)
     cut_short(path / "state.pt")

@@ -21,7 +21,6 @@ from agentrl.learning.credit.group_relative import ReinforcePlusPlus
 from agentrl.learning.importance import IMPORTANCES, IcePop
 from agentrl.learning.learner import LearnerSettings
 from agentrl.learning.objectives.base import OBJECTIVES
-from agentrl.learning.objectives.ppo_clip import PPOClip
 from agentrl.learning.objectives.regularizers import ReferenceKL
 from agentrl.learning.objectives.value import Value
 from agentrl.learning.shaping.base import SHAPINGS
@@ -126,7 +125,7 @@ ENV, MODEL = CONFIG.env, CONFIG.model
             ConfigError,
             "reinforce_plus_plus compares",
         ),
-        (rl(objective=PPOClip(clip_low=-1.0)), ConfigError, r"rl\.objective\.clip_low = -1\.0: expected at least 0"),
+        (rl(entropy_coef=-1.0), ConfigError, r"rl\.entropy_coef = -1\.0: expected at least 0"),
         (rl(checkpoint_every=0), ConfigError, r"stages\.rl\.checkpoint_every = 0"),
         ({"seed": -1}, ConfigError, "seed = -1: expected at least 0"),
         ({"model": replace(MODEL, path="/absent")}, ModelError, "/absent is not a folder"),

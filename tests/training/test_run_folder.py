@@ -281,6 +281,36 @@ def test_the_folder_is_locked_while_a_run_goes_on_and_free_after(tmp_path: Path)
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+def open_files(folder: Path) -> list[str]:
+    """Files below a folder that this process has open."""
+    links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+    targets = [os.readlink(link) for link in links if link.is_symlink()]
+    return [target for target in targets if target.startswith(str(folder))]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors are listed in /proc")
+def test_no_file_of_a_run_stays_open(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(OFTEN, tmp_path / "run", on_progress=stop_at("warm_start", 2))
+    assert open_files(tmp_path) == []
+    resume(tmp_path / "run")
+    assert open_files(tmp_path) == []
+
+
+def test_a_folder_that_became_read_only_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(OFTEN, tmp_path / "run", on_progress=stop_at("warm_start", 2))
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as log:
+        log.write('{"stage": "rl", "st')  # cut off, as by kill -9
+
+    def refused(*args: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "truncate", refused)
+    with pytest.raises(StoreError, match=r"cannot write .*Read-only file system; resume in a folder that can"):
+        resume(tmp_path / "run")
+
+
 # Runs end properly.
 
 

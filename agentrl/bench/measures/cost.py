@@ -18,7 +18,8 @@ from pathlib import Path
 
 from agentrl.bench.measures.base import PerEpisode
 from agentrl.bench.measures.effort import Counted, num_tokens
-from agentrl.config import NotNegative, from_table, read_table
+from agentrl.config import NotNegative, from_table
+from agentrl.config.files import read_table
 from agentrl.errors import ConfigError, did_you_mean
 from agentrl.trajectory import Trajectory
 

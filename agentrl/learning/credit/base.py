@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from agentrl.config.field_checks import check_fields
 from agentrl.registry import Registry, part_of_function
 from agentrl.trajectory import Trajectory, TrajectoryGroup, counted_successes
 
@@ -47,6 +48,9 @@ class Credit(ABC):
         reads_forks: whether it reads episodes that continue others; any other estimator would take them for episodes of
             their own.
     """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def level(self) -> Literal["turn", "token"]:

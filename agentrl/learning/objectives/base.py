@@ -14,6 +14,7 @@ from types import FunctionType
 import torch
 from torch import Tensor
 
+from agentrl.config.field_checks import check_fields
 from agentrl.learning.batches import Unit
 from agentrl.learning.forward import Batch, Scores
 from agentrl.learning.rows import Row
@@ -33,6 +34,9 @@ class Objective(ABC):
         needs: what it needs of the model; `values` is a value head.
         unit: rows of one unit stay in one micro-batch: `token`, `row`, `trajectory` or `pair`.
     """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agentrl.config import NotNegative
+from agentrl.config import NotNegative, Positive
 from agentrl.learning.forward import Batch, Scores
 from agentrl.learning.objectives.base import PolicyObjective, Sums
 
@@ -24,9 +24,10 @@ class PPOClip(PolicyObjective):
 
     clip_low: NotNegative = 0.2
     clip_high: NotNegative = 0.28
-    dual_clip: float | None = None
+    dual_clip: Positive | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dual_clip is not None and self.dual_clip <= 1.0:
             raise ValueError(f"dual_clip must be above 1, got {self.dual_clip}")
 

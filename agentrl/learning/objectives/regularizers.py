@@ -27,6 +27,7 @@ class ReferenceKL(Objective):
     gradient: Literal["own", "k2", "ratio"] = "own"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.estimator == "k1" and self.gradient == "own":
             raise ValueError(
                 "the expected gradient of k1 is zero: set gradient = 'k2' or 'ratio', take k2 or k3, or put the "

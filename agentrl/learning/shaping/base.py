@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from msgspec import structs
 
+from agentrl.config.field_checks import check_fields
 from agentrl.registry import Registry
 from agentrl.trajectory import Trajectory, TrajectoryGroup
 
@@ -28,6 +29,9 @@ SHAPINGS = Registry(
 
 class Shaping(ABC):
     """A frozen dataclass of its own numbers; a pure function of each episode."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @abstractmethod
     def rewards(self, trajectory: Trajectory) -> Sequence[float]:

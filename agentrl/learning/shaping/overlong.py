@@ -25,6 +25,7 @@ class Overlong(Shaping):
     penalty: NotNegative = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.buffer > self.max_tokens:
             raise ValueError(f"buffer must be at most max_tokens, got {self.buffer} and {self.max_tokens}")
 

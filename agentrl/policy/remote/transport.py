@@ -162,4 +162,6 @@ def url_of(base_url: str, api: Api) -> httpx.URL:
             "base_url must begin with http:// or https:// and a host, like http://localhost:8000/v1, got "
             f"{without_credentials(base_url)!r}"
         )
+    if url.port is not None and not 0 < url.port < 2**16:
+        raise ConfigError(f"base_url has the port {url.port}: a port is a number from 1 to 65535")
     return url.copy_with(path=api.endpoint(url.path))

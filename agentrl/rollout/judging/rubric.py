@@ -15,7 +15,8 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agentrl.config import from_table, read_table
+from agentrl.config import from_table
+from agentrl.config.files import read_table
 from agentrl.errors import ConfigError
 
 _SUFFIXES = (".toml", ".md", ".txt")

@@ -72,9 +72,12 @@ class LogMarks:
 
 
 def cut(log: Path, size: int) -> None:
-    """Shorten a log to a size. A log that is not longer stays as it is."""
+    """Shorten a log to a size. A log that is not longer stays as it is. Raises: StoreError if it cannot be written."""
     if log.is_file() and log.stat().st_size > size:
-        os.truncate(log, size)
+        try:
+            os.truncate(log, size)
+        except OSError as error:
+            raise StoreError(f"cannot write {log}: {error}; resume in a folder that can be written") from error
 
 
 def _read_into(digest: Any, log: Path, start: int, end: int) -> None:

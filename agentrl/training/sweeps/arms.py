@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentrl.config import dump_config, load_config, read_table
+from agentrl.config import dump_config, load_config
+from agentrl.config.files import read_table
 from agentrl.errors import AgentRLError, ConfigError, StoreError, did_you_mean
 from agentrl.training import checkpoint
 from agentrl.training.files.log_marks import LogMarks

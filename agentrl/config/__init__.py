@@ -23,6 +23,8 @@ import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, PydanticSerializationError, core_schema, to_json
 
+from agentrl.config.field_checks import expectation
+from agentrl.config.files import NONE, read_table
 from agentrl.errors import ConfigError, did_you_mean
 from agentrl.registry import Registry
 
@@ -36,14 +38,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 C = TypeVar("C")
 Keys = tuple[str | int, ...]
-_NONE = "none"
 _NOT_SET: Any = object()
-_BOUNDS = {
-    "greater_than": "more than",
-    "greater_than_equal": "at least",
-    "less_than": "less than",
-    "less_than_equal": "at most",
-}
 
 
 def load_config(
@@ -101,7 +96,12 @@ def check_config(config: Any) -> None:
 
 def _dumped(hint: Any, value: Any, keys: Keys, source: _Source) -> Any:
     """A value as plain data, its parts checked and set aside."""
-    if _one_of(hint) is not None:
+    if (mark := _one_of(hint)) is not None:
+        if mark.registry.given(value) is not value:
+            raise ConfigError(
+                f"{source.of(keys)}: {_dotted(keys)} = {value!r}: expected the object itself; a function, class or "
+                "name is for a table: `TrainConfig.of`"
+            )
         _validated(type(value), _dumped(type(value), value, keys, source), keys, source)
         return source.set_aside(value)
     if is_dataclass(value) and not isinstance(value, type):
@@ -212,25 +212,12 @@ class _Source:
         return self.origin
 
 
-def read_table(path: str | Path) -> dict[str, Any]:
-    """The table of a TOML file. Raises: ConfigError if it cannot be read."""
-    path = Path(path)
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the path of a TOML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-
-
 def _prepare(hint: Any, value: Any, keys: Keys, source: _Source, default: Any = None) -> Any:
     """Refuse unknown keys, turn "none" into None, and build parts of registries, at every level."""
     mark, options = _one_of(hint), _options(hint)
     if mark is not None:
         return _prepare_part(mark.registry, value, keys, source, default)
-    if value == _NONE and NoneType in options:
+    if value == NONE and NoneType in options:
         return None
     if isinstance(value, Mapping):
         section = next((option for option in options if is_dataclass(option)), None)
@@ -245,6 +232,8 @@ def _prepare(hint: Any, value: Any, keys: Keys, source: _Source, default: Any = 
 
 def _prepare_part(registry: Registry, value: Any, keys: Keys, source: _Source, default: Any) -> int:
     """Build one of a registry's parts from its name, or from a table with `kind`; its number stands for it."""
+    if (given := registry.given(value)) is not None:
+        return source.set_aside(given)
     table = {"kind": value} if isinstance(value, str) else value
     default = None if isinstance(value, str) else default  # a name alone stands for the part's own defaults
     if not isinstance(table, Mapping):
@@ -272,7 +261,7 @@ def _changed(default: Any, section: Any, value: Mapping[str, Any]) -> Mapping[st
     own = {field.name: _default(field) for field in fields(section) if field.init}
     hints = _field_hints(section)
     differing = {name: getattr(default, name) for name in own if getattr(default, name) != own[name]}
-    plain = {n: _NONE if item is None else _toml_form(item, hints[n], (n,)) for n, item in differing.items()}
+    plain = {n: NONE if item is None else _toml_form(item, hints[n], (n,)) for n, item in differing.items()}
     return {**plain, **value}
 
 
@@ -282,12 +271,21 @@ def _prepare_section(section: Any, value: Mapping[str, Any], keys: Keys, source:
         if key not in hints:
             where = f"[{_dotted(keys)}]" if keys else "the top level"
             origin, name = source.of((*keys, key)), _dotted((*keys, key))
-            raise ConfigError(f"{origin}: unknown key {name!r} in {where}.{did_you_mean(key, hints)}")
+            place = _below(section, key, keys)
+            hint = f" It is {place}." if place else did_you_mean(key, hints)
+            raise ConfigError(f"{origin}: unknown key {name!r} in {where}.{hint}")
     defaults = {field.name: _default(field) for field in fields(section)}
     return {
         key: _prepare(hints[key], item, (*keys, key), source, defaults[key] if defaults[key] is not _NOT_SET else None)
         for key, item in value.items()
     }
+
+
+def _below(section: Any, key: str, keys: Keys) -> str:
+    """The dotted place of a key that a section has in one of its own sections; empty if none or several have it."""
+    inner = {name: o for name, hint in _field_hints(section).items() for o in _options(hint) if is_dataclass(o)}
+    found = [_dotted((*keys, name, key)) for name, option in inner.items() if key in _field_hints(option)]
+    return found[0] if len(found) == 1 else ""
 
 
 def _field_hints(section: Any) -> dict[str, Any]:
@@ -370,13 +368,11 @@ def _explain(source: _Source, keys: Keys, item: ErrorDetails, expected: str) -> 
 def _expectation(item: ErrorDetails) -> str:
     if item["type"] == "value_error":
         return item["msg"].removeprefix("Value error, ")
-    if item["type"] == "dataclass_type":
+    if item["type"] in ("dataclass_type", "dict_type"):
         return "a section"
-    if item["type"] in _BOUNDS:
-        return f"{_BOUNDS[item['type']]} {next(iter(item['ctx'].values()))}"
     if item["type"] == "none_required":
-        return f'"{_NONE}"'
-    return item["msg"].removeprefix("Input should be ").removeprefix("Input should have ")
+        return f'"{NONE}"'
+    return expectation(item)
 
 
 def _shown(value: Any, limit: int = 80) -> str:
@@ -418,7 +414,7 @@ def _section_form(section: Any, keys: Keys) -> dict[str, Any]:
     for field in fields(section):
         item = getattr(section, field.name)
         if field.init and not (item is None and _default(field) is None):
-            table[field.name] = _NONE if item is None else _toml_form(item, hints[field.name], (*keys, field.name))
+            table[field.name] = NONE if item is None else _toml_form(item, hints[field.name], (*keys, field.name))
     return table
 
 
