@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,7 +20,7 @@ from typing import Any, TextIO, TypeVar
 import click
 from click.exceptions import NoSuchCommand
 
-from agentrl.env.watchdog import end_when_hung
+from agentrl.env.watchdog import end_in_spite_of_threads, end_when_hung
 from agentrl.errors import AgentRLError
 from agentrl.file_modules import IMPORTER, INSTALLED
 from agentrl.safe_json import for_terminal
@@ -88,6 +88,15 @@ class Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_JSON] = "--json" in args  # wrong usage may be found before the command has read its options
         return super().parse_args(ctx, args)
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **further: Any) -> Any:
+        try:
+            return super().main(args, *more, **further)
+        except SystemExit as ending:
+            if args is None:  # the command line: this process ends now
+                code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+                end_in_spite_of_threads(code, lambda message: say(message, err=True))
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         end_when_hung(lambda message: _say(ctx, "Hung", message))

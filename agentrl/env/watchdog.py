@@ -35,6 +35,7 @@ HOOK_TIMEOUT_S = 300.0
 _LOOK_S = 1.0
 _GRACE_LOOKS = 10
 """Looks between the first interruption and the end of the process, or as many as the limit has if those are fewer."""
+_PATIENCE_S = 30.0
 MOST_LEFT = 64
 """Threads that go on though nobody waits for what they do, before no more are started."""
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -245,6 +246,33 @@ def end_when_hung(say: Callable[[str], None] | None) -> None:
     Args: say: shows the message to the user, before the process ends; None lets the process go on.
     """
     _watchdog.end = say
+
+
+def end_in_spite_of_threads(code: int, say: Callable[[str], None], patience_s: float = _PATIENCE_S) -> None:
+    """Let this process, which ends now, end also where threads of author code go on; for commands.
+
+    Python waits for ever for threads such as those of an executor of an author's own.
+
+    Args:
+        code: exit status.
+        say: shows what is left to the user.
+        patience_s: seconds for them to end by themselves.
+    """
+
+    def end() -> None:
+        sleep(patience_s)
+        left = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+        if not left:
+            return
+        try:
+            place = place_in(left[0].ident or 0)
+            say(f"threads that do not end: {len(left)}, one is at {place}. The process ends without them")
+            logging.shutdown()
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+    threading.Thread(target=end, daemon=True, name="end").start()
 
 
 def ends_when_hung() -> bool:

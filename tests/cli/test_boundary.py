@@ -104,6 +104,30 @@ def test_sys_exit_in_an_authors_file_is_no_success(
     assert "SystemExit: sys.exit(0) was called (mine.py:2 in <module>)" in result.stderr
 
 
+EXECUTOR = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from agentrl.cli import boundary, main
+
+idle = ThreadPoolExecutor(1)
+idle.submit(int).result()
+if sys.argv[1] == "hangs":
+    ThreadPoolExecutor(1).submit(time.sleep, 3600)
+boundary.end_in_spite_of_threads = partial(boundary.end_in_spite_of_threads, patience_s=0.5)
+sys.argv[1:] = ["envs", "--json"]
+main()
+"""
+
+
+@pytest.mark.parametrize("how", ["hangs", "ends"])
+def test_threads_of_an_authors_code_keep_no_command_from_ending(how: str) -> None:
+    done = subprocess.run([sys.executable, "-c", EXECUTOR, how], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert isinstance(json.loads(done.stdout), list)
+    assert ("threads that do not end: 1" in done.stderr) == (how == "hangs")
+
+
 AGENTS = {
     "next(iter([]))": "StopIteration: (agent.py:2 in play)",
     "raise StopAsyncIteration('tea')": "StopAsyncIteration: tea (agent.py:2 in play)",
