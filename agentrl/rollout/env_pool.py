@@ -13,6 +13,7 @@ from agentrl.env.base import Env
 from agentrl.env.blame import fault_of, is_authors
 from agentrl.env.watchdog import limit_of
 from agentrl.env.wrapped import as_env
+from agentrl.errors import EnvFault
 
 logger = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S = 10.0
@@ -58,6 +59,8 @@ class EnvPool:
     def _made(self) -> Env:
         try:
             env: Env = as_env(self._make_env())
+        except EnvFault:
+            raise
         except BaseException as error:
             if not self._has_made or not is_authors(error):
                 raise

@@ -303,9 +303,10 @@ def mark_fault(trajectory: Trajectory, fault: EnvFault | PolicyFault) -> None:
 
 def _origin(fault: BaseException) -> str:
     """`file:line in function` of the author's deepest frame, from the root cause."""
-    cause = fault
-    while cause.__cause__ is not None:
+    cause, seen = fault, {id(fault)}
+    while cause.__cause__ is not None and id(cause.__cause__) not in seen:  # an author may raise an error from itself
         cause = cause.__cause__
+        seen.add(id(cause))
     frames = [f for f in reversed(traceback.extract_tb(cause.__traceback__)) if not f.filename.startswith(_OURS)]
     own = [f for f in frames if not f.filename.startswith(INSTALLED)] or frames
     return f"{os.path.basename(own[0].filename)}:{own[0].lineno} in {own[0].name}" if own else ""

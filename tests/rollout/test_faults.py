@@ -222,3 +222,29 @@ def check_attempts(stored, policy) -> None:
 
 
 KINDS = ("RuntimeError: the tool broke", "did not return within 0.03 s", "Connect")
+
+
+class OwnCause(ToolEnv):
+    """Its tool raises an error from itself."""
+
+    tasks = Tasks.of(train=[{"n": 1}])
+
+    def start(self, task: Task) -> str:
+        return "begin"
+
+    @tool
+    def use(self) -> str:
+        """Use it."""
+        error = RuntimeError("round and round")
+        raise error from error
+
+
+async def test_an_error_that_is_its_own_cause_is_a_fault_as_any_other():
+    class Uses(Policy):
+        async def act(self, messages, tools, *, episode_id=None, sampling=None):
+            return call("use")
+
+    async with Rollouts(OwnCause, Uses(), max_attempts=1, max_fault_fraction=1.0) as rollouts:
+        (group,) = await rollouts.run([GroupRequest(OwnCause.tasks.split("train")[0], 1)])
+    assert "round and round" in group.trajectories[0].error
+    assert "test_faults.py" in group.trajectories[0].error
