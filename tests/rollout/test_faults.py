@@ -246,5 +246,4 @@ async def test_an_error_that_is_its_own_cause_is_a_fault_as_any_other():
 
     async with Rollouts(OwnCause, Uses(), max_attempts=1, max_fault_fraction=1.0) as rollouts:
         (group,) = await rollouts.run([GroupRequest(OwnCause.tasks.split("train")[0], 1)])
-    assert "round and round" in group.trajectories[0].error
-    assert "test_faults.py" in group.trajectories[0].error
+    assert "round and round (test_faults.py:" in group.trajectories[0].ending.detail
