@@ -40,6 +40,11 @@ MOST_LEFT = 64
 """Threads that go on though nobody waits for what they do, before no more are started."""
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OURS = tuple(os.path.join(_HERE, floor, "") for floor in ("env", "policy", "rollout", "sandboxed"))
+# Files that write `running`.
+_NOTING = frozenset(
+    os.path.join(_HERE, "env", name)
+    for name in ("author_code.py", "execution.py", "wrapped.py", os.path.join("started", "tasks.py"))
+)
 # Modules of the standard library in which code waits for another machine.
 _WAITS = ("socket", "ssl")
 _HAS_ALARM = hasattr(signal, "SIGVTALRM")  # Windows has none
@@ -125,9 +130,12 @@ class Watchdog:
                 os._exit(EXIT_HUNG)
 
     def alarm(self, number: int, frame: FrameType | None) -> None:
-        """What the signal does in the main thread. Raises: Hung if what runs there is to be interrupted."""
+        """What the signal does in the main thread. Raises: Hung if what runs there is to be interrupted.
+
+        Code that has just returned is left alone: its end must be noted, or it would count as hung for ever.
+        """
         thread = get_ident()
-        now = running.get(thread)
+        now = None if frame is not None and frame.f_code.co_filename in _NOTING else running.get(thread)
         if now is not None and _overdue.get(thread, (None, ""))[0] is now:
             raise Hung
 

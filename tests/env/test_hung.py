@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Annotated, Any, ClassVar
 
@@ -16,8 +17,9 @@ import gymnasium
 import pytest
 from pydantic import AfterValidator
 
-from agentrl.env import watchdog
+from agentrl.env import author_code, watchdog
 from agentrl.env.base import Env, Limits
+from agentrl.env.started import tasks
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault, RolloutError
@@ -332,6 +334,22 @@ watchdog._watchdog.look_s = 0.001
 watchdog.start()
 watchdog.kept = Slow()  # ends with the interpreter
 """
+
+
+@pytest.mark.parametrize(
+    ("file", "is_ended"), [(author_code.__file__, False), (tasks.__file__, False), (__file__, True)]
+)
+def test_code_that_has_just_returned_is_not_interrupted_before_that_is_noted(file: str, is_ended: bool) -> None:
+    found: dict[str, Any] = {}
+    exec(compile("import sys; frame = sys._getframe()", file, "exec"), found)
+    thread, late = threading.get_ident(), (None, "start", 1.0)
+    watchdog.running[thread], watchdog._overdue[thread] = late, (late, "start has not returned")
+    try:
+        with pytest.raises(watchdog.Hung) if is_ended else nullcontext():
+            watchdog.Watchdog().alarm(0, found["frame"])
+    finally:
+        watchdog.running[thread] = None
+        del watchdog._overdue[thread]
 
 
 def test_a_program_that_is_slow_to_end_is_not_ended_by_the_timer() -> None:
