@@ -103,8 +103,9 @@ class Watchdog:
             self._wind()
         _interrupt_left()
         seen, self._seen = self._seen, {}
+        left = {thread.ident for thread in _left}
         for thread, now in list(running.items()):
-            if now is None:
+            if now is None or thread in left:  # nobody waits for what was left
                 continue
             before, looks = seen.get(thread, (None, 0.0))
             more = max(1.0, missed_s / self.look_s)

@@ -320,6 +320,32 @@ def test_a_thread_that_cannot_be_ended_holds_up_no_profiled_code() -> None:
     assert len(calls) >= 4
 
 
+@pytest.mark.parametrize("is_left", [False, True])
+def test_what_nobody_waits_for_ends_no_process(is_left: bool) -> None:
+    """A command that checks an environment goes on after code that hung, and must not be ended for it later."""
+
+    def hang() -> None:
+        watchdog.running[threading.get_ident()] = (None, "start", 1.0)
+        begun.set()
+        over.wait()
+
+    begun, over, interrupted = threading.Event(), threading.Event(), list[int]()
+    thread = threading.Thread(target=hang, daemon=True)
+    thread.start()
+    begun.wait()
+    try:
+        if is_left:
+            watchdog.leave(thread)
+        looks = watchdog.Watchdog(interrupt=interrupted.append)
+        for _ in range(5):
+            looks.look()
+        assert (thread.ident in interrupted) is not is_left
+    finally:
+        over.set()
+        thread.join()
+        watchdog.running.pop(thread.ident or 0)
+
+
 ENDS = """
 import time
 from agentrl.env import watchdog
