@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from agentrl.learning.batches import MicroBatch
 from agentrl.learning.head import Head, TokenScores, token_scores
 from agentrl.learning.lines.attention import at_trained
-from agentrl.learning.parallel.sharded import last_hidden_state
+from agentrl.learning.parallel.sharded import body_of, last_hidden_state
 from agentrl.learning.rows import Array
 from agentrl.learning.terms import entropy_of_logits
 from agentrl.learning.update_mode import is_checkpointing
@@ -67,7 +67,7 @@ class TokenScorer:
     """Scores the trained tokens of a micro-batch under a `transformers` causal language model.
 
     Args:
-        model: a causal LM with `base_model`, and a head found by `get_output_embeddings`.
+        model: a causal LM, whose head is found by `get_output_embeddings`.
         temperature: divides the logits, as it did in sampling.
         chunk: most tokens whose logits exist at once; None makes them take 64 MiB.
     """
@@ -144,7 +144,7 @@ class TokenScorer:
     def _find_head(self) -> Head | None:
         """The head that gives the model's logits, with the scale and soft cap of its configuration; None if unknown."""
         layer = self.model.get_output_embeddings()
-        if type(layer) is not nn.Linear:
+        if type(layer) is not nn.Linear or body_of(self.model) is self.model:
             return None
         inputs, index = self._probe()
         expected = self._in_evaluation(self.model, inputs).logits.flatten(0, 1)[index]
@@ -161,7 +161,7 @@ class TokenScorer:
     def _check_last_maps(self) -> tuple[list[nn.Module], nn.Module | None]:
         """Per-token maps of the last layer whose output is needed only at trained positions, if any, and its attention
         if that is read by one of them alone."""
-        layers = getattr(self.model.base_model, "layers", None)
+        layers = getattr(body_of(self.model), "layers", None)
         if not isinstance(layers, nn.ModuleList) or not len(layers):
             return [], None
         attention, mlp = getattr(layers[-1], "self_attn", None), getattr(layers[-1], "mlp", None)
@@ -185,7 +185,7 @@ class TokenScorer:
         return {"input_ids": ids, "use_cache": False}, torch.tensor([2, 5, 6, 11, 14], device=self.device)
 
     def _hidden(self, inputs: dict[str, Any]) -> Tensor:
-        hidden: Tensor = self._in_evaluation(self.model.base_model, inputs).last_hidden_state
+        hidden: Tensor = self._in_evaluation(body_of(self.model), inputs).last_hidden_state
         return hidden.flatten(0, 1)
 
     def _in_evaluation(self, part: nn.Module, inputs: dict[str, Any]) -> Any:

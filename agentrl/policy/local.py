@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,7 @@ class LocalPolicy(TokenPolicy):
         self.model, self.tokenizer = model, tokenizer
         format_proof.prove(self.format)
         options = EngineOptions(slots=slots, context=context_of(model, max_context), exact=exact)
-        self.engine = Engine(model, stop_ids=self.format.stop_ids, decode=self.format.decode, options=options)
-        engine_proof.prove(self.engine)
+        self.engine = engine_proof.proved(lambda state: self._engine(replace(options, state=state)))
         self.engine.version = version
         self.context = options.context
 
@@ -93,6 +93,9 @@ class LocalPolicy(TokenPolicy):
     def forget(self) -> None:
         """Drop all keys and values and the ownership of slots; what is sampled next is as from a new policy."""
         self.engine.forget()
+
+    def _engine(self, options: EngineOptions) -> Engine:
+        return Engine(self.model, stop_ids=self.format.stop_ids, decode=self.format.decode, options=options)
 
     async def _sample(self, episode_id: str, prompt: TokenIds, sampling: SamplingParams, seed: int) -> Completion:
         return await self.engine.sample(episode_id, prompt, sampling, seed)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from agentrl.errors import ModelError
 from agentrl.learning.lines.attention import reading
 from agentrl.learning.lines.tree import in_one_line
+from agentrl.learning.parallel.sharded import body_of
 from agentrl.learning.rows import Row
 
 _LENGTHS = (11, 7)
@@ -26,7 +27,7 @@ def check_packing(model: nn.Module) -> None:
     Raises: ModelError if they differ: the model takes no positions that restart (OPT), or its attention is not told
         where a row ends (GPT-OSS).
     """
-    inner: Any = getattr(model, "base_model", model)
+    inner: Any = body_of(model)
     device = next(model.parameters()).device
     size = int(model.config.get_text_config().vocab_size)  # type: ignore[operator, union-attr]
     ids = (torch.arange(sum(_LENGTHS), device=device) * 7 + 1) % size
@@ -54,7 +55,7 @@ def why_no_tree(model: nn.Module) -> str:
     Returns: why the model cannot read a tree; "" if it can. Linear attention and state-space models have no attention
         that could be computed row by row, and some models compute it in a function of their own.
     """
-    inner: Any = getattr(model, "base_model", model)
+    inner: Any = body_of(model)
     device = next(model.parameters()).device
     size = int(model.config.get_text_config().vocab_size)  # type: ignore[operator, union-attr]
     rows = [Row.of([(7 * i + 1) % size for i in (*range(6), *more)], [False] + [True] * 9) for more in _BRANCHES]

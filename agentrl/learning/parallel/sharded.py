@@ -32,7 +32,7 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
     added up in float32 at least.
 
     Args:
-        model: a `transformers` causal LM whose `base_model` has `layers`.
+        model: a `transformers` causal LM whose body has `layers`.
         ranks: a process group of `torch.distributed`.
     Raises: ValueError for one process alone, or a model without a list of layers.
     """
@@ -40,7 +40,7 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
         raise ValueError(
             "a model is spread over two processes at least: start them with torchrun, and give their ranks"
         )
-    layers = getattr(model.base_model, "layers", None)
+    layers = getattr(body_of(model), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise ValueError(
             f"{type(model).__name__} has no list of layers, so it cannot be spread over ranks: use shard=False"
@@ -73,8 +73,17 @@ def check_parts_suffice(name: str) -> None:
         )
 
 
+def body_of(model: Any) -> Any:
+    """The part of a causal LM that has its layers and gives its hidden states; the model itself where none is found.
+
+    It is `base_model`, but for classes that name another part than they have (Llama 4).
+    """
+    body = getattr(model, "base_model", model)
+    return body if body is not model else getattr(model, "model", model)
+
+
 def _last_hidden_state(self: Any, **inputs: Any) -> Tensor:
-    states: Tensor = self.base_model(**inputs).last_hidden_state
+    states: Tensor = body_of(self)(**inputs).last_hidden_state
     return states
 
 

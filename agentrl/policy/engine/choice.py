@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
 from agentrl.errors import ModelError
 from agentrl.policy.engine import exact
 from agentrl.policy.engine.forward_lean import LeanForward, supports
-from agentrl.policy.engine.slots import KvSlots
+from agentrl.policy.engine.slots import KvSlots, OwnCaches
 
 if TYPE_CHECKING:
     from agentrl.policy.engine.forward_hf import HfForward
+    from agentrl.policy.engine.forward_own import OwnForward
+
+State = Literal["slots", "own", "stepwise"]
+"""Where the state of an episode is: in `slots` of keys and values; in a cache of the model's `own` making, one for each
+slot; in the same, which goes on one token at a time (`stepwise`)."""
+STATES: tuple[State, ...] = get_args(State)
+"""In the order in which they are tried."""
 
 logger = logging.getLogger(__name__)
 
 
-def forward_of(model: Any, kv: KvSlots, *, lean: bool, must: bool | None) -> tuple[LeanForward | HfForward, bool]:
+def forward_of(
+    model: Any, kv: KvSlots, *, lean: bool, must: bool | None, state: State = "slots"
+) -> tuple[LeanForward | HfForward | OwnForward, bool]:
     """The forward pass, and whether it is exact.
 
     Args:
+        kv: `OwnCaches` for another `state` than slots.
         lean: use the lean forward where the model's class is known.
         must: be exact; None is where it is known to be possible.
-    Raises: ModelError if exactness is asked for and there is none.
+    Raises: ModelError if exactness is asked for and there is none, or the model cannot keep its state so.
     """
-    if not (lean and supports(model)):
-        from agentrl.policy.engine.forward_hf import HfForward  # loads transformers
-
+    if state != "slots" or not (lean and supports(model)):
         if must:
             raise _not_exact(f"{type(model).__name__} is run by its own forward pass, which is not made for it")
+        if isinstance(kv, OwnCaches):
+            from agentrl.policy.engine.forward_own import OwnForward
+
+            return OwnForward(model, kv, stepwise=state == "stepwise"), False
+        from agentrl.policy.engine.forward_hf import HfForward  # loads transformers
+
         return HfForward(model, kv), False
     on_cpu = model.device.type == "cpu"
     if must and not on_cpu:
@@ -49,7 +63,7 @@ def forward_of(model: Any, kv: KvSlots, *, lean: bool, must: bool | None) -> tup
 
 def forward_again(
     model: Any, kv: KvSlots, before: int, *, lean: bool, must: bool | None
-) -> tuple[LeanForward | HfForward, bool]:
+) -> tuple[LeanForward | HfForward | OwnForward, bool]:
     """As `forward_of`, where the forward pass was exact until torch's number of threads changed: warns if none is now.
 
     Args: before: torch's number of threads then.

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from agentrl.errors import ModelError
-from agentrl.policy.engine.slots import Ids, KvSlots
+from agentrl.policy.engine.slots import Ids, KvSlots, OtherState
 
 _KINDS = frozenset({"full_attention", "sliding_attention"})
 
@@ -30,7 +29,7 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        keys, values = self.owner.kv.layer(self.index, key_states)
+        keys, values = self.owner.kv.layer(self.index, key_states, value_states)
         at = self.owner
         keys[at.rows[:, None], :, at.write_to] = key_states.transpose(1, 2)
         values[at.rows[:, None], :, at.write_to] = value_states.transpose(1, 2)
@@ -66,7 +65,7 @@ class _SlotCache(Cache):
 class HfForward:
     """Runs `model(...)` with a cache that reads and writes slots.
 
-    Raises: ModelError if the model keeps other state than keys and values.
+    Raises: OtherState if the model keeps other state than keys and values.
     """
 
     def __init__(self, model: Any, kv: KvSlots) -> None:
@@ -74,9 +73,9 @@ class HfForward:
         config = model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ())
         if not kinds <= _KINDS:
-            raise ModelError(
+            raise OtherState(
                 f"{type(model).__name__} has layers of kind {sorted(kinds - _KINDS)}, which keep state that the "
-                "engine has no slots for; serve it with another program and use an `openai:` policy"
+                "engine has no slots for"
             )
         window = getattr(config, "sliding_window", None)
         self.window: int | None = window if window and (not kinds or "sliding_attention" in kinds) else None

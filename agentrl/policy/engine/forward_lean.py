@@ -207,7 +207,7 @@ class LeanForward:
         if hasattr(attention, "q_norm"):
             query, key = self._norm(query, attention.q_norm), self._norm(key, attention.k_norm)
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
-        keys, values = self.kv.layer(index, key[:, :, None])
+        keys, values = self.kv.layer(index, key[:, :, None], value[:, :, None])
         keys[at.rows, :, at.positions] = key[:new]
         values[at.rows, :, at.positions] = value[:new]
         parts = [self._decode_attention(query[: at.decode], keys, values, at)] if at.decode else []

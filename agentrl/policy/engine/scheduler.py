@@ -24,9 +24,9 @@ from torch import Tensor
 from agentrl.messages import FinishReason
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.engine import exact
-from agentrl.policy.engine.choice import forward_again, forward_of
+from agentrl.policy.engine.choice import State, forward_again, forward_of
 from agentrl.policy.engine.prefixes import Donors, Prefixes
-from agentrl.policy.engine.slots import Ids, KvSlots, SlotOwners
+from agentrl.policy.engine.slots import Ids, KvSlots, OwnCaches, SlotOwners
 from agentrl.policy.engine.token_sampling import DrawTable, draw
 from agentrl.policy.engine.token_signals import Sure, ranked, signals_of
 from agentrl.policy.kept_memory import FreedMemory
@@ -45,6 +45,8 @@ class EngineOptions:
         lean: use the lean forward where the model's class is known; the model's own otherwise.
         exact: sample each turn with the same bits, whatever else is sampled at the same time. None does so where it is
             known to be possible: on a CPU, with the lean forward.
+        state: where the state of an episode is kept. Slots of keys and values are much faster, where a model has no
+            other state.
     """
 
     slots: int = 64
@@ -53,6 +55,7 @@ class EngineOptions:
     chunk_tokens: int = 1024
     lean: bool = True
     exact: bool | None = None
+    state: State = "slots"
 
     def __post_init__(self) -> None:
         if min(self.slots, self.context, self.prefill_tokens, self.chunk_tokens) < 1:
@@ -121,7 +124,7 @@ class Engine:
         stop_ids: ids that end a turn.
         decode: ids to text, for stop strings.
         options: sizes.
-    Raises: ModelError if the model keeps other state than keys and values.
+    Raises: ModelError if the model keeps other state than `options.state` says.
     """
 
     def __init__(
@@ -134,9 +137,11 @@ class Engine:
     ) -> None:
         self.model, self.stop_ids, self.decode, self.options = model, stop_ids, decode, options
         self.version = 0
-        self.kv = KvSlots(options.slots, -(-options.context // exact.CONTEXTS) * exact.CONTEXTS)
+        kind = KvSlots if options.state == "slots" else OwnCaches
+        self.kv = kind(options.slots, -(-options.context // exact.CONTEXTS) * exact.CONTEXTS)
         self._threads = torch.get_num_threads()
-        self.forward, self.exact = forward_of(model, self.kv, lean=options.lean, must=options.exact)
+        lean, must = options.lean, options.exact
+        self.forward, self.exact = forward_of(model, self.kv, lean=lean, must=must, state=options.state)
         self.owners = SlotOwners(options.slots)
         self._draws = DrawTable(options.slots, options.context)
         self._freed = FreedMemory()
@@ -299,7 +304,8 @@ class Engine:
                 new = min(len(context) - shared, room)
                 too_much = max(widest, new) * (len(admitted) + 1) > self.options.prefill_tokens
                 is_first = not (admitted or filling)
-                if (admitted and too_much) or (not is_first and begun.longest(context)[0] >= shared + _WORTH_SHARING):
+                sharing = self.kv.parts and not is_first and begun.longest(context)[0] >= shared + _WORTH_SHARING
+                if (admitted and too_much) or sharing:
                     waiting.append(request)
                     continue
                 self._place(request, context, donor, shared)

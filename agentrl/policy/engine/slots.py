@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Container, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +23,27 @@ _FIRST_POSITIONS = 256
 _WORTH_BYTES = 2**26
 
 
+class OtherState(ModelError):
+    """A model keeps state that the slots do not hold."""
+
+
 class KvSlots:
     """Key/value storage of every layer for many sequences, no larger than they need.
 
     Each layer is two tensors (R, H, P + 1, D): R slots and P positions that have memory, H key/value heads, D
-    width of a head. When one more is needed R doubles, up to `slots`, and P grows by half, up to `context`. The last
-    position is scratch space that padding writes to.
+    width of a head. Where attention keeps latents (MLA), the two have widths of their own. When one more is needed R
+    doubles, up to `slots`, and P grows by half, up to `context`. The last position is scratch space that padding
+    writes to.
 
     Attributes:
+        parts: a slot serves contexts that begin with a part of what it holds.
         slots, context: most slots, and most tokens of each.
         rows, positions: slots and positions that have memory.
         length: (S,) tokens whose keys and values a slot holds.
         ids: (S, T) those tokens.
     """
+
+    parts: bool = True
 
     def __init__(self, slots: int, context: int) -> None:
         self.slots, self.context = slots, context
@@ -43,14 +53,14 @@ class KvSlots:
         self.ids: Ids = np.full((slots, context), -1, np.int32)
         self.drop()
 
-    def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The storage of a layer, made at its first use in the shape of `like` (B, H, T, D).
+    def layer(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The storage of a layer, made at its first use in the shapes of `keys` and `values` (B, H, T, D).
 
         Raises: ModelError if there is no memory for it.
         """
         while len(self.layers) <= index:
             try:
-                self.layers.append((self._zeros(like), self._zeros(like)))
+                self.layers.append((self._zeros(keys), self._zeros(values)))
             except ModelError:
                 self.drop()
                 raise
@@ -145,6 +155,40 @@ class KvSlots:
     def clear(self) -> None:
         """Forget everything: the weights changed."""
         self.length[:] = 0
+
+
+class OwnCaches(KvSlots):
+    """Caches of a model's own making, one for each slot: for models that keep other state than keys and values.
+
+    Such state cannot be cut back, so a slot serves a context alone that begins with all that the slot holds.
+
+    Attributes:
+        caches: of each slot that holds something.
+    """
+
+    parts: bool = False
+
+    def __init__(self, slots: int, context: int) -> None:
+        self.caches: dict[int, Any] = {}
+        super().__init__(slots, context)
+
+    def shared_prefix(self, ids: Ids) -> NDArray[np.int64]:
+        shared = super().shared_prefix(ids)
+        return np.where(shared == self.length, shared, 0)
+
+    def shared_by(self, slot: int, ids: Ids) -> int:
+        shared = super().shared_by(slot, ids)
+        return shared if shared == self.length[slot] else 0
+
+    @torch.inference_mode()
+    def copy(self, source: int, target: int, count: int) -> None:
+        self.caches[target] = copy.deepcopy(self.caches[source])
+        self.ids[target, :count] = self.ids[source, :count]
+        self.length[target] = count
+
+    def clear(self) -> None:
+        super().clear()
+        self.caches.clear()
 
 
 class SlotOwners:

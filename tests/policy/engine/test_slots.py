@@ -29,7 +29,7 @@ def test_shared_prefix_counts_only_what_a_slot_holds() -> None:
 def test_copy_takes_keys_values_and_ids() -> None:
     kv = KvSlots(2, 4)
     kv.reserve(2, 4)
-    keys, values = kv.layer(0, torch.zeros(1, 2, 1, 3))
+    keys, values = kv.layer(0, torch.zeros(1, 2, 1, 3), torch.zeros(1, 2, 1, 3))
     keys[0], values[0] = 1.0, 2.0
     kv.write_ids(0, [5, 6, 7])
     kv.copy(0, 1, 2)
@@ -44,7 +44,7 @@ def test_storage_grows_with_what_it_holds_and_no_further() -> None:
     kv = KvSlots(10, 1000)
     like = torch.zeros(1, 2, 1, 3)
     kv.reserve(1, 5)
-    keys, values = kv.layer(0, like)
+    keys, values = kv.layer(0, like, like)
     assert keys.shape == (1, 2, 257, 3)
     keys.copy_(torch.arange(keys.numel()).view(keys.shape))
     values.copy_(-keys)
@@ -52,20 +52,20 @@ def test_storage_grows_with_what_it_holds_and_no_further() -> None:
     growth = [((3, 256), 3, 256), ((4, 257), 6, 512), ((7, 513), 10, 768), ((10, 300), 10, 768), ((10, 900), 10, 1000)]
     for wanted, rows, positions in growth:
         kv.reserve(*wanted)
-        keys, values = kv.layer(0, like)
+        keys, values = kv.layer(0, like, like)
         assert keys.shape == values.shape == (rows, 2, positions + 1, 3)
         assert keys[0, :, :256].equal(before)
         assert values[0, :, :256].equal(-before)
         assert keys[1:].eq(0).all()
         assert keys[0, :, 257:].eq(0).all()  # the old scratch position may keep anything finite
     kv.reserve(2, 2)
-    assert kv.layer(0, like)[0] is keys
+    assert kv.layer(0, like, like)[0] is keys
 
 
 def test_no_memory_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     kv = KvSlots(64, 4096)
     kv.reserve(2, 10)
-    kv.layer(0, torch.zeros(1, 8, 1, 64))
+    kv.layer(0, torch.zeros(1, 8, 1, 64), torch.zeros(1, 8, 1, 64))
     kv.write_ids(0, [1, 2])
     monkeypatch.setattr("agentrl.policy.engine.slots.available_bytes", lambda: 40 * 2**20)
     kv.reserve(8, 1000)  # 8 x 1000 x 8 x 64 floats are 16 MiB
@@ -74,14 +74,18 @@ def test_no_memory_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kv.layers == []
     assert kv.shared_prefix(np.array([1, 2], np.int32)).max() == 0
     kv.reserve(2, 300)  # less fits again, as twice the first 256
-    assert kv.layer(0, torch.zeros(1, 8, 1, 64))[0].shape == (2, 8, 513, 64)
+    assert kv.layer(0, torch.zeros(1, 8, 1, 64), torch.zeros(1, 8, 1, 64))[0].shape == (2, 8, 513, 64)
 
 
 def test_an_allocator_that_refuses_says_the_same() -> None:
     kv = KvSlots(1, 8)
     kv.reserve(1, 1)
     with pytest.raises(ModelError, match=r"model\.slots"):
-        kv.layer(0, torch.zeros(1, 1, 1, 1).expand(1, 1 << 40, 1, 1 << 20))
+        kv.layer(
+            0,
+            torch.zeros(1, 1, 1, 1).expand(1, 1 << 40, 1, 1 << 20),
+            torch.zeros(1, 1, 1, 1).expand(1, 1 << 40, 1, 1 << 20),
+        )
 
 
 def test_memory_is_read_from_host_and_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -179,7 +183,7 @@ def test_large_storage_that_was_moved_goes_back_to_the_system(monkeypatch: pytes
     monkeypatch.setattr(slots, "_WORTH_BYTES", 2 * 257 * 4)
     kv = KvSlots(4, 1000)
     kv.reserve(1, 5)
-    kv.layer(0, torch.zeros(1, 1, 1, 1))
+    kv.layer(0, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
     kv.reserve(2, 5)  # the old storage has that size, and is not above it
     assert not asked
     kv.reserve(2, 600)

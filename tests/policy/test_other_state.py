@@ -1,0 +1,83 @@
+"""Models that keep other state than keys and values: sampled in caches of their own, or refused."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import torch
+
+from agentrl.errors import ModelError
+from agentrl.policy.local import LocalPolicy
+from tests.policy.other_models import LATENT, OTHER, REFUSED, model_and_tokenizer
+from tests.policy.test_families import episode, worst_difference
+
+
+async def check_episodes(policy: LocalPolicy) -> None:
+    """Three episodes of three turns at the same time: each sampled token has the model's own log-probability."""
+    for actions in await asyncio.gather(*(episode(policy, number) for number in range(3))):
+        for action in actions:
+            assert action.token_ids
+            assert worst_difference(policy.model, action) < 1e-5
+
+
+@pytest.mark.parametrize("name", OTHER)
+async def test_episodes_are_sampled_in_the_models_own_caches(name: str, caplog: Any) -> None:
+    policy = LocalPolicy(*model_and_tokenizer(OTHER[name]))
+    assert policy.engine.options.state == ("stepwise" if name == "mamba" else "own")
+    assert not policy.exact
+    assert "an inference server is faster" in caplog.text
+    await check_episodes(policy)
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(1.02)
+    policy.weights_changed()
+    await check_episodes(policy)
+
+
+async def test_fewer_caches_than_episodes() -> None:
+    await check_episodes(LocalPolicy(*model_and_tokenizer(OTHER["qwen3_5"]), slots=2))
+
+
+async def test_a_model_that_goes_on_a_token_at_a_time(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """As Mamba does, which is 1e-3 nats off where more than one token follows; this one forgets its whole state."""
+    model, tokenizer = model_and_tokenizer(OTHER["qwen3_5"])
+    forward = type(model).forward
+
+    def forgetful(self: Any, input_ids: Any, past_key_values: Any = None, **rest: Any) -> Any:
+        if past_key_values is not None and input_ids.shape[1] > 1:
+            past_key_values = None
+        return forward(self, input_ids=input_ids, past_key_values=past_key_values, **rest)
+
+    monkeypatch.setattr(type(model), "forward", forgetful)
+    policy = LocalPolicy(model, tokenizer)
+    assert policy.engine.options.state == "stepwise"
+    assert "one token at a time" in caplog.text
+    await check_episodes(policy)
+
+
+async def test_keys_and_values_of_other_widths_share_slots() -> None:
+    policy = LocalPolicy(*model_and_tokenizer(LATENT))
+    assert policy.engine.options.state == "slots"
+    await check_episodes(policy)
+    keys, values = policy.engine.kv.layers[0]
+    assert (keys.shape[-1], values.shape[-1]) == (24, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mamba", "rwkv", "bloom"])
+def test_hidden_state_is_noticed_in_half_precision_too(name: str, dtype: torch.dtype) -> None:
+    model, tokenizer = model_and_tokenizer(OTHER[name])
+    assert LocalPolicy(model.to(dtype), tokenizer).engine.options.state != "slots"
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_cannot_be_sampled_is_refused(why: str) -> None:
+    with pytest.raises(ModelError, match=f"(?s){why}.*openai:"):
+        LocalPolicy(*model_and_tokenizer(REFUSED[why]))
+
+
+def test_no_exact_sampling_in_a_models_own_cache() -> None:
+    with pytest.raises(ModelError, match=r"sampling\.exact"):
+        LocalPolicy(*model_and_tokenizer(OTHER["bloom"]), exact=True)
