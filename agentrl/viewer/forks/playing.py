@@ -144,7 +144,7 @@ class Forks:
             fork.state = "failed" if fork.result.ending.kind == "fault" else "ended"
             fork.problem = fork.result.error or ""
             fork.messages = tuple(fork.result.messages())
-        except Exception as error:
+        except Exception as error:  # author code can raise anything: the person is told
             fork.state, fork.problem = "failed", f"{type(error).__name__}: {error}"
         finally:
             if env is not None:
