@@ -37,6 +37,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.trajectory": (1, "vocabulary", 1),
     "agentrl.schema_values": (1, "vocabulary", 1),
     "agentrl.tool_hints": (1, "vocabulary", 1),
+    "agentrl.plain_schema": (1, "vocabulary", 1),
     "agentrl.tool_schema": (1, "vocabulary", 2),
     "agentrl.config": (1, "vocabulary", 2),
     # 2: the contracts, and the maths of learning.
@@ -47,8 +48,9 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.env.author_code": (2, "env", 0),
     "agentrl.env.started": (2, "env", 0),
     "agentrl.env.execution": (2, "env", 1),
-    "agentrl.env.wrapped": (2, "env", 1),
+    "agentrl.env.driving": (2, "env", 1),
     "agentrl.env.base": (2, "env", 1),
+    "agentrl.env.author_class": (2, "env", 1),
     "agentrl.env.tool_env": (2, "env", 2),
     "agentrl.env.users.user": (2, "env", 0),
     "agentrl.env.users.user_env": (2, "env", 3),

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, Field, create_model
 
 from agentrl.errors import ToolError, ToolSchemaError
-from agentrl.tool_schema import Tool, is_tool, parse_docstring, plain_schema, tool
+from agentrl.tool_schema import Tool, is_tool, parse_docstring, tool
 
 
 class Colour(enum.Enum):
@@ -128,7 +128,6 @@ def test_a_property_named_title_stays():
 
     schema = parameters(book)
     assert schema["properties"] == {"title": {"type": "string"}, "default": {"type": "integer", "default": 3}}
-    assert plain_schema({"title": "X", "enum": [{"title": "kept"}]}) == {"enum": [{"title": "kept"}]}
 
 
 def test_values_are_built_and_defaults_filled():

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from agentrl.rollout.store import TrajectoryStore
+from tests.serving.own_process import serving
 
 PAGE = (Path(__file__).parents[1] / "docs" / "walk.md").read_text()
 SMALL = {
@@ -62,19 +63,8 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def url(walked: Path) -> Iterator[str]:
-    words = [sys.executable, "-m", *commands("agentrl serve-model")[0], "--port", "0", "--json"]
-    process = subprocess.Popen(words, cwd=walked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        text = ""
-        while not text.endswith("}\n"):
-            line = process.stdout.readline()
-            assert line, process.communicate()
-            text += line
-        yield json.loads(text)["url"]
-    finally:
-        process.kill()
-        process.communicate()
+    with serving(commands("agentrl serve-model")[0][1:], walked) as (_, url):
+        yield url
 
 
 def turns(bench: Path) -> dict[str, Any]:

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from agentrl.env.base import Env, Limits
-from agentrl.env.tasks import Tasks
-from agentrl.env.tool_env import ToolEnv, call
+from agentrl.env.tool_env import call
 from agentrl.errors import PolicyFault, RolloutError
 from agentrl.messages import Action, Message
 from agentrl.rollout.requests import GroupRequest
@@ -25,6 +24,7 @@ from agentrl.rollout.store import TrajectoryStore
 from agentrl.tool_schema import tool
 from agentrl.trajectory import Task, Trajectory
 from tests.test_whose_failure import COUNTS, FAILED, READ, SERVER, Cause, Steps, endless, lands, raising
+from tests.three_episodes import TASKS, AwaitsItsJob, three_episodes
 
 released = threading.Event()
 
@@ -32,28 +32,22 @@ released = threading.Event()
 async def second_of(env: Any, good: Any, bad: Any) -> Trajectory:
     """The second of three episodes, as a store keeps it; the others go well."""
     store = TrajectoryStore(Second.path)
-    async with Rollouts(
-        env, Steps(good, bad), backoff_s=0, max_attempts=2, max_fault_fraction=1.0, max_concurrency=1, store=store
-    ) as rollouts:
-        tasks = Second.tasks.split("eval")
-        names = ("first", "second", "third")
-        groups = await rollouts.run(GroupRequest(t, 1, group_id=n) for t, n in zip(tasks, names, strict=True))
+    episodes = await three_episodes(env, Steps(good, bad), 2, store=store)
     store.close()
-    assert [group.trajectories[0].ending.kind in ("answer", "environment") for group in groups[::2]] == [True, True]
+    assert [episode.ending.kind in ("answer", "environment") for episode in episodes[::2]] == [True, True]
     kept = [t for t in TrajectoryStore(Second.path).read(group_id="second") if not t.labels.superseded]
     Second.path.unlink()
-    assert kept[0].success is groups[1].trajectories[0].success
+    assert kept[0].success is episodes[1].success
     return kept[0]
 
 
-class Second(ToolEnv):
+class Second(AwaitsItsJob):
     """Hands out something odd at its end, or starts it in a tool."""
 
     path: ClassVar[Path]
-    tasks = Tasks.of(eval=[{"n": n} for n in range(3)])
+    tasks = TASKS
     limits = Limits(max_turns=3)
     tool_timeout_s = hook_timeout_s = 0.2
-    job: asyncio.Task[None] | None = None
     odd: Callable[[Any], Any] = staticmethod(lambda env: None)
 
     def start(self, task: Task) -> str:
@@ -106,14 +100,8 @@ class Second(ToolEnv):
     async def job_of(self, word: str) -> str:
         """Use a word."""
         if word == "odd":
-            self.job = asyncio.create_task(asyncio.sleep(1000))
+            self.begin_job()
         return word
-
-    async def aclose(self) -> None:
-        await super().aclose()
-        if self.job is not None:
-            self.job.cancel()
-            await self.job
 
 
 def at_the_end(column: str, odd: Callable[[Any], Any]) -> Cause:

@@ -134,7 +134,7 @@ class ReasoningGym(ToolEnv):
         dataset = _dataset(data["dataset"], json.dumps(data["config"]), data["seed"])
         try:
             return float(dataset.score_answer(answer, self.entry))
-        except Exception as error:
+        except Exception as error:  # the package's verifier raises on answers that it does not expect
             pass_on_host_fault(error)
             self.add_info(verifier_raised=f"{type(error).__name__}: {error}"[:200])
             return 0.0

@@ -21,7 +21,7 @@ from agentrl.bench.measures.endings import Counts
 from agentrl.bench.measures.success import Reward, Success, SuccessOfAttempted
 from agentrl.env import registry
 from agentrl.env.base import Env
-from agentrl.env.wrapped import as_env
+from agentrl.env.driving.wrapped import as_env
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.rollout.requests import GroupRequest
 from agentrl.rollout.runner import Rollouts

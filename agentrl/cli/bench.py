@@ -66,7 +66,9 @@ _MEASURE_HELP = "A further measure, such as pass_at:3, turns, or your own as ./f
 @click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Episodes per task.")
 @click.option("--tasks", type=click.IntRange(1), help="How many tasks of the split; all by default.")
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the episodes and of sampling."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of a suite's file.")
 @click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Episodes at a time.")
 @click.option("--references/--no-references", default=True, show_default=True, help="Play null and oracle as well.")

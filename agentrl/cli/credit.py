@@ -30,17 +30,43 @@ _SAME = ("oracle", "null", "scripted")
 @click.command("credit")
 @click.argument("env")
 @policy_options
-@click.option("--tasks", type=click.IntRange(2), default=16, show_default=True, help="Tasks; one episode of each.")
+@click.option(
+    "--tasks",
+    type=click.IntRange(2),
+    default=16,
+    show_default=True,
+    help="How many tasks; one episode of each is played.",
+)
 @click.option("--split", default="train", show_default=True, help="Which tasks.")
 @click.option("--estimators", metavar="NAMES", help="Comma-separated; all that need no value head by default.")
 @click.option("--group-size", type=int, default=_DEFAULTS.group_size, show_default=True, help="Episodes of a group.")
 @click.option(
-    "--continuations", type=int, default=_DEFAULTS.continuations, show_default=True, help="Played from each state."
+    "--continuations",
+    type=int,
+    default=_DEFAULTS.continuations,
+    show_default=True,
+    help="Continuations to play from each state.",
 )
-@click.option("--draws", type=int, default=_DEFAULTS.draws, show_default=True, help="Groups made for each turn.")
-@click.option("--forks", type=int, default=_DEFAULTS.forks, show_default=True, help="Continuations for forked credit.")
-@click.option("--most-turns", type=int, default=_DEFAULTS.most_turns, show_default=True, help="Turns of an episode.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--draws", type=int, default=_DEFAULTS.draws, show_default=True, help="Groups to put together for each turn."
+)
+@click.option(
+    "--forks",
+    type=int,
+    default=_DEFAULTS.forks,
+    show_default=True,
+    help="Continuations of each state that forked credit gets.",
+)
+@click.option(
+    "--most-turns",
+    type=int,
+    default=_DEFAULTS.most_turns,
+    show_default=True,
+    help="Most turns of an episode to measure.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the episodes and of sampling."
+)
 @click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Episodes at a time.")
 @click.option(
     "--curves",
@@ -48,7 +74,7 @@ _SAME = ("oracle", "null", "scripted")
     metavar="TOKENS",
     help="Then train a local policy with each estimator until it has sampled TOKENS, and print the learning curves.",
 )
-@click.option("--seeds", default="0,1,2", show_default=True, metavar="N,N", help="Of the runs of --curves.")
+@click.option("--seeds", default="0,1,2", show_default=True, metavar="N,N", help="Seeds of the runs of --curves.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs of --curves; runs/credit by default.")
 @click.option("--jobs", type=click.IntRange(1), help="Most runs of --curves at once.")
 @json_option

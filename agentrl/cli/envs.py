@@ -41,6 +41,6 @@ def describe(env_id: str) -> dict[str, Any]:
         env.close()
     except PackageMissing as error:
         row["error"] = str(error)
-    except Exception as error:
+    except Exception as error:  # author code can raise anything; the table has a row for it
         row["error"] = f"does not load: {type(error).__name__}: {error}"
     return row

@@ -15,16 +15,32 @@ from agentrl.policy.by_name import PolicySetup
 from agentrl.rollout.judging.judge import SAMPLING, Judge, check_name
 
 F = TypeVar("F", bound=Callable[..., Any])
-_JUDGE = "A judge that also scores the episodes, such as openai:NAME, local:DIR or ./file.py:NAME; needs --rubric."
+_JUDGE = "The model that judges the episodes, such as openai:NAME, local:DIR or ./file.py:NAME; needs --rubric."
 _RUBRIC = "What the judge judges by: a text, or a .toml, .md or .txt file."
 _OPTIONS = (
     click.option("--judge", metavar="NAME", help=_JUDGE),
     click.option("--rubric", metavar="TEXT|FILE", help=_RUBRIC),
     click.option("--judge-base-url", metavar="URL", help="Address of the judge's server."),
-    click.option("--judge-api-key-env", metavar="NAME", help="Variable that holds its key; the API's own by default."),
-    click.option("--judge-chat", multiple=True, metavar="KEY=VALUE", help="A setting of requests to it, as --chat."),
-    click.option("--judge-max-tokens", type=click.IntRange(1), help="Most tokens of one of its answers; 1024."),
-    click.option("--judge-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Of verdicts."),
+    click.option(
+        "--judge-api-key-env",
+        metavar="NAME",
+        help="Variable that holds the key of the judge's server; the API's own by default.",
+    ),
+    click.option(
+        "--judge-chat",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="A setting of requests to the judge's server, as --chat.",
+    ),
+    click.option(
+        "--judge-max-tokens", type=click.IntRange(1), help="Most tokens of one answer of the judge; 1024 by default."
+    ),
+    click.option(
+        "--judge-cache",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File that keeps verdicts, so that none is asked for twice.",
+    ),
 )
 CACHE = "verdicts.sqlite"
 

@@ -33,7 +33,7 @@ HELP = """\
 @click.argument("env")
 @click.option("--task", help="Id of a task.")
 @click.option("--split", help="Draw the task from this split; the first one by default.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the episode.")
 @kwarg_option
 @debug_option
 def command(env: str, kwargs: tuple[str, ...], task: str | None, split: str | None, seed: int) -> None:

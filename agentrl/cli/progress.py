@@ -36,12 +36,30 @@ class Step(Protocol):
     def metrics(self) -> Mapping[str, float]: ...
 
 
-class TrainProgress:
+class _Live:
+    """A bar in a terminal, and none elsewhere; it is shown within `with`."""
+
+    def __init__(self, console: Console | None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self._bar = _bar(self.console) if self.console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class TrainProgress(_Live):
     """Shows the steps of a training run; call it with each one."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
-        self._bar = _bar(self.console) if self.console.is_terminal else None
+        super().__init__(console)
         self._stage = ""
         self._row: TaskID | None = None
         self._printed_s = 0.0
@@ -74,25 +92,13 @@ class TrainProgress:
             self._stage, self._printed_s = step.stage, now
             self.console.print(line, soft_wrap=True)
 
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
-class Counter:
+class Counter(_Live):
     """Counts finished things, of a known or an unknown number."""
 
     def __init__(self, what: str, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+        super().__init__(console)
         self.what, self.count = what, 0
-        self._bar = _bar(self.console) if self.console.is_terminal else None
         self._row = self._bar.add_task(what, total=None, metrics="") if self._bar is not None else None
         self._printed_s = time.monotonic()
 
@@ -104,17 +110,6 @@ class Counter:
         elif time.monotonic() - self._printed_s >= _EVERY_S:
             self._printed_s = time.monotonic()
             self.console.print(f"{self.what}: {count}{'' if total is None else f' of {total}'}", soft_wrap=True)
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
 
 def shown_metrics(metrics: Mapping[str, float]) -> str:

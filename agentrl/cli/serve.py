@@ -29,17 +29,29 @@ from agentrl.trajectory import EnvRef
 )
 @click.option("--no-token", is_flag=True, help="Ask for no token; on 127.0.0.1 alone.")
 @click.option("--allow-host", "hosts", multiple=True, help="A further name the server may be asked by; repeatable.")
-@click.option("--sessions", type=click.IntRange(1), default=256, show_default=True, help="Most at the same time.")
-@click.option("--idle-s", type=click.FloatRange(1), default=600.0, show_default=True, help="Then a session ends.")
-@click.option("--episode-s", type=click.FloatRange(1), default=3600.0, show_default=True, help="Most of an episode.")
-@click.option("--saved-mib", type=click.IntRange(1), default=64, show_default=True, help="Saved states of a session.")
+@click.option(
+    "--sessions", type=click.IntRange(1), default=256, show_default=True, help="Most sessions at the same time."
+)
+@click.option(
+    "--idle-s",
+    type=click.FloatRange(1),
+    default=600.0,
+    show_default=True,
+    help="Seconds without a request after which a session ends.",
+)
+@click.option(
+    "--episode-s", type=click.FloatRange(1), default=3600.0, show_default=True, help="Most seconds of an episode."
+)
+@click.option(
+    "--saved-mib", type=click.IntRange(1), default=64, show_default=True, help="Most MiB of saved states in a session."
+)
 @click.option("--no-oracle", is_flag=True, help="Clients may not ask the environment's oracle.")
 @click.option("--any-task", is_flag=True, help="Take tasks of clients that the environment does not have.")
-@click.option("--dockerfile", "only_dockerfile", is_flag=True, help="Print a Dockerfile that serves it, and end.")
+@click.option("--dockerfile", "only_dockerfile", is_flag=True, help="Print a Dockerfile that serves ENV, and end.")
 @click.option("--stdio", is_flag=True, help="Serve one episode as an MCP server on standard input and output.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that episode.")
-@click.option("--task", help="Of that episode; by default one is drawn.")
-@click.option("--result", type=click.Path(path_type=Path), help="A new file for that episode's reward.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the episode of --stdio.")
+@click.option("--task", help="Task of the episode of --stdio; by default one is drawn.")
+@click.option("--result", type=click.Path(path_type=Path), help="A new file for the reward of the episode of --stdio.")
 @json_option
 def command(env: str, kwargs: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Serve ENV, an id, `module:Class` or `./file.py:Class`, until Ctrl-C.

@@ -16,15 +16,17 @@ from dataclasses import field as dataclass_field
 from datetime import date, time
 from enum import Enum
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, TypeVar
 
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
-from pydantic_core import CoreSchema, ErrorDetails, PydanticSerializationError, core_schema, to_json
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from agentrl.config.field_checks import expectation
 from agentrl.config.files import NONE, read_table
+from agentrl.config.hints import OneOf as OneOf
+from agentrl.config.hints import argument_of, field_hints, hint_at, item_hint, members, one_of
 from agentrl.errors import ConfigError, did_you_mean
 from agentrl.registry import Registry
 
@@ -96,7 +98,7 @@ def check_config(config: Any) -> None:
 
 def _dumped(hint: Any, value: Any, keys: Keys, source: _Source) -> Any:
     """A value as plain data, its parts checked and set aside."""
-    if (mark := _one_of(hint)) is not None:
+    if (mark := one_of(hint)) is not None:
         if mark.registry.given(value) is not value:
             raise ConfigError(
                 f"{source.of(keys)}: {_dotted(keys)} = {value!r}: expected the object itself; a function, class or "
@@ -105,13 +107,13 @@ def _dumped(hint: Any, value: Any, keys: Keys, source: _Source) -> Any:
         _validated(type(value), _dumped(type(value), value, keys, source), keys, source)
         return source.set_aside(value)
     if is_dataclass(value) and not isinstance(value, type):
-        hints = _field_hints(type(value))
+        hints = field_hints(type(value))
         return {name: _dumped(hints[name], getattr(value, name), (*keys, name), source) for name in hints}
-    options = _options(hint)
+    options = members(hint)
     if isinstance(value, Mapping):
-        return {key: _dumped(_argument(options, 1), item, (*keys, key), source) for key, item in value.items()}
+        return {key: _dumped(argument_of(options, 1), item, (*keys, key), source) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_dumped(_item_hint(options, i), item, (*keys, i), source) for i, item in enumerate(value)]
+        return [_dumped(item_hint(options, i), item, (*keys, i), source) for i, item in enumerate(value)]
     return value
 
 
@@ -121,22 +123,6 @@ def dump_config(config: Any) -> str:
     Raises: ConfigError if a value has no TOML form.
     """
     return tomli_w.dumps(_toml_form(config, type(config), ()))
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """Marks a field whose value is one of a registry's parts, each a dataclass: `Annotated[Objective, OneOf(...)]`."""
-
-    registry: Registry
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(lambda number, info: info.context[number])
-
-
-def _one_of(hint: Any) -> OneOf | None:
-    if get_origin(hint) is not Annotated:
-        return None
-    return next((mark for mark in get_args(hint)[1:] if isinstance(mark, OneOf)), None)
 
 
 # Reading.
@@ -180,7 +166,7 @@ class _Override:
             raise ConfigError(f"--set {text}: expected KEY=VALUE, such as stages.rl.steps=30")
         raw = raw.strip()
         value = _value_of(raw)
-        wants_text = str in _options(_hint_at(config_class, keys))
+        wants_text = str in members(hint_at(config_class, keys))
         return cls(text, keys, raw if wants_text and isinstance(value, (bool, int, float, date, time)) else value)
 
     def apply(self, data: dict[str, Any]) -> None:
@@ -214,7 +200,7 @@ class _Source:
 
 def _prepare(hint: Any, value: Any, keys: Keys, source: _Source, default: Any = None) -> Any:
     """Refuse unknown keys, turn "none" into None, and build parts of registries, at every level."""
-    mark, options = _one_of(hint), _options(hint)
+    mark, options = one_of(hint), members(hint)
     if mark is not None:
         return _prepare_part(mark.registry, value, keys, source, default)
     if value == NONE and NoneType in options:
@@ -223,10 +209,10 @@ def _prepare(hint: Any, value: Any, keys: Keys, source: _Source, default: Any = 
         section = next((option for option in options if is_dataclass(option)), None)
         if section is not None:
             return _prepare_section(section, _changed(default, section, value), keys, source)
-        inner = _argument(options, 1)
+        inner = argument_of(options, 1)
         return {key: _prepare(inner, item, (*keys, key), source) for key, item in value.items()}
     if isinstance(value, list):
-        return [_prepare(_item_hint(options, i), item, (*keys, i), source) for i, item in enumerate(value)]
+        return [_prepare(item_hint(options, i), item, (*keys, i), source) for i, item in enumerate(value)]
     return value
 
 
@@ -259,14 +245,14 @@ def _changed(default: Any, section: Any, value: Mapping[str, Any]) -> Mapping[st
     if default is None or type(default) is not section:
         return value
     own = {field.name: _default(field) for field in fields(section) if field.init}
-    hints = _field_hints(section)
+    hints = field_hints(section)
     differing = {name: getattr(default, name) for name in own if getattr(default, name) != own[name]}
     plain = {n: NONE if item is None else _toml_form(item, hints[n], (n,)) for n, item in differing.items()}
     return {**plain, **value}
 
 
 def _prepare_section(section: Any, value: Mapping[str, Any], keys: Keys, source: _Source) -> dict[str, Any]:
-    hints = _field_hints(section)
+    hints = field_hints(section)
     for key in value:
         if key not in hints:
             where = f"[{_dotted(keys)}]" if keys else "the top level"
@@ -283,50 +269,9 @@ def _prepare_section(section: Any, value: Mapping[str, Any], keys: Keys, source:
 
 def _below(section: Any, key: str, keys: Keys) -> str:
     """The dotted place of a key that a section has in one of its own sections; empty if none or several have it."""
-    inner = {name: o for name, hint in _field_hints(section).items() for o in _options(hint) if is_dataclass(o)}
-    found = [_dotted((*keys, name, key)) for name, option in inner.items() if key in _field_hints(option)]
+    inner = {name: o for name, hint in field_hints(section).items() for o in members(hint) if is_dataclass(o)}
+    found = [_dotted((*keys, name, key)) for name, option in inner.items() if key in field_hints(option)]
     return found[0] if len(found) == 1 else ""
-
-
-def _field_hints(section: Any) -> dict[str, Any]:
-    hints = get_type_hints(section, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(section) if field.init}
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself, without `Annotated`."""
-    if get_origin(hint) is Annotated:
-        return _options(get_args(hint)[0])
-    if get_origin(hint) in (Union, UnionType):
-        return tuple(option for member in get_args(hint) for option in _options(member))
-    return (hint,)
-
-
-def _argument(options: tuple[Any, ...], index: int) -> Any:
-    """The type of a container's items: `int` for `list[int]` (index 0) and `dict[str, int]` (index 1)."""
-    for option in options:
-        arguments = get_args(option)
-        if len(arguments) > index:
-            return arguments[index]
-    return Any
-
-
-def _item_hint(options: tuple[Any, ...], index: int) -> Any:
-    """The type of a list's or tuple's item: that of its place in `tuple[A, B]`, else the one of all."""
-    for option in options:
-        arguments = get_args(option)
-        if get_origin(option) is tuple and Ellipsis not in arguments:
-            return arguments[index] if index < len(arguments) else Any
-    return _argument(options, 0)
-
-
-def _hint_at(hint: Any, keys: tuple[str, ...]) -> Any:
-    """The type at a dotted key, or Any where the key is not known."""
-    for key in keys:
-        options = _options(hint)
-        section = next((option for option in options if is_dataclass(option)), None)
-        hint = _field_hints(section).get(key, Any) if section is not None else _argument(options, 1)
-    return hint
 
 
 # Explaining.
@@ -389,7 +334,7 @@ def _dotted(keys: Keys) -> str:
 
 def _toml_form(value: Any, hint: Any, keys: Keys) -> Any:
     """A value as dictionaries, lists and the plain types of TOML."""
-    mark, options = _one_of(hint), _options(hint)
+    mark, options = one_of(hint), members(hint)
     if mark is not None:
         return {"kind": mark.registry.name_of(type(value)), **_section_form(value, keys)}
     if isinstance(value, Enum):
@@ -399,10 +344,10 @@ def _toml_form(value: Any, hint: Any, keys: Keys) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return _section_form(value, keys)
     if isinstance(value, Mapping):
-        inner = _argument(options, 1)
+        inner = argument_of(options, 1)
         return {_text_key(key, keys): _toml_form(item, inner, (*keys, key)) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_toml_form(item, _item_hint(options, index), (*keys, index)) for index, item in enumerate(value)]
+        return [_toml_form(item, item_hint(options, index), (*keys, index)) for index, item in enumerate(value)]
     if isinstance(value, (str, int, float, date)) or (isinstance(value, time) and value.tzinfo is None):
         return value
     raise ConfigError(f"{_dotted(keys)} = {value!r}: a {type(value).__name__} has no TOML form")
@@ -410,7 +355,7 @@ def _toml_form(value: Any, hint: Any, keys: Keys) -> Any:
 
 def _section_form(section: Any, keys: Keys) -> dict[str, Any]:
     """The fields of a dataclass, without those that are None by default."""
-    table, hints = {}, _field_hints(type(section))
+    table, hints = {}, field_hints(type(section))
     for field in fields(section):
         item = getattr(section, field.name)
         if field.init and not (item is None and _default(field) is None):

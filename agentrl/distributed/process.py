@@ -136,7 +136,7 @@ class Sampler:
             runner = await self._runner(message.sampling)
             (group,) = await runner.run([message.request], judged=False)
             self._trainer.send(Played(ticket, packed_group(group), time.process_time()))
-        except Exception as error:
+        except Exception as error:  # the trainer raises it
             self._trainer.send(Failed(ticket, portable(error)))
         finally:
             del self._playing[ticket]
@@ -185,7 +185,7 @@ def main(connection: Connection, trainer: ToTrainer, model: int) -> None:
     except SystemExit as error:
         told = EnvFault(f"code of the run called sys.exit({error.code!r}): let it raise an exception", who="author")
         trainer.send(Broken(told))
-    except Exception as error:
+    except Exception as error:  # the trainer raises it
         trainer.send(Broken(portable(error)))
 
 

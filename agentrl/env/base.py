@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import dis
-import inspect
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
+from collections.abc import Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar
@@ -21,9 +19,10 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from agentrl.env.author_code import forget_episode, held_elsewhere
+from agentrl.env.driving.without_loop import contains_await, loop_is_running, run_without_loop
+from agentrl.env.driving.wrapped import awaited_for_a_wrapper
 from agentrl.env.spaces import ActionSpace, MessagesSpace
 from agentrl.env.tasks import Tasks
-from agentrl.env.wrapped import awaited_for_a_wrapper
 from agentrl.errors import ForkRefused, TaskError
 from agentrl.messages import Action, Message
 from agentrl.registry import load_reference, reference_to
@@ -373,37 +372,6 @@ def drive(env: Env, coroutine: Coroutine[Any, Any, T]) -> T:
     """
     result: T = env._Env__drive(coroutine)  # type: ignore[attr-defined]
     return result
-
-
-def loop_is_running() -> bool:
-    """Whether an event loop runs in this thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def run_without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never waits, without an event loop.
-
-    Raises: RuntimeError if it waits after all.
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    coroutine.close()
-    raise RuntimeError("this coroutine waits; await it in an event loop")
-
-
-@cache
-def contains_await(function: Callable[..., Any]) -> bool:
-    """Whether a function is `async def` and its body has an `await` (or `async for`/`async with`)."""
-    if not inspect.iscoroutinefunction(function):
-        return False
-    return any(step.opname == "GET_AWAITABLE" for step in dis.get_instructions(function))
 
 
 def as_action(action: Any) -> Action:

@@ -27,7 +27,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from agentrl.env.base import Env, Limits
-from agentrl.env.wrapped import as_env
+from agentrl.env.driving.wrapped import as_env
 from agentrl.errors import ConfigError, EnvNotFound, did_you_mean
 from agentrl.registry import check_reference, file_of, load_file, load_module
 from agentrl.trajectory import CAPTURED, EnvRef

@@ -13,8 +13,10 @@ from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Self
 
 from agentrl.env import watchdog
+from agentrl.env.author_class import call_own_close, draw_from_own_generators
 from agentrl.env.author_code import ask
-from agentrl.env.base import Env, Observation, StepResult, as_action, contains_await
+from agentrl.env.base import Env, Observation, StepResult, as_action
+from agentrl.env.driving.without_loop import contains_await
 from agentrl.env.execution import (
     MAX_CALLS,
     MAX_CHARS,
@@ -41,7 +43,6 @@ from agentrl.env.toolbox import (
 from agentrl.env.users.user import LastWords
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.safe_json import safe_text
-from agentrl.seeds import GlobalGenerators
 from agentrl.tool_schema import Tool
 from agentrl.trajectory import Ending, Task
 
@@ -111,9 +112,9 @@ class ToolEnv(Env):
         cls.__class_box = Toolbox.of(with_extra(cls.__method_tools, cls.__class_extra, cls.__qualname__))
         cls.__hooks_wait = _hooks_wait(cls)
         if inspect.isfunction(cls.__dict__.get("close")) and "aclose" not in cls.__dict__:
-            _call_own_close(cls)
+            call_own_close(cls)
         if cls.own_random:
-            _draw_from_own_generators(cls)
+            draw_from_own_generators(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
@@ -349,48 +350,6 @@ def _hooks_wait(cls: type[ToolEnv]) -> bool:
     own = ((cls.areset, ToolEnv.areset), (cls.astep, ToolEnv.astep), (cls.aclose, ToolEnv.aclose))
     hooks += [hook for hook, base in own if hook is not base]
     return any(map(contains_await, hooks))
-
-
-def _call_own_close(cls: type[ToolEnv]) -> None:
-    """Let `aclose`, which a rollout calls, call the `close` that an author has written as in Gymnasium."""
-    own: Callable[[Any], None] = cls.__dict__["close"]
-
-    def close(self: Any) -> None:
-        self._agentrl_in_close = True
-        try:
-            own(self)
-        finally:
-            self._agentrl_in_close = False
-
-    async def aclose(self: Any) -> None:
-        await super(cls, self).aclose()
-        if self.__dict__.get("_agentrl_in_close") or self.__dict__.get("_agentrl_in_aclose"):
-            return
-        self._agentrl_in_aclose = True
-        try:
-            own(self)
-        finally:
-            self._agentrl_in_aclose = False
-
-    cls.close, cls.aclose = close, aclose  # type: ignore[method-assign]
-
-
-def _draw_from_own_generators(cls: type[ToolEnv]) -> None:
-    """Run the episodes of a class with global generators of their own."""
-    reset, step = cls.areset, cls.astep
-
-    async def areset(
-        self: Any, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        own = self.__dict__.get("_agentrl_random")
-        if own is None or not own.is_in:  # not inside the reset of a subclass
-            self._agentrl_random = GlobalGenerators(seed)
-        return await self._agentrl_random.around(reset(self, seed=seed, options=options))  # type: ignore[no-any-return]
-
-    async def astep(self: Any, action: Any) -> StepResult:
-        return await self._agentrl_random.around(step(self, action))  # type: ignore[no-any-return]
-
-    cls.areset, cls.astep = areset, astep  # type: ignore[method-assign]
 
 
 def _as_messages(first: Any) -> Observation:

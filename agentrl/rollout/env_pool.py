@@ -11,8 +11,8 @@ from contextlib import suppress
 from agentrl.env.author_code import watched
 from agentrl.env.base import Env
 from agentrl.env.blame import fault_of, is_authors
+from agentrl.env.driving.wrapped import as_env
 from agentrl.env.watchdog import limit_of
-from agentrl.env.wrapped import as_env
 from agentrl.errors import EnvFault
 
 logger = logging.getLogger(__name__)

@@ -143,7 +143,7 @@ async def _first_difference(trajectory: Trajectory, env: Env) -> Difference | No
     env.unwrapped._agentrl_recall(trajectory)  # type: ignore[attr-defined]
     try:
         observation, first_info = await env.areset(seed=trajectory.seed, options={"task": trajectory.task})
-    except Exception as error:
+    except Exception as error:  # author code can raise anything; the record has an episode, so it is a difference
         return _raised(None, error)
     found = _compare(None, "observation", _plain(trajectory.turns[0].observation), _plain(observation))
     if found is not None:

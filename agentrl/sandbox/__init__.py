@@ -1,7 +1,7 @@
 """Isolated places to run code that nobody trusts. Owns the contract and its backends, not the environments that use it.
 
-The files of this folder are the contract: `base` (the classes), `values`, `allow_list`, `registry` and `pool`. The
-folders below it are the implementation. Environments with a sandbox are in `agentrl.sandboxed`, tools that run code
+The files of this folder are the contract: `base` (classes), `report`, `values`, `allow_list`, `registry` and `pool`.
+The folders below it are the implementation. Environments with a sandbox are in `agentrl.sandboxed`, tools that run code
 in `agentrl.tools`. docs/security.md says what each backend protects against, and what it does not.
 
     backend = make_backend()  # bubblewrap, if it is installed
@@ -12,12 +12,10 @@ in `agentrl.tools`. docs/security.md says what each backend protects against, an
 from agentrl.sandbox.base import (
     Backend,
     CallResult,
-    Check,
     ExecResult,
     ExecStatus,
     FileInfo,
     Network,
-    Report,
     Sandbox,
     SandboxError,
     SandboxFault,
@@ -27,6 +25,7 @@ from agentrl.sandbox.base import (
     Snapshot,
 )
 from agentrl.sandbox.registry import backend_names, make_backend, register_backend
+from agentrl.sandbox.report import Check, Report
 from agentrl.sandbox.values import PlainValue, same_value
 
 __all__ = [

@@ -16,6 +16,7 @@ from typing import Literal, Self
 
 from agentrl.errors import EnvFault, ToolError
 from agentrl.sandbox.allow_list import parse_entry
+from agentrl.sandbox.report import Report
 from agentrl.sandbox.values import PlainValue
 
 ExecStatus = Literal["ok", "nonzero", "timeout", "oom", "limit", "lost", "infra"]
@@ -347,30 +348,6 @@ class Sandbox(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of a backend's doctor. `repair` is the command that fixes it; empty if there is none."""
-
-    name: str
-    ok: bool
-    detail: str
-    repair: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a backend's doctor found. The backend works if `usable`, even if a less important check failed."""
-
-    backend: str
-    usable: bool
-    checks: tuple[Check, ...]
-
-    @property
-    def repair(self) -> str:
-        """The first command that fixes something; empty if there is none."""
-        return next((check.repair for check in self.checks if not check.ok and check.repair), "")
 
 
 class Backend(abc.ABC):

@@ -99,7 +99,7 @@ async def events(model: ChatModel, request: ChatRequest, prompt: tuple[int, ...]
             yield _event(chunk(head, number, {"role": "assistant", "content": ""}))
         while (found := await queue.get()) is not None:
             yield _event(found)
-        for found in _ends(model, request, pieces, head, work.result()):
+        for found in _ends(request, pieces, head, work.result()):
             yield _event(found)
     except Exception as error:  # the answer has begun, so its status is sent: the error is told inside
         logger.exception("an answer failed")
@@ -111,9 +111,7 @@ async def events(model: ChatModel, request: ChatRequest, prompt: tuple[int, ...]
     yield b"data: [DONE]\n\n"
 
 
-def _ends(
-    model: ChatModel, request: ChatRequest, pieces: list[Pieces], head: Head, answer: Answer
-) -> list[dict[str, Any]]:
+def _ends(request: ChatRequest, pieces: list[Pieces], head: Head, answer: Answer) -> list[dict[str, Any]]:
     """What is left to send when every choice has ended."""
     found = []
     for number, choice in enumerate(answer.choices):

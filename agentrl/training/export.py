@@ -140,7 +140,7 @@ def export(
         model_folder.save(partial, model, tokenizer)
         loaded, its_tokenizer = model_folder.load(partial, dtype=model.dtype)
         its_format = _format(source, loaded, its_tokenizer)
-        difference = _proved(loaded, its_format, probes, expected)
+        difference = _proved(loaded, probes, expected)
         if its_format.render_first(control_messages([_TOOL]), [_TOOL]) != prompt or its_format.stop_ids != fmt.stop_ids:
             raise ModelError("the exported folder renders conversations otherwise than the model that was trained")
         done = Exported(
@@ -307,7 +307,7 @@ def _logprobs(model: Any, ids: Sequence[int]) -> torch.Tensor:
     return found
 
 
-def _proved(model: Any, fmt: ChatFormat, probes: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> float:
+def _proved(model: Any, probes: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> float:
     """The largest difference in log-probability, in nats. Raises: ModelError if it is too large."""
     differences = [(_logprobs(model, ids) - values).abs() for ids, values in zip(probes, expected, strict=True)]
     worst = max(float(difference.max()) for difference in differences)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from agentrl.bench.environments import by_environment, pooled, requests_of_each, success_metrics
 from agentrl.bench.evaluate import EvalResult
-from agentrl.bench.verdicts import verdicts
-from agentrl.bench.views.run_report import read_metrics, write_report
+from agentrl.bench.views.run_report import write_report
 from agentrl.bench.views.run_tally import EVALUATION
 from agentrl.distributed.learners.calls import Begin
 from agentrl.learning.apart import ApartLearner
@@ -32,7 +31,8 @@ from agentrl.seeds import Purpose, integer
 from agentrl.training import checkpoint, model_setup
 from agentrl.training.clock import Clock
 from agentrl.training.files.kept_weights import KeptWeights
-from agentrl.training.files.provenance import cost, provenance
+from agentrl.training.files.run_state import RunState
+from agentrl.training.files.summary import summary_of
 from agentrl.training.folder import RunFolder
 from agentrl.training.progress import OnProgress, Progress
 from agentrl.training.scale.learners import Learners
@@ -44,38 +44,6 @@ from agentrl.training.stages.environments import PlayedEnv, environments_of, tra
 from agentrl.training.stages.health import speeds
 from agentrl.training.status.beat import Now
 from agentrl.trajectory import Labels, Mode, Task, Trajectory, TrajectoryGroup
-
-
-@dataclass
-class RunState:
-    """Where a run is; saved with every checkpoint.
-
-    Attributes:
-        stage: number of the stage in progress, from 0.
-        stage_state: that stage's own state; None before its first step.
-        version: steps after which the sampler had new weights; it orders the metrics of all stages.
-        weights: version of the sampler's weights.
-        updates: steps of all stages; the number of the checkpoint.
-        selection: evaluations of the stage in progress, and the best of them; None before the first one.
-        best: (stage, step) whose weights are kept for it.
-        summaries: of the stages that are finished, by name.
-        tokens: how many were sampled in training and in evaluations, trained, and seen as context by updates.
-        cpu_s_by_stage: CPU seconds of the stages that are finished.
-        wall_s, cpu_s: seconds spent so far.
-    """
-
-    stage: int = 0
-    stage_state: dict[str, Any] | None = None
-    version: int = 0
-    weights: int = 0
-    updates: int = 0
-    selection: dict[str, Any] | None = None
-    best: tuple[str, int] | None = None
-    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    tokens: dict[str, int] = field(default_factory=dict)
-    cpu_s_by_stage: dict[str, float] = field(default_factory=dict)
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
 
 
 class Run:
@@ -225,7 +193,7 @@ class Run:
         started = time.perf_counter()
         self._record(step.groups, stage.name, step.number)
         timing = {"time/record_s": time.perf_counter() - started} if step.groups else {}
-        self._count(step.metrics)
+        self.state.count_step(step.metrics)
         learners = self._learners.metrics if self._learner is not None else {}
         scale = {**learners, **(self._players.metrics if step.groups else {})}
         metrics = {**step.metrics, **timing, **scale}
@@ -243,15 +211,6 @@ class Run:
         limit = self.config.run.checkpoint_seconds
         late = limit > 0 and time.monotonic() - self._saved_at_s >= limit
         return late or step.number == 1 or step.number % stage.checkpoint_every == 0
-
-    def _count(self, metrics: Mapping[str, float]) -> None:
-        """Add the tokens of a step to those of the run."""
-        for what, name in (
-            ("sampled", "rollout/tokens"),
-            ("trained", "train/tokens"),
-            ("context", "train/context_tokens"),
-        ):
-            self.state.tokens[what] = self.state.tokens.get(what, 0) + round(metrics.get(name, 0))
 
     async def _evaluate_in_between(self, stage: Stage, number: int, total: int) -> None:
         """Evaluate on the tasks to choose with; keep the weights if they are the best so far."""
@@ -361,8 +320,7 @@ class Run:
         played = [trajectory for group in groups for trajectory in group.trajectories]
         for trajectory in played:
             self.store.append(trajectory)
-        sampled = sum(trajectory.num_sampled_tokens for trajectory in played)
-        self.state.tokens["evaluated"] = self.state.tokens.get("evaluated", 0) + sampled
+        self.state.count_evaluated(sum(trajectory.num_sampled_tokens for trajectory in played))
         return by_environment(played, {name: refs[name] for name in tasks}, wall_s=wall_s)
 
     def before_update(self) -> None:
@@ -388,7 +346,7 @@ class Run:
         self.tell(name, step, total, metrics)
 
     def _save(self) -> Path:
-        saved = replace(self.state, wall_s=self.clock.wall_s, cpu_s=self.clock.cpu_s)
+        saved = self._spent()
         path = checkpoint.save(
             self.folder.checkpoints_path,
             saved.updates,
@@ -411,43 +369,25 @@ class Run:
             if ended in self.config.run.keep_stages:
                 self.folder.keep_stage_end(ended, saved)
 
-    @property
-    def _last_taught(self) -> str:
-        """Name of the last stage that is no evaluation; a head that was trained before it no longer fits the model."""
-        taught = [name for name, summary in self.state.summaries.items() if "greedy" not in summary]
-        return taught[-1] if taught else ""
-
-    @property
-    def _shown_environments(self) -> dict[str, Any]:
-        """What the summary of a run over several environments says of them."""
-        shown = {name: {"env": asdict(env.ref), "trains": env.trains} for name, env in self.environments.items()}
-        return {"environments": shown} if self.config.envs else {}
+    def _spent(self) -> RunState:
+        """The state with the seconds that are spent so far."""
+        return replace(self.state, wall_s=self.clock.wall_s, cpu_s=self.clock.cpu_s)
 
     def _conclude(self) -> dict[str, Any]:
         heads = {name: s.pop("value_head") for name, s in self.state.summaries.items() if "value_head" in s}
-        tables = [summary for summary in self.state.summaries.values() if "greedy" in summary]
-        shown = [{n: cell for n, cell in table.items() if not n.startswith("outcomes")} for table in tables]
-        made_with = provenance(self.folder.config_path, str(self.model.device))
-        summary: dict[str, Any] = {
-            "env": asdict(self.env),
-            **self._shown_environments,
-            "seed": self.seed,
-            **{name: self._identity.get(name) for name in ("began", "sampling")},
-            "before": shown[0] if len(shown) > 1 else None,
-            "after": shown[-1] if shown else None,
-            "stages": self.state.summaries,
-            "steps": self.state.version,
-            "wall_s": round(self.clock.wall_s, 1),
-            "cpu_s": round(self.clock.cpu_s, 1),
-            "cost": cost(self.clock.wall_s, self.clock.cpu_s, self.state.cpu_s_by_stage, self.state.tokens),
-            **made_with,
-        }
-        summary["verdicts"] = verdicts(read_metrics(self.folder.metrics_path), summary, tables)
+        summary = summary_of(
+            self._spent(),
+            self.folder,
+            self.config,
+            identity=self._identity,
+            environments=self.environments,
+            device=str(self.model.device),
+        )
 
         def save(folder: Path) -> None:
             model_folder.save(folder, self.model, self.tokenizer)
-            if self._last_taught in heads:
-                model_folder.write_value_head(folder, heads[self._last_taught])
+            if self.state.last_taught in heads:
+                model_folder.write_value_head(folder, heads[self.state.last_taught])
 
         self.folder.write_model(save)
         self.folder.write_summary(summary)

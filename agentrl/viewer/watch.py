@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from agentrl.viewer.index import Index
 from agentrl.viewer.skim import Row, skim
@@ -82,7 +82,7 @@ class Watcher:
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agentrl-view-index", daemon=True)
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> Self:
         self.find()
         self._thread.start()
         return self

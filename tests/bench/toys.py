@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from agentrl.env.base import Limits
@@ -12,8 +14,9 @@ from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import EnvFault, PolicyFault
 from agentrl.messages import Action, Message
 from agentrl.policy.base import Policy, SamplingParams
+from agentrl.rollout.store import TrajectoryStore
 from agentrl.tool_schema import tool
-from agentrl.trajectory import Task
+from agentrl.trajectory import Task, Trajectory
 
 
 class Adder(ToolEnv):
@@ -85,3 +88,11 @@ class Some(Policy):
         if messages[-1].role == "user":
             return Action(tool_calls=call("add", a=a, b=b).tool_calls, usage=usage)
         return Action(messages[-1].content if a < self.right else "0", usage=usage)
+
+
+def recorded(out: Path) -> list[Trajectory]:
+    return list(TrajectoryStore(out / "trajectories.jsonl"))
+
+
+def summary(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "summary.json").read_text()))

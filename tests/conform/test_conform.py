@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,6 @@ SHOP = "agentrl/Shop-v0"
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    import asyncio
-
     episodes = asyncio.run(played(registry.make(SHOP), 2))
     return Job(registry.reference(SHOP), episodes, tmp_path_factory.mktemp("conform"))
 

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from agentrl.env.base import run_without_loop
+from agentrl.env.driving.without_loop import run_without_loop
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call, in_thread, tools_of
 from agentrl.env.watchdog import Watchdog, running, start

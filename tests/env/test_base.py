@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 import sqlite3
 import threading
@@ -11,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from agentrl.env.base import Env, Limits, contains_await, run_without_loop
+from agentrl.env.base import Env, Limits
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import TaskError
@@ -167,21 +166,6 @@ def test_instances_share_no_random_stream():
 def test_an_environment_without_areset_says_what_to_write():
     with pytest.raises(NotImplementedError, match="Bare must implement areset"):
         type("Bare", (Env,), {})().reset()
-
-
-def test_driving_without_a_loop():
-    async def waits():
-        await asyncio.sleep(0)
-
-    async def never_waits():
-        return 3
-
-    assert run_without_loop(never_waits()) == 3
-    with pytest.raises(RuntimeError, match="this coroutine waits"):
-        run_without_loop(waits())
-    assert contains_await(waits)
-    assert not contains_await(never_waits)
-    assert not contains_await(len)
 
 
 class Dice(Env):

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from agentrl.messages import Message, ToolCall
 from agentrl.policy.model_folder import save
 from agentrl.policy.tiny import build_tiny, conversation_texts
+from tests.policy.chat_server import KEY, ChatServer
 
 TOOL = {
     "type": "function",
@@ -116,3 +117,20 @@ def llama_folder(llama_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory)
             )
         )
     return save(tmp_path_factory.mktemp("llama"), model.eval(), llama_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ChatServer]:
+    server = ChatServer()
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("agentrl.policy.remote.options._FIRST_BACKOFF_S", 0.01)
+    running.script()
+    return running

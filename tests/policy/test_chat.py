@@ -1,56 +1,19 @@
-"""ChatPolicy against a real server process over sockets: fields, faults, retries, secrets, event loops."""
+"""ChatPolicy against a real server process over sockets: fields, tokens, retries, refusals, set-up."""
 
 import asyncio
-import gc
 import json
 import logging
-import threading
-import time
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from agentrl.errors import ConfigError, PolicyFault
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.chat import ChatOptions, ChatPolicy
+from tests.policy.chat_replies import error
 from tests.policy.chat_server import KEY, ChatServer, completion
-
-QUESTION = (Message("user", "1+2"),)
-TOOLS = ({"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}},)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[ChatServer]:
-    server = ChatServer()
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("agentrl.policy.remote.options._FIRST_BACKOFF_S", 0.01)
-    running.script()
-    return running
-
-
-async def ask(
-    server: ChatServer, messages: tuple[Message, ...] = QUESTION, tools: Any = (), sampling: Any = None, **options: Any
-) -> Action:
-    """One turn with a policy of its own."""
-    async with ChatPolicy("bot", base_url=server.url, **options) as policy:
-        return await policy.act(messages, tools, episode_id="e", sampling=sampling)
-
-
-def error(message: str, code: str = "") -> dict[str, Any]:
-    return {"error": {"message": message, "type": "invalid_request_error", "code": code}}
-
+from tests.policy.one_turn import QUESTION, TOOLS, ask
 
 # Fields.
 
@@ -398,168 +361,6 @@ async def test_a_prompt_that_fits_gets_what_room_is_left(server: ChatServer, wor
     server.script({"status": 400, "json": error(words)}, {"json": completion("short")})
     assert (await ask(server)).text == "short"
     assert [body["max_tokens"] for body in server.bodies] == [4096, 26]
-
-
-# Secrets.
-
-
-async def test_the_key_is_in_no_text(server: ChatServer, caplog: pytest.LogCaptureFixture) -> None:
-    secret = "header-secret-77"
-    policy = ChatPolicy(
-        "bot", base_url=f"http://user:{KEY}@127.0.0.1/v1?key={KEY}", headers={"X-Gateway": secret}, max_retries=0
-    )
-    shown = repr(policy) + repr(policy.options) + str(vars(policy.options).get("api_key"))
-    assert KEY not in shown
-    assert secret not in shown
-    server.script(*[{"status": 500, "json": error(f"you sent Bearer {KEY} and {secret}")}] * 2)
-    with caplog.at_level(logging.DEBUG, logger="agentrl"), pytest.raises(PolicyFault) as caught:
-        await ask(server, headers={"X-Gateway": secret}, max_retries=1)
-    assert "you sent Bearer REDACTED and REDACTED" in str(caught.value)
-    assert KEY not in caplog.text
-    assert secret not in caplog.text
-    assert server.log()["requests"][0]["headers"]["X-Gateway"] == secret
-
-
-@pytest.mark.parametrize(
-    "form", ["sk/secret+key=1", "c2svc2VjcmV0K2tleT0x", "sk%2Fsecret%2Bkey%3D1"], ids=["plain", "base64", "percent"]
-)
-@pytest.mark.parametrize("entry", [{"status": 500}, {"status": 401}, {"status": 200}, {"json": {}}])
-async def test_no_form_of_the_key_is_in_an_error(
-    server: ChatServer, monkeypatch: pytest.MonkeyPatch, form: str, entry: dict[str, Any]
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk/secret+key=1")
-    said = f"you sent {form}"
-    server.script({"json": {"error": said}} if "json" in entry else {**entry, "text": said})
-    with pytest.raises((PolicyFault, ConfigError), match="you sent REDACTED"):
-        await ask(server, max_retries=0)
-
-
-@pytest.mark.parametrize("length", range(460, 500, 3))
-async def test_a_long_error_is_not_cut_inside_the_key(server: ChatServer, length: int) -> None:
-    server.script({"status": 500, "text": "x" * length + KEY})
-    with pytest.raises(PolicyFault) as caught:
-        await ask(server, max_retries=0)
-    assert "sk-" not in str(caught.value)
-
-
-@pytest.mark.parametrize("echoed", ["Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"])
-async def test_credentials_in_a_header_are_secret_with_and_without_their_scheme(
-    server: ChatServer, echoed: str
-) -> None:
-    server.script({"status": 500, "json": error(f"you sent {echoed}.")})
-    with pytest.raises(PolicyFault, match=r"you sent REDACTED\."):
-        await ask(server, headers={"authorization": "Basic dXNlcjpwYXNz"}, max_retries=0)
-
-
-async def test_a_key_with_a_newline_works_and_one_with_control_characters_is_refused_unseen(
-    server: ChatServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")
-    assert (await ask(server, tools=TOOLS)).tool_calls
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-\u201cquoted\u201d")
-    with pytest.raises(ConfigError, match="OPENAI_API_KEY") as caught:
-        await ask(server)
-    assert "quoted" not in str(caught.value)
-
-
-async def test_the_key_does_not_follow_a_redirect(server: ChatServer) -> None:
-    server.script({"status": 307, "text": "", "headers": {"Location": f"{server.url}/elsewhere"}})
-    with pytest.raises(ConfigError, match="307"):
-        await ask(server)
-    assert len(server.bodies) == 1
-
-
-# Concurrency and event loops.
-
-
-async def test_requests_in_flight_are_bounded(server: ChatServer) -> None:
-    server.script(*[{"delay_s": 0.05, "json": completion("x")}] * 12)
-    async with ChatPolicy("bot", base_url=server.url, max_concurrency=3) as policy:
-        actions = await asyncio.gather(*(policy.act(QUESTION, (), episode_id=str(i)) for i in range(12)))
-    assert len(actions) == 12
-    assert server.log()["most_in_flight"] == 3
-
-
-async def test_requests_are_spaced(server: ChatServer) -> None:
-    started = time.time()
-    async with ChatPolicy("bot", base_url=server.url, requests_per_minute=1200) as policy:
-        await asyncio.gather(*(policy.act(QUESTION, (), episode_id=str(i)) for i in range(5)))
-    times = [request["at"] for request in server.log()["requests"]]
-    assert max(times) - started >= 4 * 0.05 - 0.005  # 1200 a minute: 50 ms apart
-
-
-def test_one_policy_serves_one_event_loop_after_another(server: ChatServer) -> None:
-    policy = ChatPolicy("bot", base_url=server.url)
-    for number in range(3):
-        with asyncio.Runner() as loop:  # this test is about several event loops
-            action = loop.run(policy.act(QUESTION, TOOLS, episode_id=str(number)))
-        assert action.tool_calls[0].name == "add"
-
-
-def test_two_event_loops_at_once(server: ChatServer) -> None:
-    policy, texts = ChatPolicy("bot", base_url=server.url), []
-
-    def play() -> None:
-        async def turns() -> None:
-            for number in range(5):
-                action = await policy.act(QUESTION, TOOLS, episode_id=str(number))
-                texts.append(action.tool_calls[0].name)
-            await policy.aclose()
-
-        with asyncio.Runner() as loop:  # this test is about several event loops
-            loop.run(turns())
-
-    threads = [threading.Thread(target=play) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert texts == ["add"] * 10
-
-
-async def test_a_closed_policy_opens_again(server: ChatServer) -> None:
-    policy = ChatPolicy("bot", base_url=server.url)
-    for _ in range(2):
-        assert len((await policy.act(QUESTION, TOOLS, episode_id="e")).tool_calls) == 1
-        await policy.aclose()
-        await policy.aclose()
-
-
-async def test_cancelling_frees_the_slot(server: ChatServer) -> None:
-    server.script({"delay_s": 20.0, "json": completion("late")}, {"json": completion("next")})
-    async with ChatPolicy("bot", base_url=server.url, max_concurrency=1) as policy:
-        slow = asyncio.create_task(policy.act(QUESTION, (), episode_id="a"))
-        while not (await asyncio.to_thread(server.log))["requests"]:
-            await asyncio.sleep(0.01)
-        slow.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await slow
-        assert (await policy.act(QUESTION, (), episode_id="b")).text == "next"
-
-
-async def test_a_policy_that_is_dropped_closes_its_connections(server: ChatServer) -> None:
-    gc.collect()  # what other tests left open
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always", ResourceWarning)
-        policy = ChatPolicy("bot", base_url=server.url)
-        await policy.act(QUESTION, (), episode_id="e")
-        del policy
-        for _ in range(20):
-            await asyncio.sleep(0)
-        gc.collect()
-    assert [str(warning.message) for warning in warned] == []
-
-
-async def test_a_given_client_is_used_and_left_open(server: ChatServer) -> None:
-    async with httpx.AsyncClient(headers={"X-Mine": "yes"}) as client:
-        async with ChatPolicy("bot", base_url=server.url, client=client) as policy:
-            await policy.act(QUESTION, (), episode_id="e")
-        policy = ChatPolicy("bot", base_url=server.url, client=client)
-        await policy.act(QUESTION, (), episode_id="e")
-        del policy
-        await asyncio.sleep(0.01)
-        assert not client.is_closed
-    assert server.log()["requests"][0]["headers"]["X-Mine"] == "yes"
 
 
 # Set-up.

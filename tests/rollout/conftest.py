@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.tool_schema import tool
 from agentrl.trajectory import Task
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The place of a store in the folder of a run."""
+    return tmp_path / "run" / "trajectories.jsonl"
 
 
 class Ledger(ToolEnv):

@@ -10,22 +10,20 @@ from typing import Any, ClassVar
 import pytest
 
 from agentrl.env.base import Limits
-from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
 from agentrl.messages import Action
 from agentrl.policy.base import Policy
 from agentrl.policy.scripted import ScriptedPolicy
-from agentrl.rollout.requests import GroupRequest
-from agentrl.rollout.runner import Rollouts
 from agentrl.rollout.store import TrajectoryStore
 from agentrl.tool_schema import tool
-from agentrl.trajectory import Task, Trajectory, counted_successes
+from agentrl.trajectory import Task, counted_successes
+from tests.three_episodes import TASKS, AwaitsItsJob, three_episodes
 
 
 class Leaves(ToolEnv):
     """An episode takes a place that only its score gives back, as a folder or the name of a user."""
 
-    tasks = Tasks.of(eval=[{"n": n} for n in range(3)])
+    tasks = TASKS
     limits = Limits(max_turns=3)
     taken: ClassVar[set[str]]
     locked: ClassVar[list[str]]
@@ -70,18 +68,9 @@ class Words(Policy):
         return Action("bye") if len(messages) > 1 else said
 
 
-async def played(env: Any, policy: Policy, attempts: int = 3, **more: Any) -> list[Trajectory]:
-    async with Rollouts(
-        env, policy, backoff_s=0, max_attempts=attempts, max_fault_fraction=1.0, max_concurrency=1, **more
-    ) as rollouts:
-        names = ("first", "second", "third")
-        requests = [GroupRequest(t, 1, group_id=n) for t, n in zip(Leaves.tasks.split("eval"), names, strict=True)]
-        return [group.trajectories[0] for group in await rollouts.run(requests)]
-
-
 @pytest.mark.parametrize("attempts", [2, 3])
 async def test_an_episode_that_cannot_be_begun_again_is_ruled_on_by_how_it_failed_before(attempts: int) -> None:
-    _, episode, _ = await played(leaves(), Words(second="odd"), attempts)
+    _, episode, _ = await three_episodes(leaves(), Words(second="odd"), attempts)
     assert (episode.ending.kind, episode.ending.who) == ("error", "author"), "the tool works on what others said"
     assert "KeyError" in episode.ending.detail
     assert len(episode.turns) == 1
@@ -91,7 +80,7 @@ async def test_an_episode_that_cannot_be_begun_again_is_ruled_on_by_how_it_faile
 
 
 async def test_where_nothing_can_be_begun_any_more_it_is_discarded_after_the_model_had_acted() -> None:
-    _, episode, third = await played(leaves(), Words(second="lock"))
+    _, episode, third = await three_episodes(leaves(), Words(second="lock"))
     assert (episode.ending.kind, episode.ending.who, len(episode.turns)) == ("fault", "author", 1)
     assert counted_successes([episode]) == [False], "it counts as failed wherever a policy could gain by losing it"
     assert (third.ending.kind, third.turns) == ("fault", [])
@@ -100,32 +89,24 @@ async def test_where_nothing_can_be_begun_any_more_it_is_discarded_after_the_mod
 
 async def test_an_instance_that_cannot_be_made_any_more_is_a_fault() -> None:
     env = leaves()
-    await played(env, Words(second="lock"))
+    await three_episodes(env, Words(second="lock"))
     with pytest.raises(RuntimeError, match="the database is locked"):  # the first one: what was given is wrong
-        await played(env, ScriptedPolicy(["bye"]))
+        await three_episodes(env, ScriptedPolicy(["bye"]))
 
 
-class Closes(Leaves):
+class Closes(Leaves, AwaitsItsJob):
     """Its close awaits a task that it has cancelled."""
-
-    job: asyncio.Task[None] | None = None
 
     @tool
     async def use(self, word: str) -> str:
         """Use a word."""
-        self.job = asyncio.create_task(asyncio.sleep(1000))
+        self.begin_job()
         return word
-
-    async def aclose(self) -> None:
-        await super().aclose()
-        if self.job is not None:
-            self.job.cancel()
-            await self.job
 
 
 async def test_a_close_that_awaits_what_it_has_cancelled_ends_no_run(caplog: pytest.LogCaptureFixture) -> None:
     env = type("Closes", (Closes,), {"taken": set(), "locked": []})
-    episodes = await played(env, Words())
+    episodes = await three_episodes(env, Words())
     assert [episode.success for episode in episodes] == [True, True, True]
     assert "closing Closes failed: CancelledError" in caplog.text
 
@@ -140,7 +121,7 @@ async def test_a_cancellation_while_an_instance_is_closed_passes() -> None:
             closing.set()
             await asyncio.sleep(1000)
 
-    task = asyncio.create_task(played(Slow, Words()))
+    task = asyncio.create_task(three_episodes(Slow, Words()))
     await closing.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -181,7 +162,7 @@ async def test_a_tool_that_changes_the_working_directory_harms_no_other_episode(
             return 1.0
 
     store = TrajectoryStore("runs/episodes.jsonl")
-    episodes = await played(Removes, Words(first=str(elsewhere), second=".", third="."), store=store)
+    episodes = await three_episodes(Removes, Words(first=str(elsewhere), second=".", third="."), store=store)
     assert [episode.success for episode in episodes] == [True, True, True]
     assert Path.cwd() == tmp_path
     assert len(list(TrajectoryStore(tmp_path / "runs" / "episodes.jsonl"))) == 3

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.env.base import Env, Limits, run_without_loop
+from agentrl.env.base import Env, Limits
+from agentrl.env.driving.without_loop import run_without_loop
 from agentrl.env.rubric import Rubric
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call

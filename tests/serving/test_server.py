@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.chat import ChatPolicy
 from agentrl.policy.local import LocalPolicy
 from tests.serving.conftest import ENV, Lamp
+from tests.serving.own_process import serving
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=40)
 
@@ -26,28 +25,8 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=40)
 @pytest.fixture
 def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server in a process of its own, and its URL."""
-    words = [
-        sys.executable,
-        "-m",
-        "agentrl",
-        "serve-model",
-        str(folder),
-        "--port",
-        "0",
-        "--json",
-    ]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        text = ""
-        while not text.endswith("}\n"):
-            line = process.stdout.readline()
-            assert line, process.communicate()
-            text += line
-        yield process, json.loads(text)["url"]
-    finally:
-        process.kill()
-        process.communicate()
+    with serving(["serve-model", str(folder)]) as running:
+        yield running
 
 
 def played(policy: Policy) -> list[tuple[str, bool, list[str]]]:

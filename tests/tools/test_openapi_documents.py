@@ -10,7 +10,7 @@ import pytest
 
 from agentrl.errors import ToolError, ToolSchemaError
 from agentrl.tools.openapi import api_tools
-from tests.tools.test_openapi_styles import Echo, document, sent, with_body
+from tests.tools.one_operation import Echo, document, sent, with_body
 
 TEXT = {"type": "string"}
 

@@ -13,7 +13,7 @@ import pytest
 from agentrl.errors import ToolError
 from agentrl.tools.cassette import Cassette
 from agentrl.tools.openapi import api_tools
-from tests.tools.test_openapi_styles import sent, with_body
+from tests.tools.one_operation import sent, with_body
 
 TEXT, FILE = {"type": "string"}, {"type": "string", "format": "binary"}
 PNG = b"\x89PNG\r\n--agentrl-\x00\xff"

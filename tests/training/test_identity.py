@@ -17,23 +17,21 @@ import pytest
 from agentrl.env import registry
 from agentrl.env.registry import register
 from agentrl.env.tasks import Tasks
-from agentrl.env.tool_env import ToolEnv, call
 from agentrl.errors import ConfigError
 from agentrl.rollout.replay import replay_store
 from agentrl.rollout.store import TrajectoryStore
-from agentrl.tool_schema import tool
 from agentrl.training.settings import EnvConfig, SamplingConfig
 from agentrl.training.stages.evaluate import Evaluate
 from agentrl.training.stages.playing import Playing
 from agentrl.training.train import resume, train
-from tests.training.test_preflight import CONFIG, STAGES
+from tests.training.test_preflight import CONFIG, STAGES, Ask
 from tests.training.test_run_folder import content, stop_at
 
 ITEMS = [{"n": n} for n in range(12)]
 
 
 @register("test/AskAbout-v0", max_turns=3)
-class AskAbout(ToolEnv):
+class AskAbout(Ask):
     """Say the price, in a currency."""
 
     items = ITEMS
@@ -46,17 +44,6 @@ class AskAbout(ToolEnv):
 
     def start(self, task: Any) -> str:
         return f"What does it cost, in {self.currency}?"
-
-    @tool
-    def price(self) -> int:
-        """The price."""
-        return int(self.task.data["n"])
-
-    def score(self, answer: str | None) -> float:
-        return float(answer == str(self.task.data["n"]))
-
-    def oracle(self, messages: Any) -> Any:
-        return messages[-1].content if messages[-1].role == "tool" else call("price")
 
 
 HERE = replace(CONFIG, env=EnvConfig("test/AskAbout-v0", max_turns=2, kwargs={"currency": "pound"}))

@@ -116,6 +116,7 @@ class AgentRLHarness(vf.Harness[vf.HarnessConfig]):  # type: ignore[misc]
             raise TypeError(f"this harness plays tasks of agentrl_verifiers, not {type(data).__name__}")
         env = _made(data)
         try:
+            # httpx's own timeouts are off: the policy has a deadline for each request.
             async with httpx.AsyncClient(headers={"Authorization": f"Bearer {secret}"}, timeout=None) as client:
                 policy = ChatPolicy(ctx.model, base_url=endpoint, client=client, max_retries=_TRIES)
                 episode = await _played(env, policy, data)

@@ -65,7 +65,7 @@ async def check_untouched(subject: Subject) -> list[Flaw]:
             await env.areset(seed=episode_seed(subject.seed, task.id, 0), options={"task": task})
             try:
                 score = await ask(env, "score", env.score, None)
-            except Exception as error:
+            except Exception as error:  # author code can raise anything
                 fault = fault_of("score(None)", error)
                 # An author need not score a world without an answer; what hangs or is out of reach is another matter.
                 if fault is error or fault.at != "author":

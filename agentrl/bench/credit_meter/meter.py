@@ -109,7 +109,7 @@ async def ameasure_credit(
         RolloutError if almost nothing but faults came back, or no task could be measured.
     """
     settings, began = settings or MeterSettings(), time.perf_counter()
-    credits = _credits_of(estimators, settings)
+    credits = _credits_of(estimators)
     tally = _Tally(on_progress)
     async with Rollouts(
         env, policy, max_concurrency=max_concurrency, sampling=sampling, on_trajectory=tally
@@ -152,7 +152,7 @@ class _Tally:
             self._on_progress(self.episodes)
 
 
-def _credits_of(estimators: Sequence[str | Credit], settings: MeterSettings) -> Mapping[str, Credit]:
+def _credits_of(estimators: Sequence[str | Credit]) -> Mapping[str, Credit]:
     credits: dict[str, Credit] = {}
     for given in estimators:
         name = given if isinstance(given, str) else CREDITS.name_of(type(given))

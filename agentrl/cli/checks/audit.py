@@ -23,7 +23,7 @@ from agentrl.env import registry
 @click.option("--tasks", type=click.IntRange(1), default=30, show_default=True, help="How many tasks of a split.")
 @click.option("--all-tasks", is_flag=True, help="Play every task of the split.")
 @click.option("--split", default="eval", show_default=True, help="Which tasks.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the episodes.")
 @click.option("--concurrency", type=click.IntRange(1), default=16, show_default=True, help="Episodes at a time.")
 @click.option("--check", "checks", multiple=True, metavar="NAME", help="Run this check alone (repeatable).")
 @json_option

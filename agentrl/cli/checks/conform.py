@@ -13,7 +13,9 @@ from agentrl.errors import ConfigError
 @click.command("conform")
 @click.argument("env")
 @kwarg_option
-@click.option("--episodes", type=click.IntRange(1), default=4, show_default=True, help="Played through each door.")
+@click.option(
+    "--episodes", type=click.IntRange(1), default=4, show_default=True, help="Episodes to play through each door."
+)
 @click.option(
     "--python",
     "pythons",
@@ -26,13 +28,13 @@ from agentrl.errors import ConfigError
     metavar="FOLDER",
     default=".venv-conform",
     show_default=True,
-    help="Has a virtual environment or an npm folder for each external package, named after it.",
+    help="Folder with a virtual environment or an npm folder for each external package, named after it.",
 )
 @click.option(
     "--base", metavar="IMAGE", default="", help="Build the Dockerfile on this image, not on python:3.11-slim."
 )
 @click.option(
-    "--door", "doors", multiple=True, metavar="NAME", help="Only this one, named as in the table; repeatable."
+    "--door", "doors", multiple=True, metavar="NAME", help="Try this door alone, named as in the table; repeatable."
 )
 @json_option
 @click.pass_context

@@ -11,7 +11,13 @@ from agentrl.cli.boundary import json_option, print_json, say
 
 @click.command("ship")
 @click.argument("wheels", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="shipped", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="shipped",
+    show_default=True,
+    help="Folder to write.",
+)
 @json_option
 def command(wheels: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """Prepare WHEELS, packages with environments of your own, for the machines of a Ray cluster.

@@ -39,6 +39,7 @@ _KEYS = {
 }
 _TASKS = "agentrl.serving.capture.tasks:AgentTasks"
 _WIDTH = 120
+_TIMEOUT = "Seconds that the program may run in an episode, without those in which it waits for the model."
 _AGENT = (
     "The agent's program, for `sh -c`; OPENAI_BASE_URL, OPENAI_API_KEY, AGENTRL_TASK and others tell it what to do."
 )
@@ -49,8 +50,15 @@ _PROCESSES = "Copies of the program that are started once and play many episodes
 @click.argument("config_or_model", metavar="CONFIG.toml|MODEL")
 @click.option("--agent", metavar="COMMAND", help=_AGENT)
 @click.option("--processes", type=click.IntRange(0), default=0, show_default=True, help=_PROCESSES)
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True)
-@click.option("--env", "env_id", metavar="ENV", help="Whose tasks, tools and scores; without it, --tasks and --reward.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, help=_TIMEOUT
+)
+@click.option(
+    "--env",
+    "env_id",
+    metavar="ENV",
+    help="Environment with the tasks, tools and scores; without it, give --tasks and --reward.",
+)
 @kwarg_option
 @click.option(
     "--tasks", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="JSON lines with a text each."
@@ -62,8 +70,10 @@ _PROCESSES = "Copies of the program that are started once and play many episodes
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Episodes at a time.")
 @click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True, help="0 is greedy.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Most tokens of one turn.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Of a CONFIG: override a key.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the episodes and of sampling."
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG.")
 @CHAT_FORMAT
 @CHAT_TEMPLATE
 @click.option("--max-context", type=click.IntRange(1), help="Most tokens of a conversation.")

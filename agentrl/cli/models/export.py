@@ -18,7 +18,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 @click.option(
     "--checkpoint", "which", default="final", show_default=True, help="final, latest, best, or the number of one."
 )
-@click.option("--dtype", type=click.Choice(_DTYPES), help="Of the weights; that of the run by default.")
+@click.option("--dtype", type=click.Choice(_DTYPES), help="Type of the weights; that of the run by default.")
 @CHAT_FORMAT
 @CHAT_TEMPLATE
 @json_option

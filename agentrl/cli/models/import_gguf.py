@@ -15,7 +15,13 @@ from agentrl.cli.boundary import json_option, note, print_json
 @click.option(
     "--chat-template", metavar="FILE", help="Jinja file that replaces the model's template; or hermes, for ChatML."
 )
-@click.option("--dtype", type=click.Choice(("bfloat16", "float32")), default="bfloat16", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(("bfloat16", "float32")),
+    default="bfloat16",
+    show_default=True,
+    help="Type of the weights.",
+)
 @json_option
 def command(file: Path, out: Path, chat_template: str | None, dtype: str, as_json: bool) -> None:
     """Write the model of a GGUF FILE as a folder that can be trained.

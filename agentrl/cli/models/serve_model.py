@@ -17,7 +17,7 @@ from agentrl.cli.policy_options import CHAT_FORMAT, CHAT_TEMPLATE, read_template
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--name", help="Of the model, for clients; the folder's by default.")
+@click.option("--name", help="Name by which clients ask for the model; the folder's by default.")
 @click.option(
     "--api-key-env",
     default="AGENTRL_SERVE_KEY",
@@ -26,7 +26,7 @@ from agentrl.cli.policy_options import CHAT_FORMAT, CHAT_TEMPLATE, read_template
 )
 @CHAT_FORMAT
 @CHAT_TEMPLATE
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1.")
+@click.option("--device", default="auto", show_default=True, help="Where the model runs: cpu, cuda, cuda:1.")
 @click.option("--max-context", type=click.IntRange(1), help="Most tokens of a conversation; the run's, or up to 4096.")
 @click.option("--slots", type=click.IntRange(1), default=64, show_default=True, help="Answers sampled at once.")
 @json_option

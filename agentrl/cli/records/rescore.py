@@ -29,8 +29,12 @@ _RUBRIC_HELP = (
 @click.option("--own-tasks", is_flag=True, help="Take the content of tasks from the environment, where it has them.")
 @click.option("--out", type=click.Path(path_type=Path), help="The new folder; by default RUN-rescored.")
 @click.option("--measure", "measures", multiple=True, metavar="NAME", help="A further measure; repeatable.")
-@click.option("--stage", help="Of a training run: which evaluation, by default the last one.")
-@click.option("--mode", type=click.Choice(["greedy", "sampled"]), help="Of a training run.")
+@click.option("--stage", help="Evaluation of a training run to score; the last one by default.")
+@click.option(
+    "--mode",
+    type=click.Choice(["greedy", "sampled"]),
+    help="Score only the greedy, or only the sampled, episodes of a training run.",
+)
 @click.option(
     "--trust-record", is_flag=True, help="Import code and use sandboxes that the record names: for your own records."
 )

@@ -24,9 +24,13 @@ _MIB = 1 << 20
 
 @click.command("status")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--watch", is_flag=True, help="Show it again and again until the run ends, or Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show it again every few seconds, until the run ends or Ctrl-C.")
 @click.option(
-    "--every-s", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between, of --watch."
+    "--every-s",
+    type=click.FloatRange(0.1),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two looks of --watch.",
 )
 @json_option
 def command(run: Path, watch: bool, every_s: float, as_json: bool) -> None:

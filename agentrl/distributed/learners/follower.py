@@ -50,7 +50,7 @@ def main(connection: Connection, trainer: ToTrainer, model: int) -> None:
         os._exit(0)  # leaving the group would wait for rank 0, which waits for this process
     except EOFError:
         os._exit(1)
-    except Exception as error:
+    except Exception as error:  # the trainer raises it
         told = portable(error, where)
         trainer.send(Gone(told) if _is_of_others(error) else Broken(told))
         os._exit(1)

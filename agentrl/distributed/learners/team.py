@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -79,7 +79,7 @@ class Team:
         """CPU seconds of the other ranks, as last reported."""
         return sum(member.cpu_s for member in self._members)
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> Self:
         try:
             self._start()
         except BaseException as error:

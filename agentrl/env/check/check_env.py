@@ -187,7 +187,7 @@ def _run(check: Check, subject: Subject) -> list[Finding]:
         found.extend(check(subject))
     except HangError as error:
         found.append(_hung(str(error)))
-    except Exception as error:
+    except Exception as error:  # author code can raise anything: that is a finding
         problem = f"the check {_name(check)!r} raised {type(error).__name__}: {error}"
         found.append(Finding("raises", "error", problem, "play an episode yourself to see the traceback"))
     return found

@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env as check_with_gymnasium
 from agentrl.env.base import Env
 from agentrl.env.check.player import Start, Subject, chance
 from agentrl.env.check.report import Finding
-from agentrl.env.wrapped import WrappedEnv
+from agentrl.env.driving.wrapped import WrappedEnv
 from agentrl.messages import Message
 
 _STEPS = 20

@@ -64,7 +64,7 @@ def check_oracle(subject: Subject) -> Iterator[Finding]:
     for start in subject.starts:
         try:
             episode = subject.play(oracle, start)
-        except Exception as error:
+        except Exception as error:  # author code can raise anything: that is a finding
             problem = f"the oracle raised {type(error).__name__}: {error} ({_at(start)})"
             yield Finding("oracle-fails", "error", problem, "the oracle needs an action for every turn of its episodes")
             return

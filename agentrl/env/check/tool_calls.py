@@ -70,7 +70,7 @@ def _check_tool(subject: Subject, function: Mapping[str, Any], starts: Sequence[
         try:
             outcome = subject.run(_call(subject, start, call(name, **arguments)), f"tool {name!r}")
         except HangError as error:
-            yield _hang(name, arguments, str(error))
+            yield _hang(arguments, str(error))
             return
         if outcome.fault is None:
             answered += 1
@@ -138,14 +138,14 @@ async def _call(subject: Subject, start: Start, action: Action) -> _Outcome:
 
 def _raised(name: str, arguments: Mapping[str, Any], fault: Exception) -> Finding:
     if is_hang(fault):
-        return _hang(name, arguments, str(fault))
+        return _hang(arguments, str(fault))
     cause = fault.__cause__ or fault
     given = f"tool {name!r} with arguments {_short(arguments)}"
     fix = "raise ToolError with words for the model, or narrow the hint: Literal[...], Annotated[int, Field(ge=1)]"
     return Finding("tool-raises", "error", f"{given} raised {type(cause).__name__}: {cause}", fix)
 
 
-def _hang(name: str, arguments: Mapping[str, Any], text: str) -> Finding:
+def _hang(arguments: Mapping[str, Any], text: str) -> Finding:
     fix = "give every wait in it a timeout and every loop a bound; check_env(timeout_s=...) if it is meant to be slow"
     return Finding("tool-hangs", "error", f"{text}, with arguments {_short(arguments)}", fix)
 

@@ -114,7 +114,7 @@ class ControlTokens:
 
     def shown(self, text: str) -> str:
         """The text with what its placeholders stand for; undoes `hide`."""
-        return _PLACEHOLDER.sub(lambda found: self._spelling(found), text) if _OPEN in text else text
+        return _PLACEHOLDER.sub(self._spelling, text) if _OPEN in text else text
 
     def _spelling(self, found: re.Match[str]) -> str:
         number = int(found[1]) if len(found[1]) < 9 else len(self._table)

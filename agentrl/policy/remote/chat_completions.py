@@ -21,10 +21,9 @@ from agentrl.policy.remote.reading import (
     Spoken,
     action_of,
     call_of,
-    counts_of,
-    detail,
     finish_of,
     joined,
+    usage_of,
 )
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
@@ -156,7 +155,7 @@ def _spoken(choice: Mapping[str, Any], reply: Mapping[str, Any]) -> Spoken:
         reasoning=reasoning if isinstance(reasoning, str) else None,
         reason=choice.get("finish_reason"),
         finish=_finish_of(choice),
-        usage=_usage_of(reply.get("usage")),
+        usage=usage_of(reply.get("usage"), "prompt", "completion"),
         model=reply.get("model"),
     )
 
@@ -180,18 +179,6 @@ def _reasoning_field_of(message: Mapping[str, Any]) -> str | None:
 
 def _text_of(content: Any) -> str:
     return content or "" if content is None or isinstance(content, str) else joined(content, text="text")
-
-
-def _usage_of(usage: Any) -> dict[str, int] | None:
-    if not isinstance(usage, Mapping):
-        return None
-    return counts_of(
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
-        cached_tokens=detail(usage, "prompt_tokens_details", "cached_tokens"),
-        cache_write_tokens=detail(usage, "prompt_tokens_details", "cache_write_tokens"),
-        reasoning_tokens=detail(usage, "completion_tokens_details", "reasoning_tokens"),
-    )
 
 
 def _with_tokens(action: Action, response: Mapping[str, Any], choice: Mapping[str, Any], *, exact: bool) -> Action:

@@ -137,6 +137,25 @@ def detail(usage: Mapping[str, Any], group: str, name: str) -> Any:
     return details.get(name) if isinstance(details, Mapping) else None
 
 
+def usage_of(usage: Any, prompt: str, completion: str) -> dict[str, int] | None:
+    """The token counts of a reply. OpenAI's two APIs differ in two words only.
+
+    Args:
+        usage: as the server gives it.
+        prompt: the server's word for what it read: `prompt` or `input`.
+        completion: its word for what it wrote: `completion` or `output`.
+    """
+    if not isinstance(usage, Mapping):
+        return None
+    return counts_of(
+        prompt_tokens=usage.get(f"{prompt}_tokens"),
+        completion_tokens=usage.get(f"{completion}_tokens"),
+        cached_tokens=detail(usage, f"{prompt}_tokens_details", "cached_tokens"),
+        cache_write_tokens=detail(usage, f"{prompt}_tokens_details", "cache_write_tokens"),
+        reasoning_tokens=detail(usage, f"{completion}_tokens_details", "reasoning_tokens"),
+    )
+
+
 def joined(parts: Iterable[Any], **fields: str) -> str:
     """The texts of parts, by type: `joined(parts, text="text")` joins the field `text` of those of type `text`."""
     return "".join([str(part.get(fields[part["type"]]) or "") for part in parts if part.get("type") in fields])

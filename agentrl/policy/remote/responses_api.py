@@ -23,9 +23,8 @@ from agentrl.policy.remote.reading import (
     Spoken,
     action_of,
     call_of,
-    counts_of,
-    detail,
     joined,
+    usage_of,
 )
 
 _GOOD_ID = re.compile(r"[!-~]{1,64}")
@@ -151,7 +150,7 @@ def _spoken(reply: Mapping[str, Any]) -> Spoken:
         reasoning=_reasoning_in(items) or None,
         reason=reason or reply.get("status"),
         finish=finish,
-        usage=_usage_of(reply.get("usage")),
+        usage=usage_of(reply.get("usage"), "input", "output"),
         model=reply.get("model"),
         blocks=tuple(items) if _needs_blocks(items) else (),
     )
@@ -180,15 +179,3 @@ def _needs_blocks(items: Sequence[Mapping[str, Any]]) -> bool:
     thoughts = [item for item in items if item["type"] == "reasoning"]
     whole = all(item.get("encrypted_content") or item.get("content") for item in thoughts)
     return whole and any(item["type"] not in _PLAIN_ITEMS or item.get("phase") for item in items)
-
-
-def _usage_of(usage: Any) -> dict[str, int] | None:
-    if not isinstance(usage, Mapping):
-        return None
-    return counts_of(
-        prompt_tokens=usage.get("input_tokens"),
-        completion_tokens=usage.get("output_tokens"),
-        cached_tokens=detail(usage, "input_tokens_details", "cached_tokens"),
-        cache_write_tokens=detail(usage, "input_tokens_details", "cache_write_tokens"),
-        reasoning_tokens=detail(usage, "output_tokens_details", "reasoning_tokens"),
-    )

@@ -58,6 +58,8 @@ class PolicyUser(User):
     ) -> None:
         if max_replies < 1:
             raise ValueError(f"max_replies must be at least 1, got {max_replies}")
+        if not isinstance(policy, (str, Policy)):
+            raise TypeError(f"policy must be a policy or its name, such as 'openai:NAME', got {policy!r}")
         self._named = policy if isinstance(policy, str) else None
         self._policy = policy if isinstance(policy, Policy) else None
         self._setup, self._asked_by = setup, WeakSet[object]()

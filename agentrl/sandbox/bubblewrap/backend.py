@@ -20,7 +20,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 
-from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxFault, SandboxSpec
+from agentrl.sandbox.base import Backend, Sandbox, SandboxFault, SandboxSpec
 from agentrl.sandbox.bubblewrap.doctor import INSTALL, explain, look
 from agentrl.sandbox.bubblewrap.host_files import shown
 from agentrl.sandbox.host import cgroups
@@ -30,6 +30,7 @@ from agentrl.sandbox.host.reaping import reap_monitors, remove_groups
 from agentrl.sandbox.host.sandbox import RemoteSandbox
 from agentrl.sandbox.host.seccomp import WORKER_CALLS, profile
 from agentrl.sandbox.host.worker_zip import WORKER_ENV, WORKER_OPTIONS, worker_zip
+from agentrl.sandbox.report import Check, Report
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _ETC = {

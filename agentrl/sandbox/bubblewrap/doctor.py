@@ -8,9 +8,9 @@ import re
 import shutil
 from pathlib import Path
 
-from agentrl.sandbox.base import Check
 from agentrl.sandbox.host import cgroups
 from agentrl.sandbox.host.syscalls import NUMBERS
+from agentrl.sandbox.report import Check
 
 INSTALL = "sudo apt-get install -y bubblewrap"
 _SETTINGS = (

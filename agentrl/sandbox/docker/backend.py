@@ -16,12 +16,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from agentrl.sandbox.base import Backend, Check, Report, Sandbox, SandboxError, SandboxFault, SandboxSpec
+from agentrl.sandbox.base import Backend, Sandbox, SandboxError, SandboxFault, SandboxSpec
 from agentrl.sandbox.host.channel import Channel
 from agentrl.sandbox.host.owner import LENT_USERS, Owner, told_if_too_many_open
 from agentrl.sandbox.host.sandbox import RemoteSandbox
 from agentrl.sandbox.host.seccomp import profile
 from agentrl.sandbox.host.worker_zip import WORKER_ENV, WORKER_OPTIONS
+from agentrl.sandbox.report import Check, Report
 
 try:
     import docker

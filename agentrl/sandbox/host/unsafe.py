@@ -20,11 +20,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from agentrl.sandbox.base import Backend, Check, Network, Report, Sandbox, SandboxError, SandboxSpec
+from agentrl.sandbox.base import Backend, Network, Sandbox, SandboxError, SandboxSpec
 from agentrl.sandbox.host.channel import Channel
 from agentrl.sandbox.host.owner import told_if_too_many_open
 from agentrl.sandbox.host.sandbox import RemoteSandbox
 from agentrl.sandbox.host.worker_zip import WORKER_ENV, WORKER_OPTIONS, worker_zip
+from agentrl.sandbox.report import Check, Report
 
 
 class PlainProcess:

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from agentrl.env import registry
 from agentrl.env.base import Env
-from agentrl.env.wrapped import as_env
+from agentrl.env.driving.wrapped import as_env
 from agentrl.errors import TaskError
 from agentrl.rollout.json_lines import canonical
 from agentrl.rollout.plain_json import as_json

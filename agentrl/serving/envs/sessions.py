@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from agentrl.env.base import Env, run_without_loop
+from agentrl.env.base import Env
+from agentrl.env.driving.without_loop import run_without_loop
 from agentrl.errors import AgentRLError
 from agentrl.rollout.env_pool import EnvPool
 from agentrl.serving.envs.episodes import Episodes

@@ -1,1 +1,1 @@
-"""What a run folder holds next to its checkpoints: marks of its logs, kept weights, and what the run was made with."""
+"""What a run folder holds next to its weights: marks of its logs, kept weights, the run's state and its summary."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from agentrl.env import registry
 from agentrl.env.base import Env
+from agentrl.training.identity import EnvSettings
 from agentrl.training.settings import RunSettings
 from agentrl.trajectory import EnvRef, Task
 
@@ -40,19 +40,8 @@ class PlayedEnv:
     max_turns: int
 
 
-class OfTable(Protocol):
-    """An environment as the settings name it."""
-
-    @property
-    def ref(self) -> EnvRef: ...
-    @property
-    def train_split(self) -> str: ...
-    @property
-    def eval_split(self) -> str: ...
-
-
 def played_env(
-    name: str, given: OfTable, *, weight: float, trains: bool, demonstrators: Mapping[str, float] | None = None
+    name: str, given: EnvSettings, *, weight: float, trains: bool, demonstrators: Mapping[str, float] | None = None
 ) -> PlayedEnv:
     """The environment, made once to read its tasks."""
     probe = registry.make(given.ref)

@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from agentrl.env import registry
 from agentrl.env.base import Env
@@ -70,7 +70,7 @@ class Forks:
         self._thread = threading.Thread(target=self._loop.run_forever, name="agentrl-view-forks", daemon=True)
         self._store = ForkStore(options.out)
 
-    def __enter__(self) -> Forks:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -144,7 +144,7 @@ class Forks:
             fork.state = "failed" if fork.result.ending.kind == "fault" else "ended"
             fork.problem = fork.result.error or ""
             fork.messages = tuple(fork.result.messages())
-        except Exception as error:
+        except Exception as error:  # author code can raise anything: the person is told
             fork.state, fork.problem = "failed", f"{type(error).__name__}: {error}"
         finally:
             if env is not None:

@@ -330,6 +330,13 @@ async def test_a_policy_of_a_name_is_closed_with_the_last_environment_that_asked
     assert words(await played(envs[0], ["Hello."])) == ["u: user 0", "a: Hello.", "u: Bye."]
 
 
+def test_a_simulated_user_is_played_by_a_policy_or_a_name():
+    with pytest.raises(TypeError, match="policy must be a policy or its name"):
+        PolicyUser(print)
+    with pytest.raises(ValueError, match="max_replies must be at least 1"):
+        PolicyUser("null", max_replies=0)
+
+
 async def test_a_policy_that_never_leaves_is_stopped():
     env = Desk()
     env.user = PolicyUser(Talker(lambda messages: "and?"), max_replies=2)

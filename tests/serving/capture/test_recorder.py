@@ -79,11 +79,11 @@ def test_a_server_that_cannot_start_is_an_error(model: ChatModel, monkeypatch: p
         pass
 
 
-def test_a_recorder_that_is_closed_says_so(model: ChatModel) -> None:
+async def test_a_recorder_that_is_closed_says_so(model: ChatModel) -> None:
     with capture(model.policy, sampling=GREEDY) as recorder:
         play(recorder, "Lamp 1?", 1.0)
     with pytest.raises(RolloutError, match="the recorder is closed: 0 of 1 groups of 2"):
-        asyncio.run(CapturedGroups(recorder, 2).take(1))
+        await CapturedGroups(recorder, 2).take(1)
     with pytest.raises(RolloutError, match="the recorder is closed"), recorder.session("Lamp 2?"):
         pass
 
@@ -144,14 +144,14 @@ async def test_a_resumed_source_waits_for_new_sessions(model: ChatModel) -> None
         assert source.state_dict() == {"taken": 6}
 
 
-def test_what_is_kept_in_memory_is_bounded(model: ChatModel, tmp_path: Path) -> None:
+async def test_what_is_kept_in_memory_is_bounded(model: ChatModel, tmp_path: Path) -> None:
     with capture(model.policy, out=tmp_path / "out", sampling=GREEDY, keep=2) as recorder:
         for number in range(3):
             play(recorder, f"Lamp {number}?", 1.0)
     assert [trajectory.task.id for trajectory in recorder.trajectories] == ["Lamp 1?", "Lamp 2?"]
     assert len(list(TrajectoryStore(tmp_path / "out" / "trajectories.jsonl"))) == 3
     with pytest.raises(RolloutError, match="0 of 1"):
-        asyncio.run(CapturedGroups(recorder, 3).take(1))
+        await CapturedGroups(recorder, 3).take(1)
 
 
 def test_a_reward_that_is_no_finite_number_is_refused(model: ChatModel) -> None:

@@ -81,15 +81,11 @@ def test_a_reference_is_that_of_the_environment_and_no_record_names_the_server(s
     assert shop.token.encode() not in record
 
 
-def test_a_store_of_served_episodes_is_replayed_by_the_local_environment(shop: EnvServer, tmp_path: Any) -> None:
+async def test_a_store_of_served_episodes_is_replayed_by_the_local_environment(shop: EnvServer, tmp_path: Any) -> None:
     path = tmp_path / "trajectories.jsonl"
-
-    async def play() -> None:
-        with TrajectoryStore(path) as store:
-            await played(server_ref(shop), OraclePolicy(), tasks=["eval-0", "eval-1"], store=store)
-
-    asyncio.run(play())
-    found = replay_store(path)
+    with TrajectoryStore(path) as store:
+        await played(server_ref(shop), OraclePolicy(), tasks=["eval-0", "eval-1"], store=store)
+    found = await asyncio.to_thread(replay_store, path)
     assert (found.counts["same"], found.ok, found.versions) == (2, True, {})
 
 

@@ -11,10 +11,10 @@ from gymnasium.wrappers import OrderEnforcing, RecordEpisodeStatistics, TimeLimi
 
 from agentrl.bench.runner import run_bench
 from agentrl.env.check import check_env
+from agentrl.env.driving.wrapped import as_env
 from agentrl.env.registry import make, register, spec
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import ToolEnv, call
-from agentrl.env.wrapped import as_env
 from agentrl.errors import EnvNotFound
 from agentrl.messages import Action
 from agentrl.policy.scripted import OraclePolicy, ScriptedPolicy
