@@ -19,7 +19,7 @@ from agentrl.conform.report import Door
 from agentrl.env import registry
 from agentrl.errors import ModelError
 from agentrl.messages import Action
-from agentrl.policy.engine.scheduler import Completion
+from agentrl.policy.engine.requests import Completion
 from agentrl.policy.local import LocalPolicy
 from agentrl.policy.tiny import build_tiny
 from agentrl.serving.capture.desk import Desk

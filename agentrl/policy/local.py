@@ -8,7 +8,8 @@ from typing import Any
 
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.engine import proof as engine_proof
-from agentrl.policy.engine.scheduler import Completion, Engine, EngineOptions
+from agentrl.policy.engine.requests import Completion
+from agentrl.policy.engine.scheduler import Engine, EngineOptions
 from agentrl.policy.format import proof as format_proof
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.model_folder import load

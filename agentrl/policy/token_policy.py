@@ -18,7 +18,7 @@ from agentrl.errors import ModelError
 from agentrl.messages import Action, Message, TokenSignals
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.control import control_messages, has_spoken
-from agentrl.policy.engine.scheduler import Completion
+from agentrl.policy.engine.requests import Completion
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.format.choice import chat_format
 from agentrl.sampling import turn_seed

@@ -19,7 +19,7 @@ from msgspec import structs
 
 from agentrl.messages import Action, ToolCall
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.engine.scheduler import Completion
+from agentrl.policy.engine.requests import Completion
 from agentrl.policy.local import LocalPolicy
 from agentrl.serving.api_errors import ApiError, context_exceeded
 from agentrl.serving.chat_request import ChatRequest

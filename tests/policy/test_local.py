@@ -19,7 +19,7 @@ from agentrl.errors import ModelError
 from agentrl.learning.rows import build_rows
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.engine.scheduler import Completion
+from agentrl.policy.engine.requests import Completion
 from agentrl.policy.local import LocalPolicy
 from agentrl.policy.model_folder import save
 from agentrl.rollout.requests import GroupRequest

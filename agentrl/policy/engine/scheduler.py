@@ -13,12 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from agentrl.messages import FinishReason
@@ -26,9 +25,10 @@ from agentrl.policy.base import SamplingParams
 from agentrl.policy.engine import exact
 from agentrl.policy.engine.choice import State, forward_again, forward_of
 from agentrl.policy.engine.prefixes import Donors, Prefixes
+from agentrl.policy.engine.requests import Completion, OnToken, Request
 from agentrl.policy.engine.slots import Ids, KvSlots, OwnCaches, SlotOwners
 from agentrl.policy.engine.token_sampling import DrawTable, draw
-from agentrl.policy.engine.token_signals import Sure, ranked, signals_of
+from agentrl.policy.engine.token_signals import ranked, signals_of
 from agentrl.policy.kept_memory import FreedMemory
 
 
@@ -60,53 +60,6 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if min(self.slots, self.context, self.prefill_tokens, self.chunk_tokens) < 1:
             raise ValueError(f"slots, context, prefill_tokens and chunk_tokens must be at least 1, got {self}")
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One sampled turn.
-
-    Attributes:
-        ids: (T,) sampled ids, stop token included.
-        logprobs: (T,) nats, see `draw`.
-        finish: `stop`, or `length` where a limit cut it off.
-        cached: prompt tokens that were not computed again.
-        versions: (T,) number of the weights that sampled each id.
-        sure: (T,) how sure the model was of each id; empty where that was not asked for.
-    """
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish: FinishReason
-    cached: int
-    versions: tuple[int, ...]
-    sure: tuple[Sure, ...] = ()
-
-
-OnToken = Callable[[int, float], None]
-"""Called with each id and its logprob as soon as it is sampled."""
-
-
-@dataclass(eq=False)
-class _Request:
-    owner: str
-    prompt: Ids
-    sampling: SamplingParams
-    uniform: NDArray[np.float64]
-    future: asyncio.Future[Completion]
-    on_token: OnToken | None = None
-    slot: int = -1
-    rest: Ids = field(default_factory=lambda: np.zeros(0, np.int32))  # of the context, not fed yet
-    cached: int = 0
-    versions: list[int] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    sure: list[Sure] = field(default_factory=list)
-
-    @property
-    def context(self) -> Ids:
-        """(P + T,) prompt and what was sampled so far."""
-        return np.concatenate([self.prompt, np.asarray(self.ids, np.int32)]) if self.ids else self.prompt
 
 
 # Waiting one round for another request's prefill pays off only if it saves at least this many tokens.
@@ -145,8 +98,8 @@ class Engine:
         self.owners = SlotOwners(options.slots)
         self._draws = DrawTable(options.slots, options.context)
         self._freed = FreedMemory()
-        self._queue: deque[_Request] = deque()
-        self._active: dict[int, _Request] = {}
+        self._queue: deque[Request] = deque()
+        self._active: dict[int, Request] = {}
         self._pump: asyncio.Task[None] | None = None
 
     # What a policy calls.
@@ -179,7 +132,7 @@ class Engine:
             return Completion((), (), "length", 0, ())
         loop = asyncio.get_running_loop()
         uniform = np.random.Generator(np.random.Philox(seed)).random(count)
-        request = _Request(owner, np.asarray(prompt, np.int32), sampling, uniform, loop.create_future(), on_token)
+        request = Request(owner, np.asarray(prompt, np.int32), sampling, uniform, loop.create_future(), on_token)
         self._queue.append(request)
         if self._pump is None or self._pump.done() or self._pump.get_loop() is not loop:
             self._pump = loop.create_task(self._run())
@@ -281,15 +234,15 @@ class Engine:
         self._active.clear()
         self.kv.clear()  # a forward may have stopped half-way
 
-    def _admit(self, filling: Sequence[_Request], room: int) -> list[_Request]:
+    def _admit(self, filling: Sequence[Request], room: int) -> list[Request]:
         """Give slots to waiting requests, in order; one that can share a prefill of this round waits for it.
 
         Args:
             filling: requests with a slot whose context is not fed whole yet.
             room: tokens that may be prefilled besides theirs; the last request may have more.
         """
-        admitted: list[_Request] = []
-        waiting: list[_Request] = []
+        admitted: list[Request] = []
+        waiting: list[Request] = []
         begun = Prefixes()
         for number, request in enumerate(filling):
             begun.add(number, request.context)
@@ -316,7 +269,7 @@ class Engine:
             self._queue.extendleft(reversed(waiting))
         return admitted
 
-    def _place(self, request: _Request, context: Ids, donor: int, shared: int) -> None:
+    def _place(self, request: Request, context: Ids, donor: int, shared: int) -> None:
         """Give the request a slot, and that slot the longest prefix that any slot holds: `shared` tokens of `donor`."""
         slot = self.owners.slot_of(request.owner)
         if slot < 0 or slot in self._active:
@@ -332,14 +285,14 @@ class Engine:
             request.cached = max(own, shared)
         self._draws.set(slot, request.sampling, request.uniform)
 
-    def _feed(self, decoding: list[_Request], filling: Sequence[_Request], room: int) -> tuple[list[_Request], Tensor]:
+    def _feed(self, decoding: list[Request], filling: Sequence[Request], room: int) -> tuple[list[Request], Tensor]:
         """Feed a token of each decoding request, and up to `room` of the others in their order.
 
         Returns: the requests that are fed whole, and the logits after the last token of each.
         """
         rows = np.array([request.slot for request in decoding], np.int64)
         last = np.array([request.ids[-1] for request in decoding], np.int64)
-        fed: list[tuple[_Request, Ids]] = []
+        fed: list[tuple[Request, Ids]] = []
         for request in filling:
             if room > 0:
                 fed.append((request, request.rest[:room]))
@@ -354,7 +307,7 @@ class Engine:
         requests = [*decoding, *(request for request, _ in fed if not len(request.rest))]
         return requests, logits if len(whole) == len(logits) else logits[whole]
 
-    def _take(self, requests: list[_Request], logits: Tensor) -> None:
+    def _take(self, requests: list[Request], logits: Tensor) -> None:
         """Draw the next token of each request, and finish those that end."""
         if not requests:
             return
@@ -374,7 +327,7 @@ class Engine:
             if finish is not None:
                 self._finish(request, finish)
 
-    def _finish_of(self, request: _Request, token: int) -> FinishReason | None:
+    def _finish_of(self, request: Request, token: int) -> FinishReason | None:
         if token in self.stop_ids:
             return "stop"
         stops = request.sampling.stop
@@ -385,7 +338,7 @@ class Engine:
                 return "stop"
         return "length" if len(request.ids) == len(request.uniform) else None
 
-    def _finish(self, request: _Request, finish: FinishReason) -> None:
+    def _finish(self, request: Request, finish: FinishReason) -> None:
         del self._active[request.slot]
         self.owners.touch(request.slot)
         if not request.future.done():
@@ -400,7 +353,7 @@ class Engine:
             request.future.set_result(done)
 
 
-def _note(requests: Sequence[_Request], logits_BV: Tensor, tokens: Sequence[int]) -> None:
+def _note(requests: Sequence[Request], logits_BV: Tensor, tokens: Sequence[int]) -> None:
     """Note how sure the model is of the tokens of those requests that ask for it."""
     asking = [row for row, request in enumerate(requests) if request.sampling.signals]
     if not asking:

@@ -13,7 +13,7 @@ import httpx
 from agentrl.errors import ConfigError, ModelError
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.control import control_messages
-from agentrl.policy.engine.scheduler import Completion
+from agentrl.policy.engine.requests import Completion
 from agentrl.policy.format import proof as format_proof
 from agentrl.policy.format.base import ChatFormat
 from agentrl.policy.servers.addresses import Servers

@@ -23,7 +23,7 @@ from msgspec import structs
 from agentrl.errors import ModelError, PolicyFault
 from agentrl.messages import Message
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.engine.scheduler import Completion
+from agentrl.policy.engine.requests import Completion
 from agentrl.sampling import turn_seed
 from agentrl.serving.api_errors import ApiError, context_exceeded
 from agentrl.serving.capture.tree import Node, Place, Tree

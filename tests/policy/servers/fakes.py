@@ -20,7 +20,8 @@ from starlette.routing import Route
 
 from agentrl.policy import adapters, model_folder
 from agentrl.policy.base import SamplingParams
-from agentrl.policy.engine.scheduler import Completion, Engine, EngineOptions
+from agentrl.policy.engine.requests import Completion
+from agentrl.policy.engine.scheduler import Engine, EngineOptions
 
 
 @dataclass
