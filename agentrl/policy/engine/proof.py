@@ -35,7 +35,7 @@ _SLOWER: dict[State, str] = {
 logger = logging.getLogger(__name__)
 # Of two ways to go on from a cache: one that is this many times as far from the whole text has a fault, not rounding.
 # So Mamba is 1e-3 nats away where several tokens follow its cache, and 1e-6 a token at a time.
-_MOST_ROUNDING = 1e-5
+_MOST_ROUNDING = 1e-6
 _WORSE = 10.0
 _HALF = (torch.float16, torch.bfloat16)
 _LENGTHS = (24, 9)
