@@ -112,12 +112,13 @@ def build(family: str, folder: Path) -> str:
         known["head_dim"] = 16
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config = AutoConfig.for_model(family, **{**known, **ends, **OWN.get(family, {})})
+    from_config: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):
-        count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        count = sum(p.numel() for p in from_config(config).parameters())
     if count > MOST_WEIGHTS:
         raise ValueError(f"{count:,} weights at these sizes")
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).float().eval()
+    model = from_config(config).float().eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
@@ -146,7 +147,7 @@ def trained(folder: Path, run: Path) -> dict[str, Any]:
 def try_family(family: str, scratch: Path, found: Any) -> None:
     """Put what was found out about a family into a queue."""
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     cell: dict[str, Any] = {"family": family, "state": "not built"}
     try:
         cell["class"] = build(family, scratch / "model")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from agentrl.errors import ModelError
+from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
 from tests.policy.other_models import LATENT, OTHER, REFUSED, model_and_tokenizer
 from tests.policy.test_families import episode, worst_difference
@@ -81,3 +82,26 @@ def test_what_cannot_be_sampled_is_refused(why: str) -> None:
 def test_no_exact_sampling_in_a_models_own_cache() -> None:
     with pytest.raises(ModelError, match=r"sampling\.exact"):
         LocalPolicy(*model_and_tokenizer(OTHER["bloom"]), exact=True)
+
+
+async def test_what_goes_on_from_a_whole_episode_gets_a_copy_of_its_cache() -> None:
+    policy = LocalPolicy(*model_and_tokenizer(OTHER["qwen3_5"]))
+    engine, greedy = policy.engine, SamplingParams(temperature=0.0, max_tokens=8)
+    first = await engine.sample("first", list(range(40)), greedy, 0)
+    context = [*range(40), *first.ids]
+    others = [engine.sample(owner, [*context, *more], greedy, 0) for owner, more in (("a", [50, 51]), ("b", [60]))]
+    for more, found in zip(([50, 51], [60]), await asyncio.gather(*others), strict=True):
+        assert found.cached == len(context) - 1  # the last id that was sampled is fed with what follows
+        with torch.no_grad():
+            logits = policy.model(input_ids=torch.tensor([[*context, *more, *found.ids]])).logits[0]
+        own = torch.log_softmax(logits[len(context) + len(more) - 1 : -1], -1)
+        expected = own.gather(1, torch.tensor(found.ids)[:, None])[:, 0]
+        assert torch.allclose(expected, torch.tensor(found.logprobs), atol=1e-5)
+
+
+async def test_a_part_of_what_a_cache_holds_serves_nobody() -> None:
+    engine = LocalPolicy(*model_and_tokenizer(OTHER["qwen3_5"])).engine
+    greedy = SamplingParams(temperature=0.0, max_tokens=4)
+    await engine.sample("first", list(range(40)), greedy, 0)
+    assert (await engine.sample("other", [*range(30), 99], greedy, 0)).cached == 0
+    assert (await engine.sample("first", [*range(30), 99], greedy, 0)).cached == 0
