@@ -35,7 +35,7 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     Returns: the model in evaluation mode, and the tokenizer.
     Raises: ModelError that names what is missing or broken: files, and tensors that the model lacks or does not know.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # loads for seconds; settings are checked before
+    from transformers import AutoTokenizer  # loads for seconds; settings are checked before
 
     kept_memory.limit_prepared_products()
     path = Path(folder)
@@ -45,9 +45,14 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path, local_files_only=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
-            )
+            for kind in _kinds(path):
+                model, report = kind.from_pretrained(
+                    path, local_files_only=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
+                )
+                if not report["unexpected_keys"]:
+                    break
+    except ModelError:
+        raise
     except Exception as error:  # a broken file can make the loaders raise anything
         if own_code := _own_code(path):
             raise ModelError(
@@ -55,9 +60,30 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
                 "of a model folder: use a model whose class transformers has, or convert it to one"
             ) from error
         raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-    model, report = loaded
     _prove_weights(path, model, report["missing_keys"], report["unexpected_keys"])
     return model.to(device).eval(), tokenizer
+
+
+def _kinds(path: Path) -> list[Any]:
+    """The classes that load the model of a folder: for text alone, and with the images that it reads beside text.
+
+    Raises: ModelError if `transformers` has neither for its type.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto import modeling_auto
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    kinds = (
+        (AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        (AutoModelForImageTextToText, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+    )
+    found = [kind for kind, names in kinds if config.model_type in names]
+    if not found:
+        raise ModelError(
+            f"{path} holds a model of the type {config.model_type!r}, of which transformers has no causal language "
+            "model: choose a model that continues text"
+        )
+    return found
 
 
 def width_of(folder: str | Path) -> int:

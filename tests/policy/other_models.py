@@ -50,6 +50,48 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 """Those that are refused, by what is said of them."""
+_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_heads": 2,
+    "depth": 1,
+    "out_hidden_size": 32,
+    "image_size": 28,
+    "patch_size": 14,
+}
+WITH_IMAGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "qwen3_vl": ("Qwen3VLForConditionalGeneration", {**_SIZES, "head_dim": 8}, {"deepstack_visual_indexes": [0]}),
+    "mistral3": (
+        "Mistral3ForConditionalGeneration",
+        {**_SIZES, "head_dim": 8, "model_type": "mistral"},
+        {"model_type": "pixtral"},
+    ),
+    "llama4": (
+        "Llama4ForConditionalGeneration",
+        OTHER["llama4"][2],
+        {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
+    ),
+}
+"""Those that read images too, by type: the class, and sizes of its text's and of its images' part."""
+
+
+def folder_with_images(model_type: str, folder: Path) -> Path:
+    """A model folder whose model reads images beside text."""
+    tokenizer = tokenizer_of(FAMILIES["chatml"])
+    name, text, vision = WITH_IMAGES[model_type]
+    ends = {"pad_token_id": 0, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    config = transformers.AutoConfig.for_model(
+        model_type,
+        text_config={"vocab_size": len(tokenizer), **text, **ends},
+        vision_config={**_VISION, **vision},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        getattr(transformers, name)(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def model_and_tokenizer(kind: tuple[str, str, dict[str, Any]]) -> tuple[Any, Any]:

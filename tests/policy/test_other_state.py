@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from agentrl.errors import ModelError
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
-from tests.policy.other_models import LATENT, OTHER, REFUSED, model_and_tokenizer
+from agentrl.policy.model_folder import load, save
+from tests.policy.other_models import LATENT, OTHER, REFUSED, WITH_IMAGES, folder_with_images, model_and_tokenizer
 from tests.policy.test_families import episode, worst_difference
 
 
@@ -71,6 +74,25 @@ async def test_keys_and_values_of_other_widths_share_slots() -> None:
 def test_hidden_state_is_noticed_in_half_precision_too(name: str, dtype: torch.dtype) -> None:
     model, tokenizer = model_and_tokenizer(OTHER[name])
     assert LocalPolicy(model.to(dtype), tokenizer).engine.options.state != "slots"
+
+
+@pytest.mark.parametrize("model_type", WITH_IMAGES)
+async def test_a_model_that_reads_images_too_is_sampled_on_text(model_type: str, tmp_path: Path) -> None:
+    policy = LocalPolicy.from_folder(folder_with_images(model_type, tmp_path / "from"))
+    assert type(policy.model).__name__ == WITH_IMAGES[model_type][0]
+    await check_episodes(policy)
+    save(tmp_path / "to", policy.model, policy.tokenizer)
+    kept = dict(load(tmp_path / "to")[0].named_parameters())
+    assert all(torch.equal(kept[name], weight) for name, weight in policy.model.named_parameters())
+
+
+def test_a_type_without_a_causal_model_is_named(tmp_path: Path) -> None:
+    _, tokenizer = model_and_tokenizer(OTHER["bloom"])
+    config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="'t5', of which transformers has no causal"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("why", REFUSED)

@@ -17,9 +17,13 @@ from agentrl.training.settings import EnvConfig, RunConfig, SamplingConfig
 from agentrl.training.stages.playing import Playing
 from agentrl.training.stages.reinforce import Reinforce
 from agentrl.training.train import train
-from tests.policy.other_models import LATENT, OTHER, save_folder
+from tests.policy.other_models import LATENT, OTHER, folder_with_images, save_folder
 
 KINDS = {"qwen3_5": OTHER["qwen3_5"], "llama4": OTHER["llama4"], "latent": LATENT}
+
+
+def folder_of(kind: str, folder: Path) -> Path:
+    return save_folder(KINDS[kind], folder) if kind in KINDS else folder_with_images(kind, folder)
 
 
 @register("tests/Chance-v0", max_turns=3)
@@ -41,11 +45,11 @@ class Chance(ToolEnv):
         return random.random()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "mistral3"])
 def test_what_is_trained_on_has_the_probability_with_which_it_was_sampled(kind: str, tmp_path: Path) -> None:
     config = TrainConfig(
         env=EnvConfig("tests/Chance-v0"),
-        model=ModelConfig(path=str(save_folder(KINDS[kind], tmp_path / "model")), max_context=600, slots=6),
+        model=ModelConfig(path=str(folder_of(kind, tmp_path / "model")), max_context=600, slots=6),
         sampling=SamplingConfig(max_tokens=12),
         stages={"rl": Reinforce(steps=2, playing=Playing(2, 4), learner=LearnerSettings(lr=1e-3))},
         run=RunConfig(evaluate_every=0, tensorboard=False),
