@@ -67,7 +67,7 @@ OWN: dict[str, dict[str, Any]] = {
     "bamba": {"num_hidden_layers": 3, "attn_layer_indices": [1]},
     "falcon_h1": {"mamba_d_ssm": 128},
     "gemma3n_text": {**_WINDOWS, "intermediate_size": 128, "activation_sparsity_pattern": None},
-    "gemma4_text": _WINDOWS,
+    "gemma4_text": {**_WINDOWS, "head_dim": 16},
     "granitemoehybrid": {"num_hidden_layers": 3, "layer_types": [_LINEAR, _FULL, _LINEAR]},
     "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     **dict.fromkeys(("lfm2", "lfm2_moe"), _CONVOLVED),
@@ -103,14 +103,16 @@ class Chance(ToolEnv):
 def build(family: str, folder: Path) -> str:
     """Save a small model of a family. Returns: its class. Raises: whatever the family raises at these sizes."""
     tokenizer = build_tokenizer([Chance.__doc__ or ""], vocab_size=400)
-    usual = AutoConfig.for_model(family)
-    known = {name: value for name, value in SIZES.items() if hasattr(usual, name)}
-    known |= {name: 2 for name in LAYERS if hasattr(usual, name)} | {"vocab_size": len(tokenizer)}
-    if hasattr(usual, "vocab_size_per_layer_input"):
+    usual = AutoConfig.for_model(family).to_dict()
+    known = {name: value for name, value in SIZES.items() if name in usual}
+    known |= {name: 2 for name in LAYERS if name in usual} | {"vocab_size": len(tokenizer)}
+    if "vocab_size_per_layer_input" in usual:
         known["vocab_size_per_layer_input"] = len(tokenizer)
-    if hasattr(usual, "head_dim") and not hasattr(usual, "qk_rope_head_dim"):
+    if "head_dim" in usual and "qk_rope_head_dim" not in usual:
         known["head_dim"] = 16
-    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    if "rotary_dim" in usual:
+        known["rotary_dim"] = 8
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": 1}
     config = AutoConfig.for_model(family, **{**known, **ends, **OWN.get(family, {})})
     from_config: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from agentrl.errors import ModelError
 
 CONFIG = "adapter_config.json"
@@ -56,20 +58,42 @@ def add(model: Any, *, rank: int, alpha: float, dropout: float = 0.0, targets: S
     Args:
         model: a `transformers` causal LM; its `name_or_path` is saved with the adapters.
         rank, alpha, dropout: of `peft.LoraConfig`.
-        targets: names of linear layers (their ends, such as `q_proj`); none means all but the head.
+        targets: names of linear layers (their ends, such as `q_proj`); none means all that read text, but the head.
     Raises: ModelError if the model has none of the targets, or `peft` is not installed.
     Source: Hu et al. 2021, arXiv:2106.09685.
     """
     peft = _peft()
-    chosen = list(targets) if targets else "all-linear"
+    chosen, excluded = (list(targets), None) if targets else ("all-linear", _not_adapted(model))
     config = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen, task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=chosen,
+        exclude_modules=excluded or None,
+        task_type="CAUSAL_LM",
     )
     try:
         model.add_adapter(config)
     except ValueError as error:
         raise ModelError(f"model.lora.targets = {list(targets)}: {error}") from error
     model.eval()
+
+
+def _not_adapted(model: Any) -> list[str]:
+    """The linear layers that get no adapters of their own accord: those that read images, those that give more than one
+    tensor (routers), and the last ones of state-space layers, whose weights are read by kernels past the layer."""
+    reads_text = {id(module) for module in model.get_decoder().modules()}
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [
+        name
+        for name, module in linear
+        if id(module) not in reads_text or type(module) is not nn.Linear or _is_read_past(model, name)
+    ]
+
+
+def _is_read_past(model: Any, name: str) -> bool:
+    layer = model.get_submodule(name.rpartition(".")[0])
+    return name.endswith(".out_proj") and hasattr(layer, "A_log")
 
 
 def load(model: Any, folder: Path) -> None:

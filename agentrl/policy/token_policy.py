@@ -203,6 +203,7 @@ def context_of(model: Any, wanted: int | None) -> int:
     """Most tokens of an episode. Raises: ModelError if the model cannot keep that many positions."""
     config = model.config.get_text_config()
     limit = int(getattr(config, "max_position_embeddings", 0) or _MAX_CONTEXT)
+    limit = limit if limit > 0 else _MAX_CONTEXT  # -1 says that there is none (XLNet)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         # Beyond this length such a model turns all positions by other angles, those in the cache too.

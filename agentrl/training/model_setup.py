@@ -16,7 +16,7 @@ import torch
 
 from agentrl.config import Count, Fraction, Positive, Whole
 from agentrl.errors import ConfigError
-from agentrl.learning.parallel.sharded import body_of
+from agentrl.learning.parallel.sharded import layers_of
 from agentrl.messages import Message
 from agentrl.policy import adapters, model_folder, precision
 from agentrl.seeds import Purpose, integer
@@ -147,7 +147,7 @@ def freeze(config: ModelConfig, model: Any) -> None:
         return
     chosen: set[int] = set()
     if config.train_layers:
-        layers = getattr(body_of(model), "layers", None)
+        layers = layers_of(model)
         if layers is None or config.train_layers > len(layers):
             found = "no list of layers" if layers is None else f"{len(layers)} layers"
             raise ConfigError(f"model.train_layers = {config.train_layers}: {type(model).__name__} has {found}")

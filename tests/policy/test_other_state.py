@@ -11,6 +11,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from agentrl.errors import ModelError
+from agentrl.policy import adapters
 from agentrl.policy.base import SamplingParams
 from agentrl.policy.local import LocalPolicy
 from agentrl.policy.model_folder import load, save
@@ -127,3 +128,24 @@ async def test_a_part_of_what_a_cache_holds_serves_nobody() -> None:
     await engine.sample("first", list(range(40)), greedy, 0)
     assert (await engine.sample("other", [*range(30), 99], greedy, 0)).cached == 0
     assert (await engine.sample("first", [*range(30), 99], greedy, 0)).cached == 0
+
+
+NOT_ADAPTED = {"mamba": ".out_proj", "llama4": ".router"}
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", *NOT_ADAPTED])
+async def test_adapters_are_put_where_a_model_of_that_kind_takes_them(name: str) -> None:
+    model, tokenizer = model_and_tokenizer(OTHER[name])
+    adapters.add(model, rank=2, alpha=4.0)
+    adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
+    assert adapted
+    assert not [found for found in adapted if NOT_ADAPTED.get(name, "vision") in found]
+    await check_episodes(LocalPolicy(model, tokenizer))
+
+
+def test_what_reads_images_gets_no_adapters(tmp_path: Path) -> None:
+    model, _ = load(folder_with_images("qwen3_vl", tmp_path))
+    adapters.add(model, rank=2, alpha=4.0)
+    adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
+    assert adapted
+    assert all("language_model" in name for name in adapted)

@@ -31,7 +31,8 @@ from agentrl.training.stages.supervise import Supervise
 from agentrl.training.train import open_run, resume, train
 from agentrl.trajectory import Task
 from tests.learning.fixtures import make_rows, one_thread  # noqa: F401 (fixtures)
-from tests.policy import families
+from tests.policy import families, other_models
+from tests.policy.other_models import OTHER
 
 
 @register("test/OddLength-v0", max_turns=1)
@@ -66,6 +67,26 @@ def test_the_last_layers_alone_train(folder: Path) -> None:
     names = training_names(model)
     assert names
     assert all(name.startswith(f"model.layers.{last}.") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "last"),
+    [
+        ("bloom", "transformer.h.1."),
+        ("rwkv", "rwkv.blocks.1."),
+        ("llama4", "model.layers.1."),
+        ("qwen3_vl", "model.language_model.layers.1."),
+    ],
+)
+def test_the_last_layers_of_other_families_train(kind: str, last: str, tmp_path: Path) -> None:
+    if kind in OTHER:
+        other_models.save_folder(OTHER[kind], tmp_path)
+    else:
+        other_models.folder_with_images(kind, tmp_path)
+    model, _ = model_setup.load(ModelConfig(path=str(tmp_path), train_layers=1), tmp_path)
+    names = training_names(model)
+    assert names
+    assert all(name.startswith(last) for name in names)
 
 
 def test_weights_by_name_train(folder: Path) -> None:

@@ -40,7 +40,7 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
         raise ValueError(
             "a model is spread over two processes at least: start them with torchrun, and give their ranks"
         )
-    layers = getattr(body_of(model), "layers", None)
+    layers = layers_of(model)
     if not isinstance(layers, nn.ModuleList):
         raise ValueError(
             f"{type(model).__name__} has no list of layers, so it cannot be spread over ranks: use shard=False"
@@ -80,6 +80,15 @@ def body_of(model: Any) -> Any:
     """
     body = getattr(model, "base_model", model)
     return body if body is not model else getattr(model, "model", model)
+
+
+def layers_of(model: Any) -> nn.ModuleList | None:
+    """The layers of a causal LM that read text, the first one first; None where they are not found."""
+    decoder = model.get_decoder()
+    body = body_of(model) if decoder is model else decoder
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [part for part in body.children() if isinstance(part, nn.ModuleList) and len(part) == count]
+    return lists[0] if len(lists) == 1 else getattr(body, "layers", None)
 
 
 def _last_hidden_state(self: Any, **inputs: Any) -> Tensor:
