@@ -33,6 +33,7 @@ FLOORS: dict[str, tuple[int, str, int]] = {
     "agentrl.sampling": (1, "vocabulary", 0),
     "agentrl.wire": (1, "vocabulary", 1),
     "agentrl.file_modules": (1, "vocabulary", 0),
+    "agentrl.interrupts": (1, "vocabulary", 0),
     "agentrl.registry": (1, "vocabulary", 1),
     "agentrl.trajectory": (1, "vocabulary", 1),
     "agentrl.schema_values": (1, "vocabulary", 1),

@@ -27,6 +27,7 @@ from agentrl.bench.records import utc_now, versions_of
 from agentrl.bench.result import BenchConfig, BenchResult, Outcome, choose_tasks, score_of
 from agentrl.env.base import Env
 from agentrl.errors import RolloutError, StoreError
+from agentrl.interrupts import is_from_outside
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
 from agentrl.policy.remote.apis import APIS
@@ -90,9 +91,9 @@ def run_bench(
             bench.recall()  # a store that cannot be read leaves the summary of earlier calls as it is
             try:
                 runner.run(bench.play())
-            except KeyboardInterrupt:
-                return bench.finish("interrupted")
             except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and is_from_outside(error):
+                    return bench.finish("interrupted")
                 bench.fail(error)
                 raise
             return bench.finish("finished")

@@ -17,6 +17,7 @@ from typing import Any
 
 from agentrl.env.watchdog import Hung
 from agentrl.errors import EnvFault, JudgeFault, PolicyFault, ThreadsLeft, Who
+from agentrl.interrupts import is_from_outside
 from agentrl.safe_json import safe_text
 
 _MOST_CHARS = 2000
@@ -102,11 +103,12 @@ def _first_fault(error: BaseException) -> EnvFault | None:
 def is_authors(error: BaseException) -> bool:
     """Whether an exception is to become a fault: all but those that stop the program, this run or this task.
 
-    An author's code may await something that had been cancelled; that is a fault, and no cancellation of this task.
+    An author's code may await something that had been cancelled; that is a fault, and no cancellation of this task. It
+    may raise `KeyboardInterrupt` as well, though no signal came.
     """
     if isinstance(error, asyncio.CancelledError):
         return not _asked_to_stop()
-    return not isinstance(error, (KeyboardInterrupt, GeneratorExit, ThreadsLeft))
+    return not isinstance(error, ThreadsLeft) and not is_from_outside(error)
 
 
 def _asked_to_stop() -> bool:

@@ -118,7 +118,6 @@ def test_any_text_of_an_exception_can_be_stored():
 
 
 async def test_what_stops_the_program_or_the_task_is_no_fault():
-    assert not is_authors(KeyboardInterrupt())
     assert not is_authors(GeneratorExit())
     assert is_authors(SystemExit())
     assert is_authors(KeyError())
