@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from agentrl.env.base import Env
-from agentrl.env.blame import host_gives_it, is_authors
+from agentrl.env.blame import addresses_of, host_gives_it, is_authors
 from agentrl.errors import EnvFault, JudgeFault, PolicyFault
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
@@ -278,7 +279,7 @@ class Repeated:
             if self._known.knows(tools):
                 works = await self._environment_works(trajectory, tools)
             elif fault.at in ("network", "server"):  # a machine that is short of something may give others less
-                works = await self._takes_others(trajectory, tools)
+                works = _is_steered(trajectory, fault, tools) or await self._takes_others(trajectory, tools)
         return bool(works)
 
     async def _environment_works(self, trajectory: Trajectory, tools: Set[str]) -> bool | None:
@@ -328,6 +329,28 @@ class Repeated:
         finally:
             await self._policy.release(key)
         return action.finish_reason != "abort"
+
+
+def _is_steered(trajectory: Trajectory, fault: EnvFault | PolicyFault, tools: Set[str]) -> bool:
+    """Whether the model named the machine that could not be reached, or its port, in a call of the last turn."""
+    calls = trajectory.turns[-1].action.tool_calls if trajectory.turns else ()
+    given = [value for call in calls if call.name in tools for value in _values(call.arguments)]
+    texts = [value.lower() for value in given if isinstance(value, str)]
+    return any(
+        address in given if isinstance(address, int) else any(address in text for text in texts)
+        for address in addresses_of(fault)
+    )
+
+
+def _values(arguments: Any) -> Iterator[Any]:
+    """The texts and numbers in arguments."""
+    waiting = [arguments]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (dict, list)):
+            waiting += value.values() if isinstance(value, dict) else value
+        else:
+            yield value
 
 
 def _brought_about(fault: EnvFault | PolicyFault) -> bool:
