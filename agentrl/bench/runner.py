@@ -202,9 +202,12 @@ def _with_ref(make_env: EnvMaker, ref: EnvRef) -> EnvMaker:
 
 
 def server_of(policy: str, setup: PolicySetup) -> str | None:
-    """The address that a policy behind a server talks to; None for the others."""
+    """The address that a policy behind a server talks to; None for the others. Raises: ConfigError without a key."""
     api = APIS.get(parse_spec(policy).kind)
-    return None if api is None else api.address(setup.base_url)
+    if api is None:
+        return None
+    api.check_key(address := api.address(setup.base_url), setup.api_key_env)
+    return address
 
 
 class _Bench:
