@@ -159,7 +159,23 @@ def host_gives_it(error: BaseException) -> bool:
     return False
 
 
-def addresses_of(error: BaseException) -> set[str | int]:
+def is_addressed(error: BaseException, arguments: Any) -> bool:
+    """Whether the machine that a failed connection was for, or its port, stands in arguments of any depth."""
+    given, waiting = [], [arguments]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (dict, list)):
+            waiting += value.values() if isinstance(value, dict) else value
+        else:
+            given.append(value.lower() if isinstance(value, str) else value)
+    texts = [value for value in given if isinstance(value, str)]
+    return any(
+        address in given if isinstance(address, int) else any(address in text for text in texts)
+        for address in _addresses_of(error)
+    )
+
+
+def _addresses_of(error: BaseException) -> set[str | int]:
     """The machines that a failed connection was for, and their ports, as far as it tells: names in small letters.
 
     They stand in the variables of whatever opened the connection, and in the exceptions of some clients.
