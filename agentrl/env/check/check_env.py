@@ -200,7 +200,7 @@ def _run(check: Check, subject: Subject) -> list[Finding]:
 
 
 def _hung(text: str) -> Finding:
-    fix = "give every wait a timeout; check_env(timeout_s=...) if the environment is meant to be slow"
+    fix = "give every wait a timeout; if the environment is meant to be slow: agentrl check --timeout SECONDS"
     return Finding("hangs", "error", text, fix)
 
 

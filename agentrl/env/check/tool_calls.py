@@ -146,7 +146,7 @@ def _raised(name: str, arguments: Mapping[str, Any], fault: Exception) -> Findin
 
 
 def _hang(name: str, arguments: Mapping[str, Any], text: str) -> Finding:
-    fix = "give every wait in it a timeout and every loop a bound; check_env(timeout_s=...) if it is meant to be slow"
+    fix = "give every wait in it a timeout and every loop a bound; if it is meant to be slow: agentrl check --timeout"
     return Finding("tool-hangs", "error", f"{text}, with arguments {_short(arguments)}", fix)
 
 
