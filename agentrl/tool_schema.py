@@ -26,8 +26,8 @@ from pydantic.errors import PydanticUserError
 from pydantic.json_schema import PydanticJsonSchemaWarning
 
 from agentrl.errors import ToolError, ToolSchemaError, did_you_mean
-from agentrl.plain_schema import plain_schema
 from agentrl.safe_json import problem_of, shown
+from agentrl.schemas.plain import plain_schema
 from agentrl.tool_hints import doc_of, function_of, json_only, name_of, parameters_of
 
 F = TypeVar("F", bound=Callable[..., Any])

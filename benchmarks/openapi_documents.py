@@ -30,7 +30,7 @@ import httpx
 import numpy as np
 
 from agentrl.errors import ToolError
-from agentrl.schema_values import draw_arguments
+from agentrl.schemas.values import draw_arguments
 from agentrl.tools.openapi import api_tools
 from agentrl.tools.openapi.document import load_document, operations
 

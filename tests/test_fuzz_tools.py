@@ -34,7 +34,7 @@ from agentrl.rollout.json_lines import decode_line, encode_exact_line, encode_li
 from agentrl.rollout.records import needs_exact_numbers, trajectory_from_json, trajectory_record
 from agentrl.rollout.runner import rollout
 from agentrl.safe_json import for_terminal
-from agentrl.schema_values import draw_arguments
+from agentrl.schemas.values import draw_arguments
 from agentrl.tool_schema import Tool, tool
 from agentrl.wire.redaction import Redactor
 

@@ -258,6 +258,8 @@ AUTHOR, NETWORK, SERVER, SANDBOX, HOST = (
 CODE = {
     "a tool raises on some arguments": fickle(FAILED, odd_tool=raising(lambda: KeyError("odd"))),
     "a tool calls sys.exit": fickle(FAILED, odd_tool=raising(lambda: SystemExit(0))),
+    "a tool raises KeyboardInterrupt": fickle(FAILED, odd_tool=raising(KeyboardInterrupt)),
+    "a tool raises GeneratorExit": fickle(FAILED, odd_tool=raising(GeneratorExit)),
     "a tool does not return": fickle(FAILED, odd_tool=forever),
     "a plain tool does not return": hangs("use_in_place", endless),
     "a plain tool runs a regular expression without end": hangs(
@@ -269,6 +271,8 @@ CODE = {
     "a tool awaits something cancelled": fickle(FAILED, odd_tool=raising(asyncio.CancelledError)),
     "score raises on some answers": fickle(FAILED, ["odd"], odd_score=raising(lambda: ValueError("odd"))),
     "score calls sys.exit": fickle(FAILED, ["odd"], odd_score=raising(lambda: SystemExit(0))),
+    "score raises KeyboardInterrupt": fickle(FAILED, ["odd"], odd_score=raising(KeyboardInterrupt)),
+    "score raises GeneratorExit": fickle(FAILED, ["odd"], odd_score=raising(GeneratorExit)),
     "score does not return": fickle(FAILED, ["odd"], odd_score=forever),
     "score is NaN": fickle(FAILED, ["odd"], odd_score=lambda: math.nan),
     "score is no number": fickle(FAILED, ["odd"], odd_score=lambda: "much"),
@@ -276,6 +280,8 @@ CODE = {
     "start raises": fickle(AUTHOR, odd_start=raising(lambda: KeyError("odd"))),
     "start does not return": fickle(AUTHOR, odd_start=forever),
     "start calls sys.exit": fickle(AUTHOR, odd_start=raising(lambda: SystemExit(0))),
+    "start raises KeyboardInterrupt": fickle(AUTHOR, odd_start=raising(KeyboardInterrupt)),
+    "start raises GeneratorExit": fickle(AUTHOR, odd_start=raising(GeneratorExit)),
     "a tool returns numpy's numbers": fickle(COUNTS, odd_tool=lambda: [np.float32(1), np.int64(2), np.bool_(True)]),
     "a tool returns bytes": fickle(COUNTS, odd_tool=lambda: b"\xff"),
     "a tool returns NaN": fickle(COUNTS, odd_tool=lambda: {"a": math.nan}),

@@ -131,7 +131,9 @@ class Raw(Env):
         if said == "key":
             self.key = self.odd
             return (Message("user", "On."),), 0.0, False, False, {}
-        return self.odd if said == "odd" else ((), 0.0, True, False, {})
+        if said == "odd":
+            return self.odd() if callable(self.odd) else self.odd
+        return (), 0.0, True, False, {}
 
     def state_key(self) -> Any:
         return self.key() if callable(self.key) else self.key
@@ -207,6 +209,12 @@ CAUSES = {
     "a state's name does not return": raw(FAILED, endless, ["key", "bye"]),
     "a task of a tool calls sys.exit": in_a_tool(FAILED, "gather", raising(lambda: SystemExit(2))),
     "a task of a tool does not return": in_a_tool(FAILED, "gather", lambda env: endless()),
+    "a task of a tool raises KeyboardInterrupt": in_a_tool(FAILED, "gather", raising(KeyboardInterrupt)),
+    "a task of a tool raises GeneratorExit": in_a_tool(FAILED, "gather", raising(GeneratorExit)),
+    "a thread of a tool raises KeyboardInterrupt": in_a_tool(FAILED, "thread", raising(KeyboardInterrupt)),
+    "a thread of a tool raises GeneratorExit": in_a_tool(FAILED, "thread", raising(GeneratorExit)),
+    "a step raises KeyboardInterrupt": raw(FAILED, raising(KeyboardInterrupt)),
+    "a state's name raises GeneratorExit": raw(FAILED, raising(GeneratorExit), ["key", "bye"]),
     "tasks of a group call sys.exit": in_a_tool(FAILED, "group", raising(lambda: SystemExit(2))),
     "tasks of a group do not return": in_a_tool(FAILED, "group", lambda env: endless()),
     "tasks of a group lose their connections": in_a_tool(READ, "group", raising(lambda: ConnectionResetError("odd"))),

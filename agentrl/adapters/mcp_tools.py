@@ -97,19 +97,31 @@ class McpConnection:
         """The text of a result. Raises: ToolError for what the model did wrong, EnvFault for the server's failures."""
         client = self._client
         if client is None:
-            raise EnvFault("the MCP server of this episode has ended")
+            raise EnvFault("the MCP server of this episode has ended", answers=await self._answers())
         try:
             result = await client.call_tool(name, dict(arguments))
         except MCPError as error:
             if error.error.code in _INVALID:
                 raise ToolError(str(error)) from error
-            raise EnvFault(f"the MCP server failed at {name!r}: {error}") from error
+            said = f"the MCP server failed at {name!r}: {error}"
+            raise EnvFault(said, answers=await self._answers()) from error
         except Exception as error:
-            raise EnvFault(f"the MCP server failed at {name!r}: {type(error).__name__}: {error}") from error
+            said = f"the MCP server failed at {name!r}: {type(error).__name__}: {error}"
+            raise EnvFault(said, answers=await self._answers()) from error
         text = "\n".join(_text_of(part) for part in result.content)
         if result.is_error:
             raise ToolError(text or "the tool failed and said nothing")
         return text or "ok"
+
+    async def _answers(self) -> bool:
+        """Whether the server serves a new connection, after a call that it failed at."""
+        control = McpConnection(self._server)
+        try:
+            await control.open()
+        except EnvFault:
+            return False
+        await control.close()
+        return True
 
     async def close(self) -> None:
         """Leave; the process of a command ends."""

@@ -27,6 +27,7 @@ from agentrl.bench.records import utc_now, versions_of
 from agentrl.bench.result import BenchConfig, BenchResult, Outcome, choose_tasks, score_of
 from agentrl.env.base import Env
 from agentrl.errors import RolloutError, StoreError
+from agentrl.interrupts import is_from_outside
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.by_name import PolicySetup, parse_spec, resolve
 from agentrl.policy.remote.apis import APIS
@@ -90,9 +91,9 @@ def run_bench(
             bench.recall()  # a store that cannot be read leaves the summary of earlier calls as it is
             try:
                 runner.run(bench.play())
-            except KeyboardInterrupt:
-                return bench.finish("interrupted")
             except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and is_from_outside(error):
+                    return bench.finish("interrupted")
                 bench.fail(error)
                 raise
             return bench.finish("finished")
@@ -201,9 +202,12 @@ def _with_ref(make_env: EnvMaker, ref: EnvRef) -> EnvMaker:
 
 
 def server_of(policy: str, setup: PolicySetup) -> str | None:
-    """The address that a policy behind a server talks to; None for the others."""
+    """The address that a policy behind a server talks to; None for the others. Raises: ConfigError without a key."""
     api = APIS.get(parse_spec(policy).kind)
-    return None if api is None else api.address(setup.base_url)
+    if api is None:
+        return None
+    api.check_key(address := api.address(setup.base_url), setup.api_key_env)
+    return address
 
 
 class _Bench:

@@ -23,6 +23,7 @@ from click.exceptions import NoSuchCommand
 from agentrl.env.watchdog import end_in_spite_of_threads, end_when_hung
 from agentrl.errors import AgentRLError
 from agentrl.file_modules import IMPORTER, INSTALLED
+from agentrl.interrupts import is_from_outside
 from agentrl.safe_json import for_terminal
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -102,8 +103,11 @@ class Commands(click.Group):
         end_when_hung(lambda message: _say(ctx, "Hung", message))
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail(ctx, "Interrupted", "stopped by Ctrl-C", EXIT_INTERRUPTED)
+        except KeyboardInterrupt as error:
+            place = None if is_from_outside(error) else author_place(error)
+            if place is None:
+                fail(ctx, "Interrupted", "stopped by Ctrl-C", EXIT_INTERRUPTED)
+            fail(ctx, "KeyboardInterrupt", f"it was raised with no Ctrl-C ({place})")
         except click.ClickException as error:
             _say_json(ctx, "Usage", error.format_message())
             raise

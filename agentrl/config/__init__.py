@@ -259,6 +259,8 @@ def _prepare_section(section: Any, value: Mapping[str, Any], keys: Keys, source:
             origin, name = source.of((*keys, key)), _dotted((*keys, key))
             place = _below(section, key, keys)
             hint = f" It is {place}." if place else did_you_mean(key, hints)
+            if "kwargs" in hints and "Did you mean" not in hint:
+                hint += f" An argument of what it names stands in [{_dotted((*keys, 'kwargs'))}]."
             raise ConfigError(f"{origin}: unknown key {name!r} in {where}.{hint}")
     defaults = {field.name: _default(field) for field in fields(section)}
     return {

@@ -11,12 +11,15 @@ import errno
 import os
 import ssl
 import threading
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from tempfile import gettempdir
 from typing import Any
 
 from agentrl.env.watchdog import Hung
 from agentrl.errors import EnvFault, JudgeFault, PolicyFault, ThreadsLeft, Who
+from agentrl.interrupts import is_from_outside
 from agentrl.safe_json import safe_text
 
 _MOST_CHARS = 2000
@@ -51,8 +54,12 @@ _STATUS_NAMES = frozenset(
     )
 )
 _SERVER_FAILED = (408, 429)
+# Packages whose frames name the machine that they connect to, and by which names.
+_CONNECTING = frozenset(("socket", "asyncio", "http", "urllib3", "httpcore", "anyio", "smtplib", "ftplib", "telnetlib"))
+_ADDRESSES = ("host", "address", "addr", "remote_host")
 _NO_THREAD = "can't start new thread"
 # What a machine that is well has left.
+_NO_DISKS = frozenset(("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "squashfs", "iso9660"))
 _SPARE_BYTES = 256 << 20
 _SPARE_FILES = 32
 
@@ -102,11 +109,12 @@ def _first_fault(error: BaseException) -> EnvFault | None:
 def is_authors(error: BaseException) -> bool:
     """Whether an exception is to become a fault: all but those that stop the program, this run or this task.
 
-    An author's code may await something that had been cancelled; that is a fault, and no cancellation of this task.
+    An author's code may await something that had been cancelled; that is a fault, and no cancellation of this task. It
+    may raise `KeyboardInterrupt` as well, though no signal came.
     """
     if isinstance(error, asyncio.CancelledError):
         return not _asked_to_stop()
-    return not isinstance(error, (KeyboardInterrupt, GeneratorExit, ThreadsLeft))
+    return not isinstance(error, ThreadsLeft) and not is_from_outside(error)
 
 
 def _asked_to_stop() -> bool:
@@ -135,7 +143,8 @@ def culprit(error: BaseException) -> Who:
 def host_gives_it(error: BaseException) -> bool:
     """Whether this machine now gives what some code did not get from it: memory, descriptors or a thread.
 
-    Then that code asked for more than a machine has. A full disk is not looked at: nothing says which one it was.
+    Then that code asked for more than a machine has. Nothing says which disk was full, so that all must have room. Of
+    a quota nothing is known.
     """
     for cause in _causes(error):
         number = cause.errno if isinstance(cause, OSError) else None
@@ -143,9 +152,48 @@ def host_gives_it(error: BaseException) -> bool:
             return _gets(lambda: bytearray(_SPARE_BYTES))
         if number in (errno.EMFILE, errno.ENFILE):
             return _gets(_open_some)
+        if number == errno.ENOSPC:
+            return _disks_have_room()
         if _text_of(cause) == _NO_THREAD:
             return _gets(lambda: threading.Thread(target=int, daemon=True).start())
     return False
+
+
+def is_addressed(error: BaseException, arguments: Any) -> bool:
+    """Whether the machine that a failed connection was for, or its port, stands in arguments of any depth."""
+    given, waiting = [], [arguments]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (dict, list)):
+            waiting += value.values() if isinstance(value, dict) else value
+        else:
+            given.append(value.lower() if isinstance(value, str) else value)
+    texts = [value for value in given if isinstance(value, str)]
+    return any(
+        address in given if isinstance(address, int) else any(address in text for text in texts)
+        for address in _addresses_of(error)
+    )
+
+
+def _addresses_of(error: BaseException) -> set[str | int]:
+    """The machines that a failed connection was for, and their ports, as far as it tells: names in small letters.
+
+    They stand in the variables of whatever opened the connection, and in the exceptions of some clients.
+    """
+    found: set[Any] = set()
+    for cause in _causes(error):
+        request = getattr(cause, "_request", None) or getattr(cause, "request", None) if _is_httpx(cause) else None
+        found |= {getattr(getattr(request, "url", None), "host", None), getattr(cause, "host", None)}
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _CONNECTING:
+                for given in map(frame.f_locals.get, _ADDRESSES):
+                    found |= set(given[:2]) if isinstance(given, tuple) else {given}
+    names = {name.lower() for name in found if isinstance(name, str) and name}
+    return names | {port for port in found if type(port) is int}
+
+
+def _is_httpx(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2")
 
 
 def _gets(ask: Callable[[], object]) -> bool:
@@ -154,6 +202,29 @@ def _gets(ask: Callable[[], object]) -> bool:
     except (MemoryError, OSError, RuntimeError):
         return False
     return True
+
+
+def _disks_have_room() -> bool:
+    """Whether each disk that can be written to has room, as far as this process can see."""
+    folders = {os.getcwd(), gettempdir()}
+    with suppress(OSError), open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
+        for line in mounts:
+            _, folder, kind, options, *_ = line.split()
+            if kind not in _NO_DISKS and "ro" not in options.split(","):
+                folders.add(folder.replace("\\040", " "))
+    return all(map(_has_room, folders))
+
+
+def _has_room(folder: str) -> bool:
+    try:
+        disk = os.statvfs(folder)
+    except OSError:  # it cannot be seen, and so it cannot be written to
+        return True
+    if disk.f_blocks == 0 or not os.access(folder, os.W_OK):
+        return True
+    return disk.f_bavail * disk.f_frsize >= min(_SPARE_BYTES, disk.f_blocks * disk.f_frsize // 2) and (
+        disk.f_files == 0 or disk.f_favail > _SPARE_FILES
+    )
 
 
 def _open_some() -> None:

@@ -59,7 +59,11 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
                 f"{path} cannot be loaded without the code that it brings ({own_code}), and AgentRL runs no code out "
                 "of a model folder: use a model whose class transformers has, or convert it to one"
             ) from error
-        raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        hint = ""
+        if type(error).__name__ == "SafetensorError":
+            hint = "; a file of weights is cut off or damaged: download or copy it again"
+        raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {error}{hint}") from error
+    _check_vocabulary(path, model, tokenizer)
     _prove_weights(path, model, report["missing_keys"], report["unexpected_keys"])
     return model.to(device).eval(), tokenizer
 
@@ -184,6 +188,22 @@ def read_value_head(folder: Path) -> dict[str, list[float]]:
         return numbers
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / VALUE_HEAD} cannot be read: {error}; train the reward model again") from error
+
+
+def _check_vocabulary(path: Path, model: Any, tokenizer: Any) -> None:
+    """Raises: ModelError if the tokenizer makes ids that the model has no embedding for.
+
+    Added tokens that no text of a conversation has may lie beyond: Gemma's text models have one for images.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = [token for token, id in tokenizer.get_vocab().items() if id >= rows]
+    added, template = tokenizer.get_added_vocab(), str(getattr(tokenizer, "chat_template", None) or "")
+    used = [token for token in beyond if token not in added or token in template or token == tokenizer.eos_token]
+    if used:
+        raise ModelError(
+            f"{path}: the tokenizer has {len(used)} tokens beyond the {rows} that the model knows, such as "
+            f"{used[0]!r}: it belongs to another model; save the model's own into the folder"
+        )
 
 
 def check_files(path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
-from agentrl.schema_values import draw_arguments
+from agentrl.schemas.values import draw_arguments
 
 Answer = Action | str | Mapping[str, Any]
 Script = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], Answer]

@@ -8,6 +8,7 @@ way may show) and the ruling.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,20 +16,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from agentrl.env.base import Env
-from agentrl.env.blame import host_gives_it, is_authors
+from agentrl.env.blame import host_gives_it, is_addressed, is_authors
 from agentrl.errors import EnvFault, JudgeFault, PolicyFault
 from agentrl.messages import Action, Message, ToolCall
 from agentrl.policy.base import Policy, SamplingParams
 from agentrl.policy.scripted import OraclePolicy
 from agentrl.rollout.env_pool import EnvPool
 from agentrl.rollout.episode import run_episode
-from agentrl.schema_values import draw_arguments
+from agentrl.schemas.values import draw_arguments
 from agentrl.trajectory import CAPTURED, Ending, Task, Trajectory, Turn
 
+logger = logging.getLogger(__name__)
 _ERROR = "Error:"
 _WHOLE = ""
 _CONTROL_TIMEOUT_S = 120.0
 _DRAWN_CALLS = 4
+_LOOKS = 3
+# What an episode can take from all others, other than a server.
+_SPOILT = ("author", "host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,26 @@ class KnownToWork:
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
+        self._looks_left = _LOOKS
+
+    def may_be_spoilt(self) -> bool:
+        """Whether to look if what worked still does, where an episode cannot even begin; true a few times."""
+        if not self.knows(frozenset()) or self._looks_left <= 0:
+            return False
+        self._looks_left -= 1
+        return True
+
+    def tell_of_spoilt(self, fault: EnvFault | PolicyFault) -> None:
+        """Say once that what worked earlier in this run works no more, in a new instance either."""
+        if self._looks_left < 0:
+            return
+        self._looks_left = -1
+        logger.warning(
+            "what worked earlier in this run fails now, in a new instance too, so that episodes are discarded: %s. "
+            "Instances share whatever is outside of them (folders, quotas, module globals, services), and an episode "
+            "may have spoilt it for all others: give each instance its own",
+            fault,
+        )
 
     def note(self, trajectory: Trajectory) -> None:
         """Learn from an episode, of one that ended in a fault from what went before.
@@ -242,6 +267,7 @@ class Repeated:
         if not last and not (fault.is_late and self.count >= 2):  # code that hangs holds up every other episode
             return True
         if not acted:
+            await self._look_if_spoilt(trajectory, fault)
             return False
         if self.count < 2:
             return True
@@ -270,6 +296,8 @@ class Repeated:
             return bool(fault.answers)
         self._known.note(trajectory)  # what the tool did earlier in this episode
         works = await self._environment_works(trajectory, tools)
+        if works is False and fault.at in _SPOILT:
+            self._known.tell_of_spoilt(fault)
         if works is None and (fault.at == "author" or fault.answers or (fault.at == "host" and host_gives_it(fault))):
             return True
         if works is None:
@@ -278,8 +306,15 @@ class Repeated:
             if self._known.knows(tools):
                 works = await self._environment_works(trajectory, tools)
             elif fault.at in ("network", "server"):  # a machine that is short of something may give others less
-                works = await self._takes_others(trajectory, tools)
+                works = _is_steered(trajectory, fault, tools) or await self._takes_others(trajectory, tools)
         return bool(works)
+
+    async def _look_if_spoilt(self, trajectory: Trajectory, fault: EnvFault | PolicyFault) -> None:
+        """Look whether an episode that cannot begin is one of many: the author's code may fail on its task alone."""
+        if fault.at not in _SPOILT or isinstance(fault, (PolicyFault, JudgeFault)) or not self._known.may_be_spoilt():
+            return
+        if await self._environment_works(trajectory, frozenset()) is False:
+            self._known.tell_of_spoilt(fault)
 
     async def _environment_works(self, trajectory: Trajectory, tools: Set[str]) -> bool | None:
         try:
@@ -328,6 +363,12 @@ class Repeated:
         finally:
             await self._policy.release(key)
         return action.finish_reason != "abort"
+
+
+def _is_steered(trajectory: Trajectory, fault: EnvFault | PolicyFault, tools: Set[str]) -> bool:
+    """Whether the model named the machine that could not be reached, or its port, in a call of the last turn."""
+    calls = trajectory.turns[-1].action.tool_calls if trajectory.turns else ()
+    return is_addressed(fault, [call.arguments for call in calls if call.name in tools])
 
 
 def _brought_about(fault: EnvFault | PolicyFault) -> bool:

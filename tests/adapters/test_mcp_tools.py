@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("mcp_types")
-from agentrl.adapters.mcp_tools import McpEnv, McpServer
+from agentrl.adapters.mcp_tools import McpConnection, McpEnv, McpServer
 from agentrl.env.tasks import Tasks
 from agentrl.env.tool_env import call
 from agentrl.errors import EnvFault
 from agentrl.policy.scripted import ScriptedPolicy
 from agentrl.rollout.episode import run_episode
+from agentrl.rollout.requests import GroupRequest
+from agentrl.rollout.runner import Rollouts
 from agentrl.trajectory import Task
 
 SERVER = McpServer([sys.executable, str(Path(__file__).parent / "mcp_server.py")])
@@ -58,6 +60,27 @@ async def test_a_server_that_dies_is_no_doing_of_the_model() -> None:
     episode = await run_episode(env, ScriptedPolicy([call("die"), "3"]), env.tasks["train-0"], 1)
     await env.aclose()
     assert (episode.ending.kind, episode.ending.who) == ("fault", "server")
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_a_call_that_ends_its_server_again_is_the_models_if_the_server_comes_back(
+    comes_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not comes_back:
+
+        async def not_there(self: McpConnection) -> bool:
+            return False
+
+        monkeypatch.setattr(McpConnection, "_answers", not_there)
+    policy = ScriptedPolicy([call("die"), "3"])
+    async with Rollouts(Counter, policy, backoff_s=0, max_attempts=2, max_fault_fraction=1.0) as rollouts:
+        (group,) = await rollouts.run([GroupRequest(Counter.tasks["train-0"], 1)])
+    episode = group.trajectories[0]
+    if comes_back:
+        assert episode.turns[0].next_observation[0].content.startswith("Error: the MCP server failed at 'die'")
+        assert episode.reward == 1.0 or episode.ending.kind == "answer"
+    else:
+        assert (episode.ending.kind, episode.ending.who) == ("fault", "server")
 
 
 async def test_a_server_that_does_not_start_is_named() -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from agentrl.cli import main
 from agentrl.policy.model_folder import save
-from agentrl.policy.tiny import build_tiny
+from agentrl.policy.tiny import build_tiny, build_tokenizer
 from tests.policy.chat_server import ChatServer
 
 ENV = "agentrl/Calculator-v0"
@@ -39,6 +39,18 @@ CASES = {
         ("no server answers at", "start it, or correct the base URL"),
     ),
     "no key": Case(("bench", ENV, *SERVED, "{key}", "--tasks", "2", "--out", "new"), ("401", "OPENAI_API_KEY")),
+    "no key for a service, and no network": Case(
+        ("bench", ENV, "--policy", "openai:gpt-9", "--api-key-env", "NO_SUCH_KEY", "--tasks", "2", "--out", "new"),
+        ("https://api.openai.com/v1 needs a key: set the environment variable NO_SUCH_KEY",),
+    ),
+    "argument of an environment in the wrong table": Case(
+        ("train", "level.toml", "--out", "new"),
+        ("unknown key 'env.level' in [env]", "An argument of what it names stands in [env.kwargs]"),
+    ),
+    "model folder with the tokenizer of another model": Case(
+        ("bench", ENV, "--policy", "local:other-tokenizer", "--tasks", "1", "--out", "new"),
+        ("tokens beyond the", "it belongs to another model"),
+    ),
     "wrong key": Case(
         ("bench", ENV, *SERVED, "{key}", "--tasks", "2", "--out", "new"), ("401", "set it to a valid key")
     ),
@@ -52,7 +64,8 @@ CASES = {
         ("bench", ENV, "--policy", "local:no-weights", "--tasks", "1", "--out", "new"), ("no-weights", "weights")
     ),
     "model folder with half the weights": Case(
-        ("bench", ENV, "--policy", "local:half-weights", "--tasks", "1", "--out", "new"), ("half-weights",)
+        ("bench", ENV, "--policy", "local:half-weights", "--tasks", "1", "--out", "new"),
+        ("half-weights", "cut off or damaged: download or copy it again"),
     ),
     "model folder without tokenizer": Case(
         ("bench", ENV, "--policy", "local:no-tokenizer", "--tasks", "1", "--out", "new"), ("no-tokenizer", "tokenizer")
@@ -110,7 +123,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "broken" / "trajectories.jsonl").write_text("\n".join([lines[0], lines[1][:60], *lines[2:], ""]))
     (root / "half" / "summary.json").write_text((root / "one" / "summary.json").read_text()[:300])
     save(root / "model", *build_tiny(["1 + 2"], hidden_size=16, num_layers=1))
-    for name in ("no-weights", "half-weights", "no-tokenizer", "half-config"):
+    for name in ("no-weights", "half-weights", "no-tokenizer", "half-config", "other-tokenizer"):
         shutil.copytree(root / "model", root / name)
     (root / "no-weights" / "model.safetensors").unlink()
     weights = (root / "model" / "model.safetensors").read_bytes()
@@ -118,6 +131,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in (root / "no-tokenizer").glob("tokenizer*"):
         file.unlink()
     (root / "half-config" / "config.json").write_text((root / "model" / "config.json").read_text()[:80])
+    longer = build_tokenizer(["the cheapest offer that has enough stock in the whole warehouse"] * 9, vocab_size=900)
+    longer.save_pretrained(root / "other-tokenizer")
+    (root / "level.toml").write_text('[env]\nid = "agentrl/Calculator-v0"\nlevel = 2\n')
     (root / "suite.toml").write_text('[envs.sums]\nid = "agentrl/Calcluator-v0"\n')
     (root / "key.toml").write_text(f'tasks = 3\n[envs.sums]\nid = "{ENV}"\n')
     (root / "torn.toml").write_text('[envs.sums]\nid = "agentrl/Calc')

@@ -40,7 +40,6 @@ def group(error: BaseException | None) -> Commands:
         (EnvFault("the store went away"), 1, "EnvFault: the store went away\n"),
         (ValueError("n must be 1 or more, got 0"), 1, "Error: n must be 1 or more, got 0\n"),
         (OSError(28, "No space left on device"), 1, "Error: [Errno 28] No space left on device\n"),
-        (KeyboardInterrupt(), 130, "Interrupted: stopped by Ctrl-C\n"),
         (
             ModuleNotFoundError("No module", name="torch.nn"),
             1,
@@ -91,6 +90,21 @@ def test_a_mistake_in_an_authors_file_is_named_with_its_line(
     assert "mine.py" in result.stderr
     assert "Traceback" not in result.output
     assert not isinstance(CliRunner().invoke(main, [command, "./mine.py:Mine", "--debug"]).exception, SystemExit)
+
+
+@pytest.mark.parametrize("command", ["bench", "play", "check", "train"])
+def test_an_authors_file_that_raises_what_ctrl_c_does_is_named(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("import signal\nraise KeyboardInterrupt\n")
+    result = CliRunner().invoke(main, [command, "./mine.py:Mine"])
+    assert result.exit_code == 1
+    assert "KeyboardInterrupt: it was raised with no Ctrl-C (mine.py:2 in <module>)" in result.stderr
+    Path("mine.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    result = CliRunner().invoke(main, [command, "./mine.py:Mine"])
+    assert result.exit_code == 130
+    assert result.stderr.endswith("Interrupted: stopped by Ctrl-C\n")
 
 
 @pytest.mark.parametrize("command", ["bench", "play", "check", "train"])

@@ -217,25 +217,6 @@ async def test_sys_exit_is_a_fault_of_the_author(place):
     assert isinstance(caught.value.__cause__, SystemExit)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
-def test_ctrl_c_is_no_fault(error):
-    class Interrupted(Quiet):
-        def score(self, answer):
-            raise error
-
-        @tool
-        def look(self) -> None:
-            """Look."""
-            raise error
-
-    env = Interrupted()
-    env.reset(seed=0)
-    with pytest.raises(error):
-        env.step(call("look"))
-    with pytest.raises(error):
-        env.step("x")
-
-
 async def test_nothing_that_a_thread_raises_stops_the_loop():
     def interrupt() -> None:
         raise KeyboardInterrupt

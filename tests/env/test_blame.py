@@ -118,7 +118,6 @@ def test_any_text_of_an_exception_can_be_stored():
 
 
 async def test_what_stops_the_program_or_the_task_is_no_fault():
-    assert not is_authors(KeyboardInterrupt())
     assert not is_authors(GeneratorExit())
     assert is_authors(SystemExit())
     assert is_authors(KeyError())
@@ -159,7 +158,12 @@ def test_a_machine_without_descriptors_is_not_well() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_thread_can_be_started_and_a_full_disk_is_not_looked_at() -> None:
+def test_a_thread_can_be_started_and_a_disk_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host_gives_it(RuntimeError("can't start new thread"))
+    assert not host_gives_it(OSError(errno.EDQUOT, "of whom?"))
+    monkeypatch.setattr("agentrl.env.blame._SPARE_BYTES", 1)
+    monkeypatch.setattr("agentrl.env.blame._SPARE_FILES", 1)
+    assert host_gives_it(OSError(errno.ENOSPC, "full"))
+    monkeypatch.setattr("agentrl.env.blame._SPARE_FILES", 2**62)
     assert not host_gives_it(OSError(errno.ENOSPC, "full"))
     assert not host_gives_it(ValueError("no"))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import socket
+import urllib.request
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
+import httpx
 import pytest
 
 from agentrl.env.base import Limits
@@ -104,10 +108,69 @@ async def test_a_tool_that_takes_nothing_discards(name: str) -> None:
     assert (episode.ending.kind, episode.ending.who) == ("fault", "network")
 
 
-async def test_a_full_disk_discards() -> None:
-    """Other arguments may need less of it."""
-    episode = await played(desk(fault=lambda: OSError(errno.ENOSPC, "no space")), ODD["fetch"], "bye")
-    assert (episode.ending.kind, episode.ending.who) == ("fault", "host")
+@pytest.mark.parametrize(("number", "has_room"), [(errno.ENOSPC, True), (errno.ENOSPC, False), (errno.EDQUOT, True)])
+async def test_a_disk_that_has_room_now_was_asked_for_too_much(
+    number: int, has_room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other arguments may need less of a full one, so that they prove nothing."""
+    monkeypatch.setattr("agentrl.env.blame._has_room", lambda folder: has_room)
+    episode = await played(desk(fault=lambda: OSError(number, "no space")), ODD["fetch"], "bye")
+    if number == errno.ENOSPC and has_room:
+        assert episode.ending.kind == "answer"
+        assert episode.turns[0].next_observation[0].content.startswith("Error: ")
+    else:
+        assert (episode.ending.kind, episode.ending.who) == ("fault", "host")
+
+
+NOWHERE = "http://127.0.0.1:1/"
+
+
+def by_urllib(url: str) -> str:
+    return urllib.request.urlopen(url).read()
+
+
+def by_httpx(url: str) -> str:
+    return httpx.get(url).text
+
+
+async def by_asyncio(url: str) -> str:
+    await asyncio.open_connection(url.split("/")[2].split(":")[0], 1)
+    return ""
+
+
+@pytest.mark.parametrize("fetch", [by_urllib, by_httpx, by_asyncio])
+async def test_an_address_that_the_model_named_and_nobody_has_reached_is_its_own(fetch: Callable[..., Any]) -> None:
+    def visit(url: str) -> Any:
+        """Visit."""
+        return fetch(url)
+
+    async def visit_slowly(url: str) -> Any:
+        """Visit."""
+        return await fetch(url)
+
+    made = Tool.of(visit_slowly if fetch is by_asyncio else visit)
+    episode = await played(desk(extra_tools=(made,)), call(made.name, url=NOWHERE), "bye")
+    assert episode.ending.kind == "answer", episode.ending
+    assert episode.turns[0].next_observation[0].content.startswith("Error: ")
+    assert not episode.labels.asked_anew
+
+
+async def test_a_port_that_the_model_named_is_its_own_and_what_the_author_named_is_not() -> None:
+    def knock(port: int) -> str:
+        """Knock."""
+        socket.create_connection(("127.0.0.1", port))
+        return ""
+
+    def look(item: str) -> str:
+        """Look."""
+        socket.create_connection(("127.0.0.1", 1))
+        return item
+
+    tools = (Tool.of(knock), Tool.of(look))
+    episode = await played(desk(extra_tools=tools), call("knock", port=1), "bye")
+    assert episode.ending.kind == "answer"
+    episode = await played(desk(extra_tools=tools), call("look", item="a"), "bye")
+    assert (episode.ending.kind, episode.ending.who) == ("fault", "network")
 
 
 async def test_what_worked_earlier_in_the_same_episode_is_a_control() -> None:

@@ -74,6 +74,7 @@ async def test_a_server_that_comes_up_meanwhile_is_waited_for(monkeypatch: pytes
 
 def test_which_policies_have_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     assert server_of("oracle", PolicySetup()) is None
     assert server_of("openai:m", PolicySetup(base_url="http://x/v1")) == "http://x/v1"
     assert server_of("openai:m", PolicySetup()) == "https://api.openai.com/v1"

@@ -15,7 +15,7 @@ import numpy as np
 from agentrl.bench.judges.bias import JUDGE_TALK
 from agentrl.env.check.prompt import copies
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.schema_values import draw_arguments
+from agentrl.schemas.values import draw_arguments
 
 Schema = dict[str, object]
 _RANDOM_TURNS = 4

@@ -14,9 +14,17 @@ from agentrl.config import arguments_of
 @click.command("check")
 @click.argument("env")
 @kwarg_option
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds that an episode, or a call of a tool, may take.",
+)
 @json_option
 @click.pass_context
-def command(ctx: click.Context, env: str, kwargs: tuple[str, ...], as_json: bool) -> None:
+def command(ctx: click.Context, env: str, kwargs: tuple[str, ...], timeout_s: float, as_json: bool) -> None:
     """Find what is wrong with ENV, an id, `module:Class` or `./file.py:Class`.
 
     Exit code 1 if something is.
@@ -27,7 +35,7 @@ def command(ctx: click.Context, env: str, kwargs: tuple[str, ...], as_json: bool
     end_when_hung(None)  # the check itself reports what hangs
     if not as_json:
         note(f"Checking {env}")
-    report = check_env(env, **arguments_of(kwargs, "--kwarg"))
+    report = check_env(env, timeout_s=timeout_s, **arguments_of(kwargs, "--kwarg"))
     if as_json:
         print_json(json.loads(report.to_json()))
     else:

@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 from agentrl.env.base import Env, made_with
-from agentrl.env.blame import fault_of
+from agentrl.env.blame import fault_of, is_authors
 from agentrl.env.check.contract import check_gymnasium, check_render, check_spaces, check_tasks
 from agentrl.env.check.determinism import check_determinism, check_fork
 from agentrl.env.check.hidden_inputs import check_inputs
@@ -73,7 +73,9 @@ def check_env(
     create = _hurried(make_one, timeout_s)
     try:
         starts = _starts(create(), tasks)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_authors(error):
+            raise
         return _cannot_make(name, error)
     subject = Subject(name, env_class, create, starts, timeout_s, reference if processes else None, kwargs)
     problem = _first_reset(subject)
@@ -109,7 +111,11 @@ def _hurried(make_one: Callable[..., Env], timeout_s: float) -> Callable[..., En
     def create(**more: Any) -> Env:
         try:
             env = make_one(**more)
-        except SystemExit as error:  # it must not end the check
+        except Exception:
+            raise
+        except BaseException as error:  # sys.exit must not end the check
+            if not is_authors(error):
+                raise
             raise fault_of("creating it", error) from error
         if isinstance(env, ToolEnv):
             env.hook_timeout_s = min(env.hook_timeout_s, _DEADLINE * timeout_s)  # type: ignore[misc]
@@ -194,7 +200,7 @@ def _run(check: Check, subject: Subject) -> list[Finding]:
 
 
 def _hung(text: str) -> Finding:
-    fix = "give every wait a timeout; check_env(timeout_s=...) if the environment is meant to be slow"
+    fix = "give every wait a timeout; if the environment is meant to be slow: agentrl check --timeout SECONDS"
     return Finding("hangs", "error", text, fix)
 
 

@@ -38,7 +38,8 @@ from agentrl.messages import Action
 Marks = Mapping[str, Sequence[Sequence[str]]]
 SEED_FIX = (
     "draw every random number from `self.np_random`, and sort a set before you use its order; where a library draws "
-    "from the global generators, set `own_random = True`"
+    "from the global generators, set `own_random = True`; files and `os.environ` outlive an episode: make new "
+    "ones in `start`"
 )
 _SHARE_FIX = "create it in `start` or `__init__`, on `self`, never on the class or the module"
 

@@ -22,7 +22,7 @@ from agentrl.env.blame import culprit, fault_of, is_authors
 from agentrl.env.watchdog import Hung, leave, place_in
 from agentrl.errors import EnvFault
 from agentrl.messages import Action, Message, ToolCall
-from agentrl.schema_values import draw_arguments
+from agentrl.schemas.values import draw_arguments
 from agentrl.trajectory import Task, succeeded
 
 T = TypeVar("T")

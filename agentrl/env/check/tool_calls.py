@@ -14,7 +14,7 @@ from agentrl.env.check.player import HangError, Start, Subject, is_authors_fault
 from agentrl.env.check.report import Finding
 from agentrl.env.tool_env import ToolEnv, call, tools_of
 from agentrl.messages import Action
-from agentrl.schema_values import draw_arguments
+from agentrl.schemas.values import draw_arguments
 
 _DRAWS = 64
 _DRAWS_AT_LEAST = 8
@@ -146,7 +146,7 @@ def _raised(name: str, arguments: Mapping[str, Any], fault: Exception) -> Findin
 
 
 def _hang(arguments: Mapping[str, Any], text: str) -> Finding:
-    fix = "give every wait in it a timeout and every loop a bound; check_env(timeout_s=...) if it is meant to be slow"
+    fix = "give every wait in it a timeout and every loop a bound; if it is meant to be slow: agentrl check --timeout"
     return Finding("tool-hangs", "error", f"{text}, with arguments {_short(arguments)}", fix)
 
 

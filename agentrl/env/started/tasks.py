@@ -12,7 +12,7 @@ from threading import get_ident
 from typing import Any
 
 from agentrl.env import watchdog
-from agentrl.env.blame import fault_of
+from agentrl.env.blame import fault_of, is_authors
 from agentrl.env.started.threads import use_threads
 from agentrl.env.watchdog import Running, running
 
@@ -73,7 +73,9 @@ class _Watched(Coroutine[Any, Any, Any]):
         before, running[thread] = running.get(thread), (*self._running_as,)
         try:
             return go(*given)
-        except SystemExit as error:  # asyncio would stop the loop
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:  # asyncio would stop the loop, or what waits
+            if not is_authors(error):
+                raise
             what = self._running_as[1]
             name = what if isinstance(what, str) else f"tool {what.name!r}"
             raise fault_of(f"a task of {name}", error) from error

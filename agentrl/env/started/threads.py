@@ -18,6 +18,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
+from agentrl.env.blame import fault_of
 from agentrl.env.watchdog import MOST_LEFT, Hung, leave, num_left, running
 from agentrl.errors import ThreadsLeft
 
@@ -129,6 +130,10 @@ class _Call(Future[Any]):
             try:
                 try:
                     result = self._function()
+                except GeneratorExit as error:  # would close whatever waits for it
+                    fault = fault_of(f"{_name(self._function) or 'code'} in a thread", error)
+                    fault.__cause__ = error
+                    self.set_exception(fault)
                 except BaseException as error:
                     self.set_exception(error)
                 else:

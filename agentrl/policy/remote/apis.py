@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agentrl.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Api:
@@ -28,6 +30,18 @@ class Api:
     def address(self, base_url: str | None = None) -> str:
         """The base URL: the given one, else that of the environment, else the maker's."""
         return base_url or os.environ.get(self.url_env) or self.url
+
+    def check_key(self, address: str, key_env: str | None = None) -> None:
+        """Raises: ConfigError if this is its maker's service, and there is no key for it.
+
+        Args: key_env: the environment variable that holds the key, if it is another one.
+        """
+        name = key_env or self.key_env
+        if address == self.url and not os.environ.get(name, "").strip():
+            raise ConfigError(
+                f"{self.url} needs a key: set the environment variable {name}, or give the base URL of a server of "
+                "yours (--base-url)"
+            )
 
     def endpoint(self, path: str) -> str:
         """The path of requests, from the path of a base URL; one that is complete stays as it is."""

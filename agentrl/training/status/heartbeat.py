@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agentrl.distributed.state import resident_bytes
+from agentrl.interrupts import is_from_outside
 from agentrl.training.progress import OnProgress, Progress
 from agentrl.training.status.beat import BEAT_S, Beat, Now, Part, PlannedStage, Process
 
@@ -66,11 +67,9 @@ class Heartbeat:
         thread.start()
         try:
             yield
-        except KeyboardInterrupt:
-            ended = "stopped by Ctrl-C"
-            raise
         except BaseException as error:
-            ended = f"{type(error).__name__}: {error}"[:_MOST_SHOWN]
+            is_stopped = isinstance(error, KeyboardInterrupt) and is_from_outside(error)
+            ended = "stopped by Ctrl-C" if is_stopped else f"{type(error).__name__}: {error}"[:_MOST_SHOWN]
             raise
         finally:
             self._ends.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,13 +57,19 @@ def test_it_writes_again_and_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*")), "no half-written file stays"
 
 
+def raises(error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    raise error
+
+
 @pytest.mark.parametrize(
     ("error", "ended"), [(ValueError("bad"), "ValueError: bad"), (KeyboardInterrupt(), "stopped by Ctrl-C")]
 )
 def test_an_error_of_the_run_is_written_down(tmp_path: Path, error: BaseException, ended: str) -> None:
     path = tmp_path / "status.json"
     with pytest.raises(type(error)), Heartbeat(path, STAGES, lambda progress: None).of(now):
-        raise error
+        raises(error)
     assert told_by(path).ended == ended
 
 

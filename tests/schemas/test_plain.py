@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentrl.plain_schema import plain_schema
+from agentrl.schemas.plain import plain_schema
 
 
 def test_titles_go_and_values_that_look_like_titles_stay():

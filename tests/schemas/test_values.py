@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from agentrl.schema_values import draw_arguments, draw_value
+from agentrl.schemas.values import draw_arguments, draw_value
 from agentrl.tool_schema import Tool
 
 
