@@ -180,20 +180,24 @@ def _addresses_of(error: BaseException) -> set[str | int]:
 
     They stand in the variables of whatever opened the connection, and in the exceptions of some clients.
     """
-    found: set[Any] = set()
+    given: list[Any] = []
     for cause in _causes(error):
-        request = getattr(cause, "_request", None) or getattr(cause, "request", None) if _is_httpx(cause) else None
-        found |= {getattr(getattr(request, "url", None), "host", None), getattr(cause, "host", None)}
+        url = _attribute(_attribute(cause, "request"), "url")
+        given += [_attribute(url, "host"), _attribute(cause, "host")]
         for frame, _ in traceback.walk_tb(cause.__traceback__):
             if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _CONNECTING:
-                for given in map(frame.f_locals.get, _ADDRESSES):
-                    found |= set(given[:2]) if isinstance(given, tuple) else {given}
-    names = {name.lower() for name in found if isinstance(name, str) and name}
-    return names | {port for port in found if type(port) is int}
+                for value in map(frame.f_locals.get, _ADDRESSES):
+                    given += value[:2] if isinstance(value, tuple) else [value]
+    names = {value.lower() for value in given if isinstance(value, str) and value}
+    return names | {value for value in given if type(value) is int}
 
 
-def _is_httpx(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2")
+def _attribute(of: Any, name: str) -> Any:
+    """An attribute of an exception, or of what it holds; None where there is none. Those of httpx may raise."""
+    try:
+        return getattr(of, name, None)
+    except Exception:
+        return None
 
 
 def _gets(ask: Callable[[], object]) -> bool:

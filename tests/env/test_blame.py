@@ -14,7 +14,7 @@ import urllib.error
 import httpx
 import pytest
 
-from agentrl.env.blame import culprit, fault_of, host_gives_it, is_authors
+from agentrl.env.blame import culprit, fault_of, host_gives_it, is_addressed, is_authors
 from agentrl.errors import EnvFault
 
 REQUEST = httpx.Request("GET", "https://api.example/x")
@@ -167,3 +167,26 @@ def test_a_thread_can_be_started_and_a_disk_is_looked_at(monkeypatch: pytest.Mon
     monkeypatch.setattr("agentrl.env.blame._SPARE_FILES", 2**62)
     assert not host_gives_it(OSError(errno.ENOSPC, "full"))
     assert not host_gives_it(ValueError("no"))
+
+
+class _Odd(ConnectionError):
+    """Whose attributes fail, as those of an author's exception may."""
+
+    @property
+    def request(self) -> object:
+        raise ValueError("odd")
+
+    @property
+    def host(self) -> list[str]:
+        return ["books.example"]
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("it names no request"), _Odd("odd")])
+def test_an_exception_whose_attributes_fail_names_no_address(error: Exception) -> None:
+    assert not is_addressed(error, {"url": "https://books.example"})
+
+
+def test_an_exception_of_httpx_names_the_address_that_it_was_for() -> None:
+    error = httpx.ConnectError("refused", request=httpx.Request("GET", "https://Books.example/1"))
+    assert is_addressed(error, {"deep": [{"url": "see https://books.example/1"}]})
+    assert not is_addressed(error, {"url": "https://other.example"})
