@@ -92,7 +92,8 @@ def test_a_subclass_draws_on_from_the_same_generators():
 
 def test_check_has_nothing_to_say_about_the_generators():
     report = check_env(Dice, processes=False, tasks=2)
-    assert [f for f in report.findings if f.code in ("global-rng", "nondeterministic")] == []
+    found = [f.problem for f in report.findings if f.code in ("global-rng", "nondeterministic")]
+    assert not found, found[0]
     loose = type("Loose", (Dice,), {"own_random": False, "areset": ToolEnv.areset, "astep": ToolEnv.astep})
     report = check_env(loose, processes=False, tasks=2)
     assert {"global-rng", "nondeterministic"} & {f.code for f in report.findings}
