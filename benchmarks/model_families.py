@@ -78,7 +78,7 @@ OWN: dict[str, dict[str, Any]] = {
     "recurrent_gemma": {"num_hidden_layers": 3, "attention_window_size": 32},
     "zamba2": {"num_hidden_layers": 4, "layers_block_type": [_LINEAR, "hybrid"] * 2, "num_mem_blocks": 1},
 }
-"""Sizes that a family needs beside or instead of the others."""
+"""Sizes that a family needs as well as the others, or instead of them."""
 
 
 @register("bench/Chance-v0", max_turns=4)

@@ -84,9 +84,11 @@ def _not_adapted(model: Any) -> list[str]:
     tensor (routers), and the last ones of state-space layers, whose weights are read by kernels past the layer."""
     reads_text = {id(module) for module in model.get_decoder().modules()}
     linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    head = model.get_output_embeddings()  # `peft` leaves it out by itself
     return [
         name
         for name, module in linear
+        if module is not head
         if id(module) not in reads_text or type(module) is not nn.Linear or _is_read_past(model, name)
     ]
 

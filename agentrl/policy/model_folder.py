@@ -69,7 +69,7 @@ def load(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.
 
 
 def _kinds(path: Path) -> list[Any]:
-    """The classes that load the model of a folder: for text alone, and with the images that it reads beside text.
+    """The classes that load the model of a folder: for text alone, and for text and images.
 
     Raises: ModelError if `transformers` has neither for its type.
     """

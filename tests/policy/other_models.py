@@ -78,7 +78,7 @@ WITH_IMAGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 def folder_with_images(model_type: str, folder: Path) -> Path:
-    """A model folder whose model reads images beside text."""
+    """A model folder whose model reads text and images."""
     tokenizer = tokenizer_of(FAMILIES["chatml"])
     name, text, vision = WITH_IMAGES[model_type]
     ends = {"pad_token_id": 0, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}

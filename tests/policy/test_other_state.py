@@ -149,3 +149,9 @@ def test_what_reads_images_gets_no_adapters(tmp_path: Path) -> None:
     adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
     assert adapted
     assert all("language_model" in name for name in adapted)
+
+
+def test_a_model_without_a_limit_of_its_own_gets_the_usual_context() -> None:
+    model, tokenizer = model_and_tokenizer(OTHER["bloom"])
+    model.config.max_position_embeddings = -1  # as XLNet says
+    assert LocalPolicy(model, tokenizer).engine.options.context == 4096

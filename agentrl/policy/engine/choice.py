@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from agentrl.errors import ModelError
 from agentrl.policy.engine import exact
 from agentrl.policy.engine.forward_lean import LeanForward, supports
-from agentrl.policy.engine.slots import KvSlots, OwnCaches
-
-if TYPE_CHECKING:
-    from agentrl.policy.engine.forward_hf import HfForward
-    from agentrl.policy.engine.forward_own import OwnForward
+from agentrl.policy.engine.slots import Ids, KvSlots, OwnCaches
 
 State = Literal["slots", "own", "stepwise"]
 """Where the state of an episode is: in `slots` of keys and values; in a cache of the model's `own` making, one for each
@@ -25,9 +25,24 @@ STATES: tuple[State, ...] = get_args(State)
 logger = logging.getLogger(__name__)
 
 
+class Forward(Protocol):
+    """A model's forward pass over the state that the engine keeps."""
+
+    def __call__(self, rows: NDArray[np.int64], last: NDArray[np.int64], prefills: Sequence[tuple[int, Ids]]) -> Tensor:
+        """Feed one token to each decoding slot, and new tokens to others.
+
+        Args:
+            rows: (B,) decoding slots.
+            last: (B,) the token each of them is fed.
+            prefills: (slot, new ids) of others; the ids follow what the slot holds.
+        Returns: (B + P, V) float32 logits after each row's last token, decoding rows first.
+        """
+        ...
+
+
 def forward_of(
     model: Any, kv: KvSlots, *, lean: bool, must: bool | None, state: State = "slots"
-) -> tuple[LeanForward | HfForward | OwnForward, bool]:
+) -> tuple[Forward, bool]:
     """The forward pass, and whether it is exact.
 
     Args:
@@ -61,9 +76,7 @@ def forward_of(
     return LeanForward(model, kv), False
 
 
-def forward_again(
-    model: Any, kv: KvSlots, before: int, *, lean: bool, must: bool | None
-) -> tuple[LeanForward | HfForward | OwnForward, bool]:
+def forward_again(model: Any, kv: KvSlots, before: int, *, lean: bool, must: bool | None) -> tuple[Forward, bool]:
     """As `forward_of`, where the forward pass was exact until torch's number of threads changed: warns if none is now.
 
     Args: before: torch's number of threads then.

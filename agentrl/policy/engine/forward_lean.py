@@ -166,14 +166,7 @@ class LeanForward:
 
     @torch.inference_mode()
     def __call__(self, rows: NDArray[np.int64], last: NDArray[np.int64], prefills: Sequence[tuple[int, Ids]]) -> Tensor:
-        """Feed one token to each decoding slot, and new tokens to others.
-
-        Args:
-            rows: (B,) decoding slots.
-            last: (B,) the token each of them is fed.
-            prefills: (slot, new ids) of others; the ids follow what the slot holds.
-        Returns: (B + P, V) float32 logits after each row's last token, decoding rows first.
-        """
+        """Feed one token to each decoding slot, and new tokens to others: see `choice.Forward`."""
         groups = self._groups([len(ids) for _, ids in prefills])
         at = self._layout(rows, prefills, groups)
         tokens = np.concatenate([last, *(prefills[number][1] for group in groups for number in group)])

@@ -51,14 +51,7 @@ class OwnForward:
 
     @torch.inference_mode()
     def __call__(self, rows: NDArray[np.int64], last: NDArray[np.int64], prefills: Sequence[tuple[int, Ids]]) -> Tensor:
-        """Feed one token to each decoding slot, and new tokens to others.
-
-        Args:
-            rows: (B,) decoding slots.
-            last: (B,) the token each of them is fed.
-            prefills: (slot, new ids) of others; the ids follow what the slot holds.
-        Returns: (B + P, V) float32 logits after each row's last token, decoding rows first.
-        """
+        """Feed one token to each decoding slot, and new tokens to others: see `choice.Forward`."""
         decoded = [self._fed(int(slot), last[at : at + 1]) for at, slot in enumerate(rows)]
         return torch.stack([*decoded, *(self._fed(slot, ids) for slot, ids in prefills)])
 
